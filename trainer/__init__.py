@@ -1,0 +1,1 @@
+"""The VAE-classifier and how it learns: plain TensorFlow and Keras, no TFX."""
