@@ -102,9 +102,19 @@ def _vector(name: str) -> Callable[[Annotated, ModelCard], pa.Array]:
     return fill
 
 
+def _lists(values: pa.Array, count: int, width: int) -> pa.Array:
+    offsets = pa.array(np.arange(0, count * width + 1, width, dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, values)
+
+
 def _top_k_labels(batch: Annotated, _: ModelCard) -> pa.Array:
     values = batch.outputs[names.TOP_K_LABELS]
-    return _listed(_texts(values).dictionary_encode(), values.shape[1])
+    return _lists(_texts(values).dictionary_encode(), *values.shape)
+
+
+def _top_k_probabilities(batch: Annotated, _: ModelCard) -> pa.Array:
+    values = batch.outputs[names.TOP_K_PROBABILITIES]
+    return _lists(pa.array(values.ravel()), *values.shape)
 
 
 def _digest(part: str) -> Column:
@@ -117,10 +127,6 @@ def _digest(part: str) -> Column:
 
 def _floats(width: int) -> pa.DataType:
     return pa.list_(pa.field("item", pa.float32()), width)
-
-
-def _top_k(card: ModelCard) -> int:
-    return min(5, len(card.classes))
 
 
 COLUMNS: Final[dict[str, Column]] = {
@@ -151,12 +157,12 @@ COLUMNS: Final[dict[str, Column]] = {
         lambda card: _floats(len(card.classes)), _vector(names.PROBABILITIES), "of every class"
     ),
     "top_k_labels": Column(
-        lambda card: pa.list_(pa.field("item", _FEW), _top_k(card)),
+        lambda _: pa.list_(pa.field("item", _FEW)),
         _top_k_labels,
         "the most probable classes, best first",
     ),
     "top_k_probabilities": Column(
-        lambda card: _floats(_top_k(card)), _vector(names.TOP_K_PROBABILITIES), "theirs"
+        lambda _: pa.list_(pa.field("item", pa.float32())), _top_k_probabilities, "theirs"
     ),
     "outlier_score": Column(
         lambda _: pa.float32(), _scalar(names.OUTLIER_SCORE), "the higher, the stranger"
@@ -194,21 +200,14 @@ def require_columns(columns: tuple[str, ...]) -> None:
         raise InputError("bulk.columns: a column is named twice")
 
 
-def table_schema(columns: tuple[str, ...], card: ModelCard, top_k: int | None = None) -> pa.Schema:
+def table_schema(columns: tuple[str, ...], card: ModelCard) -> pa.Schema:
     """The Arrow schema of the table.
 
     Args:
         columns: Names from `COLUMNS`.
         card: The model's facts; they decide the lengths of vectors.
-        top_k: How many top labels the model returns, where it is known.
     """
-    fields = []
-    for name in columns:
-        kind = COLUMNS[name].type(card)
-        if top_k is not None and name.startswith("top_k_"):
-            kind = pa.list_(kind.value_field, top_k)
-        fields.append(pa.field(name, kind))
-    return pa.schema(fields)
+    return pa.schema([pa.field(name, COLUMNS[name].type(card)) for name in columns])
 
 
 def rows(batch: Annotated, schema: pa.Schema, card: ModelCard) -> pa.RecordBatch:
