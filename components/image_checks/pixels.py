@@ -1,0 +1,147 @@
+"""Decoding: proves that the pixels are there, hands them out, converts what TensorFlow cannot.
+
+Called by ingest for every image and by the bulk job; OpenCV and zlib release the interpreter lock.
+"""
+
+import io
+from typing import Final
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from components.image_checks.header import ImageHeader
+from components.image_checks.reasons import ImageFaultError
+
+_UNCHANGED: Final = cv2.IMREAD_UNCHANGED
+# A JPEG's errors are in its entropy-coded data, which is read whole at any scale; at an eighth,
+# without chroma, the rest of the decoding costs next to nothing.
+_PROBE_JPEG: Final = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
+
+# EXIF orientation -> quarter turns counter-clockwise and a mirror afterwards (EXIF 2.32, table 6).
+_TURNS: Final = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True)} | {
+    5: (3, True),
+    6: (3, False),
+    7: (1, True),
+    8: (1, False),
+}
+
+
+def verify(data: bytes, header: ImageHeader) -> None:
+    """Proves that every pixel can be decoded, at the least cost that proves it.
+
+    Args:
+        data: The file's bytes.
+        header: Its facts, from `check`.
+
+    Raises:
+        ImageFaultError: if it cannot be decoded; reason `truncated`, `corrupt` or
+            `unsupported_format`.
+    """
+    if header.convert:
+        decode(data, header)
+        return
+    buffer = np.frombuffer(data, np.uint8)
+    try:
+        pixels = cv2.imdecode(buffer, _PROBE_JPEG if header.format == "jpeg" else _UNCHANGED)
+    except cv2.error as error:
+        raise _fault(data, header) from error
+    if pixels is None:
+        raise _fault(data, header)
+
+
+def decode(data: bytes, header: ImageHeader) -> np.ndarray:
+    """Decodes to upright 8-bit pixels.
+
+    Args:
+        data: The file's bytes.
+        header: Its facts, from `check`.
+
+    Returns:
+        uint8 [height, width, channels], channels 1, 3 (RGB) or 4 (RGBA) as `header.channels`;
+        height and width change places where the orientation says so. 16-bit samples are divided
+        by 257 and rounded. Of an animation, the first frame.
+
+    Raises:
+        ImageFaultError: if it cannot be decoded.
+    """
+    by_pillow = header.format in ("gif", "bmp") or header.convert in ("CMYK JPEG", "RGB JPEG")
+    pixels = _decode_pillow(data, header) if by_pillow else _decode_opencv(data, header)
+    turns, mirror = _TURNS[header.orientation]
+    if turns:
+        pixels = np.rot90(pixels, turns)
+    if mirror:
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def to_servable(data: bytes, header: ImageHeader) -> bytes:
+    """Gives a file that the served graph decodes: JPEG or PNG of 8 bits, upright, one frame.
+
+    Args:
+        data: The file's bytes.
+        header: Its facts, from `check`.
+
+    Returns:
+        The file itself where the graph can take it (unproven: see `verify`), else a PNG of
+        exactly the pixels of `decode`.
+
+    Raises:
+        ImageFaultError: if it cannot be decoded.
+    """
+    if not header.convert:
+        return data
+    return encode_png(decode(data, header))
+
+
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Encodes uint8 [height, width, 1, 3 or 4] (grey, RGB, RGBA) as PNG."""
+    if pixels.shape[2] == 3:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+    elif pixels.shape[2] == 4:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA)
+    _, encoded = cv2.imencode(".png", pixels)
+    return encoded.tobytes()
+
+
+def _fault(data: bytes, header: ImageHeader) -> ImageFaultError:
+    """Tells a file that ends too early from one whose pixels are damaged."""
+    size = f"{header.width} x {header.height} {header.format}"
+    if header.format == "jpeg" and b"\xff\xd9" not in data[-65536:]:
+        return ImageFaultError("decode", "truncated", f"{size} without an end marker")
+    return ImageFaultError("decode", "corrupt", f"{size} that does not decode")
+
+
+def _decode_opencv(data: bytes, header: ImageHeader) -> np.ndarray:
+    """Decodes JPEG, PNG and WebP; orientation is left to the caller."""
+    jpeg_flags = cv2.IMREAD_GRAYSCALE if header.channels == 1 else cv2.IMREAD_COLOR
+    jpeg_flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    flags = jpeg_flags if header.format == "jpeg" else _UNCHANGED
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise _fault(data, header) from error
+    if pixels is None:
+        raise _fault(data, header)
+    if pixels.dtype == np.uint16:
+        pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if pixels.ndim == 2:
+        return pixels[:, :, None]
+    if pixels.shape[2] == 3:
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
+
+
+def _decode_pillow(data: bytes, header: ImageHeader) -> np.ndarray:
+    """Decodes what OpenCV does not, or does not decode as viewers do: GIF, BMP, CMYK JPEG."""
+    try:
+        with Image.open(io.BytesIO(data), formats=[header.format]) as image:
+            image.seek(0)
+            mode = {1: "L", 3: "RGB", 4: "RGBA"}[header.channels]
+            return np.asarray(image.convert(mode)).reshape(*image.size[::-1], header.channels)
+    except (OSError, ValueError, SyntaxError, IndexError, EOFError) as error:
+        truncated = "truncated" in str(error) or "not enough image data" in str(error)
+        reason = "truncated" if truncated else "corrupt"
+        raise ImageFaultError(
+            "decode", reason, f"{header.width} x {header.height} {header.format}: {error}"
+        ) from error

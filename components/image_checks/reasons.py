@@ -1,0 +1,46 @@
+"""Why a member is not a usable image: the reasons of the rejects table, and the fault itself.
+
+Sources, image checks, ingest and the bulk job give these reasons and no others.
+"""
+
+from typing import Final
+
+REASONS: Final[dict[str, str]] = {
+    "empty": "no bytes at all",
+    "too_large": "more bytes than limits.max_bytes",
+    "too_many_pixels": "more pixels than limits.max_pixels",
+    "too_compressed": "a decompression bomb: a ratio above limits.max_ratio",
+    "not_an_image": "the content is of no image format, whatever the name says",
+    "unsupported_format": "an image format, or a kind of it, that cannot be read here",
+    "truncated": "the image ends before its data does",
+    "corrupt": "the header is an image's, but the pixels cannot be decoded",
+    "encrypted": "a member under a password",
+    "checksum": "the bytes do not match the archive's checksum",
+    "unreadable": "the bytes cannot be read",
+    "missing": "the manifest names a file that is not there",
+    "link": "a symbolic or hard link in an archive",
+    "device": "a device, pipe or socket",
+    "nested_archive": "an archive inside an archive",
+    "overlap": "a zip member that shares its bytes with another: a decompression bomb",
+    "bad_record": "a record without an image, or of another shape than its file says",
+    "bad_label": "a label number that has no name",
+    "bad_split": "a split that is not one of train, validation, calibration, test, unlabelled",
+    "archive_damaged": "the rest of an archive cannot be read",
+}
+"""Every reason with its meaning."""
+
+
+class ImageFaultError(ValueError):
+    """What keeps a file from being a usable image.
+
+    Attributes:
+        stage: `check` where the header tells, `decode` where the pixels do.
+        reason: A key of `REASONS`.
+        detail: What was found, for a person.
+    """
+
+    def __init__(self, stage: str, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.stage = stage
+        self.reason = reason
+        self.detail = detail

@@ -1,0 +1,1 @@
+"""Sources of images: archives, folders, datasets; free of TensorFlow and TFX."""

@@ -1,0 +1,57 @@
+"""The interface of a source of images: it plans work units, and it reads one unit in batches.
+
+Planning happens once, in the process that starts the job; units travel to workers.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from components.image_sources.batch import MemberBatch
+
+
+@dataclass(frozen=True)
+class WorkUnit:
+    """A part of one archive that one worker reads; small and picklable.
+
+    Attributes:
+        index: Position in source order, from 0; it decides which of two copies stays.
+        source: The archive, folder or file.
+        format: The reader: a key of the dispatch table.
+        start: Where the part begins, in the reader's own measure.
+        stop: Where it ends; -1: at the end of the source.
+        members: Members in it; -1 where only reading tells.
+        extra: What else the reader needs, for instance the name of a listing file.
+    """
+
+    index: int
+    source: str
+    format: str
+    start: int = 0
+    stop: int = -1
+    members: int = -1
+    extra: str = ""
+
+
+class Source(Protocol):
+    """Images of one or several archives."""
+
+    def units(self) -> Iterator[WorkUnit]:
+        """Plans the work, streaming: memory does not grow with the number of members.
+
+        Raises:
+            InputError: if there is nothing to read, or it cannot be opened.
+        """
+
+    def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
+        """Reads one unit.
+
+        Args:
+            unit: One of `units()`, perhaps from another process.
+
+        Yields:
+            Batches of at most `units.batch` members, in source order.
+
+        Raises:
+            InputError: if the archive as a whole turns out unreadable.
+        """

@@ -1,0 +1,189 @@
+"""The `input:` section of the configuration: where images come from and what is accepted.
+
+Composed into the pipeline's configuration; read by every source, by ingest and by the bulk job.
+"""
+
+from typing import Annotated, Final, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Format = Literal[
+    "auto", "folder", "zip", "tar", "webdataset", "idx", "tfrecord", "tfds", "manifest"
+]
+
+MIB: Final = 1024 * 1024
+
+
+class _Section(BaseModel):
+    """A frozen section that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LimitsConfig(_Section):
+    """What one member and one archive may cost; beyond it a member is rejected, unread."""
+
+    max_bytes: int = Field(
+        default=32 * MIB,
+        ge=1,
+        description="Largest image file, bytes, after the archive's compression.",
+    )
+    max_pixels: int = Field(
+        default=50_000_000, ge=1, description="Largest image, height times width, by its header."
+    )
+    max_ratio: float = Field(
+        default=200.0,
+        ge=1,
+        description=(
+            "Largest ratio of unpacked to packed bytes, of archive members and of the pixels of"
+            " PNG, GIF and WebP images above 1 MiB. Deflate cannot pass 1,032."
+        ),
+    )
+    max_members: int = Field(
+        default=100_000_000, ge=1, description="Most members of one archive; more fail the run."
+    )
+
+
+class LabelsConfig(_Section):
+    """Where labels come from."""
+
+    source: Literal["auto", "none"] = Field(
+        default="auto",
+        description=(
+            "auto: parent folder, sidecar file, label file, column or feature, whichever the"
+            " format has. none: every image is unlabelled."
+        ),
+    )
+    names: tuple[str, ...] = Field(
+        default=(),
+        description="Class names by number, for formats that hold numbers (IDX, TFRecord).",
+    )
+    min_images: int = Field(
+        default=2, ge=1, description="A class with fewer images fails the run, before any training."
+    )
+
+
+class SplitsConfig(_Section):
+    """How images are divided.
+
+    Splits that the source names (folders, manifest, TFDS) are kept; each split that it does not
+    name takes its share of train by a hash of the image's content.
+    """
+
+    source: Literal["auto", "hash"] = Field(
+        default="auto",
+        description="auto: named splits where there are any. hash: ignore the names.",
+    )
+    validation: float = Field(default=0.1, ge=0, lt=1, description="Share of the labelled images.")
+    calibration: float = Field(
+        default=0.05, ge=0, lt=1, description="Share of the labelled images."
+    )
+    test: float = Field(default=0.1, ge=0, lt=1, description="Share of the labelled images.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Another seed gives another division.")
+
+    @model_validator(mode="after")
+    def _leave_train(self) -> Self:
+        """Checks that something is left to train on."""
+        held_out = self.validation + self.calibration + self.test
+        if held_out >= 1:
+            raise ValueError(
+                f"validation + calibration + test is {held_out:g}; it must be below 1, the rest"
+                " is train"
+            )
+        return self
+
+
+class ManifestConfig(_Section):
+    """Columns of a CSV, JSON Lines or Parquet manifest."""
+
+    path: str = Field(
+        default="path", description="Column of paths: absolute, or from the manifest."
+    )
+    label: str = Field(
+        default="label", description="Column of labels; it may be absent or have gaps."
+    )
+    split: str = Field(
+        default="split", description="Column of splits; it may be absent or have gaps."
+    )
+
+
+class TFRecordConfig(_Section):
+    """Feature keys of tf.Example records; the defaults are those of TensorFlow's image records."""
+
+    encoded: str = Field(default="image/encoded", description="bytes: the image as a file.")
+    label_text: str = Field(default="image/class/text", description="bytes: the class's name.")
+    label: str = Field(default="image/class/label", description="int64: the class's number.")
+    filename: str = Field(default="image/filename", description="bytes: the image's name.")
+
+
+class TFDSConfig(_Section):
+    """Datasets of TensorFlow Datasets, named in `paths` as `tfds:name` or `tfds:name:version`."""
+
+    data_dir: str | None = Field(
+        default=None, description="Where prepared datasets are; TFDS's default."
+    )
+    download: bool = Field(
+        default=False, description="Download and prepare a dataset that is missing."
+    )
+    image: str = Field(default="image", description="The image feature.")
+    label: str = Field(default="label", description="The label feature.")
+
+
+class SpansConfig(_Section):
+    """Which of the spans that match `{SPAN}` or `{YYYY}-{MM}-{DD}` in `paths` are read."""
+
+    latest: int = Field(default=1, ge=1, description="The latest N spans, together.")
+
+
+class StorageConfig(_Section):
+    """How `gs://` is reached."""
+
+    anonymous: bool = Field(default=False, description="Without credentials: public buckets.")
+    attempts: int = Field(default=5, ge=1, description="Tries per request before the run fails.")
+    timeout_secs: float = Field(default=60.0, gt=0, description="Limit on one request.")
+
+
+class UnitsConfig(_Section):
+    """Size of a work unit: what one worker reads, checks and writes at a time."""
+
+    members: int = Field(default=8192, ge=1, description="Most members of a unit.")
+    max_bytes: int = Field(
+        default=64 * MIB, ge=1, description="A unit ends when its bytes pass this."
+    )
+    batch: int = Field(default=1024, ge=1, description="Most members of a batch inside a unit.")
+
+
+def _as_tuple(paths: object) -> object:
+    """Accepts one path where several may be given."""
+    return (paths,) if isinstance(paths, str) else paths
+
+
+class InputConfig(_Section):
+    """Images in any archive, their labels and splits, and what is accepted."""
+
+    paths: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
+        min_length=1,
+        description="Files, folders, globs, `gs://` addresses or `tfds:name`; one or several.",
+    )
+    format: Format = Field(
+        default="auto", description="auto: by the path's name and what is there."
+    )
+    labels: LabelsConfig = LabelsConfig()
+    splits: SplitsConfig = SplitsConfig()
+    limits: LimitsConfig = LimitsConfig()
+    manifest: ManifestConfig = ManifestConfig()
+    tfrecord: TFRecordConfig = TFRecordConfig()
+    tfds: TFDSConfig = TFDSConfig()
+    spans: SpansConfig = SpansConfig()
+    storage: StorageConfig = StorageConfig()
+    units: UnitsConfig = UnitsConfig()
+    duplicates: Literal["drop", "keep"] = Field(
+        default="drop",
+        description=(
+            "Exact copies. keep: copies stay where they share the first one's split; a copy that"
+            " would sit in another split is dropped all the same."
+        ),
+    )
+    max_rejected_share: float = Field(
+        default=0.05, ge=0, le=1, description="The run fails when more of the members are rejected."
+    )
