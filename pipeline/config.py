@@ -7,15 +7,15 @@ import difflib
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from components.bulk_inference.config import BulkConfig
 from components.image_sources.config import InputConfig
 from pipeline.digests import project_root
-from trainer.config import ImageConfig, ModelConfig, TrainerConfig
+from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 
 _ROOT_PLACEHOLDER = "{root}"
 
@@ -85,6 +85,11 @@ class PipelineConfig(Section):
     bulk: BulkConfig = BulkConfig()
     beam: BeamConfig = BeamConfig()
     cache: bool = Field(default=True, description="reuse steps whose inputs did not change")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_consistent(self.image, self.model, self.trainer)
+        return self
 
 
 def load_config(
@@ -204,7 +209,9 @@ def _reasons(error: ValidationError, source: str) -> list[str]:
         else:
             reason = detail["msg"].removeprefix("Value error, ")
             got = "" if isinstance(detail["input"], dict) else f", got {detail['input']!r}"
-            lines.append(f"{source}: {place + ': ' if place else ''}{reason}{got}")
+            is_named = detail["type"] == "value_error" and f"{place}." in f"{reason}."
+            prefix = "" if is_named or not place else f"{place}: "
+            lines.append(f"{source}: {prefix}{reason}{got}")
     return lines
 
 

@@ -84,7 +84,7 @@ def captured_output(log_path: Path) -> Iterator[None]:
         OSError: The file can't be written.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    with log_path.open("a", encoding="utf-8") as log:
+    with log_path.open("a", encoding="utf-8", buffering=1) as log:
         sys.stdout.flush()
         sys.stderr.flush()
         saved = os.dup(1), os.dup(2)
@@ -98,7 +98,9 @@ def captured_output(log_path: Path) -> Iterator[None]:
             root.handlers[:] = [handler]
             root.setLevel(logging.INFO)
             logging.captureWarnings(True)
-            yield
+            # Where Python's own streams are not descriptors 1 and 2, as in a notebook.
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                yield
         finally:
             logging.captureWarnings(False)
             root.handlers[:] = saved_handlers
