@@ -3,11 +3,12 @@
 Planning happens once, in the process that starts the job; units travel to workers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from components.image_sources.batch import MemberBatch
+from components.image_sources.config import InputConfig
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class WorkUnit:
         start: Where the part begins, in the reader's own measure.
         stop: Where it ends; -1: at the end of the source.
         members: Members in it; -1 where only reading tells.
-        extra: What else the reader needs, for instance the name of a listing file.
+        extra: What else the reader needs, for instance a packed list of names.
     """
 
     index: int
@@ -30,7 +31,7 @@ class WorkUnit:
     start: int = 0
     stop: int = -1
     members: int = -1
-    extra: str = ""
+    extra: bytes = b""
 
 
 class Source(Protocol):
@@ -55,3 +56,15 @@ class Source(Protocol):
         Raises:
             InputError: if the archive as a whole turns out unreadable.
         """
+
+
+class Reader(NamedTuple):
+    """One format's entry in the dispatch table.
+
+    Attributes:
+        plan: Plans the units of one file or folder; their index is given later.
+        read: Reads one unit of it.
+    """
+
+    plan: Callable[[str, InputConfig], Iterator[WorkUnit]]
+    read: Callable[[WorkUnit, InputConfig], Iterator[MemberBatch]]

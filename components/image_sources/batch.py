@@ -35,6 +35,8 @@ class MemberBatch:
         data: The image files, bytes as stored (after the archive's own compression).
         labels: Class names; None where unknown.
         splits: Splits that the source names; None where it names none.
+        identity: What to hash instead of `data`, for sources that hold pixels and not files: the
+            PNG made of them may differ between zlib versions, their division must not.
         rejects: Members met on the way that cannot be read; they are in no column.
         ignored: Entries that are no members: folders, `.DS_Store`, `__MACOSX/`, side files.
     """
@@ -44,6 +46,7 @@ class MemberBatch:
     data: list[bytes] = field(default_factory=list)
     labels: list[str | None] = field(default_factory=list)
     splits: list[str | None] = field(default_factory=list)
+    identity: list[bytes] | None = None
     rejects: list[Reject] = field(default_factory=list)
     ignored: int = 0
 
@@ -54,6 +57,17 @@ class MemberBatch:
     def keys(self) -> list[str]:
         """`source/name` of each member: `archive.zip/class/1.png`."""
         return [f"{self.source}/{name}" if name else self.source for name in self.names]
+
+    def add(self, name: str, data: bytes, label: str | None, split: str | None) -> None:
+        """Appends one member."""
+        self.names.append(name)
+        self.data.append(data)
+        self.labels.append(label)
+        self.splits.append(split)
+
+    def refuse(self, member: str, reason: str, detail: str) -> None:
+        """Appends a member that cannot be read to the rejects."""
+        self.rejects.append(Reject(self.source, member, "read", reason, detail))
 
     @property
     def size(self) -> int:

@@ -1,0 +1,136 @@
+"""Files on disk and in Cloud Storage behind one small interface: size, ranged read, stream.
+
+The readers use it so that each is written once; `gs://` is in `cloud_storage.py`.
+"""
+
+import os
+from typing import BinaryIO, NamedTuple, Protocol
+
+from components.image_sources.config import StorageConfig
+from components.image_sources.errors import InputError
+
+
+class FileFacts(NamedTuple):
+    """What tells one version of a file from another without reading it.
+
+    Attributes:
+        size: Bytes.
+        version: Modification time in nanoseconds, or the object's generation.
+    """
+
+    size: int
+    version: int
+
+
+class RangedFile(Protocol):
+    """A file that is read by ranges, from any thread."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in the file."""
+
+    def read(self, start: int, length: int) -> bytes:
+        """Reads `length` bytes, fewer at the end of the file."""
+
+    def close(self) -> None:
+        """Gives the file back."""
+
+
+class _LocalFile:
+    """A file on disk; reads carry their position, so threads do not disturb each other."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        self.size = os.fstat(self._descriptor).st_size
+
+    def read(self, start: int, length: int) -> bytes:
+        """Reads `length` bytes, fewer at the end of the file."""
+        return os.pread(self._descriptor, length, start)
+
+    def close(self) -> None:
+        """Closes the descriptor."""
+        os.close(self._descriptor)
+
+
+def is_cloud(path: str) -> bool:
+    """Tells whether the path is an object's address."""
+    return path.startswith("gs://")
+
+
+def open_ranged(path: str, storage: StorageConfig) -> RangedFile:
+    """Opens a file for ranged reads.
+
+    Raises:
+        InputError: if it cannot be opened.
+    """
+    if is_cloud(path):
+        from components.image_sources import cloud_storage
+
+        return cloud_storage.open_ranged(path, storage)
+    try:
+        return _LocalFile(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def open_stream(path: str, storage: StorageConfig) -> BinaryIO:
+    """Opens a file for reading from its beginning to its end.
+
+    Raises:
+        InputError: if it cannot be opened.
+    """
+    if is_cloud(path):
+        from components.image_sources import cloud_storage
+
+        return cloud_storage.open_stream(path, storage)
+    try:
+        return open(path, "rb", buffering=1 << 20)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def read_file(path: str, storage: StorageConfig, limit: int) -> bytes:
+    """Reads a whole small file, at most `limit` + 1 bytes.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    if is_cloud(path):
+        from components.image_sources import cloud_storage
+
+        return cloud_storage.read_object(path, storage, limit)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        data = os.read(descriptor, limit + 1)
+        # One call gives at most 2 GiB, and less from some network file systems.
+        while 0 < len(data) <= limit and (more := os.read(descriptor, limit + 1 - len(data))):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
+
+
+def facts(path: str, storage: StorageConfig) -> FileFacts:
+    """Gives size and version of a file.
+
+    Raises:
+        InputError: if there is no such file.
+    """
+    if is_cloud(path):
+        from components.image_sources import cloud_storage
+
+        return cloud_storage.facts(path, storage)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return FileFacts(status.st_size, status.st_mtime_ns)
+
+
+def unreadable(path: str, error: OSError) -> InputError:
+    """Words the failure to open a path."""
+    if isinstance(error, FileNotFoundError):
+        return InputError(f"{path}: no such file or folder; check `paths` of the input")
+    if isinstance(error, PermissionError):
+        return InputError(f"{path}: no permission to read it; check its owner and mode")
+    return InputError(f"{path}: cannot be read: {error.strerror or error}")

@@ -1,0 +1,110 @@
+"""Names in a folder tree, sorted and streamed: millions of files never stand in one list.
+
+Used by the folder reader to plan, and by the fingerprint of the inputs.
+"""
+
+import heapq
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from typing import Final, TextIO
+
+from components.image_sources.files import unreadable
+
+_RUN: Final = 100_000
+"""Names that are sorted in memory; more are sorted in runs on disk and merged."""
+
+
+def walk(root: str) -> Iterator[str]:
+    """Lists the files of a tree, depth first, sorted by name: the same order on every machine.
+
+    Links to files and folders are followed; a link to a folder above it is not.
+
+    Args:
+        root: A folder.
+
+    Yields:
+        Paths relative to `root`, `/`-separated.
+
+    Raises:
+        InputError: if a folder cannot be read.
+    """
+    yield from _walk(root, "", (_identity(root),))
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _walk(root: str, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    """Lists one folder and those below it; `above` breaks circles of links."""
+    for name in _sorted_names(os.path.join(root, folder)):
+        relative = f"{folder}/{name}" if folder else name
+        if not relative.endswith("/"):
+            yield relative
+            continue
+        relative = relative[:-1]
+        identity = _identity(os.path.join(root, relative))
+        if identity not in above:
+            yield from _walk(root, relative, (*above, identity))
+
+
+def _sorted_names(folder: str) -> Iterator[str]:
+    """Names in one folder, sorted; those of folders end in `/`."""
+    runs: list[TextIO] = []
+    names: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                names.append(entry.name + "/" if _is_folder(entry) else entry.name)
+                if len(names) == _RUN:
+                    runs.append(_spill(names))
+                    names = []
+        names.sort()
+        yield from heapq.merge(*map(_unspill, runs), names)
+    except OSError as error:
+        raise unreadable(folder, error) from error
+    finally:
+        for run in runs:
+            run.close()
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _spill(names: list[str]) -> TextIO:
+    """Writes a sorted run to a nameless file; a name holds no NUL, which stands for a newline."""
+    names.sort()
+    # Closed by the caller: the run outlives this function.
+    run = tempfile.TemporaryFile(  # noqa: SIM115
+        "w+", encoding="utf-8", errors="surrogateescape", newline=""
+    )
+    run.writelines(name.replace("\n", "\0") + "\n" for name in names)
+    run.seek(0)
+    return run
+
+
+def _unspill(run: TextIO) -> Iterator[str]:
+    for line in run:
+        yield line[:-1].replace("\0", "\n")
+
+
+def kind_of(path: str) -> str:
+    """Tells what is not a regular file: `link` (dangling), `device`, or empty where it is one.
+
+    Raises:
+        OSError: if the path cannot be looked at.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        if os.path.islink(path):
+            return "link"
+        raise
+    return "" if stat.S_ISREG(mode) else "device"

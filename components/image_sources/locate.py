@@ -1,0 +1,118 @@
+"""Finds what `paths` names: expands globs, tells formats apart by name and by first bytes.
+
+Used by `sources.py` and by the fingerprint; spans are resolved before, in `spans.py`.
+"""
+
+import glob
+import os
+from collections.abc import Iterator
+from typing import Final
+
+from components.image_sources import files
+from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
+
+TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
+MANIFEST_SUFFIXES: Final = (".csv", ".jsonl", ".ndjson", ".parquet")
+_IDX_MARKS: Final = ("-idx3-", "-idx4-", ".idx3-", "-images-idx", "-idx1-", ".idx1-")
+
+
+def locate(config: InputConfig) -> Iterator[tuple[str, str]]:
+    """Expands `paths`.
+
+    Args:
+        config: The input section, its spans resolved.
+
+    Yields:
+        Path and format of each file, folder or data set; those of a glob sorted by name.
+
+    Raises:
+        InputError: if a path does not exist, or its format cannot be told.
+    """
+    for path in config.paths:
+        if path.startswith("tfds:"):
+            yield path, "tfds"
+            continue
+        for found in expand(path, config):
+            image_format = config.format if config.format != "auto" else _tell(found, config)
+            for part in _parts(found, image_format):
+                yield part, image_format
+
+
+def expand(path: str, config: InputConfig) -> list[str]:
+    """Expands one path; a folder keeps no slash at its end.
+
+    Raises:
+        InputError: if nothing matches.
+    """
+    if files.is_cloud(path):
+        from components.image_sources import cloud_storage
+
+        return cloud_storage.expand(path, config.storage)
+    if os.path.exists(path):
+        return [path.rstrip("/") or "/"]
+    if glob.has_magic(path):
+        if found := sorted(glob.glob(path, recursive=True)):
+            return found
+        raise InputError(f"{path}: nothing matches; check `paths` of the input")
+    raise InputError(f"{path}: no such file or folder; check `paths` of the input")
+
+
+def _tell(path: str, config: InputConfig) -> str:
+    """Tells the format by the name, else by the first bytes."""
+    name = path.rpartition("/")[2].lower()
+    if name.endswith(".zip"):
+        return "zip"
+    if name.endswith(TAR_SUFFIXES):
+        from components.image_sources import webdataset
+
+        return "webdataset" if webdataset.has_side_files(path, config) else "tar"
+    if name.endswith(MANIFEST_SUFFIXES):
+        return "manifest"
+    if any(mark in name for mark in _IDX_MARKS):
+        return "idx"
+    if ".tfrecord" in name:
+        return "tfrecord"
+    if files.is_cloud(path):
+        from components.image_sources import cloud_storage
+
+        if cloud_storage.is_prefix(path, config.storage):
+            return "folder"
+    elif os.path.isdir(path):
+        return "idx" if _idx_files(path) else "folder"
+    return _sniff(path, config)
+
+
+def _sniff(path: str, config: InputConfig) -> str:
+    """Tells the format by the first bytes."""
+    file = files.open_ranged(path, config.storage)
+    try:
+        head = file.read(0, 512)
+    finally:
+        file.close()
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
+    if head.startswith(b"ustar", 257) or head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
+        return "tar"
+    what = "an empty file" if not head else "no archive, folder, manifest or data set"
+    raise InputError(f"{path}: {what}; name its format with `format:` if it is one")
+
+
+def _idx_files(folder: str) -> list[str]:
+    """Gives the image files of a folder that holds nothing but IDX files, else nothing."""
+    with os.scandir(folder) as entries:
+        names = []
+        for entry in entries:
+            if not any(mark in entry.name for mark in _IDX_MARKS):
+                return []
+            names.append(entry.name)
+    return [f"{folder}/{name}" for name in sorted(names) if "idx1" not in name]
+
+
+def _parts(path: str, image_format: str) -> list[str]:
+    """Gives the files that one path of a format stands for."""
+    if image_format == "idx":
+        if os.path.isdir(path):
+            return _idx_files(path)
+        return [] if "idx1" in path.rpartition("/")[2] else [path]
+    return [path]

@@ -1,0 +1,189 @@
+"""Zip archives: members are read in parallel, by parts of the central directory.
+
+Stored members are cut out of large reads, deflated ones unpacked with a bound; nothing is written.
+"""
+
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from components.image_sources import files
+from components.image_sources.base import WorkUnit
+from components.image_sources.batch import MemberBatch
+from components.image_sources.config import InputConfig, LimitsConfig
+from components.image_sources.errors import InputError
+from components.image_sources.naming import PathNaming, is_litter
+from components.image_sources.zip_directory import (
+    Entry,
+    find_directory,
+    parse_entries,
+    plan_parts,
+)
+
+_STORED: Final = 0
+_DEFLATED: Final = 8
+_LOCAL_SIGNATURE: Final = b"PK\x03\x04"
+_LOCAL_BYTES: Final = 30
+_LOCAL_LENGTHS: Final = struct.Struct("<HH")
+# Members that lie this close together are read at once; a local header may carry longer extra
+# fields than the directory says, which the slack covers for the last one.
+_GAP: Final = 64 * 1024
+_SLACK: Final = 512
+_READ: Final = 16 * 1024 * 1024
+RATIO_FLOOR: Final = 1024 * 1024
+"""Unpacked bytes below which no ratio is suspicious."""
+
+
+def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
+    """Plans the units of one archive."""
+    file = files.open_ranged(path, config.storage)
+    try:
+        directory = find_directory(path, file)
+        total = 0
+        parts = plan_parts(path, file, directory, config.units.members, config.units.max_bytes)
+        for start, stop, members in parts:
+            total += members
+            if total > config.limits.max_members:
+                raise InputError(
+                    f"{path}: more than {config.limits.max_members} members; raise"
+                    " limits.max_members if that is meant"
+                )
+            yield WorkUnit(0, path, "zip", start, stop, members, str(directory.shift).encode())
+    finally:
+        file.close()
+
+
+def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
+    """Reads the members of one part of the directory."""
+    naming = PathNaming(config)
+    file = files.open_ranged(unit.source, config.storage)
+    try:
+        listed = file.read(unit.start, unit.stop - unit.start)
+        entries = parse_entries(listed, int(unit.extra))
+        previous_stop = 0
+        while chunk := list(islice(entries, config.units.batch)):
+            batch = MemberBatch(unit.source)
+            wanted = [entry for entry in chunk if _is_wanted(entry, batch, config.limits)]
+            fetched, previous_stop = _fetch(file, wanted, batch, previous_stop)
+            for entry, packed in fetched:
+                data = _unpack(entry, packed, batch, config.limits.max_bytes)
+                if data is not None:
+                    batch.add(entry.name, data, *naming.place(entry.name))
+            yield batch
+    finally:
+        file.close()
+
+
+def _is_wanted(entry: Entry, batch: MemberBatch, limits: LimitsConfig) -> bool:
+    """Sorts out, by the directory alone, what is no member and what must not be unpacked."""
+    name = entry.name
+    if name.endswith("/") or is_litter(name):
+        batch.ignored += 1
+        return False
+    kind = stat.S_IFMT(entry.mode)
+    if kind == stat.S_IFDIR:
+        batch.ignored += 1
+    elif kind == stat.S_IFLNK:
+        batch.refuse(name, "link", "a symbolic link")
+    elif kind not in (0, stat.S_IFREG):
+        batch.refuse(name, "device", f"mode {entry.mode:o}")
+    elif entry.encrypted:
+        batch.refuse(name, "encrypted", "under a password")
+    elif entry.method not in (_STORED, _DEFLATED):
+        batch.refuse(name, "unreadable", f"compression method {entry.method}")
+    elif entry.unpacked > limits.max_bytes or entry.packed > limits.max_bytes:
+        size = max(entry.unpacked, entry.packed)
+        batch.refuse(name, "too_large", f"{size} bytes; limits.max_bytes is {limits.max_bytes}")
+    elif entry.unpacked > RATIO_FLOOR and entry.unpacked > limits.max_ratio * entry.packed:
+        batch.refuse(
+            name,
+            "too_compressed",
+            f"{entry.packed} bytes unpack to {entry.unpacked};"
+            f" limits.max_ratio is {limits.max_ratio:g}",
+        )
+    else:
+        return True
+    return False
+
+
+def _fetch(
+    file: files.RangedFile, entries: list[Entry], batch: MemberBatch, previous_stop: int
+) -> tuple[list[tuple[Entry, bytes]], int]:
+    """Reads members' packed bytes, neighbours with one read.
+
+    Args:
+        file: The archive.
+        entries: Wanted members.
+        batch: Takes the rejects.
+        previous_stop: Where the last member of the batch before ended.
+
+    Returns:
+        Members with their packed bytes, in the order of `entries`, and where the last one ended.
+    """
+    order = sorted(range(len(entries)), key=lambda i: entries[i].offset)
+    found: dict[int, bytes] = {}
+    window, start = b"", 0
+    stop = previous_stop if not order or entries[order[0]].offset >= previous_stop else 0
+    for rank, i in enumerate(order):
+        entry = entries[i]
+        if entry.offset < stop:
+            batch.refuse(entry.name, "overlap", f"shares bytes before {stop} with another member")
+            continue
+        least = _LOCAL_BYTES + entry.packed
+        at = entry.offset - start
+        if at < 0 or at + least + _SLACK > len(window):
+            start = entry.offset
+            window, at = file.read(start, _span(entries, order, rank)), 0
+        header = window[at : at + _LOCAL_BYTES]
+        if len(header) < _LOCAL_BYTES or not header.startswith(_LOCAL_SIGNATURE):
+            batch.refuse(entry.name, "unreadable", f"no local header at byte {entry.offset}")
+            continue
+        begin = at + _LOCAL_BYTES + sum(_LOCAL_LENGTHS.unpack_from(header, 26))
+        stop = start + begin + entry.packed
+        packed = window[begin : begin + entry.packed]
+        if len(packed) < entry.packed:
+            packed = file.read(start + begin, entry.packed)
+        if len(packed) < entry.packed:
+            batch.refuse(entry.name, "unreadable", "the archive ends inside it")
+            continue
+        found[i] = packed
+    return [(entries[i], found[i]) for i in sorted(found)], stop
+
+
+def _span(entries: list[Entry], order: list[int], rank: int) -> int:
+    """Bytes to read from one member on so that its neighbours come with it."""
+    start = entries[order[rank]].offset
+    stop = start
+    for i in order[rank:]:
+        entry = entries[i]
+        end = (
+            entry.offset + _LOCAL_BYTES + len(entry.name.encode("utf-8", "replace")) + entry.packed
+        )
+        if entry.offset > stop + _GAP or (end - start > _READ and stop > start):
+            break
+        stop = max(stop, end)
+    return stop - start + _SLACK
+
+
+def _unpack(entry: Entry, packed: bytes, batch: MemberBatch, limit: int) -> bytes | None:
+    """Unpacks one member and holds it against its checksum."""
+    data = packed
+    if entry.method == _DEFLATED:
+        inflater = zlib.decompressobj(-15)
+        try:
+            data = inflater.decompress(packed, entry.unpacked + 1)
+        except zlib.error as error:
+            batch.refuse(entry.name, "unreadable", str(error))
+            return None
+    if len(data) != entry.unpacked:
+        batch.refuse(
+            entry.name, "unreadable", f"unpacks to another size than the {entry.unpacked} it claims"
+        )
+        return None
+    if zlib.crc32(data) != entry.crc:
+        batch.refuse(entry.name, "checksum", f"CRC-32 is not {entry.crc:08x}")
+        return None
+    return data

@@ -1,0 +1,218 @@
+"""The central directory of a zip: where it is, what it says; read as bytes, never trusted.
+
+The zip reader plans by walking it once, and each unit parses only its own part. `zipfile` would
+make an object per member of the whole archive in every worker. Format: PKWARE APPNOTE 6.3.10.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from components.image_sources.errors import InputError
+from components.image_sources.files import RangedFile
+
+_END: Final = struct.Struct("<4s4H2LH")
+_END_SIGNATURE: Final = b"PK\x05\x06"
+_LOCATOR: Final = struct.Struct("<4sLQL")
+_LOCATOR_SIGNATURE: Final = b"PK\x06\x07"
+_END64: Final = struct.Struct("<4sQ2H2L4Q")
+_END64_SIGNATURE: Final = b"PK\x06\x06"
+_LONGEST_COMMENT: Final = 65535
+
+_ENTRY_SIGNATURE: Final = b"PK\x01\x02"
+_ENTRY: Final = struct.Struct("<4sH2xHH4xLLLHHH6xHL")
+_LENGTHS: Final = struct.Struct("<4s16xLLHHH")
+ENTRY_BYTES: Final = 46
+_WINDOW: Final = 4 * 1024 * 1024
+_FULL32: Final = 0xFFFFFFFF
+_FULL16: Final = 0xFFFF
+_UTF8: Final = 0x800
+_ENCRYPTED: Final = 0x1
+_UNIX: Final = 3
+
+
+class Directory(NamedTuple):
+    """Where the central directory is.
+
+    Attributes:
+        start: Its first byte in the file.
+        stop: The byte after its last.
+        entries: How many entries the end record claims.
+        shift: What to add to offsets, for archives with something put in front.
+    """
+
+    start: int
+    stop: int
+    entries: int
+    shift: int
+
+
+class Entry(NamedTuple):
+    """One member as the directory describes it.
+
+    Attributes:
+        name: Its path, `/`-separated.
+        offset: Of its local header in the file.
+        packed: Bytes in the archive.
+        unpacked: Bytes it claims to hold.
+        crc: CRC-32 of the unpacked bytes.
+        method: 0 stored, 8 deflated, others.
+        encrypted: Under a password.
+        mode: Unix mode, 0 where unknown.
+    """
+
+    name: str
+    offset: int
+    packed: int
+    unpacked: int
+    crc: int
+    method: int
+    encrypted: bool
+    mode: int
+
+
+def find_directory(path: str, file: RangedFile) -> Directory:
+    """Finds the central directory from the end of the file.
+
+    Args:
+        path: For messages.
+        file: The archive.
+
+    Raises:
+        InputError: if the file is no zip, is cut short, or is one of several volumes.
+    """
+    tail_start = max(0, file.size - _LONGEST_COMMENT - _END.size - _LOCATOR.size)
+    tail = file.read(tail_start, file.size - tail_start)
+    at = tail.rfind(_END_SIGNATURE)
+    if at < 0 or at + _END.size > len(tail):
+        raise InputError(
+            f"{path}: not a zip archive, or its end is missing; copy or download it again"
+        )
+    _, disk, first_disk, _, entries, length, start, _ = _END.unpack_from(tail, at)
+    end = tail_start + at
+    if at >= _LOCATOR.size and tail.startswith(_LOCATOR_SIGNATURE, at - _LOCATOR.size):
+        _, _, end64, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+        record = file.read(end64, _END64.size)
+        if len(record) < _END64.size or not record.startswith(_END64_SIGNATURE):
+            raise InputError(f"{path}: its zip64 end record is damaged; copy it again")
+        *_, disk, first_disk, _, entries, length, start = _END64.unpack(record)
+        end = end64
+    if disk not in (0, _FULL16) or first_disk not in (0, _FULL16):
+        raise InputError(f"{path}: one volume of a divided zip; join the volumes first")
+    shift = end - length - start
+    if shift < 0:
+        raise InputError(f"{path}: its central directory is damaged or cut short; copy it again")
+    return Directory(start + shift, end, entries, shift)
+
+
+def plan_parts(
+    path: str, file: RangedFile, directory: Directory, members: int, max_bytes: int
+) -> Iterator[tuple[int, int, int]]:
+    """Cuts the directory into parts, reading it through a small window.
+
+    Args:
+        path: For messages.
+        file: The archive.
+        directory: Where its directory is.
+        members: Most entries of a part.
+        max_bytes: A part ends when its members' larger size, packed or unpacked, passes this.
+
+    Yields:
+        First byte, byte after the last, and number of entries of each part.
+
+    Raises:
+        InputError: if an entry is damaged.
+    """
+    unpack = _LENGTHS.unpack_from
+    window, base = b"", directory.start
+    at = part = directory.start
+    count = weight = 0
+    while at < directory.stop:
+        local = at - base
+        if local + ENTRY_BYTES > len(window):
+            window, base, local = file.read(at, min(_WINDOW, directory.stop - at)), at, 0
+        if len(window) - local < ENTRY_BYTES or window[local : local + 4] != _ENTRY_SIGNATURE:
+            raise InputError(
+                f"{path}: its central directory is damaged at byte {at}; copy it again"
+            )
+        _, packed, unpacked, name, extra, comment = unpack(window, local)
+        weight += packed if packed > unpacked else unpacked
+        at += ENTRY_BYTES + name + extra + comment
+        count += 1
+        if count == members or weight >= max_bytes:
+            yield part, at, count
+            part, count, weight = at, 0, 0
+    if count:
+        yield part, at, count
+
+
+def parse_entries(data: bytes, shift: int) -> Iterator[Entry]:
+    """Parses one part of the directory.
+
+    Args:
+        data: The bytes between a part's first and last.
+        shift: `Directory.shift`.
+
+    Yields:
+        Entries in the order of the directory.
+    """
+    at, end = 0, len(data)
+    while at + ENTRY_BYTES <= end:
+        (
+            _,
+            system,
+            flags,
+            method,
+            crc,
+            packed,
+            unpacked,
+            name_length,
+            extra_length,
+            comment_length,
+            mode,
+            offset,
+        ) = _ENTRY.unpack_from(data, at)
+        at += ENTRY_BYTES
+        raw = data[at : at + name_length]
+        at += name_length
+        if packed == _FULL32 or unpacked == _FULL32 or offset == _FULL32:
+            extra = data[at : at + extra_length]
+            unpacked, packed, offset = _zip64(extra, unpacked, packed, offset)
+        at += extra_length + comment_length
+        yield Entry(
+            _decode_name(raw, flags),
+            offset + shift,
+            packed,
+            unpacked,
+            crc,
+            method,
+            bool(flags & _ENCRYPTED),
+            mode if system >> 8 == _UNIX else 0,
+        )
+
+
+def _decode_name(raw: bytes, flags: int) -> str:
+    """Decodes a name; many tools write UTF-8 without saying so, hence it is tried first."""
+    try:
+        name = raw.decode("utf-8")
+    except UnicodeDecodeError:
+        name = raw.decode("utf-8", "surrogateescape") if flags & _UTF8 else raw.decode("cp437")
+    return name.replace("\\", "/") if "\\" in name else name
+
+
+def _zip64(extra: bytes, unpacked: int, packed: int, offset: int) -> tuple[int, int, int]:
+    """Takes the sizes that do not fit into 32 bits from the extra field 0x0001."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<HH", extra, at)
+        if kind == 1:
+            values = list(
+                struct.unpack_from(f"<{min(length, len(extra) - at - 4) // 8}Q", extra, at + 4)
+            )
+            wide = [
+                values.pop(0) if value == _FULL32 and values else value
+                for value in (unpacked, packed, offset)
+            ]
+            return wide[0], wide[1], wide[2]
+        at += 4 + length
+    return unpacked, packed, offset
