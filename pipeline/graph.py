@@ -6,7 +6,7 @@ from typing import Any
 
 from tfx import v1 as tfx
 from tfx.dsl.components.base import base_node
-from tfx.proto import pusher_pb2, transform_pb2
+from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
 
 from components.anomaly_gate.component import AnomalyGate
 from components.baseline_model.strategy import LatestOtherBlessedModelStrategy
@@ -74,6 +74,9 @@ def create_pipeline(
         run_fn="pipeline.run_fn.run_fn",
         examples=examples,
         transform_graph=transform.outputs["transform_graph"],
+        train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
+        # run_fn finds the other splits beside this one; TFX's default, `eval`, is not there.
+        eval_args=trainer_pb2.EvalArgs(splits=[features.TRAIN]),
         custom_config={"training": _training_config(config), "code_digest": code_digest},
     )
     baseline = tfx.dsl.Resolver(

@@ -1,5 +1,6 @@
 """TFX's Trainer enters here: from its arguments to a trained, calibrated and exported model."""
 
+import hashlib
 import json
 import logging
 import posixpath
@@ -16,13 +17,13 @@ from trainer import features
 from trainer.callbacks import Progress
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig
 from trainer.input_pipeline import ImageSet, load_images
-from trainer.model import VaeClassifier
 from trainer.preprocessing import RecordTransform
 from trainer.train import TrainResult, train
 
 _LOG = logging.getLogger("vaeline.progress")
 _SPLIT_PREFIX = "Split-"
 _MIB = 1024 * 1024
+_DIGEST_LENGTH = 16
 
 # Splits that training and calibration may see. The test split belongs to the gate alone.
 _SPLITS = (features.TRAIN, features.VALIDATION, features.CALIBRATION, features.UNLABELLED)
@@ -41,12 +42,10 @@ def run_fn(fn_args: Any) -> None:
     tree = json.loads(fn_args.custom_config["training"])
     image_config = ImageConfig(**tree["image"])
     trainer_config = TrainerConfig(**tree["trainer"])
-    transform = RecordTransform(fn_args.transform_output)
+    transform = RecordTransform(fn_args.transform_graph_path)
     data = _load_splits(fn_args, transform, image_config, trainer_config)
     mean, std = transform.moments()
-    _LOG.info(
-        "%s", ", ".join(f"{len(images):,} {split}" for split, images in data.items())
-    )
+    _LOG.info("%s", ", ".join(f"{len(images):,} {split}" for split, images in data.items()))
     result = train(
         model_config=ModelConfig(**tree["model"]),
         trainer_config=trainer_config,
@@ -92,14 +91,14 @@ def _load_splits(
 def _card(
     fn_args: Any, tree: dict[str, Any], result: TrainResult, data: dict[str, ImageSet]
 ) -> dict[str, Any]:
-    transform_files = sorted(Path(fn_args.transform_output).rglob("*"))
+    model = result.model
+    fitted = {weight.path: weight.numpy() for weight in model.scores.weights}
     return {
         "name": tree["name"],
         "digests": {
-            "model": _weights_digest(result.model),
-            "transform": value_digest(
-                {file.name: _file_digest(file) for file in transform_files if file.is_file()}
-            ),
+            "model": _digest_arrays({w.path: w.numpy() for w in model.weights}),
+            "transform": _digest_files(Path(fn_args.transform_graph_path)),
+            "calibration": _digest_arrays(fitted),
             "code": fn_args.custom_config["code_digest"],
             "config": value_digest(tree),
         },
@@ -107,3 +106,23 @@ def _card(
         "steps": result.steps,
         "libraries": library_versions(),
     }
+
+
+def _digest_arrays(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:_DIGEST_LENGTH]
+
+
+def _digest_files(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:_DIGEST_LENGTH]
+
+
+def _report(event: Progress) -> None:
+    _LOG.info("%s", event.line())

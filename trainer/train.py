@@ -106,6 +106,7 @@ def train(
             body_dtype=body_dtype,
         )
 
+    tf.io.gfile.makedirs(os.fspath(workdir))
     run = _Run(build, trainer_config, splits, strategy, os.fspath(workdir), progress)
     with preemption.stop_on_sigterm() as stop:
         run.restore()
