@@ -12,6 +12,7 @@ import tensorflow as tf
 import yaml
 
 from pipeline.digests import library_versions, value_digest
+from pipeline.pictures import draw_training
 from serving.export import export_model
 from trainer import features
 from trainer.callbacks import Progress
@@ -24,6 +25,9 @@ _LOG = logging.getLogger("vaeline.progress")
 _SPLIT_PREFIX = "Split-"
 _MIB = 1024 * 1024
 _DIGEST_LENGTH = 16
+
+PICTURES = "pictures"
+"""Folder of the pictures, in the model run."""
 
 # Splits that training and calibration may see. The test split belongs to the gate alone.
 _SPLITS = (features.TRAIN, features.VALIDATION, features.CALIBRATION, features.UNLABELLED)
@@ -64,6 +68,12 @@ def run_fn(fn_args: Any) -> None:
         transform=transform,
         card=_card(fn_args, tree, result, data),
         config_yaml=yaml.safe_dump(tree, sort_keys=False, allow_unicode=True),
+    )
+    draw_training(
+        Path(fn_args.model_run_dir) / PICTURES,
+        model=result.model,
+        images=data.get(features.VALIDATION, data[features.TRAIN]),
+        classes=transform.classes,
     )
 
 
