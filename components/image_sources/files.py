@@ -15,11 +15,11 @@ class FileFacts(NamedTuple):
 
     Attributes:
         size: Bytes.
-        version: Modification time in nanoseconds, or the object's generation.
+        version: Times of the last changes of content and inode, or the object's generation.
     """
 
     size: int
-    version: int
+    version: str
 
 
 class RangedFile(Protocol):
@@ -124,7 +124,8 @@ def facts(path: str, storage: StorageConfig) -> FileFacts:
         status = os.stat(path)
     except OSError as error:
         raise unreadable(path, error) from error
-    return FileFacts(status.st_size, status.st_mtime_ns)
+    # The inode's time tells a change whose author put the modification time back.
+    return FileFacts(status.st_size, f"{status.st_mtime_ns}-{status.st_ctime_ns}")
 
 
 def unreadable(path: str, error: OSError) -> InputError:

@@ -1,0 +1,1 @@
+"""ImageExampleGen: images of any archive as an Examples artifact."""

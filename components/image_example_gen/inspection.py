@@ -1,0 +1,107 @@
+"""One batch of members: header, limits, digest, proof by decoding; what fails becomes a reject.
+
+Called on threads by the transforms: hashing and decoding release the interpreter lock.
+"""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from components.image_checks import ImageFaultError, ImageHeader, check, to_servable, verify
+from components.image_example_gen.splits import choose_slots
+from components.image_sources.batch import MemberBatch, Reject
+from components.image_sources.config import InputConfig
+
+
+@dataclass
+class Inspected:
+    """The usable images of one batch, as columns of equal length, and the others.
+
+    Attributes:
+        keys: `archive/member`.
+        data: The files, as they go into the records.
+        headers: Their facts; of what was converted, those of the result.
+        digests: uint8 [n, 32], SHA-256 of the content as it was found.
+        labels: Class names; None where unknown.
+        slots: uint8 [n], see `splits.SLOTS`.
+        named: Splits that the source names for any of them.
+        converted: How many are no longer the file that was found.
+        rejects: Rows of the rejects table.
+        ignored: Entries that are no members.
+    """
+
+    keys: list[str]
+    data: list[bytes]
+    headers: list[ImageHeader]
+    digests: np.ndarray
+    labels: list[str | None]
+    slots: np.ndarray
+    named: set[str]
+    converted: int
+    rejects: list[Reject]
+    ignored: int
+
+
+def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
+    """Checks every member of a batch.
+
+    Args:
+        batch: Members as their source read them.
+        config: Limits and splits.
+
+    Returns:
+        Images and rejects; together as many as the batch has members and rejects.
+    """
+    limits = config.limits
+    kept: list[int] = []
+    data: list[bytes] = []
+    headers: list[ImageHeader] = []
+    rejects = list(batch.rejects)
+    converted = 0
+    for i, found in enumerate(batch.data):
+        header = check(found, limits)
+        if isinstance(header, ImageFaultError):
+            rejects.append(_reject(batch, i, header))
+            continue
+        try:
+            if header.convert:
+                found, header = _convert(found, header)
+                converted += 1
+            else:
+                verify(found, header)
+        except ImageFaultError as fault:
+            rejects.append(_reject(batch, i, fault))
+            continue
+        kept.append(i)
+        data.append(found)
+        headers.append(header)
+    content = batch.data if batch.identity is None else batch.identity
+    joined = b"".join([hashlib.sha256(content[i]).digest() for i in kept])
+    digests = np.frombuffer(joined, np.uint8).reshape(-1, 32)
+    labels = [batch.labels[i] for i in kept]
+    splits = [batch.splits[i] for i in kept]
+    keys = batch.keys
+    return Inspected(
+        keys=[keys[i] for i in kept],
+        data=data,
+        headers=headers,
+        digests=digests,
+        labels=labels,
+        slots=choose_slots(digests, labels, splits, config.splits),
+        named={split for split in splits if split},
+        converted=converted,
+        rejects=rejects,
+        ignored=batch.ignored,
+    )
+
+
+def _convert(data: bytes, header: ImageHeader) -> tuple[bytes, ImageHeader]:
+    """Makes the PNG that stands for an image which the served graph cannot decode."""
+    turned = header.orientation >= 5
+    height, width = (header.width, header.height) if turned else (header.height, header.width)
+    return to_servable(data, header), ImageHeader("png", height, width, header.channels)
+
+
+def _reject(batch: MemberBatch, row: int, fault: ImageFaultError) -> Reject:
+    return Reject(batch.source, batch.names[row], fault.stage, fault.reason, fault.detail)

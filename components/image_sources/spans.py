@@ -1,0 +1,126 @@
+"""Spans: `{SPAN}`, `{YYYY}-{MM}-{DD}` and `{VERSION}` in paths, as TFX's FileBasedExampleGen has.
+
+The driver resolves them before anything is read, so that a new day's folder is a new input.
+"""
+
+import datetime
+import re
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
+from components.image_sources.locate import expand
+
+_TOKEN: Final = re.compile(r"\{(SPAN|VERSION|YYYY|MM|DD)(?::(\d+))?\}")
+_DATE: Final = ("YYYY", "MM", "DD")
+_DATE_WIDTHS: Final = {"YYYY": "4", "MM": "2", "DD": "2"}
+_EPOCH: Final = datetime.date(1970, 1, 1)
+
+
+class Resolved(NamedTuple):
+    """A configuration without spans, and the span it stands for.
+
+    Attributes:
+        config: With paths that name what is there.
+        span: The latest span read; days since 1970-01-01 for dates, 0 without spans.
+        version: The latest version of that span; None without versions.
+    """
+
+    config: InputConfig
+    span: int
+    version: int | None
+
+
+def resolve(config: InputConfig) -> Resolved:
+    """Chooses the latest spans, each in its latest version.
+
+    Args:
+        config: The input section; `spans.latest` says how many.
+
+    Returns:
+        The configuration with every pattern replaced by the paths of the spans.
+
+    Raises:
+        InputError: if a pattern is wrong, nothing matches, or paths have no span in common.
+    """
+    found = {path: _spans_of(path, config) for path in config.paths if _TOKEN.search(path)}
+    if not found:
+        return Resolved(config, 0, None)
+    common = set.intersection(*(set(spans) for spans in found.values()))
+    if not common:
+        raise InputError(f"{', '.join(found)}: no span that all of these paths have")
+    chosen = sorted(common)[-config.spans.latest :]
+    paths: list[str] = []
+    for path in config.paths:
+        paths += [found[path][span].path for span in chosen] if path in found else [path]
+    versions = [spans[chosen[-1]].version for spans in found.values()]
+    known = [version for version in versions if version is not None]
+    return Resolved(
+        config.model_copy(update={"paths": tuple(paths)}),
+        chosen[-1],
+        max(known) if known else None,
+    )
+
+
+class _Found(NamedTuple):
+    version: int | None
+    path: str
+
+
+def _spans_of(pattern: str, config: InputConfig) -> Mapping[int, _Found]:
+    """Finds the spans of one pattern, each with its latest version."""
+    tokens = [match.group(1) for match in _TOKEN.finditer(pattern)]
+    _check_tokens(pattern, tokens)
+    # The part of the path that holds tokens is searched; what follows them stays a pattern.
+    last = list(_TOKEN.finditer(pattern))[-1].end()
+    slash = pattern.find("/", last)
+    head, tail = (pattern, "") if slash < 0 else (pattern[:slash], pattern[slash:])
+    expression = re.compile(_to_regex(head))
+    spans: dict[int, _Found] = {}
+    for path in expand(_TOKEN.sub("*", head), config):
+        match = expression.fullmatch(path)
+        if match is None:
+            continue
+        values = {name: int(text) for name, text in match.groupdict().items()}
+        span = values.get("SPAN")
+        if span is None:
+            try:
+                date = datetime.date(*(values[name] for name in _DATE))
+            except ValueError:
+                continue
+            span = (date - _EPOCH).days
+        entry = _Found(values.get("VERSION"), path + tail)
+        # Paths of one span and version differ by a glob beside the tokens: the first is read.
+        if span not in spans or (entry.version or 0) > (spans[span].version or 0):
+            spans[span] = entry
+    if not spans:
+        raise InputError(f"{pattern}: no span matches; check `paths` of the input")
+    return spans
+
+
+def _check_tokens(pattern: str, tokens: list[str]) -> None:
+    """Refuses patterns that TFX refuses."""
+    dated = set(tokens) & set(_DATE)
+    if len(set(tokens)) != len(tokens):
+        raise InputError(f"{pattern}: a span mark is given twice")
+    if dated and ("SPAN" in tokens or dated != set(_DATE)):
+        raise InputError(f"{pattern}: use either {{SPAN}} or all of {{YYYY}}, {{MM}} and {{DD}}")
+    if "VERSION" in tokens and not dated and "SPAN" not in tokens:
+        raise InputError(f"{pattern}: {{VERSION}} needs {{SPAN}} or a date")
+
+
+def _to_regex(pattern: str) -> str:
+    """Turns tokens into named groups; `*` and `?` keep their meaning within a folder."""
+    parts, at = [], 0
+    for match in _TOKEN.finditer(pattern):
+        name, width = match.groups()
+        width = width or _DATE_WIDTHS.get(name)
+        digits = f"\\d{{{width}}}" if width else "\\d+"
+        parts += [_glob_to_regex(pattern[at : match.start()]), f"(?P<{name}>{digits})"]
+        at = match.end()
+    return "".join([*parts, _glob_to_regex(pattern[at:])])
+
+
+def _glob_to_regex(text: str) -> str:
+    return re.escape(text).replace(r"\*", "[^/]*").replace(r"\?", "[^/]")
