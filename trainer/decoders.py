@@ -107,11 +107,10 @@ class ConvDecoder(keras.layers.Layer):
         self.grids: list[list[ConvUnit]] = []
         for level, outputs in enumerate(self.channels):
             units = [
-                ConvUnit(outputs, residual=True, dtype=self.dtype_policy)
-                for _ in range(self.blocks if level > 0 else 0)
+                self._unit(outputs, residual=True) for _ in range(self.blocks if level > 0 else 0)
             ]
             if level + 1 < len(self.channels):
-                units.append(ConvUnit(4 * self.channels[level + 1], dtype=self.dtype_policy))
+                units.append(self._unit(4 * self.channels[level + 1]))
             for unit in units:
                 unit.build((None, None, None, outputs))
             self.grids.append(units)
@@ -121,13 +120,19 @@ class ConvDecoder(keras.layers.Layer):
         )  # fmt: skip
         self.outputs.build((None, None, None, self.channels[-1]))
 
+    def _unit(self, channels: int, *, residual: bool = False) -> ConvUnit:
+        # No normalisation: where classes are summed out, a batch holds every image once per
+        # class, and its statistics are not those that evaluation meets.
+        return ConvUnit(channels, residual=residual, normalise=False, dtype=self.dtype_policy)
+
     def call(self, inputs: tf.Tensor, *, training: bool = False) -> tf.Tensor:
         """Raw output, float32 [batch, height, width, channels]."""
+        del training  # Nothing here differs between training and evaluation.
         rows, columns = self.sides[0]
         values = tf.reshape(self.dense(inputs), [-1, rows, columns, self.channels[0]])
         for level, units in enumerate(self.grids):
             for unit in units:
-                values = unit(values, training=training)
+                values = unit(values)
             if level + 1 < len(self.sides):
                 rows, columns = self.sides[level + 1]
                 values = tf.nn.depth_to_space(values, 2)[:, :rows, :columns, :]

@@ -43,35 +43,48 @@ def pad_to(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable("vaeline")
 class ConvUnit(keras.layers.Layer):
-    """3x3 convolution, batch normalisation, ReLU; with a skip path where the shape allows it.
+    """3x3 convolution, normalisation, ReLU; with a skip path where the shape allows it.
 
     Args:
         channels: output channels.
         strides: 1 or 2.
         residual: add the input to the output; needs equal shapes.
+        normalise: by the batch; else a bias takes its place.
     """
 
     def __init__(
-        self, channels: int, *, strides: int = 1, residual: bool = False, **kwargs: Any
+        self,
+        channels: int,
+        *,
+        strides: int = 1,
+        residual: bool = False,
+        normalise: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.normalise = normalise
         self.channels = channels
         self.strides = strides
         self.residual = residual
         self.convolution = keras.layers.Conv2D(
-            channels, 3, strides=strides, padding="same", use_bias=False,
+            channels, 3, strides=strides, padding="same", use_bias=not normalise,
             kernel_initializer="he_normal", dtype=self.dtype_policy,
         )  # fmt: skip
-        self.norm = FusedBatchNorm()
+        self.norm = FusedBatchNorm() if normalise else None
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates the weights."""
         self.convolution.build(input_shape)
-        self.norm.build((None, None, None, self.channels))
+        if self.norm is not None:
+            self.norm.build((None, None, None, self.channels))
 
     def call(self, inputs: tf.Tensor, *, training: bool = False) -> tf.Tensor:
         """[batch, h, w, c] to [batch, h / strides, w / strides, channels]."""
-        outputs = self.norm(self.convolution(inputs), training=training)
+        outputs = self.convolution(inputs)
+        if self.norm is not None:
+            outputs = self.norm(outputs, training=training)
+        else:
+            outputs = tf.nn.relu(outputs)
         return inputs + outputs if self.residual else outputs
 
     def get_config(self) -> dict[str, Any]:
@@ -81,6 +94,7 @@ class ConvUnit(keras.layers.Layer):
             "channels": self.channels,
             "strides": self.strides,
             "residual": self.residual,
+            "normalise": self.normalise,
         }
 
 

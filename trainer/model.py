@@ -124,7 +124,10 @@ class VaeClassifier(keras.Model):
             neighbours=config.neighbours,
             bank=config.neighbour_bank,
             components=config.neighbour_size,
-            score=outlier_score,
+            # Without a density of the image no score may rest on the decoder.
+            score="neighbours"
+            if self._has_no_density and outlier_score == outliers.COMBINED
+            else outlier_score,
             name="scores",
         )
 

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from trainer.synchronisation import replica_count, replica_mean
+
 
 @keras.saving.register_keras_serializable("vaeline")
 class FusedBatchNorm(keras.layers.Layer):
@@ -60,14 +62,13 @@ class FusedBatchNorm(keras.layers.Layer):
         """Normalised inputs, of their shape and type."""
         flat = len(inputs.shape) == 2
         values = inputs[:, tf.newaxis, tf.newaxis, :] if flat else inputs
-        replica = tf.distribute.get_replica_context()
         if not training:
             outputs = self._apply(values, self.moving_mean.value, self.moving_variance.value)
-        elif replica is None or replica.num_replicas_in_sync == 1:
+        elif replica_count() == 1:
             outputs, mean, variance = self._fused(values)
             self._update(mean, variance)
         else:
-            outputs, mean, variance = self._synchronised(values, replica)
+            outputs, mean, variance = self._synchronised(values)
             self._update(mean, variance)
         outputs = tf.nn.relu(outputs) if self.activation == "relu" else outputs
         return outputs[:, 0, 0, :] if flat else outputs
@@ -84,15 +85,16 @@ class FusedBatchNorm(keras.layers.Layer):
         )
         return outputs, mean, variance
 
-    def _synchronised(
-        self, values: tf.Tensor, replica: Any
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _synchronised(self, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         full = tf.cast(values, tf.float32)
         axes = (0, 1, 2)
         # Two passes: the mean of squares minus the squared mean would lose digits.
-        mean = replica.all_reduce("mean", tf.reduce_mean(full, axes))
-        variance = replica.all_reduce("mean", tf.reduce_mean(tf.square(full - mean), axes))
-        return self._apply(values, mean, variance), mean, variance
+        mean = replica_mean(tf.reduce_mean(full, axes))
+        variance = replica_mean(tf.reduce_mean(tf.square(full - mean), axes))
+        outputs = self._apply(values, mean, variance)
+        # The fused op reports the unbiased variance.
+        count = tf.cast(tf.size(full) // tf.size(mean) * replica_count(), tf.float32)
+        return outputs, mean, variance * count / tf.maximum(count - 1.0, 1.0)
 
     def _apply(self, values: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
         scale = self.gamma.value * tf.math.rsqrt(variance + self.epsilon)

@@ -14,6 +14,7 @@ from trainer import losses
 from trainer.model import Encoded, VaeClassifier
 from trainer.noise import Noise
 from trainer.options import ObjectiveConfig, SemiSupervisedConfig
+from trainer.synchronisation import replica_mean
 
 PARTS: Final = (
     "loss",
@@ -273,8 +274,7 @@ class Objective:
             joint = losses.joint_classes(
                 tf.nn.softmax(logits["weak"]), tf.nn.softmax(logits["strong"])
             )
-            if noise.replicas > 1:
-                joint = tf.distribute.get_replica_context().all_reduce("mean", joint)
+            joint = replica_mean(joint)
             # Every replica has the same value: each contributes its share of it.
             parts["mutual_information"] = losses.mutual_information(joint) / noise.replicas
             total -= semi.mutual_information * parts["mutual_information"]

@@ -19,6 +19,7 @@ from trainer.model import VaeClassifier
 from trainer.noise import Noise
 from trainer.objective import Batch, Objective, Schedule
 from trainer.optimizer import Adam, learning_rate, update_average
+from trainer.synchronisation import ordered_sums
 
 REPORTED: Final = (*objective.PARTS, "gradient_norm", "learning_rate")
 """What each step reports, in this order."""
@@ -72,9 +73,12 @@ class TrainingStep:
         with strategy.scope():
             self.optimizer = Adam(config.optimizer, self._variables)
         self._averaged = _averaged_pairs(model, average)
-        self._gradients: Callable[..., Any] = tf.function(
-            self._compute_gradients, jit_compile=xla, autograph=False
-        )
+        # A nested graph can't synchronise replicas, so it is there for XLA alone.
+        self._gradients: Callable[..., Any] = self._compute_gradients
+        if xla:
+            self._gradients = tf.function(
+                self._compute_gradients, jit_compile=True, autograph=False
+            )
         self._run = tf.function(self._run_steps, autograph=False)
 
     def run(self, first_step: int, count: int, blocks: list[tuple[tf.Tensor, ...]]) -> tf.Tensor:
@@ -160,7 +164,7 @@ class TrainingStep:
         self, step: tf.Tensor, number: tf.Tensor, replicas: int, tensors: dict[str, tf.Tensor]
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         noise = Noise(self._config.seed, step, number, replicas)
-        with tf.GradientTape() as tape:
+        with tf.GradientTape() as tape, ordered_sums():
             loss, parts = self._objective(Batch(**tensors), noise, self._schedule(step))
         gradients = tape.gradient(
             loss, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO

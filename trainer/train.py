@@ -21,12 +21,14 @@ import tensorflow as tf
 from trainer import callbacks, features, preemption
 from trainer import strategy as strategies
 from trainer.batches import Feed, Order, build_feed
+from trainer.calibration import calibrate
 from trainer.checkpoints import Checkpoints
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.evaluation import Evaluator
 from trainer.input_pipeline import ImageSet
 from trainer.model import VaeClassifier
 from trainer.step import REPORTED, Plan, TrainingStep
+from trainer.summaries import summarise
 
 _LOG = logging.getLogger(__name__)
 
@@ -43,12 +45,17 @@ class TrainResult:
     Attributes:
         model: the trained model, float32, outside of any strategy, calibrated.
         history: one record per evaluation.
+        calibration: what was fitted after training (`calibration.calibrate`), empty without a
+            calibration or validation split.
+        summaries: of the train split (`summaries.summarise`), for drift checks.
         steps: steps done.
         images_per_sec: in the steady state of the last calls.
     """
 
     model: VaeClassifier
     history: list[dict[str, Any]]
+    calibration: dict[str, Any]
+    summaries: dict[str, Any]
     steps: int
     images_per_sec: float
 
@@ -405,7 +412,37 @@ class _Run:
             if arrays is not None:
                 for weight, array in zip(self._evaluated.learned_weights, arrays, strict=True):
                     weight.assign(array)
-        return TrainResult(self._evaluated, self._history, self._done, self._images_per_sec())
+        report = self._calibrate()
+        summary = summarise(
+            self._evaluated,
+            self._splits[features.TRAIN],
+            seed=self._config.seed,
+            batch_size=self._config.evaluation_batch_size,
+        )
+        return TrainResult(
+            model=self._evaluated,
+            history=self._history,
+            calibration=report,
+            summaries=summary,
+            steps=self._done,
+            images_per_sec=self._images_per_sec(),
+        )
+
+    def _calibrate(self) -> dict[str, Any]:
+        """Fits the quality scores on the calibration split, or for want of it on validation."""
+        for name in (features.CALIBRATION, features.VALIDATION):
+            if name in self._splits:
+                report = calibrate(
+                    self._evaluated,
+                    train=self._splits[features.TRAIN],
+                    calibration=self._splits[name],
+                    config=self._config.calibration,
+                    seed=self._config.seed,
+                    batch_size=self._config.evaluation_batch_size,
+                )
+                return {"split": name, **report}
+        _LOG.warning("no calibration split: temperature 1, every verdict is accept")
+        return {}
 
 
 def _copy_weights(source: VaeClassifier, target: VaeClassifier) -> None:
