@@ -114,9 +114,5 @@ def _dataflow(config: EngineConfig) -> Engine:
         if not any(option.startswith(f"--{name}=") for option in config.options)
     ]
     if missing:
-        raise InputError(
-            f"bulk.engine.options: Dataflow needs --{missing[0]}=...; it is not there"
-        )
+        raise InputError(f"bulk.engine.options: Dataflow needs --{missing[0]}=...; it is not there")
     return Engine(PipelineOptions([*arguments, *config.options]), config.workers or 4, False)
-
-

@@ -138,9 +138,7 @@ class Annotator:
             begin, end = todo.pop()
             limit = self._limit
             if end - begin > limit:
-                todo.extend(
-                    (at, min(at + limit, end)) for at in reversed(range(begin, end, limit))
-                )
+                todo.extend((at, min(at + limit, end)) for at in reversed(range(begin, end, limit)))
                 continue
             try:
                 part = call(begin, end)
@@ -257,6 +255,4 @@ def _join(parts: list[Outputs]) -> Outputs:
         else np.zeros((1, *value.shape[1:]), value.dtype)
         for name, value in sample.items()
     }
-    return {
-        name: np.concatenate([(part or blank)[name] for part in parts]) for name in sample
-    }
+    return {name: np.concatenate([(part or blank)[name] for part in parts]) for name in sample}

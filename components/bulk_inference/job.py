@@ -179,7 +179,7 @@ def _settle_identity(config: BulkConfig, card: ModelCard) -> list[str]:
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    names = []
+    names: list[str] = []
     for name in sorted(found.keys() | wanted.keys()):
         old, new = found.get(name), wanted.get(name)
         if old == new:

@@ -21,6 +21,7 @@ MANIFEST: Final = "_manifest.json"
 TABLE: Final = "table"
 REJECTS: Final = "rejects"
 DUPLICATES: Final = "duplicates"
+DRIFT_FILES: Final = ("drift.json", "drift.md", "drift.png")
 
 _VERSION: Final = 1
 """Of the layout and of the numbers; a job over an older one starts afresh."""
@@ -132,17 +133,15 @@ def job_identity(config: BulkConfig, card: ModelCard) -> dict[str, Any]:
         "columns": list(config.columns),
         "partition_by": config.partition_by,
         "duplicates": config.duplicates,
-        "limits": source.limits.model_dump() if source else {},
-        "labels": source.labels.model_dump() if source else {},
+        "limits": source.limits.model_dump(mode="json") if source else {},
+        "labels": source.labels.model_dump(mode="json") if source else {},
     }
 
 
 def read_identity(output: str) -> dict[str, Any] | None:
     """The identity of the job that wrote an output; None where none did."""
     try:
-        identity: dict[str, Any] = json.loads(
-            storage.read_bytes(posixpath.join(output, IDENTITY))
-        )
+        identity: dict[str, Any] = json.loads(storage.read_bytes(posixpath.join(output, IDENTITY)))
     except (FileNotFoundError, ValueError):
         return None
     return identity
@@ -156,5 +155,5 @@ def write_identity(output: str, identity: dict[str, Any]) -> None:
 
 def clear(output: str) -> None:
     """Removes a job's results, the records first."""
-    for part in (RECORDS, MANIFEST, TABLE, REJECTS, DUPLICATES, "drift.json", "drift.png", IDENTITY):
+    for part in (RECORDS, MANIFEST, TABLE, REJECTS, DUPLICATES, *DRIFT_FILES, IDENTITY):
         storage.remove(posixpath.join(output, part))

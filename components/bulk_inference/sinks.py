@@ -6,9 +6,11 @@ A sink is given an open binary file that appears whole when the unit is done (st
 import csv
 import io
 import json
+import struct
 from collections.abc import Callable
 from typing import IO, Any, Final, Protocol
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -102,10 +104,8 @@ class TFRecordSink:
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Appends records."""
-        from apache_beam.io.tfrecordio import _TFRecordUtil  # the only writer on plain files
-
         for row in rows.to_pylist():
-            _TFRecordUtil.write_record(self._file, _example(row))
+            self._file.write(_framed(_example(row)))
 
     def close(self) -> None:
         """Nothing is held back."""
@@ -163,6 +163,17 @@ def _as_field(value: Any) -> Any:
     if isinstance(value, list):
         return json.dumps(value, ensure_ascii=False)
     return repr(value) if isinstance(value, float) else value
+
+
+def _framed(record: bytes) -> bytes:
+    """Length, its checksum, the record, its checksum (tensorflow/core/lib/io/record_writer.h)."""
+    length = struct.pack("<Q", len(record))
+    return length + _masked_crc(length) + record + _masked_crc(record)
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _example(row: dict[str, Any]) -> bytes:

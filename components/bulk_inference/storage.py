@@ -72,7 +72,7 @@ def writing(path: str) -> Iterator[IO[bytes]]:
     if is_remote(path):
         spool = tempfile.SpooledTemporaryFile(max_size=64 * 1024 * 1024)  # noqa: SIM115
         with spool:
-            yield spool  # type: ignore[misc]
+            yield spool
             spool.seek(0)
             with _filesystems().create(path, compression_type="uncompressed") as file:
                 shutil.copyfileobj(spool, file)

@@ -133,9 +133,7 @@ def shard_path(name: str, config: BulkConfig) -> str:
     return posixpath.join(ledger.TABLE, folder, stem + SUFFIXES[config.format])
 
 
-def _results(
-    planned: PlannedUnit, spec: JobSpec, annotator: Annotator
-) -> Iterator[BatchResult]:
+def _results(planned: PlannedUnit, spec: JobSpec, annotator: Annotator) -> Iterator[BatchResult]:
     """Yields results in source order, with a bounded number of batches under way."""
     config = spec.config
     if config.input is None:

@@ -42,6 +42,8 @@ def export_model(
     """
     import tensorflow as tf
 
+    from trainer import pixels as trained_pixels
+
     height, width, channels = shape
     pixels = height * width * channels
     draw = np.random.default_rng(seed)
@@ -89,38 +91,24 @@ def export_model(
                 "elbo": -error - divergence,
                 "reconstruction_error": error,
                 "outlier_score": score,
-                "verdict": tf.where(score > 0.8, "reject", tf.where(score > 0.7, "review", "accept")),
+                "verdict": tf.where(
+                    score > 0.8, "reject", tf.where(score > 0.7, "review", "accept")
+                ),
             }
-
-        def fit(self, images: tf.Tensor) -> tf.Tensor:
-            """Brings uint8 [b, any, any, 1, 3 or 4] to the model's size and channels."""
-            images = images[..., :3] if images.shape[-1] == 4 else images
-            if images.shape[-1] == 3 and channels == 1:
-                images = tf.image.rgb_to_grayscale(images)
-            elif images.shape[-1] == 1 and channels == 3:
-                images = tf.image.grayscale_to_rgb(images)
-            size = tf.shape(images)
-            fits = tf.reduce_all(size[1:3] == [height, width])
-
-            def resized() -> tf.Tensor:
-                small = tf.image.resize(images, [height, width], antialias=True)
-                return tf.cast(tf.clip_by_value(tf.round(small), 0.0, 255.0), tf.uint8)
-
-            images = tf.cond(fits, lambda: images, resized)
-            return tf.ensure_shape(images, [None, height, width, channels])
 
         @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
         def annotate(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
             def decode(content: tf.Tensor) -> tf.Tensor:
-                if accurate_jpeg:
-                    image = tf.cond(
-                        tf.io.is_jpeg(content),
-                        lambda: tf.io.decode_jpeg(content, channels, dct_method="INTEGER_ACCURATE"),
-                        lambda: tf.io.decode_image(content, channels, expand_animations=False),
-                    )
-                else:
-                    image = tf.io.decode_image(content, channels, expand_animations=False)
-                return self.fit(tf.ensure_shape(image, [None, None, channels])[tf.newaxis])[0]
+                def any_format() -> tf.Tensor:
+                    image = tf.io.decode_image(content, channels=0, expand_animations=False)
+                    return tf.ensure_shape(image, [None, None, None])
+
+                def jpeg() -> tf.Tensor:
+                    return tf.io.decode_jpeg(content, channels=0, dct_method="INTEGER_ACCURATE")
+
+                accurate = tf.logical_and(accurate_jpeg, tf.io.is_jpeg(content))
+                image = tf.cond(accurate, jpeg, any_format)
+                return trained_pixels.fit(image[tf.newaxis], shape)[0]
 
             spec = tf.TensorSpec(shape, tf.uint8)
             return self.analyse(tf.map_fn(decode, image_bytes, fn_output_signature=spec))
@@ -129,18 +117,7 @@ def export_model(
             input_signature=[tf.TensorSpec([None, None, None, None], tf.uint8, name="pixels")]
         )
         def annotate_pixels(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            depth = tf.shape(pixels)[-1]
-
-            def as_depth(count: int) -> tf.Tensor:
-                # slicing gives the branch a static depth, whichever one is taken
-                return self.fit(tf.ensure_shape(pixels[..., :count], [None, None, None, count]))
-
-            images = tf.cond(
-                depth == 1,
-                lambda: as_depth(1),
-                lambda: as_depth(3),
-            )
-            return self.analyse(images)
+            return self.analyse(trained_pixels.fit(pixels, shape))
 
     module = Annotator()
     tf.saved_model.save(
