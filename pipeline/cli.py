@@ -89,23 +89,29 @@ def run(terminal: Any, config_path: str, root: Path, overrides: tuple[str, ...])
 @click.option("--model", "model", required=True,
               help="Folder of a model, or of pushed versions; the newest is taken.")  # fmt: skip
 @click.option("--output", required=True, help="Folder for the table; made when missing.")
+@click.option("--logs", type=click.Path(path_type=Path), default=Path("."), show_default=True,
+              help="The log goes into logs/ in this folder.")  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Override one value of the bulk configuration.")  # fmt: skip
+              help="Override one value of the bulk configuration: input.labels.source=none.")  # fmt: skip
 @_common
 def classify(
-    terminal: Any, archives: tuple[str, ...], model: str, output: str, overrides: tuple[str, ...]
+    terminal: Any,
+    archives: tuple[str, ...],
+    model: str,
+    output: str,
+    logs: Path,
+    overrides: tuple[str, ...],
 ) -> int:
     """Label every image of ARCHIVES: folders, zip and tar files, and more.
 
     Writes Parquet with a row for every image: label, probability, embedding, outlier score; a
     table of rejects with reasons; and a manifest with the counts.
     """
+    from pipeline.config import parse_bulk
     from pipeline.jobs import classify_archives
 
-    outcome = classify_archives(
-        terminal, archives=archives, model=model, output=output, overrides=overrides
-    )
-    terminal.result(outcome)
+    config = parse_bulk(archives=archives, model=model, output=output, overrides=overrides)
+    terminal.result(classify_archives(terminal, config, logs=logs))
     return 0
 
 

@@ -7,7 +7,7 @@ import difflib
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -18,6 +18,8 @@ from pipeline.digests import project_root
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 
 _ROOT_PLACEHOLDER = "{root}"
+
+_Tree = TypeVar("_Tree", bound=BaseModel)
 
 
 class ConfigError(ValueError):
@@ -123,9 +125,12 @@ def load_config(
         raise ConfigError(f"{file}: expected keys and values, got {type(tree).__name__}")
     for override in overrides:
         _apply_override(tree, override)
-    if root is not None:
-        tree = _replace_root(tree, str(root))
-    return parse_config(tree, source=str(file))
+    config = parse_config(tree, source=str(file))
+    if root is None:
+        return config
+    # After the validation, because defaults hold the placeholder, too.
+    filled = _replace_root(config.model_dump(mode="json", by_alias=True), str(root))
+    return parse_config(filled, source=str(file))
 
 
 def parse_config(tree: Mapping[str, Any], *, source: str = "configuration") -> PipelineConfig:
@@ -134,10 +139,34 @@ def parse_config(tree: Mapping[str, Any], *, source: str = "configuration") -> P
     Raises:
         ConfigError: With a line for each key that does not hold.
     """
-    try:
-        return PipelineConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError("\n".join(_reasons(error, source))) from error
+    return _validate(PipelineConfig, tree, source)
+
+
+def parse_bulk(
+    *, archives: Iterable[str], model: str, output: str, overrides: Iterable[str] = ()
+) -> BulkConfig:
+    """Builds the configuration of one bulk job from the command line.
+
+    Args:
+        archives: Its input's paths.
+        model: Folder of a model or of pushed versions.
+        output: Folder of the table.
+        overrides: `key.path=value` each, below the `bulk:` section.
+
+    Returns:
+        The validated section.
+
+    Raises:
+        ConfigError: With a line for each key that does not hold.
+    """
+    tree: dict[str, Any] = {
+        "input": {"paths": list(archives)},
+        "model": model,
+        "output": output,
+    }
+    for override in overrides:
+        _apply_override(tree, override)
+    return _validate(BulkConfig, tree, "vaeline classify")
 
 
 def to_yaml(config: PipelineConfig) -> str:
@@ -161,6 +190,13 @@ def find_config(path: str) -> Path:
             return preset
     names = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
     raise ConfigError(f"{path}: no such file; presets are {', '.join(names) or 'not installed'}")
+
+
+def _validate(model: type[_Tree], tree: Mapping[str, Any], source: str) -> _Tree:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_reasons(error, source, model))) from error
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
@@ -197,12 +233,12 @@ def _yaml_reason(error: yaml.YAMLError) -> str:
     return " ".join(str(error).split())
 
 
-def _reasons(error: ValidationError, source: str) -> list[str]:
+def _reasons(error: ValidationError, source: str, root: type[BaseModel]) -> list[str]:
     lines = []
     for detail in error.errors():
         place = ".".join(str(part) for part in detail["loc"])
         if detail["type"] == "extra_forbidden":
-            known = _keys_at(detail["loc"][:-1])
+            known = _keys_at(root, detail["loc"][:-1])
             close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
             lines.append(f"{source}: {place}: unknown key; {hint}")
@@ -215,8 +251,7 @@ def _reasons(error: ValidationError, source: str) -> list[str]:
     return lines
 
 
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = PipelineConfig
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     for part in location:
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         field = fields.get(str(part))

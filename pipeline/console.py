@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -64,13 +64,20 @@ class Terminal:
             print(json.dumps(values, default=str), file=self._out, flush=True)
 
     @contextlib.contextmanager
-    def status(self, message: str) -> Iterator[None]:
-        """Shows a moving line while something takes its time; nothing where no one watches."""
-        if self._console.is_terminal:
-            with self._console.status(Text(message)):
-                yield
-        else:
-            yield
+    def live(self, message: str = "starting") -> Iterator[Callable[[str], None]]:
+        """Shows a line that changes; nothing where no one watches.
+
+        Args:
+            message: What the line says at first.
+
+        Yields:
+            A function that changes the line, callable from any thread.
+        """
+        if not self._console.is_terminal:
+            yield lambda _: None
+            return
+        with self._console.status(Text(message)) as status:
+            yield lambda text: status.update(Text(text))
 
 
 @contextlib.contextmanager
@@ -134,7 +141,7 @@ def logged(terminal: Terminal, log_path: Path) -> Iterator[None]:
     """Captures all output in a log file, with the traceback of an error, and names the file.
 
     Args:
-        terminal: Where the file's name is said.
+        terminal: Where the file's name is said, and where `PROGRESS` records go.
         log_path: The file.
 
     Raises:

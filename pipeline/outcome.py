@@ -17,12 +17,14 @@ class Evaluation:
 
     Attributes:
         blessed: every bound held.
-        metrics: accuracy, log_loss (nats) and test_images.
+        metrics: accuracy and log_loss (nats).
+        test_images: how many images these were measured on.
         refusals: a line for each bound that did not hold.
     """
 
     blessed: bool
     metrics: dict[str, float]
+    test_images: int
     refusals: list[str]
 
 
@@ -39,14 +41,15 @@ def read_evaluation(step: Step, bounds: EvaluationConfig) -> Evaluation:
     folder = step.output("evaluation")
     overall = tfma.load_eval_result(folder).get_metrics_for_slice()
     values = {name: metric["doubleValue"] for name, metric in overall.items()}
-    metrics = {
-        "accuracy": values[ACCURACY],
-        "log_loss": values[LOG_LOSS],
-        "test_images": values[_EXAMPLE_COUNT],
-    }
+    metrics = {"accuracy": values[ACCURACY], "log_loss": values[LOG_LOSS]}
     (properties,) = step.properties["blessing"]
     blessed = properties.get("blessed") == 1
-    return Evaluation(blessed, metrics, [] if blessed else _refusals(folder, bounds))
+    return Evaluation(
+        blessed=blessed,
+        metrics=metrics,
+        test_images=int(values[_EXAMPLE_COUNT]),
+        refusals=[] if blessed else _refusals(folder, bounds),
+    )
 
 
 def _refusals(folder: str, bounds: EvaluationConfig) -> list[str]:

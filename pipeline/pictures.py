@@ -1,4 +1,4 @@
-"""Pictures of a training and of a labelled archive; the Trainer's entry and the demo draw them."""
+"""Pictures of a training: the Trainer's entry draws them beside the model run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,28 +42,6 @@ def draw_training(
     points = images.take(np.arange(min(len(images), _MOST_POINTS)))
     embedding = model.analyse(to_unit(tf.constant(points.images)))["embedding"].numpy()
     _save(_latent_map(embedding, points.labels, classes), folder / "latent_map.png")
-
-
-def draw_labelled(
-    path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequence[str]
-) -> None:
-    """Draws images with their labels, twelve a row.
-
-    Args:
-        path: `.png` or `.svg`.
-        images: uint8 `[height, width]` or `[height, width, channels]` each.
-        captions: One for each image.
-    """
-    rows = -(-len(images) // _COLUMNS)
-    figure = Figure(figsize=(_COLUMNS * 0.8, rows * 1.0), layout="constrained")
-    axes = figure.subplots(rows, _COLUMNS, squeeze=False).ravel()
-    for axis in axes:
-        axis.axis("off")
-    for axis, image, caption in zip(axes, images, captions, strict=False):
-        axis.imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        # parse_math: a label may hold a dollar sign.
-        axis.set_title(caption, fontsize=8, parse_math=False)
-    _save(figure, path)
 
 
 def _grid(rows: Sequence[NDArray[np.uint8]]) -> Figure:

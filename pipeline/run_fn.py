@@ -19,9 +19,10 @@ from trainer.callbacks import Progress
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig
 from trainer.input_pipeline import ImageSet, load_images
 from trainer.preprocessing import RecordTransform
+from trainer.progress import PROGRESS_LOGGER
 from trainer.train import TrainResult, train
 
-_LOG = logging.getLogger("vaeline.progress")
+_LOG = logging.getLogger(PROGRESS_LOGGER)
 _SPLIT_PREFIX = "Split-"
 _MIB = 1024 * 1024
 _DIGEST_LENGTH = 16
@@ -113,6 +114,8 @@ def _card(
             "config": value_digest(tree),
         },
         "images": {split: len(images) for split, images in data.items()},
+        "calibration": result.calibration,
+        "summaries": result.summaries,
         "steps": result.steps,
         "libraries": library_versions(),
     }

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ml_metadata import proto
+from ml_metadata.proto import metadata_store_pb2
 from ml_metadata.metadata_store import metadata_store
 
 _RUN_CONTEXT = "pipeline_run"
@@ -87,5 +88,5 @@ def _read_step(store: metadata_store.MetadataStore, execution: proto.Execution) 
     return step
 
 
-def _plain(value: proto.Value) -> Any:
+def _plain(value: metadata_store_pb2.Value) -> Any:
     return getattr(value, value.WhichOneof("value"))
