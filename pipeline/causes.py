@@ -2,8 +2,6 @@
 
 import re
 
-from components.image_sources.errors import InputError
-
 # Errors that people cause: their message is the whole answer. Beam workers in other processes
 # send errors as text, so the names are looked for in the text, too.
 _USER_ERRORS = ("InputError", "AnomalyError", "ConfigError", "OutputError", "ModelError")
@@ -20,15 +18,17 @@ def cause(error: BaseException) -> str:
         error: What was raised, possibly by Beam or TFX around the real cause.
 
     Returns:
-        The message of the innermost error that people cause, if there is one; else the type and
-        first line of the first error that has a message.
+        The message of the outermost error that people cause, if there is one; else what the
+        operating system said; else the type and first line of the innermost error.
     """
     chain = _chain(error)
-    for link in reversed(chain):
-        if isinstance(link, InputError) or type(link).__name__ in _USER_ERRORS:
+    for link in chain:
+        if type(link).__name__ in _USER_ERRORS:
             return _BEAM_SUFFIX.sub("", str(link))
+    for link in chain:
         if found := _IN_TEXT.search(str(link)):
             return _BEAM_SUFFIX.sub("", found["message"])
+    for link in reversed(chain):
         if isinstance(link, OSError) and link.strerror:
             place = f"{link.filename}: " if link.filename else ""
             return f"{place}{link.strerror}"

@@ -26,7 +26,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="Last line on stdout: one JSON object.")
     @functools.wraps(command)
     def wrapper(*, as_json: bool, **arguments: Any) -> None:
-        from pipeline.console import Terminal, fail
+        from pipeline.console import Terminal, fail, quiet_teardown
 
         terminal = Terminal(as_json=as_json)
         try:
@@ -37,6 +37,7 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
         except Exception as error:
             # The outermost layer: the whole traceback is in the log, a person gets the cause.
             code = fail(terminal, error)
+        quiet_teardown()
         sys.exit(code or 0)
 
     return wrapper
@@ -47,14 +48,14 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
 def main() -> None:
     """Archives of images in; a served classifier and labelled archives out.
 
-    Start with `vaeline demo`, then write a configuration for your own images (docs/configuration.md)
-    and `vaeline run --config FILE --root DIR`.
+    Start with `vaeline demo`, then write a configuration for your own images
+    (docs/configuration.md) and `vaeline run --config FILE --root DIR`.
     """
 
 
 @main.command()
 @click.option("--root", type=click.Path(path_type=Path), default=Path("runs/demo"),
-              show_default=True, help="Folder for everything that the demonstration writes.")  # fmt: skip
+              show_default=True, help="Folder for all that the demonstration writes.")  # fmt: skip
 @_common
 def demo(terminal: Any, root: Path) -> int:
     """Run the main job on scikit-learn's handwritten digits, from archive to labelled archive."""
@@ -92,7 +93,7 @@ def run(terminal: Any, config_path: str, root: Path, overrides: tuple[str, ...])
 @click.option("--logs", type=click.Path(path_type=Path), default=Path("."), show_default=True,
               help="The log goes into logs/ in this folder.")  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Override one value of the bulk configuration: input.labels.source=none.")  # fmt: skip
+              help="Override one value of the bulk configuration.")  # fmt: skip
 @_common
 def classify(
     terminal: Any,

@@ -51,9 +51,7 @@ class Terminal:
         table = Table(title=Text(title), title_justify="left", show_header=bool(header))
         width = len(header) or (len(rows[0]) if rows else 0)
         for column in range(width):
-            table.add_column(
-                Text(header[column]) if header else "", overflow="fold", no_wrap=False
-            )
+            table.add_column(Text(header[column]) if header else "", overflow="fold", no_wrap=False)
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self._console.print(table)
@@ -118,6 +116,18 @@ def captured_output(log_path: Path) -> Iterator[None]:
             os.dup2(saved[1], 2)
             os.close(saved[0])
             os.close(saved[1])
+
+
+def quiet_teardown() -> None:
+    """Drops what libraries print while the interpreter takes them down.
+
+    TensorFlow's functions complain from their finalizers ("Exception ignored in ...") when modules
+    are already gone. Everything that a person should see has been said by then.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nothing:
+        os.dup2(nothing.fileno(), sys.stderr.fileno())
 
 
 def duration(seconds: float) -> str:

@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 _COLUMNS = 12
 
 
-def draw_labelled(
-    path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequence[str]
-) -> None:
+def draw_labelled(path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> None:
     """Draws images with their labels, twelve a row.
 
     Args:

@@ -10,9 +10,9 @@ import pyarrow.dataset as ds
 
 from pipeline.config import load_config, parse_bulk
 from pipeline.console import Terminal, duration
+from pipeline.contact_sheet import draw_labelled
 from pipeline.digits import DigitsArchives, write_digits
 from pipeline.jobs import classify_archives, train_and_push
-from pipeline.contact_sheet import draw_labelled
 
 _SHOWN = 48
 

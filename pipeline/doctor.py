@@ -102,9 +102,7 @@ def _engines() -> list[Finding]:
     server = shutil.which("tensorflow_model_server") or ""
     credentials = _credentials()
     return [
-        Finding(
-            "local Beam runner", _version("apache-beam"), "bulk jobs on this machine", True
-        ),
+        Finding("local Beam runner", _version("apache-beam"), "bulk jobs on this machine", True),
         Finding("java", java, "bulk jobs on Flink", remedy="" if java else "install Java 17"),
         Finding(
             "Flink job server",

@@ -26,9 +26,7 @@ def create_eval_config(config: EvaluationConfig) -> tfma.EvalConfig:
         class_name="SparseCategoricalAccuracy",
         config=f'{{"name": "{ACCURACY}"}}',
         threshold=tfma.MetricThreshold(
-            value_threshold=tfma.GenericValueThreshold(
-                lower_bound={"value": config.min_accuracy}
-            ),
+            value_threshold=tfma.GenericValueThreshold(lower_bound={"value": config.min_accuracy}),
             change_threshold=tfma.GenericChangeThreshold(
                 direction=tfma.MetricDirection.HIGHER_IS_BETTER,
                 absolute={"value": -config.max_accuracy_drop},

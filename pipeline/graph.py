@@ -96,9 +96,7 @@ def create_pipeline(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
         push_destination=pusher_pb2.PushDestination(
-            filesystem=pusher_pb2.PushDestination.Filesystem(
-                base_directory=config.push.directory
-            )
+            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=config.push.directory)
         ),
     )
     components: list[base_node.BaseNode] = [

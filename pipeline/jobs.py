@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from components.bulk_inference.config import BulkConfig
+from components.image_sources.config import InputConfig
+from components.image_sources.sources import open_source
+from components.image_sources.spans import resolve
 from pipeline.config import PipelineConfig
 from pipeline.console import Terminal, duration, logged, new_log_path
 from pipeline.local_runner import RunResult, prepare_root
@@ -74,6 +77,7 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
     Raises:
         Exception: What stopped the run.
     """
+    check_input(config.input)
     prepare_root(root)
     log_path = new_log_path(root)
     started = time.monotonic()
@@ -106,6 +110,15 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
     )
     show_outcome(terminal, outcome)
     return outcome
+
+
+def check_input(config: InputConfig) -> None:
+    """Opens the first archive, so that a wrong path is told at once and not after TFX's start.
+
+    Raises:
+        InputError: There is nothing to read; the message says what and what to do.
+    """
+    next(open_source(resolve(config).config).units())
 
 
 class _StepDisplay(logging.Handler):
@@ -209,6 +222,6 @@ def _with_breakdown(count: int, parts: Mapping[str, int]) -> str:
 
 def _breakdown(counts: Mapping[str, int], most: int = 12) -> str:
     largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = ", ".join(f"{name} {count:,}" for name, count in largest[:most])
+    shown = ", ".join(f"{name} ({count:,})" for name, count in largest[:most])
     more = f", {len(largest) - most} more" if len(largest) > most else ""
     return shown + more

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ml_metadata import proto
-from ml_metadata.proto import metadata_store_pb2
 from ml_metadata.metadata_store import metadata_store
+from ml_metadata.proto import metadata_store_pb2
 
 _RUN_CONTEXT = "pipeline_run"
 _NODE_CONTEXT = "node"

@@ -30,9 +30,7 @@ def decode_batch(encoded: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Te
         image.set_shape([None, None, None])
         return fit(image[tf.newaxis], image_shape)[0]
 
-    return tf.map_fn(
-        decode_one, encoded, fn_output_signature=tf.TensorSpec(image_shape, tf.uint8)
-    )
+    return tf.map_fn(decode_one, encoded, fn_output_signature=tf.TensorSpec(image_shape, tf.uint8))
 
 
 def fit(pixels: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:

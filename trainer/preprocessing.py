@@ -77,9 +77,7 @@ class RecordTransform:
     def __init__(self, graph: str | Path) -> None:
         self._output = tft.TFTransformOutput(str(graph))
         self.layer = self._output.transform_features_layer()
-        vocabulary = [
-            term.decode("utf-8") for term in self._output.vocabulary_by_name(_VOCABULARY)
-        ]
+        vocabulary = [term.decode("utf-8") for term in self._output.vocabulary_by_name(_VOCABULARY)]
         self.classes: tuple[str, ...] = tuple(sorted(vocabulary, key=_natural_key))
         self._ranks = tf.constant([self.classes.index(term) for term in vocabulary], tf.int64)
 

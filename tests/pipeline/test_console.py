@@ -22,7 +22,9 @@ def test_output_of_every_layer_is_captured(tmp_path: Path, capfd: pytest.Capture
         os.write(2, b"from C++\n")
         subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
         logging.getLogger("anything").info("from logging")
-        warnings.warn("from warnings", stacklevel=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.warn("from warnings", stacklevel=1)
     print("after")
     captured = capfd.readouterr()
     assert captured.out == "after\n"

@@ -1,0 +1,144 @@
+"""The command as people run it: help, doctor, and what wrong input gets."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def vaeline(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=300,
+        check=False,
+    )
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], *expected: str) -> None:
+    """Asserts a non-zero exit with a line that says why, and no traceback."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    text = done.stdout + done.stderr
+    assert "Traceback" not in text
+    (line,) = [line for line in text.splitlines() if line.startswith("error: ")]
+    for part in expected:
+        assert part in line
+
+
+def test_help_lists_every_command() -> None:
+    done = vaeline("--help")
+    assert done.returncode == 0
+    for command in ("run", "demo", "classify", "doctor"):
+        assert f"  {command} " in done.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "demo", "classify", "doctor"])
+def test_every_command_explains_itself(command: str) -> None:
+    done = vaeline(command, "--help")
+    assert done.returncode == 0
+    assert "--json" in done.stdout
+
+
+def test_doctor_finds_what_the_tests_run_on() -> None:
+    done = vaeline("doctor", "--json")
+    result = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert result["healthy"]
+    assert result["findings"]["tensorflow"]["found"].startswith("2.")
+    assert result["findings"]["tfx"]["found"].startswith("1.")
+    assert "vaeline doctor" in done.stderr
+
+
+def test_a_missing_archive_is_named(tmp_path: Path) -> None:
+    done = vaeline("run", "--config", "digits", "--root", str(tmp_path))
+    assert_refused(done, "archives/digits.zip", "no such file")
+
+
+def test_an_empty_archive_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+        pass
+    path = str(tmp_path / "empty.zip")
+    done = vaeline(
+        "run", "--config", "digits", "--root", str(tmp_path), "--set", f"input.paths={path}"
+    )
+    assert_refused(done, "empty.zip", "no images")
+
+
+def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    path = str(tmp_path / "pictures")
+    done = vaeline(
+        "run", "--config", "digits", "--root", str(tmp_path), "--set", f"input.paths={path}"
+    )
+    assert_refused(done, "pictures", "no images")
+
+
+def test_a_typo_in_the_configuration_is_named(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("input: {paths: a.zip}\ntrainer: {epoch: 3}\n")
+    done = vaeline("run", "--config", str(tmp_path / "my.yaml"), "--root", str(tmp_path / "root"))
+    assert_refused(done, "my.yaml: trainer.epoch: unknown key; did you mean epochs?")
+
+
+def test_errors_come_as_json_too(tmp_path: Path) -> None:
+    done = vaeline("run", "--config", "nowhere", "--root", str(tmp_path), "--json")
+    assert done.returncode == 1
+    assert "nowhere: no such file" in json.loads(done.stdout)["error"]
+
+
+@pytest.fixture
+def digits_zip(tmp_path: Path) -> Path:
+    from pipeline.digits import write_digits
+
+    return write_digits(tmp_path / "archives").labelled
+
+
+def test_a_root_that_cannot_be_written_is_named(tmp_path: Path, digits_zip: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where the folder should be")
+    done = vaeline(
+        "run", "--config", "digits", "--root", str(blocked), "--set", f"input.paths={digits_zip}"
+    )
+    assert_refused(done, str(blocked), "--root")
+
+
+def test_a_read_only_root_is_named(digits_zip: Path) -> None:
+    done = vaeline(
+        "run", "--config", "digits", "--root", "/sys/vaeline", "--set", f"input.paths={digits_zip}"
+    )
+    assert_refused(done, "/sys/vaeline", "--root")
+
+
+def test_a_full_root_is_named(tmp_path: Path, digits_zip: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", str(small)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system needs privileges")
+    try:
+        done = vaeline(
+            "run", "--config", "digits", "--root", str(small), "--set", f"input.paths={digits_zip}"
+        )
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+    assert_refused(done, str(small), "MiB are free")
+
+
+def test_a_model_that_is_none_is_named(tmp_path: Path, digits_zip: Path) -> None:
+    done = vaeline(
+        "classify", str(digits_zip), "--model", str(tmp_path), "--output", str(tmp_path / "out"),
+        "--logs", str(tmp_path),
+    )  # fmt: skip
+    assert_refused(done, str(tmp_path), "saved_model.pb")

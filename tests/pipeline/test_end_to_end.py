@@ -1,0 +1,125 @@
+"""A whole run on the digits, as a person starts it; then what the cache and the gate make of it."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset as ds
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.e2e
+
+
+@dataclass
+class Run:
+    """One finished command."""
+
+    code: int
+    result: dict[str, Any]
+    text: str
+
+
+def vaeline(*arguments: str) -> Run:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *arguments, "--json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=550,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1, done.stdout + done.stderr
+    return Run(done.returncode, json.loads(lines[0]), done.stderr)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="module")
+def first(root: Path) -> Run:
+    return vaeline("demo", "--root", str(root))
+
+
+def run_again(root: Path, *settings: str) -> Run:
+    overrides = [part for setting in settings for part in ("--set", setting)]
+    return vaeline("run", "--config", "digits", "--root", str(root), *overrides)
+
+
+def recomputed(run: Run) -> set[str]:
+    return {name for name, step in run.result["steps"].items() if not step["cached"]}
+
+
+def test_the_demonstration_reaches_its_accuracy(first: Run) -> None:
+    assert first.code == 0
+    assert first.result["held_out_accuracy"] >= 0.97
+    assert first.result["pipeline"]["blessed"]
+    assert first.result["pipeline"]["metrics"]["accuracy"] >= 0.95
+
+
+def test_everything_that_was_promised_is_there(first: Run) -> None:
+    pipeline = first.result["pipeline"]
+    pushed = Path(pipeline["pushed"])
+    assert (pushed / "saved_model.pb").is_file()
+    card = json.loads((pushed / "assets.extra" / "model.json").read_text())
+    assert card["classes"] == list("0123456789")
+    assert all(card["digests"][name] for name in ("model", "transform", "calibration", "code"))
+    assert "epochs: 60" in (pushed / "assets.extra" / "config.yaml").read_text()
+    pictures = {path.name for path in Path(pipeline["pictures"]).iterdir()}
+    assert pictures == {"reconstructions.png", "samples.png", "latent_map.png"}
+    assert Path(first.result["picture"]).is_file()
+    assert Path(pipeline["log"]).stat().st_size > 10_000
+
+
+def test_what_people_see_is_short(first: Run) -> None:
+    lines = first.text.splitlines()
+    assert len(lines) < 80
+    assert not [line for line in lines if "Warning" in line or " I tensorflow" in line]
+
+
+def test_the_table_has_a_row_for_every_held_out_image(first: Run, root: Path) -> None:
+    table = ds.dataset(root / "labelled" / "table", format="parquet").to_table()
+    assert table.num_rows == 359
+    assert len(set(table["member"].to_pylist())) == 359
+    assert {len(vector) for vector in table["embedding"].to_pylist()} == {16}
+    assert all(0 < p <= 1 for p in table["probability"].to_pylist())
+
+
+def test_a_second_run_is_served_from_the_cache(first: Run, root: Path) -> None:
+    second = run_again(root)
+    assert second.code == 0
+    assert recomputed(second) == set()
+    assert second.result["pushed"] == first.result["pipeline"]["pushed"]
+    assert second.result["metrics"] == first.result["pipeline"]["metrics"]
+
+
+def test_a_bound_that_is_missed_refuses_the_model(first: Run, root: Path) -> None:
+    refused = run_again(root, "evaluation.min_accuracy=1.0")
+    assert refused.code == 3
+    assert not refused.result["blessed"]
+    assert refused.result["pushed"] == ""
+    (reason,) = refused.result["refusals"]
+    assert "below evaluation.min_accuracy 1.0000" in reason
+    assert recomputed(refused) == {"Evaluator", "Pusher"}
+
+
+def test_a_class_with_one_image_stops_the_run_by_name(first: Run, root: Path) -> None:
+    extra = root / "lonely"
+    extra.mkdir()
+    (extra / "letter").mkdir()
+    picture = Path(first.result["picture"])
+    (extra / "letter" / "a.png").write_bytes(picture.read_bytes())
+    digits = root / "archives" / "digits.zip"
+    done = run_again(root, f"input.paths=['{digits}', '{extra}']")
+    assert done.code == 1
+    assert "letter" in done.result["error"]
+    assert "min_images" in done.result["error"]
+    assert "Traceback" not in done.text
