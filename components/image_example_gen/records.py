@@ -82,7 +82,7 @@ def frame(records: Sequence[bytes]) -> bytes:
 
     https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
     """
-    parts = []
+    parts: list[bytes] = []
     for record in records:
         length = _LENGTH.pack(len(record))
         parts += (length, _masked(length), record, _masked(record))
