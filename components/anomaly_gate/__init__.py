@@ -1,0 +1,1 @@
+"""Stops a pipeline whose data do not fit the schema."""

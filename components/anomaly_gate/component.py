@@ -1,0 +1,41 @@
+"""The AnomalyGate component: TFX's ExampleValidator finds anomalies, this one acts on them.
+
+The graph puts it before Transform; nothing is computed from data that do not fit the schema.
+"""
+
+from tfx import v1 as tfx
+from tfx.types import artifact_utils
+from tfx.utils import io_utils
+
+from components.anomaly_gate.anomalies import AnomalyError, describe, read_anomalies
+
+_ANOMALIES_FILE = "SchemaDiff.pb"
+
+
+@tfx.dsl.components.component
+def AnomalyGate(  # noqa: N802 (a component's name is the class that TFX makes of it)
+    anomalies: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ExampleAnomalies],
+) -> tfx.dsl.components.OutputDict(checked_splits=str):  # type: ignore[valid-type]
+    """Fails with the anomalies' text when ExampleValidator found any.
+
+    Args:
+        anomalies: Output of ExampleValidator.
+
+    Returns:
+        `checked_splits`, their names joined by commas.
+
+    Raises:
+        AnomalyError: A split has anomalies; the message names split, feature and reason.
+    """
+    splits = artifact_utils.decode_split_names(anomalies.split_names)
+    found: list[str] = []
+    for split in splits:
+        folder = artifact_utils.get_split_uri([anomalies], split)
+        content = io_utils.read_bytes_file(f"{folder}/{_ANOMALIES_FILE}")
+        found.extend(f"{split}: {line}" for line in describe(read_anomalies(content)))
+    if found:
+        raise AnomalyError(
+            f"the data do not fit the schema: {'; '.join(found)}. "
+            "Mend the data, or set schema.path to a schema that allows this."
+        )
+    return {"checked_splits": ",".join(splits)}

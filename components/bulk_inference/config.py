@@ -1,0 +1,157 @@
+"""The `bulk:` section of the configuration: one bulk job from archives to a table.
+
+Composed into the pipeline's configuration, and built by the command line for a job of its own.
+"""
+
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from components.image_sources.config import InputConfig
+
+CLASSIFY_COLUMNS: Final = (
+    "key",
+    "source",
+    "member",
+    "sha256",
+    "format",
+    "width",
+    "height",
+    "given_label",
+    "label",
+    "probability",
+    "top_k_labels",
+    "top_k_probabilities",
+    "outlier_score",
+    "verdict",
+    "elbo",
+    "embedding",
+    "model_digest",
+    "transform_digest",
+    "calibration_digest",
+    "code_digest",
+)
+"""Columns of `vaeline classify`."""
+
+EMBED_COLUMNS: Final = (
+    "key",
+    "source",
+    "member",
+    "sha256",
+    "width",
+    "height",
+    "verdict",
+    "embedding",
+    "model_digest",
+    "transform_digest",
+)
+"""Columns of `vaeline embed`."""
+
+
+class _Section(BaseModel):
+    """A frozen section that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BatchConfig(_Section):
+    """How much one model call takes; it is halved by itself where memory runs out."""
+
+    max_images: int = Field(default=512, ge=1, description="Most images of one model call.")
+    max_pixels: int = Field(
+        default=16_000_000,
+        ge=1,
+        description="Most decoded pixels, height times width, of the images of one model call.",
+    )
+
+
+class EngineConfig(_Section):
+    """Where the job runs: a Beam runner, always named, never chosen by Beam."""
+
+    runner: Literal["local", "flink", "spark", "dataflow"] = Field(
+        default="local", description="local: this machine's cores."
+    )
+    workers: int = Field(
+        default=0, ge=0, description="Cores used; 0: all that this process may use."
+    )
+    processes: int = Field(
+        default=0,
+        ge=0,
+        description=(
+            "Worker processes of the local runner, each with its own model; 0: one for up to 16"
+            " workers, because threads share one start-up and one model."
+        ),
+    )
+    flink_master: str = Field(
+        default="[local]", description="host:port of a Flink cluster; [local]: an embedded one."
+    )
+    job_server_jar: str | None = Field(
+        default=None, description="Local copy of Beam's Flink or Spark job server."
+    )
+    environment: Literal["LOOPBACK", "EXTERNAL", "DOCKER", "PROCESS"] | None = Field(
+        default=None, description="Where Python workers of Flink and Spark live."
+    )
+    environment_config: str | None = Field(
+        default=None, description="Address of the worker pool, or the container image."
+    )
+    parallelism: int = Field(default=0, ge=0, description="Flink and Spark slots; 0: workers.")
+    options: tuple[str, ...] = Field(
+        default=(), description="More Beam options, as on Beam's command line: `--key=value`."
+    )
+
+
+class DriftConfig(_Section):
+    """The archive against the training data that the model carries summaries of."""
+
+    enabled: bool = Field(default=True, description="Write drift.json, drift.md and drift.png.")
+    alarm_rate: float = Field(
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="Share of undrifted archives that may alarm, over all tests together.",
+    )
+    fail: bool = Field(default=False, description="An alarm makes the command exit with 4.")
+    picture: bool = Field(default=True, description="Draw drift.png.")
+
+
+class BulkConfig(_Section):
+    """One bulk job: which images, which model, where to, and what goes into the table."""
+
+    input: InputConfig | None = Field(default=None, description="The images.")
+    model: str = Field(
+        default="", description="Folder of a model or of pushed versions; local or gs://."
+    )
+    output: str = Field(default="", description="Folder of the table, local or gs://.")
+    format: Literal["parquet", "jsonl", "csv", "tfrecord", "npy"] = Field(
+        default="parquet",
+        description="npy: embeddings as .npy shards, with a Parquet index of keys beside each.",
+    )
+    columns: tuple[str, ...] = Field(
+        default=CLASSIFY_COLUMNS, min_length=1, description="Columns of the table, in order."
+    )
+    partition_by: Literal["archive", "none"] = Field(
+        default="archive", description="archive: a folder `archive=NAME` for each archive."
+    )
+    duplicates: Literal["keep", "drop"] = Field(
+        default="keep", description="drop: of exact copies only the first, in source order."
+    )
+    max_rejected_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="The job fails, its table complete, when more of the members are rejected.",
+    )
+    on_change: Literal["restart", "refuse"] = Field(
+        default="restart",
+        description=(
+            "What to do with a table by another model, transform or other columns: make it anew,"
+            " or stop."
+        ),
+    )
+    overwrite: bool = Field(default=False, description="Start afresh whatever is there.")
+    dry_run: bool = Field(
+        default=False, description="Only estimate rows, time, memory and size from a sample."
+    )
+    batch: BatchConfig = BatchConfig()
+    engine: EngineConfig = EngineConfig()
+    drift: DriftConfig = DriftConfig()

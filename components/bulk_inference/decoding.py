@@ -1,0 +1,143 @@
+"""From a batch of image files to pixels at the model's size, and the rejects met on the way.
+
+Called on the worker's threads; OpenCV and hashlib release the interpreter lock.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+
+from components.bulk_inference.config import BatchConfig
+from components.image_checks import ImageFaultError, ImageHeader, check, decode, to_servable
+from components.image_sources.batch import MemberBatch, Reject
+from components.image_sources.config import LimitsConfig
+
+
+@dataclass
+class Checked:
+    """Members whose headers are in order, and those whose headers are not.
+
+    Attributes:
+        batch: What was read.
+        sha256: Of every member of it.
+        places: Positions in the batch of the members that may be decoded.
+        headers: Their headers.
+        rejects: The others.
+    """
+
+    batch: MemberBatch
+    sha256: list[str]
+    places: list[int] = field(default_factory=list)
+    headers: list[ImageHeader] = field(default_factory=list)
+    rejects: list[Reject] = field(default_factory=list)
+
+
+def check_batch(batch: MemberBatch, limits: LimitsConfig) -> Checked:
+    """Hashes every member and reads its header; decodes nothing.
+
+    Args:
+        batch: From a source.
+        limits: What an image may cost.
+    """
+    checked = Checked(batch, [hashlib.sha256(data).hexdigest() for data in batch.data])
+    for place, data in enumerate(batch.data):
+        header = check(data, limits)
+        if isinstance(header, ImageFaultError):
+            checked.rejects.append(reject_of(batch, place, header))
+        else:
+            checked.places.append(place)
+            checked.headers.append(header)
+    return checked
+
+
+def reject_of(batch: MemberBatch, place: int, fault: ImageFaultError) -> Reject:
+    """The row of the rejects table for one member."""
+    return Reject(batch.source, batch.names[place], fault.stage, fault.reason, fault.detail)
+
+
+def chunks(headers: list[ImageHeader], config: BatchConfig) -> Iterator[tuple[int, int]]:
+    """Divides images into model calls by pixels and by count.
+
+    Args:
+        headers: Of the images, in order.
+        config: The bounds; an image above the bound on pixels gets a call of its own.
+
+    Yields:
+        Begin and end of each call.
+    """
+    begin = pixels = 0
+    for place, header in enumerate(headers):
+        area = header.height * header.width
+        full = place - begin >= config.max_images or pixels + area > config.max_pixels
+        if full and place > begin:
+            yield begin, place
+            begin, pixels = place, 0
+        pixels += area
+    if begin < len(headers):
+        yield begin, len(headers)
+
+
+def decode_into_groups(
+    files: list[bytes], headers: list[ImageHeader]
+) -> tuple[dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]], dict[int, ImageFaultError]]:
+    """Decodes images and groups them by size, because the graph takes one size at a time.
+
+    Args:
+        files: Image files.
+        headers: Their headers.
+
+    Returns:
+        For each shape (height, width, channels) the positions and the pixels, uint8; and the
+        faults of those that cannot be decoded, by position.
+    """
+    groups: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
+    faults: dict[int, ImageFaultError] = {}
+    for place, (data, header) in enumerate(zip(files, headers, strict=True)):
+        try:
+            pixels = decode(data, header)
+        except ImageFaultError as fault:
+            faults[place] = fault
+            continue
+        places, images = groups.setdefault(pixels.shape, ([], []))
+        places.append(place)
+        images.append(pixels)
+    return groups, faults
+
+
+def upright_size(header: ImageHeader) -> tuple[int, int]:
+    """Width and height as a viewer shows the image."""
+    if header.orientation >= 5:
+        return header.height, header.width
+    return header.width, header.height
+
+
+def servable(data: bytes, header: ImageHeader) -> bytes:
+    """The file as the served signature takes it; raises ImageFaultError where it cannot be."""
+    return to_servable(data, header)
+
+
+def probe_jpeg() -> tuple[bytes, np.ndarray]:
+    """A JPEG that tells decoders apart, and its pixels as OpenCV decodes them.
+
+    Noise, a size that is no multiple of a block, and halved chroma: decoders differ in the
+    inverse transform and in the upsampling of chroma.
+
+    Returns:
+        The file, and uint8 [height, width, 3].
+    """
+    noise = np.random.default_rng(0).integers(0, 256, (47, 61, 3), np.uint8)
+    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+    _, encoded = cv2.imencode(".jpg", noise, [*sampling, cv2.IMWRITE_JPEG_QUALITY, 90])
+    file = encoded.tobytes()
+    return file, decode(file, ImageHeader("jpeg", 47, 61, 3))
+
+
+def probe_png() -> tuple[bytes, np.ndarray]:
+    """A PNG of another size than any model's, for the resize outside the graph; its pixels."""
+    noise = np.random.default_rng(1).integers(0, 256, (67, 41, 3), np.uint8)
+    _, encoded = cv2.imencode(".png", noise)
+    file = encoded.tobytes()
+    return file, decode(file, ImageHeader("png", 67, 41, 3))

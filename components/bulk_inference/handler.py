@@ -1,0 +1,258 @@
+"""The pushed model inside a worker process: loaded once, shared by its threads, asked in batches.
+
+Called by `unit.py`; the only module of the bulk job that imports TensorFlow.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from components.bulk_inference.model_card import ModelCard
+from serving import names
+
+_LOG = logging.getLogger(__name__)
+
+_SMALLEST: Final = 8
+"""Rows of the smallest model call; fewer are padded. A product with one row takes another path
+through the linear algebra library and differs in the last bit; from two rows on, a row's result
+does not depend on its neighbours."""
+
+_OUTPUTS: Final = (
+    names.LABEL_INDEX,
+    names.PROBABILITY,
+    names.PROBABILITIES,
+    names.TOP_K_LABELS,
+    names.TOP_K_PROBABILITIES,
+    names.EMBEDDING,
+    names.ELBO,
+    names.RECONSTRUCTION_ERROR,
+    names.OUTLIER_SCORE,
+    names.VERDICT,
+)
+
+Outputs = dict[str, np.ndarray]
+
+
+class ModelFaultError(ValueError):
+    """One image that the model cannot process."""
+
+
+class Annotator:
+    """A loaded model.
+
+    Thread-safe: calls run side by side, each on one core, which for batches beats one call
+    spread over all cores.
+
+    Args:
+        card: Which model.
+        workers: Cores that calls may use together.
+        max_images: Most images of one call, to begin with.
+    """
+
+    def __init__(self, card: ModelCard, *, workers: int, max_images: int) -> None:
+        self.card = card
+        self._lock = threading.RLock()
+        self._limit = max_images
+        self._agreements: dict[str, bool] = {}
+        self._signatures = _load(card.path, workers)
+        self._fit = _fitter(card.image_shape)
+
+    @property
+    def batch_limit(self) -> int:
+        """Most images of one call by now: halved whenever memory ran out."""
+        return self._limit
+
+    def annotate_pixels(self, pixels: np.ndarray) -> tuple[Outputs, dict[int, str]]:
+        """Runs the model on decoded images of one size.
+
+        Args:
+            pixels: uint8 [n, height, width, 1, 3 or 4].
+
+        Returns:
+            Outputs [n, ...] by name, and what is wrong with those that the model cannot process,
+            by position; their outputs hold nothing of use.
+        """
+
+        def call(begin: int, end: int) -> Outputs:
+            return self._call(names.ANNOTATE_PIXELS, names.PIXELS, pixels[begin:end])
+
+        return self._in_parts(call, len(pixels))
+
+    def annotate_bytes(self, files: Sequence[bytes]) -> tuple[Outputs, dict[int, str]]:
+        """Runs the model on image files, decoded inside the graph; else as `annotate_pixels`."""
+        array = np.empty(len(files), object)
+        array[:] = files
+
+        def call(begin: int, end: int) -> Outputs:
+            return self._call(names.ANNOTATE, names.IMAGE_BYTES, array[begin:end])
+
+        return self._in_parts(call, len(files))
+
+    def fit(self, pixels: np.ndarray) -> np.ndarray:
+        """Brings uint8 [n, height, width, channels] to the model's size, as the model would."""
+        return np.asarray(self._fit(pixels))
+
+    def agrees(self, kind: str, probe: Callable[[], tuple[bytes, np.ndarray]]) -> bool:
+        """Tells whether decoding outside the graph gives the served signature's numbers.
+
+        Asked once per kind and process; the probe goes through `annotate` and, decoded by the
+        caller and fitted, through `annotate_pixels`.
+
+        Args:
+            kind: Name of what is probed.
+            probe: Makes an image file and its decoded pixels uint8 [height, width, channels].
+        """
+        with self._lock:
+            if kind not in self._agreements:
+                file, pixels = probe()
+                served, _ = self.annotate_bytes([file])
+                ours, _ = self.annotate_pixels(self.fit(pixels[np.newaxis]))
+                self._agreements[kind] = all(
+                    np.array_equal(served[name], ours[name]) for name in _OUTPUTS
+                )
+                if not self._agreements[kind]:
+                    _LOG.info("%s is decoded by the model's own graph, which differs", kind)
+            return self._agreements[kind]
+
+    def _call(self, signature: str, argument: str, values: np.ndarray) -> Outputs:
+        import tensorflow as tf
+
+        count = len(values)
+        if count < _SMALLEST:
+            values = np.concatenate([values, np.repeat(values[-1:], _SMALLEST - count, axis=0)])
+        returned = self._signatures[signature](**{argument: tf.constant(values)})
+        return {name: returned[name].numpy()[:count] for name in _OUTPUTS}
+
+    def _in_parts(
+        self, call: Callable[[int, int], Outputs], count: int
+    ) -> tuple[Outputs, dict[int, str]]:
+        import tensorflow as tf
+
+        parts: list[Outputs] = []
+        faults: dict[int, str] = {}
+        todo = [(0, count)]
+        while todo:
+            begin, end = todo.pop()
+            limit = self._limit
+            if end - begin > limit:
+                todo.extend((at, min(at + limit, end)) for at in reversed(range(begin, end, limit)))
+                continue
+            try:
+                part = call(begin, end)
+            except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+                if end - begin == 1:
+                    faults[begin] = f"memory ran out on this image alone: {_first_line(error)}"
+                    parts.append({})
+                    continue
+                self._halve(end - begin)
+                todo.append((begin, end))
+            except tf.errors.OpError as error:
+                if end - begin == 1:
+                    faults[begin] = _first_line(error)
+                    parts.append({})
+                    continue
+                middle = (begin + end) // 2
+                todo.extend([(middle, end), (begin, middle)])
+            else:
+                faults.update(_not_finite(part, begin))
+                parts.append(part)
+        return _join(parts), faults
+
+    def _halve(self, size: int) -> None:
+        with self._lock:
+            if size // 2 < self._limit:
+                self._limit = max(1, size // 2)
+                _LOG.warning("out of memory at %d images a call; now %d", size, self._limit)
+
+
+_LOADED: dict[tuple[str, tuple[str, ...]], Annotator] = {}
+_LOADING: Final = threading.Lock()
+
+
+def shared_annotator(card: ModelCard, *, workers: int, max_images: int) -> Annotator:
+    """The process's one annotator of a model; loaded at the first call.
+
+    Args:
+        card: Which model.
+        workers: Cores that calls may use together.
+        max_images: Most images of one call, to begin with.
+    """
+    identity = (card.path, tuple(card.digests.values()))
+    with _LOADING:
+        if identity not in _LOADED:
+            # One model at a time: a process that goes on to another one drops the first.
+            _LOADED.clear()
+            _LOADED[identity] = Annotator(card, workers=workers, max_images=max_images)
+        return _LOADED[identity]
+
+
+def _load(path: str, workers: int) -> dict[str, Callable[..., dict[str, Any]]]:
+    import tensorflow as tf
+
+    try:
+        # One core for each call and several calls at a time: no thread waits for another inside
+        # an op, and OpenCV's decoding finds its core free.
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(workers)
+        for device in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(device, True)
+    except RuntimeError:
+        # TensorFlow runs already in this process (inside a pipeline's component, for instance)
+        # and keeps the threads it has.
+        _LOG.debug("TensorFlow's threads are already set")
+    loaded = tf.saved_model.load(path)
+    # The signatures alone do not keep the loaded object's variables alive.
+    signatures = {
+        name: _KeptAlive(loaded, loaded.signatures[name])
+        for name in (names.ANNOTATE, names.ANNOTATE_PIXELS)
+    }
+    return dict(signatures)
+
+
+class _KeptAlive:
+    """A signature together with the object that owns its variables."""
+
+    def __init__(self, owner: Any, function: Callable[..., dict[str, Any]]) -> None:
+        self._owner = owner
+        self._function = function
+
+    def __call__(self, **tensors: Any) -> dict[str, Any]:
+        return self._function(**tensors)
+
+
+def _fitter(shape: tuple[int, int, int]) -> Callable[[np.ndarray], Any]:
+    import tensorflow as tf
+
+    from trainer import pixels
+
+    spec = tf.TensorSpec([None, None, None, None], tf.uint8)
+    return tf.function(lambda batch: pixels.fit(batch, shape), input_signature=[spec])
+
+
+def _first_line(error: BaseException) -> str:
+    message = getattr(error, "message", None) or str(error) or type(error).__name__
+    return message.strip().splitlines()[0][:200]
+
+
+def _not_finite(part: Outputs, begin: int) -> dict[int, str]:
+    finite = np.isfinite(part[names.PROBABILITY]) & np.isfinite(part[names.EMBEDDING]).all(axis=1)
+    return {begin + int(at): "the model's answer is not a number" for at in np.flatnonzero(~finite)}
+
+
+def _join(parts: list[Outputs]) -> Outputs:
+    """Joins parts in order; a part without outputs stands for one image that failed."""
+    if len(parts) == 1 and parts[0]:
+        return parts[0]
+    sample = next((part for part in parts if part), None)
+    if sample is None:
+        return {}
+    blank = {
+        name: np.full((1, *value.shape[1:]), b"", object)
+        if value.dtype == object
+        else np.zeros((1, *value.shape[1:]), value.dtype)
+        for name, value in sample.items()
+    }
+    return {name: np.concatenate([(part or blank)[name] for part in parts]) for name in sample}

@@ -1,0 +1,260 @@
+"""The bulk job itself: plan, resume, run, count, sum up.
+
+The command line, the pipeline and the TFX component call `run_bulk`; all else is behind it.
+"""
+
+import posixpath
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from components.bulk_inference import ledger, storage
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.manifest import Totals, write_manifest
+from components.bulk_inference.model_card import ModelCard, read_card
+from components.bulk_inference.planning import PlannedUnit, plan_units
+from components.bulk_inference.progress import Progress, Watch
+from components.bulk_inference.schema import require_columns
+from components.image_sources.errors import InputError
+
+
+class CountLawError(RuntimeError):
+    """Members are not rows + rejects + duplicates skipped: a bug, never to be ignored."""
+
+
+@dataclass
+class BulkResult:
+    """What a job came to.
+
+    Attributes:
+        output: The folder.
+        model: The model's folder.
+        members: Members of all archives.
+        rows: Rows of the table.
+        rejects: Members rejected.
+        duplicates: Exact copies left out.
+        ignored: Entries that are no members.
+        units: Work units of all archives.
+        units_done_now: Those that this run did.
+        members_done_now: Members in those.
+        reused: Rows that this run took over from an earlier version of the archive.
+        seconds: Wall time of this run.
+        images_per_second: Members done now over the time of the pipeline, start-up included.
+        batch_limit: Most images of one model call at the end; less than configured where memory
+            ran out.
+        reasons: Rejects by `stage/reason`.
+        labels: Rows by label.
+        verdicts: Rows by verdict.
+        notes: What a person should know: a fresh start, and why.
+        drift: Summary of the drift report; None where there is none.
+    """
+
+    output: str
+    model: str
+    members: int = 0
+    rows: int = 0
+    rejects: int = 0
+    duplicates: int = 0
+    ignored: int = 0
+    units: int = 0
+    units_done_now: int = 0
+    members_done_now: int = 0
+    reused: int = 0
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+    batch_limit: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    verdicts: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    drift: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, in types that JSON knows."""
+        return asdict(self)
+
+
+def run_bulk(
+    config: BulkConfig,
+    progress: Callable[[Progress], None] | None = None,
+    command: Iterable[str] = (),
+) -> BulkResult:
+    """Annotates every image of the input that is not annotated yet.
+
+    Args:
+        config: The job; `input`, `model` and `output` are set.
+        progress: Called about twice a second while the pipeline runs, from another thread.
+        command: The command line, for the manifest.
+
+    Returns:
+        Counts over the whole table, whichever run wrote its parts.
+
+    Raises:
+        InputError: if the input, the model or the output cannot be used, or too many members
+            are rejected; one line that says what to do.
+        CountLawError: if a member is unaccounted for.
+    """
+    begin = time.perf_counter()
+    card = _require_usable(config)
+    result = BulkResult(config.output, card.path)
+    result.notes.extend(_settle_identity(config, card))
+    planned = list(plan_units(config))
+    finished = ledger.finished_names(config.output)
+    todo = [unit for unit in planned if unit.name not in finished]
+    stale = finished - {unit.name for unit in planned}
+
+    result.units = len(planned)
+    result.units_done_now = len(todo)
+    if todo or stale:
+        storage.remove(posixpath.join(config.output, ledger.MANIFEST))
+    pipeline_begin = time.perf_counter()
+    if todo:
+        _run_pipeline(config, card, todo, progress)
+    pipeline_seconds = time.perf_counter() - pipeline_begin
+    for name in sorted(stale):
+        ledger.forget(config.output, name)
+
+    totals = Totals()
+    done_now = {unit.name for unit in todo}
+    for record in ledger.read_records(config.output, [unit.name for unit in planned]):
+        totals.add(record)
+        if record.name in done_now:
+            result.members_done_now += record.members
+            result.reused += record.reused
+    _fill(result, totals, card)
+    _require_count_law(totals, result)
+    result.seconds = time.perf_counter() - begin
+    if result.members_done_now:
+        result.images_per_second = result.members_done_now / pipeline_seconds
+    write_manifest(config, card, totals, result.as_dict(), list(command))
+    _require_enough_rows(config, result)
+    return result
+
+
+def _require_usable(config: BulkConfig) -> ModelCard:
+    if config.input is None:
+        raise InputError("no archive is named; give at least one (bulk.input.paths)")
+    if not config.output:
+        raise InputError("no output is named; give a folder (bulk.output)")
+    require_columns(config.columns)
+    if config.format == "npy" and "embedding" not in config.columns:
+        raise InputError("bulk.format npy needs the column `embedding` in bulk.columns")
+    card = read_card(config.model)
+    storage.require_writable(config.output)
+    return card
+
+
+def _settle_identity(config: BulkConfig, card: ModelCard) -> list[str]:
+    """Starts afresh where the output is another job's, and says why."""
+    output = config.output
+    wanted = ledger.job_identity(config, card)
+    found = ledger.read_identity(output)
+    notes = []
+    if found is None:
+        strangers = [name for name in storage.list_names(output) if name[:1] not in "._"]
+        if strangers and not config.overwrite:
+            raise InputError(
+                f"{output}: holds {strangers[0]!r}, which no bulk job wrote; name another"
+                " folder, or pass --overwrite to write beside it"
+            )
+        ledger.clear(output)
+    elif config.overwrite:
+        notes.append("started afresh: --overwrite")
+        ledger.clear(output)
+    elif found != wanted:
+        changed = ", ".join(_differences(found, wanted))
+        if config.on_change == "refuse":
+            raise InputError(
+                f"{output}: its table was made with another {changed}; name another folder, or"
+                " pass --overwrite"
+            )
+        notes.append(f"started afresh: {changed} changed since the table was made")
+        ledger.clear(output)
+    else:
+        storage.remove_unfinished(output)
+        return notes
+    ledger.write_identity(output, wanted)
+    return notes
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    names: list[str] = []
+    for name in sorted(found.keys() | wanted.keys()):
+        old, new = found.get(name), wanted.get(name)
+        if old == new:
+            continue
+        if name == "digests" and isinstance(old, dict) and isinstance(new, dict):
+            names.extend(part for part in sorted(new) if old.get(part) != new.get(part))
+        else:
+            names.append(name)
+    return names
+
+
+def _run_pipeline(
+    config: BulkConfig,
+    card: ModelCard,
+    todo: list[PlannedUnit],
+    progress: Callable[[Progress], None] | None,
+) -> None:
+    # Beam takes seconds to import, and a job with nothing to do never needs it.
+    import apache_beam as beam
+
+    from components.bulk_inference.engines import choose_engine
+    from components.bulk_inference.transforms import AnnotateUnits
+    from components.bulk_inference.unit import JobSpec
+
+    engine = choose_engine(config.engine, len(todo))
+    spec = JobSpec(config, card, engine.workers)
+    with Watch(config.output, todo, in_process=engine.in_process, report=progress):
+        pipeline = beam.Pipeline(options=engine.options)
+        _ = pipeline | "PlannedUnits" >> beam.Create(todo) | AnnotateUnits(spec)
+        outcome = pipeline.run()
+        outcome.wait_until_finish()
+    missing = [unit for unit in todo if not _is_done(config.output, unit)]
+    if missing:
+        raise InputError(ledger.read_error(config.output, missing[0].name))
+
+
+def _is_done(output: str, unit: PlannedUnit) -> bool:
+    return storage.exists(ledger.record_path(output, unit.name))
+
+
+def _fill(result: BulkResult, totals: Totals, card: ModelCard) -> None:
+    result.members = totals.members
+    result.rows = totals.rows
+    result.rejects = totals.rejects
+    result.duplicates = totals.duplicates
+    result.ignored = totals.ignored
+    result.batch_limit = totals.batch_limit
+    result.reasons = dict(sorted(totals.reasons.items()))
+    result.verdicts = dict(sorted(totals.verdicts.items()))
+    result.labels = {
+        name: totals.labels[str(index)]
+        for index, name in enumerate(card.classes)
+        if str(index) in totals.labels
+    }
+
+
+def _require_count_law(totals: Totals, result: BulkResult) -> None:
+    accounted = totals.rows + totals.rejects + totals.duplicates
+    if totals.members != accounted:
+        raise CountLawError(
+            f"{result.output}: {totals.members} members, but {totals.rows} rows +"
+            f" {totals.rejects} rejects + {totals.duplicates} duplicates = {accounted}; the table"
+            " is not complete: report this, and run again with --overwrite"
+        )
+
+
+def _require_enough_rows(config: BulkConfig, result: BulkResult) -> None:
+    if not result.members:
+        raise InputError(
+            f"{', '.join(config.input.paths) if config.input else ''}: no image files in there"
+        )
+    share = result.rejects / result.members
+    if share > config.max_rejected_share or result.rejects == result.members:
+        most = max(result.reasons, key=lambda reason: result.reasons[reason])
+        raise InputError(
+            f"{result.rejects} of {result.members} members were rejected, most as {most}; see"
+            f" {posixpath.join(result.output, ledger.REJECTS)}, or raise bulk.max_rejected_share"
+        )

@@ -1,0 +1,159 @@
+"""What is done: a small record beside each finished unit, and the identity of the job.
+
+The record is written last and appears whole, so a unit is done exactly when its record is there.
+Workers write records; the job reads them to resume, to count and to sum up.
+"""
+
+import hashlib
+import json
+import posixpath
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from components.bulk_inference import storage
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.model_card import ModelCard
+
+RECORDS: Final = "_units"
+IDENTITY: Final = "_job.json"
+MANIFEST: Final = "_manifest.json"
+TABLE: Final = "table"
+REJECTS: Final = "rejects"
+DUPLICATES: Final = "duplicates"
+DRIFT_FILES: Final = ("drift.json", "drift.md", "drift.png")
+
+_VERSION: Final = 1
+"""Of the layout and of the numbers; a job over an older one starts afresh."""
+
+
+@dataclass
+class UnitRecord:
+    """What came of one unit.
+
+    Attributes:
+        name: Of the planned unit.
+        source: The archive.
+        members: Members met, good or bad.
+        rows: Rows written.
+        rejects: Members rejected.
+        duplicates: Exact copies left out.
+        ignored: Entries that are no members.
+        reused: Rows taken over from an earlier version of the archive.
+        files: Files written, relative to the output, with their sizes in bytes.
+        reasons: Rejects by `stage/reason`.
+        labels: Rows by predicted label.
+        verdicts: Rows by verdict.
+        seconds: Wall time of the unit.
+        batch_limit: Most images of one model call at its end.
+        drift: Sums for the drift report.
+    """
+
+    name: str
+    source: str
+    members: int = 0
+    rows: int = 0
+    rejects: int = 0
+    duplicates: int = 0
+    ignored: int = 0
+    reused: int = 0
+    files: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    verdicts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    batch_limit: int = 0
+    drift: dict[str, Any] = field(default_factory=dict)
+
+
+def record_path(output: str, name: str) -> str:
+    """Where the record of a unit is."""
+    return posixpath.join(output, RECORDS, f"{name}.json")
+
+
+def write_record(output: str, record: UnitRecord) -> None:
+    """Stores a record; from then on the unit is done."""
+    content = json.dumps(asdict(record), sort_keys=True).encode()
+    storage.write_bytes(record_path(output, record.name), content)
+
+
+def read_record(output: str, name: str) -> UnitRecord:
+    """Reads the record of a finished unit."""
+    return UnitRecord(**json.loads(storage.read_bytes(record_path(output, name))))
+
+
+def finished_names(output: str) -> set[str]:
+    """Names of the finished units."""
+    folder = posixpath.join(output, RECORDS)
+    return {
+        f"{archive}/{file.removesuffix('.json')}"
+        for archive in storage.list_names(folder)
+        for file in storage.list_names(posixpath.join(folder, archive))
+        if file.endswith(".json") and not file.startswith(storage.TEMPORARY)
+    }
+
+
+def write_error(output: str, name: str, message: str) -> None:
+    """Stores why a unit's archive cannot be used; the job reads it and fails."""
+    storage.write_bytes(posixpath.join(output, RECORDS, f"{name}.error"), message.encode())
+
+
+def read_error(output: str, name: str) -> str:
+    """Why a unit was not done."""
+    path = posixpath.join(output, RECORDS, f"{name}.error")
+    try:
+        message = storage.read_bytes(path).decode()
+    except FileNotFoundError:
+        return f"{output}: the unit {name} was not done; run the job again"
+    storage.remove(path)
+    return message
+
+
+def read_records(output: str, names: list[str]) -> Iterator[UnitRecord]:
+    """Reads records one after the other."""
+    return (read_record(output, name) for name in names)
+
+
+def forget(output: str, name: str) -> None:
+    """Removes a unit: the record first, so that a crash leaves no record without its rows."""
+    record = read_record(output, name)
+    storage.remove(record_path(output, name))
+    for file in record.files:
+        storage.remove(posixpath.join(output, file))
+
+
+def job_identity(config: BulkConfig, card: ModelCard) -> dict[str, Any]:
+    """Everything that decides what rows look like; two jobs of one identity share a table."""
+    source = config.input
+    return {
+        "layout": _VERSION,
+        "digests": card.digests,
+        "classes": hashlib.sha256("\0".join(card.classes).encode()).hexdigest()[:16],
+        "format": config.format,
+        "columns": list(config.columns),
+        "partition_by": config.partition_by,
+        "duplicates": config.duplicates,
+        "limits": source.limits.model_dump(mode="json") if source else {},
+        "labels": source.labels.model_dump(mode="json") if source else {},
+    }
+
+
+def read_identity(output: str) -> dict[str, Any] | None:
+    """The identity of the job that wrote an output; None where none did."""
+    try:
+        identity: dict[str, Any] = json.loads(storage.read_bytes(posixpath.join(output, IDENTITY)))
+    except (FileNotFoundError, ValueError):
+        return None
+    return identity
+
+
+def write_identity(output: str, identity: dict[str, Any]) -> None:
+    """Marks an output as this job's."""
+    content = json.dumps(identity, indent=2, sort_keys=True).encode()
+    storage.write_bytes(posixpath.join(output, IDENTITY), content)
+
+
+def clear(output: str) -> None:
+    """Removes a job's results, the records first."""
+    for part in (RECORDS, MANIFEST, TABLE, REJECTS, DUPLICATES, *DRIFT_FILES, IDENTITY):
+        storage.remove(posixpath.join(output, part))

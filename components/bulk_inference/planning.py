@@ -1,0 +1,96 @@
+"""What a job has to do: work units with names that stay the same as long as their content does.
+
+Called by `job.py` before the pipeline is built; reads directories and dates, never an image.
+"""
+
+import hashlib
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from components.bulk_inference.config import BulkConfig
+from components.image_sources import files, folder
+from components.image_sources.base import WorkUnit
+from components.image_sources.config import InputConfig
+from components.image_sources.sources import open_source
+
+
+@dataclass(frozen=True)
+class PlannedUnit:
+    """A work unit and the name of everything that comes of it.
+
+    Attributes:
+        unit: What to read.
+        name: `<archive>/<ordinal>-<fingerprint>`, sorting in source order; another content, or
+            another place in the archive, gives another name.
+    """
+
+    unit: WorkUnit
+    name: str
+
+
+def plan_units(config: BulkConfig) -> Iterator[PlannedUnit]:
+    """Plans the whole input, in source order.
+
+    Args:
+        config: The job; its `input` is set.
+
+    Raises:
+        InputError: if there is nothing to read.
+    """
+    if config.input is None:
+        return
+    ordinals: Counter[str] = Counter()
+    for unit in open_source(config.input).units():
+        ordinal = ordinals[unit.source]
+        ordinals[unit.source] += 1
+        digest = hashlib.sha256(f"{unit.source}\0{unit.format}\0".encode())
+        digest.update(_fingerprint(unit, config.input))
+        name = f"{archive_name(unit.source)}/{ordinal:06d}-{digest.hexdigest()[:16]}"
+        yield PlannedUnit(unit, name)
+
+
+def archive_name(source: str) -> str:
+    """A source's name as a folder's: its last part, in plain characters.
+
+    Different sources of one name share the folder; fingerprints keep their files apart.
+    """
+    last = posixpath.basename(source.rstrip("/")) or "root"
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", last).lstrip("._") or "archive"
+
+
+def _fingerprint(unit: WorkUnit, config: InputConfig) -> bytes:
+    """What changes when the unit's members do, found without reading one.
+
+    A zip's directory has every member's name, size and checksum, so that the parts of a grown zip
+    keep their fingerprints. Of files in a folder it takes size and time of change. Objects under
+    a Cloud Storage prefix count by name alone: a request for each would cost as much as reading.
+    Anything else is taken as a whole, with its size and time of change or generation.
+    """
+    if unit.format == "zip":
+        archive = files.open_ranged(unit.source, config.storage)
+        try:
+            return archive.read(unit.start, unit.stop - unit.start)
+        finally:
+            archive.close()
+    if unit.format == "folder" and not files.is_cloud(unit.source):
+        names = folder.unpack(unit.extra)
+        return "\0".join(f"{name}\0{_version(unit.source, name)}" for name in names).encode(
+            "utf-8", "surrogateescape"
+        )
+    place = f"{unit.start}\0{unit.stop}\0".encode() + unit.extra
+    if unit.format in ("folder", "tfds"):
+        return place
+    facts = files.facts(unit.source, config.storage)
+    return place + f"\0{facts.size}\0{facts.version}".encode()
+
+
+def _version(root: str, name: str) -> str:
+    try:
+        status = os.stat(os.path.join(root, name))
+    except OSError as error:
+        return f"unreadable {error.errno}"
+    return f"{status.st_size} {status.st_mtime_ns}"

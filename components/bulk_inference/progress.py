@@ -1,0 +1,144 @@
+"""How far a running job is, for the person who waits.
+
+`job.py` starts a `Watch` beside the pipeline; workers in this process add to the tally as batches
+finish, workers elsewhere are seen by the records of the units they finish.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+from components.bulk_inference import ledger
+from components.bulk_inference.planning import PlannedUnit
+
+_PERIOD_SECS: Final = 0.5
+_RECORDS_PERIOD_SECS: Final = 2.0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A moment of a running job.
+
+    Attributes:
+        members: Members done by this run.
+        total: Members that this run has to do; 0 where the archive does not tell beforehand.
+        rejects: Rejects among those done.
+        seconds: Since the pipeline started.
+        images_per_second: Over the last few seconds.
+        eta_secs: Seconds left at that rate; None where unknown.
+    """
+
+    members: int
+    total: int
+    rejects: int
+    seconds: float
+    images_per_second: float
+    eta_secs: float | None
+
+
+class Tally:
+    """Counts of this process's workers."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._members = self._rejects = 0
+
+    def add(self, members: int, rejects: int) -> None:
+        """Adds a finished batch."""
+        with self._lock:
+            self._members += members
+            self._rejects += rejects
+
+    def read(self) -> tuple[int, int]:
+        """Members and rejects so far."""
+        with self._lock:
+            return self._members, self._rejects
+
+
+TALLY: Final = Tally()
+"""The process's tally; a watch reports differences of it."""
+
+
+class Watch:
+    """Reports progress from a thread of its own while the pipeline runs.
+
+    Args:
+        output: Of the job.
+        todo: Units that this run does.
+        in_process: The workers add to this process's tally.
+        report: Called with each report; None: no watching.
+        clock: Seconds; tests inject their own.
+    """
+
+    def __init__(
+        self,
+        output: str,
+        todo: list[PlannedUnit],
+        *,
+        in_process: bool,
+        report: Callable[[Progress], None] | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._output = output
+        self._names = {unit.name for unit in todo}
+        counted = [unit.unit.members for unit in todo]
+        self._total = sum(counted) if min(counted, default=-1) >= 0 else 0
+        self._in_process = in_process
+        self._report = report
+        self._clock = clock
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._base = TALLY.read()
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._begin = clock()
+        self._history: list[tuple[float, int]] = [(self._begin, 0)]
+
+    def __enter__(self) -> Self:
+        if self._report is not None:
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._report is not None:
+            self._stop.set()
+            self._thread.join()
+            if error is None:
+                self._report(self.look())
+
+    def look(self) -> Progress:
+        """Takes stock now."""
+        members, rejects = self._counts()
+        now = self._clock()
+        self._history.append((now, members))
+        del self._history[:-20]
+        since, before = self._history[0]
+        rate = (members - before) / (now - since) if now > since else 0.0
+        left = max(self._total - members, 0)
+        eta = left / rate if self._total and rate > 0 else None
+        return Progress(members, self._total, rejects, now - self._begin, rate, eta)
+
+    def _run(self) -> None:
+        period = _PERIOD_SECS if self._in_process else _RECORDS_PERIOD_SECS
+        while not self._stop.wait(period):
+            if self._report is not None:
+                self._report(self.look())
+
+    def _counts(self) -> tuple[int, int]:
+        if self._in_process:
+            members, rejects = TALLY.read()
+            return members - self._base[0], rejects - self._base[1]
+        for name in self._names & ledger.finished_names(self._output) - self._seen.keys():
+            record = ledger.read_record(self._output, name)
+            self._seen[name] = (record.members, record.rejects)
+        return (
+            sum(members for members, _ in self._seen.values()),
+            sum(rejects for _, rejects in self._seen.values()),
+        )

@@ -1,0 +1,238 @@
+"""The columns of a bulk job's table: names, Arrow types, and how a batch becomes rows.
+
+One table of columns; the sinks and the manifest read their schema from here.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from components.bulk_inference.model_card import ModelCard
+from components.image_sources.errors import InputError
+from serving import names
+
+_TEXT: Final = pa.string()
+_FEW: Final = pa.dictionary(pa.int32(), pa.string())
+"""Strings of which a shard has few: stored once each."""
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """One batch after the model, as columns of equal length; pixels are gone.
+
+    Attributes:
+        source: The archive.
+        members: Names inside it.
+        sha256: SHA-256 of the bytes as found, 64 hexadecimal digits.
+        formats: `png`, `jpeg`, ...
+        widths: int32 [n], pixels, upright.
+        heights: int32 [n], pixels, upright.
+        given: Labels that the source itself gives; None where it gives none.
+        outputs: What the model returned, by output name, each [n, ...].
+    """
+
+    source: str
+    members: list[str]
+    sha256: list[str]
+    formats: list[str]
+    widths: np.ndarray
+    heights: np.ndarray
+    given: list[str | None]
+    outputs: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column is typed and filled.
+
+    Attributes:
+        type: Gives the Arrow type for a model.
+        fill: Makes the array of a batch.
+        about: What it holds, for the manifest.
+    """
+
+    type: Callable[[ModelCard], pa.DataType]
+    fill: Callable[[Annotated, ModelCard], pa.Array]
+    about: str
+
+
+def _constant(value: str, length: int) -> pa.Array:
+    indices = pa.array(np.zeros(length, np.int32))
+    return pa.DictionaryArray.from_arrays(indices, pa.array([value], _TEXT))
+
+
+def _keys(batch: Annotated, _: ModelCard) -> pa.Array:
+    prefix = batch.source
+    return pa.array([f"{prefix}/{name}" if name else prefix for name in batch.members], _TEXT)
+
+
+def _labels(batch: Annotated, card: ModelCard) -> pa.Array:
+    indices = pa.array(batch.outputs[names.LABEL_INDEX].astype(np.int32))
+    return pa.DictionaryArray.from_arrays(indices, pa.array(card.classes, _TEXT))
+
+
+def _few(values: list[Any]) -> pa.Array:
+    return pa.array(values, _TEXT).dictionary_encode()
+
+
+def _texts(values: np.ndarray) -> pa.Array:
+    """String tensors arrive as arrays of bytes objects."""
+    return pa.array(values.ravel().tolist(), pa.binary()).cast(_TEXT)
+
+
+def _listed(values: pa.Array, width: int) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(values, width)
+
+
+def _scalar(name: str) -> Callable[[Annotated, ModelCard], pa.Array]:
+    return lambda batch, _: pa.array(batch.outputs[name].astype(np.float32, copy=False))
+
+
+def _vector(name: str) -> Callable[[Annotated, ModelCard], pa.Array]:
+    def fill(batch: Annotated, _: ModelCard) -> pa.Array:
+        values = batch.outputs[name].astype(np.float32, copy=False)
+        return _listed(pa.array(values.ravel()), values.shape[1])
+
+    return fill
+
+
+def _lists(values: pa.Array, count: int, width: int) -> pa.Array:
+    offsets = pa.array(np.arange(0, count * width + 1, width, dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, values)
+
+
+def _top_k_labels(batch: Annotated, _: ModelCard) -> pa.Array:
+    values = batch.outputs[names.TOP_K_LABELS]
+    return _lists(_texts(values).dictionary_encode(), *values.shape)
+
+
+def _top_k_probabilities(batch: Annotated, _: ModelCard) -> pa.Array:
+    values = batch.outputs[names.TOP_K_PROBABILITIES]
+    return _lists(pa.array(values.ravel()), *values.shape)
+
+
+def _digest(part: str) -> Column:
+    return Column(
+        lambda _: _FEW,
+        lambda batch, card: _constant(card.digests.get(part, ""), len(batch)),
+        f"digest of the {part} that made the row",
+    )
+
+
+def _floats(width: int) -> pa.DataType:
+    return pa.list_(pa.field("item", pa.float32()), width)
+
+
+COLUMNS: Final[dict[str, Column]] = {
+    "key": Column(lambda _: _TEXT, _keys, "archive and member, `/` between them"),
+    "source": Column(lambda _: _FEW, lambda b, _: _constant(b.source, len(b)), "the archive"),
+    "member": Column(
+        lambda _: _TEXT, lambda b, _: pa.array(b.members, _TEXT), "name in the archive"
+    ),
+    "sha256": Column(
+        lambda _: _TEXT, lambda b, _: pa.array(b.sha256, _TEXT), "of the bytes as found"
+    ),
+    "format": Column(lambda _: _FEW, lambda b, _: _few(b.formats), "by content"),
+    "width": Column(lambda _: pa.int32(), lambda b, _: pa.array(b.widths), "pixels"),
+    "height": Column(lambda _: pa.int32(), lambda b, _: pa.array(b.heights), "pixels"),
+    "given_label": Column(
+        lambda _: _FEW, lambda b, _: _few(b.given), "label that the source gives; may be null"
+    ),
+    "label": Column(lambda _: _FEW, _labels, "the most probable class"),
+    "label_index": Column(
+        lambda _: pa.int32(),
+        lambda b, _: pa.array(b.outputs[names.LABEL_INDEX].astype(np.int32)),
+        "its number",
+    ),
+    "probability": Column(
+        lambda _: pa.float32(), _scalar(names.PROBABILITY), "of the label, calibrated"
+    ),
+    "probabilities": Column(
+        lambda card: _floats(len(card.classes)), _vector(names.PROBABILITIES), "of every class"
+    ),
+    "top_k_labels": Column(
+        lambda _: pa.list_(pa.field("item", _FEW)),
+        _top_k_labels,
+        "the most probable classes, best first",
+    ),
+    "top_k_probabilities": Column(
+        lambda _: pa.list_(pa.field("item", pa.float32())), _top_k_probabilities, "theirs"
+    ),
+    "outlier_score": Column(
+        lambda _: pa.float32(), _scalar(names.OUTLIER_SCORE), "the higher, the stranger"
+    ),
+    "verdict": Column(
+        lambda _: _FEW,
+        lambda b, _: _texts(b.outputs[names.VERDICT]).dictionary_encode(),
+        "accept, review or reject, by the score's thresholds",
+    ),
+    "elbo": Column(lambda _: pa.float32(), _scalar(names.ELBO), "nats per image"),
+    "reconstruction_error": Column(
+        lambda _: pa.float32(), _scalar(names.RECONSTRUCTION_ERROR), "nats per image"
+    ),
+    "embedding": Column(
+        lambda card: _floats(card.embedding_size), _vector(names.EMBEDDING), "posterior mean"
+    ),
+    "model_digest": _digest("model"),
+    "transform_digest": _digest("transform"),
+    "calibration_digest": _digest("calibration"),
+    "code_digest": _digest("code"),
+}
+"""Every column there is, by name."""
+
+
+def require_columns(columns: tuple[str, ...]) -> None:
+    """Checks names of columns.
+
+    Raises:
+        InputError: naming the unknown or repeated one.
+    """
+    for name in columns:
+        if name not in COLUMNS:
+            raise InputError(f"bulk.columns: no column {name!r}; there are {', '.join(COLUMNS)}")
+    if len(set(columns)) != len(columns):
+        raise InputError("bulk.columns: a column is named twice")
+
+
+def table_schema(columns: tuple[str, ...], card: ModelCard) -> pa.Schema:
+    """The Arrow schema of the table.
+
+    Args:
+        columns: Names from `COLUMNS`.
+        card: The model's facts; they decide the lengths of vectors.
+    """
+    return pa.schema([pa.field(name, COLUMNS[name].type(card)) for name in columns])
+
+
+def rows(batch: Annotated, schema: pa.Schema, card: ModelCard) -> pa.RecordBatch:
+    """Turns an annotated batch into rows.
+
+    Args:
+        batch: What the model said.
+        schema: From `table_schema`.
+        card: The model's facts.
+    """
+    arrays = [COLUMNS[name].fill(batch, card) for name in schema.names]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+REJECT_SCHEMA: Final = pa.schema(
+    [
+        ("key", _TEXT),
+        ("source", _TEXT),
+        ("member", _TEXT),
+        ("stage", _TEXT),
+        ("reason", _TEXT),
+        ("detail", _TEXT),
+    ]
+)
+"""Columns of the rejects table."""
+
+DUPLICATE_SCHEMA: Final = pa.schema([("key", _TEXT), ("sha256", _TEXT), ("kept_key", _TEXT)])
+"""Columns of the table of skipped duplicates."""

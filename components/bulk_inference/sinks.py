@@ -1,0 +1,195 @@
+"""Where rows go: one writer per output format, each one file for one work unit.
+
+A sink is given an open binary file that appears whole when the unit is done (storage.py).
+"""
+
+import csv
+import io
+import json
+import struct
+from collections.abc import Callable
+from typing import IO, Any, Final, Protocol
+
+import google_crc32c
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.image_sources.errors import InputError
+
+
+class Sink(Protocol):
+    """Writes the rows of one unit."""
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Appends rows."""
+
+    def close(self) -> None:
+        """Writes what is left, for instance a footer; the file itself is the caller's."""
+
+
+class ParquetSink:
+    """Parquet; strings that repeat are dictionary-encoded, all is packed with Zstandard."""
+
+    suffix: Final = ".parquet"
+
+    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        self._schema = schema
+        repeated = [field.name for field in schema if _is_repeated(field.type)]
+        self._writer = pq.ParquetWriter(
+            file,
+            schema,
+            compression="zstd",
+            compression_level=1,
+            use_dictionary=repeated,
+            write_statistics=[name for name in schema.names if name not in ("embedding",)],
+        )
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Appends a row group."""
+        self._writer.write_table(pa.Table.from_batches([rows], self._schema))
+
+    def close(self) -> None:
+        """Writes the footer."""
+        self._writer.close()
+
+
+class JsonLinesSink:
+    """One JSON object a line, UTF-8, keys in the columns' order."""
+
+    suffix: Final = ".jsonl"
+
+    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        self._file = file
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Appends lines."""
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows.to_pylist())
+        self._file.write("".join(lines).encode())
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+class CsvSink:
+    """CSV (RFC 4180, UTF-8, with a header line); vectors are JSON lists in one field."""
+
+    suffix: Final = ".csv"
+
+    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        self._file = file
+        self._write_lines([schema.names])
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Appends lines."""
+        columns = [[_as_field(value) for value in column.to_pylist()] for column in rows.columns]
+        self._write_lines(list(zip(*columns, strict=True)))
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+    def _write_lines(self, lines: list[Any]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\r\n").writerows(lines)
+        self._file.write(text.getvalue().encode())
+
+
+class TFRecordSink:
+    """TFRecord of tf.Examples, a feature for each column; a null is an absent feature."""
+
+    suffix: Final = ".tfrecord"
+
+    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        self._file = file
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Appends records."""
+        for row in rows.to_pylist():
+            self._file.write(_framed(_example(row)))
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+class NpySink:
+    """Embeddings as one float32 array [rows, d]; the job writes the index of keys beside it."""
+
+    suffix: Final = ".npy"
+
+    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        if "embedding" not in schema.names:
+            raise InputError("bulk.format npy needs the column `embedding`")
+        self._file = file
+        self._width = schema.field("embedding").type.list_size
+        self._parts: list[np.ndarray] = []
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Keeps the embeddings; the header of the file needs their number."""
+        values = rows.column(rows.schema.get_field_index("embedding")).flatten()
+        self._parts.append(np.asarray(values).reshape(-1, self._width))
+
+    def close(self) -> None:
+        """Writes the array."""
+        parts = self._parts or [np.zeros((0, self._width), np.float32)]
+        np.lib.format.write_array(self._file, np.concatenate(parts), allow_pickle=False)
+
+
+SINKS: Final[dict[str, Callable[[IO[bytes], pa.Schema], Sink]]] = {
+    "parquet": ParquetSink,
+    "jsonl": JsonLinesSink,
+    "csv": CsvSink,
+    "tfrecord": TFRecordSink,
+    "npy": NpySink,
+}
+"""The dispatch table of `bulk.format`."""
+
+SUFFIXES: Final = {
+    "parquet": ParquetSink.suffix,
+    "jsonl": JsonLinesSink.suffix,
+    "csv": CsvSink.suffix,
+    "tfrecord": TFRecordSink.suffix,
+    "npy": NpySink.suffix,
+}
+"""File names' ends by format."""
+
+
+def _is_repeated(kind: pa.DataType) -> bool:
+    return pa.types.is_dictionary(kind)
+
+
+def _as_field(value: Any) -> Any:
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return json.dumps(value, ensure_ascii=False)
+    return repr(value) if isinstance(value, float) else value
+
+
+def _framed(record: bytes) -> bytes:
+    """Length, its checksum, the record, its checksum (tensorflow/core/lib/io/record_writer.h)."""
+    length = struct.pack("<Q", len(record))
+    return length + _masked_crc(length) + record + _masked_crc(record)
+
+
+def _masked_crc(data: bytes) -> bytes:
+    crc = google_crc32c.value(data)
+    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+
+
+def _example(row: dict[str, Any]) -> bytes:
+    import tensorflow as tf
+
+    features = {}
+    for name, value in row.items():
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        if not values:
+            continue
+        if isinstance(values[0], str):
+            content = [text.encode() for text in values]
+            features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=content))
+        elif isinstance(values[0], int):
+            features[name] = tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+        else:
+            features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=values))
+    example = tf.train.Example(features=tf.train.Features(feature=features))
+    return bytes(example.SerializeToString(deterministic=True))

@@ -1,0 +1,91 @@
+"""The bulk job as a Beam transform: planned units in, their records out.
+
+Elements are whole work units: the runner spreads them, and a worker overlaps two at a time.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import Final
+
+import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from components.beam_metrics import count
+from components.bulk_inference.ledger import UnitRecord
+from components.bulk_inference.planning import PlannedUnit
+from components.bulk_inference.unit import JobSpec, annotate_unit
+
+NAMESPACE: Final = "bulk"
+"""Of the counters `members`, `rows`, `rejects` and `units`."""
+
+_AT_A_TIME: Final = 2
+"""Units under way in a worker: one is read and annotated while the other is written."""
+
+
+class AnnotateUnit(beam.DoFn):
+    """Annotates units, two at a time.
+
+    Args:
+        spec: The job; it names the model, which the process loads once.
+    """
+
+    def __init__(self, spec: JobSpec) -> None:
+        self._spec = spec
+
+    def setup(self) -> None:
+        """Makes the threads."""
+        self._threads = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="unit")
+        self._under_way: list[Future[UnitRecord]] = []
+
+    def process(self, element: PlannedUnit) -> Iterator[UnitRecord]:
+        """Starts a unit, and hands on an earlier one that is done."""
+        self._under_way.append(self._threads.submit(annotate_unit, element, self._spec))
+        if len(self._under_way) >= _AT_A_TIME:
+            yield self._finish_oldest()
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Waits for the rest of the bundle."""
+        window = GlobalWindow()
+        while self._under_way:
+            yield WindowedValue(self._finish_oldest(), window.max_timestamp(), [window])
+
+    def teardown(self) -> None:
+        """Ends the threads; units of a failed bundle are given up."""
+        wait(self._under_way)
+        self._threads.shutdown()
+
+    def _finish_oldest(self) -> UnitRecord:
+        try:
+            record = self._under_way.pop(0).result()
+        except BaseException:
+            wait(self._under_way)
+            self._under_way.clear()
+            raise
+        for name in ("members", "rows", "rejects"):
+            count(NAMESPACE, name, getattr(record, name))
+        count(NAMESPACE, "units")
+        return record
+
+
+@dataclass
+class AnnotateUnits(beam.PTransform):
+    """Annotates every unit of a collection.
+
+    Attributes:
+        spec: The job.
+    """
+
+    spec: JobSpec
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, units: beam.PCollection[PlannedUnit]) -> beam.PCollection[UnitRecord]:
+        """Spreads the units over the workers and annotates them."""
+        return (
+            units
+            | "SpreadUnits" >> beam.Reshuffle()
+            | "AnnotateUnit" >> beam.ParDo(AnnotateUnit(self.spec)).with_output_types(UnitRecord)
+        )

@@ -1,0 +1,142 @@
+"""The `vaeline` command: flags in, one call out.
+
+TensorFlow, Beam and TFX are imported by the commands that need them, so that `--help` answers at
+once.
+"""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+# A run that worked but whose model was refused; schedulers tell it from a failure.
+EXIT_NOT_BLESSED = 3
+_EXIT_INTERRUPTED = 130
+
+_CONFIG_HELP = "YAML file, or the name of a preset in configs/."
+_SET_HELP = "Override one value of the configuration; may be given several times."
+
+
+def _common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--json`, and turns every error into a line or two with the log's path."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Last line on stdout: one JSON object.")
+    @functools.wraps(command)
+    def wrapper(*, as_json: bool, **arguments: Any) -> None:
+        from pipeline.console import Terminal, fail
+
+        terminal = Terminal(as_json=as_json)
+        try:
+            code = command(terminal=terminal, **arguments)
+        except KeyboardInterrupt:
+            terminal.say("interrupted; what is finished stays, start again to go on", style="red")
+            code = _EXIT_INTERRUPTED
+        except Exception as error:
+            # The outermost layer: the whole traceback is in the log, a person gets the cause.
+            code = fail(terminal, error)
+        sys.exit(code or 0)
+
+    return wrapper
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="vaeline")
+def main() -> None:
+    """Archives of images in; a served classifier and labelled archives out.
+
+    Start with `vaeline demo`, then write a configuration for your own images (docs/configuration.md)
+    and `vaeline run --config FILE --root DIR`.
+    """
+
+
+@main.command()
+@click.option("--root", type=click.Path(path_type=Path), default=Path("runs/demo"),
+              show_default=True, help="Folder for everything that the demonstration writes.")  # fmt: skip
+@_common
+def demo(terminal: Any, root: Path) -> int:
+    """Run the main job on scikit-learn's handwritten digits, from archive to labelled archive."""
+    from pipeline.demo import run_demo
+
+    return run_demo(terminal, root=root)
+
+
+@main.command()
+@click.option("--config", "config_path", required=True, help=_CONFIG_HELP)
+@click.option("--root", type=click.Path(path_type=Path), required=True,
+              help="Folder for artifacts, metadata, logs and pushed models.")  # fmt: skip
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=_SET_HELP)
+@_common
+def run(terminal: Any, config_path: str, root: Path, overrides: tuple[str, ...]) -> int:
+    """Run the pipeline: ingest, check, train, evaluate, push.
+
+    Steps whose inputs did not change are taken from the cache. Exit codes: 0 the model was
+    pushed, 3 it was refused by the gate, 1 a step failed.
+    """
+    from pipeline.config import load_config
+    from pipeline.jobs import train_and_push
+
+    config = load_config(config_path, overrides=overrides, root=root)
+    outcome = train_and_push(terminal, config, root=root)
+    terminal.result(outcome.as_dict())
+    return 0 if outcome.blessed else EXIT_NOT_BLESSED
+
+
+@main.command()
+@click.argument("archives", nargs=-1, required=True)
+@click.option("--model", "model", required=True,
+              help="Folder of a model, or of pushed versions; the newest is taken.")  # fmt: skip
+@click.option("--output", required=True, help="Folder for the table; made when missing.")
+@click.option("--logs", type=click.Path(path_type=Path), default=Path("."), show_default=True,
+              help="The log goes into logs/ in this folder.")  # fmt: skip
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+              help="Override one value of the bulk configuration: input.labels.source=none.")  # fmt: skip
+@_common
+def classify(
+    terminal: Any,
+    archives: tuple[str, ...],
+    model: str,
+    output: str,
+    logs: Path,
+    overrides: tuple[str, ...],
+) -> int:
+    """Label every image of ARCHIVES: folders, zip and tar files, and more.
+
+    Writes Parquet with a row for every image: label, probability, embedding, outlier score; a
+    table of rejects with reasons; and a manifest with the counts.
+    """
+    from pipeline.config import parse_bulk
+    from pipeline.jobs import classify_archives
+
+    config = parse_bulk(archives=archives, model=model, output=output, overrides=overrides)
+    terminal.result(classify_archives(terminal, config, logs=logs))
+    return 0
+
+
+@main.command()
+@_common
+def doctor(terminal: Any) -> int:
+    """Show versions, devices and engines, and what is missing for what."""
+    from pipeline.console import captured_output
+    from pipeline.doctor import as_dict, examine, is_healthy
+
+    with captured_output(Path("/dev/null")):
+        findings = examine()
+    terminal.table(
+        "vaeline doctor",
+        [
+            ("ok" if finding.found else ("MISSING" if finding.required else "-"), finding.name,
+             finding.found or finding.remedy, finding.purpose)
+            for finding in findings
+        ],
+        header=("", "what", "found, or how to get it", "for"),
+    )  # fmt: skip
+    healthy = is_healthy(findings)
+    terminal.result({"healthy": healthy, "findings": as_dict(findings)})
+    return 0 if healthy else 1
+
+
+if __name__ == "__main__":
+    main()

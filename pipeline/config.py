@@ -1,0 +1,265 @@
+"""The configuration tree: one YAML file, validated once, frozen from then on.
+
+The command line loads it and hands the parts on; the sections live in the packages that use them.
+"""
+
+import difflib
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from components.bulk_inference.config import BulkConfig
+from components.image_sources.config import InputConfig
+from pipeline.digests import project_root
+from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
+
+_ROOT_PLACEHOLDER = "{root}"
+
+_Tree = TypeVar("_Tree", bound=BaseModel)
+
+
+class ConfigError(ValueError):
+    """A configuration does not hold; the message has one line for each thing that is wrong."""
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SchemaConfig(Section):
+    """Where the schema comes from."""
+
+    path: str | None = Field(
+        default=None,
+        description="folder or file of a curated TFMD schema (schema.pbtxt); "
+        "without it SchemaGen infers one from the training split",
+    )
+
+
+class EvaluationConfig(Section):
+    """What a model must reach on the test split to be blessed."""
+
+    min_accuracy: float = Field(default=0.9, ge=0, le=1, description="least accuracy")
+    max_accuracy_drop: float = Field(
+        default=0.005,
+        ge=0,
+        le=1,
+        description="by how much the accuracy may lie below that of the last blessed model",
+    )
+
+
+class PushConfig(Section):
+    """Where blessed models go."""
+
+    directory: str = Field(
+        default="{root}/pushed",
+        description="the folder that TF Serving watches; each model becomes a version in it",
+    )
+
+
+class BeamConfig(Section):
+    """How the pipeline's Beam steps run."""
+
+    args: tuple[str, ...] = Field(
+        default=("--runner=DirectRunner", "--direct_running_mode=in_memory"),
+        description="Beam options of the steps. The runner is named because Beam's default "
+        "tries to download one",
+    )
+
+
+class PipelineConfig(Section):
+    """Everything that a run needs to know."""
+
+    name: str = Field(default="vaeline", pattern=r"^[a-z][a-z0-9-]{0,62}$")
+    input: InputConfig
+    image: ImageConfig = ImageConfig()
+    data_schema: SchemaConfig = Field(default=SchemaConfig(), alias="schema")
+    model: ModelConfig = ModelConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    push: PushConfig = PushConfig()
+    bulk: BulkConfig = BulkConfig()
+    beam: BeamConfig = BeamConfig()
+    cache: bool = Field(default=True, description="reuse steps whose inputs did not change")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        check_consistent(self.image, self.model, self.trainer)
+        return self
+
+
+def load_config(
+    path: str, *, overrides: Iterable[str] = (), root: Path | None = None
+) -> PipelineConfig:
+    """Reads a configuration.
+
+    Args:
+        path: YAML file, or the name of a preset in configs/ (`digits`).
+        overrides: `key.path=value` each, the value in YAML; later ones win.
+        root: replaces `{root}` wherever a value holds it.
+
+    Returns:
+        The validated tree.
+
+    Raises:
+        ConfigError: The file can't be read, is no YAML, or does not hold.
+    """
+    file = find_config(path)
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: is not a text file in UTF-8") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{file}: {_yaml_reason(error)}") from error
+    if tree is None:
+        tree = {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}: expected keys and values, got {type(tree).__name__}")
+    for override in overrides:
+        _apply_override(tree, override)
+    config = parse_config(tree, source=str(file))
+    if root is None:
+        return config
+    # After the validation, because defaults hold the placeholder, too.
+    filled = _replace_root(config.model_dump(mode="json", by_alias=True), str(root))
+    return parse_config(filled, source=str(file))
+
+
+def parse_config(tree: Mapping[str, Any], *, source: str = "configuration") -> PipelineConfig:
+    """Validates a tree of plain values; `source` opens the lines of the error.
+
+    Raises:
+        ConfigError: With a line for each key that does not hold.
+    """
+    return _validate(PipelineConfig, tree, source)
+
+
+def parse_bulk(
+    *, archives: Iterable[str], model: str, output: str, overrides: Iterable[str] = ()
+) -> BulkConfig:
+    """Builds the configuration of one bulk job from the command line.
+
+    Args:
+        archives: Its input's paths.
+        model: Folder of a model or of pushed versions.
+        output: Folder of the table.
+        overrides: `key.path=value` each, below the `bulk:` section.
+
+    Returns:
+        The validated section.
+
+    Raises:
+        ConfigError: With a line for each key that does not hold.
+    """
+    tree: dict[str, Any] = {
+        "input": {"paths": list(archives)},
+        "model": model,
+        "output": output,
+    }
+    for override in overrides:
+        _apply_override(tree, override)
+    return _validate(BulkConfig, tree, "vaeline classify")
+
+
+def to_yaml(config: PipelineConfig) -> str:
+    """Writes the whole tree, defaults included, so that it can be loaded again."""
+    tree = config.model_dump(mode="json", by_alias=True)
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+
+
+def find_config(path: str) -> Path:
+    """Finds a configuration file by path, or by the name of a preset.
+
+    Raises:
+        ConfigError: There is neither.
+    """
+    if Path(path).exists():
+        return Path(path)
+    folders = (project_root() / "configs", Path(sys.prefix) / "share" / "vaeline" / "configs")
+    for folder in folders:
+        preset = folder / f"{path}.yaml"
+        if preset.is_file():
+            return preset
+    names = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
+    raise ConfigError(f"{path}: no such file; presets are {', '.join(names) or 'not installed'}")
+
+
+def _validate(model: type[_Tree], tree: Mapping[str, Any], source: str) -> _Tree:
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_reasons(error, source, model))) from error
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {override}: expected KEY=VALUE, as in --set trainer.epochs=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {_yaml_reason(error)}") from error
+    *parents, last = key.split(".")
+    node = tree
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {parent} is a value and has no keys")
+    node[last] = value
+
+
+def _replace_root(value: Any, root: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _replace_root(item, root) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_replace_root(item, root) for item in value]
+    if isinstance(value, str):
+        return value.replace(_ROOT_PLACEHOLDER, root)
+    return value
+
+
+def _yaml_reason(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
+
+def _reasons(error: ValidationError, source: str, root: type[BaseModel]) -> list[str]:
+    lines = []
+    for detail in error.errors():
+        place = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            known = _keys_at(root, detail["loc"][:-1])
+            close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+            lines.append(f"{source}: {place}: unknown key; {hint}")
+        else:
+            reason = detail["msg"].removeprefix("Value error, ")
+            got = "" if isinstance(detail["input"], dict) else f", got {detail['input']!r}"
+            is_named = detail["type"] == "value_error" and f"{place}." in f"{reason}."
+            prefix = "" if is_named or not place else f"{place}: "
+            lines.append(f"{source}: {prefix}{reason}{got}")
+    return lines
+
+
+def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        field = fields.get(str(part))
+        if field is None:
+            return []
+        candidates = [field.annotation, *get_args(field.annotation)]
+        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if not models:
+            return []
+        model = models[0]
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -1,0 +1,167 @@
+"""What a person sees: a few lines of progress, tables, errors; everything else goes to a log file.
+
+A TFX run of a small data set prints thousands of lines, some of them from C++ below Python's
+logging, so the process's own standard output and error are pointed at the log file while a job
+runs, and this module keeps the original ones for itself.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.causes import cause
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+class Terminal:
+    """Progress and results for one command.
+
+    Args:
+        as_json: The last line on standard output is one JSON object; people's progress and
+            tables go to standard error then.
+    """
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self._as_json = as_json
+        # Duplicates of the descriptors outlive `captured_output`, which repoints 1 and 2.
+        self._out: TextIO = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+        target: TextIO = self._out
+        if as_json:
+            target = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8")
+        self._console = Console(file=target, highlight=False, soft_wrap=True)
+
+    def say(self, line: str, *, style: str | None = None) -> None:
+        """Prints one line."""
+        # Text and not markup: file names may hold brackets.
+        self._console.print(Text(line, style=style or ""))
+
+    def table(self, title: str, rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> None:
+        """Prints a table; every cell is taken as plain text."""
+        table = Table(title=Text(title), title_justify="left", show_header=bool(header))
+        width = len(header) or (len(rows[0]) if rows else 0)
+        for column in range(width):
+            table.add_column(
+                Text(header[column]) if header else "", overflow="fold", no_wrap=False
+            )
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))
+        self._console.print(table)
+
+    def result(self, values: Mapping[str, Any]) -> None:
+        """Writes the command's results as the last line on standard output, under `--json`."""
+        if self._as_json:
+            print(json.dumps(values, default=str), file=self._out, flush=True)
+
+    @contextlib.contextmanager
+    def live(self, message: str = "starting") -> Iterator[Callable[[str], None]]:
+        """Shows a line that changes; nothing where no one watches.
+
+        Args:
+            message: What the line says at first.
+
+        Yields:
+            A function that changes the line, callable from any thread.
+        """
+        if not self._console.is_terminal:
+            yield lambda _: None
+            return
+        with self._console.status(Text(message)) as status:
+            yield lambda text: status.update(Text(text))
+
+
+@contextlib.contextmanager
+def captured_output(log_path: Path) -> Iterator[None]:
+    """Sends all that this process and its children print or log into a file.
+
+    Args:
+        log_path: The file, made with its folders; text is appended.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with log_path.open("a", encoding="utf-8", buffering=1) as log:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = os.dup(1), os.dup(2)
+        root = logging.getLogger()
+        saved_handlers, saved_level = list(root.handlers), root.level
+        handler = logging.StreamHandler(log)
+        handler.setFormatter(logging.Formatter(_LOG_FORMAT))
+        try:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+            root.handlers[:] = [handler]
+            root.setLevel(logging.INFO)
+            logging.captureWarnings(True)
+            # Where Python's own streams are not descriptors 1 and 2, as in a notebook.
+            with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+                yield
+        finally:
+            logging.captureWarnings(False)
+            root.handlers[:] = saved_handlers
+            root.setLevel(saved_level)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(saved[0], 1)
+            os.dup2(saved[1], 2)
+            os.close(saved[0])
+            os.close(saved[1])
+
+
+def duration(seconds: float) -> str:
+    """Formats seconds for people: `8.3 s`, `2 min 05 s`, `1 h 02 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min"
+
+
+def new_log_path(folder: Path) -> Path:
+    """Names a log file after the present second."""
+    return folder / "logs" / time.strftime("%Y-%m-%dT%H-%M-%S.log")
+
+
+@contextlib.contextmanager
+def logged(terminal: Terminal, log_path: Path) -> Iterator[None]:
+    """Captures all output in a log file, with the traceback of an error, and names the file.
+
+    Args:
+        terminal: Where the file's name is said, and where `PROGRESS` records go.
+        log_path: The file.
+
+    Raises:
+        Exception: What the body raised, with a note that names the file.
+    """
+    terminal.say(f"log: {log_path}", style="dim")
+    with captured_output(log_path):
+        try:
+            yield
+        except Exception as error:
+            logging.getLogger("vaeline").exception("stopped by an error")
+            error.add_note(f"the whole story: {log_path}")
+            raise
+
+
+def fail(terminal: Terminal, error: Exception) -> int:
+    """Says what went wrong in a line or two and returns the exit code, 1."""
+    for line in cause(error).splitlines():
+        terminal.say(f"error: {line}", style="bold red")
+    for note in getattr(error, "__notes__", []):
+        terminal.say(note, style="dim")
+    terminal.result({"error": cause(error)})
+    return 1

@@ -1,0 +1,143 @@
+"""The pipeline as one pure function of its configuration; each runner supplies the places."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tfx import v1 as tfx
+from tfx.dsl.components.base import base_node
+from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
+
+from components.anomaly_gate.component import AnomalyGate
+from components.baseline_model.strategy import LatestOtherBlessedModelStrategy
+from components.image_example_gen.component import ImageExampleGen
+from pipeline.config import PipelineConfig
+from pipeline.evaluation import create_eval_config
+from trainer import features
+
+BASELINE = "baseline_model"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a pipeline keeps things.
+
+    Attributes:
+        artifacts: root of all artifacts.
+        metadata: connection to ML Metadata; None where the orchestrator has its own.
+    """
+
+    artifacts: str
+    metadata: Any = None
+
+
+def create_pipeline(
+    config: PipelineConfig, *, places: Places, code_digest: str
+) -> tfx.dsl.Pipeline:
+    """Builds the DAG from images to a pushed model.
+
+    Args:
+        config: What to do.
+        places: Where to keep it.
+        code_digest: Of the project's code. It goes into the exec properties of the steps that
+            run project code, because TFX's cache does not look behind a dotted path.
+
+    Returns:
+        The pipeline; nothing has run.
+    """
+    example_gen = ImageExampleGen(input_config=config.input, code_digest=code_digest)
+    examples = example_gen.outputs["examples"]
+
+    statistics_gen = tfx.components.StatisticsGen(examples=examples)
+    schema_step, schema = _schema(config, statistics_gen)
+    validator = tfx.components.ExampleValidator(
+        statistics=statistics_gen.outputs["statistics"],
+        schema=schema,
+        # Its images have no label, which the schema demands.
+        exclude_splits=[features.UNLABELLED],
+    )
+    gate = AnomalyGate(anomalies=validator.outputs["anomalies"])
+
+    transform = tfx.components.Transform(
+        examples=examples,
+        schema=schema,
+        preprocessing_fn="trainer.preprocessing.preprocessing_fn",
+        # Only the graph is wanted. Written out, float pixels take 9 to 14 times the images' size.
+        materialize=False,
+        splits_config=transform_pb2.SplitsConfig(analyze=[features.TRAIN]),
+        disable_statistics=True,
+        custom_config={"image_shape": list(config.image.shape), "code_digest": code_digest},
+    )
+    transform.add_upstream_node(gate)
+
+    trainer = tfx.components.Trainer(
+        run_fn="pipeline.run_fn.run_fn",
+        examples=examples,
+        transform_graph=transform.outputs["transform_graph"],
+        train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
+        # run_fn finds the other splits beside this one; TFX's default, `eval`, is not there.
+        eval_args=trainer_pb2.EvalArgs(splits=[features.TRAIN]),
+        custom_config={"training": _training_config(config), "code_digest": code_digest},
+    )
+    baseline = tfx.dsl.Resolver(
+        strategy_class=LatestOtherBlessedModelStrategy,
+        candidate=trainer.outputs["model"],
+        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
+        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+    ).with_id(BASELINE)
+    evaluator = tfx.components.Evaluator(
+        examples=examples,
+        model=trainer.outputs["model"],
+        baseline_model=baseline.outputs["model"],
+        example_splits=[features.TEST],
+        eval_config=create_eval_config(config.evaluation),
+    )
+    pusher = tfx.components.Pusher(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        push_destination=pusher_pb2.PushDestination(
+            filesystem=pusher_pb2.PushDestination.Filesystem(
+                base_directory=config.push.directory
+            )
+        ),
+    )
+    components: list[base_node.BaseNode] = [
+        example_gen,
+        statistics_gen,
+        schema_step,
+        validator,
+        gate,
+        transform,
+        trainer,
+        baseline,
+        evaluator,
+        pusher,
+    ]
+    return tfx.dsl.Pipeline(
+        pipeline_name=config.name,
+        pipeline_root=places.artifacts,
+        components=components,
+        enable_cache=config.cache,
+        metadata_connection_config=places.metadata,
+        beam_pipeline_args=list(config.beam.args),
+    )
+
+
+def _schema(
+    config: PipelineConfig, statistics_gen: base_node.BaseNode
+) -> tuple[base_node.BaseNode, Any]:
+    if config.data_schema.path is not None:
+        step = tfx.components.ImportSchemaGen(schema_file=config.data_schema.path)
+    else:
+        step = tfx.components.SchemaGen(
+            statistics=statistics_gen.outputs["statistics"],
+            exclude_splits=[split for split in features.SPLITS if split != features.TRAIN],
+        )
+    return step, step.outputs["schema"]
+
+
+def _training_config(config: PipelineConfig) -> str:
+    """Returns the sections that determine the model; a changed bound retrains nothing."""
+    tree = config.model_dump(mode="json", by_alias=True)
+    sections = ("name", "input", "image", "schema", "model", "trainer")
+    return json.dumps({section: tree[section] for section in sections}, sort_keys=True)

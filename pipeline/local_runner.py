@@ -1,0 +1,128 @@
+"""Runs the pipeline on this machine, with metadata in SQLite below the root folder."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import PipelineConfig, to_yaml
+from pipeline.digests import code_digest
+from pipeline.run_record import Step, latest_run
+
+METADATA_FILE = "metadata.sqlite"
+
+# The first output of a run that has no room fails in the middle of a step; asking early is kinder.
+_LEAST_FREE_BYTES = 64 * 1024 * 1024
+
+
+class OutputError(ValueError):
+    """The root folder can't be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What came out of a run.
+
+    Attributes:
+        steps: every step by its name in the DAG.
+        seconds: wall time of each step, by name.
+    """
+
+    steps: dict[str, Step]
+    seconds: dict[str, float]
+
+
+class _StepListener(logging.Handler):
+    """Turns the log lines with which TFX opens and closes a step into calls."""
+
+    def __init__(self, on_step: Callable[[str, float | None], None]) -> None:
+        super().__init__(logging.INFO)
+        self._on_step = on_step
+        self._started: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Receives a log record; all but two kinds pass by."""
+        if record.msg == "Component %s is running.":
+            (name,) = record.args  # type: ignore[misc]
+            self._started[str(name)] = time.monotonic()
+            self._on_step(str(name), None)
+        elif record.msg == "Component %s is finished.":
+            (name,) = record.args  # type: ignore[misc]
+            elapsed = time.monotonic() - self._started[str(name)]
+            self.seconds[str(name)] = elapsed
+            self._on_step(str(name), elapsed)
+
+
+def prepare_root(root: Path) -> None:
+    """Makes the root folder and checks that it can be written.
+
+    Raises:
+        OutputError: It can't, or there is no room.
+    """
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe = root / f".writable-{os.getpid()}"
+        probe.write_bytes(b"vaeline")
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(
+            f"{root}: {error.strerror}; give a folder that you may write with --root"
+        ) from error
+    free = os.statvfs(root)
+    if free.f_bavail * free.f_frsize < _LEAST_FREE_BYTES:
+        raise OutputError(
+            f"{root}: only {free.f_bavail * free.f_frsize // 2**20} MiB are free; "
+            "make room or give another folder with --root"
+        )
+
+
+def metadata_connection(root: Path) -> Any:
+    """Returns the connection to the metadata store below a root folder."""
+    from tfx import v1 as tfx
+
+    return tfx.orchestration.metadata.sqlite_metadata_connection_config(str(root / METADATA_FILE))
+
+
+def run_pipeline(
+    config: PipelineConfig, *, root: Path, on_step: Callable[[str, float | None], None]
+) -> RunResult:
+    """Runs every step whose inputs changed, in order.
+
+    Args:
+        config: What to do.
+        root: Folder of artifacts and metadata; see `prepare_root`.
+        on_step: Called with a step's name when it starts, and with its name and wall time in
+            seconds when it ends.
+
+    Returns:
+        The steps of this run.
+
+    Raises:
+        Exception: Whatever a step raised; `pipeline.causes.cause` finds the line for a person.
+    """
+    from absl import logging as absl_logging
+    from tfx import v1 as tfx
+
+    from pipeline.graph import Places, create_pipeline
+
+    prepare_root(root)
+    (root / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    connection = metadata_connection(root)
+    pipeline = create_pipeline(
+        config,
+        places=Places(artifacts=str(root / "artifacts"), metadata=connection),
+        code_digest=code_digest(),
+    )
+    listener = _StepListener(on_step)
+    absl_logging.set_verbosity(absl_logging.INFO)
+    tfx_logger = logging.getLogger("absl")
+    tfx_logger.addHandler(listener)
+    try:
+        tfx.orchestration.LocalDagRunner().run(pipeline)
+    finally:
+        tfx_logger.removeHandler(listener)
+    return RunResult(steps=latest_run(connection), seconds=listener.seconds)

@@ -1,0 +1,81 @@
+"""Pictures of a training: the Trainer's entry draws them beside the model run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import tensorflow as tf
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from trainer.input_pipeline import ImageSet
+from trainer.model import VaeClassifier
+from trainer.pixels import to_levels, to_unit
+
+_COLUMNS = 12
+_MOST_POINTS = 2000
+_SEED = 3
+# Colours that people with colour-blindness tell apart (matplotlib's tab10 and its lighter twin).
+_COLOURS = [*mpl.colormaps["tab10"].colors, *mpl.colormaps["tab20"].colors[1::2]]
+
+
+def draw_training(
+    folder: Path, *, model: VaeClassifier, images: ImageSet, classes: Sequence[str]
+) -> None:
+    """Draws `reconstructions.png`, `samples.png` and `latent_map.png`.
+
+    Args:
+        folder: Where to; made when missing.
+        model: The trained model.
+        images: Images that training has not learned from, if there are any.
+        classes: Names by label.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = to_unit(tf.constant(images.images[:_COLUMNS]))
+    reconstruction = to_levels(model.analyse(shown)["reconstruction"]).numpy()
+    _save(_grid([images.images[:_COLUMNS], reconstruction]), folder / "reconstructions.png")
+    if model.config.conditioning == "latent":
+        latent = tf.random.stateless_normal([3 * _COLUMNS, model.config.latent_size], [_SEED, 0])
+        samples = to_levels(model.decode_latent(latent)).numpy()
+        _save(_grid(np.split(samples, 3)), folder / "samples.png")
+    points = images.take(np.arange(min(len(images), _MOST_POINTS)))
+    embedding = model.analyse(to_unit(tf.constant(points.images)))["embedding"].numpy()
+    _save(_latent_map(embedding, points.labels, classes), folder / "latent_map.png")
+
+
+def _grid(rows: Sequence[NDArray[np.uint8]]) -> Figure:
+    strips = [np.concatenate(list(row), axis=1) for row in rows]
+    picture = np.concatenate(strips, axis=0)
+    height, width = picture.shape[:2]
+    figure = Figure(figsize=(9, 9 * height / width))
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.axis("off")
+    axis.imshow(np.squeeze(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    return figure
+
+
+def _latent_map(
+    embedding: NDArray[np.float32], labels: NDArray[np.int32], classes: Sequence[str]
+) -> Figure:
+    """Draws the embeddings in the plane of their two widest directions."""
+    centred = embedding - embedding.mean(axis=0)
+    if embedding.shape[1] > 2:
+        _, _, directions = np.linalg.svd(centred, full_matrices=False)
+        centred = centred @ directions[:2].T
+    if centred.shape[1] == 1:
+        centred = np.concatenate([centred, np.zeros_like(centred)], axis=1)
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    axis = figure.subplots()
+    for label, name in enumerate(classes):
+        chosen = centred[labels == label]
+        colour = _COLOURS[label % len(_COLOURS)]
+        axis.scatter(chosen[:, 0], chosen[:, 1], s=8, color=colour, label=name)
+    axis.set(title="posterior means, first two principal directions", xlabel="", ylabel="")
+    if len(classes) <= len(_COLOURS):
+        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,64 @@
+"""Writes a trained model as the SavedModel that TF Serving, TFMA and the bulk jobs load.
+
+`pipeline/run_fn.py` calls it at the end of training.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from serving import names
+from serving.signatures import create_signatures
+from trainer.model import VaeClassifier
+from trainer.preprocessing import RecordTransform
+
+
+def export_model(
+    folder: str | Path,
+    *,
+    model: VaeClassifier,
+    transform: RecordTransform,
+    card: Mapping[str, Any],
+    config_yaml: str,
+) -> None:
+    """Exports with `keras.export.ExportArchive`.
+
+    A plain `tf.saved_model.save` of a Keras 3 model can't be read by the session-style loader
+    that TF Serving has ("Could not find variable"); this form can.
+
+    Args:
+        folder: The SavedModel's folder; made here.
+        model: The trained and calibrated model.
+        transform: The graph that the model was trained behind.
+        card: What `assets.extra/model.json` says beside the shapes and classes: digests, metrics.
+        config_yaml: The configuration that made the model, for `assets.extra/config.yaml`.
+    """
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    # Without it the label vocabulary's table is missing from the export.
+    archive.track(transform.layer)
+    for signature in create_signatures(model, transform):
+        archive.add_endpoint(
+            signature.name, signature.function, input_signature=[signature.spec]
+        )
+    archive.write_out(str(folder), verbose=False)
+
+    extra = Path(folder) / names.EXTRA_ASSETS
+    tf.io.gfile.makedirs(str(extra))
+    description = {
+        "classes": list(transform.classes),
+        "image_shape": list(model.image_shape),
+        "embedding_size": model.config.latent_size,
+        **card,
+    }
+    _write_text(extra / names.MODEL_CARD, json.dumps(description, indent=2, sort_keys=True))
+    _write_text(extra / names.CONFIG, config_yaml)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with tf.io.gfile.GFile(str(path), "w") as file:
+        file.write(text + "\n")

@@ -1,0 +1,42 @@
+"""Names of the served signatures and of their inputs and outputs, spelled once.
+
+The export writes them; the evaluator, the bulk jobs and the clients ask for them.
+"""
+
+from typing import Final
+
+# Signatures.
+SERVING_DEFAULT: Final = "serving_default"
+ANNOTATE: Final = "annotate"
+ANNOTATE_PIXELS: Final = "annotate_pixels"
+CLASSIFY_EXAMPLES: Final = "classify_examples"
+TRANSFORM_LABELS: Final = "transform_labels"
+EMBED: Final = "embed"
+SCORE: Final = "score"
+RECONSTRUCT: Final = "reconstruct"
+GENERATE: Final = "generate"
+
+# Inputs. TF Serving decodes {"b64": ...} in REST requests for names that end in `_bytes`.
+IMAGE_BYTES: Final = "image_bytes"
+PIXELS: Final = "pixels"
+EXAMPLES: Final = "examples"
+LATENT: Final = "latent"
+
+# Outputs.
+LABEL: Final = "label"
+LABEL_INDEX: Final = "label_index"
+PROBABILITY: Final = "probability"
+PROBABILITIES: Final = "probabilities"
+TOP_K_LABELS: Final = "top_k_labels"
+TOP_K_PROBABILITIES: Final = "top_k_probabilities"
+EMBEDDING: Final = "embedding"
+ELBO: Final = "elbo"
+RECONSTRUCTION_ERROR: Final = "reconstruction_error"
+OUTLIER_SCORE: Final = "outlier_score"
+VERDICT: Final = "verdict"
+IMAGE: Final = "image"
+
+# Files beside a SavedModel, under assets.extra/.
+EXTRA_ASSETS: Final = "assets.extra"
+MODEL_CARD: Final = "model.json"
+CONFIG: Final = "config.yaml"

@@ -1,0 +1,141 @@
+"""A small SavedModel with the signatures of a pushed vaeline model, its weights from a seed.
+
+The bulk job's tests and benchmarks use it where no trained model is at hand: plain TensorFlow,
+one dense layer each way, so that exporting takes a second.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def export_model(
+    directory: Path,
+    *,
+    shape: tuple[int, int, int] = (8, 8, 1),
+    classes: tuple[str, ...] = tuple("0123456789"),
+    embedding: int = 4,
+    hidden: int = 32,
+    top_k: int = 3,
+    seed: int = 7,
+    accurate_jpeg: bool = True,
+    summaries: dict[str, Any] | None = None,
+) -> Path:
+    """Writes a model directory (`saved_model.pb`, `assets.extra/model.json`).
+
+    Args:
+        directory: The version directory to make.
+        shape: Height, width and channels of the model's images.
+        classes: Names of the classes.
+        embedding: Size of the latent space.
+        hidden: Width of the dense layers.
+        top_k: Labels in `top_k_labels`.
+        seed: Of the weights.
+        accurate_jpeg: Decode JPEG with the accurate integer transform, as OpenCV does; False
+            gives TensorFlow's default, the fast one.
+        summaries: Training summaries for model.json.
+
+    Returns:
+        `directory`.
+    """
+    import tensorflow as tf
+
+    from trainer import pixels as trained_pixels
+
+    height, width, channels = shape
+    pixels = height * width * channels
+    draw = np.random.default_rng(seed)
+
+    def dense(rows: int, columns: int, gain: float = 1.0) -> tf.Variable:
+        values = draw.normal(0.0, gain / np.sqrt(rows), (rows, columns))
+        return tf.Variable(values.astype(np.float32))
+
+    class Annotator(tf.Module):
+        """The joint model in its smallest form: encode, classify, reconstruct, score."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = dense(pixels, hidden)
+            self.mean = dense(hidden, embedding)
+            self.log_variance = dense(hidden, embedding, 0.1)
+            self.head = dense(hidden, len(classes), 4.0)
+            self.first = dense(embedding, hidden)
+            self.second = dense(hidden, pixels)
+            self.names = tf.constant(classes)
+
+        def analyse(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
+            """Everything `annotate` returns, for uint8 [b, height, width, channels]."""
+            flat = tf.reshape(tf.cast(images, tf.float32) / 255.0, [-1, pixels])
+            features = tf.nn.relu(flat @ self.encoder)
+            mean, log_variance = features @ self.mean, features @ self.log_variance
+            probabilities = tf.nn.softmax(features @ self.head)
+            logits = tf.nn.relu(mean @ self.first) @ self.second
+            error = tf.reduce_sum(
+                tf.nn.sigmoid_cross_entropy_with_logits(labels=flat, logits=logits), axis=1
+            )
+            divergence = 0.5 * tf.reduce_sum(
+                mean**2 + tf.exp(log_variance) - log_variance - 1.0, axis=1
+            )
+            best = tf.math.top_k(probabilities, top_k)
+            score = error / pixels
+            return {
+                "label": tf.gather(self.names, best.indices[:, 0]),
+                "label_index": tf.cast(best.indices[:, 0], tf.int64),
+                "probability": best.values[:, 0],
+                "probabilities": probabilities,
+                "top_k_labels": tf.gather(self.names, best.indices),
+                "top_k_probabilities": best.values,
+                "embedding": mean,
+                "elbo": -error - divergence,
+                "reconstruction_error": error,
+                "outlier_score": score,
+                "verdict": tf.where(
+                    score > 0.8, "reject", tf.where(score > 0.7, "review", "accept")
+                ),
+            }
+
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+        def annotate(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+            def decode(content: tf.Tensor) -> tf.Tensor:
+                def any_format() -> tf.Tensor:
+                    image = tf.io.decode_image(content, channels=0, expand_animations=False)
+                    return tf.ensure_shape(image, [None, None, None])
+
+                def jpeg() -> tf.Tensor:
+                    return tf.io.decode_jpeg(content, channels=0, dct_method="INTEGER_ACCURATE")
+
+                accurate = tf.logical_and(accurate_jpeg, tf.io.is_jpeg(content))
+                image = tf.cond(accurate, jpeg, any_format)
+                return trained_pixels.fit(image[tf.newaxis], shape)[0]
+
+            spec = tf.TensorSpec(shape, tf.uint8)
+            return self.analyse(tf.map_fn(decode, image_bytes, fn_output_signature=spec))
+
+        @tf.function(
+            input_signature=[tf.TensorSpec([None, None, None, None], tf.uint8, name="pixels")]
+        )
+        def annotate_pixels(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self.analyse(trained_pixels.fit(pixels, shape))
+
+    module = Annotator()
+    tf.saved_model.save(
+        module,
+        str(directory),
+        signatures={"annotate": module.annotate, "annotate_pixels": module.annotate_pixels},
+    )
+    card = {
+        "format": "vaeline-model/1",
+        "classes": list(classes),
+        "image_shape": list(shape),
+        "embedding_size": embedding,
+        "digests": {
+            name: f"{name}-{seed}" for name in ("model", "transform", "calibration", "code")
+        },
+        "summaries": summaries or {},
+    }
+    extra = directory / "assets.extra"
+    extra.mkdir()
+    (extra / "model.json").write_text(json.dumps(card), encoding="utf-8")
+    return directory

@@ -1,0 +1,163 @@
+"""The bulk job as a whole, on the local runner: what comes out is what the model serves."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.job import run_bulk
+from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
+from tests.components.bulk_inference.archives import (
+    broken,
+    digits,
+    mixed,
+    write_folder,
+    write_zip,
+)
+from tests.components.bulk_inference.conftest import ReadTable, RunJob
+from tests.components.bulk_inference.model_fixture import export_model
+
+
+def served(model: Path, members: dict[str, bytes]) -> dict[str, np.ndarray]:
+    """What the signature `annotate` answers, all members in one batch."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(model))
+    answer = loaded.signatures["annotate"](image_bytes=tf.constant(list(members.values())))
+    return {name: value.numpy() for name, value in answer.items()}
+
+
+@pytest.mark.parametrize(("write", "name"), [(write_zip, "held.zip"), (write_folder, "held")])
+def test_an_unlabelled_archive_becomes_a_table(
+    write: Callable[[Path, dict[str, bytes]], Path],
+    name: str,
+    tmp_path: Path,
+    run_job: RunJob,
+    read_table: ReadTable,
+) -> None:
+    members = digits(50)
+    archive = write(tmp_path / name, members)
+    result = run_job(archive)
+    assert (result.members, result.rows, result.rejects) == (50, 50, 0)
+    table = read_table(tmp_path / "out")
+    assert table["member"].to_pylist() == sorted(members)
+    assert table["key"].to_pylist() == [f"{archive}/{name}" for name in sorted(members)]
+    assert table["given_label"].null_count == 50
+    assert table.schema.field("embedding").type.list_size == 4
+    assert set(table["model_digest"].to_pylist()) == {"model-7"}
+    assert sum(result.labels.values()) == sum(result.verdicts.values()) == 50
+
+
+@pytest.mark.parametrize("accurate_jpeg", [True, False])
+def test_numbers_equal_those_of_the_served_signature(
+    accurate_jpeg: bool, tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    members = mixed()
+    model = export_model(tmp_path / "m" / "3", accurate_jpeg=accurate_jpeg)
+    columns = ("member", "label", "probability", "probabilities", "embedding", "elbo",
+               "outlier_score", "verdict", "top_k_labels", "top_k_probabilities")  # fmt: skip
+    run_job(write_zip(tmp_path / "a.zip", members), model=str(tmp_path / "m"), columns=columns)
+    table = read_table(tmp_path / "out")
+    expected = served(model, members)
+    assert table["member"].to_pylist() == list(members)
+    for name in ("probability", "elbo", "outlier_score"):
+        assert table[name].to_numpy().tolist() == expected[name].tolist(), name
+    for name in ("probabilities", "embedding", "top_k_probabilities"):
+        flat = np.concatenate([chunk.flatten() for chunk in table[name].chunks])
+        assert flat.tolist() == expected[name].ravel().tolist(), name
+    for name in ("label", "verdict", "top_k_labels"):
+        assert table[name].to_pylist() == np.char.decode(expected[name].astype("S")).tolist(), name
+
+
+def test_bad_members_are_rejected_once_and_the_count_law_holds(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", {**broken(), **digits(30)})
+    result = run_job(archive)
+    assert (result.members, result.rows, result.rejects) == (37, 30, 7)
+    assert read_table(tmp_path / "out")["member"].to_pylist() == list(digits(30))
+    rejects = read_table(tmp_path / "out", "rejects").to_pydict()
+    assert sorted(rejects["member"]) == sorted(broken())
+    reasons = dict(zip(rejects["member"], rejects["reason"], strict=True))
+    assert reasons["bad/empty.png"] == "empty"
+    assert reasons["bad/text.png"] == "not_an_image"
+    assert reasons["bad/cut.png"] == "truncated"
+    assert reasons["bad/inner.zip"] == "nested_archive"
+    assert sum(result.reasons.values()) == 7
+
+
+def test_the_manifest_says_what_the_table_is(tmp_path: Path, run_job: RunJob) -> None:
+    archive = write_zip(tmp_path / "a.zip", {**broken(), **digits(30)})
+    run_job(archive)
+    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+    assert manifest["counts"]["members"] == 37
+    assert manifest["sources"][str(archive)]["rejects"] == 7
+    assert manifest["model"]["digests"]["transform"] == "transform-7"
+    assert [column["name"] for column in manifest["schema"]][:2] == ["key", "source"]
+    assert manifest["output"]["files"] == 3 + 1
+
+
+def test_a_finished_job_reads_no_image_again(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(40))
+    run_job(archive)
+    before = read_table(tmp_path / "out")
+    result = run_job(archive)
+    assert (result.units, result.units_done_now, result.members_done_now) == (3, 0, 0)
+    assert (result.members, result.rows) == (40, 40)
+    assert read_table(tmp_path / "out").equals(before)
+
+
+def test_a_job_in_which_everything_failed_fails(tmp_path: Path, run_job: RunJob) -> None:
+    archive = write_zip(tmp_path / "a.zip", {"1.png": b"text", "2.png": b"more text"})
+    with pytest.raises(InputError, match=r"2 of 2 members were rejected, most as check/not_an"):
+        run_job(archive)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "/no/such"}, r"/no/such: no such folder; give the folder of a pushed model"),
+        ({"model": ""}, r"no model is named"),
+        ({"output": ""}, r"no output is named"),
+        ({"output": "/proc/no/such"}, r"/proc/no/such: the output cannot be written"),
+        ({"columns": ("key", "colour")}, r"no column 'colour'"),
+        ({"format": "npy", "columns": ("key",)}, r"needs the column `embedding`"),
+        ({"input": None}, r"no archive is named"),
+    ],
+)
+def test_wrong_settings_get_one_line(
+    options: dict[str, object], message: str, tmp_path: Path, run_job: RunJob
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        run_job(write_zip(tmp_path / "a.zip", digits(2)), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_saved_model_of_someone_else_is_refused(tmp_path: Path, run_job: RunJob) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(InputError, match="not one of vaeline"):
+        run_job(write_zip(tmp_path / "a.zip", digits(2)), model=str(tmp_path / "other"))
+
+
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, run_job: RunJob) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match=r"holds 'thesis.tex', which no bulk job wrote"):
+        run_job(write_zip(tmp_path / "a.zip", digits(2)))
+
+
+def test_an_archive_that_does_not_exist_gets_one_line(tmp_path: Path, model: Path) -> None:
+    config = BulkConfig(
+        model=str(model),
+        output=str(tmp_path / "out"),
+        input=InputConfig(paths=(str(tmp_path / "none.zip"),)),
+    )
+    with pytest.raises(InputError, match=r"none\.zip"):
+        run_bulk(config)

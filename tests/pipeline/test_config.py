@@ -1,0 +1,93 @@
+"""The configuration: what holds, what does not, and what people are told."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.config import ConfigError, find_config, load_config, parse_config, to_yaml
+
+MINIMAL = {"input": {"paths": "archive.zip"}}
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_path_is_all_that_a_configuration_needs() -> None:
+    config = parse_config(MINIMAL)
+    assert config.input.paths == ("archive.zip",)
+    assert config.image.shape == (28, 28, 1)
+
+
+def test_the_tree_is_frozen() -> None:
+    config = parse_config(MINIMAL)
+    with pytest.raises(ValidationError, match="frozen"):
+        config.trainer.epochs = 3  # type: ignore[misc]
+
+
+def test_yaml_round_trip_keeps_every_value(tmp_path: Path) -> None:
+    config = parse_config({**MINIMAL, "schema": {"path": "schema.pbtxt"}})
+    assert load_config(write(tmp_path, to_yaml(config))) == config
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist"])
+def test_presets_hold_and_the_root_is_filled_in(name: str) -> None:
+    config = load_config(name, root=Path("/somewhere"))
+    assert config.name == name
+    assert config.input.paths[0].startswith("/somewhere/")
+    assert config.push.directory == "/somewhere/pushed"
+
+
+def test_later_overrides_win_and_are_read_as_yaml(tmp_path: Path) -> None:
+    path = write(tmp_path, "input: {paths: a.zip}\ntrainer: {epochs: 9}\n")
+    config = load_config(
+        path, overrides=["trainer.epochs=3", "model.hidden=[64, 32]", "trainer.epochs=4"]
+    )
+    assert config.trainer.epochs == 4
+    assert config.model.hidden == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("input: {paths: a.zip}\ntrainr: {}\n", "trainr: unknown key; did you mean trainer?"),
+        (
+            "input: {paths: a.zip}\ntrainer: {epoch: 3}\n",
+            "trainer.epoch: unknown key; did you mean epochs?",
+        ),
+        ("input: {paths: a.zip}\ntrainer: {epochs: many}\n", "trainer.epochs: .*got 'many'"),
+        ("input: {paths: a.zip}\nimage: {channels: 2}\n", "image.channels: .*got 2"),
+        ("image: {height: 8}\n", "input: Field required"),
+        ("input: [paths\n", "line 2, column 1"),
+        ("- input\n", "expected keys and values, got list"),
+        (
+            "input: {paths: a.zip}\nimage: {height: 4, width: 4}\nmodel: {encoder: conv}\n",
+            "model.encoder: conv needs images of at least 8x8",
+        ),
+    ],
+)
+def test_what_does_not_hold_is_named_by_its_key(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        load_config(write(tmp_path, text))
+
+
+def test_every_mistake_has_a_line_of_its_own(tmp_path: Path) -> None:
+    path = write(tmp_path, "input: {paths: a.zip}\nfoo: 1\ntrainer: {epochs: x, seed: y}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_missing_file_names_the_presets() -> None:
+    with pytest.raises(ConfigError, match=r"nowhere: no such file; presets are .*digits"):
+        find_config("nowhere")
+
+
+@pytest.mark.parametrize("override", ["trainer.epochs", "=3", "name.first=3", "input=[a"])
+def test_an_override_that_does_not_hold_is_shown(tmp_path: Path, override: str) -> None:
+    path = write(tmp_path, "name: x\ninput: {paths: a.zip}\n")
+    with pytest.raises(ConfigError, match="--set"):
+        load_config(path, overrides=[override])

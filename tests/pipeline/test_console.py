@@ -1,0 +1,75 @@
+"""What reaches a person and what goes to the log."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from pipeline.console import Terminal, captured_output, duration, logged
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_output_of_every_layer_is_captured(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    log = tmp_path / "logs" / "run.log"
+    with captured_output(log):
+        print("from print", flush=True)
+        os.write(2, b"from C++\n")
+        subprocess.run([sys.executable, "-c", "print('from a child')"], check=True)
+        logging.getLogger("anything").info("from logging")
+        warnings.warn("from warnings", stacklevel=1)
+    print("after")
+    captured = capfd.readouterr()
+    assert captured.out == "after\n"
+    assert captured.err == ""
+    text = log.read_text(encoding="utf-8")
+    for source in ("print", "C++", "a child", "logging", "warnings"):
+        assert f"from {source}" in text
+
+
+def test_a_terminal_speaks_while_output_is_captured(
+    tmp_path: Path, capfd: pytest.CaptureFixture
+) -> None:
+    terminal = Terminal()
+    with captured_output(tmp_path / "run.log"):
+        terminal.say("progress [bold]not markup[/bold]")
+        print("noise")
+    assert capfd.readouterr().out == "progress [bold]not markup[/bold]\n"
+
+
+def test_json_is_the_last_line_of_stdout_and_all_of_it(capfd: pytest.CaptureFixture) -> None:
+    terminal = Terminal(as_json=True)
+    terminal.say("progress")
+    terminal.table("title", [("a", "b")])
+    terminal.result({"accuracy": 0.5, "path": Path("/x")})
+    captured = capfd.readouterr()
+    assert json.loads(captured.out) == {"accuracy": 0.5, "path": "/x"}
+    assert "progress" in captured.err
+
+
+def test_an_error_leaves_its_traceback_in_the_log(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    with pytest.raises(KeyError) as caught, logged(Terminal(), log):
+        raise KeyError("lost")
+    assert f"the whole story: {log}" in caught.value.__notes__
+    assert "Traceback" in log.read_text(encoding="utf-8")
+
+
+def test_logging_is_as_before_after_capture(tmp_path: Path) -> None:
+    before = list(logging.getLogger().handlers), logging.getLogger().level
+    with captured_output(tmp_path / "run.log"):
+        pass
+    assert (list(logging.getLogger().handlers), logging.getLogger().level) == before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.04, "0.0 s"), (8.26, "8.3 s"), (125, "2 min 05 s"), (3_720, "1 h 02 min")],
+)
+def test_durations_are_for_people(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

@@ -1,0 +1,118 @@
+"""The house rules that a test can hold: which way imports point, and what they cost."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LAYERS = ("trainer", "serving", "components", "pipeline")
+TFX_ONLY = ("tfx", "ml_metadata", "tensorflow_data_validation", "tensorflow_model_analysis")
+
+
+def python_files(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imports_of(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_imports_point_one_way(layer: str) -> None:
+    above = LAYERS[LAYERS.index(layer) + 1 :]
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in python_files(layer)
+        for name in imports_of(path)
+        if name.split(".")[0] in above
+    ]
+    assert wrong == []
+
+
+def test_tfx_stays_at_the_edges() -> None:
+    allowed = {"component.py", "executor.py", "strategy.py", "driver.py"}
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for layer in ("trainer", "serving", "components")
+        for path in python_files(layer)
+        if path.name not in allowed
+        for name in imports_of(path)
+        if name.split(".")[0] in TFX_ONLY
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("pipeline.cli", ("tensorflow", "tfx", "apache_beam", "pydantic", "numpy")),
+        ("pipeline.config", ("tensorflow", "tfx", "apache_beam")),
+        ("components.image_sources.config", ("tensorflow", "tfx")),
+        ("trainer.config", ("tensorflow", "tfx")),
+        ("serving.names", ("tensorflow", "tfx")),
+    ],
+)
+def test_cheap_modules_stay_cheap(module: str, forbidden: tuple[str, ...]) -> None:
+    code = f"import sys, {module}; print([m for m in {forbidden!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_package_is_listed_for_installation() -> None:
+    listed = {
+        node.value
+        for node in ast.walk(ast.parse((ROOT / "setup.py").read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    packages = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for layer in LAYERS
+        for path in (ROOT / layer).rglob("__init__.py")
+    }
+    assert packages - listed == set()
+
+
+def test_every_folder_with_code_is_a_package() -> None:
+    bare = {
+        str(path.parent.relative_to(ROOT))
+        for layer in LAYERS
+        for path in python_files(layer)
+        if not (path.parent / "__init__.py").exists()
+    }
+    assert bare == set()
+
+
+@pytest.mark.parametrize("stack", ["tfx116", "tfx121"])
+def test_pin_files_are_hashed_and_name_no_host(stack: str) -> None:
+    text = (ROOT / "requirements" / f"{stack}.txt").read_text(encoding="utf-8")
+    pins = [line for line in text.splitlines() if "==" in line]
+    assert len(pins) > 200
+    assert text.count("--hash=sha256:") > len(pins)
+    assert "://" not in text
+    assert "index-url" not in text
+
+
+def test_tool_settings_are_readable() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert {"ruff", "mypy", "pytest", "uv"} <= settings["tool"].keys()
+
+
+def test_no_source_file_passes_the_ceiling() -> None:
+    long = [
+        str(path.relative_to(ROOT))
+        for layer in LAYERS
+        for path in python_files(layer)
+        if len(path.read_text(encoding="utf-8").splitlines()) > 350
+    ]
+    assert long == []

@@ -1,0 +1,77 @@
+"""Decoding, channels and resizing, against Pillow and known pixels."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from trainer import pixels
+
+RNG = np.random.default_rng(7)
+
+
+def png(image: np.ndarray, mode: str | None = None) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image, mode).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def test_a_png_of_the_models_size_keeps_its_pixels() -> None:
+    image = RNG.integers(0, 256, (5, 7), np.uint8)
+    decoded = pixels.decode_batch(tf.constant([png(image)]), (5, 7, 1))
+    np.testing.assert_array_equal(decoded[0, ..., 0], image)
+
+
+def test_every_format_and_kind_of_channels_decodes() -> None:
+    colour = RNG.integers(0, 256, (6, 6, 3), np.uint8)
+    contents = [png(colour), png(np.dstack([colour, np.full((6, 6), 255, np.uint8)]))]
+    for name in ("JPEG", "BMP", "GIF"):
+        buffer = io.BytesIO()
+        Image.fromarray(colour).save(buffer, format=name)
+        contents.append(buffer.getvalue())
+    for channels in (1, 3):
+        decoded = pixels.decode_batch(tf.constant(contents), (6, 6, channels))
+        assert decoded.shape == (5, 6, 6, channels)
+    np.testing.assert_array_equal(decoded[0], colour)
+    np.testing.assert_array_equal(decoded[1], colour)
+
+
+def test_grey_is_the_luma_of_jpeg() -> None:
+    image = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]], np.uint8)
+    grey = pixels.fit(tf.constant(image[np.newaxis]), (1, 4, 1))
+    np.testing.assert_array_equal(grey[0, 0, :, 0], [76, 150, 29, 9])
+
+
+def test_colour_of_grey_repeats_it_and_alpha_is_dropped() -> None:
+    grey_alpha = RNG.integers(0, 256, (1, 4, 4, 2), np.uint8)
+    colour = pixels.fit(tf.constant(grey_alpha), (4, 4, 3)).numpy()
+    for channel in range(3):
+        np.testing.assert_array_equal(colour[..., channel], grey_alpha[..., 0])
+
+
+@pytest.mark.parametrize("size", [(64, 48), (20, 20), (9, 31)])
+def test_resizing_agrees_with_pillow(size: tuple[int, int]) -> None:
+    image = RNG.integers(0, 256, (*size, 3), np.uint8)
+    ours = pixels.fit(tf.constant(image[np.newaxis]), (16, 16, 3))[0].numpy().astype(int)
+    theirs = np.asarray(Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR))
+    assert np.abs(ours - theirs).max() <= 1
+
+
+def test_an_image_does_not_depend_on_its_batch() -> None:
+    batch = RNG.integers(0, 256, (8, 30, 20, 1), np.uint8)
+    together = pixels.fit(tf.constant(batch), (12, 12, 1)).numpy()
+    alone = [pixels.fit(tf.constant(batch[i : i + 1]), (12, 12, 1))[0] for i in range(8)]
+    np.testing.assert_array_equal(together, alone)
+
+
+def test_levels_survive_the_unit_interval() -> None:
+    levels = tf.range(256, dtype=tf.int32)
+    levels = tf.cast(levels, tf.uint8)
+    np.testing.assert_array_equal(pixels.to_levels(pixels.to_unit(levels)), levels)
+
+
+def test_an_undecodable_image_fails_the_graph() -> None:
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        pixels.decode_batch(tf.constant([b"no image"]), (4, 4, 1))

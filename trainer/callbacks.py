@@ -1,0 +1,132 @@
+"""What a training says while it runs: progress events, history.json, TensorBoard.
+
+Called by `train.py`, on the chief only.
+"""
+
+import dataclasses
+import json
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from trainer.checkpoints import write_atomic
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a training is.
+
+    Attributes:
+        step: steps done.
+        total_steps: steps planned.
+        epoch: passes over the train split done.
+        images_per_sec: labelled and unlabelled images per second, over the last call.
+        eta_secs: estimated time to the end.
+        parts: the last step's losses by name.
+        validation: measures of the validation split, where it was just evaluated.
+    """
+
+    step: int
+    total_steps: int
+    epoch: float
+    images_per_sec: float
+    eta_secs: float
+    parts: dict[str, float]
+    validation: dict[str, float] | None = None
+
+    def line(self) -> str:
+        """One line for a person."""
+        losses = f"loss {self.parts['loss']:.4f}  elbo {self.parts['elbo']:.1f}"
+        if self.parts.get("cross_entropy"):
+            losses += f"  cross-entropy {self.parts['cross_entropy']:.4f}"
+        text = (
+            f"step {self.step}/{self.total_steps}  epoch {self.epoch:.1f}  "
+            f"{self.images_per_sec:,.0f} images/s  {losses}  ETA {_clock(self.eta_secs)}"
+        )
+        if self.validation and "accuracy" in self.validation:
+            text += f"  validation accuracy {self.validation['accuracy']:.4f}"
+        return text
+
+
+def _clock(secs: float) -> str:
+    minutes, seconds = divmod(round(secs), 60)
+    return f"{minutes}:{seconds:02d}"
+
+
+ProgressFn = Callable[[Progress], None]
+
+
+def log_progress(event: Progress) -> None:
+    """The default: a line in the log."""
+    _LOG.info("%s", event.line())
+
+
+class Means:
+    """Running means of the steps' parts between two evaluations; part of the checkpoint."""
+
+    def __init__(self, names: tuple[str, ...], state: dict[str, Any] | None = None) -> None:
+        self._names = names
+        self._sums = np.asarray(state["sums"]) if state else np.zeros(len(names))
+        self._count = state["count"] if state else 0
+
+    def add(self, values: np.ndarray) -> None:
+        """Adds steps, float32 [steps, names]."""
+        # One by one: the sum must not depend on how many steps a call had.
+        for row in values.astype(np.float64):
+            self._sums = self._sums + row
+        self._count += len(values)
+
+    def take(self) -> dict[str, float]:
+        """The means by name; starts anew."""
+        means = self._sums / max(self._count, 1)
+        self._sums, self._count = np.zeros(len(self._names)), 0
+        return {name: float(value) for name, value in zip(self._names, means, strict=True)}
+
+    def state(self) -> dict[str, Any]:
+        """Plain values for the checkpoint."""
+        return {"sums": self._sums.tolist(), "count": self._count}
+
+
+def write_history(workdir: str, history: list[dict[str, Any]]) -> None:
+    """Writes `history.json`: one record per evaluation."""
+    path = os.path.join(workdir, "history.json")
+    write_atomic(path, json.dumps(history, indent=1).encode())
+
+
+class Clock:
+    """Speed and remaining time; the first call, which traces and compiles, does not count.
+
+    Args:
+        now: seconds, monotonic; injectable for tests.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
+        self._started = now()
+        self._last = self._started
+        self.step_secs: float | None = None
+        self._warm = False
+
+    def tick(self, steps: int) -> float:
+        """Takes the time of a call of `steps` steps; returns seconds per step."""
+        now = self._now()
+        taken = (now - self._last) / steps
+        self._last = now
+        if self._warm:
+            self.step_secs = taken
+        self._warm = True
+        return taken
+
+    def skip(self) -> None:
+        """Leaves out the time since the last tick: an evaluation or a checkpoint."""
+        self._last = self._now()
+
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._now() - self._started

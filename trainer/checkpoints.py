@@ -1,0 +1,150 @@
+"""Checkpoints: atomic, checked by digest, and enough to resume exactly.
+
+A checkpoint is two files: `step-N.npz` with the arrays, and `step-N.json`, written after it, with
+the step, the digest of the arrays and the caller's notes. A step without a whole pair is passed
+over. Data order and noise are functions of the step, so there is nothing else to store. Paths may
+be remote (gs://). Called by `train.py`.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+_LOG = logging.getLogger(__name__)
+_MANIFEST = re.compile(r"step-(\d{9})\.json")
+
+
+def write_atomic(path: str, content: bytes) -> None:
+    """Writes a file so that a reader sees all of it or none."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with tf.io.gfile.GFile(temporary, "wb") as file:
+        file.write(content)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+
+
+def pack(arrays: Sequence[np.ndarray]) -> bytes:
+    """Arrays as the bytes of an .npz file, uncompressed."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **{f"a{i:05d}": array for i, array in enumerate(arrays)})
+    return buffer.getvalue()
+
+
+def unpack(content: bytes) -> list[np.ndarray]:
+    """The arrays of `pack`."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        return [stored[name] for name in sorted(stored.files)]
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        directory: where they are; created when the first is saved.
+        identity: digest of what the run depends on (configuration, data); a checkpoint of
+            another run is an error, not a start.
+        keep: how many are kept.
+    """
+
+    def __init__(self, directory: str, *, identity: str, keep: int) -> None:
+        self._directory = directory
+        self._identity = identity
+        self._keep = keep
+
+    def save(self, step: int, arrays: Sequence[np.ndarray], notes: dict[str, Any]) -> None:
+        """Saves a checkpoint and removes old ones.
+
+        Args:
+            step: steps done.
+            arrays: variables, in an order that `restore`'s caller knows.
+            notes: plain values that the run needs to go on.
+        """
+        tf.io.gfile.makedirs(self._directory)
+        content = pack(arrays)
+        name = f"step-{step:09d}"
+        write_atomic(self._path(f"{name}.npz"), content)
+        manifest = {
+            "step": step,
+            "identity": self._identity,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "notes": notes,
+        }
+        write_atomic(self._path(f"{name}.json"), json.dumps(manifest).encode())
+        self._remove_old()
+
+    def restore(self) -> tuple[int, list[np.ndarray], dict[str, Any]] | None:
+        """The newest whole checkpoint: steps done, arrays and notes; None if there is none.
+
+        Raises:
+            ValueError: the checkpoints belong to another run.
+        """
+        for name in self._manifests():
+            try:
+                manifest = json.loads(self._read(name))
+            except ValueError:
+                _LOG.warning("checkpoint %s is cut short; an older one is used", name)
+                continue
+            if manifest["identity"] != self._identity:
+                raise ValueError(
+                    f"{self._directory} holds checkpoints of a run with other data or options; "
+                    "delete it or choose another directory"
+                )
+            content = self._arrays(name, manifest)
+            if content is not None:
+                return manifest["step"], unpack(content), manifest["notes"]
+        return None
+
+    def save_best(self, arrays: Sequence[np.ndarray]) -> None:
+        """Keeps these weights as the best so far."""
+        tf.io.gfile.makedirs(self._directory)
+        content = pack(arrays)
+        digest = hashlib.sha256(content).hexdigest().encode()
+        write_atomic(self._path("best.npz"), content + digest)
+
+    def restore_best(self) -> list[np.ndarray] | None:
+        """The weights of `save_best`; None if there are none or the file is damaged."""
+        path = self._path("best.npz")
+        if not tf.io.gfile.exists(path):
+            return None
+        content = self._read("best.npz")
+        content, digest = content[:-64], content[-64:]
+        if hashlib.sha256(content).hexdigest().encode() != digest:
+            _LOG.warning("%s is damaged; the last weights are used", path)
+            return None
+        return unpack(content)
+
+    def _arrays(self, name: str, manifest: dict[str, Any]) -> bytes | None:
+        name = name.replace(".json", ".npz")
+        if tf.io.gfile.exists(self._path(name)):
+            content = self._read(name)
+            if hashlib.sha256(content).hexdigest() == manifest["sha256"]:
+                return content
+        _LOG.warning("checkpoint %s is damaged; an older one is used", name)
+        return None
+
+    def _manifests(self) -> list[str]:
+        if not tf.io.gfile.isdir(self._directory):
+            return []
+        names = (name.rstrip("/") for name in tf.io.gfile.listdir(self._directory))
+        return sorted((name for name in names if _MANIFEST.fullmatch(name)), reverse=True)
+
+    def _remove_old(self) -> None:
+        kept = {name.removesuffix(".json") for name in self._manifests()[: self._keep]}
+        for name in tf.io.gfile.listdir(self._directory):
+            stem = name.split(".")[0]
+            if name.startswith("step-") and stem not in kept:
+                tf.io.gfile.remove(self._path(name))
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._directory, name)
+
+    def _read(self, name: str) -> bytes:
+        with tf.io.gfile.GFile(self._path(name), "rb") as file:
+            return file.read()

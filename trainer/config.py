@@ -1,0 +1,203 @@
+"""The options of the model and of its training, validated once.
+
+`pipeline/config.py` composes these sections into the whole tree; everything else in this package
+takes them as they are. Importing this module is cheap: no TensorFlow.
+"""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from trainer.options import (
+    AugmentationConfig,
+    CalibrationConfig,
+    CheckpointConfig,
+    EarlyStoppingConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    Section,
+    SemiSupervisedConfig,
+)
+from trainer.tuning_space import TunerConfig
+
+
+class ImageConfig(Section):
+    """The image that the network sees; archives of other sizes are resized to it."""
+
+    height: int = Field(default=28, ge=4, le=1024, description="rows, pixels")
+    width: int = Field(default=28, ge=4, le=1024, description="columns, pixels")
+    channels: Literal[1, 3] = Field(default=1, description="1 grey, 3 colour")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels)."""
+        return self.height, self.width, self.channels
+
+
+class ModelConfig(Section):
+    """Which network is built. The defaults are the reference setting `mnist-mlp`."""
+
+    encoder: Literal["mlp", "conv"] = Field(
+        default="mlp", description="dense layers, or residual blocks"
+    )
+    hidden: tuple[int, ...] = Field(
+        default=(512,), min_length=1, description="mlp encoder: layer widths"
+    )
+    conv_width: int = Field(default=32, ge=4, description="conv: channels at half resolution")
+    conv_blocks: int = Field(
+        default=1, ge=0, le=8, description="conv: residual blocks per resolution"
+    )
+    feature_size: int = Field(
+        default=128, ge=2, description="conv encoder: width of the features h"
+    )
+    posterior_hidden: int = Field(
+        default=256,
+        ge=0,
+        description="conv encoder: dense layer before mean and log-variance; 0: none",
+    )
+    latent_size: int = Field(default=16, ge=1, le=1024, description="d, size of z")
+    log_variance_bounds: tuple[float, float] = Field(
+        default=(-8.0, 4.0), description="log-variance of the posterior is clipped to these"
+    )
+    decoder: Literal["auto", "mlp", "conv"] = Field(
+        default="auto",
+        description="auto: the encoder's kind; mlp beside a conv encoder is fast on CPUs",
+    )
+    decoder_hidden: tuple[int, ...] = Field(
+        default=(512,), min_length=1, description="mlp decoder: widths"
+    )
+    conditioning: Literal["latent", "hidden", "label"] = Field(
+        default="latent", description="what the decoder sees: z; z and h; z and the class"
+    )
+    observation: Literal["bernoulli", "gaussian", "discretized_logistic"] = Field(
+        default="bernoulli", description="distribution of a pixel given the decoder's output"
+    )
+    min_scale: float = Field(
+        default=0.02,
+        gt=0,
+        lt=1,
+        description="gaussian: least standard deviation, in units of the range",
+    )
+    classifier_input: Literal["mean", "features", "both"] = Field(
+        default="features", description="what the classifier reads: posterior mean, h, or both"
+    )
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout before the classifier")
+    elbo_samples: int = Field(
+        default=2,
+        ge=1,
+        le=64,
+        description="fixed noise vectors for the ELBO of analyse(); 1 or even",
+    )
+    neighbours: int = Field(
+        default=10, ge=1, description="outlier score: which neighbour's distance"
+    )
+    neighbour_bank: int = Field(
+        default=2048, ge=1, description="outlier score: training images kept"
+    )
+    neighbour_size: int = Field(
+        default=64, ge=1, description="outlier score: principal components of h"
+    )
+
+    @property
+    def decoder_kind(self) -> str:
+        """`mlp` or `conv`."""
+        return self.encoder if self.decoder == "auto" else self.decoder
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ModelConfig":
+        low, high = self.log_variance_bounds
+        if low >= high:
+            raise ValueError(
+                f"model.log_variance_bounds: [{low}, {high}] is empty; give the lower bound first"
+            )
+        if any(width < 1 for width in (*self.hidden, *self.decoder_hidden)):
+            raise ValueError("model.hidden and model.decoder_hidden: widths must be at least 1")
+        if self.elbo_samples > 1 and self.elbo_samples % 2:
+            raise ValueError(
+                f"model.elbo_samples: {self.elbo_samples} is odd; the noise comes in antithetic "
+                "pairs, so give 1 or an even number"
+            )
+        if self.neighbours > self.neighbour_bank:
+            raise ValueError(
+                f"model.neighbours: {self.neighbours} is more than model.neighbour_bank "
+                f"({self.neighbour_bank})"
+            )
+        return self
+
+
+class TrainerConfig(Section):
+    """How the model is trained. The defaults are the reference setting `mnist-mlp`."""
+
+    seed: int = Field(
+        default=1, ge=0, lt=2**31, description="names every random choice of the training"
+    )
+    epochs: float = Field(default=10.0, gt=0, description="passes over the train split")
+    max_minutes: float = Field(default=0.0, ge=0, description="stop after this time; 0: no limit")
+    batch_size: int = Field(default=128, ge=1, description="images per step, over all replicas")
+    evaluation_batch_size: int = Field(default=512, ge=1, description="images per evaluation step")
+    evaluate_every_epochs: float = Field(
+        default=1.0, gt=0, description="between looks at validation"
+    )
+    steps_per_call: int = Field(
+        default=0, ge=0, description="steps per graph call; 0: about a second"
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        default="auto",
+        description="of the bodies' arithmetic; auto: measured where the run is long",
+    )
+    xla: Literal["auto", "on", "off"] = Field(default="auto", description="auto: measured likewise")
+    devices: Literal["auto", "one", "mirrored", "multi_worker"] = Field(
+        default="auto", description="auto: TF_CONFIG, then the number of GPUs, decides"
+    )
+    memory_limit_mb: int = Field(
+        default=2048,
+        ge=0,
+        description="decoded images above this go to a file in the cache directory",
+    )
+    tensorboard: bool = Field(default=True, description="write scalars and images for TensorBoard")
+    objective: ObjectiveConfig = ObjectiveConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    semi_supervised: SemiSupervisedConfig = SemiSupervisedConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    tuner: TunerConfig = TunerConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "TrainerConfig":
+        schedule = self.optimizer
+        if schedule.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"trainer.optimizer.warmup_epochs: {schedule.warmup_epochs:g} is more than "
+                f"trainer.epochs ({self.epochs:g})"
+            )
+        return self
+
+
+def check_consistent(image: ImageConfig, model: ModelConfig, trainer: TrainerConfig) -> None:
+    """Refuses combinations across sections that can't work.
+
+    Raises:
+        ValueError: one line that names the key.
+    """
+    if "conv" in (model.encoder, model.decoder_kind) and min(image.height, image.width) < 8:
+        raise ValueError(
+            f"model.encoder: conv needs images of at least 8x8 pixels, image is "
+            f"{image.height}x{image.width}; use mlp"
+        )
+    if trainer.objective.binarise and model.observation != "bernoulli":
+        raise ValueError(
+            f"trainer.objective.binarise: goes with model.observation = bernoulli, not "
+            f"{model.observation}"
+        )
+    if trainer.objective.bound == "importance" and model.conditioning == "hidden":
+        raise ValueError(
+            "trainer.objective.bound: importance needs a decoder that is a density of the image; "
+            "model.conditioning = hidden is none"
+        )
+    if trainer.objective.alpha == 0 and model.conditioning == "label":
+        raise ValueError(
+            "trainer.objective.alpha: 0 trains no classifier, which model.conditioning = label "
+            "needs"
+        )

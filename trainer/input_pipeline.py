@@ -1,0 +1,171 @@
+"""Images for training: decoded once from a folder of Examples, kept as uint8.
+
+`pipeline/run_fn.py` and `python -m trainer` load splits with it; `train.py` reads them by index.
+Float images are never materialised: they are made in the compiled step.
+"""
+
+import dataclasses
+import glob
+import logging
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO
+
+import numpy as np
+import tensorflow as tf
+
+_LOG = logging.getLogger(__name__)
+
+DecodeFn = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+"""Serialised tf.Examples, string [batch], to (uint8 [batch, h, w, c], int64 [batch])."""
+
+_DECODE_BATCH = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """The images of a split and their classes.
+
+    Attributes:
+        images: uint8 [n, height, width, channels], in memory or mapped from a file.
+        labels: int32 [n], -1: none.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise ValueError(
+                f"images must be uint8 [n, height, width, channels], got {self.images.dtype} "
+                f"{list(self.images.shape)}"
+            )
+        if len(self.images) != len(self.labels):
+            raise ValueError(f"{len(self.images)} images have {len(self.labels)} labels")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, places: np.ndarray) -> "ImageSet":
+        """The images at these places, in memory."""
+        return ImageSet(np.ascontiguousarray(self.images[places]), self.labels[places])
+
+    @staticmethod
+    def join(parts: Sequence["ImageSet"]) -> "ImageSet":
+        """All images of the parts, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        return ImageSet(
+            np.concatenate([part.images for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+        )
+
+
+def example_files(patterns: Sequence[str]) -> list[str]:
+    """The TFRecord files that the patterns match, sorted.
+
+    Raises:
+        ValueError: nothing matches.
+    """
+    remote = any("://" in pattern for pattern in patterns)
+    find = tf.io.gfile.glob if remote else glob.glob
+    files = sorted({name for pattern in patterns for name in find(pattern)})
+    if not files:
+        raise ValueError(f"no files of Examples match {', '.join(patterns)}")
+    return files
+
+
+def load_images(
+    file_patterns: Sequence[str],
+    decode_fn: DecodeFn,
+    *,
+    image_shape: tuple[int, int, int],
+    memory_limit_bytes: int = 2 << 30,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> ImageSet:
+    """Decodes all Examples of a split.
+
+    Args:
+        file_patterns: globs of TFRecord files; names ending in `.gz` are gzip.
+        decode_fn: decodes a batch of serialised Examples.
+        image_shape: (height, width, channels) that `decode_fn` yields.
+        memory_limit_bytes: larger sets go to a file that is mapped into memory.
+        cache_dir: where that file goes; the system's temporary directory by default. The file
+            has no name there, so it vanishes with the process.
+
+    Returns:
+        The split's images, in the order of the files and their records.
+    """
+    store = _ImageStore(image_shape, memory_limit_bytes, cache_dir)
+    labels = []
+    for images, classes in _decoded(example_files(file_patterns), decode_fn):
+        store.append(images)
+        labels.append(classes.astype(np.int32))
+    found = np.concatenate(labels) if labels else np.zeros([0], np.int32)
+    return ImageSet(store.finish(), found)
+
+
+def _decoded(files: list[str], decode_fn: DecodeFn) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    compression = "GZIP" if files[0].endswith(".gz") else ""
+    records = tf.data.TFRecordDataset(files, compression_type=compression)
+    batches = records.batch(_DECODE_BATCH).map(
+        decode_fn, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    yield from batches.prefetch(2).as_numpy_iterator()
+
+
+class _ImageStore:
+    """Grows by batches; in memory up to a limit, beyond it in a nameless file."""
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int],
+        limit: int,
+        cache_dir: str | os.PathLike[str] | None,
+    ) -> None:
+        self._shape = tuple(image_shape)
+        self._limit = limit
+        self._cache_dir = cache_dir
+        self._parts: list[np.ndarray] = []
+        self._bytes = 0
+        self._count = 0
+        self._file: IO[bytes] | None = None
+
+    def append(self, images: np.ndarray) -> None:
+        if images.shape[1:] != self._shape:
+            raise ValueError(
+                f"decoded images are {list(images.shape[1:])}, the configuration says "
+                f"{list(self._shape)}"
+            )
+        self._count += len(images)
+        self._bytes += images.nbytes
+        self._parts.append(images)
+        if self._bytes > self._limit:
+            self._spill()
+
+    def _spill(self) -> None:
+        if self._file is None:
+            if self._cache_dir is not None:
+                pathlib.Path(self._cache_dir).mkdir(parents=True, exist_ok=True)
+            _LOG.info("decoded images exceed %d MB: they go to a file", self._limit >> 20)
+            self._file = tempfile.TemporaryFile(dir=self._cache_dir)  # noqa: SIM115
+        for part in self._parts:
+            np.ascontiguousarray(part).tofile(self._file)
+        self._parts.clear()
+
+    def finish(self) -> np.ndarray:
+        shape = (self._count, *self._shape)
+        if self._file is not None:
+            self._file.flush()
+            return np.memmap(self._file, np.uint8, "r", shape=shape)
+        # Parts are freed while they are copied: the peak is one set and one part.
+        images = np.empty(shape, np.uint8)
+        start = 0
+        self._parts.reverse()
+        while self._parts:
+            part = self._parts.pop()
+            images[start : start + len(part)] = part
+            start += len(part)
+        return images

@@ -1,0 +1,130 @@
+"""The objective's terms and bounds as pure functions of tensors; no model, no variables.
+
+Called by `objective.py` (training), `model.py` (analyse) and `evaluation.py`. Sums are over one
+image; all values are nats per image (float32 [batch, ...]).
+"""
+
+import math
+
+import tensorflow as tf
+
+from trainer import distributions
+
+
+def kl_divergence(mean: tf.Tensor, log_variance: tf.Tensor, *, free_bits: float = 0.0) -> tf.Tensor:
+    """KL(q(z|x) || N(0, I)) of one image.
+
+    Args:
+        mean: float32 [..., d].
+        log_variance: float32 [..., d].
+        free_bits: each dimension costs at least this many nats, so that it has no gradient below
+            (Kingma et al. 2016, with images instead of minibatches as groups: no replica needs
+            to know of the others).
+
+    Returns:
+        float32 [...], nats.
+    """
+    per_dimension = distributions.normal_kl(mean, log_variance)
+    if free_bits:
+        per_dimension = tf.maximum(per_dimension, free_bits)
+    return tf.reduce_sum(per_dimension, axis=-1)
+
+
+def posterior_entropy(log_variance: tf.Tensor) -> tf.Tensor:
+    """H[q(z|x)] of one image: float32 [...], nats."""
+    return tf.reduce_sum(distributions.normal_entropy(log_variance), axis=-1)
+
+
+def importance_log_weights(
+    log_likelihood: tf.Tensor, latent: tf.Tensor, mean: tf.Tensor, log_variance: tf.Tensor
+) -> tf.Tensor:
+    """Log weights log p(x|z) + log p(z) - log q(z|x) of samples z of q(z|x).
+
+    Args:
+        log_likelihood: float32 [k, batch], nats.
+        latent: float32 [k, batch, d].
+        mean: float32 [batch, d].
+        log_variance: float32 [batch, d].
+
+    Returns:
+        float32 [k, batch], nats.
+    """
+    zeros = tf.zeros_like(latent)
+    prior = distributions.normal_log_density(latent, zeros, zeros)
+    posterior = distributions.normal_log_density(latent, mean, log_variance)
+    return log_likelihood + tf.reduce_sum(prior - posterior, axis=-1)
+
+
+def importance_bound(log_weights: tf.Tensor) -> tf.Tensor:
+    """Log of the mean weight over k samples: float32 [batch], nats (Burda et al. 2016, eq. 8).
+
+    With k = 1 this is the single-sample ELBO; its expectation rises with k.
+    """
+    samples = tf.cast(tf.shape(log_weights)[0], log_weights.dtype)
+    return tf.reduce_logsumexp(log_weights, axis=0) - tf.math.log(samples)
+
+
+def cross_entropy(
+    labels: tf.Tensor, logits: tf.Tensor, *, label_smoothing: float = 0.0
+) -> tf.Tensor:
+    """-log p(y|x), 0 where there is no label.
+
+    Args:
+        labels: int32 [batch], -1: no label.
+        logits: float32 [batch, K].
+        label_smoothing: share of the target that is spread over all classes.
+
+    Returns:
+        float32 [batch], nats.
+    """
+    log_probabilities = tf.nn.log_softmax(logits)
+    present = tf.cast(labels >= 0, tf.float32)
+    taken = tf.gather(log_probabilities, tf.maximum(labels, 0), axis=-1, batch_dims=1)
+    value = -(1.0 - label_smoothing) * taken
+    if label_smoothing:
+        value -= label_smoothing * tf.reduce_mean(log_probabilities, axis=-1)
+    return present * value
+
+
+def categorical_entropy(logits: tf.Tensor) -> tf.Tensor:
+    """H[softmax(logits)]: float32 [...], nats."""
+    log_probabilities = tf.nn.log_softmax(logits)
+    return -tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)
+
+
+def soft_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """-sum over classes of target * log p: float32 [batch], nats."""
+    return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), axis=-1)
+
+
+def joint_classes(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
+    """Joint distribution of the classes that two views of the same images get.
+
+    Args:
+        first: float32 [batch, K], probabilities.
+        second: float32 [batch, K], probabilities.
+
+    Returns:
+        float32 [K, K], symmetric, sums to 1.
+    """
+    joint = tf.matmul(first, second, transpose_a=True) / first.shape[0]
+    return 0.5 * (joint + tf.transpose(joint))
+
+
+def mutual_information(joint: tf.Tensor) -> tf.Tensor:
+    """Mutual information of a joint distribution [K, K] (Ji et al. 2019, eq. 3).
+
+    High when two views agree and the classes are used evenly.
+
+    Returns:
+        float32 scalar, nats, between 0 and log K.
+    """
+    joint = tf.maximum(joint, 1e-12)
+    rows = tf.reduce_sum(joint, axis=1, keepdims=True)
+    columns = tf.reduce_sum(joint, axis=0, keepdims=True)
+    return tf.reduce_sum(joint * (tf.math.log(joint) - tf.math.log(rows) - tf.math.log(columns)))
+
+
+def bits_per_dimension(nats: float, dimensions: int) -> float:
+    """Nats per image as bits per pixel value."""
+    return nats / (dimensions * math.log(2.0))

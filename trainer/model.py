@@ -1,0 +1,350 @@
+"""The VAE-classifier: one encoder for classifying, embedding, reconstructing and scoring.
+
+`objective.py` trains it, `calibration.py` fits its quality scores, `serving/` exports `analyse`.
+docs/model.md has the formulas.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer import losses, outliers
+from trainer.config import ModelConfig
+from trainer.decoders import build_decoder
+from trainer.encoders import build_encoder
+from trainer.observations import observation_model
+
+_ELBO_NOISE_SEED = 20140501
+"""Of analyse()'s fixed noise; a constant, so that equal weights give equal scores."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What the encoder says of a batch, all float32.
+
+    Attributes:
+        mean: [batch, d], mu.
+        log_variance: [batch, d], clipped.
+        features: [batch, m], h.
+    """
+
+    mean: tf.Tensor
+    log_variance: tf.Tensor
+    features: tf.Tensor
+
+    def latent(self, noise: tf.Tensor) -> tf.Tensor:
+        """Mu + sigma * noise; `noise` is [..., batch or 1, d]."""
+        return self.mean + tf.exp(0.5 * self.log_variance) * noise
+
+
+@keras.saving.register_keras_serializable("vaeline")
+class VaeClassifier(keras.Model):
+    """A variational autoencoder whose encoder also classifies.
+
+    All weights exist after construction.
+
+    Args:
+        config: the model's options, or their dict.
+        image_shape: (height, width, channels).
+        num_classes: K.
+        pixel_mean: mean of each channel over the training split, pixels in [0, 1].
+        pixel_std: standard deviation likewise.
+        body_dtype: Keras dtype policy of encoder and decoder bodies, `float32` or
+            `mixed_bfloat16`; heads and losses are float32.
+        outlier_score: name of the outlier score, set by the calibration.
+
+    Call arguments:
+        pixels: float32 [batch, height, width, channels] in [0, 1].
+    """
+
+    def __init__(
+        self,
+        *,
+        config: ModelConfig | dict[str, Any],
+        image_shape: Sequence[int],
+        num_classes: int,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        body_dtype: str = "float32",
+        outlier_score: str = outliers.COMBINED,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.config = config if isinstance(config, ModelConfig) else ModelConfig(**config)
+        self.image_shape = _shape(image_shape)
+        self.num_classes = int(num_classes)
+        self.pixel_mean = tuple(float(value) for value in pixel_mean)
+        self.pixel_std = tuple(float(value) for value in pixel_std)
+        self.body_dtype = body_dtype
+        self.dimensions = math.prod(self.image_shape)
+        self.observation = observation_model(
+            self.config.observation, min_scale=self.config.min_scale
+        )
+        self._create_layers(outlier_score)
+        self.built = True
+
+    def _create_layers(self, outlier_score: str) -> None:
+        config = self.config
+        self.encoder = build_encoder(config, self.body_dtype)
+        self.encoder.build((None, *self.image_shape))
+        trunk_size = getattr(self.encoder, "trunk_size", self.encoder.feature_size)
+        self.posterior_hidden = None
+        if config.encoder == "conv" and config.posterior_hidden:
+            self.posterior_hidden = self._dense(
+                trunk_size, config.posterior_hidden, "posterior_hidden",
+                activation="relu", dtype=self.body_dtype,
+            )  # fmt: skip
+            trunk_size = config.posterior_hidden
+        self.posterior_mean = self._dense(trunk_size, config.latent_size, "posterior_mean")
+        # Zeros: training starts at unit variance whatever the features' scale.
+        self.posterior_log_variance = self._dense(
+            trunk_size, config.latent_size, "posterior_log_variance", kernel_initializer="zeros"
+        )
+        feature_size = self.encoder.feature_size
+        inputs = {
+            "mean": config.latent_size,
+            "features": feature_size,
+            "both": config.latent_size + feature_size,
+        }[config.classifier_input]
+        self.classifier = self._dense(inputs, self.num_classes, "classifier")
+        self.decoder = build_decoder(
+            config, self.image_shape, self.observation.parameters, self.body_dtype
+        )
+        beside = {"latent": 0, "hidden": feature_size, "label": self.num_classes}
+        self.decoder.build((None, config.latent_size + beside[config.conditioning]))
+        self.scores = outliers.OutlierScore(
+            num_classes=self.num_classes,
+            latent_size=config.latent_size,
+            feature_size=feature_size,
+            neighbours=config.neighbours,
+            bank=config.neighbour_bank,
+            components=config.neighbour_size,
+            # Without a density of the image no score may rest on the decoder.
+            score="neighbours"
+            if self._has_no_density and outlier_score == outliers.COMBINED
+            else outlier_score,
+            name="scores",
+        )
+
+    def _dense(self, inputs: int, units: int, name: str, **kwargs: Any) -> keras.layers.Dense:
+        layer = keras.layers.Dense(units, name=name, **{"dtype": "float32", **kwargs})
+        layer.build((None, inputs))
+        return layer
+
+    def encode(self, pixels: tf.Tensor, *, training: bool = False) -> Encoded:
+        """Posterior and features of pixels, float32 [batch, height, width, channels] in [0, 1]."""
+        mean, std = tf.constant(self.pixel_mean), tf.constant(self.pixel_std)
+        trunk, features = self.encoder((pixels - mean) / std, training=training)
+        if self.posterior_hidden is not None:
+            trunk = self.posterior_hidden(trunk)
+        low, high = self.config.log_variance_bounds
+        return Encoded(
+            mean=self.posterior_mean(trunk),
+            log_variance=tf.clip_by_value(self.posterior_log_variance(trunk), low, high),
+            features=tf.cast(features, tf.float32),
+        )
+
+    def classify(self, encoded: Encoded, features: tf.Tensor | None = None) -> tf.Tensor:
+        """Logits, float32 [batch, K], before the temperature.
+
+        Args:
+            encoded: the encoder's output; always its mean is used, never a sample.
+            features: h after dropout, in training.
+        """
+        features = encoded.features if features is None else features
+        inputs = {
+            "mean": lambda: encoded.mean,
+            "features": lambda: features,
+            "both": lambda: tf.concat([encoded.mean, features], axis=-1),
+        }[self.config.classifier_input]()
+        return self.classifier(inputs)
+
+    def decode(
+        self, latent: tf.Tensor, beside: tf.Tensor | None = None, *, training: bool = False
+    ) -> tf.Tensor:
+        """Raw output of the observation model.
+
+        Args:
+            latent: float32 [batch, d].
+            beside: what the conditioning adds: h [batch, m], or class probabilities [batch, K].
+            training: batch statistics in the normalisation.
+
+        Returns:
+            float32 [batch, height, width, channels * parameters].
+        """
+        if self.config.conditioning != "latent":
+            latent = tf.concat([latent, tf.cast(beside, tf.float32)], axis=-1)
+        return self.decoder(latent, training=training)
+
+    def beside_latent(self, encoded: Encoded, labels: tf.Tensor) -> tf.Tensor | None:
+        """What the decoder sees beside z, for classes int [batch]: None, h or one-hot classes."""
+        if self.config.conditioning == "hidden":
+            return encoded.features
+        if self.config.conditioning == "label":
+            return tf.one_hot(labels, self.num_classes)
+        return None
+
+    @property
+    def learned_weights(self) -> list[keras.Variable]:
+        """What training changes: weights and moving statistics, without the quality scores."""
+        fitted = {id(weight) for weight in self.scores.weights}
+        return [weight for weight in self.weights if id(weight) not in fitted]
+
+    @property
+    def label_cost(self) -> float:
+        """-log p(y) of a uniform class, nats: part of the bound where the decoder sees y."""
+        return math.log(self.num_classes) if self.config.conditioning == "label" else 0.0
+
+    def call(self, pixels: tf.Tensor, *, training: bool = False) -> tf.Tensor:
+        """Temperature-scaled class probabilities, float32 [batch, K]."""
+        logits = self.classify(self.encode(pixels, training=training))
+        return tf.nn.softmax(logits / self.scores.temperature.value)
+
+    def analyse(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Everything that one deterministic forward pass says of each image.
+
+        The ELBO's expectation is taken over `model.elbo_samples` fixed noise vectors in
+        antithetic pairs, the same for every image; reconstruction and reconstruction error are
+        those of the posterior mean. With `label` conditioning the class is the likeliest one, and
+        the bound has log(1 / K) added. With `hidden` conditioning the decoder sees h, so there is
+        no bound of the image's density: `elbo` is NaN and `conditional_bound` has the value.
+
+        Args:
+            pixels: float32 [batch, height, width, channels] in [0, 1].
+
+        Returns:
+            float32 unless said: logits and probabilities [batch, K] (the latter scaled by the
+            temperature), embedding and log_variance [batch, d], features [batch, m],
+            reconstruction (of pixels' shape), elbo (nats), reconstruction_error (mean square over
+            the pixel values), kl (nats), outlier_score [batch], verdict int32 [batch] (an index
+            of `outliers.VERDICTS`), is_outlier bool [batch].
+        """
+        encoded = self.encode(pixels)
+        logits = self.classify(encoded)
+        result = {
+            "logits": logits,
+            "probabilities": tf.nn.softmax(logits / self.scores.temperature.value),
+            "embedding": encoded.mean,
+            "log_variance": encoded.log_variance,
+            "features": encoded.features,
+            **self._reconstruct(pixels, encoded, logits),
+        }
+        score = self.scores(
+            {
+                name: self._term(name, result, pixels)
+                for name in outliers.terms_of(self.scores.score)
+            }
+        )
+        verdict = self.scores.verdict(score)
+        return {**result, "outlier_score": score, "verdict": verdict, "is_outlier": verdict > 0}
+
+    def outlier_terms(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        """All candidate outlier scores, float32 [batch] each; for the calibration."""
+        result = self.analyse(pixels)
+        names = [n for n in outliers.TERMS if not (self._has_no_density and n in _NEED_DENSITY)]
+        return {name: self._term(name, result, pixels) for name in names}
+
+    def decode_latent(self, latent: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
+        """Expected images of latent vectors, for generation.
+
+        Args:
+            latent: float32 [batch, d].
+            labels: int [batch], the classes, with `label` conditioning.
+
+        Returns:
+            float32 [batch, height, width, channels] in [0, 1].
+
+        Raises:
+            ValueError: the decoder needs what the caller can't give.
+        """
+        if self._has_no_density:
+            raise ValueError(
+                "model.conditioning = hidden can't generate: its decoder needs the features of an "
+                "image; train with latent or label"
+            )
+        beside = None
+        if self.config.conditioning == "label":
+            if labels is None:
+                raise ValueError("model.conditioning = label generates by class: give labels")
+            beside = tf.one_hot(labels, self.num_classes)
+        return self.observation.mean(self.decode(latent, beside))
+
+    @property
+    def _has_no_density(self) -> bool:
+        return self.config.conditioning == "hidden"
+
+    def _reconstruct(
+        self, pixels: tf.Tensor, encoded: Encoded, logits: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        beside = self.beside_latent(encoded, tf.argmax(logits, axis=-1, output_type=tf.int32))
+        noise = tf.constant(self._elbo_noise())
+        repeats = noise.shape[0]
+        latent = tf.reshape(encoded.latent(noise), [-1, self.config.latent_size])
+        if beside is not None:
+            beside = tf.tile(beside, [repeats, 1])
+        raw = tf.reshape(
+            self.decode(latent, beside),
+            [repeats, -1, *self.image_shape[:2], self.image_shape[2] * self.observation.parameters],
+        )
+        reconstruction = self.observation.mean(raw[0])
+        # The first row of the noise is 0, the posterior mean; the bound averages the others.
+        log_likelihood = self.observation.log_likelihood(pixels, raw)
+        kl = losses.kl_divergence(encoded.mean, encoded.log_variance)
+        bound = tf.reduce_mean(log_likelihood[1:], axis=0) - kl - self.label_cost
+        result = {
+            "reconstruction": reconstruction,
+            "reconstruction_error": tf.reduce_mean(tf.square(pixels - reconstruction), (1, 2, 3)),
+            "log_likelihood": log_likelihood[0],
+            "kl": kl,
+            "elbo": bound,
+        }
+        if self._has_no_density:
+            result |= {"elbo": bound * math.nan, "conditional_bound": bound}
+        return result
+
+    def _elbo_noise(self) -> np.ndarray:
+        """float32 [1 + samples, 1, d]: a row of zeros, then antithetic pairs of unit variance."""
+        samples, size = self.config.elbo_samples, self.config.latent_size
+        drawn = np.random.default_rng(_ELBO_NOISE_SEED).normal(size=((samples + 1) // 2, size))
+        drawn /= np.sqrt(np.mean(np.square(drawn)))
+        rows = np.concatenate([np.zeros((1, size)), drawn, -drawn])[: samples + 1]
+        return rows[:, np.newaxis, :].astype(np.float32)
+
+    def _term(self, name: str, result: dict[str, tf.Tensor], pixels: tf.Tensor) -> tf.Tensor:
+        if name == "bound":
+            return -result["elbo"]
+        if name == "reconstruction":
+            return -result["log_likelihood"]
+        if name == "relative_error":
+            return outliers.relative_error(pixels, result["reconstruction"])
+        if name == "energy":
+            return -tf.reduce_logsumexp(result["logits"], axis=-1)
+        if name == "neighbours":
+            return self.scores.neighbour_distance(result["features"])
+        return self.scores.class_distance(result["embedding"])
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor, as plain values."""
+        return {
+            "name": self.name,
+            "config": self.config.model_dump(mode="json"),
+            "image_shape": list(self.image_shape),
+            "num_classes": self.num_classes,
+            "pixel_mean": list(self.pixel_mean),
+            "pixel_std": list(self.pixel_std),
+            "body_dtype": self.body_dtype,
+            "outlier_score": self.scores.score,
+        }
+
+
+def _shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
+    height, width, channels = image_shape
+    return int(height), int(width), int(channels)
+
+
+_NEED_DENSITY = ("bound", "reconstruction", "relative_error")

@@ -1,0 +1,69 @@
+"""Random numbers of the training step: a function of (seed, step, place in the global batch).
+
+Nothing here has state, so a checkpoint needs no random state. The objective, the augmentation and
+dropout draw from it. Under tf.distribute Keras's own seed generators give every replica the same
+noise (keras-team/keras#20611); here each replica gets its slice of the global batch's noise, so
+replicas differ and yet draw together what one device alone would draw.
+"""
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Noise:
+    """The noise of one step on one replica.
+
+    Attributes:
+        seed: the configuration's seed.
+        step: int32 scalar.
+        replica: this replica's number, 0-based.
+        replicas: replicas in total.
+    """
+
+    seed: int
+    step: tf.Tensor | int
+    replica: tf.Tensor | int = 0
+    replicas: int = 1
+
+    def _key(self, stream: str) -> tf.Tensor:
+        mixed = (zlib.crc32(stream.encode()) ^ self.seed) & 0x7FFFFFFF
+        return tf.stack([tf.constant(mixed, tf.int32), tf.cast(self.step, tf.int32)])
+
+    def _local(self, values: tf.Tensor, batch: int, axis: int) -> tf.Tensor:
+        if self.replicas == 1:
+            return values
+        places = tf.range(batch) + self.replica * batch
+        return tf.gather(values, places, axis=axis)
+
+    def _global_shape(self, shape: Sequence[int], axis: int) -> list[int]:
+        return [n * self.replicas if i == axis else n for i, n in enumerate(shape)]
+
+    def uniform(self, stream: str, shape: Sequence[int], *, axis: int = 0) -> tf.Tensor:
+        """Uniform noise in [0, 1).
+
+        Args:
+            stream: names the use; two uses of one name in a step get the same numbers.
+            shape: this replica's shape.
+            axis: which axis is the batch.
+
+        Returns:
+            float32 of `shape`.
+        """
+        values = tf.random.stateless_uniform(self._global_shape(shape, axis), self._key(stream))
+        return self._local(values, shape[axis], axis)
+
+    def normal(self, stream: str, shape: Sequence[int], *, axis: int = 0) -> tf.Tensor:
+        """Standard normal noise; arguments as in `uniform`."""
+        values = tf.random.stateless_normal(self._global_shape(shape, axis), self._key(stream))
+        return self._local(values, shape[axis], axis)
+
+    def dropout(self, stream: str, values: tf.Tensor, rate: float) -> tf.Tensor:
+        """`values` [batch, ...] with a share `rate` set to 0 and the rest scaled up."""
+        if rate == 0:
+            return values
+        keep = self.uniform(stream, values.shape.as_list()) >= rate
+        return tf.where(keep, values / (1.0 - rate), tf.zeros_like(values))

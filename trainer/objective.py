@@ -1,0 +1,281 @@
+"""The training loss of one step on one replica: which images go where, and what is added up.
+
+Called by `step.py`. Two streams: the ELBO sees clean images, the classifier augmented ones. Sums
+over images are divided by the global batch, so replicas' losses and gradients add up to those of
+one device.
+"""
+
+import dataclasses
+from typing import Final
+
+import tensorflow as tf
+
+from trainer import losses
+from trainer.model import Encoded, VaeClassifier
+from trainer.noise import Noise
+from trainer.options import ObjectiveConfig, SemiSupervisedConfig
+from trainer.synchronisation import replica_mean
+
+PARTS: Final = (
+    "loss",
+    "elbo",
+    "reconstruction",
+    "kl",
+    "cross_entropy",
+    "accuracy",
+    "unlabelled_elbo",
+    "consistency",
+    "mutual_information",
+)
+"""What a step reports; reconstruction is -E log p(x|z), the bounds and parts are in nats/image."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """One replica's share of a step's images, float32 [batch, h, w, c] in [0, 1].
+
+    Attributes:
+        clean: images as they are.
+        labels: int32 [batch], -1: none.
+        augmented: what the classifier learns from; None: the clean ones.
+        unlabelled: images without labels, clean; None: no such stream.
+        weak: the unlabelled images slightly changed; None without consistency.
+        strong: likewise, changed as the configuration says.
+    """
+
+    clean: tf.Tensor
+    labels: tf.Tensor
+    augmented: tf.Tensor | None = None
+    unlabelled: tf.Tensor | None = None
+    weak: tf.Tensor | None = None
+    strong: tf.Tensor | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Weights that change while training: float32 scalars."""
+
+    beta: tf.Tensor
+    consistency: tf.Tensor
+
+
+def _slice(encoded: Encoded, start: int, size: int) -> Encoded:
+    return Encoded(
+        mean=encoded.mean[start : start + size],
+        log_variance=encoded.log_variance[start : start + size],
+        features=encoded.features[start : start + size],
+    )
+
+
+class Objective:
+    """The loss of a batch.
+
+    Args:
+        model: the trained model.
+        config: weights and variants.
+        semi: options of the unlabelled stream.
+    """
+
+    def __init__(
+        self,
+        model: VaeClassifier,
+        config: ObjectiveConfig,
+        semi: SemiSupervisedConfig,
+    ) -> None:
+        self._model = model
+        self._config = config
+        self._semi = semi
+        self._dropout = model.config.dropout
+
+    def __call__(
+        self, batch: Batch, noise: Noise, schedule: Schedule
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The loss and the parts of it.
+
+        Returns:
+            This replica's share of the global batch's loss, float32 scalar, and of `PARTS`,
+            float32 [len(PARTS)]; sums over replicas give the values.
+        """
+        encoded = self._encode(batch)
+        parts = {name: tf.constant(0.0) for name in PARTS}
+        clean, labels = encoded["clean"], batch.labels
+        logits = {
+            name: self._model.classify(
+                part, noise.dropout(f"dropout/{name}", part.features, self._dropout)
+            )
+            for name, part in encoded.items()
+        }
+        total = tf.constant(0.0)
+        dimensions = self._model.dimensions
+        if self._config.generative_weight:
+            objective, bound = self._generative(
+                batch.clean, clean, labels, logits["clean"], noise, schedule, "labelled", parts
+            )
+            total += self._config.generative_weight * self._mean(-objective, noise) / dimensions
+            parts["elbo"] = self._mean(bound, noise)
+        if self._config.alpha:
+            total += self._config.alpha * self._classification(logits, labels, noise, parts)
+        if batch.unlabelled is not None:
+            total += self._unlabelled(batch, encoded, logits, noise, schedule, parts)
+        parts["loss"] = total
+        return total, tf.stack([parts[name] for name in PARTS])
+
+    def _mean(self, values: tf.Tensor, noise: Noise) -> tf.Tensor:
+        return tf.reduce_sum(values) / (values.shape[0] * noise.replicas)
+
+    def _encode(self, batch: Batch) -> dict[str, Encoded]:
+        """One pass of the encoder over all streams; they share the normalisation's statistics."""
+        streams = {
+            name: images
+            for name, images in (
+                ("clean", batch.clean),
+                ("augmented", batch.augmented),
+                ("unlabelled", batch.unlabelled),
+                ("weak", batch.weak),
+                ("strong", batch.strong),
+            )
+            if images is not None
+        }
+        together = tf.concat(list(streams.values()), 0) if len(streams) > 1 else batch.clean
+        encoded = self._model.encode(together, training=True)
+        parts, start = {}, 0
+        for name, images in streams.items():
+            parts[name] = _slice(encoded, start, images.shape[0])
+            start += images.shape[0]
+        return parts
+
+    def _classification(
+        self,
+        logits: dict[str, tf.Tensor],
+        labels: tf.Tensor,
+        noise: Noise,
+        parts: dict[str, tf.Tensor],
+    ) -> tf.Tensor:
+        smoothing = self._config.label_smoothing
+        value = losses.cross_entropy(labels, logits["clean"], label_smoothing=smoothing)
+        if "augmented" in logits:
+            share = self._config.clean_share
+            changed = losses.cross_entropy(labels, logits["augmented"], label_smoothing=smoothing)
+            value = share * value + (1.0 - share) * changed
+        right = tf.argmax(logits["clean"], -1, output_type=tf.int32) == labels
+        parts["cross_entropy"] = self._mean(value, noise)
+        parts["accuracy"] = self._mean(tf.cast(right, tf.float32), noise)
+        return parts["cross_entropy"]
+
+    def _generative(
+        self,
+        images: tf.Tensor,
+        encoded: Encoded,
+        labels: tf.Tensor,
+        logits: tf.Tensor,
+        noise: Noise,
+        schedule: Schedule,
+        stream: str,
+        parts: dict[str, tf.Tensor],
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """J and the ELBO of each image, nats, float32 [batch]; adds to `parts`."""
+        config = self._config
+        if config.binarise:
+            threshold = noise.uniform(f"binarise/{stream}", images.shape.as_list())
+            images = tf.cast(threshold < images, tf.float32)
+        log_likelihood, latent = self._log_likelihood(
+            images, encoded, labels, logits, noise, stream
+        )
+        kl = losses.kl_divergence(encoded.mean, encoded.log_variance)
+        expected = tf.reduce_mean(log_likelihood, axis=0)
+        if stream == "labelled":
+            parts["reconstruction"] = self._mean(-expected, noise)
+            parts["kl"] = self._mean(kl, noise)
+        if config.bound == "importance":
+            weights = losses.importance_log_weights(
+                log_likelihood, latent, encoded.mean, encoded.log_variance
+            )
+            bound = losses.importance_bound(weights)
+            return bound, bound
+        charged = kl
+        if config.free_bits:
+            charged = losses.kl_divergence(
+                encoded.mean, encoded.log_variance, free_bits=config.free_bits
+            )
+        objective = expected - schedule.beta * charged
+        if config.entropy_weight:
+            objective += config.entropy_weight * losses.posterior_entropy(encoded.log_variance)
+        return objective, expected - kl
+
+    def _log_likelihood(
+        self,
+        images: tf.Tensor,
+        encoded: Encoded,
+        labels: tf.Tensor,
+        logits: tf.Tensor,
+        noise: Noise,
+        stream: str,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Log p(x|z, ...) - cost of the class, [samples, batch], and z, [samples, batch, d].
+
+        Where the decoder sees the class and an image has none, y is summed out under p(y|x) and
+        the entropy of p(y|x) is added (Kingma et al. 2014, eq. 7).
+        """
+        model, samples = self._model, self._config.samples
+        size, batch = model.config.latent_size, images.shape[0]
+        latent = encoded.latent(noise.normal(f"latent/{stream}", [samples, batch, size], axis=1))
+        flat = tf.reshape(latent, [samples * batch, size])
+        repeated = images if samples == 1 else tf.tile(images, [samples, 1, 1, 1])
+
+        def given(beside: tf.Tensor | None) -> tf.Tensor:
+            if beside is not None and samples > 1:
+                beside = tf.tile(beside, [samples, 1])
+            raw = model.decode(flat, beside, training=True)
+            return tf.reshape(model.observation.log_likelihood(repeated, raw), [samples, batch])
+
+        if model.config.conditioning != "label":
+            return given(model.beside_latent(encoded, labels)), latent
+        if stream == "labelled":
+            return given(tf.one_hot(labels, model.num_classes)) - model.label_cost, latent
+        probabilities = tf.nn.softmax(logits)
+        summed = tf.add_n(
+            [
+                probabilities[:, k] * given(tf.one_hot(tf.fill([batch], k), model.num_classes))
+                for k in range(model.num_classes)
+            ]
+        )
+        entropy = losses.categorical_entropy(logits)
+        return summed + entropy - model.label_cost, latent
+
+    def _unlabelled(
+        self,
+        batch: Batch,
+        encoded: dict[str, Encoded],
+        logits: dict[str, tf.Tensor],
+        noise: Noise,
+        schedule: Schedule,
+        parts: dict[str, tf.Tensor],
+    ) -> tf.Tensor:
+        """Loss of the images without labels; adds to `parts`."""
+        semi, total = self._semi, tf.constant(0.0)
+        images = tf.convert_to_tensor(batch.unlabelled)
+        weight = semi.elbo_weight * self._config.generative_weight
+        if weight:
+            none = tf.fill([images.shape[0]], -1)
+            objective, bound = self._generative(
+                images, encoded["unlabelled"], none, logits["unlabelled"], noise, schedule,
+                "unlabelled", parts,
+            )  # fmt: skip
+            total += weight * self._mean(-objective, noise) / self._model.dimensions
+            parts["unlabelled_elbo"] = self._mean(bound, noise)
+        if semi.consistency:
+            target = tf.stop_gradient(tf.nn.softmax(logits["weak"]))
+            sure = tf.cast(tf.reduce_max(target, -1) > semi.confidence, tf.float32)
+            guess = tf.argmax(target, -1, output_type=tf.int32)
+            value = sure * losses.cross_entropy(guess, logits["strong"])
+            parts["consistency"] = self._mean(value, noise)
+            total += semi.consistency * schedule.consistency * parts["consistency"]
+        if semi.mutual_information:
+            joint = losses.joint_classes(
+                tf.nn.softmax(logits["weak"]), tf.nn.softmax(logits["strong"])
+            )
+            joint = replica_mean(joint)
+            # Every replica has the same value: each contributes its share of it.
+            parts["mutual_information"] = losses.mutual_information(joint) / noise.replicas
+            total -= semi.mutual_information * parts["mutual_information"]
+        return total

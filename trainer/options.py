@@ -1,0 +1,217 @@
+"""The sections of the trainer's options; `config.py` puts them together.
+
+Importing this module is cheap: no TensorFlow.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A frozen section of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ObjectiveConfig(Section):
+    """The loss: -J / D + alpha * cross-entropy, J in nats per image, D values per image."""
+
+    beta: float = Field(default=1.0, ge=0, description="weight of the KL term")
+    beta_warmup_epochs: float = Field(
+        default=0.0, ge=0, description="beta rises linearly from 0 over this"
+    )
+    free_bits: float = Field(
+        default=0.0, ge=0, description="nats per latent dimension that cost nothing"
+    )
+    entropy_weight: float = Field(
+        default=0.0, ge=0, description="weight of the posterior's entropy"
+    )
+    generative_weight: float = Field(
+        default=1.0, ge=0, description="weight of -J / D; 0: classifier only"
+    )
+    alpha: float = Field(
+        default=1.0, ge=0, description="weight of the cross-entropy; 0: unsupervised"
+    )
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=1, description="of the cross-entropy's target"
+    )
+    samples: int = Field(default=1, ge=1, le=256, description="samples of z per image")
+    bound: Literal["elbo", "importance"] = Field(
+        default="elbo",
+        description="importance: train on the importance-weighted bound over `samples`",
+    )
+    binarise: bool = Field(
+        default=False, description="bernoulli: draw black or white pixels anew at each step"
+    )
+    clean_share: float = Field(
+        default=0.25, ge=0, le=1, description="share of the cross-entropy that clean images have"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ObjectiveConfig":
+        if self.alpha == 0 and self.generative_weight == 0:
+            raise ValueError(
+                "trainer.objective.alpha and generative_weight are both 0: nothing is learned"
+            )
+        if self.bound == "importance":
+            for key, off in (("free_bits", 0.0), ("entropy_weight", 0.0), ("beta", 1.0)):
+                if getattr(self, key) != off:
+                    raise ValueError(
+                        f"trainer.objective.{key}: has no meaning with bound = importance; "
+                        f"set it to {off:g}"
+                    )
+        return self
+
+
+class AugmentationConfig(Section):
+    """Random changes of the images that the classifier sees; each bound is symmetric around 0."""
+
+    rotation: float = Field(default=0.0, ge=0, le=180, description="degrees")
+    shift: float = Field(default=0.0, ge=0, le=0.5, description="share of the height and width")
+    zoom: float = Field(default=0.0, ge=0, le=1, description="log scale")
+    shear: float = Field(default=0.0, ge=0, le=1, description="tangent of the angle")
+    thickness: float = Field(
+        default=0.0, ge=0, le=1, description="share of images thickened or thinned"
+    )
+    contrast: float = Field(default=0.0, ge=0, lt=1, description="relative change of contrast")
+    brightness: float = Field(
+        default=0.0, ge=0, lt=1, description="change of brightness, of the range"
+    )
+    cutout: float = Field(default=0.0, ge=0, le=0.75, description="side of a blanked square, share")
+    horizontal_flip: bool = Field(default=False, description="only where the classes survive it")
+    fill: Literal["black", "edge", "reflect"] = Field(
+        default="black", description="what a shifted or rotated image shows beyond its border"
+    )
+
+    @property
+    def warps(self) -> bool:
+        """Whether pixels move."""
+        return bool(self.rotation or self.shift or self.zoom or self.shear or self.horizontal_flip)
+
+    @property
+    def enabled(self) -> bool:
+        """Whether any change is configured."""
+        return self.warps or bool(self.thickness or self.contrast or self.brightness or self.cutout)
+
+    def scaled(self, factor: float) -> "AugmentationConfig":
+        """The same changes, `factor` times as strong (the flip stays)."""
+        bounds = {"rotation": 180.0, "shift": 0.5, "zoom": 1.0, "shear": 1.0, "thickness": 1.0,
+                  "contrast": 0.9, "brightness": 0.9, "cutout": 0.75}  # fmt: skip
+        changed = {key: min(bound, getattr(self, key) * factor) for key, bound in bounds.items()}
+        return self.model_copy(update=changed)
+
+
+class SemiSupervisedConfig(Section):
+    """Learning from the unlabelled split. Without one, nothing here costs anything."""
+
+    enabled: bool = Field(default=True, description="use the unlabelled split if there is one")
+    batch_size: int = Field(
+        default=0, ge=0, description="unlabelled images per step; 0: as labelled"
+    )
+    include_train: bool = Field(
+        default=True, description="labelled images also go through the unlabelled stream"
+    )
+    elbo_weight: float = Field(default=1.0, ge=0, description="weight of the unlabelled ELBO")
+    consistency: float = Field(
+        default=0.0, ge=0, description="weight of the cross-entropy between two views of one image"
+    )
+    confidence: float = Field(
+        default=0.95, ge=0, lt=1, description="least probability of a pseudo-label"
+    )
+    ramp: tuple[float, float] = Field(
+        default=(0.2, 0.4),
+        description="shares of the training between which consistency rises to full",
+    )
+    mutual_information: float = Field(
+        default=0.0, ge=0, description="weight of the mutual information between two views' classes"
+    )
+    weak_strength: float = Field(
+        default=0.4, ge=0, le=1, description="weak view: share of trainer.augmentation"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SemiSupervisedConfig":
+        start, end = self.ramp
+        if not 0 <= start <= end <= 1:
+            raise ValueError(
+                f"trainer.semi_supervised.ramp: [{start}, {end}] must rise within 0 to 1"
+            )
+        return self
+
+
+class OptimizerConfig(Section):
+    """Adam or AdamW (with `weight_decay`), its schedule, clipping and averaging."""
+
+    learning_rate: float = Field(default=1e-3, gt=0, description="peak")
+    warmup_epochs: float = Field(default=0.0, ge=0, description="linear rise from 0 over this")
+    schedule: Literal["constant", "cosine"] = Field(
+        default="constant", description="after the warm-up"
+    )
+    final_share: float = Field(
+        default=0.0, ge=0, le=1, description="cosine: last rate over the peak"
+    )
+    beta_1: float = Field(default=0.9, ge=0, lt=1, description="Adam")
+    beta_2: float = Field(default=0.999, ge=0, lt=1, description="Adam")
+    epsilon: float = Field(default=1e-7, gt=0, description="Adam")
+    weight_decay: float = Field(
+        default=0.0, ge=0, description="decoupled, on kernels; > 0 is AdamW"
+    )
+    clip_norm: float = Field(default=0.0, ge=0, description="global norm of the gradient; 0: off")
+    ema_decay: float = Field(
+        default=0.0, ge=0, lt=1, description="moving average of weights; 0: off"
+    )
+    ema_every: int = Field(
+        default=8, ge=1, description="steps between updates of the moving average"
+    )
+
+
+class EarlyStoppingConfig(Section):
+    """Stops when the validation split stops improving; the best weights are kept."""
+
+    patience: int = Field(
+        default=0, ge=0, description="evaluations without improvement; 0: never stop"
+    )
+    metric: Literal["accuracy", "cross_entropy", "loss", "elbo"] = Field(
+        default="loss", description="of the validation split"
+    )
+    min_delta: float = Field(default=0.0, ge=0, description="least change that counts")
+    keep: Literal["best", "last"] = Field(
+        default="last", description="which weights the result has"
+    )
+
+
+class CheckpointConfig(Section):
+    """How often a run can be resumed from."""
+
+    every_secs: float = Field(
+        default=60.0, ge=0, description="seconds between checkpoints; 0: each call"
+    )
+    keep: int = Field(default=2, ge=1, description="checkpoints kept")
+
+
+class CalibrationConfig(Section):
+    """What is fitted on the calibration split after training."""
+
+    false_positive_rate: float = Field(
+        default=0.05,
+        gt=0,
+        lt=1,
+        description="share of good images whose verdict is `review` or `reject`",
+    )
+    reject_rate: float = Field(
+        default=0.005, gt=0, lt=1, description="share of good images whose verdict is `reject`"
+    )
+    outlier_score: Literal["auto", "combined", "bound", "reconstruction", "relative_error",
+                           "energy", "neighbours", "mahalanobis"] = Field(
+        default="auto", description="auto: the best on synthetic outliers of the calibration split"
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "CalibrationConfig":
+        if self.reject_rate > self.false_positive_rate:
+            raise ValueError(
+                f"trainer.calibration.reject_rate: {self.reject_rate} is more than "
+                f"false_positive_rate ({self.false_positive_rate})"
+            )
+        return self

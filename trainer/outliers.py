@@ -1,0 +1,168 @@
+"""How unusual an image is: candidate scores, the chosen score and the verdict.
+
+The layer's weights (temperature, neighbour bank, class Gaussians, thresholds) are fitted by
+`calibration.py` and travel inside the model and its export. Before calibration every verdict is
+`accept`.
+"""
+
+from typing import Any, Final
+
+import keras
+import tensorflow as tf
+
+TERMS: Final = (
+    "bound",
+    "reconstruction",
+    "relative_error",
+    "energy",
+    "neighbours",
+    "mahalanobis",
+)
+"""Candidate scores, larger is stranger; the order of the standardisation's weights."""
+COMBINED: Final = "combined"
+"""The sum of the standardised `COMBINED_TERMS`."""
+COMBINED_TERMS: Final = ("relative_error", "neighbours", "mahalanobis")
+VERDICTS: Final = ("accept", "review", "reject")
+"""Names of the verdict's numbers 0, 1, 2."""
+
+_CLIP = (-3.0, 30.0)
+"""Standardised terms are cut here, so that no term alone drowns the others."""
+
+
+def terms_of(score: str) -> tuple[str, ...]:
+    """The candidate terms that the score of this name needs."""
+    return COMBINED_TERMS if score == COMBINED else (score,)
+
+
+def relative_error(pixels: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
+    """Squared reconstruction error relative to the image's own contrast: float32 [batch].
+
+    The contrast is the squared distance from the image's mean colour. One unit of it per 784
+    values is added, so that an image of one colour has a finite score.
+    """
+    axes = (1, 2, 3)
+    error = tf.reduce_sum(tf.square(pixels - reconstruction), axes)
+    mean = tf.reduce_mean(pixels, axis=(1, 2), keepdims=True)
+    contrast = tf.reduce_sum(tf.square(pixels - mean), axes)
+    floor = pixels.shape[1] * pixels.shape[2] * pixels.shape[3] / 784.0
+    return error / (contrast + floor)
+
+
+@keras.saving.register_keras_serializable("vaeline")
+class OutlierScore(keras.layers.Layer):
+    """Scores, thresholds and temperature, as non-trainable weights of fixed shape.
+
+    Args:
+        num_classes: K.
+        latent_size: d.
+        feature_size: size m of the features h.
+        neighbours: distance to which nearest neighbour in h.
+        bank: training images that the neighbours are looked for in.
+        components: principal components of h that the bank keeps.
+        score: which score is the outlier score: a name of `TERMS`, or `combined`.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        latent_size: int,
+        feature_size: int,
+        neighbours: int,
+        bank: int,
+        components: int,
+        score: str = COMBINED,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32", "trainable": False})
+        self.num_classes = num_classes
+        self.latent_size = latent_size
+        self.feature_size = feature_size
+        self.neighbours = neighbours
+        self.bank_size = bank
+        self.components = min(components, feature_size)
+        self.score = score
+        self._create_weights()
+        self.built = True
+
+    def _create_weights(self) -> None:
+        def add(name: str, shape: tuple[int, ...], initial: str | float = "zeros") -> Any:
+            initializer = (
+                initial if isinstance(initial, str) else keras.initializers.Constant(initial)
+            )
+            return self.add_weight(name=name, shape=shape, initializer=initializer, trainable=False)
+
+        self.temperature = add("temperature", (), "ones")
+        self.projection = add("projection", (self.feature_size, self.components))
+        self.bank = add("bank", (self.bank_size, self.components))
+        self.whitening = add("whitening", (self.latent_size, self.latent_size), "identity")
+        self.class_means = add("class_means", (self.num_classes, self.latent_size))
+        self.centre = add("centre", (len(TERMS),))
+        self.scale = add("scale", (len(TERMS),), "ones")
+        self.thresholds = add("thresholds", (2,), float("inf"))
+
+    def neighbour_distance(self, features: tf.Tensor) -> tf.Tensor:
+        """Squared distance of the direction of h to its k-th neighbour in the bank.
+
+        For directions f and g, |f - g|^2 = 2 - 2 f.g; the product is taken in the space of the
+        principal components, so what lies outside of it counts as distance.
+
+        Args:
+            features: float32 [batch, m].
+
+        Returns:
+            float32 [batch], 0 to about 2.
+        """
+        direction = tf.math.l2_normalize(tf.cast(features, tf.float32), axis=-1)
+        projected = tf.matmul(direction, self.projection.value)
+        similarity = tf.matmul(projected, self.bank.value, transpose_b=True)
+        nearest = tf.math.top_k(similarity, k=self.neighbours, sorted=True).values
+        return 2.0 - 2.0 * nearest[:, -1]
+
+    def class_distance(self, mean: tf.Tensor) -> tf.Tensor:
+        """Squared Mahalanobis distance of mu to the nearest class: float32 [batch].
+
+        The classes' Gaussians share one covariance (Lee et al. 2018).
+        """
+        white = tf.matmul(mean, self.whitening.value)
+        centres = self.class_means.value
+        squares = (
+            tf.reduce_sum(tf.square(white), axis=-1, keepdims=True)
+            - 2.0 * tf.matmul(white, centres, transpose_b=True)
+            + tf.reduce_sum(tf.square(centres), axis=-1)
+        )
+        return tf.maximum(tf.reduce_min(squares, axis=-1), 0.0)
+
+    def standardise(self, name: str, values: tf.Tensor) -> tf.Tensor:
+        """A term in units of the calibration split: 0 its median, 1 its 95 % quantile."""
+        place = TERMS.index(name)
+        standard = (values - self.centre.value[place]) / self.scale.value[place]
+        return tf.clip_by_value(standard, *_CLIP)
+
+    def combine(self, terms: dict[str, tf.Tensor], score: str | None = None) -> tf.Tensor:
+        """The outlier score (or the one named) from its terms: float32 [batch]."""
+        return tf.add_n(
+            [self.standardise(name, terms[name]) for name in terms_of(score or self.score)]
+        )
+
+    def verdict(self, score: tf.Tensor) -> tf.Tensor:
+        """int32 [batch], an index of `VERDICTS`."""
+        passed = score[:, tf.newaxis] > self.thresholds.value
+        return tf.reduce_sum(tf.cast(passed, tf.int32), axis=-1)
+
+    def call(self, terms: dict[str, tf.Tensor]) -> tf.Tensor:
+        """The outlier score from its terms."""
+        return self.combine(terms)
+
+    def get_config(self) -> dict[str, Any]:
+        """The arguments of the constructor."""
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "latent_size": self.latent_size,
+            "feature_size": self.feature_size,
+            "neighbours": self.neighbours,
+            "bank": self.bank_size,
+            "components": self.components,
+            "score": self.score,
+        }

@@ -1,0 +1,93 @@
+"""From an image file to the pixels that the model sees, as TensorFlow ops.
+
+The Transform graph, the served signatures and the trainer's input call these functions, so there
+is one decoder, one conversion of channels and one resize method in the whole system.
+"""
+
+import tensorflow as tf
+
+# ITU-R BT.601 luma weights, the ones of JPEG's own YCbCr conversion (ITU-T T.871, section 7).
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def decode_batch(encoded: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
+    """Decodes image files and brings them to the model's size.
+
+    Args:
+        encoded: string `[batch]`, each a JPEG, PNG, GIF (first frame) or BMP file.
+        image_shape: height, width (pixels) and channels (1 or 3) of the result.
+
+    Returns:
+        uint8 `[batch, height, width, channels]`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: When the graph runs and one of the files can't be decoded.
+    """
+
+    def decode_one(content: tf.Tensor) -> tf.Tensor:
+        # channels=0: the file's own, because not every decoder converts (BMP and GIF refuse).
+        image = tf.io.decode_image(content, channels=0, expand_animations=False)
+        image.set_shape([None, None, None])
+        return fit(image[tf.newaxis], image_shape)[0]
+
+    return tf.map_fn(
+        decode_one, encoded, fn_output_signature=tf.TensorSpec(image_shape, tf.uint8)
+    )
+
+
+def fit(pixels: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
+    """Brings decoded images of one size to the model's channels and size.
+
+    Colour becomes grey by BT.601 luma, grey becomes colour by repetition, alpha is dropped. The
+    resize is bilinear with antialiasing (`tf.image.resize(antialias=True)`, which agrees with
+    Pillow's), the result rounded to whole levels so that it can be stored as uint8 and still be
+    exactly what serving computes.
+
+    Args:
+        pixels: uint8 `[batch, any height, any width, 1 to 4 channels]`.
+        image_shape: height, width (pixels) and channels (1 or 3) of the result.
+
+    Returns:
+        uint8 `[batch, height, width, channels]`.
+    """
+    height, width, channels = image_shape
+    converted = _to_grey(pixels) if channels == 1 else _to_colour(pixels)
+    size = tf.shape(converted)
+
+    def resize() -> tf.Tensor:
+        # Whole numbers of float32, in 0..255, because antialiasing may overshoot by a rounding.
+        resized = tf.image.resize(converted, [height, width], method="bilinear", antialias=True)
+        return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
+
+    is_fit = tf.logical_and(tf.equal(size[1], height), tf.equal(size[2], width))
+    fitted = tf.cond(is_fit, lambda: converted, resize)
+    return tf.ensure_shape(fitted, [None, height, width, channels])
+
+
+def to_unit(pixels: tf.Tensor) -> tf.Tensor:
+    """Scales uint8 levels to float32 in [0, 1], exactly level / 255."""
+    return tf.cast(pixels, tf.float32) / 255.0
+
+
+def to_levels(unit: tf.Tensor) -> tf.Tensor:
+    """Turns the result of `to_unit` back into the uint8 levels it came from."""
+    return tf.cast(tf.round(unit * 255.0), tf.uint8)
+
+
+def _to_grey(pixels: tf.Tensor) -> tf.Tensor:
+    # Two channels are grey with alpha, four are colour with alpha.
+    def luma() -> tf.Tensor:
+        colour = tf.cast(pixels[..., :3], tf.float32)
+        return tf.cast(tf.round(tf.tensordot(colour, tf.constant(_LUMA), [[3], [0]])), tf.uint8)[
+            ..., tf.newaxis
+        ]
+
+    return tf.cond(tf.shape(pixels)[3] < 3, lambda: pixels[..., :1], luma)
+
+
+def _to_colour(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.cond(
+        tf.shape(pixels)[3] < 3,
+        lambda: tf.repeat(pixels[..., :1], 3, axis=3),
+        lambda: pixels[..., :3],
+    )

@@ -1,0 +1,86 @@
+"""What ends a training early: SIGTERM from a scheduler, and numbers that are no numbers."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+PREEMPTED_EXIT_CODE: Final = 75
+"""EX_TEMPFAIL: start the same command again and it goes on where it stopped."""
+
+
+class PreemptedError(RuntimeError):
+    """The run was asked to stop; its state is saved.
+
+    Entry points exit with `PREEMPTED_EXIT_CODE`.
+    """
+
+
+class TrainingDivergedError(ValueError):
+    """A part of the loss is not finite."""
+
+
+class StopRequest:
+    """Whether the process was asked to stop."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __call__(self, number: int, frame: Any) -> None:
+        """The signal handler."""
+        del number, frame
+        self.requested = True
+
+
+@contextlib.contextmanager
+def stop_on_sigterm() -> Iterator[StopRequest]:
+    """Turns SIGTERM into a flag within the block; elsewhere than the main thread, never set."""
+    request = StopRequest()
+    if threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    previous = signal.signal(signal.SIGTERM, request)
+    try:
+        yield request
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+_CAUSES = (
+    "reconstruction",
+    "kl",
+    "cross_entropy",
+    "unlabelled_elbo",
+    "consistency",
+    "mutual_information",
+    "loss",
+    "gradient_norm",
+)
+"""Parts in the order in which a bad number spreads."""
+
+
+def check_finite(values: np.ndarray, names: Sequence[str], first_step: int) -> None:
+    """Stops the training at the first step whose numbers are not finite.
+
+    Args:
+        values: float32 [steps, parts].
+        names: of the parts.
+        first_step: number of the first row.
+
+    Raises:
+        TrainingDivergedError: with the step and the term.
+    """
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return
+    row = int(np.argmax(bad.any(axis=1)))
+    found = [name for name in _CAUSES if name in names and bad[row, list(names).index(name)]]
+    term = found[0] if found else names[int(np.argmax(bad[row]))]
+    raise TrainingDivergedError(
+        f"training stopped at step {first_step + row}: {term} is "
+        f"{values[row, list(names).index(term)]}; lower trainer.optimizer.learning_rate or set "
+        "trainer.optimizer.clip_norm"
+    )

@@ -1,0 +1,147 @@
+"""Preprocessing as a TensorFlow Transform graph, and the reading of records through that graph.
+
+TFX's Transform runs `preprocessing_fn`; the trainer, the export and the evaluator run the graph
+that it writes, through `RecordTransform`, so that training and serving can't differ.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from trainer import features, pixels
+
+IMAGE: Final = "image"
+"""float32 [height, width, channels] in [0, 1], each exactly level / 255."""
+MEAN: Final = "image/mean"
+"""float32 [channels]: mean over the training split, the same in every row."""
+STD: Final = "image/std"
+"""float32 [channels]: standard deviation over the training split, the same in every row."""
+LABEL: Final = "label"
+"""int64: place of the class in the vocabulary file; -1 without a label or with an unknown one."""
+
+_VOCABULARY: Final = "classes"
+
+
+def preprocessing_fn(
+    inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
+) -> dict[str, tf.Tensor]:
+    """Decodes images, and learns the channels' moments and the label vocabulary.
+
+    Args:
+        inputs: raw features of a batch: `image/encoded`, and `image/class/text` where known.
+        custom_config: `image_shape`, the model's height, width and channels.
+
+    Returns:
+        The features `image`, `image/mean`, `image/std` and `label` as documented above.
+    """
+    height, width, channels = custom_config["image_shape"]
+    encoded = tf.reshape(_dense(inputs[features.ENCODED]), [-1])
+    image = pixels.to_unit(pixels.decode_batch(encoded, (height, width, channels)))
+
+    per_pixel = tf.reshape(image, [-1, channels])
+    mean = tft.mean(per_pixel, reduce_instance_dims=False)
+    std = tf.sqrt(tft.var(per_pixel, reduce_instance_dims=False))
+    rows = tf.shape(encoded)[0]
+
+    label = tft.compute_and_apply_vocabulary(
+        tf.reshape(_dense(inputs[features.LABEL_TEXT]), [-1]),
+        default_value=-1,
+        vocab_filename=_VOCABULARY,
+    )
+    return {
+        IMAGE: image,
+        MEAN: tf.broadcast_to(mean, [rows, channels]),
+        STD: tf.broadcast_to(std, [rows, channels]),
+        LABEL: label,
+    }
+
+
+class RecordTransform:
+    """The Transform graph, as functions of encoded images and label texts.
+
+    The class order is the natural one (`2` before `10`), not the vocabulary file's order by
+    frequency, so that it stays the same from one training to the next.
+
+    Args:
+        graph: folder of the transform graph, as TFX's Transform writes it.
+
+    Attributes:
+        classes: names in the order of the labels that `labels` returns.
+        layer: the tracked layer; an export must track it for its vocabulary table.
+    """
+
+    def __init__(self, graph: str | Path) -> None:
+        self._output = tft.TFTransformOutput(str(graph))
+        self.layer = self._output.transform_features_layer()
+        vocabulary = [
+            term.decode("utf-8") for term in self._output.vocabulary_by_name(_VOCABULARY)
+        ]
+        self.classes: tuple[str, ...] = tuple(sorted(vocabulary, key=_natural_key))
+        self._ranks = tf.constant([self.classes.index(term) for term in vocabulary], tf.int64)
+
+    def images(self, encoded: tf.Tensor) -> tf.Tensor:
+        """Maps image files, string `[batch]`, to float32 `[batch, height, width, channels]`."""
+        return self.layer({features.ENCODED: encoded[:, tf.newaxis]})[IMAGE]
+
+    def labels(self, texts: tf.Tensor) -> tf.Tensor:
+        """Maps class names, string `[batch]`, to int64 `[batch]`; -1 for unknown and empty."""
+        places = self.layer({features.LABEL_TEXT: texts[:, tf.newaxis]})[LABEL]
+        return tf.where(places < 0, places, tf.gather(self._ranks, tf.maximum(places, 0)))
+
+    def moments(self) -> tuple[Any, Any]:
+        """Reads the channels' mean and standard deviation out of the graph.
+
+        Returns:
+            Two float32 arrays `[channels]`, of pixels in [0, 1].
+        """
+        blank = tf.io.encode_png(tf.zeros([1, 1, 1], tf.uint8))
+        rows = self.layer({features.ENCODED: blank[tf.newaxis, tf.newaxis]})
+        return rows[MEAN][0].numpy(), rows[STD][0].numpy()
+
+    def decode_examples(self, serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Turns records into what training keeps in memory.
+
+        Args:
+            serialised: string `[batch]`, tf.Examples.
+
+        Returns:
+            Levels, uint8 `[batch, height, width, channels]`, and labels, int64 `[batch]`.
+        """
+        encoded, texts = parse_records(serialised)
+        return pixels.to_levels(self.images(encoded)), self.labels(texts)
+
+
+def parse_records(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Reads the image and the class name, `""` where there is none, out of tf.Examples.
+
+    Args:
+        serialised: string `[batch]`.
+
+    Returns:
+        Encoded images and class names, both string `[batch]`.
+    """
+    parsed = tf.io.parse_example(
+        serialised,
+        {
+            features.ENCODED: tf.io.FixedLenFeature([], tf.string),
+            features.LABEL_TEXT: tf.io.FixedLenFeature([], tf.string, default_value=""),
+        },
+    )
+    return parsed[features.ENCODED], parsed[features.LABEL_TEXT]
+
+
+def _dense(value: Any) -> tf.Tensor:
+    if isinstance(value, tf.SparseTensor):
+        return tf.sparse.to_dense(value, default_value="")
+    return value
+
+
+def _natural_key(name: str) -> list[str | int]:
+    # The split alternates text and digits, so that only like is compared with like. The name
+    # itself comes last: "1" and "01" are two classes.
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)] + [0, name]

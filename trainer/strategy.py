@@ -1,0 +1,123 @@
+"""Which devices train: one, all local GPUs, or the workers that TF_CONFIG names.
+
+Called by `train.py` and by entry points that start workers. Create a multi-worker strategy before
+any other TensorFlow operation (tensorflow/tensorflow#55178).
+"""
+
+import json
+import os
+from typing import Any
+
+import tensorflow as tf
+
+
+def cluster_size(environment: str | None) -> int:
+    """Training workers that a TF_CONFIG names: chief or master, and workers.
+
+    Args:
+        environment: the value of TF_CONFIG, or None.
+
+    Raises:
+        ValueError: it is no JSON object.
+    """
+    if not environment:
+        return 1
+    try:
+        cluster = json.loads(environment).get("cluster", {})
+    except (json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"TF_CONFIG is not a JSON object: {error}") from error
+    return sum(len(cluster.get(role, ())) for role in ("chief", "master", "worker")) or 1
+
+
+def create_strategy(devices: str) -> Any:
+    """The tf.distribute strategy that the configuration and the machine ask for.
+
+    Args:
+        devices: `trainer.devices`.
+
+    Raises:
+        ValueError: several workers are asked for and TF_CONFIG names none.
+    """
+    environment = os.environ.get("TF_CONFIG")
+    workers = cluster_size(environment)
+    if devices == "multi_worker" and workers == 1:
+        raise ValueError(
+            "trainer.devices: multi_worker needs several workers in TF_CONFIG; use auto"
+        )
+    if workers > 1 and devices in ("auto", "multi_worker"):
+        return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=_resolver(environment))
+    gpus = tf.config.list_logical_devices("GPU")
+    if devices == "mirrored":
+        return tf.distribute.MirroredStrategy([d.name for d in gpus or _cpus()])
+    if devices == "auto" and len(gpus) > 1:
+        return tf.distribute.MirroredStrategy([d.name for d in gpus])
+    return tf.distribute.get_strategy()
+
+
+def _cpus() -> list[Any]:
+    return tf.config.list_logical_devices("CPU")
+
+
+def _resolver(environment: str | None) -> tf.distribute.cluster_resolver.ClusterResolver:
+    """Resolver of a cluster whose first worker may be called chief or master.
+
+    Vertex says `chief`, older Kubeflow operators `master` (tensorflow/tfx#4587), which the
+    strategy does not know; parameter servers and evaluators take no part in the training.
+    """
+    settings = json.loads(environment or "{}")
+    known = {"chief": "chief", "master": "chief", "worker": "worker"}
+    cluster = {
+        known[role]: list(hosts) for role, hosts in settings["cluster"].items() if role in known
+    }
+    task = settings["task"]
+    return tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec(cluster),
+        task_type=known.get(task["type"], task["type"]),
+        task_id=int(task["index"]),
+        rpc_layer="grpc",
+    )
+
+
+def is_chief(strategy: Any) -> bool:
+    """Whether this process writes checkpoints, logs and the export."""
+    return bool(strategy.extended.should_checkpoint)
+
+
+def is_clustered(strategy: Any) -> bool:
+    """Whether several processes train together."""
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+
+
+def agree(strategy: Any, wish: bool) -> bool:
+    """Whether any worker wishes so; every worker must ask at the same steps.
+
+    Decisions that depend on a clock or a signal must be common, or the others wait for ever.
+    """
+    if not is_clustered(strategy):
+        return wish
+
+    def add(value: tf.Tensor) -> tf.Tensor:
+        return tf.distribute.get_replica_context().all_reduce("sum", value)
+
+    wishes = strategy.run(tf.function(add), args=(tf.constant(float(wish)),))
+    return bool(strategy.experimental_local_results(wishes)[0].numpy() > 0)
+
+
+def replica_share(key: str, batch_size: int, strategy: Any) -> int:
+    """Images of a global batch that one replica takes.
+
+    Args:
+        key: the option that holds the batch size, for the message.
+        batch_size: global.
+        strategy: the distribution strategy.
+
+    Raises:
+        ValueError: the batch can't be divided evenly.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if batch_size % replicas:
+        raise ValueError(
+            f"{key}: {batch_size} images can't be divided over {replicas} replicas; use "
+            f"{-(-batch_size // replicas) * replicas}"
+        )
+    return batch_size // replicas

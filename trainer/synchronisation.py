@@ -1,0 +1,56 @@
+"""Sums over replicas inside the loss, in one order on every replica.
+
+Normalisation statistics and joint class counts of the global batch are sums over replicas, and so
+are their gradients. Nothing promises the order in which a gradient tape walks parallel branches;
+replicas that meet in different sums would mix numbers up silently where shapes are equal. Here each
+sum carries a scalar, always 0, to the next one; the gradient of the scalar makes the backward sums
+wait for one another in the reverse order.
+"""
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import tensorflow as tf
+
+
+class _Chain(threading.local):
+    """The scalar of this replica's thread, while a loss is being traced."""
+
+    token: tf.Tensor | None = None
+
+
+_CHAIN = _Chain()
+
+
+@contextlib.contextmanager
+def ordered_sums() -> Iterator[None]:
+    """The scope of one loss: sums within it follow one another."""
+    _CHAIN.token = tf.constant([0.0])
+    try:
+        yield
+    finally:
+        _CHAIN.token = None
+
+
+def replica_count() -> int:
+    """Replicas that run this code in step: 1 outside of a strategy's replica."""
+    replica = tf.distribute.get_replica_context()
+    return 1 if replica is None else int(replica.num_replicas_in_sync)
+
+
+def replica_mean(value: tf.Tensor) -> tf.Tensor:
+    """Mean of a float32 tensor over all replicas, differentiable.
+
+    Raises:
+        RuntimeError: called outside of `ordered_sums` with several replicas.
+    """
+    replicas = replica_count()
+    if replicas == 1:
+        return value
+    if _CHAIN.token is None:
+        raise RuntimeError("replica_mean with several replicas must be within ordered_sums()")
+    flat = tf.concat([tf.reshape(value, [-1]), _CHAIN.token], axis=0)
+    summed = tf.distribute.get_replica_context().all_reduce("sum", flat)
+    _CHAIN.token = summed[-1:]
+    return tf.reshape(summed[:-1], value.shape) / replicas
