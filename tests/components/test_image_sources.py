@@ -173,9 +173,10 @@ def test_zip_with_overlapping_members(tmp_path: Path) -> None:
 
 def test_zip_with_duplicate_names_and_strange_ones(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("a/1.png", archives.png(1))
-        archive.writestr("a/1.png", archives.png(2))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a/1.png", archives.png(2))
         archive.writestr("C:\\windows\\1.png", archives.png(3))
         archive.writestr("/abs/1.png", archives.png(4))
         archive.writestr("../../up/1.png", archives.png(5))
