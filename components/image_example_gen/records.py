@@ -69,7 +69,7 @@ def _rows(values: pa.Array) -> pa.Array:
 
 
 def _labels(labels: Sequence[str | None]) -> pa.Array:
-    """Makes lists of one label; where there is none, no list, so that the feature is absent."""
+    """Makes lists of one label; where there is none, no list, and the feature is absent."""
     known = [label.encode("utf-8", "surrogateescape") for label in labels if label is not None]
     present = [label is not None for label in labels]
     starts = np.cumsum([0, *present])

@@ -477,7 +477,7 @@ def test_split_of_file(path: str, split: str | None) -> None:
 
 
 NAMES = st.text(
-    st.characters(blacklist_categories=("Cs",), blacklist_characters="\0/\\"),
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0/\\"),
     min_size=1,
     max_size=12,
 ).filter(lambda name: name not in (".", "..") and not is_litter(name))
