@@ -100,6 +100,7 @@ def train(
         {"height": height, "width": width, "channels": channels}
     )
     check_consistent(image_config, model_config, trainer_config)
+    tf.io.gfile.makedirs(os.fspath(workdir))
     strategy = strategy or strategies.create_strategy(trainer_config.devices)
     splits = _learning_splits(data, model_config, trainer_config)
 
