@@ -101,15 +101,10 @@ def train(
             body_dtype=body_dtype,
         )
 
-<<<<<<< HEAD
-    tf.io.gfile.makedirs(os.fspath(workdir))
-    run = _Run(build, trainer_config, splits, strategy, os.fspath(workdir), progress)
-=======
     run = Run(
         build, trainer_config, splits, strategy, os.fspath(workdir),
         progress or callbacks.log_progress,
     )  # fmt: skip
->>>>>>> trainer
     with preemption.stop_on_sigterm() as stop:
         run.restore()
         run.loop(stop)
