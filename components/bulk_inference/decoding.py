@@ -4,14 +4,14 @@ Called on the worker's threads; OpenCV and hashlib release the interpreter lock.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
 from components.bulk_inference.config import BatchConfig
-from components.image_checks import ImageFaultError, ImageHeader, check, decode, to_servable
+from components.image_checks import ImageFaultError, ImageHeader, check, decode
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import LimitsConfig
 
@@ -21,29 +21,33 @@ class Checked:
     """Members whose headers are in order, and those whose headers are not.
 
     Attributes:
-        batch: What was read.
-        sha256: Of every member of it.
         places: Positions in the batch of the members that may be decoded.
         headers: Their headers.
         rejects: The others.
     """
 
-    batch: MemberBatch
-    sha256: list[str]
     places: list[int] = field(default_factory=list)
     headers: list[ImageHeader] = field(default_factory=list)
     rejects: list[Reject] = field(default_factory=list)
 
 
-def check_batch(batch: MemberBatch, limits: LimitsConfig) -> Checked:
-    """Hashes every member and reads its header; decodes nothing.
+def digests(batch: MemberBatch) -> list[str]:
+    """SHA-256 of every member's bytes, 64 lower-case hexadecimal digits each."""
+    return [hashlib.sha256(data).hexdigest() for data in batch.data]
+
+
+def check_batch(batch: MemberBatch, skip: Collection[int], limits: LimitsConfig) -> Checked:
+    """Reads the headers; decodes nothing.
 
     Args:
         batch: From a source.
+        skip: Positions that are left out.
         limits: What an image may cost.
     """
-    checked = Checked(batch, [hashlib.sha256(data).hexdigest() for data in batch.data])
+    checked = Checked()
     for place, data in enumerate(batch.data):
+        if place in skip:
+            continue
         header = check(data, limits)
         if isinstance(header, ImageFaultError):
             checked.rejects.append(reject_of(batch, place, header))
@@ -112,11 +116,6 @@ def upright_size(header: ImageHeader) -> tuple[int, int]:
     if header.orientation >= 5:
         return header.height, header.width
     return header.width, header.height
-
-
-def servable(data: bytes, header: ImageHeader) -> bytes:
-    """The file as the served signature takes it; raises ImageFaultError where it cannot be."""
-    return to_servable(data, header)
 
 
 def probe_jpeg() -> tuple[bytes, np.ndarray]:

@@ -6,7 +6,7 @@ The command line, the pipeline and the TFX component call `run_bulk`; all else i
 import posixpath
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from components.bulk_inference import ledger, storage
@@ -15,6 +15,7 @@ from components.bulk_inference.manifest import Totals, write_manifest
 from components.bulk_inference.model_card import ModelCard, read_card
 from components.bulk_inference.planning import PlannedUnit, plan_units
 from components.bulk_inference.progress import Progress, Watch
+from components.bulk_inference.reuse import NEEDED_COLUMNS
 from components.bulk_inference.schema import require_columns
 from components.image_sources.errors import InputError
 
@@ -100,9 +101,15 @@ def run_bulk(
     result = BulkResult(config.output, card.path)
     result.notes.extend(_settle_identity(config, card))
     planned = list(plan_units(config))
+    if config.duplicates == "drop":
+        planned = _leave_out_duplicates(config, planned)
     finished = ledger.finished_names(config.output)
-    todo = [unit for unit in planned if unit.name not in finished]
     stale = finished - {unit.name for unit in planned}
+    todo = [
+        replace(unit, earlier=_earlier_shards(config, unit, stale))
+        for unit in planned
+        if unit.name not in finished
+    ]
 
     result.units = len(planned)
     result.units_done_now = len(todo)
@@ -191,6 +198,34 @@ def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     return names
 
 
+def _leave_out_duplicates(config: BulkConfig, planned: list[PlannedUnit]) -> list[PlannedUnit]:
+    from components.bulk_inference.duplicates import hashes_path, without_duplicates
+
+    unhashed = [
+        unit for unit in planned if not storage.exists(hashes_path(config.output, unit.name))
+    ]
+    if unhashed:
+        import apache_beam as beam
+
+        from components.bulk_inference.engines import choose_engine
+        from components.bulk_inference.transforms import HashUnits
+
+        engine = choose_engine(config.engine, len(unhashed))
+        with beam.Pipeline(options=engine.options) as pipeline:
+            _ = pipeline | "PlannedUnits" >> beam.Create(unhashed) | HashUnits(config)
+    return without_duplicates(config.output, planned)
+
+
+def _earlier_shards(config: BulkConfig, unit: PlannedUnit, stale: set[str]) -> tuple[str, ...]:
+    """Shards of the same archive that are about to go; their rows may be taken over."""
+    if config.format != "parquet" or not set(config.columns) >= NEEDED_COLUMNS:
+        return ()
+    archive = unit.name.split("/")[0]
+    return tuple(
+        ledger.shard_path(name, config) for name in sorted(stale) if name.split("/")[0] == archive
+    )
+
+
 def _run_pipeline(
     config: BulkConfig,
     card: ModelCard,
@@ -229,11 +264,7 @@ def _fill(result: BulkResult, totals: Totals, card: ModelCard) -> None:
     result.batch_limit = totals.batch_limit
     result.reasons = dict(sorted(totals.reasons.items()))
     result.verdicts = dict(sorted(totals.verdicts.items()))
-    result.labels = {
-        name: totals.labels[str(index)]
-        for index, name in enumerate(card.classes)
-        if str(index) in totals.labels
-    }
+    result.labels = {name: totals.labels[name] for name in card.classes if name in totals.labels}
 
 
 def _require_count_law(totals: Totals, result: BulkResult) -> None:

@@ -16,11 +16,20 @@ from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.model_card import ModelCard
 
 RECORDS: Final = "_units"
+HASHES: Final = "_hashes"
 IDENTITY: Final = "_job.json"
 MANIFEST: Final = "_manifest.json"
 TABLE: Final = "table"
 REJECTS: Final = "rejects"
 DUPLICATES: Final = "duplicates"
+SUFFIXES: Final = {
+    "parquet": ".parquet",
+    "jsonl": ".jsonl",
+    "csv": ".csv",
+    "tfrecord": ".tfrecord",
+    "npy": ".npy",
+}
+"""How names of shards end, by format."""
 DRIFT_FILES: Final = ("drift.json", "drift.md", "drift.png")
 
 _VERSION: Final = 1
@@ -42,7 +51,7 @@ class UnitRecord:
         reused: Rows taken over from an earlier version of the archive.
         files: Files written, relative to the output, with their sizes in bytes.
         reasons: Rejects by `stage/reason`.
-        labels: Rows by predicted label.
+        labels: Rows by predicted label, where the table has it.
         verdicts: Rows by verdict.
         seconds: Wall time of the unit.
         batch_limit: Most images of one model call at its end.
@@ -69,6 +78,14 @@ class UnitRecord:
 def record_path(output: str, name: str) -> str:
     """Where the record of a unit is."""
     return posixpath.join(output, RECORDS, f"{name}.json")
+
+
+def shard_path(name: str, config: BulkConfig) -> str:
+    """Where the rows of a unit are, relative to the output."""
+    archive, part = name.split("/")
+    folder = f"archive={archive}" if config.partition_by == "archive" else ""
+    stem = f"part-{part}" if config.partition_by == "archive" else f"part-{archive}-{part}"
+    return posixpath.join(TABLE, folder, stem + SUFFIXES[config.format])
 
 
 def write_record(output: str, record: UnitRecord) -> None:
@@ -155,5 +172,5 @@ def write_identity(output: str, identity: dict[str, Any]) -> None:
 
 def clear(output: str) -> None:
     """Removes a job's results, the records first."""
-    for part in (RECORDS, MANIFEST, TABLE, REJECTS, DUPLICATES, *DRIFT_FILES, IDENTITY):
+    for part in (RECORDS, HASHES, MANIFEST, TABLE, REJECTS, DUPLICATES, *DRIFT_FILES, IDENTITY):
         storage.remove(posixpath.join(output, part))

@@ -26,10 +26,14 @@ class PlannedUnit:
         unit: What to read.
         name: `<archive>/<ordinal>-<fingerprint>`, sorting in source order; another content, or
             another place in the archive, gives another name.
+        skip: Positions of copies to leave out, packed by `duplicates.py`.
+        earlier: Shards of earlier versions of the archive, in which rows may be found.
     """
 
     unit: WorkUnit
     name: str
+    skip: bytes = b""
+    earlier: tuple[str, ...] = ()
 
 
 def plan_units(config: BulkConfig) -> Iterator[PlannedUnit]:

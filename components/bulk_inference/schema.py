@@ -3,7 +3,7 @@
 One table of columns; the sinks and the manifest read their schema from here.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,12 +64,21 @@ class Column:
 
 def _constant(value: str, length: int) -> pa.Array:
     indices = pa.array(np.zeros(length, np.int32))
-    return pa.DictionaryArray.from_arrays(indices, pa.array([value], _TEXT))
+    return pa.DictionaryArray.from_arrays(indices, texts([value]))
+
+
+def texts(values: Sequence[str]) -> pa.Array:
+    """A string array; bytes of a member's name that are no UTF-8 become replacement characters."""
+    try:
+        return pa.array(values, _TEXT)
+    except UnicodeEncodeError:
+        plain = [value.encode("utf-8", "surrogateescape") for value in values]
+        return pa.array([value.decode("utf-8", "replace") for value in plain], _TEXT)
 
 
 def _keys(batch: Annotated, _: ModelCard) -> pa.Array:
     prefix = batch.source
-    return pa.array([f"{prefix}/{name}" if name else prefix for name in batch.members], _TEXT)
+    return texts([f"{prefix}/{name}" if name else prefix for name in batch.members])
 
 
 def _labels(batch: Annotated, card: ModelCard) -> pa.Array:
@@ -132,9 +141,7 @@ def _floats(width: int) -> pa.DataType:
 COLUMNS: Final[dict[str, Column]] = {
     "key": Column(lambda _: _TEXT, _keys, "archive and member, `/` between them"),
     "source": Column(lambda _: _FEW, lambda b, _: _constant(b.source, len(b)), "the archive"),
-    "member": Column(
-        lambda _: _TEXT, lambda b, _: pa.array(b.members, _TEXT), "name in the archive"
-    ),
+    "member": Column(lambda _: _TEXT, lambda b, _: texts(b.members), "name in the archive"),
     "sha256": Column(
         lambda _: _TEXT, lambda b, _: pa.array(b.sha256, _TEXT), "of the bytes as found"
     ),
@@ -234,5 +241,5 @@ REJECT_SCHEMA: Final = pa.schema(
 )
 """Columns of the rejects table."""
 
-DUPLICATE_SCHEMA: Final = pa.schema([("key", _TEXT), ("sha256", _TEXT), ("kept_key", _TEXT)])
-"""Columns of the table of skipped duplicates."""
+DUPLICATE_SCHEMA: Final = pa.schema([("key", _TEXT), ("sha256", _TEXT)])
+"""Columns of the table of copies left out; the copy that stayed has the same SHA-256."""

@@ -13,6 +13,8 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from components.beam_metrics import count
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.duplicates import hash_unit
 from components.bulk_inference.ledger import UnitRecord
 from components.bulk_inference.planning import PlannedUnit
 from components.bulk_inference.unit import JobSpec, annotate_unit
@@ -67,6 +69,28 @@ class AnnotateUnit(beam.DoFn):
             count(NAMESPACE, name, getattr(record, name))
         count(NAMESPACE, "units")
         return record
+
+
+@dataclass
+class HashUnits(beam.PTransform):
+    """Hashes every member of every unit.
+
+    Attributes:
+        config: The job.
+    """
+
+    config: BulkConfig
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, units: beam.PCollection[PlannedUnit]) -> beam.PCollection[int]:
+        """Spreads the units over the workers; gives the members of each."""
+        return (
+            units
+            | "SpreadUnits" >> beam.Reshuffle()
+            | "HashUnit" >> beam.Map(hash_unit, self.config).with_output_types(int)
+        )
 
 
 @dataclass

@@ -11,27 +11,33 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import cv2
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.bulk_inference import decoding, ledger, storage
+from components.bulk_inference import ledger, storage
+from components.bulk_inference.annotation import BatchResult, annotate_batch
 from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.handler import Annotator, Outputs, shared_annotator
+from components.bulk_inference.drift_sums import DriftSums
+from components.bulk_inference.duplicates import skipped_positions
+from components.bulk_inference.handler import Annotator, shared_annotator
 from components.bulk_inference.model_card import ModelCard
 from components.bulk_inference.planning import PlannedUnit
 from components.bulk_inference.progress import TALLY
-from components.bulk_inference.schema import REJECT_SCHEMA, Annotated, rows, table_schema
-from components.bulk_inference.sinks import SINKS, SUFFIXES
-from components.image_checks import ImageFaultError, ImageHeader
+from components.bulk_inference.reuse import EarlierRows
+from components.bulk_inference.schema import (
+    DUPLICATE_SCHEMA,
+    REJECT_SCHEMA,
+    table_schema,
+    texts,
+)
+from components.bulk_inference.sinks import SINKS
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.errors import InputError
 from components.image_sources.sources import open_source
-from serving import names
 
 
 @dataclass(frozen=True)
@@ -52,23 +58,6 @@ class JobSpec:
     def threads(self) -> int:
         """Threads that take batches: one more than cores, because a thread sometimes waits."""
         return self.workers + 1
-
-
-@dataclass
-class BatchResult:
-    """What one batch came to.
-
-    Attributes:
-        annotated: The good members, in source order.
-        rejects: The others.
-        members: All of them.
-        ignored: Entries that are no members.
-    """
-
-    annotated: list[Annotated] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
-    members: int = 0
-    ignored: int = 0
 
 
 _POOLS: Final[dict[int, ThreadPoolExecutor]] = {}
@@ -98,39 +87,34 @@ def annotate_unit(planned: PlannedUnit, spec: JobSpec) -> ledger.UnitRecord:
     config, card = spec.config, spec.card
     annotator = shared_annotator(card, workers=spec.workers, max_images=config.batch.max_images)
     record = ledger.UnitRecord(planned.name, planned.unit.source)
-    shard = shard_path(planned.name, config)
+    shard = ledger.shard_path(planned.name, config)
     rejects: list[Reject] = []
-    schema = table_schema(config.columns, card)
+    copies: list[tuple[str, str]] = []
+    drift = DriftSums(card)
     try:
         with ExitStack() as stack:
             file = stack.enter_context(storage.writing(posixpath.join(config.output, shard)))
-            sink = SINKS[config.format](file, schema)
+            sink = SINKS[config.format](file, table_schema(config.columns, card))
             for result in _results(planned, spec, annotator):
                 _add(record, result)
                 TALLY.add(result.members, len(result.rejects))
                 rejects.extend(result.rejects)
-                for annotated in result.annotated:
-                    sink.write(rows(annotated, schema, card))
+                copies.extend(result.duplicates)
+                if result.drift is not None:
+                    drift.merge(result.drift)
+                if result.rows is not None:
+                    sink.write(result.rows)
             sink.close()
             record.files[shard] = file.tell()
     except InputError as error:
         ledger.write_error(config.output, planned.name, str(error))
         return record
-    if rejects:
-        path = posixpath.join(ledger.REJECTS, f"{planned.name}.parquet")
-        record.files[path] = _write_rejects(posixpath.join(config.output, path), rejects)
+    _write_rest(record, config.output, rejects, copies)
+    record.drift = drift.as_dict()
     record.batch_limit = annotator.batch_limit
     record.seconds = time.perf_counter() - begin
     ledger.write_record(config.output, record)
     return record
-
-
-def shard_path(name: str, config: BulkConfig) -> str:
-    """Where the rows of a unit are, relative to the output."""
-    archive, part = name.split("/")
-    folder = f"archive={archive}" if config.partition_by == "archive" else ""
-    stem = f"part-{part}" if config.partition_by == "archive" else f"part-{archive}-{part}"
-    return posixpath.join(ledger.TABLE, folder, stem + SUFFIXES[config.format])
 
 
 def _results(planned: PlannedUnit, spec: JobSpec, annotator: Annotator) -> Iterator[BatchResult]:
@@ -139,11 +123,18 @@ def _results(planned: PlannedUnit, spec: JobSpec, annotator: Annotator) -> Itera
     if config.input is None:
         return
     pool = _shared_pool(spec.threads)
+    earlier = EarlierRows(config.output, planned.earlier)
+    skip = skipped_positions(planned)
     under_way: deque[Future[BatchResult]] = deque()
+    base = 0
     try:
         for batch in open_source(config.input).read(planned.unit):
             for part in _parts(batch, config.batch.max_images):
-                under_way.append(pool.submit(annotate_batch, part, config, annotator))
+                mine = frozenset(at for at in range(len(part)) if skip and base + at in skip)
+                base += len(part)
+                under_way.append(
+                    pool.submit(annotate_batch, part, mine, config, annotator, earlier)
+                )
                 while len(under_way) > spec.threads:
                     yield under_way.popleft().result()
         while under_way:
@@ -169,145 +160,36 @@ def _parts(batch: MemberBatch, size: int) -> Iterator[MemberBatch]:
         )
 
 
-def annotate_batch(batch: MemberBatch, config: BulkConfig, annotator: Annotator) -> BatchResult:
-    """Takes one batch from bytes to outputs; runs on a thread of the pool.
-
-    Args:
-        batch: From a source.
-        config: The job.
-        annotator: The model.
-    """
-    result = BatchResult(
-        rejects=list(batch.rejects),
-        members=len(batch) + len(batch.rejects),
-        ignored=batch.ignored,
-    )
-    if config.input is None or not len(batch):
-        return result
-    checked = decoding.check_batch(batch, config.input.limits)
-    result.rejects.extend(checked.rejects)
-    for begin, end in decoding.chunks(checked.headers, config.batch):
-        places = checked.places[begin:end]
-        headers = checked.headers[begin:end]
-        files = [batch.data[place] for place in places]
-        outputs, faults = _outputs(files, headers, annotator)
-        for at, fault in sorted(faults.items()):
-            result.rejects.append(decoding.reject_of(batch, places[at], fault))
-        kept = [at for at in range(len(places)) if at not in faults]
-        if kept:
-            result.annotated.append(_columns(checked, places, headers, kept, outputs))
-    return result
-
-
-def _outputs(
-    files: list[bytes], headers: list[ImageHeader], annotator: Annotator
-) -> tuple[Outputs, dict[int, ImageFaultError]]:
-    """Runs the model; outputs [n, ...] in the files' order, and faults by position."""
-    by_graph = [
-        at for at, header in enumerate(headers)
-        if header.format == "jpeg" and not header.convert
-    ]  # fmt: skip
-    if by_graph and annotator.agrees("JPEG", decoding.probe_jpeg):
-        by_graph = []
-    by_opencv = sorted(set(range(len(files))) - set(by_graph))
-    faults: dict[int, ImageFaultError] = {}
-    pieces: list[tuple[list[int], Outputs]] = []
-
-    def keep(places: list[int], answer: tuple[Outputs, dict[int, str]]) -> None:
-        outputs, failed = answer
-        for at, message in failed.items():
-            faults[places[at]] = ImageFaultError("model", "model_failed", message)
-        if outputs:
-            pieces.append((places, outputs))
-
-    if by_graph:
-        keep(by_graph, annotator.annotate_bytes([files[at] for at in by_graph]))
-    if by_opencv:
-        groups, bad = decoding.decode_into_groups(
-            [files[at] for at in by_opencv], [headers[at] for at in by_opencv]
-        )
-        faults.update({by_opencv[at]: fault for at, fault in bad.items()})
-        for places, pixels in _batches(groups, annotator):
-            keep([by_opencv[at] for at in places], annotator.annotate_pixels(pixels))
-    return _in_order(pieces, len(files)), faults
-
-
-def _batches(
-    groups: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]], annotator: Annotator
-) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Makes model calls of decoded groups: one for all sizes where the resize can be ours."""
-    shape = annotator.card.image_shape
-    if set(groups) <= {shape} or not annotator.agrees("the resize", decoding.probe_png):
-        for places, images in groups.values():
-            yield places, np.stack(images)
-        return
-    order: list[int] = []
-    fitted: list[np.ndarray] = []
-    for size, (places, images) in groups.items():
-        pixels = np.stack(images)
-        order.extend(places)
-        fitted.append(pixels if size == shape else annotator.fit(pixels))
-    yield order, np.concatenate(fitted)
-
-
-def _in_order(pieces: list[tuple[list[int], Outputs]], count: int) -> Outputs:
-    if not pieces:
-        return {}
-    if len(pieces) == 1 and pieces[0][0] == list(range(count)):
-        return pieces[0][1]
-    merged: Outputs = {}
-    for name, sample in pieces[0][1].items():
-        merged[name] = np.zeros((count, *sample.shape[1:]), sample.dtype)
-        for places, outputs in pieces:
-            merged[name][places] = outputs[name]
-    return merged
-
-
-def _columns(
-    checked: decoding.Checked,
-    places: list[int],
-    headers: list[ImageHeader],
-    kept: list[int],
-    outputs: Outputs,
-) -> Annotated:
-    batch = checked.batch
-    chosen = [places[at] for at in kept]
-    sizes = np.array([decoding.upright_size(headers[at]) for at in kept], np.int32)
-    whole = len(kept) == len(places)
-    return Annotated(
-        source=batch.source,
-        members=[batch.names[place] for place in chosen],
-        sha256=[checked.sha256[place] for place in chosen],
-        formats=[headers[at].format for at in kept],
-        widths=sizes[:, 0],
-        heights=sizes[:, 1],
-        given=[batch.labels[place] for place in chosen],
-        outputs=outputs if whole else {name: value[kept] for name, value in outputs.items()},
-    )
-
-
 def _add(record: ledger.UnitRecord, result: BatchResult) -> None:
     record.members += result.members
     record.ignored += result.ignored
+    record.rows += result.rows.num_rows if result.rows is not None else 0
     record.rejects += len(result.rejects)
+    record.duplicates += len(result.duplicates)
+    record.reused += result.reused
     reasons = Counter(f"{reject.stage}/{reject.reason}" for reject in result.rejects)
     record.reasons = dict(Counter(record.reasons) + reasons)
-    for annotated in result.annotated:
-        record.rows += len(annotated)
-        indices, counts = np.unique(annotated.outputs[names.LABEL_INDEX], return_counts=True)
-        for index, count in zip(indices.tolist(), counts.tolist(), strict=True):
-            record.labels[str(index)] = record.labels.get(str(index), 0) + count
-        verdicts = Counter(annotated.outputs[names.VERDICT].tolist())
-        for verdict, count in verdicts.items():
-            name = verdict.decode()
-            record.verdicts[name] = record.verdicts.get(name, 0) + count
+    record.labels = dict(Counter(record.labels) + result.counts("label"))
+    record.verdicts = dict(Counter(record.verdicts) + result.counts("verdict"))
 
 
-def _write_rejects(path: str, rejects: list[Reject]) -> int:
-    columns = {
-        "key": [f"{reject.source}/{reject.member}" for reject in rejects],
-        **{name: [getattr(reject, name) for reject in rejects] for name in REJECT_SCHEMA.names[1:]},
-    }
-    with storage.writing(path) as file:
-        pq.write_table(pa.table(columns, REJECT_SCHEMA), file, compression="zstd")
-        return file.tell()
+def _write_rest(
+    record: ledger.UnitRecord,
+    output: str,
+    rejects: list[Reject],
+    copies: list[tuple[str, str]],
+) -> None:
+    """Writes the unit's parts of the tables of rejects and of duplicates, where it has any."""
+    tables: list[tuple[str, pa.Schema, list[Any]]] = []
+    if rejects:
+        keys = [f"{reject.source}/{reject.member}" for reject in rejects]
+        columns = list(zip(*rejects, strict=True))
+        tables.append((ledger.REJECTS, REJECT_SCHEMA, [keys, *columns]))
+    if copies:
+        tables.append((ledger.DUPLICATES, DUPLICATE_SCHEMA, list(zip(*copies, strict=True))))
+    for part, schema, columns in tables:
+        path = posixpath.join(part, f"{record.name}.parquet")
+        table = pa.table([texts(column) for column in columns], schema)
+        with storage.writing(posixpath.join(output, path)) as file:
+            pq.write_table(table, file, compression="zstd")
+            record.files[path] = file.tell()

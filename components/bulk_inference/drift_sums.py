@@ -1,0 +1,146 @@
+"""What a worker counts for the drift report: integers over fixed bins, which add up exactly.
+
+Bins come from the quantiles of the training data in the model's card; `drift.py` judges the sums.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any, Final, Self
+
+import numpy as np
+
+from components.bulk_inference.model_card import ModelCard
+from serving import names
+
+PIXEL_BINS: Final = 32
+"""Bins of the histogram of pixel levels, 8 levels each."""
+
+_PIXEL_IMAGES: Final = 64
+"""Images of a batch whose pixels are looked at, evenly spread over it."""
+_POSTERIORS: Final = 16
+"""Images of a batch whose class probabilities are kept for the estimate of the classes' shares."""
+_POSTERIORS_PER_UNIT: Final = 128
+_MOST_SIZES: Final = 200
+
+_SCALARS: Final = {
+    "outlier_score": names.OUTLIER_SCORE,
+    "confidence": names.PROBABILITY,
+    "elbo": names.ELBO,
+}
+
+
+class DriftSums:
+    """Sums over images; nothing but integers and a small sample of probabilities.
+
+    Args:
+        card: The model; one without summaries gives sums of sizes, formats and labels only.
+    """
+
+    def __init__(self, card: ModelCard) -> None:
+        summaries = card.summaries
+        self._shape = card.image_shape
+        self.counts: dict[str, np.ndarray] = {}
+        self.mix: dict[str, Counter[str]] = {"format": Counter(), "size": Counter()}
+        self.posteriors: list[list[float]] = []
+        self._edges: dict[str, np.ndarray] = {}
+        latent = summaries.get("latent", {}).get("quantiles", [])
+        self._latent = [inner_edges(row) for row in latent]
+        pixels = summaries.get("pixels", {})
+        for name in ("brightness", "contrast"):
+            if name in pixels:
+                self._edges[name] = inner_edges(pixels[name])
+        for name in _SCALARS:
+            if name in summaries:
+                self._edges[name] = inner_edges(summaries[name])
+        self._classes = len(card.classes)
+
+    def add_answers(self, outputs: Mapping[str, np.ndarray]) -> None:
+        """Adds the model's answers, [n, ...] by name."""
+        embedding = outputs[names.EMBEDDING]
+        for dimension, edges in enumerate(self._latent):
+            self._bin(f"latent/{dimension}", embedding[:, dimension], edges)
+        for name, output in _SCALARS.items():
+            if name in self._edges:
+                self._bin(name, outputs[output], self._edges[name])
+        self._add("classes", np.bincount(outputs[names.LABEL_INDEX], minlength=self._classes))
+        probabilities = outputs[names.PROBABILITIES]
+        step = -(-len(probabilities) // _POSTERIORS)
+        self.posteriors.extend(np.round(probabilities[::step], 4).astype(float).tolist())
+
+    def add_pixels(self, pixels: np.ndarray) -> None:
+        """Adds images that have the model's size, uint8 [n, height, width, channels]."""
+        if pixels.shape[1:] != self._shape or "brightness" not in self._edges:
+            return
+        some = pixels[:: -(-len(pixels) // _PIXEL_IMAGES)]
+        flat = some.reshape(len(some), -1)
+        levels = np.bincount(flat.ravel() // (256 // PIXEL_BINS), minlength=PIXEL_BINS)
+        self._add("pixels", levels)
+        unit = flat.astype(np.float32) / 255.0
+        self._bin("brightness", unit.mean(axis=1), self._edges["brightness"])
+        self._bin("contrast", unit.std(axis=1), self._edges["contrast"])
+
+    def add_files(self, formats: list[str], widths: np.ndarray, heights: np.ndarray) -> None:
+        """Adds formats and sizes as found."""
+        self.mix["format"].update(formats)
+        sizes, counts = np.unique(np.stack([widths, heights]), axis=1, return_counts=True)
+        for (width, height), count in zip(sizes.T.tolist(), counts.tolist(), strict=True):
+            self.mix["size"][f"{width}x{height}"] += count
+
+    def merge(self, other: Self) -> None:
+        """Adds another's sums."""
+        for name, counts in other.counts.items():
+            self._add(name, counts)
+        for name, mix in other.mix.items():
+            self.mix[name].update(mix)
+        self.posteriors.extend(other.posteriors)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The sums of a unit as plain values; rare sizes are put together."""
+        step = -(-len(self.posteriors) // _POSTERIORS_PER_UNIT) or 1
+        return {
+            "counts": {name: counts.tolist() for name, counts in sorted(self.counts.items())},
+            "mix": {name: _commonest(mix) for name, mix in self.mix.items()},
+            "posteriors": self.posteriors[::step],
+        }
+
+    def add_dict(self, sums: Mapping[str, Any]) -> None:
+        """Adds what `as_dict` gave."""
+        for name, counts in sums.get("counts", {}).items():
+            self._add(name, np.array(counts))
+        for name, mix in sums.get("mix", {}).items():
+            self.mix[name].update(mix)
+        self.posteriors.extend(sums.get("posteriors", []))
+
+    def _bin(self, name: str, values: np.ndarray, edges: np.ndarray) -> None:
+        places = np.searchsorted(edges, values, side="left")
+        self._add(name, np.bincount(places, minlength=len(edges) + 1))
+
+    def _add(self, name: str, counts: np.ndarray) -> None:
+        self.counts[name] = self.counts[name] + counts if name in self.counts else counts
+
+
+def inner_edges(quantiles: list[float]) -> np.ndarray:
+    """Edges between bins; quantiles that fall together, as of a constant, are one edge."""
+    return np.unique(np.asarray(quantiles, np.float64).astype(np.float32))
+
+
+def expected_shares(quantiles: list[float], levels: list[float]) -> np.ndarray:
+    """Share of the training data in each bin of `inner_edges`.
+
+    Args:
+        quantiles: Of the training data, rising.
+        levels: What they are quantiles of, rising, in (0, 1).
+    """
+    values = np.asarray(quantiles, np.float64).astype(np.float32)
+    edges = np.unique(values)
+    # A bin ends at its edge, so it holds all up to the highest level of that value.
+    upto = [max(level for level, value in zip(levels, values, strict=True) if value == edge)
+            for edge in edges]  # fmt: skip
+    return np.array([high - low for low, high in pairwise([0.0, *upto, 1.0])])
+
+
+def _commonest(mix: Counter[str]) -> dict[str, int]:
+    kept = dict(sorted(mix.items(), key=lambda item: (-item[1], item[0]))[:_MOST_SIZES])
+    rest = mix.total() - sum(kept.values())
+    return {**kept, "other": kept.get("other", 0) + rest} if rest else kept
