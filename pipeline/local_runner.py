@@ -1,9 +1,10 @@
 """Runs the pipeline on this machine, with metadata in SQLite below the root folder."""
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,6 @@ def run_pipeline(
     Raises:
         Exception: Whatever a step raised; `pipeline.causes.cause` finds the line for a person.
     """
-    from absl import logging as absl_logging
     from tfx import v1 as tfx
 
     from pipeline.graph import Places, create_pipeline
@@ -117,12 +117,30 @@ def run_pipeline(
         places=Places(artifacts=str(root / "artifacts"), metadata=connection),
         code_digest=code_digest(),
     )
-    listener = _StepListener(on_step)
+    with timed_steps(on_step) as seconds:
+        tfx.orchestration.LocalDagRunner().run(pipeline)
+    return RunResult(steps=latest_run(connection), seconds=seconds)
+
+
+@contextlib.contextmanager
+def timed_steps(
+    on_step: Callable[[str, float | None], None] = lambda name, seconds: None,
+) -> Iterator[dict[str, float]]:
+    """Listens to TFX's local runner while it works.
+
+    Args:
+        on_step: As for `run_pipeline`.
+
+    Yields:
+        Wall time by step, seconds; it fills while steps end.
+    """
+    from absl import logging as absl_logging
+
     absl_logging.set_verbosity(absl_logging.INFO)
     tfx_logger = logging.getLogger("absl")
+    listener = _StepListener(on_step)
     tfx_logger.addHandler(listener)
     try:
-        tfx.orchestration.LocalDagRunner().run(pipeline)
+        yield listener.seconds
     finally:
         tfx_logger.removeHandler(listener)
-    return RunResult(steps=latest_run(connection), seconds=listener.seconds)

@@ -17,7 +17,7 @@ _COLUMNS = 12
 _MOST_POINTS = 2000
 _SEED = 3
 # Colours that people with colour-blindness tell apart (matplotlib's tab10 and its lighter twin).
-_COLOURS = [*mpl.colormaps["tab10"].colors, *mpl.colormaps["tab20"].colors[1::2]]
+_COLOURS = [*(f"C{n}" for n in range(10)), *(mpl.colormaps["tab20"](n) for n in range(1, 20, 2))]
 
 
 def draw_training(

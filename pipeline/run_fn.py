@@ -57,9 +57,9 @@ def run_fn(fn_args: Any) -> None:
         data=data,
         image_shape=image_config.shape,
         num_classes=len(transform.classes),
-        pixel_mean=mean,
+        pixel_mean=mean.tolist(),
         # A channel that never changes has nothing to normalise.
-        pixel_std=np.where(std > 0, std, 1.0),
+        pixel_std=np.where(std > 0, std, 1.0).tolist(),
         workdir=fn_args.model_run_dir,
         progress=_report,
     )

@@ -25,7 +25,7 @@ def test_a_path_is_all_that_a_configuration_needs() -> None:
 def test_the_tree_is_frozen() -> None:
     config = parse_config(MINIMAL)
     with pytest.raises(ValidationError, match="frozen"):
-        config.trainer.epochs = 3  # type: ignore[misc]
+        config.trainer.epochs = 3
 
 
 def test_yaml_round_trip_keeps_every_value(tmp_path: Path) -> None:

@@ -1,0 +1,37 @@
+"""Our side of `benchmarks/pipeline.py`: pipeline and bulk job in one process, one epoch."""
+
+import json
+import sys
+from pathlib import Path
+
+from pipeline.config import load_config, parse_bulk
+from pipeline.console import Terminal
+from pipeline.jobs import classify_archives, train_and_push
+
+
+def main(archive: str, root: str, image_shape: str, report: str) -> None:
+    """Runs both jobs and writes seconds by step into the file `report`."""
+    height, width, channels = json.loads(image_shape)
+    folder = Path(root)
+    config = load_config(
+        "mnist",
+        root=folder,
+        overrides=[
+            f"input.paths={json.dumps(archive)}",
+            f"image={{height: {height}, width: {width}, channels: {channels}}}",
+            "trainer.epochs=1",
+            # The gate runs; one epoch need not pass a real bound.
+            "evaluation.min_accuracy=0.05",
+        ],
+    )
+    terminal = Terminal()
+    outcome = train_and_push(terminal, config, root=folder)
+    bulk = parse_bulk(archives=[archive], model=outcome.pushed, output=str(folder / "labelled"))
+    labelling = classify_archives(terminal, bulk, logs=folder)
+    seconds = {name: step["seconds"] for name, step in outcome.steps.items()}
+    seconds["classify"] = labelling["seconds"]
+    Path(report).write_text(json.dumps(seconds), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
