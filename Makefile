@@ -79,3 +79,7 @@ pins: | $(filter .tools/bin/uv,$(UV)) ## resolve both stacks anew into requireme
 .PHONY: clean
 clean: ## remove what the demo and the tools wrote; the environment stays
 	rm -rf runs build dist .mypy_cache .ruff_cache .pytest_cache
+
+.PHONY: docs
+docs: install ## write docs/configuration.md from the code
+	$(PY) -m pipeline.config_reference > docs/configuration.md

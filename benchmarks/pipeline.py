@@ -1,6 +1,6 @@
 """The whole job against the same job with stock TFX components, side by side in one run.
 
-    python -m benchmarks.pipeline --data DIR [--digits-only] [--json]
+    python -m benchmarks.pipeline --data DIR [--json]
 
 `DIR` holds `mnist_png.zip` (`train/<digit>/*.png`, `test/<digit>/*.png`). Each side runs in a
 fresh process, imports included: ingest to push with one epoch of training, then inference over

@@ -62,7 +62,14 @@ class StockVae(keras.Model):
         """Class probabilities."""
         return tf.nn.softmax(self.head(self.body(self.flatten(image))))
 
-    def compute_loss(self, x: Any = None, y: Any = None, y_pred: Any = None, **_: Any) -> tf.Tensor:
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
         """-ELBO / D + cross-entropy."""
         flat = self.flatten(x)
         hidden = self.body(flat)

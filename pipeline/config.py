@@ -76,7 +76,11 @@ class BeamConfig(Section):
 class PipelineConfig(Section):
     """Everything that a run needs to know."""
 
-    name: str = Field(default="vaeline", pattern=r"^[a-z][a-z0-9-]{0,62}$")
+    name: str = Field(
+        default="vaeline",
+        pattern=r"^[a-z][a-z0-9-]{0,62}$",
+        description="names the pipeline in the metadata; small letters, digits, hyphens",
+    )
     input: InputConfig
     image: ImageConfig = ImageConfig()
     data_schema: SchemaConfig = Field(default=SchemaConfig(), alias="schema")

@@ -66,7 +66,7 @@ def fit(pixels: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
 
 
 def to_unit(pixels: tf.Tensor) -> tf.Tensor:
-    """Scales uint8 levels to float32 in [0, 1], exactly level / 255."""
+    """Scales uint8 levels to float32 in [0, 1]: level / 255."""
     return tf.cast(pixels, tf.float32) / 255.0
 
 

@@ -15,7 +15,7 @@ import tensorflow_transform as tft
 from trainer import features, pixels
 
 IMAGE: Final = "image"
-"""float32 [height, width, channels] in [0, 1], each exactly level / 255."""
+"""float32 [height, width, channels]: level / 255, of which `to_levels` gives the level back."""
 MEAN: Final = "image/mean"
 """float32 [channels]: mean over the training split, the same in every row."""
 STD: Final = "image/std"
@@ -87,7 +87,11 @@ class RecordTransform:
 
     def labels(self, texts: tf.Tensor) -> tf.Tensor:
         """Maps class names, string `[batch]`, to int64 `[batch]`; -1 for unknown and empty."""
-        places = self.layer({features.LABEL_TEXT: texts[:, tf.newaxis]})[LABEL]
+        # The layer wants every input of the graph; in a graph the unused decoding is pruned.
+        blank = tf.fill(tf.shape(texts), _blank_image())
+        inputs = {features.LABEL_TEXT: texts, features.ENCODED: blank}
+        rows = {name: value[:, tf.newaxis] for name, value in inputs.items()}
+        places = self.layer(rows)[LABEL]
         return tf.where(places < 0, places, tf.gather(self._ranks, tf.maximum(places, 0)))
 
     def moments(self) -> tuple[Any, Any]:
@@ -96,8 +100,7 @@ class RecordTransform:
         Returns:
             Two float32 arrays `[channels]`, of pixels in [0, 1].
         """
-        blank = tf.io.encode_png(tf.zeros([1, 1, 1], tf.uint8))
-        rows = self.layer({features.ENCODED: blank[tf.newaxis, tf.newaxis]})
+        rows = self.layer({features.ENCODED: _blank_image()[tf.newaxis, tf.newaxis]})
         return rows[MEAN][0].numpy(), rows[STD][0].numpy()
 
     def decode_examples(self, serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -130,6 +133,10 @@ def parse_records(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         },
     )
     return parsed[features.ENCODED], parsed[features.LABEL_TEXT]
+
+
+def _blank_image() -> tf.Tensor:
+    return tf.io.encode_png(tf.zeros([1, 1, 1], tf.uint8))
 
 
 def _dense(value: Any) -> tf.Tensor:

@@ -1,0 +1,176 @@
+"""The pushed model, loaded as TF Serving loads it, computes what the model in memory computes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from serving import names
+from tests.serving.conftest import Exported, png
+from trainer import features
+
+LOADER = Path(__file__).parent / "session_loader.py"
+EVERY_OUTPUT = {
+    names.LABEL, names.LABEL_INDEX, names.PROBABILITY, names.PROBABILITIES, names.TOP_K_LABELS,
+    names.TOP_K_PROBABILITIES, names.EMBEDDING, names.ELBO, names.RECONSTRUCTION_ERROR,
+    names.OUTLIER_SCORE, names.VERDICT,
+}  # fmt: skip
+"""What `annotate` promises."""
+
+
+def example(content: bytes, label: str | None) -> bytes:
+    made = tf.train.Example()
+    made.features.feature[features.ENCODED].bytes_list.value.append(content)
+    if label is not None:
+        made.features.feature[features.LABEL_TEXT].bytes_list.value.append(label.encode())
+    return made.SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def answers(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Every signature's answer from a fresh process."""
+    folder = tmp_path_factory.mktemp("session")
+    contents = np.array(exported.contents, object)
+    labelled = zip(exported.contents, exported.labels, strict=True)
+    records = np.array([example(content, label) for content, label in labelled], object)
+    requests = {
+        names.SERVING_DEFAULT: contents,
+        names.ANNOTATE: contents,
+        names.ANNOTATE_PIXELS: exported.pixels,
+        names.CLASSIFY_EXAMPLES: records,
+        names.TRANSFORM_LABELS: records,
+        names.EMBED: contents,
+        names.SCORE: contents,
+        names.RECONSTRUCT: contents,
+        names.GENERATE: np.zeros([3, 16], np.float32),
+    }
+    np.savez(folder / "requests.npz", **requests)
+    subprocess.run(
+        [sys.executable, str(LOADER), str(exported.folder), str(folder / "requests.npz"),
+         str(folder / "answers.npz")],
+        check=True,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        timeout=300,
+    )  # fmt: skip
+    with np.load(folder / "answers.npz", allow_pickle=True) as found:
+        return {name: found[name] for name in found.files}
+
+
+@pytest.fixture(scope="module")
+def analysis(exported: Exported) -> dict[str, np.ndarray]:
+    unit = tf.constant(exported.pixels, tf.float32) / 255.0
+    return {name: value.numpy() for name, value in exported.model.analyse(unit).items()}
+
+
+@pytest.mark.parametrize("signature", [names.ANNOTATE, names.ANNOTATE_PIXELS])
+def test_a_fresh_process_gives_the_numbers_of_the_model_in_memory(
+    answers: dict[str, Any], analysis: dict[str, np.ndarray], signature: str
+) -> None:
+    for name in (names.PROBABILITIES, names.EMBEDDING, names.ELBO, names.RECONSTRUCTION_ERROR,
+                 names.OUTLIER_SCORE):  # fmt: skip
+        np.testing.assert_allclose(
+            answers[f"{signature}/{name}"], analysis[name], rtol=1e-4, atol=1e-5, err_msg=name
+        )
+
+
+def test_annotate_answers_everything_and_the_others_their_part(answers: dict[str, Any]) -> None:
+    def outputs(signature: str) -> set[str]:
+        return {key.split("/")[1] for key in answers if key.startswith(f"{signature}/")}
+
+    assert outputs(names.ANNOTATE) == outputs(names.ANNOTATE_PIXELS) == EVERY_OUTPUT
+    assert outputs(names.CLASSIFY_EXAMPLES) == EVERY_OUTPUT
+    assert outputs(names.EMBED) == {names.EMBEDDING}
+    assert outputs(names.SCORE) == {
+        names.ELBO, names.RECONSTRUCTION_ERROR, names.OUTLIER_SCORE, names.VERDICT,
+    }  # fmt: skip
+    for signature in (names.SERVING_DEFAULT, names.EMBED, names.SCORE):
+        for name in outputs(signature):
+            np.testing.assert_array_equal(
+                answers[f"{signature}/{name}"], answers[f"{names.ANNOTATE}/{name}"]
+            )
+
+
+def test_labels_and_probabilities_hold_together(
+    exported: Exported, answers: dict[str, Any]
+) -> None:
+    part = {key.split("/")[1]: value for key, value in answers.items()
+            if key.startswith("annotate/")}  # fmt: skip
+    np.testing.assert_allclose(part[names.PROBABILITIES].sum(axis=1), 1, rtol=1e-5)
+    best = part[names.PROBABILITIES].argmax(axis=1)
+    np.testing.assert_array_equal(part[names.LABEL_INDEX], best)
+    assert [exported.transform.classes[n].encode() for n in best] == part[names.LABEL].tolist()
+    np.testing.assert_array_equal(part[names.TOP_K_LABELS][:, 0], part[names.LABEL])
+    assert np.all(np.diff(part[names.TOP_K_PROBABILITIES], axis=1) <= 0)
+    accuracy = np.mean([a.decode() == b for a, b in
+                        zip(part[names.LABEL], exported.labels, strict=True)])  # fmt: skip
+    assert accuracy > 0.9
+    assert set(part[names.VERDICT].tolist()) <= {b"accept", b"review", b"reject"}
+
+
+def test_labels_are_numbered_as_the_probabilities_are(
+    exported: Exported, answers: dict[str, Any]
+) -> None:
+    numbers = answers[f"{names.TRANSFORM_LABELS}/{names.LABEL_INDEX}"]
+    assert numbers.shape == (len(exported.labels), 1)
+    assert [exported.transform.classes[n] for n in numbers[:, 0]] == exported.labels
+
+
+def test_images_come_back_as_levels(exported: Exported, answers: dict[str, Any]) -> None:
+    reconstruction = answers[f"{names.RECONSTRUCT}/{names.IMAGE}"]
+    assert reconstruction.dtype == np.uint8
+    assert reconstruction.shape == exported.pixels.shape
+    error = np.abs(reconstruction.astype(int) - exported.pixels).mean()
+    assert error < np.abs(exported.pixels - exported.pixels.mean()).mean()
+    assert answers[f"{names.GENERATE}/{names.IMAGE}"].shape == (3, 8, 8, 1)
+
+
+def test_only_core_operations_are_in_the_graph(answers: dict[str, Any]) -> None:
+    operations = set(answers["operations"].tolist())
+    assert "DecodeImage" in operations
+    assert {name for name in operations if "Py" in name and "Func" in name} == set()
+
+
+def test_an_answer_does_not_depend_on_the_batch(exported: Exported) -> None:
+    loaded = tf.saved_model.load(str(exported.folder))
+    annotate = loaded.signatures[names.ANNOTATE]
+    together = annotate(image_bytes=tf.constant(exported.contents[:64]))
+    for place in (0, 17, 63):
+        alone = annotate(image_bytes=tf.constant(exported.contents[place : place + 1]))
+        assert alone[names.LABEL][0] == together[names.LABEL][place]
+        np.testing.assert_allclose(
+            alone[names.OUTLIER_SCORE][0], together[names.OUTLIER_SCORE][place], rtol=1e-4
+        )
+
+
+def test_images_of_other_sizes_are_resized_alike_by_both_ways_in(exported: Exported) -> None:
+    loaded = tf.saved_model.load(str(exported.folder))
+    large = np.random.default_rng(2).integers(0, 256, (5, 40, 30, 3), np.uint8)
+    by_bytes = loaded.signatures[names.ANNOTATE](
+        image_bytes=tf.constant([png(image) for image in large])
+    )
+    by_pixels = loaded.signatures[names.ANNOTATE_PIXELS](pixels=tf.constant(large))
+    for name in EVERY_OUTPUT:
+        np.testing.assert_array_equal(by_bytes[name], by_pixels[name], err_msg=name)
+
+
+def test_a_corrupt_image_is_an_error_and_the_model_lives_on(exported: Exported) -> None:
+    annotate = tf.saved_model.load(str(exported.folder)).signatures[names.ANNOTATE]
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        annotate(image_bytes=tf.constant([exported.contents[0], b"no image"]))
+    assert annotate(image_bytes=tf.constant(exported.contents[:1]))[names.LABEL].shape == (1,)
+
+
+def test_the_card_and_the_configuration_lie_beside_the_model(exported: Exported) -> None:
+    extra = exported.folder / names.EXTRA_ASSETS
+    card = json.loads((extra / names.MODEL_CARD).read_text())
+    assert card["classes"] == list("0123456789")
+    assert card["image_shape"] == [8, 8, 1]
+    assert card["embedding_size"] == 16
+    assert card["digests"] == {"model": "abc"}
+    assert (extra / names.CONFIG).read_text().strip() == "name: digits"
