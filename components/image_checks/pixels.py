@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from components.image_checks.header import ImageHeader
+from components.image_checks.jpeg_scan import fault_in_scans
 from components.image_checks.reasons import ImageFaultError
 
 _UNCHANGED: Final = cv2.IMREAD_UNCHANGED
@@ -41,13 +42,14 @@ def verify(data: bytes, header: ImageHeader) -> None:
     if header.convert:
         decode(data, header)
         return
+    _check_scans(data, header)
     buffer = np.frombuffer(data, np.uint8)
     try:
         pixels = cv2.imdecode(buffer, _PROBE_JPEG if header.format == "jpeg" else _UNCHANGED)
     except cv2.error as error:
-        raise _fault(data, header) from error
+        raise _fault(header) from error
     if pixels is None:
-        raise _fault(data, header)
+        raise _fault(header)
 
 
 def decode(data: bytes, header: ImageHeader) -> np.ndarray:
@@ -65,6 +67,7 @@ def decode(data: bytes, header: ImageHeader) -> np.ndarray:
     Raises:
         ImageFaultError: if it cannot be decoded.
     """
+    _check_scans(data, header)
     by_pillow = header.format in ("gif", "bmp") or header.convert in ("CMYK JPEG", "RGB JPEG")
     pixels = _decode_pillow(data, header) if by_pillow else _decode_opencv(data, header)
     turns, mirror = _TURNS[header.orientation]
@@ -104,12 +107,16 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return encoded.tobytes()
 
 
-def _fault(data: bytes, header: ImageHeader) -> ImageFaultError:
-    """Tells a file that ends too early from one whose pixels are damaged."""
-    size = f"{header.width} x {header.height} {header.format}"
-    if header.format == "jpeg" and b"\xff\xd9" not in data[-65536:]:
-        return ImageFaultError("decode", "truncated", f"{size} without an end marker")
-    return ImageFaultError("decode", "corrupt", f"{size} that does not decode")
+def _check_scans(data: bytes, header: ImageHeader) -> None:
+    """Refuses a JPEG that decoders complete with grey."""
+    if header.format == "jpeg" and (fault := fault_in_scans(data)):
+        raise ImageFaultError("decode", *fault)
+
+
+def _fault(header: ImageHeader) -> ImageFaultError:
+    return ImageFaultError(
+        "decode", "corrupt", f"{header.width} x {header.height} {header.format} does not decode"
+    )
 
 
 def _decode_opencv(data: bytes, header: ImageHeader) -> np.ndarray:
@@ -120,9 +127,9 @@ def _decode_opencv(data: bytes, header: ImageHeader) -> np.ndarray:
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise _fault(data, header) from error
+        raise _fault(header) from error
     if pixels is None:
-        raise _fault(data, header)
+        raise _fault(header)
     if pixels.dtype == np.uint16:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if pixels.ndim == 2:
@@ -136,10 +143,12 @@ def _decode_pillow(data: bytes, header: ImageHeader) -> np.ndarray:
     """Decodes what OpenCV does not, or does not decode as viewers do: GIF, BMP, CMYK JPEG."""
     try:
         with Image.open(io.BytesIO(data), formats=[header.format]) as image:
-            image.seek(0)
+            if image.size != (header.width, header.height):
+                # A GIF's frames may claim more than its screen, and pass the limits by that.
+                raise ValueError(f"a frame of {image.width} x {image.height} pixels")
             mode = {1: "L", 3: "RGB", 4: "RGBA"}[header.channels]
             return np.asarray(image.convert(mode)).reshape(*image.size[::-1], header.channels)
-    except (OSError, ValueError, SyntaxError, IndexError, EOFError) as error:
+    except (OSError, ValueError, SyntaxError, IndexError, Image.DecompressionBombError) as error:
         truncated = "truncated" in str(error) or "not enough image data" in str(error)
         reason = "truncated" if truncated else "corrupt"
         raise ImageFaultError(

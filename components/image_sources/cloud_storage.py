@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, BinaryIO, Final, TypeVar
 
 import requests
+import urllib3
 from google.api_core import exceptions
 from google.auth import exceptions as auth_exceptions
 from google.auth.credentials import AnonymousCredentials
@@ -35,6 +36,8 @@ _TRANSIENT: Final = (
     requests.exceptions.ChunkedEncodingError,
     requests.exceptions.ContentDecodingError,
     requests.exceptions.Timeout,
+    # A connection that breaks within a raw download comes as it is.
+    urllib3.exceptions.HTTPError,
     ConnectionError,
 )
 

