@@ -47,8 +47,10 @@ def test_resident_and_streamed_feeds_give_the_same_batches() -> None:
 
 
 def test_streamed_training_is_the_resident_one(tmp_path: pathlib.Path) -> None:
-    resident = tiny.run(tmp_path / "a", trainer_config=tiny.trainer_config(epochs=1))
-    data = tiny.splits()
+    resident = tiny.run(
+        tmp_path / "a", trainer_config=tiny.trainer_config(epochs=1), data=tiny.train_only()
+    )
+    data = tiny.train_only()
     mapped = np.memmap(tmp_path / "images", np.uint8, "w+", shape=data["train"].images.shape)
     mapped[:] = data["train"].images
     data["train"] = ImageSet(mapped, data["train"].labels)
