@@ -50,11 +50,13 @@ TRAINER = {
 def fit(data: dict[str, ImageSet], seed: int, epochs: float, model: dict, trainer: dict) -> Any:
     """Trains in a new folder."""
     mean, std = pixel_moments(data["train"])
+    optimizer = {**trainer["optimizer"]}
+    optimizer["warmup_epochs"] = min(optimizer.get("warmup_epochs", 0), epochs / 4)
     with tempfile.TemporaryDirectory() as workdir:
         return train(
             model_config=ModelConfig.model_validate(model),
             trainer_config=TrainerConfig.model_validate(
-                {**trainer, "seed": seed, "epochs": epochs}
+                {**trainer, "seed": seed, "epochs": epochs, "optimizer": optimizer}
             ),
             data=data,
             image_shape=data["train"].images.shape[1:],

@@ -29,6 +29,7 @@ from trainer.noise import Noise
 from trainer.optimizer import Adam, learning_rate
 from trainer.train import train
 
+OPTIMIZER = {"clip_norm": 5.0, "ema_decay": 0.98, "ema_every": 8}
 MLP = {"hidden": (512,), "decoder_hidden": (512,), "latent_size": 16}
 
 
@@ -170,7 +171,12 @@ def main() -> None:
         sides["ours"] = ours(data, epochs, MLP, {**options, "xla": "off"})
         sides["ours_xla"] = ours(data, epochs, MLP, {**options, "xla": "on"})
     else:
-        options = {**mnist_supervised.TRAINER, "precision": "float32", "xla": "off"}
+        options = {
+            **mnist_supervised.TRAINER,
+            "optimizer": OPTIMIZER,
+            "precision": "float32",
+            "xla": "off",
+        }
         model = mnist_supervised.MODEL
         steps = max(20, round(arguments.scale * len(data) / 256))
         sides["bare"] = bare_step(data, steps, model, options)
