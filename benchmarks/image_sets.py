@@ -80,13 +80,6 @@ def split_off(data: ImageSet, sizes: Mapping[str, int], *, seed: int) -> dict[st
     return {**parts, "train": data.take(np.sort(order[start:]))}
 
 
-def pixel_moments(data: ImageSet) -> dict[str, list[float]]:
-    """`pixel_mean` and `pixel_std` of a split, as `train` takes them."""
-    scaled = data.images[:20_000].astype(np.float32) / 255.0
-    axes = (0, 1, 2)
-    return {"pixel_mean": scaled.mean(axes).tolist(), "pixel_std": scaled.std(axes).tolist()}
-
-
 def machine() -> dict[str, Any]:
     """What the figures were measured on."""
     import keras

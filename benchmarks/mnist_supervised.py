@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.image_sets import mean_and_worst, mnist, parser, pixel_moments, record, split_off
+from benchmarks.image_sets import mean_and_worst, mnist, parser, record, split_off
 from trainer import evaluation
 from trainer.config import ModelConfig, TrainerConfig
+from trainer.examples import pixel_moments
 from trainer.input_pipeline import ImageSet
 from trainer.train import TrainResult, train
 
@@ -48,16 +49,20 @@ TRAINER = {
 
 def fit(data: dict[str, ImageSet], seed: int, epochs: float, model: dict, trainer: dict) -> Any:
     """Trains in a new folder."""
+    mean, std = pixel_moments(data["train"])
+    optimizer = {**trainer["optimizer"]}
+    optimizer["warmup_epochs"] = min(optimizer.get("warmup_epochs", 0), epochs / 4)
     with tempfile.TemporaryDirectory() as workdir:
         return train(
             model_config=ModelConfig.model_validate(model),
             trainer_config=TrainerConfig.model_validate(
-                {**trainer, "seed": seed, "epochs": epochs}
+                {**trainer, "seed": seed, "epochs": epochs, "optimizer": optimizer}
             ),
             data=data,
             image_shape=data["train"].images.shape[1:],
             num_classes=10,
-            **pixel_moments(data["train"]),
+            pixel_mean=mean,
+            pixel_std=std,
             workdir=workdir,
         )
 

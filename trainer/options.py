@@ -113,6 +113,9 @@ class SemiSupervisedConfig(Section):
         default=True, description="labelled images also go through the unlabelled stream"
     )
     elbo_weight: float = Field(default=1.0, ge=0, description="weight of the unlabelled ELBO")
+    elbo_every: int = Field(
+        default=1, ge=1, description="every n-th unlabelled image adds its ELBO; 1: all"
+    )
     consistency: float = Field(
         default=0.0, ge=0, description="weight of the cross-entropy between two views of one image"
     )

@@ -153,7 +153,7 @@ class TrainingStep:
             return batch
         images, _ = self._feeds[1].batch(rows[1], resident[1], number)
         free = _to_float(images)
-        batch = dataclasses.replace(batch, unlabelled=free)
+        batch = dataclasses.replace(batch, unlabelled=free[:: semi.elbo_every])
         if semi.consistency or semi.mutual_information:
             weak = augment(free, augmentation.scaled(semi.weak_strength), noise, view="weak")
             strong = augment(free, augmentation, noise, view="strong")

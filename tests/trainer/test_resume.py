@@ -107,9 +107,10 @@ def test_damaged_best_weights_are_not_used(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: pathlib.Path) -> None:
-    first = tiny.run(tmp_path)
+    data = tiny.train_only()
+    first = tiny.run(tmp_path, data=data)
     steps: list[int] = []
-    second = tiny.run(tmp_path, progress=lambda event: steps.append(event.step))
+    second = tiny.run(tmp_path, data=data, progress=lambda event: steps.append(event.step))
     assert steps == []
     np.testing.assert_array_equal(tiny.flat_weights(first), tiny.flat_weights(second))
     assert json.loads((tmp_path / "history.json").read_text()) == second.history

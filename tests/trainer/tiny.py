@@ -40,6 +40,11 @@ def splits(count: int = 160) -> dict[str, ImageSet]:
     }
 
 
+def train_only(count: int = 160) -> dict[str, ImageSet]:
+    """Just a train split: nothing is evaluated or calibrated."""
+    return {"train": image_set(count)}
+
+
 def model_config(**changes: Any) -> ModelConfig:
     """A model of a few thousand weights."""
     small = {

@@ -1,0 +1,138 @@
+"""One device against two replicas (logical CPUs) and two workers: loss curves and speed.
+
+`python -m benchmarks.distribution --steps 50`
+Same global batch, float32, MNIST, the `conv` setting made small. Runs itself once per kind, in
+fresh processes, because devices and clusters are chosen before TensorFlow starts.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from benchmarks.image_sets import mnist, parser, record
+
+ROOT = pathlib.Path(__file__).parents[1]
+BATCH = 128
+
+
+def train_one(arguments: argparse.Namespace) -> None:
+    """Trains as one process of one kind and writes its losses."""
+    import tensorflow as tf
+
+    from benchmarks.mnist_supervised import MODEL, TRAINER
+    from trainer import strategy as strategies
+    from trainer.config import ModelConfig, TrainerConfig
+    from trainer.input_pipeline import ImageSet
+    from trainer.train import train
+
+    if arguments.role == "mirrored":
+        cpus = tf.config.list_physical_devices("CPU")
+        logical = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpus[0], logical)
+    devices = {"one": "one", "mirrored": "mirrored", "worker": "multi_worker"}[arguments.role]
+    strategy = strategies.create_strategy(devices)
+    full, _ = mnist(arguments.data)
+    data = ImageSet(full.images[:10_000], full.labels[:10_000])
+    options: dict[str, Any] = {
+        **TRAINER,
+        "optimizer": {"clip_norm": 5.0},
+        "batch_size": BATCH,
+        "epochs": arguments.steps * BATCH / len(data),
+        "evaluate_every_epochs": BATCH / len(data),
+        "precision": "float32",
+        "xla": "off",
+    }
+    speeds: list[float] = []
+    with tempfile.TemporaryDirectory() as workdir:
+        result = train(
+            model_config=ModelConfig.model_validate({**MODEL, "conv_width": 8}),
+            trainer_config=TrainerConfig.model_validate(options),
+            data={"train": data},
+            image_shape=(28, 28, 1),
+            num_classes=10,
+            pixel_mean=[0.13],
+            pixel_std=[0.31],
+            workdir=arguments.shared or workdir,
+            strategy=strategy,
+            progress=lambda event: speeds.append(event.images_per_sec),
+        )
+    losses = [entry["train"]["loss"] for entry in result.history]
+    record_path = pathlib.Path(arguments.result)
+    record_path.write_text(json.dumps({"losses": losses, "speed": max(speeds, default=0.0)}))
+
+
+def run(arguments: argparse.Namespace, folder: pathlib.Path, role: str) -> dict[str, Any]:
+    """Runs the processes of one kind; the first's result."""
+    clusters: list[dict[str, Any] | None] = [None]
+    if role == "worker":
+        hosts = [f"localhost:{_free_port()}" for _ in range(2)]
+        cluster = {"chief": hosts[:1], "worker": hosts[1:]}
+        clusters = [{"cluster": cluster, "task": {"type": kind, "index": 0}} for kind in cluster]
+    processes = []
+    for number, cluster_config in enumerate(clusters):
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        if cluster_config:
+            environment["TF_CONFIG"] = json.dumps(cluster_config)
+        command = [sys.executable, "-m", "benchmarks.distribution", "--role", role,
+                   "--steps", str(arguments.steps), "--data", str(arguments.data),
+                   "--result", str(folder / f"{role}-{number}.json")]  # fmt: skip
+        if role == "worker":
+            command += ["--shared", str(folder / "shared")]
+        processes.append(
+            subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
+        )
+    for process in processes:
+        process.wait()
+    return json.loads((folder / f"{role}-0.json").read_text())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    """Runs every kind and prints the record."""
+    arguments = _arguments()
+    if arguments.role:
+        train_one(arguments)
+        return
+    arguments.data = arguments.data.resolve()
+    with tempfile.TemporaryDirectory() as folder:
+        results = {
+            role: run(arguments, pathlib.Path(folder), role)
+            for role in ("one", "mirrored", "worker")
+        }
+    one = np.array(results["one"]["losses"])
+    differences = {
+        role: float(np.abs(np.array(results[role]["losses"]) - one).max())
+        for role in ("mirrored", "worker")
+    }
+    speeds = {role: result["speed"] for role, result in results.items()}
+    record(
+        arguments,
+        "distribution",
+        {"steps": len(one), "largest_loss_difference": differences, "images_per_sec": speeds},
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    made = parser(__doc__.splitlines()[0])
+    made.add_argument("--steps", type=int, default=50)
+    made.add_argument("--role", choices=("one", "mirrored", "worker"), help=argparse.SUPPRESS)
+    made.add_argument("--result", help=argparse.SUPPRESS)
+    made.add_argument("--shared", help=argparse.SUPPRESS)
+    return made.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""Temperature, thresholds and outlier scores."""
+
+import json
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests.trainer import tiny
+from trainer import calibration, evaluation, summaries
+from trainer.synthetic_outliers import synthetic_outliers
+
+
+def _overconfident(count: int, factor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logits `factor` times too large for labels that are drawn from them."""
+    draw = np.random.default_rng(0)
+    logits = draw.normal(size=(count, 4))
+    probabilities = np.exp(evaluation.log_softmax(logits))
+    labels = (draw.random((count, 1)) > probabilities.cumsum(axis=1)).sum(axis=1)
+    return logits * factor, labels
+
+
+def test_temperature_undoes_overconfidence() -> None:
+    logits, labels = _overconfident(4000, 3.0)
+    temperature = calibration.fit_temperature(logits, labels)
+    assert temperature.kept
+    assert temperature.value == pytest.approx(3.0, rel=0.1)
+    before, after = (
+        evaluation.expected_calibration_error(
+            np.exp(evaluation.log_softmax(logits / value)), labels
+        )
+        for value in (1.0, temperature.value)
+    )
+    assert after < 0.25 * before
+
+
+def test_temperature_that_gains_less_than_its_error_is_not_kept() -> None:
+    temperature = calibration.fit_temperature(*_overconfident(200, 1.02))
+    assert not temperature.kept
+    assert temperature.value == 1.0
+
+
+def test_auroc_counts_pairs() -> None:
+    assert calibration.auroc(np.array([1.0, 2.0]), np.array([3.0, 4.0])) == 1.0
+    assert calibration.auroc(np.array([1.0, 3.0]), np.array([2.0, 3.0])) == pytest.approx(0.625)
+
+
+def test_conformal_threshold_holds_its_rate() -> None:
+    draw = np.random.default_rng(1)
+    rates, inside = [], 0
+    for _ in range(400):
+        threshold, (low, high) = calibration.conformal_threshold(draw.random(199), 0.05)
+        rates.append(1.0 - threshold)  # Uniform scores: the exact rate.
+        inside += low <= 1.0 - threshold <= high
+    assert np.mean(rates) == pytest.approx(0.05, abs=0.003)
+    assert inside / 400 == pytest.approx(0.95, abs=0.04)
+
+
+def test_too_few_images_for_a_rate_catch_nothing() -> None:
+    threshold, interval = calibration.conformal_threshold(np.arange(20.0), 0.01)
+    assert threshold == np.inf
+    assert interval[0] == 0
+
+
+def test_synthetic_outliers_keep_shape_and_are_repeatable() -> None:
+    images = tiny.image_set(10, shape=(9, 8, 3)).images
+    first, second = (synthetic_outliers(images, seed=4) for _ in range(2))
+    for kind, changed in first.items():
+        assert changed.shape == images.shape
+        assert changed.dtype == np.uint8
+        assert (changed != images).any()
+        np.testing.assert_array_equal(changed, second[kind])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tiny.TrainResult:
+    return tiny.run(
+        tmp_path_factory.mktemp("run"),
+        trainer_config=tiny.trainer_config(epochs=15, optimizer={"learning_rate": 5e-3}),
+        data={**tiny.splits(320), "calibration": tiny.image_set(400, seed=2)},
+    )
+
+
+def test_verdicts_have_the_stated_rate_on_fresh_images(trained: tiny.TrainResult) -> None:
+    thresholds = trained.calibration["thresholds"]
+    fresh = tiny.image_set(2000, seed=9)
+    results = trained.model.analyse(fresh.images.astype(np.float32) / 255.0)
+    rate = float(np.mean(results["is_outlier"]))
+    low, high = thresholds["review"]["interval"]
+    error = 2.0 * np.sqrt(0.05 * 0.95 / 2000)
+    assert low - error < rate < high + error
+    assert set(np.unique(results["verdict"])) <= {0, 1, 2}
+    noise = np.random.default_rng(0).random((200, *tiny.SHAPE)).astype(np.float32)
+    assert float(np.mean(trained.model.analyse(noise)["is_outlier"])) > 0.9
+
+
+def test_report_and_summaries_are_plain_values(trained: tiny.TrainResult) -> None:
+    report = json.loads(json.dumps(trained.calibration, allow_nan=False))
+    assert report["split"] == "calibration"
+    assert report["outlier_score"]["chosen"] == trained.model.scores.score
+    assert set(report["outlier_score"]["mean_auroc"]) >= {"bound", "combined", "neighbours"}
+    summary = json.loads(json.dumps(trained.summaries, allow_nan=False))
+    assert sum(summary["pixels"]["histogram"]) == pytest.approx(1.0)
+    assert sum(summary["classes"]) == pytest.approx(1.0)
+    assert len(summary["latent"]["quantiles"]) == 4
+
+
+def test_pixel_summary_of_known_images() -> None:
+    images = np.zeros((2, 4, 4, 1), np.uint8)
+    images[1] = 255
+    summary = summaries.pixel_summary(images)
+    assert summary["histogram"][0] == summary["histogram"][-1] == 0.5
+    assert summary["contrast"] == [0.0] * 7
+
+
+def test_calibrated_model_is_saved_whole(trained: tiny.TrainResult, tmp_path: pathlib.Path) -> None:
+    import keras
+
+    trained.model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    images = tiny.image_set(8, seed=3).images.astype(np.float32) / 255.0
+    np.testing.assert_array_equal(
+        loaded.analyse(images)["outlier_score"], trained.model.analyse(images)["outlier_score"]
+    )

@@ -1,0 +1,66 @@
+"""Impossible options get one line that names the key."""
+
+from typing import Any
+
+import pydantic
+import pytest
+
+from tests.trainer import tiny
+from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        (ModelConfig, {"encoder": "resnet"}, "'mlp' or 'conv'"),
+        (ModelConfig, {"widths": 3}, "Extra inputs are not permitted"),
+        (ModelConfig, {"log_variance_bounds": (1, -1)}, r"model\.log_variance_bounds"),
+        (ModelConfig, {"elbo_samples": 3}, r"model\.elbo_samples: 3 is odd"),
+        (ModelConfig, {"neighbours": 9, "neighbour_bank": 4}, r"model\.neighbours: 9"),
+        (ModelConfig, {"hidden": (0,)}, r"model\.hidden"),
+        (TrainerConfig, {"objective": {"alpha": 0, "generative_weight": 0}}, "nothing is learned"),
+        (TrainerConfig, {"objective": {"bound": "importance", "beta": 2}}, r"objective\.beta"),
+        (TrainerConfig, {"semi_supervised": {"ramp": (0.5, 0.2)}}, r"semi_supervised\.ramp"),
+        (TrainerConfig, {"epochs": 1, "optimizer": {"warmup_epochs": 2}}, r"warmup_epochs: 2"),
+        (TrainerConfig, {"calibration": {"reject_rate": 0.5}}, r"calibration\.reject_rate"),
+        (TrainerConfig, {"tuner": {"space": {"epochs": {"values": [1]}}}}, "must start with"),
+        (TrainerConfig, {"tuner": {"space": {"model.dropout": {}}}}, "either `values`, or"),
+    ],
+)
+def test_wrong_options(section: Any, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(pydantic.ValidationError, match=message):
+        section.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("image", "model", "trainer", "message"),
+    [
+        ({"height": 6, "width": 40}, {"encoder": "conv"}, {}, r"model\.encoder: conv needs"),
+        ({}, {"observation": "gaussian"}, {"objective": {"binarise": True}}, "binarise"),
+        ({}, {"conditioning": "hidden"}, {"objective": {"bound": "importance"}}, "bound"),
+        ({}, {"conditioning": "label"}, {"objective": {"alpha": 0}}, r"objective\.alpha"),
+    ],
+)
+def test_combinations_that_contradict(
+    image: dict[str, Any], model: dict[str, Any], trainer: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_consistent(
+            ImageConfig.model_validate(image),
+            ModelConfig.model_validate(model),
+            TrainerConfig.model_validate(trainer),
+        )
+
+
+def test_sections_are_frozen_and_survive_json() -> None:
+    config = tiny.trainer_config(augmentation={"rotation": 5})
+    assert TrainerConfig.model_validate_json(config.model_dump_json()) == config
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        config.epochs = 3
+
+
+def test_augmentation_scales_its_bounds() -> None:
+    strong = tiny.trainer_config(augmentation={"rotation": 20, "shift": 0.2}).augmentation
+    weak = strong.scaled(0.5)
+    assert (weak.rotation, weak.shift, weak.enabled) == (10, 0.1, True)
+    assert not strong.scaled(0).enabled

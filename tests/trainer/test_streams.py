@@ -1,0 +1,162 @@
+"""Order, noise, augmentation and loading."""
+
+import os
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.trainer import tiny
+from trainer import features
+from trainer.augmentation import augment
+from trainer.batches import Order, ResidentFeed, StreamedFeed
+from trainer.config import ImageConfig
+from trainer.examples import load_folder, pixel_moments
+from trainer.input_pipeline import ImageSet, select
+from trainer.noise import Noise
+from trainer.options import AugmentationConfig
+from trainer.streams import learning_splits
+
+
+def test_every_epoch_sees_every_image_once() -> None:
+    order = Order(10, 1, "train")
+    whole = order.places(0, 35)
+    epochs = [whole[start : start + 10] for start in (0, 10, 20)]
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(10))
+    assert (epochs[0] != epochs[1]).any()
+    np.testing.assert_array_equal(order.places(7, 9), whole[7:16])
+    assert (Order(10, 2, "train").places(0, 10) != epochs[0]).any()
+    assert (Order(10, 1, "other").places(0, 10) != epochs[0]).any()
+
+
+def test_resident_and_streamed_feeds_give_the_same_batches() -> None:
+    data = tiny.image_set(30)
+    strategy = tf.distribute.get_strategy()
+    batches = []
+    for kind in (ResidentFeed, StreamedFeed):
+        feed = kind(data, 8, Order(30, 1, "train"), strategy)
+        block = feed.block(3, 2, 4)
+        assert all(tensor.shape[0] == 4 for tensor in block)
+        rows = [tuple(tensor[i] for tensor in block) for i in range(2)]
+        batches.append([feed.batch(row, feed.resident(), 0) for row in rows])
+    for (images, labels), (others, classes) in zip(*batches, strict=True):
+        np.testing.assert_array_equal(images, others)
+        np.testing.assert_array_equal(labels, classes)
+
+
+def test_streamed_training_is_the_resident_one(tmp_path: pathlib.Path) -> None:
+    resident = tiny.run(
+        tmp_path / "a", trainer_config=tiny.trainer_config(epochs=1), data=tiny.train_only()
+    )
+    data = tiny.train_only()
+    mapped = np.memmap(tmp_path / "images", np.uint8, "w+", shape=data["train"].images.shape)
+    mapped[:] = data["train"].images
+    data["train"] = ImageSet(mapped, data["train"].labels)
+    streamed = tiny.run(tmp_path / "b", trainer_config=tiny.trainer_config(epochs=1), data=data)
+    np.testing.assert_array_equal(tiny.flat_weights(resident), tiny.flat_weights(streamed))
+
+
+def test_noise_is_a_function_of_seed_step_and_stream() -> None:
+    drawn = Noise(1, 5).normal("a", [1000, 2])
+    np.testing.assert_array_equal(drawn, Noise(1, tf.constant(5)).normal("a", [1000, 2]))
+    for other in (Noise(2, 5).normal("a", [1000, 2]), Noise(1, 6).normal("a", [1000, 2]),
+                  Noise(1, 5).normal("b", [1000, 2])):  # fmt: skip
+        assert abs(np.corrcoef(np.ravel(drawn), np.ravel(other))[0, 1]) < 0.1
+    kept = Noise(1, 5).dropout("d", tf.ones([2000, 5]), 0.25)
+    assert float(tf.reduce_mean(kept)) == pytest.approx(1.0, abs=0.05)
+    assert float(tf.reduce_mean(tf.cast(kept == 0, tf.float32))) == pytest.approx(0.25, abs=0.03)
+
+
+def test_augmentation_without_bounds_is_the_identity() -> None:
+    images = tf.constant(tiny.image_set(4).images / np.float32(255))
+    np.testing.assert_array_equal(augment(images, AugmentationConfig(), Noise(1, 0)), images)
+    warped = augment(images, AugmentationConfig(rotation=1e-4), Noise(1, 0))
+    np.testing.assert_allclose(warped, images, atol=1e-3)
+
+
+def test_augmentation_changes_each_image_differently_within_the_range() -> None:
+    config = AugmentationConfig(
+        rotation=20, shift=0.2, zoom=0.2, shear=0.2, thickness=0.5, contrast=0.3,
+        brightness=0.2, cutout=0.3, horizontal_flip=True, fill="reflect",
+    )  # fmt: skip
+    images = tf.repeat(tf.constant(tiny.image_set(1).images / np.float32(255)), 6, axis=0)
+    changed = augment(images, config, Noise(1, 0)).numpy()
+    assert changed.shape == images.shape
+    assert changed.min() >= 0
+    assert changed.max() <= 1
+    for i in range(1, 6):
+        assert np.abs(changed[i] - changed[0]).max() > 0.05
+    other = augment(images, config, Noise(1, 0), view="other")
+    assert np.abs(other - changed).max() > 0.05
+
+
+def test_shift_moves_by_at_most_its_bound() -> None:
+    images = np.zeros((200, 11, 11, 1), np.float32)
+    images[:, 5, 5] = 1.0
+    moved = augment(tf.constant(images), AugmentationConfig(shift=2 / 11), Noise(1, 0)).numpy()
+    rows, columns = np.nonzero(moved.sum(axis=(0, 3)))
+    assert {rows.min(), columns.min(), rows.max(), columns.max()} == {3, 7}
+
+
+def test_unlabelled_train_images_join_the_unlabelled_split() -> None:
+    data = tiny.splits(20)
+    data["train"].labels[5:] = -1
+    splits = learning_splits(data, tiny.trainer_config())
+    assert len(splits[features.TRAIN]) == 5
+    assert len(splits[features.UNLABELLED]) == 15
+    data["train"].labels[:] = -1
+    with pytest.raises(ValueError, match="has no labels"):
+        learning_splits(data, tiny.trainer_config())
+    with pytest.raises(ValueError, match="train split is empty"):
+        learning_splits({}, tiny.trainer_config())
+
+
+def test_sets_above_the_limit_go_to_a_file() -> None:
+    data = tiny.image_set(3000)
+    places = np.arange(0, 3000, 2)
+    small = select([(data, places)])
+    mapped = select([(data, places)], memory_limit_bytes=10_000)
+    assert isinstance(mapped.images, np.memmap)
+    np.testing.assert_array_equal(small.images, mapped.images)
+    np.testing.assert_array_equal(small.labels, data.labels[places])
+
+
+def _write_examples(path: pathlib.Path, data: ImageSet, labels: list[str]) -> None:
+    path.parent.mkdir(parents=True)
+    with tf.io.TFRecordWriter(os.fspath(path)) as writer:
+        for image, label in zip(data.images, labels, strict=True):
+            content = {features.ENCODED: tf.io.encode_png(image).numpy()}
+            if label:
+                content[features.LABEL_TEXT] = label.encode()
+            feature = {
+                name: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+                for name, value in content.items()
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=feature))
+            writer.write(example.SerializeToString())
+
+
+def test_examples_are_loaded_with_their_classes(tmp_path: pathlib.Path) -> None:
+    data = tiny.image_set(7)
+    names = [f"class {label}" for label in data.labels]
+    _write_examples(tmp_path / "Split-train" / "data.tfrecord", data, names)
+    _write_examples(tmp_path / "Split-unlabelled" / "data.tfrecord", data, [""] * 7)
+    height, width, channels = tiny.SHAPE
+    image = ImageConfig.model_validate({"height": height, "width": width, "channels": channels})
+    splits, classes = load_folder(
+        os.fspath(tmp_path), image, memory_limit_bytes=1 << 20, cache_dir=os.fspath(tmp_path)
+    )
+    assert classes == sorted(set(names))
+    np.testing.assert_array_equal(splits["train"].images, data.images)
+    assert [classes[label] for label in splits["train"].labels] == names
+    np.testing.assert_array_equal(splits["unlabelled"].labels, [-1] * 7)
+    mean, std = pixel_moments(data)
+    scaled = data.images / 255.0
+    assert mean == pytest.approx([scaled.mean()])
+    assert std == pytest.approx([scaled.std()])
+    with pytest.raises(ValueError, match="no Examples to train on"):
+        load_folder(
+            os.fspath(tmp_path / "nothing"), image, memory_limit_bytes=1, cache_dir="unused"
+        )

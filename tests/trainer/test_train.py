@@ -1,0 +1,206 @@
+"""The training loop's promises: learning, stopping, schedules, files."""
+
+import json
+import math
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+
+from tests.trainer import tiny
+from trainer import arithmetic, callbacks
+from trainer.__main__ import main, read_config
+from trainer.evaluation import Evaluator
+from trainer.optimizer import Adam, learning_rate
+from trainer.options import OptimizerConfig
+from trainer.preemption import TrainingDivergedError, check_finite
+from trainer.step import REPORTED
+
+
+def test_learns_and_writes_its_files(tmp_path: pathlib.Path) -> None:
+    events: list[callbacks.Progress] = []
+    result = tiny.run(
+        tmp_path,
+        trainer_config=tiny.trainer_config(
+            epochs=12, optimizer={"learning_rate": 5e-3}, tensorboard=True
+        ),
+        progress=events.append,
+    )
+    measures = Evaluator(result.model, 32)(tiny.image_set(200, seed=5))
+    assert measures["accuracy"] > 0.95
+    first, last = result.history[0], result.history[-1]
+    assert last["train"]["elbo"] > first["train"]["elbo"]
+    assert last["validation"]["loss"] < first["validation"]["loss"]
+    assert len(result.history) == 12
+    assert json.loads((tmp_path / "history.json").read_text()) == result.history
+    assert any((tmp_path / "tensorboard").iterdir())
+    assert events[-1].step == events[-1].total_steps == 120
+    assert "validation accuracy" in events[-1].line()
+
+
+def test_evaluation_sees_every_image_once() -> None:
+    from tests.trainer.test_model import build
+
+    model = build()
+    data = tiny.image_set(37)
+    small, large = Evaluator(model, 8)(data), Evaluator(model, 64)(data)
+    for name, value in small.items():
+        assert large[name] == pytest.approx(value, rel=1e-5), name
+    logits = model.classify(model.encode(data.images / np.float32(255)))
+    expected = keras.losses.sparse_categorical_crossentropy(data.labels, logits, from_logits=True)
+    assert small["cross_entropy"] == pytest.approx(float(tf.reduce_mean(expected)), rel=1e-5)
+
+
+def test_early_stopping_keeps_the_best_weights(tmp_path: pathlib.Path) -> None:
+    stopping = {"patience": 2, "metric": "accuracy", "min_delta": 0.5, "keep": "best"}
+    result = tiny.run(
+        tmp_path,
+        trainer_config=tiny.trainer_config(
+            epochs=20, early_stopping=stopping, optimizer={"learning_rate": 1e-4}
+        ),
+    )
+    assert result.steps == 30
+    measures = Evaluator(result.model, 32)(tiny.splits()["validation"])
+    assert measures["loss"] == pytest.approx(result.history[0]["validation"]["loss"], rel=1e-5)
+
+
+def test_a_number_that_is_none_stops_the_run_with_step_and_term(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(TrainingDivergedError, match=r"stopped at step \d+: \w+ is (nan|inf)"):
+        tiny.run(
+            tmp_path,
+            model_config=tiny.model_config(observation="gaussian"),
+            trainer_config=tiny.trainer_config(epochs=30, optimizer={"learning_rate": 1e30}),
+            data=tiny.train_only(),
+        )
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_the_first_bad_term_is_named() -> None:
+    values = np.zeros((5, len(REPORTED)), np.float32)
+    check_finite(values, REPORTED, 10)
+    values[3:, REPORTED.index("loss")] = np.nan
+    values[3:, REPORTED.index("kl")] = np.inf
+    with pytest.raises(TrainingDivergedError, match="stopped at step 13: kl is inf"):
+        check_finite(values, REPORTED, 10)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.1])
+def test_adam_is_that_of_keras(decay: float) -> None:
+    start = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+    ours, theirs = tf.Variable(start), keras.Variable(start)
+    config = OptimizerConfig(learning_rate=0.01, weight_decay=decay)
+    adam = Adam(config, [ours])
+    reference = keras.optimizers.AdamW(0.01, weight_decay=decay or 1e-20)
+
+    @tf.function
+    def update(gradient: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
+        return adam.apply([gradient], step, tf.constant(0.01))
+
+    for step in range(5):
+        gradient = tf.constant(np.random.default_rng(step).normal(size=(3, 2)), tf.float32)
+        norm = update(gradient, tf.constant(step))
+        reference.apply([gradient], [theirs])
+        assert float(norm) == pytest.approx(float(tf.linalg.norm(gradient)), rel=1e-5)
+    np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_learning_rate_warms_up_and_falls() -> None:
+    config = OptimizerConfig(learning_rate=0.1, warmup_epochs=1, schedule="cosine", final_share=0.1)
+    rates = [
+        float(learning_rate(config, tf.constant(step), total_steps=110, steps_per_epoch=10.0))
+        for step in range(110)
+    ]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[9] == pytest.approx(0.1)
+    assert rates[60] == pytest.approx(0.01 + 0.09 * 0.5, rel=1e-3)
+    assert rates[-1] == pytest.approx(0.01, rel=0.01)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_gradients_are_clipped_by_their_global_norm() -> None:
+    variable = tf.Variable([0.0, 0.0])
+    # Adam forgets the scale of the first gradient: look at the moments.
+    adam = Adam(OptimizerConfig(clip_norm=1.0), [variable])
+    norm = tf.function(adam.apply)([tf.constant([3.0, 4.0])], tf.constant(0), tf.constant(0.1))
+    assert float(norm) == pytest.approx(5.0)
+    np.testing.assert_allclose(adam.moments[0][0].numpy(), 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
+
+
+def test_arithmetic_options() -> None:
+    config = tiny.trainer_config(precision="auto", xla="auto")
+    assert len(arithmetic.candidates(config, replicas=1, clustered=False)) == 4
+    mirrored = arithmetic.candidates(config, replicas=2, clustered=False)
+    assert [option.xla for option in mirrored] == [False, False]
+    assert len(arithmetic.candidates(config, replicas=4, clustered=True)) == 1
+    with pytest.raises(ValueError, match=r"trainer\.xla: on needs one replica"):
+        arithmetic.candidates(tiny.trainer_config(xla="on"), replicas=2, clustered=False)
+
+
+def test_the_fastest_arithmetic_is_chosen_once(tmp_path: pathlib.Path) -> None:
+    import time
+
+    options = [arithmetic.Arithmetic(), arithmetic.Arithmetic(xla=True)]
+    made = []
+
+    def make(option: arithmetic.Arithmetic) -> arithmetic.StepRunner:
+        made.append(option)
+
+        def run(count: int) -> tf.Tensor:
+            time.sleep(count * (0.001 if option.xla else 0.004))
+            return tf.zeros([count])
+
+        return run
+
+    def choose() -> arithmetic.Arithmetic:
+        return arithmetic.choose(
+            options, make, total_steps=10**6, operations_per_step=1e9, workdir=str(tmp_path)
+        )
+
+    assert choose() == choose() == options[1]
+    assert made == options
+
+
+def test_xla_and_bfloat16_learn_the_same(tmp_path: pathlib.Path) -> None:
+    losses = {}
+    variants = {"exact": {}, "xla": {"xla": "on"}, "mixed": {"precision": "bfloat16"}}
+    for name, changes in variants.items():
+        config = tiny.trainer_config(epochs=1, **changes)
+        result = tiny.run(tmp_path / name, trainer_config=config, data=tiny.train_only())
+        losses[name] = result.history[-1]["train"]["loss"]
+    assert losses["xla"] == pytest.approx(losses["exact"], rel=1e-4)
+    assert losses["mixed"] == pytest.approx(losses["exact"], rel=0.01)
+
+
+def test_importance_bound_and_binarised_digits_can_be_trained_on(tmp_path: pathlib.Path) -> None:
+    objective = {"bound": "importance", "samples": 4, "binarise": True, "alpha": 0}
+    config = tiny.trainer_config(epochs=6, objective=objective)
+    result = tiny.run(tmp_path, trainer_config=config, data=tiny.train_only())
+    losses = [record["train"]["loss"] for record in result.history]
+    assert losses[-1] < losses[0]
+    assert all(math.isfinite(loss) for loss in losses)
+
+
+def test_clock_leaves_out_the_first_call_and_pauses() -> None:
+    times = iter([0.0, 10.0, 12.0, 50.0, 51.0])
+    clock = callbacks.Clock(now=lambda: next(times))
+    clock.tick(1)
+    assert clock.step_secs is None
+    clock.tick(4)
+    assert clock.step_secs == 0.5
+    clock.skip()
+    clock.tick(2)
+    assert clock.step_secs == 0.5
+
+
+def test_command_line_says_what_is_wrong(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump({"trainer": {"epochs": "many"}, "model": {"latent": 3}}))
+    with pytest.raises(ValueError, match=r"model\.latent: .*\ntrainer\.epochs: "):
+        read_config(config)
+    assert main([str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
+    assert "no Examples to train on" in caplog.text
