@@ -3,14 +3,16 @@
 The command line, the pipeline and the TFX component call `run_bulk`; all else is behind it.
 """
 
+import json
 import posixpath
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from components.bulk_inference import ledger, storage
+from components.bulk_inference import drift, ledger, storage
 from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.manifest import Totals, write_manifest
 from components.bulk_inference.model_card import ModelCard, read_card
 from components.bulk_inference.planning import PlannedUnit, plan_units
@@ -123,14 +125,18 @@ def run_bulk(
         ledger.forget(config.output, name)
 
     totals = Totals()
+    sums = DriftSums(card)
     done_now = {unit.name for unit in todo}
     for record in ledger.read_records(config.output, [unit.name for unit in planned]):
         totals.add(record)
+        sums.add_dict(record.drift)
         if record.name in done_now:
             result.members_done_now += record.members
             result.reused += record.reused
     _fill(result, totals, card)
     _require_count_law(totals, result)
+    if config.drift.enabled:
+        result.drift = _report_drift(config, card, sums, changed=bool(todo or stale))
     result.seconds = time.perf_counter() - begin
     if result.members_done_now:
         result.images_per_second = result.members_done_now / pipeline_seconds
@@ -253,6 +259,20 @@ def _run_pipeline(
 
 def _is_done(output: str, unit: PlannedUnit) -> bool:
     return storage.exists(ledger.record_path(output, unit.name))
+
+
+def _report_drift(
+    config: BulkConfig, card: ModelCard, sums: DriftSums, *, changed: bool
+) -> dict[str, Any]:
+    report = drift.judge(card, sums, config.drift.alarm_rate)
+    content = json.dumps(report.as_dict(), indent=2).encode()
+    storage.write_bytes(posixpath.join(config.output, "drift.json"), content)
+    text = report.as_markdown().encode()
+    storage.write_bytes(posixpath.join(config.output, "drift.md"), text)
+    if config.drift.picture and report.tests and changed:
+        picture = drift.draw(card, sums, report)
+        storage.write_bytes(posixpath.join(config.output, "drift.png"), picture)
+    return report.as_dict()
 
 
 def _fill(result: BulkResult, totals: Totals, card: ModelCard) -> None:
