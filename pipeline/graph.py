@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+import tensorflow_data_validation as tfdv
 from tfx import v1 as tfx
 from tfx.dsl.components.base import base_node
 from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
@@ -48,7 +49,12 @@ def create_pipeline(
     example_gen = ImageExampleGen(input_config=config.input, code_digest=code_digest)
     examples = example_gen.outputs["examples"]
 
-    statistics_gen = tfx.components.StatisticsGen(examples=examples)
+    statistics_gen = tfx.components.StatisticsGen(
+        examples=examples,
+        # Sketches keep the memory flat: nearly every image, file name and hash is a value of its
+        # own, and exact counts would hold them all.
+        stats_options=tfdv.StatsOptions(experimental_use_sketch_based_topk_uniques=True),
+    )
     schema_step, schema = _schema(config, statistics_gen)
     validator = tfx.components.ExampleValidator(
         statistics=statistics_gen.outputs["statistics"],

@@ -35,7 +35,7 @@ class Forward:
             lambda images: function(tf.cast(images, tf.float32) / 255.0),
             input_signature=[tf.TensorSpec([batch_size, *image_shape], tf.uint8)],
             autograph=False,
-        )
+        ).get_concrete_function()
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The function's results for uint8 images [n, h, w, c]."""
@@ -45,7 +45,7 @@ class Forward:
             missing = self._batch_size - len(part)
             if missing:
                 part = np.concatenate([part, np.zeros([missing, *images.shape[1:]], np.uint8)])
-            results = self._function(part)
+            results = self._function(tf.constant(part))
             keep = self._batch_size - missing
             parts.append({name: value.numpy()[:keep] for name, value in results.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -52,15 +52,33 @@ class ImageSet:
         """The images at these places, in memory."""
         return ImageSet(np.ascontiguousarray(self.images[places]), self.labels[places])
 
-    @staticmethod
-    def join(parts: Sequence["ImageSet"]) -> "ImageSet":
-        """All images of the parts, in their order."""
-        if len(parts) == 1:
-            return parts[0]
-        return ImageSet(
-            np.concatenate([part.images for part in parts]),
-            np.concatenate([part.labels for part in parts]),
-        )
+
+def select(
+    parts: Sequence[tuple[ImageSet, np.ndarray | None]],
+    *,
+    memory_limit_bytes: int = 2 << 30,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> ImageSet:
+    """Images of several splits as one.
+
+    Args:
+        parts: splits and the places to take of them; None: all.
+        memory_limit_bytes: larger results go to a file that is mapped into memory.
+        cache_dir: where that file goes.
+
+    Returns:
+        The images in the order of the parts and places.
+    """
+    if len(parts) == 1 and parts[0][1] is None:
+        return parts[0][0]
+    store = _ImageStore(parts[0][0].images.shape[1:], memory_limit_bytes, cache_dir)
+    labels = []
+    for data, places in parts:
+        chosen = np.arange(len(data)) if places is None else places
+        for start in range(0, len(chosen), _DECODE_BATCH):
+            store.append(data.images[chosen[start : start + _DECODE_BATCH]])
+        labels.append(data.labels[chosen])
+    return ImageSet(store.finish(), np.concatenate(labels))
 
 
 def example_files(patterns: Sequence[str]) -> list[str]:
@@ -121,7 +139,7 @@ class _ImageStore:
 
     def __init__(
         self,
-        image_shape: tuple[int, int, int],
+        image_shape: Sequence[int],
         limit: int,
         cache_dir: str | os.PathLike[str] | None,
     ) -> None:

@@ -74,7 +74,7 @@ class VaeClassifier(keras.Model):
         outlier_score: str = outliers.COMBINED,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{**kwargs, "dtype": "float32"})
+        super().__init__(**{"name": "vae_classifier", **kwargs, "dtype": "float32"})
         self.config = config if isinstance(config, ModelConfig) else ModelConfig(**config)
         self.image_shape = _shape(image_shape)
         self.num_classes = int(num_classes)

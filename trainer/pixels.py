@@ -28,7 +28,10 @@ def decode_batch(encoded: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Te
         # channels=0: the file's own, because not every decoder converts (BMP and GIF refuse).
         image = tf.io.decode_image(content, channels=0, expand_animations=False)
         image.set_shape([None, None, None])
-        return fit(image[tf.newaxis], image_shape)[0]
+        # Most archives hold images of the model's shape: one comparison instead of three.
+        is_fit = tf.reduce_all(tf.equal(tf.shape(image), image_shape))
+        fitted = tf.cond(is_fit, lambda: image, lambda: fit(image[tf.newaxis], image_shape)[0])
+        return tf.ensure_shape(fitted, image_shape)
 
     return tf.map_fn(decode_one, encoded, fn_output_signature=tf.TensorSpec(image_shape, tf.uint8))
 

@@ -96,11 +96,8 @@ def agree(strategy: Any, wish: bool) -> bool:
     if not is_clustered(strategy):
         return wish
 
-    def add(value: tf.Tensor) -> tf.Tensor:
-        return tf.distribute.get_replica_context().all_reduce("sum", value)
-
-    wishes = strategy.run(tf.function(add), args=(tf.constant(float(wish)),))
-    return bool(strategy.experimental_local_results(wishes)[0].numpy() > 0)
+    wishes = strategy.run(lambda: tf.constant(float(wish)))
+    return bool(strategy.reduce(tf.distribute.ReduceOp.SUM, wishes, axis=None).numpy() > 0)
 
 
 def replica_share(key: str, batch_size: int, strategy: Any) -> int:

@@ -25,7 +25,6 @@ REASONS: Final[dict[str, str]] = {
     "bad_record": "a record without an image, or of another shape than its file says",
     "bad_label": "a label number that has no name",
     "bad_split": "a split that is not one of train, validation, calibration, test, unlabelled",
-    "archive_damaged": "the rest of an archive cannot be read",
     "model_failed": "the model cannot process it; in bulk jobs only",
 }
 """Every reason with its meaning."""

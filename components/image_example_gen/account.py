@@ -31,7 +31,6 @@ class Account:
         ignored: Entries that are no members.
         converted: Images that are stored as PNG because the served graph cannot decode them.
         bytes: Size of all images that became examples.
-        damaged: Archives whose rest could not be read, in words.
         conflicts: Contents under two labels.
         conflict_names: The first of them: digest, name and label of each copy.
         named_splits: Splits that the sources name.
@@ -45,7 +44,6 @@ class Account:
     ignored: int = 0
     converted: int = 0
     bytes: int = 0
-    damaged: list[str] = field(default_factory=list)
     conflicts: int = 0
     conflict_names: list[tuple[str, str, str]] = field(default_factory=list)
     named_splits: list[str] = field(default_factory=list)
@@ -134,7 +132,6 @@ def add_up(accounts: Iterable[Account]) -> Account:
         total.converted += part.converted
         total.bytes += part.bytes
         total.conflicts += part.conflicts
-        total.damaged = sorted(total.damaged + part.damaged)
         total.conflict_names = sorted(total.conflict_names + part.conflict_names)[
             : 2 * CONFLICTS_NAMED
         ]
@@ -165,12 +162,9 @@ def check_account(account: Account, config: InputConfig, rejects_path: str) -> N
         rejects_path: Where the rejects table is, for messages.
 
     Raises:
-        InputError: if nothing is usable, too much was rejected, an archive is damaged, or a class
-            has too few images.
+        InputError: if nothing is usable, too much was rejected, or a class has too few images.
     """
     where = ", ".join(config.paths)
-    if account.damaged:
-        raise InputError("; ".join(account.damaged[:3]) + "; copy the archive again")
     if not account.images_in:
         raise InputError(f"{where}: no images; the archive or folder is empty")
     reasons = ", ".join(f"{reason} {number}" for reason, number in account.rejected.most_common(5))

@@ -234,9 +234,10 @@ def _describe(
     has_labels = features.LABEL_TEXT in batch.schema.names
     labels = batch.column(features.LABEL_TEXT).to_pylist() if has_labels else [None] * len(found)
     for i, (role, conflict) in enumerate(requests[["role", "conflict"]].tolist()):
+        known: list[bytes] | None = labels[i]
         key = columns[features.FILENAME][i][0].decode("utf-8", "backslashreplace")
         digest = columns[features.SHA256][i][0].decode("ascii")
-        label = labels[i][0].decode("utf-8", "surrogateescape") if labels[i] else None
+        label = known[0].decode("utf-8", "surrogateescape") if known else None
         dropped = role == duplicates.DROPPED
         if dropped:
             account.examples[name_of(split, label)] -= 1

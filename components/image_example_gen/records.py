@@ -69,11 +69,14 @@ def _rows(values: pa.Array) -> pa.Array:
 
 
 def _labels(labels: Sequence[str | None]) -> pa.Array:
-    """Makes lists of one label, or of none."""
+    """Makes lists of one label; where there is none, no list, and the feature is absent."""
     known = [label.encode("utf-8", "surrogateescape") for label in labels if label is not None]
-    counts = np.cumsum([0, *(label is not None for label in labels)])
+    present = [label is not None for label in labels]
+    starts = np.cumsum([0, *present])
+    # A null among the offsets makes its list null.
     return pa.LargeListArray.from_arrays(
-        pa.array(counts, pa.int64()), pa.array(known, pa.large_binary())
+        pa.array(starts, pa.int64(), mask=np.array([*(not here for here in present), False])),
+        pa.array(known, pa.large_binary()),
     )
 
 
@@ -82,7 +85,7 @@ def frame(records: Sequence[bytes]) -> bytes:
 
     https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
     """
-    parts = []
+    parts: list[bytes] = []
     for record in records:
         length = _LENGTH.pack(len(record))
         parts += (length, _masked(length), record, _masked(record))

@@ -158,6 +158,7 @@ def slices(batch: MemberBatch) -> Iterator[MemberBatch]:
             None if batch.identity is None else batch.identity[start:stop],
             rejects,
             ignored,
+            batch.names_are_paths,
         )
         start, size, rejects, ignored = stop, 0, [], 0
     if not batch.data:

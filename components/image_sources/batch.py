@@ -39,6 +39,7 @@ class MemberBatch:
             PNG made of them may differ between zlib versions, their division must not.
         rejects: Members met on the way that cannot be read; they are in no column.
         ignored: Entries that are no members: folders, `.DS_Store`, `__MACOSX/`, side files.
+        names_are_paths: Whether names are whole paths, as in a manifest.
     """
 
     source: str
@@ -49,6 +50,7 @@ class MemberBatch:
     identity: list[bytes] | None = None
     rejects: list[Reject] = field(default_factory=list)
     ignored: int = 0
+    names_are_paths: bool = False
 
     def __len__(self) -> int:
         return len(self.data)
@@ -56,7 +58,9 @@ class MemberBatch:
     @property
     def keys(self) -> list[str]:
         """`source/name` of each member: `archive.zip/class/1.png`."""
-        return [f"{self.source}/{name}" if name else self.source for name in self.names]
+        if self.names_are_paths:
+            return self.names
+        return [f"{self.source}/{name}" for name in self.names]
 
     def add(self, name: str, data: bytes, label: str | None, split: str | None) -> None:
         """Appends one member."""

@@ -41,14 +41,19 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
 
 
 def read_files(
-    source: str, rows: Iterable[tuple[str, str | None, str | None]], config: InputConfig
+    source: str,
+    rows: Iterable[tuple[str, str | None, str | None]],
+    config: InputConfig,
+    *,
+    names_are_paths: bool = False,
 ) -> Iterator[MemberBatch]:
     """Reads files in batches.
 
     Args:
-        source: The folder that relative names start from.
+        source: The folder that names start from, or the manifest that gives whole paths.
         rows: Name, label and split of each file.
         config: Limits, batch sizes and storage.
+        names_are_paths: Whether names are whole paths.
 
     Yields:
         Batches in the order of `rows`; a batch ends early when its bytes reach a unit's.
@@ -57,7 +62,8 @@ def read_files(
     step = 4 * _CLOUD_READS
     with ThreadPoolExecutor(_CLOUD_READS) as pool:
         while chunk := list(islice(rows, config.units.batch)):
-            paths = [os.path.join(source, name) for name, _, _ in chunk]
+            root = "" if names_are_paths else source
+            paths = [os.path.join(root, name) for name, _, _ in chunk]
             read_one = _FileReader(config)
             contents: Iterator[bytes | tuple[str, str] | None] = map(read_one, paths)
             if any(map(files.is_cloud, paths)):
@@ -67,7 +73,7 @@ def read_files(
                 contents = chain.from_iterable(
                     pool.map(read_one, paths[at : at + step]) for at in rounds
                 )
-            batch = MemberBatch(source)
+            batch = MemberBatch(source, names_are_paths=names_are_paths)
             room = config.units.max_bytes
             for (name, label, split), content in zip(chunk, contents, strict=True):
                 if content is None:
@@ -79,7 +85,7 @@ def read_files(
                     batch.refuse(name, *content)
                 if room <= 0:
                     yield batch
-                    batch = MemberBatch(source)
+                    batch = MemberBatch(source, names_are_paths=names_are_paths)
                     room = config.units.max_bytes
             yield batch
 

@@ -1,8 +1,124 @@
-"""placeholder."""
+"""WebDataset tar shards: files of one sample stand together and share their name to the first dot.
 
+The label is the `.cls`, `.txt` or `.json` next to the image; the split is in the shard's name.
+"""
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from components.image_sources import tar_stream
+from components.image_sources.base import WorkUnit
+from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
+from components.image_sources.naming import is_litter, split_of_file
+from components.image_sources.tar import BATCH_BYTES
+from components.image_sources.tar_stream import TarMember
+
+IMAGE_SUFFIXES: Final = frozenset(("jpg", "jpeg", "png", "gif", "bmp", "webp", "ppm", "tif"))
+_LABEL_SUFFIXES: Final = ("cls", "txt", "json")
+_JSON_KEYS: Final = ("label", "class", "cls", "class_name")
+_PEEKED: Final = 200
+
+
+def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
+    """Plans one unit: a tar can only be read from its beginning."""
+    del config
+    yield WorkUnit(0, path, "webdataset")
+
+
+def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
+    """Reads one shard."""
+    split = split_of_file(unit.source) if config.splits.source == "auto" else None
+    batch, size = MemberBatch(unit.source), 0
+    for sample in _samples(unit.source, config):
+        label = _label(sample, config)
+        for suffix, member in sample:
+            if member.kind == "folder" or is_litter(member.name):
+                batch.ignored += 1
+            elif member.kind:
+                batch.refuse(member.name, member.kind, member.detail)
+            elif suffix.rpartition(".")[2] not in IMAGE_SUFFIXES:
+                batch.ignored += 1
+            else:
+                batch.add(member.name, member.data, label, split)
+                size += len(member.data)
+        if len(batch) + len(batch.rejects) >= config.units.batch or size >= BATCH_BYTES:
+            yield batch
+            batch, size = MemberBatch(unit.source), 0
+    yield batch
 
 
 def has_side_files(path: str, config: InputConfig) -> bool:
-    """."""
+    """Tells a WebDataset shard from any other tar by its first members.
+
+    Raises:
+        InputError: if the archive is damaged there.
+    """
+    found: dict[str, set[str]] = {}
+    for member in islice(tar_stream.members(path, config), _PEEKED):
+        key, suffix = split_key(member.name)
+        suffixes = found.setdefault(key, set())
+        suffixes.add(suffix.rpartition(".")[2])
+        if suffixes & IMAGE_SUFFIXES and suffixes & set(_LABEL_SUFFIXES):
+            return True
     return False
+
+
+def split_key(name: str) -> tuple[str, str]:
+    """Divides a name into the sample's key, folder included, and the lower-case suffix."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return folder + slash + stem, suffix.lower()
+
+
+def _samples(path: str, config: InputConfig) -> Iterator[list[tuple[str, TarMember]]]:
+    """Groups neighbours of one key; a group never passes a batch's size."""
+    sample: list[tuple[str, TarMember]] = []
+    current, size = "", 0
+    for member in tar_stream.members(path, config):
+        key, suffix = split_key(member.name)
+        if sample and (key != current or size > BATCH_BYTES or len(sample) >= config.units.batch):
+            yield sample
+            sample, size = [], 0
+        current = key
+        sample.append((suffix, member))
+        size += len(member.data)
+    if sample:
+        yield sample
+
+
+def _label(sample: list[tuple[str, TarMember]], config: InputConfig) -> str | None:
+    """Reads the label next to the image."""
+    if config.labels.source == "none":
+        return None
+    side = {suffix.rpartition(".")[2]: member.data for suffix, member in sample}
+    for suffix in _LABEL_SUFFIXES:
+        if suffix not in side:
+            continue
+        text = side[suffix].decode("utf-8", "replace").strip()
+        if suffix == "json":
+            text = _from_json(text)
+        if text:
+            return _named(text, config.labels.names)
+    return None
+
+
+def _from_json(text: str) -> str:
+    """Reads the label from a JSON object; empty where it has none."""
+    try:
+        values = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return ""
+    if not isinstance(values, dict):
+        return str(values) if isinstance(values, str | int) else ""
+    for key in _JSON_KEYS:
+        if isinstance(values.get(key), str | int):
+            return str(values[key])
+    return ""
+
+
+def _named(text: str, names: tuple[str, ...]) -> str:
+    """Turns a class number into its name where names are given."""
+    return names[int(text)] if text.isdigit() and int(text) < len(names) else text

@@ -1,0 +1,138 @@
+"""IDX files, packed by gzip or not, as MNIST and its relatives ship: pixels here, labels there.
+
+Pixels become PNG files; their identity, and with it their split, is that of the pixels.
+Format: http://yann.lecun.com/exdb/mnist/, "the IDX file format".
+"""
+
+import gzip
+import math
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import BinaryIO, Final, NamedTuple
+
+import numpy as np
+
+from components.image_checks import encode_png
+from components.image_sources import files
+from components.image_sources.base import WorkUnit
+from components.image_sources.batch import MemberBatch
+from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
+from components.image_sources.naming import split_of_file
+
+_UBYTE: Final = 0x08
+
+
+class _Header(NamedTuple):
+    rows: int
+    shape: tuple[int, ...]
+
+
+def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
+    """Plans units of rows; a packed file is one unit."""
+    with _open(path, config) as stream:
+        header = _header(path, stream)
+    if math.prod(header.shape) > min(config.limits.max_bytes, config.limits.max_pixels * 4):
+        raise InputError(f"{path}: images of {header.shape} pixels pass limits.max_pixels")
+    if config.labels.source == "auto":
+        files.facts(label_file(path, config), config.storage)
+    step = header.rows if path.endswith(".gz") else config.units.members
+    for start in range(0, header.rows, max(step, 1)):
+        stop = min(start + step, header.rows)
+        yield WorkUnit(0, path, "idx", start, stop, stop - start)
+
+
+def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
+    """Reads rows as PNG images."""
+    split = split_of_file(unit.source) if config.splits.source == "auto" else None
+    labels = _labels(unit, config) if config.labels.source == "auto" else None
+    with _open(unit.source, config) as stream:
+        header = _header(unit.source, stream)
+        size = math.prod(header.shape)
+        shape = (*header.shape, 1) if len(header.shape) == 2 else header.shape
+        prefix = "x".join(map(str, shape)).encode()
+        if unit.start:
+            stream.seek(unit.start * size, os.SEEK_CUR)
+        for start in range(unit.start, unit.stop, config.units.batch):
+            stop = min(start + config.units.batch, unit.stop)
+            pixels = _exactly(unit.source, stream, (stop - start) * size)
+            images = np.frombuffer(pixels, np.uint8).reshape(-1, *shape)
+            batch = MemberBatch(unit.source, identity=[])
+            for row, image in enumerate(images, start):
+                label = labels[row - unit.start] if labels else None
+                if label is not None and config.labels.names:
+                    if int(label) >= len(config.labels.names):
+                        batch.refuse(f"{row:08d}", "bad_label", f"number {label} has no name")
+                        continue
+                    label = config.labels.names[int(label)]
+                batch.add(f"{row:08d}", encode_png(image), label, split)
+                batch.identity.append(prefix + image.tobytes())  # type: ignore[union-attr]
+            yield batch
+
+
+def label_file(path: str, config: InputConfig) -> str:
+    """Gives the label file that belongs to an image file.
+
+    Raises:
+        InputError: if it is not there.
+    """
+    folder, slash, name = path.rpartition("/")
+    wanted = name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
+    plain = wanted.removesuffix(".gz")
+    for candidate in (wanted, plain, plain + ".gz"):
+        found = folder + slash + candidate
+        if candidate == name:
+            continue
+        if files.is_cloud(found) or os.path.exists(found):
+            return found
+    if config.labels.source == "none":
+        return path
+    raise InputError(
+        f"{path}: no label file {folder + slash + wanted}; add it, or set labels.source: none"
+    )
+
+
+def _labels(unit: WorkUnit, config: InputConfig) -> list[str]:
+    """Reads the labels of a unit's rows as decimal numbers."""
+    path = label_file(unit.source, config)
+    with _open(path, config) as stream:
+        header = _header(path, stream)
+        if header.shape or header.rows < unit.stop:
+            raise InputError(f"{path}: {header.rows} labels for at least {unit.stop} images")
+        stream.seek(unit.start, os.SEEK_CUR)
+        return [str(number) for number in _exactly(path, stream, unit.stop - unit.start)]
+
+
+def _open(path: str, config: InputConfig) -> BinaryIO:
+    stream = files.open_stream(path, config.storage)
+    return gzip.GzipFile(fileobj=stream) if path.endswith(".gz") else stream  # type: ignore[return-value]
+
+
+def _header(path: str, stream: BinaryIO) -> _Header:
+    """Reads type and shape."""
+    magic = _exactly(path, stream, 4)
+    if magic[:2] != b"\0\0" or magic[2] != _UBYTE or magic[3] not in (1, 3, 4):
+        raise InputError(f"{path}: not an IDX file of bytes (it starts with {magic.hex(' ')})")
+    rows, *shape = struct.unpack(f">{magic[3]}I", _exactly(path, stream, 4 * magic[3]))
+    if shape and (0 in shape or (len(shape) == 3 and shape[2] not in (1, 3, 4))):
+        raise InputError(
+            f"{path}: images of shape {tuple(shape)}; expected height, width, channels"
+        )
+    return _Header(rows, tuple(shape))
+
+
+def _exactly(path: str, stream: BinaryIO, size: int) -> bytes:
+    """Reads `size` bytes, at most a bounded piece at a time: headers may claim anything."""
+    pieces: list[bytes] = []
+    left = size
+    try:
+        while left and (piece := stream.read(min(left, 1 << 24))):
+            pieces.append(piece)
+            left -= len(piece)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}: damaged or cut short ({error}); copy it again") from error
+    if left:
+        raise InputError(f"{path}: cut short: {left} bytes are missing; copy it again")
+    return b"".join(pieces)

@@ -1,0 +1,36 @@
+"""Tar archives, packed or not: streamed once, labels and splits from folders inside."""
+
+from collections.abc import Iterator
+
+from components.image_sources import tar_stream
+from components.image_sources.base import WorkUnit
+from components.image_sources.batch import MemberBatch
+from components.image_sources.config import MIB, InputConfig
+from components.image_sources.naming import PathNaming, is_litter
+
+BATCH_BYTES = 16 * MIB
+"""A batch ends here even when it has few members."""
+
+
+def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
+    """Plans one unit: a tar can only be read from its beginning."""
+    del config
+    yield WorkUnit(0, path, "tar")
+
+
+def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
+    """Reads one archive."""
+    naming = PathNaming(config)
+    batch, size = MemberBatch(unit.source), 0
+    for member in tar_stream.members(unit.source, config):
+        if member.kind == "folder" or is_litter(member.name):
+            batch.ignored += 1
+        elif member.kind:
+            batch.refuse(member.name, member.kind, member.detail)
+        else:
+            batch.add(member.name, member.data, *naming.place(member.name))
+            size += len(member.data)
+        if len(batch) + len(batch.rejects) >= config.units.batch or size >= BATCH_BYTES:
+            yield batch
+            batch, size = MemberBatch(unit.source), 0
+    yield batch

@@ -1,0 +1,86 @@
+"""Image datasets of TensorFlow Datasets, by name: `tfds:mnist` or `tfds:mnist:3.0.1`.
+
+TFDS finds, and if asked downloads, the dataset when the work is planned; workers read the shards
+of the prepared dataset as TFRecord files, without TFDS.
+"""
+
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from components.image_sources.base import WorkUnit
+from components.image_sources.batch import MemberBatch
+from components.image_sources.config import InputConfig, TFDSConfig, TFRecordConfig
+from components.image_sources.errors import InputError
+from components.image_sources.naming import SPLIT_NAMES
+from components.image_sources.tfrecord import read_records
+
+
+class _Prepared(NamedTuple):
+    shards: tuple[tuple[str, str, int], ...]
+    """Split, file and number of examples."""
+    names: tuple[str, ...]
+
+
+def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
+    """Plans one unit per shard."""
+    prepared = _prepared(path, config.tfds)
+    for split, shard, examples in prepared.shards:
+        extra = json.dumps({"split": split, "names": prepared.names}).encode()
+        yield WorkUnit(0, shard, "tfds", members=examples, extra=extra)
+
+
+def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
+    """Reads one shard."""
+    extra = json.loads(unit.extra)
+    label = config.tfds.label if config.labels.source == "auto" else ""
+    keys = TFRecordConfig(encoded=config.tfds.image, label_text="", label=label, filename="")
+    split = SPLIT_NAMES.get(extra["split"]) if config.splits.source == "auto" else None
+    yield from read_records(unit.source, split, keys, tuple(extra["names"]), config)
+
+
+def shard_files(path: str, config: InputConfig) -> list[str]:
+    """Gives the dataset's files, for the fingerprint."""
+    return [shard for _, shard, _ in _prepared(path, config.tfds).shards]
+
+
+@lru_cache(maxsize=8)
+def _prepared(path: str, config: TFDSConfig) -> _Prepared:
+    """Finds the prepared dataset.
+
+    Raises:
+        InputError: if there is none, or it has no such features.
+    """
+    import tensorflow_datasets as tfds
+
+    name = path.removeprefix("tfds:")
+    try:
+        builder = tfds.builder(name, data_dir=config.data_dir)
+        if config.download:
+            builder.download_and_prepare()
+    except (tfds.core.registered.DatasetNotFoundError, ValueError, AssertionError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"{path}: TFDS has no such dataset or version: {reason}") from error
+    info = builder.info
+    if not info.splits:
+        raise InputError(
+            f"{path}: not prepared in {builder.data_root}; prepare it, or set tfds.download: true"
+        )
+    feature = info.features.get(config.image)
+    if not isinstance(feature, tfds.features.Image):
+        raise InputError(
+            f"{path}: no image feature {config.image!r} among {', '.join(info.features)}; name it"
+            " with tfds.image"
+        )
+    label = info.features.get(config.label)
+    names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
+    shards = tuple(
+        (split, str(file), count)
+        for split, facts in info.splits.items()
+        for file, count in zip(facts.filepaths, facts.shard_lengths, strict=True)
+    )
+    odd = next((file for _, file, _ in shards if ".tfrecord" not in file), None)
+    if odd:
+        raise InputError(f"{path}: prepared as {odd}; prepare it as TFRecord")
+    return _Prepared(shards, names)

@@ -1,0 +1,194 @@
+"""Every kind of image is accepted, converted or refused with the right reason."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from components.image_checks import (
+    REASONS,
+    ImageFaultError,
+    ImageHeader,
+    check,
+    decode,
+    to_servable,
+    verify,
+)
+from components.image_checks.exif import orientation_of
+from components.image_sources.config import LimitsConfig
+from tests import archives
+
+LIMITS = LimitsConfig(max_bytes=100_000)
+
+
+def header_of(data: bytes) -> ImageHeader:
+    header = check(data, LIMITS)
+    assert isinstance(header, ImageHeader)
+    return header
+
+
+def reason_of(data: bytes) -> str:
+    """The reason that the checks give, empty for a usable image."""
+    header = check(data, LIMITS)
+    if isinstance(header, ImageFaultError):
+        return header.reason
+    try:
+        verify(data, header)
+    except ImageFaultError as fault:
+        return fault.reason
+    return ""
+
+
+@pytest.mark.parametrize("name", sorted(archives.defects()))
+def test_defect_gets_its_reason(name: str) -> None:
+    data, reason = archives.defects()[name]
+    assert reason in REASONS
+    assert reason_of(data) == reason
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (archives.png(), ImageHeader("png", 9, 12, 1)),
+        (archives.png(channels=3), ImageHeader("png", 9, 12, 3)),
+        (archives.png(channels=4), ImageHeader("png", 9, 12, 4)),
+        (archives.png16(), ImageHeader("png", 9, 12, 1, 16, convert="16-bit PNG")),
+        (archives.jpeg(), ImageHeader("jpeg", 24, 40, 3)),
+        (archives.jpeg(channels=1), ImageHeader("jpeg", 24, 40, 1)),
+        (archives.cmyk_jpeg(), ImageHeader("jpeg", 24, 40, 3, convert="CMYK JPEG")),
+        (
+            archives.turned_jpeg(6),
+            ImageHeader("jpeg", 24, 40, 3, orientation=6, convert="turned by EXIF"),
+        ),
+        (archives.gif(), ImageHeader("gif", 9, 12, 3, convert="GIF")),
+        (archives.gif(3), ImageHeader("gif", 9, 12, 3, frames=2, convert="GIF")),
+        (archives.webp(), ImageHeader("webp", 9, 12, 3, convert="WebP")),
+        (archives.bmp(), ImageHeader("bmp", 9, 12, 3, convert="BMP")),
+    ],
+)
+def test_header_and_conversion(data: bytes, expected: ImageHeader) -> None:
+    header = header_of(data)
+    assert header == expected
+    verify(data, header)
+    served = to_servable(data, header)
+    assert (served is data) == (not header.convert)
+    assert header_of(served).convert == ""
+    np.testing.assert_array_equal(decode(served, header_of(served)), decode(data, header))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_decoded_pixels_are_exact(channels: int) -> None:
+    data = archives.png(5, channels=channels)
+    np.testing.assert_array_equal(
+        decode(data, header_of(data)), archives.pixels(5, channels=channels)
+    )
+
+
+def test_16_bits_are_rounded() -> None:
+    values = np.array([[0, 128, 129, 257, 65535, 65406]], np.uint16)
+    data = cv2.imencode(".png", values)[1].tobytes()
+    assert decode(data, header_of(data)).ravel().tolist() == [0, 0, 1, 1, 255, 254]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_as_viewers_turn_it(orientation: int) -> None:
+    data = archives.turned_jpeg(orientation)
+    with Image.open(io.BytesIO(data)) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    found = decode(data, header_of(data))
+    assert found.shape == expected.shape
+    # Two JPEG decoders may differ by rounding.
+    assert np.abs(found.astype(int) - expected.astype(int)).mean() < 2
+
+
+def test_palette_and_transparency() -> None:
+    grey_alpha = io.BytesIO()
+    Image.fromarray(archives.pixels(1, channels=2)).save(grey_alpha, "PNG")
+    header = header_of(grey_alpha.getvalue())
+    assert (header.channels, header.convert) == (4, "grey PNG with alpha")
+    palette = io.BytesIO()
+    Image.fromarray(archives.pixels(1, channels=3)).quantize(16).save(palette, "PNG")
+    header = header_of(palette.getvalue())
+    assert (header.channels, header.convert) == (3, "")
+    assert decode(palette.getvalue(), header).shape == (9, 12, 3)
+
+
+def test_limits() -> None:
+    data = archives.png(channels=3)
+    for limits, reason in (
+        (LimitsConfig(max_bytes=len(data) - 1), "too_large"),
+        (LimitsConfig(max_pixels=9 * 12 - 1), "too_many_pixels"),
+    ):
+        fault = check(data, limits)
+        assert isinstance(fault, ImageFaultError)
+        assert fault.reason == reason
+    assert isinstance(check(data, LimitsConfig(max_bytes=len(data), max_pixels=108)), ImageHeader)
+
+
+@pytest.mark.parametrize(
+    "make", [archives.png, archives.jpeg, archives.webp, archives.bmp, archives.gif]
+)
+def test_every_cut_is_found(make: type) -> None:
+    data = make()
+    # An image format may end in bytes that nobody needs; all cuts before them are found.
+    slack = {archives.gif: 2}.get(make, 0)
+    for length in range(len(data) - slack):
+        assert reason_of(data[:length]) in ("empty", "truncated", "corrupt", "not_an_image")
+
+
+SEEDS = [
+    archives.png(1, 3, 4, 3),
+    archives.jpeg(1, 8, 8),
+    archives.gif(2),
+    archives.webp(),
+    archives.bmp(),
+    archives.turned_jpeg(3),
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(SEEDS),
+    st.lists(st.tuples(st.integers(0, 10_000), st.binary(min_size=1, max_size=4)), max_size=6),
+)
+def test_damage_never_escapes(data: bytes, damage: list[tuple[int, bytes]]) -> None:
+    """Whatever bytes change: an image or a known reason, and what is accepted can be served."""
+    hurt = bytearray(data)
+    for at, content in damage:
+        start = at % len(hurt)
+        hurt[start : start + len(content)] = content
+    reason = reason_of(bytes(hurt))
+    assert reason == "" or reason in REASONS
+    if not reason:
+        header = header_of(bytes(hurt))
+        pixels = decode(bytes(hurt), header)
+        assert pixels.dtype == np.uint8
+        assert pixels.shape[2] == header.channels
+        assert check(to_servable(bytes(hurt), header), LIMITS)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_fault(data: bytes) -> None:
+    assert reason_of(data) in REASONS
+
+
+@given(st.binary(max_size=64))
+def test_exif_of_any_bytes(data: bytes) -> None:
+    assert 1 <= orientation_of(b"MM\0*" + data) <= 8
+
+
+def test_decoding_needs_no_tensorflow() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; import components.image_checks, components.image_sources.sources,"
+        " components.image_sources.zip, components.image_sources.tfrecord;"
+        "sys.exit('tensorflow' in sys.modules or 'apache_beam' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

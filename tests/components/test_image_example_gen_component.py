@@ -1,0 +1,198 @@
+"""The TFX component: its channels, its driver, its executor, and TFX's readers on its artifact."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import archives
+from trainer import features
+
+pytestmark = pytest.mark.slow
+
+BEAM_ARGS = ["--runner=FnApiRunner"]
+
+
+def execute(artifact_dir: Path, properties: dict[str, Any]) -> Any:
+    """Runs the executor; gives the artifact."""
+    from tfx.dsl.components.base import base_beam_executor
+    from tfx.types import standard_artifacts
+
+    from components.image_example_gen import executor
+
+    artifact = standard_artifacts.Examples()
+    artifact.uri = str(artifact_dir)
+    context = base_beam_executor.BaseBeamExecutor.Context(
+        beam_pipeline_args=list(BEAM_ARGS), tmp_dir=str(artifact_dir / "tmp")
+    )
+    executor.Executor(context).Do({}, {"examples": [artifact]}, properties)
+    return artifact
+
+
+def drive(properties: dict[str, Any]) -> dict[str, Any]:
+    """Runs the driver; gives the execution's properties."""
+    from tfx.orchestration.portable import data_types
+
+    from components.image_example_gen import driver
+
+    info = data_types.ExecutionInfo(exec_properties=properties)
+    result = driver.Driver(None).run(info)
+    return {
+        name: getattr(value, value.WhichOneof("value"))
+        for name, value in result.exec_properties.items()
+    }
+
+
+def test_component_declares_examples() -> None:
+    from tfx.types import standard_artifacts
+
+    from components.image_example_gen.component import ImageExampleGen
+    from components.image_sources.config import InputConfig
+
+    component = ImageExampleGen({"paths": "a.zip"}, threads=2)
+    assert component.outputs["examples"].type == standard_artifacts.Examples
+    properties = component.spec.exec_properties
+    assert properties["threads"] == 2
+    assert InputConfig.model_validate_json(properties["input_config"]) == InputConfig(
+        paths=("a.zip",)
+    )
+    same = ImageExampleGen(properties["input_config"])
+    assert same.spec.exec_properties["input_config"] == properties["input_config"]
+
+
+def test_driver_sees_spans_and_changes(tmp_path: Path) -> None:
+    archives.write_folder(tmp_path, {"1.zip": archives.zip_bytes(archives.classes(2))})
+    properties = {"input_config": json.dumps({"paths": [f"{tmp_path}/{{SPAN}}.zip"]})}
+    first = drive(properties)
+    assert first["span"] == 1
+    assert json.loads(first["input_config"])["paths"] == [f"{tmp_path}/1.zip"]
+    assert drive(properties) == first
+    archives.write_folder(tmp_path, {"2.zip": archives.zip_bytes(archives.classes(3))})
+    second = drive(properties)
+    assert second["span"] == 2
+    assert second["input_fingerprint"] != first["input_fingerprint"]
+
+
+def test_executor_writes_what_tfx_reads(tmp_path: Path) -> None:
+    """TFX's own readers, by Beam and by tf.data, find every record of every split."""
+    import apache_beam as beam
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+    from tfx.components.util import tfxio_utils
+    from tfx.types import artifact_utils
+    from tfx_bsl.tfxio import dataset_options
+
+    path = archives.write(tmp_path / "a.zip", {**archives.classes(12), "x.png": archives.png(88)})
+    out = tmp_path / "out"
+    artifact = execute(out, drive({"input_config": json.dumps({"paths": [str(path)]})}))
+    assert artifact_utils.decode_split_names(artifact.split_names) == list(features.SPLITS)
+    assert artifact.span == 0
+    assert artifact.get_int_custom_property("images") == 37
+    assert len(artifact.get_string_custom_property("input_fingerprint")) == 64
+    expected = json.loads((out / "account.json").read_text())["splits"]
+    assert expected["unlabelled"] == 1
+    assert sum(expected.values()) == 37
+    for split in features.SPLITS:
+        tfxio = tfxio_utils.get_split_tfxio([artifact], split, telemetry_descriptors=["test"])
+        rows: list[int] = []
+        with beam.Pipeline(FnApiRunner()) as pipeline:
+            _ = (
+                pipeline
+                | tfxio.BeamSource(batch_size=7)
+                | beam.Map(lambda batch: batch.num_rows)
+                | beam.combiners.ToList()
+                | beam.Map(lambda found: (Path(out) / "rows").write_text(json.dumps(found)))
+            )
+        rows = json.loads((out / "rows").read_text())
+        assert sum(rows) == expected[split]
+        batches = tfxio.RecordBatches(
+            dataset_options.RecordBatchesOptions(batch_size=7, num_epochs=1)
+        )
+        assert sum(batch.num_rows for batch in batches) == expected[split]
+
+
+def test_executor_without_a_driver_resolves_spans(tmp_path: Path) -> None:
+    for day in ("2024-01-01", "2024-01-02"):
+        files = archives.classes(4) if day.endswith("1") else {"cat/new.png": archives.png(9000)}
+        archives.write_folder(tmp_path / day, files)
+    config = {"paths": [f"{tmp_path}/{{YYYY}}-{{MM}}-{{DD}}"], "spans": {"latest": 2}}
+    artifact = execute(tmp_path / "out", {"input_config": json.dumps(config)})
+    assert artifact.span == 19724
+    assert artifact.get_int_custom_property("images") == 13
+
+
+def test_pipeline_uses_its_cache_until_an_image_changes(tmp_path: Path) -> None:
+    from ml_metadata.metadata_store import metadata_store
+    from tfx import v1 as tfx
+
+    from components.image_example_gen.component import ImageExampleGen
+
+    connection = tfx.orchestration.metadata.sqlite_metadata_connection_config(
+        str(tmp_path / "metadata.db")
+    )
+
+    def run() -> list[int]:
+        tfx.orchestration.LocalDagRunner().run(
+            tfx.dsl.Pipeline(
+                pipeline_name="ingest",
+                pipeline_root=str(tmp_path / "root"),
+                components=[ImageExampleGen({"paths": str(tmp_path / "a.zip")})],
+                enable_cache=True,
+                metadata_connection_config=connection,
+                beam_pipeline_args=BEAM_ARGS,
+            )
+        )
+        store = metadata_store.MetadataStore(connection)
+        artifacts = store.get_artifacts_by_type("Examples")
+        return [artifact.custom_properties["images"].int_value for artifact in artifacts]
+
+    archives.write(tmp_path / "a.zip", archives.classes(4))
+    assert run() == [12]
+    assert run() == [12]
+    archives.write(tmp_path / "a.zip", archives.classes(5))
+    assert run() == [12, 15]
+
+
+def test_nothing_is_accepted_that_the_served_graph_cannot_decode() -> None:
+    """Damaged images are held against TensorFlow's decoder, which the served graph uses."""
+    import random
+
+    import tensorflow as tf
+
+    from components.image_checks import ImageHeader, check, to_servable, verify
+    from components.image_checks.reasons import ImageFaultError
+    from components.image_sources.config import LimitsConfig
+
+    rng = random.Random(0)
+    seeds = [
+        archives.jpeg(1),
+        archives.jpeg(2, channels=1),
+        archives.cmyk_jpeg(),
+        archives.turned_jpeg(6),
+        archives.png(1, channels=3),
+        archives.png(1, channels=4),
+        archives.png(1),
+        archives.png16(),
+        archives.gif(2),
+        archives.webp(),
+        archives.bmp(),
+    ]
+    accepted = 0
+    for data in seeds:
+        for trial in range(150):
+            hurt = bytearray(data)
+            if trial:
+                hurt[rng.randrange(len(hurt))] ^= 1 << rng.randrange(8)
+            header = check(bytes(hurt), LimitsConfig())
+            if not isinstance(header, ImageHeader):
+                continue
+            try:
+                verify(bytes(hurt), header)
+                served = to_servable(bytes(hurt), header)
+            except ImageFaultError:
+                continue
+            accepted += 1
+            for channels in (1, 3):
+                image = tf.io.decode_image(served, channels=channels, expand_animations=False)
+                assert image.shape[-1] == channels
+    assert accepted > 300

@@ -1,0 +1,523 @@
+"""Each source gives the members, labels, splits and rejects that its archive holds."""
+
+import io
+import os
+import stat
+import tarfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from components.image_sources import listing
+from components.image_sources.batch import MemberBatch, Reject
+from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
+from components.image_sources.naming import is_litter, split_of_file
+from components.image_sources.sources import open_source
+from tests import archives
+
+SMALL_UNITS = {"members": 4, "batch": 3}
+FORMATS = ("tree", "a.zip", "a.tar", "a.tar.gz", "a.tar.zst")
+
+
+def read_all(**config: object) -> list[MemberBatch]:
+    source = open_source(InputConfig.model_validate(config))
+    units = list(source.units())
+    assert [unit.index for unit in units] == list(range(len(units)))
+    return [batch for unit in units for batch in source.read(unit)]
+
+
+def members(batches: list[MemberBatch]) -> dict[str, tuple[bytes, str | None, str | None]]:
+    found = {}
+    for batch in batches:
+        columns = (batch.names, batch.data, batch.labels, batch.splits)
+        for name, data, label, split in zip(*columns, strict=True):
+            assert name not in found
+            found[name] = (bytes(data), label, split)
+    return found
+
+
+def rejects(batches: list[MemberBatch]) -> dict[str, str]:
+    return {reject.member: reject.reason for batch in batches for reject in batch.rejects}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_same_members_in_every_format(tmp_path: Path, name: str) -> None:
+    files = archives.classes()
+    path = archives.write(tmp_path / name, files)
+    batches = read_all(paths=str(path), units=SMALL_UNITS)
+    assert members(batches) == {
+        key: (data, key.partition("/")[0], None) for key, data in files.items()
+    }
+    assert rejects(batches) == {}
+    assert max(map(len, batches)) <= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "split"),
+    [
+        ("cat/1.png", "cat", None),
+        ("data/train/cat/1.png", "cat", "train"),
+        ("Val/cat/1.png", "cat", "validation"),
+        ("test/1.png", None, "test"),
+        ("1.png", None, None),
+        ("unlabelled/cat/1.png", None, "unlabelled"),
+        ("../../etc/1.png", "etc", None),
+        ("/1.png", None, None),
+        ("train/test/1.png", "test", "train"),
+        ("train/train/1.png", "train", "train"),
+    ],
+)
+def test_labels_and_splits_from_paths(
+    tmp_path: Path, name: str, label: str | None, split: str | None
+) -> None:
+    path = archives.write(tmp_path / "a.zip", {name: archives.png()})
+    assert members(read_all(paths=str(path)))[name][1:] == (label, split)
+
+
+def test_hash_splits_leave_split_names_to_classes(tmp_path: Path) -> None:
+    path = archives.write(tmp_path / "a.zip", {"train/1.png": archives.png()})
+    found = members(read_all(paths=str(path), splits={"source": "hash"}))
+    assert found["train/1.png"][1:] == ("train", None)
+
+
+def test_labels_can_be_ignored(tmp_path: Path) -> None:
+    path = archives.write(tmp_path / "a.zip", archives.classes())
+    found = members(read_all(paths=str(path), labels={"source": "none"}))
+    assert {label for _, label, _ in found.values()} == {None}
+
+
+def test_several_roots_and_globs(tmp_path: Path) -> None:
+    first = archives.write(tmp_path / "one.zip", {"a/1.png": archives.png(1)})
+    archives.write(tmp_path / "two.tar", {"b/1.png": archives.png(2)})
+    archives.write(tmp_path / "tree", {"c/1.png": archives.png(3)})
+    batches = read_all(paths=[str(tmp_path / "*.tar"), str(first), str(tmp_path / "tree")])
+    assert list(members(batches)) == ["b/1.png", "a/1.png", "c/1.png"]
+    assert batches[0].keys == [f"{tmp_path}/two.tar/b/1.png"]
+
+
+def test_litter_is_ignored_and_counted(tmp_path: Path) -> None:
+    litter = {".DS_Store": b"x", "__MACOSX/a/._1.png": b"x", "a/Thumbs.db": b"x"}
+    assert all(map(is_litter, litter))
+    for name in ("tree", "a.zip", "a.tar"):
+        path = archives.write(tmp_path / name, {**litter, "a/1.png": archives.png()})
+        batches = read_all(paths=str(path))
+        assert list(members(batches)) == ["a/1.png"]
+        assert sum(batch.ignored for batch in batches) == 3
+
+
+def test_zip_defects(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/good.png", archives.png())
+        link = zipfile.ZipInfo("a/link.png")
+        link.create_system = 3
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+        pipe = zipfile.ZipInfo("a/pipe.png")
+        pipe.create_system = 3
+        pipe.external_attr = (stat.S_IFIFO | 0o600) << 16
+        archive.writestr(pipe, "")
+        archive.writestr("a/bomb.png", bytes(3_000_000))
+        archive.writestr("a/large.png", os.urandom(50_000))
+        archive.writestr("a/lzma.png", archives.png(), zipfile.ZIP_LZMA)
+        archive.writestr("a/crc.png", archives.png(2), zipfile.ZIP_STORED)
+        archive.writestr("a/locked.png", archives.png(3), zipfile.ZIP_STORED)
+        archive.writestr("folder/", b"")
+    raw = bytearray(sink.getvalue())
+    raw[raw.index(archives.png(2)) + 60] ^= 1
+    locked = raw.rindex(b"a/locked.png") - 46
+    raw[locked + 8] |= 1
+    path.write_bytes(raw)
+    batches = read_all(paths=str(path), limits={"max_bytes": 40_000}, units=SMALL_UNITS)
+    assert list(members(batches)) == ["a/good.png"]
+    assert rejects(batches) == {
+        "a/link.png": "link",
+        "a/pipe.png": "device",
+        "a/bomb.png": "too_large",
+        "a/large.png": "too_large",
+        "a/lzma.png": "unreadable",
+        "a/crc.png": "checksum",
+        "a/locked.png": "encrypted",
+    }
+    assert sum(batch.ignored for batch in batches) == 1
+    assert rejects(read_all(paths=str(path)))["a/bomb.png"] == "too_compressed"
+
+
+def test_zip_that_lies_about_sizes(tmp_path: Path) -> None:
+    """A member that claims 100 bytes and unpacks to a million is cut off, not believed."""
+    raw = bytearray(archives.zip_bytes({"a/1.png": bytes(1_000_000)}))
+    entry = raw.rindex(b"a/1.png") - 46
+    raw[entry + 24 : entry + 28] = (100).to_bytes(4, "little")
+    (tmp_path / "a.zip").write_bytes(raw)
+    assert rejects(read_all(paths=str(tmp_path / "a.zip"))) == {"a/1.png": "unreadable"}
+
+
+def test_zip_with_overlapping_members(tmp_path: Path) -> None:
+    raw = bytearray(archives.zip_bytes({f"a/{i}.png": archives.png(i) for i in range(4)}, 0))
+    first = raw.index(b"PK\x01\x02")
+    at = first
+    for _ in range(4):
+        raw[at + 42 : at + 46] = (0).to_bytes(4, "little")
+        at = raw.find(b"PK\x01\x02", at + 4)
+    (tmp_path / "a.zip").write_bytes(raw)
+    batches = read_all(paths=str(tmp_path / "a.zip"))
+    assert len(members(batches)) == 1
+    assert sorted(rejects(batches).values()) == ["overlap"] * 3
+
+
+def test_zip_with_duplicate_names_and_strange_ones(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/1.png", archives.png(1))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a/1.png", archives.png(2))
+        archive.writestr("C:\\windows\\1.png", archives.png(3))
+        archive.writestr("/abs/1.png", archives.png(4))
+        archive.writestr("../../up/1.png", archives.png(5))
+        archive.writestr("日本/ö.png", archives.png(6))
+    (batch,) = read_all(paths=str(path))
+    assert batch.data == [archives.png(i) for i in range(1, 7)]
+    assert batch.labels == ["a", "a", "windows", "abs", "up", "日本"]
+    assert sorted(os.listdir(tmp_path)) == ["a.zip"]
+
+
+def test_zip64_and_something_in_front(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    with zipfile.ZipFile(sink, "w") as archive:
+        for i in range(3):
+            info = zipfile.ZipInfo(f"a/{i}.png")
+            with archive.open(info, "w", force_zip64=True) as member:
+                member.write(archives.png(i))
+    (tmp_path / "a.zip").write_bytes(b"#!/bin/sh\n" + sink.getvalue())
+    found = members(read_all(paths=str(tmp_path / "a.zip")))
+    assert [data for data, _, _ in found.values()] == [archives.png(i) for i in range(3)]
+
+
+def test_zip_with_more_than_65535_members(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(66_000):
+            archive.writestr(f"a/{i}.png", b"")
+    source = open_source(InputConfig(paths=(str(path),)))
+    units = list(source.units())
+    assert sum(unit.members for unit in units) == 66_000
+    assert len(units) == 9
+    last = list(source.read(units[-1]))
+    assert last[-1].names[-1] == "a/65999.png"
+
+
+def test_tar_defects(tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+
+        def add(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"") -> None:
+            info = tarfile.TarInfo(name)
+            info.type, info.size, info.linkname = kind, len(data), "/etc/passwd"
+            archive.addfile(info, io.BytesIO(data))
+
+        add("a/good.png", data=archives.png())
+        add("a/link.png", tarfile.SYMTYPE)
+        add("a/hard.png", tarfile.LNKTYPE)
+        add("a/null.png", tarfile.CHRTYPE)
+        add("a/pipe.png", tarfile.FIFOTYPE)
+        add("a", tarfile.DIRTYPE)
+        add("a/large.png", data=bytes(50_000))
+        add("../../up.png", data=archives.png(2))
+        add("long/" + "x" * 300 + ".png", data=archives.png(3))
+        add("a/good.png", data=archives.png(4))
+    batches = read_all(paths=str(path), limits={"max_bytes": 40_000})
+    assert [name for batch in batches for name in batch.names] == [
+        "a/good.png",
+        "../../up.png",
+        "long/" + "x" * 300 + ".png",
+        "a/good.png",
+    ]
+    assert rejects(batches) == {
+        "a/link.png": "link",
+        "a/hard.png": "link",
+        "a/null.png": "device",
+        "a/pipe.png": "device",
+        "a/large.png": "too_large",
+    }
+
+
+@pytest.mark.parametrize(
+    "tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+)
+def test_tar_formats_keep_names(tmp_path: Path, tar_format: int) -> None:
+    name = "a" * 90 + "/" + "b" * 60 + "/ö.png"
+    (tmp_path / "a.tar").write_bytes(archives.tar_bytes({name: archives.png()}, tar_format))
+    assert list(members(read_all(paths=str(tmp_path / "a.tar")))) == [name]
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.tar.gz", "a.tar.zst", "a.zip"])
+def test_cut_archives_are_refused(tmp_path: Path, name: str) -> None:
+    path = archives.write(tmp_path / name, archives.classes())
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(InputError, match=r"a\.(tar|zip).*(cut short|end is missing|central)"):
+        read_all(paths=str(path))
+
+
+def test_tar_bombs_are_refused(tmp_path: Path) -> None:
+    import gzip
+
+    info = tarfile.TarInfo("a/1.png")
+    info.size = 200_000_000
+    head = info.tobuf()
+    path = tmp_path / "a.tar.gz"
+    path.write_bytes(gzip.compress(head + bytes(info.size)))
+    with pytest.raises(InputError, match="a decompression bomb"):
+        read_all(paths=str(path), format="tar")
+    pax = tarfile.TarInfo("x")
+    pax.type, pax.size = tarfile.XHDTYPE, 10_000_000_000
+    (tmp_path / "b.tar").write_bytes(pax.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    with pytest.raises(InputError, match="extended header of 10000000000 bytes"):
+        read_all(paths=str(tmp_path / "b.tar"), format="tar")
+
+
+def test_too_many_members(tmp_path: Path) -> None:
+    for name in ("a.zip", "a.tar"):
+        path = archives.write(tmp_path / name, archives.classes())
+        with pytest.raises(InputError, match="more than 10 members"):
+            read_all(paths=str(path), limits={"max_members": 10})
+
+
+def test_folder_defects(tmp_path: Path) -> None:
+    root = archives.write(tmp_path / "tree", {"a/1.png": archives.png(), "a/2.png": b"x" * 900})
+    (root / "a/dangling.png").symlink_to(root / "nowhere")
+    (root / "a/link.png").symlink_to(root / "a/1.png")
+    (root / "circle").symlink_to(root)
+    os.mkfifo(root / "a/pipe.png")
+    batches = read_all(paths=str(root), limits={"max_bytes": 800})
+    assert list(members(batches)) == ["a/1.png", "a/link.png"]
+    assert rejects(batches) == {
+        "a/2.png": "too_large",
+        "a/dangling.png": "link",
+        "a/pipe.png": "device",
+    }
+
+
+def test_walk_sorts_across_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["b/1", "a/2", "a/10", "a/new\nline", "c", "b.x/0"]
+    archives.write_folder(tmp_path, dict.fromkeys(names, b""))
+    expected = list(listing.walk(str(tmp_path)))
+    assert sorted(expected) == sorted(names)
+    monkeypatch.setattr(listing, "_RUN", 2)
+    assert list(listing.walk(str(tmp_path))) == expected
+
+
+def test_webdataset(tmp_path: Path) -> None:
+    shard = archives.tar_bytes(
+        {
+            "s/0001.png": archives.png(1),
+            "s/0001.cls": b"1",
+            "s/0002.cls": b"0\n",
+            "s/0002.left.png": archives.png(2),
+            "s/0003.jpg": archives.jpeg(3),
+            "s/0003.json": b'{"label": "dog", "width": 3}',
+            "s/0004.png": archives.png(4),
+            "s/0005.txt": b"lost",
+        }
+    )
+    (tmp_path / "train-000.tar").write_bytes(shard)
+    batches = read_all(paths=str(tmp_path / "train-000.tar"), labels={"names": ["cat", "cow"]})
+    assert {name: row[1:] for name, row in members(batches).items()} == {
+        "s/0001.png": ("cow", "train"),
+        "s/0002.left.png": ("cat", "train"),
+        "s/0003.jpg": ("dog", "train"),
+        "s/0004.png": (None, "train"),
+    }
+    assert sum(batch.ignored for batch in batches) == 4
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_idx(tmp_path: Path, pack: bool) -> None:
+    images = np.stack([archives.pixels(i, 5, 4)[:, :, 0] for i in range(10)])
+    archives.write_idx(tmp_path, "train", images[:7], [0, 1, 2, 0, 1, 2, 9], pack)
+    archives.write_idx(tmp_path, "t10k", images[7:], [0, 1, 2], pack)
+    names = {"names": ("zero", "one", "two")}
+    batches = read_all(paths=str(tmp_path), labels=names, units=SMALL_UNITS)
+    labels = [label for batch in batches for label in batch.labels]
+    splits = [split for batch in batches for split in batch.splits]
+    assert labels == ["zero", "one", "two"] * 3
+    assert splits == ["test"] * 3 + ["train"] * 6
+    assert rejects(batches) == {"00000006": "bad_label"}
+    from components.image_checks import ImageHeader, check, decode
+
+    header = check(batches[0].data[1], InputConfig(paths=("x",)).limits)
+    assert isinstance(header, ImageHeader)
+    np.testing.assert_array_equal(decode(batches[0].data[1], header)[:, :, 0], images[8])
+
+
+def test_idx_faults(tmp_path: Path) -> None:
+    images = np.zeros((3, 2, 2), np.uint8)
+    path = archives.write_idx(tmp_path, "train", images, [0, 1, 0], pack=False)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match="cut short: 1 bytes are missing"):
+        read_all(paths=str(path))
+    archives.write_idx(tmp_path, "train", images, [0, 1], pack=False)
+    with pytest.raises(InputError, match="2 labels for at least 3 images"):
+        read_all(paths=str(path))
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    with pytest.raises(InputError, match="no label file"):
+        read_all(paths=str(path))
+    assert len(members(read_all(paths=str(path), labels={"source": "none"}))) == 3
+
+
+def test_tfrecord(tmp_path: Path) -> None:
+    records = [
+        archives.example(image__encoded=archives.png(1), image__class__text=b"cat"),
+        archives.example(image__encoded=archives.png(2), image__class__label=1),
+        archives.example(image__encoded=archives.png(3), image__class__label=7),
+        archives.example(image__encoded=archives.png(4), image__filename=b"d/4.png"),
+        archives.example(other=b"x"),
+        b"\xff\xff",
+    ]
+    content = bytearray(archives.tfrecord_bytes([*records, records[0]]))
+    content[-10] ^= 1
+    (tmp_path / "val-0.tfrecord").write_bytes(content)
+    batches = read_all(paths=str(tmp_path / "val-0.tfrecord"), labels={"names": ["cat", "dog"]})
+    assert {name: row[1:] for name, row in members(batches).items()} == {
+        "00000000": ("cat", "validation"),
+        "00000001": ("dog", "validation"),
+        "00000003/d/4.png": (None, "validation"),
+    }
+    assert rejects(batches) == {
+        "00000002": "bad_label",
+        "00000004": "bad_record",
+        "00000005": "bad_record",
+        "00000006": "checksum",
+    }
+    (tmp_path / "val-0.tfrecord").write_bytes(content[:-3])
+    with pytest.raises(InputError, match="ends inside a record"):
+        read_all(paths=str(tmp_path / "val-0.tfrecord"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_manifest(tmp_path: Path, suffix: str) -> None:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    files = archives.write_folder(tmp_path / "x", {f"{i}.png": archives.png(i) for i in range(4)})
+    table = pa.table(
+        {
+            "file": ["x/0.png", str(files / "1.png"), "x/2.png", "x/none.png", "x/3.png"],
+            "kind": ["cat", "dog", None, "cat", "cat"],
+            "part": ["train", "test", None, "val", "nonsense"],
+        }
+    )
+    path = tmp_path / f"m.{suffix}"
+    if suffix == "csv":
+        pyarrow.csv.write_csv(table, path)
+    elif suffix == "parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        import json
+
+        path.write_text("\n".join(map(json.dumps, table.to_pylist())))
+    columns = {"path": "file", "label": "kind", "split": "part"}
+    batches = read_all(paths=str(path), manifest=columns, units=SMALL_UNITS)
+    assert members(batches) == {
+        str(files / "0.png"): (archives.png(0), "cat", "train"),
+        str(files / "1.png"): (archives.png(1), "dog", "test"),
+        str(files / "2.png"): (archives.png(2), None, None),
+    }
+    assert rejects(batches) == {"x/3.png": "bad_split", f"{tmp_path}/x/none.png": "missing"}
+    assert next(key for batch in batches for key in batch.keys) == str(files / "0.png")
+    with pytest.raises(InputError, match="no column 'path' among 'file', 'kind', 'part'"):
+        read_all(paths=str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("nothing.zip", None, "no such file or folder"),
+        ("none*.zip", None, "nothing matches"),
+        ("text.zip", b"this is text", "not a zip archive"),
+        ("empty.zip", b"", "not a zip archive"),
+        ("text.tar", b"this is text" * 100, "damaged after member 0"),
+        ("unknown.bin", b"abc", "no archive, folder, manifest or data set"),
+        ("empty.bin", b"", "an empty file"),
+        ("no.zip", archives.zip_bytes({}), "no images; the archive or folder is empty"),
+        ("text.csv", b"\xff\xfe\0", "not a readable manifest"),
+        ("text.tfrecord", b"this is text, no records", "not a TFRecord file"),
+        ("x-images-idx3-ubyte", b"this is text", "not an IDX file"),
+    ],
+)
+def test_unusable_inputs_say_so_in_one_line(
+    tmp_path: Path, name: str, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        read_all(paths=str(tmp_path / name))
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no images; the archive or folder is empty"):
+        read_all(paths=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [("a/train-0001.tar", "train"), ("x/test/0.tfrecord", "test"), ("a/trainer.tar", None)],
+)
+def test_split_of_file(path: str, split: str | None) -> None:
+    assert split_of_file(path) == split
+
+
+NAMES = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0/\\"),
+    min_size=1,
+    max_size=12,
+).filter(lambda name: name not in (".", "..") and not is_litter(name))
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.dictionaries(
+        st.tuples(NAMES, NAMES).map("/".join), st.binary(max_size=300), min_size=1, max_size=12
+    ),
+    st.integers(1, 5),
+    st.integers(1, 400),
+)
+def test_any_names_and_sizes_come_through(
+    tmp_path_factory: pytest.TempPathFactory, files: dict[str, bytes], count: int, size: int
+) -> None:
+    root = tmp_path_factory.mktemp("any")
+    units = {"members": count, "batch": 2, "max_bytes": size}
+    for name in ("a.zip", "a.tar", "a.tar.zst"):
+        path = archives.write(root / name, files)
+        found = read_all(paths=str(path), units=units, format=name.split(".")[1])
+        assert {key: row[0] for key, row in members(found).items()} == files
+        assert rejects(found) == {}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_damaged_archives_never_crash(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Whatever bytes change, a source gives members, rejects or one line; nothing else."""
+    root = tmp_path_factory.mktemp("damaged")
+    name = data.draw(st.sampled_from(["a.zip", "a.tar", "a.tar.gz"]))
+    path = archives.write(root / name, archives.classes(2))
+    content = bytearray(path.read_bytes())
+    for at in data.draw(st.lists(st.integers(0, len(content) - 1), max_size=8)):
+        content[at] = data.draw(st.integers(0, 255))
+    path.write_bytes(content)
+    try:
+        batches = read_all(paths=str(path), format=name.split(".")[1])
+    except InputError:
+        return
+    assert all(isinstance(reject, Reject) for batch in batches for reject in batch.rejects)

@@ -1,0 +1,88 @@
+"""Program for test_replicas.py: trains on one device, two logical devices, or as a worker.
+
+`python -m tests.trainer.replicas mirrored|worker OUT` writes the loss curves to OUT as JSON.
+"""
+
+import hashlib
+import json
+import pathlib
+import sys
+import tempfile
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tests.trainer import tiny
+from trainer import strategy as strategies
+from trainer.noise import Noise
+from trainer.train import TrainResult
+
+
+def _train(workdir: str, encoder: str, strategy: Any) -> TrainResult:
+    """Every option that draws noise or sums over the batch, in one run."""
+    data = tiny.splits(96)
+    data["train"].labels[64:] = -1
+    return tiny.run(
+        workdir,
+        model_config=tiny.model_config(encoder=encoder, conditioning="label", dropout=0.2),
+        trainer_config=tiny.trainer_config(
+            epochs=6,
+            evaluate_every_epochs=1,
+            optimizer={"ema_decay": 0.9, "ema_every": 2, "clip_norm": 1.0},
+            augmentation={"rotation": 10, "shift": 0.1},
+            semi_supervised={
+                "consistency": 1.0,
+                "mutual_information": 0.1,
+                "ramp": (0.0, 0.1),
+                "confidence": 0.3,
+            },
+        ),
+        data=data,
+        strategy=strategy,
+    )
+
+
+def _losses(result: TrainResult) -> list[list[float]]:
+    return [list(record["train"].values()) for record in result.history]
+
+
+def _noise(strategy: Any) -> dict[str, Any]:
+    """What two replicas draw, and what one device draws, for the same step."""
+
+    def draw() -> tf.Tensor:
+        replica = tf.distribute.get_replica_context()
+        number = replica.replica_id_in_sync_group
+        return Noise(7, 3, number, replica.num_replicas_in_sync).normal("z", [3, 2])
+
+    drawn = strategy.experimental_local_results(strategy.run(tf.function(draw)))
+    whole = Noise(7, 3).normal("z", [6, 2])
+    return {"replicas": [part.numpy().tolist() for part in drawn], "whole": whole.numpy().tolist()}
+
+
+def main(mode: str, out: pathlib.Path) -> None:
+    """Trains and writes the curves."""
+    if mode == "worker":
+        strategy = strategies.create_strategy("auto")
+        result = _train(str(out.parent / "work"), "mlp", strategy)
+        digest = hashlib.sha256(tiny.flat_weights(result).tobytes()).hexdigest()
+        chief = strategies.is_chief(strategy)
+        report: dict[str, Any] = {"losses": _losses(result), "chief": chief, "digest": digest}
+    else:
+        cpus = tf.config.list_physical_devices("CPU")
+        logical = [tf.config.LogicalDeviceConfiguration()] * 2
+        tf.config.set_logical_device_configuration(cpus[0], logical)
+        strategy = strategies.create_strategy("mirrored")
+        report = {"noise": _noise(strategy)}
+        for encoder in ("mlp", "conv"):
+            curves = {}
+            for name, used in (("one", tf.distribute.get_strategy()), ("two", strategy)):
+                with tempfile.TemporaryDirectory() as workdir:
+                    curves[name] = _losses(_train(workdir, encoder, used))
+            report[encoder] = curves
+    out.write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    np.seterr(all="raise", under="ignore")
+    main(sys.argv[1], pathlib.Path(sys.argv[2]))

@@ -1,0 +1,87 @@
+"""Two replicas, and two workers, learn what one device alone learns.
+
+The trainings run in fresh processes: logical devices and clusters are chosen before TensorFlow
+starts, and two strategies of one process would share collective keys.
+"""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def _start(out: pathlib.Path, mode: str, cluster: dict | None = None) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment.pop("TF_CONFIG", None)
+    if cluster:
+        environment["TF_CONFIG"] = json.dumps(cluster)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.trainer.replicas", mode, str(out)],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors[-2000:]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def mirrored(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    out = tmp_path_factory.mktemp("mirrored") / "out.json"
+    _finish(_start(out, "mirrored"))
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "conv"])
+def test_two_replicas_have_the_losses_of_one(mirrored: dict, encoder: str) -> None:
+    one, two = (np.array(mirrored[encoder][kind]) for kind in ("one", "two"))
+    assert len(one) >= 5
+    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-4)
+
+
+def test_noise_differs_between_replicas_and_is_that_of_one_device(mirrored: dict) -> None:
+    first, second = (np.array(part) for part in mirrored["noise"]["replicas"])
+    assert np.abs(first - second).max() > 0.1
+    np.testing.assert_array_equal(
+        np.concatenate([first, second]), np.array(mirrored["noise"]["whole"])
+    )
+
+
+def test_two_workers_have_the_losses_of_one(mirrored: dict, tmp_path: pathlib.Path) -> None:
+    # `master` is what older training operators call the chief.
+    hosts = {"master": [f"localhost:{_free_port()}"], "worker": [f"localhost:{_free_port()}"]}
+    workers = [
+        _start(
+            tmp_path / f"{role}.json",
+            "worker",
+            {"cluster": hosts, "task": {"type": role, "index": 0}},
+        )
+        for role in hosts
+    ]
+    for worker in workers:
+        _finish(worker)
+    results = {role: json.loads((tmp_path / f"{role}.json").read_text()) for role in hosts}
+    expected = np.array(mirrored["mlp"]["one"])
+    for result in results.values():
+        np.testing.assert_allclose(np.array(result["losses"]), expected, rtol=1e-4, atol=1e-4)
+    assert results["master"]["chief"]
+    assert not results["worker"]["chief"]
+    assert results["master"]["digest"] == results["worker"]["digest"]
+    assert (tmp_path / "work" / "history.json").exists()

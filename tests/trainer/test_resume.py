@@ -1,0 +1,115 @@
+"""A run that was killed ends with the weights of one that was not."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.trainer import tiny
+from trainer.checkpoints import Checkpoints, pack
+from trainer.preemption import PREEMPTED_EXIT_CODE
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, list[dict]]:
+    result = tiny.resumed_run(tmp_path_factory.mktemp("whole"))
+    return tiny.flat_weights(result), result.history
+
+
+def _start(workdir: pathlib.Path) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.trainer.tiny", str(workdir), str(workdir / "out.npy")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def _signal_at(process: subprocess.Popen, step: int, number: int) -> int:
+    """Sends a signal when the process reports the step; its exit code."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) >= step:
+            process.send_signal(number)
+            break
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+def test_killed_run_ends_with_identical_weights(
+    tmp_path: pathlib.Path, uninterrupted: tuple[np.ndarray, list[dict]]
+) -> None:
+    step = random.randint(2, 38)
+    assert _signal_at(_start(tmp_path), step, signal.SIGKILL) == -signal.SIGKILL
+    result = tiny.resumed_run(tmp_path)
+    weights, history = uninterrupted
+    np.testing.assert_array_equal(tiny.flat_weights(result), weights, err_msg=f"killed at {step}")
+    assert result.history == history
+
+
+def test_sigterm_saves_and_has_its_own_exit_code(
+    tmp_path: pathlib.Path, uninterrupted: tuple[np.ndarray, list[dict]]
+) -> None:
+    assert _signal_at(_start(tmp_path), 10, signal.SIGTERM) == PREEMPTED_EXIT_CODE
+    assert any((tmp_path / "checkpoints").glob("step-*.json"))
+    result = tiny.resumed_run(tmp_path)
+    np.testing.assert_array_equal(tiny.flat_weights(result), uninterrupted[0])
+
+
+def test_a_checkpoint_cut_short_is_passed_over(tmp_path: pathlib.Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path), identity="run", keep=3)
+    for step in (1, 2, 3):
+        checkpoints.save(step, [np.full(4, step, np.float32)], {"n": step})
+    newest = tmp_path / "step-000000003.npz"
+    newest.write_bytes(newest.read_bytes()[:-20])
+    (tmp_path / "step-000000004.json").write_text('{"step": 4, "ident')
+    restored = checkpoints.restore()
+    assert restored is not None
+    step, arrays, notes = restored
+    assert (step, notes) == (2, {"n": 2})
+    np.testing.assert_array_equal(arrays[0], np.full(4, 2, np.float32))
+
+
+def test_only_the_configured_number_is_kept(tmp_path: pathlib.Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path), identity="run", keep=2)
+    for step in range(5):
+        checkpoints.save(step, [np.zeros(1)], {})
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == [
+        "step-000000003.json",
+        "step-000000004.json",
+    ]
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_checkpoints_of_another_run_are_refused(tmp_path: pathlib.Path) -> None:
+    Checkpoints(str(tmp_path), identity="one", keep=1).save(1, [np.zeros(1)], {})
+    with pytest.raises(ValueError, match="a run with other data or options"):
+        Checkpoints(str(tmp_path), identity="two", keep=1).restore()
+
+
+def test_damaged_best_weights_are_not_used(tmp_path: pathlib.Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path), identity="run", keep=1)
+    checkpoints.save_best([np.arange(3.0)])
+    best = checkpoints.restore_best()
+    assert best is not None
+    np.testing.assert_array_equal(best[0], np.arange(3.0))
+    (tmp_path / "best.npz").write_bytes(pack([np.zeros(3)]) + b"0" * 64)
+    assert checkpoints.restore_best() is None
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: pathlib.Path) -> None:
+    first = tiny.run(tmp_path)
+    steps: list[int] = []
+    second = tiny.run(tmp_path, progress=lambda event: steps.append(event.step))
+    assert steps == []
+    np.testing.assert_array_equal(tiny.flat_weights(first), tiny.flat_weights(second))
+    assert json.loads((tmp_path / "history.json").read_text()) == second.history

@@ -1,0 +1,116 @@
+"""`python -m trainer`: trains from a folder of Examples, without TFX.
+
+Writes `model.keras` and `model.json` (classes, calibration, summaries) to the output folder.
+"""
+
+import argparse
+import json
+import logging
+import os
+import pathlib
+import sys
+from typing import Any
+
+import pydantic
+import yaml
+
+from trainer.config import ImageConfig, ModelConfig, TrainerConfig
+from trainer.preemption import PREEMPTED_EXIT_CODE, PreemptedError
+
+
+def _arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__.splitlines()[0])
+    parser.add_argument("examples", help="folder with Split-train/* or train*.tfrecord*")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the model")
+    parser.add_argument("--config", type=pathlib.Path, help="YAML: sections image, model, trainer")
+    return parser.parse_args(argv)
+
+
+def read_config(path: pathlib.Path | None) -> tuple[ImageConfig, ModelConfig, TrainerConfig]:
+    """The sections image, model and trainer of a YAML file; other sections are left alone.
+
+    Raises:
+        ValueError: one line for each thing that is wrong, naming its key.
+    """
+    try:
+        tree: dict[str, Any] = yaml.safe_load(path.read_text("utf-8")) or {} if path else {}
+        if not isinstance(tree, dict):
+            raise ValueError(f"{path}: expected sections, got {type(tree).__name__}")
+    except (OSError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+    sections = (("image", ImageConfig), ("model", ModelConfig), ("trainer", TrainerConfig))
+    made: list[Any] = []
+    problems = []
+    for name, kind in sections:
+        try:
+            made.append(kind.model_validate(tree.get(name, {})))
+        except pydantic.ValidationError as error:
+            for problem in error.errors():
+                key = ".".join(str(part) for part in (name, *problem["loc"]))
+                problems.append(f"{key}: {problem['msg']}")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return made[0], made[1], made[2]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Trains; the exit code is 0, 1 (an error, said in a line) or 75 (stopped by SIGTERM)."""
+    arguments = _arguments(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        _train(arguments.examples, arguments.out, *read_config(arguments.config))
+    except PreemptedError as stopped:
+        logging.warning("%s", stopped)
+        return PREEMPTED_EXIT_CODE
+    except (ValueError, OSError) as error:
+        logging.error("%s", error)
+        return 1
+    return 0
+
+
+def _train(
+    examples: str,
+    out: pathlib.Path,
+    image: ImageConfig,
+    model: ModelConfig,
+    trainer: TrainerConfig,
+) -> None:
+    # After the arguments: `--help` and wrong options must not wait for TensorFlow.
+    from trainer import examples as folder
+    from trainer import strategy as strategies
+    from trainer.train import train
+
+    # A multi-worker strategy comes before any other TensorFlow operation.
+    strategy = strategies.create_strategy(trainer.devices)
+    splits, classes = folder.load_folder(
+        examples,
+        image,
+        memory_limit_bytes=trainer.memory_limit_mb << 20,
+        cache_dir=os.fspath(out / "cache"),
+    )
+    mean, std = folder.pixel_moments(splits["train"])
+    result = train(
+        model_config=model,
+        trainer_config=trainer,
+        data=splits,
+        image_shape=image.shape,
+        num_classes=max(1, len(classes)),
+        pixel_mean=mean,
+        pixel_std=std,
+        workdir=out,
+        strategy=strategy,
+    )
+    if strategies.is_chief(strategy):
+        result.model.save(out / "model.keras")
+        record = {
+            "classes": classes,
+            "image": image.model_dump(),
+            "calibration": result.calibration,
+            "summaries": result.summaries,
+            "validation": result.history[-1].get("validation"),
+        }
+        (out / "model.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

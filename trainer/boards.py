@@ -1,0 +1,109 @@
+"""TensorBoard: scalars of training and validation, and pictures of what the model has learned.
+
+Called by `train.py` on the chief. Pictures: reconstructions, samples of the prior, the latent map.
+"""
+
+import io
+import math
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.input_pipeline import ImageSet
+from trainer.model import VaeClassifier
+
+_SHOWN = 16
+_MAP_IMAGES = 1000
+
+
+class Boards:
+    """Writes a run's events.
+
+    Args:
+        workdir: events go to `tensorboard` in it.
+        data: images to show, of the validation split if there is one.
+        seed: of the prior's samples.
+    """
+
+    def __init__(self, workdir: str, data: ImageSet, *, seed: int) -> None:
+        self._writer = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
+        self._shown = data.images[:_SHOWN]
+        self._mapped = data.images[:_MAP_IMAGES]
+        self._labels = data.labels[:_MAP_IMAGES]
+        self._seed = seed
+
+    def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
+        """Writes numbers under `group/`."""
+        with self._writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(f"{group}/{name}", value)
+
+    def pictures(self, step: int, model: VaeClassifier) -> None:
+        """Writes the pictures of the model's present state."""
+        with self._writer.as_default(step=step):
+            tf.summary.image("reconstructions", self._reconstructions(model))
+            if model.config.conditioning != "hidden":
+                tf.summary.image("prior samples", _grid(self._samples(model)))
+            tf.summary.image("latent map", self._latent_map(model))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._writer.close()
+
+    def _reconstructions(self, model: VaeClassifier) -> np.ndarray:
+        """Images in the upper row, their reconstructions in the lower."""
+        pixels = self._shown.astype(np.float32) / 255.0
+        rebuilt = model.analyse(pixels)["reconstruction"].numpy()
+        return np.concatenate(
+            [np.concatenate(list(pixels), axis=1), np.concatenate(list(rebuilt), axis=1)]
+        )[np.newaxis]
+
+    def _samples(self, model: VaeClassifier) -> np.ndarray:
+        latent = tf.random.stateless_normal([_SHOWN, model.config.latent_size], [self._seed, 0])
+        labels = tf.range(_SHOWN) % model.num_classes
+        return model.decode_latent(latent, labels).numpy()
+
+    def _latent_map(self, model: VaeClassifier) -> np.ndarray:
+        """Posterior means in the plane (of their two principal components if d > 2)."""
+        pixels = self._mapped.astype(np.float32) / 255.0
+        latent = model.encode(pixels).mean.numpy()
+        if latent.shape[1] > 2:
+            centred = latent - latent.mean(axis=0)
+            _, _, axes = np.linalg.svd(centred, full_matrices=False)
+            latent = centred @ axes[:2].T
+        elif latent.shape[1] == 1:
+            latent = np.concatenate([latent, np.zeros_like(latent)], axis=1)
+        return scatter(latent, self._labels)
+
+
+def _grid(images: np.ndarray) -> np.ndarray:
+    """[n, h, w, c] as one image of about sqrt(n) columns."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    padding = rows * columns - len(images)
+    cells = np.concatenate([images, np.zeros([padding, *images.shape[1:]], images.dtype)])
+    lines = [np.concatenate(list(cells[i * columns : (i + 1) * columns]), 1) for i in range(rows)]
+    return np.concatenate(lines)[np.newaxis]
+
+
+def scatter(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """A scatter plot by class, uint8 [1, height, width, 3].
+
+    Args:
+        points: float [n, 2].
+        labels: int [n], -1: none.
+    """
+    # Costly to import, and only wanted here.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), dpi=100, layout="tight")
+    canvas: Any = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.scatter(points[:, 0], points[:, 1], c=labels, cmap="tab20", s=6)
+    buffer = io.BytesIO()
+    canvas.print_png(buffer)
+    return tf.io.decode_png(buffer.getvalue(), channels=3).numpy()[np.newaxis]
