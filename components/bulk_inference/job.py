@@ -50,7 +50,8 @@ class BulkResult:
         labels: Rows by label.
         verdicts: Rows by verdict.
         notes: What a person should know: a fresh start, and why.
-        drift: Summary of the drift report; None where there is none.
+        drift: The drift report; None where it is off.
+        estimate: What a dry run found; None for a real one.
     """
 
     output: str
@@ -72,6 +73,7 @@ class BulkResult:
     verdicts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     drift: dict[str, Any] | None = None
+    estimate: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, in types that JSON knows."""
@@ -101,6 +103,8 @@ def run_bulk(
     begin = time.perf_counter()
     card = _require_usable(config)
     result = BulkResult(config.output, card.path)
+    if config.dry_run:
+        return _dry_run(config, card, result)
     result.notes.extend(_settle_identity(config, card))
     planned = list(plan_units(config))
     if config.duplicates == "drop":
@@ -154,8 +158,28 @@ def _require_usable(config: BulkConfig) -> ModelCard:
     if config.format == "npy" and "embedding" not in config.columns:
         raise InputError("bulk.format npy needs the column `embedding` in bulk.columns")
     card = read_card(config.model)
-    storage.require_writable(config.output)
+    if not config.dry_run:
+        storage.require_writable(config.output)
     return card
+
+
+def _dry_run(config: BulkConfig, card: ModelCard, result: BulkResult) -> BulkResult:
+    """Estimates what is left to do; leaves the output as it is."""
+    from components.bulk_inference.engines import usable_cores
+    from components.bulk_inference.estimate import estimate
+
+    begin = time.perf_counter()
+    planned = list(plan_units(config))
+    same_job = ledger.read_identity(config.output) == ledger.job_identity(config, card)
+    keep = same_job and not config.overwrite
+    finished = ledger.finished_names(config.output) if keep else set()
+    todo = [unit for unit in planned if unit.name not in finished]
+    result.units = len(planned)
+    result.notes.append(f"dry run: {len(finished & {u.name for u in planned})} units are done")
+    found = estimate(config, card, todo, config.engine.workers or usable_cores())
+    result.estimate = found.as_dict()
+    result.seconds = time.perf_counter() - begin
+    return result
 
 
 def _settle_identity(config: BulkConfig, card: ModelCard) -> list[str]:
