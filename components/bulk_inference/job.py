@@ -3,14 +3,16 @@
 The command line, the pipeline and the TFX component call `run_bulk`; all else is behind it.
 """
 
+import json
 import posixpath
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from components.bulk_inference import ledger, storage
+from components.bulk_inference import drift, ledger, storage
 from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.manifest import Totals, write_manifest
 from components.bulk_inference.model_card import ModelCard, read_card
 from components.bulk_inference.planning import PlannedUnit, plan_units
@@ -48,7 +50,8 @@ class BulkResult:
         labels: Rows by label.
         verdicts: Rows by verdict.
         notes: What a person should know: a fresh start, and why.
-        drift: Summary of the drift report; None where there is none.
+        drift: The drift report; None where it is off.
+        estimate: What a dry run found; None for a real one.
     """
 
     output: str
@@ -70,6 +73,7 @@ class BulkResult:
     verdicts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     drift: dict[str, Any] | None = None
+    estimate: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, in types that JSON knows."""
@@ -99,6 +103,8 @@ def run_bulk(
     begin = time.perf_counter()
     card = _require_usable(config)
     result = BulkResult(config.output, card.path)
+    if config.dry_run:
+        return _dry_run(config, card, result)
     result.notes.extend(_settle_identity(config, card))
     planned = list(plan_units(config))
     if config.duplicates == "drop":
@@ -123,14 +129,18 @@ def run_bulk(
         ledger.forget(config.output, name)
 
     totals = Totals()
+    sums = DriftSums(card)
     done_now = {unit.name for unit in todo}
     for record in ledger.read_records(config.output, [unit.name for unit in planned]):
         totals.add(record)
+        sums.add_dict(record.drift)
         if record.name in done_now:
             result.members_done_now += record.members
             result.reused += record.reused
     _fill(result, totals, card)
     _require_count_law(totals, result)
+    if config.drift.enabled:
+        result.drift = _report_drift(config, card, sums, changed=bool(todo or stale))
     result.seconds = time.perf_counter() - begin
     if result.members_done_now:
         result.images_per_second = result.members_done_now / pipeline_seconds
@@ -148,8 +158,28 @@ def _require_usable(config: BulkConfig) -> ModelCard:
     if config.format == "npy" and "embedding" not in config.columns:
         raise InputError("bulk.format npy needs the column `embedding` in bulk.columns")
     card = read_card(config.model)
-    storage.require_writable(config.output)
+    if not config.dry_run:
+        storage.require_writable(config.output)
     return card
+
+
+def _dry_run(config: BulkConfig, card: ModelCard, result: BulkResult) -> BulkResult:
+    """Estimates what is left to do; leaves the output as it is."""
+    from components.bulk_inference.engines import usable_cores
+    from components.bulk_inference.estimate import estimate
+
+    begin = time.perf_counter()
+    planned = list(plan_units(config))
+    same_job = ledger.read_identity(config.output) == ledger.job_identity(config, card)
+    keep = same_job and not config.overwrite
+    finished = ledger.finished_names(config.output) if keep else set()
+    todo = [unit for unit in planned if unit.name not in finished]
+    result.units = len(planned)
+    result.notes.append(f"dry run: {len(finished & {u.name for u in planned})} units are done")
+    found = estimate(config, card, todo, config.engine.workers or usable_cores())
+    result.estimate = found.as_dict()
+    result.seconds = time.perf_counter() - begin
+    return result
 
 
 def _settle_identity(config: BulkConfig, card: ModelCard) -> list[str]:
@@ -253,6 +283,20 @@ def _run_pipeline(
 
 def _is_done(output: str, unit: PlannedUnit) -> bool:
     return storage.exists(ledger.record_path(output, unit.name))
+
+
+def _report_drift(
+    config: BulkConfig, card: ModelCard, sums: DriftSums, *, changed: bool
+) -> dict[str, Any]:
+    report = drift.judge(card, sums, config.drift.alarm_rate)
+    content = json.dumps(report.as_dict(), indent=2).encode()
+    storage.write_bytes(posixpath.join(config.output, "drift.json"), content)
+    text = report.as_markdown().encode()
+    storage.write_bytes(posixpath.join(config.output, "drift.md"), text)
+    if config.drift.picture and report.tests and changed:
+        picture = drift.draw(card, sums, report)
+        storage.write_bytes(posixpath.join(config.output, "drift.png"), picture)
+    return report.as_dict()
 
 
 def _fill(result: BulkResult, totals: Totals, card: ModelCard) -> None:

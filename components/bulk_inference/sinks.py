@@ -45,7 +45,10 @@ class ParquetSink:
         self._held_bytes = 0
 
     def write(self, rows: pa.RecordBatch) -> None:
-        """Appends rows; a row group is written when enough are there."""
+        """Appends rows, of which it takes its columns; writes a row group when it is full."""
+        if rows.schema.names != self._schema.names:
+            columns = [rows.column(rows.schema.get_field_index(n)) for n in self._schema.names]
+            rows = pa.RecordBatch.from_arrays(columns, schema=self._schema)
         self._held.append(rows)
         self._held_bytes += rows.nbytes
         if self._held_bytes >= _ROW_GROUP_BYTES:
@@ -116,7 +119,7 @@ class TFRecordSink:
 
 
 class NpySink:
-    """Embeddings as one float32 array [rows, d]; the job writes the index of keys beside it."""
+    """Embeddings as one float32 array [rows, d]; the index of keys is beside it."""
 
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
         if "embedding" not in schema.names:

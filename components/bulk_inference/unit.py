@@ -91,10 +91,19 @@ def annotate_unit(planned: PlannedUnit, spec: JobSpec) -> ledger.UnitRecord:
     rejects: list[Reject] = []
     copies: list[tuple[str, str]] = []
     drift = DriftSums(card)
+    schema = table_schema(config.columns, card)
     try:
         with ExitStack() as stack:
             file = stack.enter_context(storage.writing(posixpath.join(config.output, shard)))
-            sink = SINKS[config.format](file, table_schema(config.columns, card))
+            sinks = [SINKS[config.format](file, schema)]
+            files = {shard: file}
+            if config.format == "npy":
+                # The keys of the array's rows, and all else that is asked for.
+                index = f"{shard.removesuffix('.npy')}.index.parquet"
+                path = posixpath.join(config.output, index)
+                files[index] = stack.enter_context(storage.writing(path))
+                columns = [field for field in schema if field.name != "embedding"]
+                sinks.append(SINKS["parquet"](files[index], pa.schema(columns)))
             for result in _results(planned, spec, annotator):
                 _add(record, result)
                 TALLY.add(result.members, len(result.rejects))
@@ -102,10 +111,11 @@ def annotate_unit(planned: PlannedUnit, spec: JobSpec) -> ledger.UnitRecord:
                 copies.extend(result.duplicates)
                 if result.drift is not None:
                     drift.merge(result.drift)
-                if result.rows is not None:
+                for sink in sinks if result.rows is not None else ():
                     sink.write(result.rows)
-            sink.close()
-            record.files[shard] = file.tell()
+            for sink in sinks:
+                sink.close()
+            record.files.update({name: opened.tell() for name, opened in files.items()})
     except InputError as error:
         ledger.write_error(config.output, planned.name, str(error))
         return record

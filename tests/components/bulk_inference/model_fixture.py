@@ -139,3 +139,37 @@ def export_model(
     extra.mkdir()
     (extra / "model.json").write_text(json.dumps(card), encoding="utf-8")
     return directory
+
+
+_LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+
+
+def summarise(images: np.ndarray, outputs: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Summaries in the form of a trained model's card.
+
+    Args:
+        images: uint8 [n, height, width, channels], the training data.
+        outputs: What the model answers to them.
+    """
+
+    def quantiles(values: np.ndarray) -> list[float]:
+        return np.quantile(values.astype(np.float64), _LEVELS, axis=0).T.tolist()
+
+    flat = images.reshape(len(images), -1).astype(np.float32) / 255.0
+    histogram = np.bincount(images.ravel() // 8, minlength=32)
+    classes = outputs["probabilities"].shape[1]
+    counts = np.bincount(outputs["label_index"], minlength=classes)
+    return {
+        "images": len(images),
+        "levels": list(_LEVELS),
+        "pixels": {
+            "histogram": (histogram / histogram.sum()).tolist(),
+            "brightness": quantiles(flat.mean(axis=1)),
+            "contrast": quantiles(flat.std(axis=1)),
+        },
+        "latent": {"quantiles": quantiles(outputs["embedding"])},
+        "classes": (counts / len(images)).tolist(),
+        "confidence": quantiles(outputs["probability"]),
+        "outlier_score": quantiles(outputs["outlier_score"]),
+        "elbo": quantiles(outputs["elbo"]),
+    }

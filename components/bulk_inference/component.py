@@ -1,0 +1,89 @@
+"""BulkInference, the component: annotates images with a blessed model inside a pipeline.
+
+For those who want the job in the DAG, after the Evaluator; `vaeline classify` does without TFX.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tfx import types
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
+
+from components.bulk_inference import executor
+from components.bulk_inference.config import BulkConfig
+
+MODEL: Final = executor.MODEL
+MODEL_BLESSING: Final = executor.MODEL_BLESSING
+EXAMPLES: Final = executor.EXAMPLES
+ANNOTATIONS: Final = executor.ANNOTATIONS
+
+
+class BulkInferenceSpec(ComponentSpec):
+    """What BulkInference takes and gives."""
+
+    PARAMETERS = {
+        executor.BULK_CONFIG: ExecutionParameter(type=str),
+        executor.SPLIT: ExecutionParameter(type=str, optional=True),
+        executor.CODE_DIGEST: ExecutionParameter(type=str, optional=True),
+        executor.INPUT_FINGERPRINT: ExecutionParameter(type=str, optional=True),
+    }
+    INPUTS = {
+        MODEL: ChannelParameter(type=standard_artifacts.Model),
+        MODEL_BLESSING: ChannelParameter(type=standard_artifacts.ModelBlessing, optional=True),
+        EXAMPLES: ChannelParameter(type=standard_artifacts.Examples, optional=True),
+    }
+    OUTPUTS = {ANNOTATIONS: ChannelParameter(type=standard_artifacts.InferenceResult)}
+
+
+class BulkInference(base_component.BaseComponent):
+    """Annotates a split of the pipeline's own examples, or archives of the configuration.
+
+    Unlike TFX's BulkInferrer, which passes over an unblessed model in silence, it fails.
+
+    Args:
+        model: Model of the Trainer.
+        bulk_config: The job, or what makes one. `model` and `output` are set by the component,
+            `input` as well where `examples` is given.
+        model_blessing: Blessing of the Evaluator; without one the model is taken as it is.
+        examples: Images of the pipeline; without them `bulk_config.input` names archives.
+        split: Of the examples.
+        code_digest: Digest of the code: another digest, another cache entry.
+        input_fingerprint: Of the archives, where the configuration names them: TFX's cache does
+            not see their content.
+    """
+
+    SPEC_CLASS = BulkInferenceSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self,
+        model: types.BaseChannel,
+        bulk_config: BulkConfig | Mapping[str, Any],
+        *,
+        model_blessing: types.BaseChannel | None = None,
+        examples: types.BaseChannel | None = None,
+        split: str | None = None,
+        code_digest: str | None = None,
+        input_fingerprint: str | None = None,
+    ) -> None:
+        config = BulkConfig.model_validate(bulk_config)
+        if (config.input is None) == (examples is None):
+            raise ValueError(
+                "BulkInference takes its images either from `examples` or from the archives of"
+                " `bulk_config.input`; give exactly one of them"
+            )
+        spec = BulkInferenceSpec(
+            **{
+                MODEL: model,
+                MODEL_BLESSING: model_blessing,
+                EXAMPLES: examples,
+                executor.BULK_CONFIG: config.model_dump_json(),
+                executor.SPLIT: split,
+                executor.CODE_DIGEST: code_digest,
+                executor.INPUT_FINGERPRINT: input_fingerprint,
+                ANNOTATIONS: types.Channel(type=standard_artifacts.InferenceResult),
+            }
+        )
+        super().__init__(spec=spec)

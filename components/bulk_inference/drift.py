@@ -1,0 +1,267 @@
+"""The archive against the data the model was trained on: tests, estimates, a verdict, a table.
+
+`job.py` calls it at the end, on the sums that workers kept. Statistics are two-sample tests on
+binned counts, so they cost nothing and add up exactly over any division of the work.
+"""
+
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+from scipy import stats  # type: ignore[import-untyped]
+
+from components.bulk_inference.drift_sums import PIXEL_BINS, DriftSums, expected_shares
+from components.bulk_inference.model_card import ModelCard
+
+_FAMILIES: Final = ("latent", "brightness", "contrast", "outlier_score", "confidence", "classes")
+"""What is tested; each family gets an equal part of the alarm rate."""
+
+_SMALLEST_EFFECT: Final = 0.05
+"""Total variation below which a difference is no alarm, however sure: with a million images
+everything differs."""
+
+_EM_STEPS: Final = 200
+_FEWEST_IMAGES: Final = 50
+
+
+@dataclass(frozen=True)
+class Test:
+    """One comparison.
+
+    Attributes:
+        name: What is compared; of latent dimensions the one that differs most.
+        statistic: Two-sample chi-square.
+        p_value: Corrected for the number of dimensions.
+        distance: Total variation between archive and training data, 0 to 1.
+        alarm: Whether both say that they differ.
+    """
+
+    name: str
+    statistic: float
+    p_value: float
+    distance: float
+    alarm: bool
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """What the comparison gave.
+
+    Attributes:
+        images: Images of the archive that were counted.
+        training_images: Images behind the training summaries.
+        alarm: Whether any test alarms.
+        alarm_rate: Share of undrifted archives that may alarm.
+        tests: One a family.
+        outlier_share: Share of images that score above the training data's 95 % quantile.
+        labels: Share of each class as predicted.
+        prior_shift: Share of each class as estimated with the classifier's errors in mind.
+        training_labels: Share of each class as predicted on the training data.
+        formats: Images by format.
+        sizes: Images by width and height, the commonest.
+        note: Why there is no more than this.
+    """
+
+    images: int
+    training_images: int = 0
+    alarm: bool = False
+    alarm_rate: float = 0.0
+    tests: list[Test] = field(default_factory=list)
+    outlier_share: float | None = None
+    labels: dict[str, float] = field(default_factory=dict)
+    prior_shift: dict[str, float] = field(default_factory=dict)
+    training_labels: dict[str, float] = field(default_factory=dict)
+    formats: dict[str, int] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    def as_markdown(self) -> str:
+        """A table for a person."""
+        verdict = "ALARM" if self.alarm else "no alarm"
+        lines = [f"# Drift: {verdict}", "", f"{self.images} images. {self.note}".strip(), ""]
+        lines += ["| compared | distance | p | |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| {test.name} | {test.distance:.3f} | {test.p_value:.2g} |"
+            f" {'ALARM' if test.alarm else ''} |"
+            for test in self.tests
+        ]
+        lines += ["", "| label | training | archive | estimated |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"| {name} | {self.training_labels.get(name, 0):.3f} | {share:.3f} |"
+            f" {self.prior_shift.get(name, 0):.3f} |"
+            for name, share in self.labels.items()
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def judge(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftReport:
+    """Compares an archive's sums with the training summaries.
+
+    Args:
+        card: The model with its summaries.
+        sums: Over the whole archive.
+        alarm_rate: Share of undrifted archives that may alarm, over all tests together
+            (Bonferroni over families, and over the dimensions within the latent one).
+    """
+    images = sums.mix["format"].total()
+    mixes = {name: dict(sums.mix[name].most_common(20)) for name in ("format", "size")}
+    report = partial(DriftReport, images, formats=mixes["format"], sizes=mixes["size"])
+    if not card.summaries:
+        return report(note="The model carries no summaries of its training data.")
+    if images < _FEWEST_IMAGES:
+        return report(note=f"Fewer than {_FEWEST_IMAGES} images are not judged.")
+    known = int(card.summaries["images"])
+    expected = _expected(card)
+    tests = []
+    for family in _FAMILIES:
+        results = [
+            (name, *two_sample(sums.counts[name], expected[name], known))
+            for name in sorted(expected)
+            if (name == family or name.startswith(f"{family}/")) and name in sums.counts
+        ]
+        if results:
+            name, statistic, p_value, distance = min(results, key=lambda entry: entry[2])
+            p_value = min(1.0, p_value * len(results))
+            sure = p_value < alarm_rate / len(_FAMILIES)
+            alarm = sure and distance >= _SMALLEST_EFFECT
+            tests.append(Test(name, statistic, p_value, distance, alarm))
+    trained = np.asarray(card.summaries["classes"])
+    shares = sums.counts["classes"] / max(sums.counts["classes"].sum(), 1)
+    prior = prior_shift(np.asarray(sums.posteriors), trained)
+    return report(
+        training_images=known,
+        alarm=any(test.alarm for test in tests),
+        alarm_rate=alarm_rate,
+        tests=tests,
+        outlier_share=_outlier_share(card, sums),
+        labels=_named(card, shares),
+        prior_shift=_named(card, prior),
+        training_labels=_named(card, trained),
+    )
+
+
+def two_sample(counts: np.ndarray, expected: np.ndarray, known: int) -> tuple[float, float, float]:
+    """Two-sample chi-square test of counts against another sample's shares.
+
+    The training side is a sample too, which a goodness-of-fit test would take for the truth:
+    sum of (sqrt(m/n) a - sqrt(n/m) b)^2 / (a + b) with k - 1 degrees of freedom (Press et al.,
+    Numerical Recipes, section 14.3).
+
+    Args:
+        counts: int [k], of the archive.
+        expected: float [k], shares in the training data.
+        known: Images behind those shares.
+
+    Returns:
+        Statistic, p-value, and total variation distance.
+    """
+    other = expected * known
+    used = counts + other > 0
+    ours, theirs = counts[used].astype(float), other[used]
+    total = ours.sum()
+    if total == 0 or used.sum() < 2:
+        return 0.0, 1.0, 0.0
+    scale = np.sqrt(known / total)
+    statistic = float((((scale * ours) - theirs / scale) ** 2 / (ours + theirs)).sum())
+    distance = 0.5 * float(np.abs(ours / total - theirs / known).sum())
+    return statistic, float(stats.chi2.sf(statistic, used.sum() - 1)), distance
+
+
+def prior_shift(posteriors: np.ndarray, trained: np.ndarray) -> np.ndarray:
+    """Estimates the classes' true shares by expectation maximisation.
+
+    Saerens, Latinne and Decaestecker (2002): reweighs the calibrated probabilities by the ratio
+    of new to old shares until they agree with their own mean.
+
+    Args:
+        posteriors: float [n, k], a sample of the archive's class probabilities.
+        trained: float [k], shares that the classifier was trained with.
+
+    Returns:
+        float [k], summing to 1.
+    """
+    if not len(posteriors):
+        return trained
+    old = np.maximum(trained, 1e-6)
+    shares = old / old.sum()
+    for _ in range(_EM_STEPS):
+        weighted = posteriors * (shares / old)
+        weighted /= np.maximum(weighted.sum(axis=1, keepdims=True), 1e-12)
+        updated = weighted.mean(axis=0)
+        if np.abs(updated - shares).max() < 1e-7:
+            break
+        shares = updated
+    return shares
+
+
+def _expected(card: ModelCard) -> dict[str, np.ndarray]:
+    summaries = card.summaries
+    levels = summaries["levels"]
+    expected = {
+        f"latent/{dimension}": expected_shares(row, levels)
+        for dimension, row in enumerate(summaries["latent"]["quantiles"])
+    }
+    for name in ("brightness", "contrast"):
+        expected[name] = expected_shares(summaries["pixels"][name], levels)
+    for name in ("outlier_score", "confidence"):
+        if name in summaries:
+            expected[name] = expected_shares(summaries[name], levels)
+    expected["classes"] = np.asarray(summaries["classes"])
+    return expected
+
+
+def _outlier_share(card: ModelCard, sums: DriftSums) -> float | None:
+    counts = sums.counts.get("outlier_score")
+    if counts is None:
+        return None
+    quantiles, levels = card.summaries["outlier_score"], card.summaries["levels"]
+    upto = np.cumsum(expected_shares(quantiles, levels))
+    above = upto > 0.95 + 1e-9
+    return float(counts[above].sum() / max(counts.sum(), 1))
+
+
+def _named(card: ModelCard, shares: np.ndarray) -> dict[str, float]:
+    return {name: round(float(share), 6) for name, share in zip(card.classes, shares, strict=True)}
+
+
+def draw(card: ModelCard, sums: DriftSums, report: DriftReport) -> bytes:
+    """Draws the report: distances, labels, pixel levels.
+
+    Returns:
+        A PNG.
+    """
+    import io
+
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    distances, labels, levels = figure.subplots(1, 3)
+    colours = ["tab:red" if test.alarm else "tab:blue" for test in report.tests]
+    distances.barh(
+        [test.name for test in report.tests], [t.distance for t in report.tests], color=colours
+    )
+    distances.set(title="distance from the training data", xlabel="total variation", xlim=(0, 1))
+    places = np.arange(len(report.labels))
+    labels.bar(places - 0.2, list(report.training_labels.values()), 0.4, label="training")
+    labels.bar(places + 0.2, list(report.labels.values()), 0.4, label="archive")
+    labels.set(title="predicted labels", xlabel="class number", ylabel="share")
+    labels.legend()
+    trained = card.summaries.get("pixels", {}).get("histogram", [])
+    if "pixels" in sums.counts and len(trained) == PIXEL_BINS:
+        step = 256 // PIXEL_BINS
+        edges = np.arange(PIXEL_BINS) * step
+        levels.step(edges, trained, where="post", label="training")
+        counts = sums.counts["pixels"]
+        levels.step(edges, counts / counts.sum(), where="post", label="archive")
+        levels.set(title="pixel levels", xlabel="level", ylabel="share", yscale="log")
+        levels.legend()
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100, metadata={"Software": None})
+    return picture.getvalue()

@@ -1,0 +1,75 @@
+"""The executor of BulkInference: unpacks artifacts, refuses an unblessed model, runs the job.
+
+TFX makes it; the job itself knows no TFX.
+"""
+
+from typing import Any, Final
+
+from tfx import types
+from tfx.components.util import model_utils
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+from tfx.utils import path_utils
+
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.job import run_bulk
+from components.image_sources.config import InputConfig
+from trainer import features
+
+MODEL: Final = "model"
+MODEL_BLESSING: Final = "model_blessing"
+EXAMPLES: Final = "examples"
+ANNOTATIONS: Final = "annotations"
+
+BULK_CONFIG: Final = "bulk_config"
+SPLIT: Final = "split"
+CODE_DIGEST: Final = "code_digest"
+INPUT_FINGERPRINT: Final = "input_fingerprint"
+
+
+class UnblessedModelError(ValueError):
+    """The Evaluator did not bless the model, so nothing is labelled with it."""
+
+
+class Executor(base_executor.BaseExecutor):
+    """Runs one bulk job."""
+
+    def Do(  # noqa: N802 (TFX's name)
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Annotates the images.
+
+        Args:
+            input_dict: `model`, and where given `model_blessing` and `examples`.
+            output_dict: `annotations`: the job's output folder; its counts become properties.
+            exec_properties: `bulk_config` (JSON) and, with examples, `split`.
+
+        Raises:
+            UnblessedModelError: if there is a blessing artifact and it does not bless.
+            InputError: if the images or the model cannot be used.
+        """
+        model = artifact_utils.get_single_instance(input_dict[MODEL])
+        blessings = input_dict.get(MODEL_BLESSING) or []
+        if blessings and not model_utils.is_model_blessed(blessings[0]):
+            raise UnblessedModelError(
+                f"{model.uri}: the Evaluator did not bless this model, so no image is labelled"
+                " with it; see why in the Evaluator's verdict, or leave model_blessing out"
+            )
+        output = artifact_utils.get_single_instance(output_dict[ANNOTATIONS])
+        config = BulkConfig.model_validate_json(exec_properties[BULK_CONFIG])
+        changes: dict[str, Any] = {
+            "model": path_utils.serving_model_path(model.uri),
+            "output": output.uri,
+            # The folder of an artifact is the component's own, whatever an earlier try left there.
+            "overwrite": True,
+        }
+        if input_dict.get(EXAMPLES):
+            split = exec_properties.get(SPLIT) or features.UNLABELLED
+            folder = artifact_utils.get_split_uri(input_dict[EXAMPLES], split)
+            changes["input"] = InputConfig(paths=(f"{folder}/*",), format="tfrecord")
+        result = run_bulk(config.model_copy(update=changes))
+        for name in ("members", "rows", "rejects", "duplicates"):
+            output.set_int_custom_property(name, getattr(result, name))

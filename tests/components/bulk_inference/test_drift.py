@@ -1,0 +1,145 @@
+"""The drift report: quiet on the training data's own halves, loud on data that changed."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from components.bulk_inference.drift import DriftReport, judge, prior_shift, two_sample
+from components.bulk_inference.drift_sums import DriftSums, expected_shares, inner_edges
+from components.bulk_inference.handler import Annotator
+from components.bulk_inference.model_card import ModelCard, read_card
+from serving import names
+from tests.components.bulk_inference.archives import png, write_zip
+from tests.components.bulk_inference.conftest import RunJob
+from tests.components.bulk_inference.model_fixture import export_model, summarise
+
+RATE = 0.05
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    digits = np.minimum(load_digits().images * 16, 255).astype(np.uint8)[..., np.newaxis]
+    return digits[np.random.default_rng(0).permutation(len(digits))]
+
+
+@pytest.fixture(scope="module")
+def annotator(model: Path) -> Annotator:
+    return Annotator(read_card(str(model)), workers=2, max_images=512)
+
+
+@pytest.fixture(scope="module")
+def card(annotator: Annotator, images: np.ndarray) -> ModelCard:
+    """The model's card with summaries of all digits."""
+    outputs, _ = annotator.annotate_pixels(images)
+    return dataclasses.replace(annotator.card, summaries=summarise(images, outputs))
+
+
+def report_on(card: ModelCard, annotator: Annotator, images: np.ndarray) -> DriftReport:
+    sums = DriftSums(card)
+    outputs, _ = annotator.annotate_pixels(images)
+    sums.add_answers(outputs)
+    for begin in range(0, len(images), 64):
+        sums.add_pixels(images[begin : begin + 64])
+    sums.add_files(["png"] * len(images), *np.full((2, len(images)), 8))
+    return judge(card, sums, RATE)
+
+
+def test_random_halves_of_the_training_data_alarm_at_most_at_the_stated_rate(
+    card: ModelCard, annotator: Annotator, images: np.ndarray
+) -> None:
+    draw = np.random.default_rng(1)
+    halves = [draw.permutation(len(images))[: len(images) // 2] for _ in range(100)]
+    alarms = [report_on(card, annotator, images[half]).alarm for half in halves]
+    assert sum(alarms) <= RATE * len(halves)
+
+
+def test_other_images_of_the_same_kind_do_not_alarm(
+    card: ModelCard, annotator: Annotator, images: np.ndarray
+) -> None:
+    outputs, _ = annotator.annotate_pixels(images[:900])
+    first = dataclasses.replace(card, summaries=summarise(images[:900], outputs))
+    assert not report_on(first, annotator, images[900:]).alarm
+
+
+@pytest.mark.parametrize("change", ["blurred", "inverted", "brighter", "re-weighted"])
+def test_changed_copies_alarm(
+    change: str, card: ModelCard, annotator: Annotator, images: np.ndarray
+) -> None:
+    outputs, _ = annotator.annotate_pixels(images)
+    labels = outputs[names.LABEL_INDEX]
+    common = labels == np.bincount(labels).argmax()
+    changed = {
+        "blurred": np.stack([cv2.GaussianBlur(i, (3, 3), 1.0)[..., None] for i in images]),
+        "inverted": 255 - images,
+        "brighter": np.clip(images.astype(int) + 30, 0, 255).astype(np.uint8),
+        "re-weighted": np.concatenate([images[~common], images[common][::3]]),
+    }[change]
+    report = report_on(card, annotator, changed)
+    assert report.alarm
+    assert any(test.alarm and test.p_value < 1e-3 for test in report.tests)
+
+
+def test_sums_do_not_depend_on_the_division(
+    card: ModelCard, annotator: Annotator, images: np.ndarray
+) -> None:
+    outputs, _ = annotator.annotate_pixels(images)
+    whole, parts = DriftSums(card), DriftSums(card)
+    whole.add_answers(outputs)
+    for begin in range(0, len(images), 100):
+        part = DriftSums(card)
+        part.add_answers({name: value[begin : begin + 100] for name, value in outputs.items()})
+        parts.add_dict(json.loads(json.dumps(part.as_dict())))
+    for name, counts in whole.counts.items():
+        np.testing.assert_array_equal(parts.counts[name], counts)
+
+
+def test_shares_of_bins_count_ties_once() -> None:
+    levels = [0.1, 0.5, 0.9]
+    assert inner_edges([2.0, 2.0, 3.0]).tolist() == [2.0, 3.0]
+    np.testing.assert_allclose(expected_shares([2.0, 2.0, 3.0], levels), [0.5, 0.4, 0.1])
+
+
+def test_two_sample_chi_square_against_a_table_by_hand() -> None:
+    # Two samples of 100: (a - b)^2 / (a + b) summed over two bins.
+    statistic, p_value, distance = two_sample(np.array([60, 40]), np.array([0.4, 0.6]), 100)
+    assert statistic == pytest.approx(8.0)
+    assert p_value == pytest.approx(0.004677735, rel=1e-5)
+    assert distance == pytest.approx(0.2)
+
+
+def test_prior_shift_finds_the_shares_behind_a_blurry_classifier() -> None:
+    draw = np.random.default_rng(0)
+    truth = draw.random(4000) < 0.9
+    # A score of unit variance around 0 or 1.5; posteriors for equal priors.
+    score = draw.normal(np.where(truth, 1.5, 0.0), 1.0)
+    likelihood = np.exp(-0.5 * (score[:, None] - np.array([0.0, 1.5])) ** 2)
+    posteriors = likelihood / likelihood.sum(axis=1, keepdims=True)
+    assert posteriors.mean(axis=0)[1] < 0.8
+    assert prior_shift(posteriors, np.array([0.5, 0.5]))[1] == pytest.approx(0.9, abs=0.02)
+
+
+def test_a_job_writes_a_table_and_a_picture(
+    tmp_path: Path, run_job: RunJob, card: ModelCard, images: np.ndarray
+) -> None:
+    model = export_model(tmp_path / "m", summaries=card.summaries)
+    members = {f"{at:03d}.png": png(255 - image[..., 0]) for at, image in enumerate(images[:80])}
+    result = run_job(write_zip(tmp_path / "a.zip", members), model=str(model))
+    assert result.drift is not None
+    assert result.drift["alarm"] is True
+    assert result.drift["formats"] == {"png": 80}
+    assert json.loads((tmp_path / "out" / "drift.json").read_text()) == result.drift
+    assert "| brightness |" in (tmp_path / "out" / "drift.md").read_text()
+    assert cv2.imread(str(tmp_path / "out" / "drift.png")).shape[1] == 1200
+
+
+def test_a_model_without_summaries_says_so(tmp_path: Path, run_job: RunJob) -> None:
+    members = {f"{at}.png": png(np.zeros((8, 8), np.uint8)) for at in range(3)}
+    result = run_job(write_zip(tmp_path / "a.zip", members))
+    assert result.drift is not None
+    assert "no summaries" in result.drift["note"]
+    assert not (tmp_path / "out" / "drift.png").exists()

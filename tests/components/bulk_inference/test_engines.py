@@ -1,0 +1,162 @@
+"""Runners: chosen by name, never by Beam; what is sent to workers is small and names the model."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import apache_beam as beam
+import pytest
+from apache_beam.internal import pickler
+from apache_beam.options.pipeline_options import (
+    DirectOptions,
+    FlinkRunnerOptions,
+    GoogleCloudOptions,
+    PortableOptions,
+    StandardOptions,
+    WorkerOptions,
+)
+from apache_beam.transforms.environments import DockerEnvironment
+
+from components.bulk_inference.config import BulkConfig, EngineConfig
+from components.bulk_inference.engines import choose_engine
+from components.bulk_inference.model_card import read_card
+from components.bulk_inference.planning import plan_units
+from components.bulk_inference.transforms import AnnotateUnit, AnnotateUnits
+from components.bulk_inference.unit import JobSpec
+from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
+from tests.components.bulk_inference.archives import broken, digits, write_zip
+from tests.components.bulk_inference.conftest import ReadTable, RunJob
+
+DATAFLOW = ("--project=p", "--region=europe-west4", "--temp_location=gs://b/tmp")
+
+
+@pytest.fixture
+def spec(model: Path, tmp_path: Path) -> JobSpec:
+    archive = write_zip(tmp_path / "a.zip", digits(20))
+    inputs = InputConfig(paths=(str(archive),))
+    config = BulkConfig(input=inputs, model=str(model), output="gs://bucket/out")
+    return JobSpec(config, read_card(str(model)), workers=2)
+
+
+def test_the_local_runner_is_named() -> None:
+    engine = choose_engine(EngineConfig(workers=2), units=9)
+    assert engine.options.view_as(StandardOptions).runner == "FnApiRunner"
+    assert (engine.workers, engine.in_process) == (2, True)
+
+
+def test_more_processes_divide_the_workers() -> None:
+    engine = choose_engine(EngineConfig(workers=64), units=1000)
+    direct = engine.options.view_as(DirectOptions)
+    assert (direct.direct_running_mode, direct.direct_num_workers) == ("multi_processing", 4)
+    assert (engine.workers, engine.in_process) == (16, False)
+    assert choose_engine(EngineConfig(workers=64), units=1).in_process
+
+
+def test_flink_on_a_laptop_and_on_a_cluster() -> None:
+    local = choose_engine(EngineConfig(runner="flink", workers=2), units=9).options
+    assert local.view_as(PortableOptions).environment_type == "LOOPBACK"
+    assert local.view_as(FlinkRunnerOptions).flink_master == "[local]"
+    cluster = EngineConfig(
+        runner="flink", flink_master="jm:8081", environment_config="localhost:50000", parallelism=8
+    )
+    options = choose_engine(cluster, units=9).options
+    assert options.view_as(PortableOptions).environment_type == "EXTERNAL"
+    assert options.view_as(PortableOptions).environment_config == "localhost:50000"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"runner": "flink", "flink_master": "jm:8081"}, "EXTERNAL needs environment_config"),
+        ({"runner": "flink", "job_server_jar": "/no.jar"}, r"/no\.jar does not exist; fetch"),
+        ({"runner": "dataflow"}, "Dataflow needs --project="),
+        ({"runner": "dataflow", "options": DATAFLOW[:2]}, "Dataflow needs --temp_location="),
+    ],
+)
+def test_contradictions_get_one_line(config: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        choose_engine(EngineConfig.model_validate(config), units=9)
+
+
+def test_the_dataflow_proto_compiles_with_all_options(spec: JobSpec) -> None:
+    config = EngineConfig(
+        runner="dataflow",
+        workers=4,
+        environment_config="europe-docker.pkg.dev/p/r/vaeline-worker:1",
+        options=(*DATAFLOW, "--machine_type=n2-highcpu-16", "--max_num_workers=50"),
+    )
+    options = choose_engine(config, units=9).options
+    assert options.view_as(GoogleCloudOptions).region == "europe-west4"
+    assert options.view_as(WorkerOptions).machine_type == "n2-highcpu-16"
+    # Built for a runner that asks no cloud service; the environment is Dataflow's.
+    pipeline = beam.Pipeline(runner="FnApiRunner", options=options)
+    units = list(plan_units(spec.config))
+    _ = pipeline | beam.Create(units) | AnnotateUnits(spec)
+    options.view_as(PortableOptions).environment_type = "DOCKER"
+    options.view_as(PortableOptions).environment_config = config.environment_config
+    environment = DockerEnvironment.from_options(options.view_as(PortableOptions))
+    proto = pipeline.to_runner_api(default_environment=environment)
+    names = [transform.unique_name for transform in proto.components.transforms.values()]
+    assert "AnnotateUnits/AnnotateUnit" in names
+    images = [each.payload for each in proto.components.environments.values()]
+    assert any(b"vaeline-worker:1" in payload for payload in images)
+    assert len(proto.SerializeToString()) < 100_000
+
+
+def test_the_pickled_step_names_the_model_and_holds_none(spec: JobSpec, model: Path) -> None:
+    step = pickler.dumps(AnnotateUnit(spec))
+    weights = sum(path.stat().st_size for path in (model / "variables").iterdir())
+    assert len(step) < min(20_000, weights)
+    assert pickle.loads(pickle.dumps(spec)) == spec
+
+
+def test_workers_import_neither_tfx_nor_metadata_nor_validation() -> None:
+    code = (
+        "import sys\n"
+        "import components.bulk_inference.transforms, components.bulk_inference.job\n"
+        "import components.bulk_inference.estimate, components.bulk_inference.engines\n"
+        "import trainer.pixels\n"
+        "heavy = {'tfx', 'ml_metadata', 'tensorflow_data_validation', 'tensorflow_transform'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_job_module_does_not_import_tensorflow_or_beam() -> None:
+    code = (
+        "import sys, components.bulk_inference.job\n"
+        "print(sorted({'tensorflow', 'apache_beam', 'matplotlib'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_table(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(100) | broken())
+    run_job(archive)
+    run_job(
+        archive,
+        output=str(tmp_path / "two"),
+        engine=EngineConfig(workers=2, processes=2),
+    )
+    for part in ("table", "rejects"):
+        expected = read_table(tmp_path / "out", part)
+        assert read_table(tmp_path / "two", part).equals(expected)
+
+
+def test_a_dry_run_estimates_and_writes_nothing(tmp_path: Path, run_job: RunJob) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(100) | broken())
+    result = run_job(archive, dry_run=True)
+    assert not (tmp_path / "out").exists()
+    assert result.estimate is not None
+    assert (result.estimate["members"], result.estimate["rows"]) == (107, 100)
+    real = run_job(archive)
+    written = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*/*/*"))
+    assert result.estimate["output_bytes"] == pytest.approx(written, rel=0.3)
+    assert real.rows == 100

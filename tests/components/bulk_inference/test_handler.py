@@ -1,0 +1,153 @@
+"""The annotator under trouble: memory that runs out, images that the model cannot take."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.bulk_inference import handler
+from components.bulk_inference.handler import Annotator
+from components.bulk_inference.model_card import read_card
+from serving import names
+from tests.components.bulk_inference.archives import digits, write_zip
+from tests.components.bulk_inference.conftest import ReadTable, RunJob
+
+Signature = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def annotator(model: Path) -> Annotator:
+    return Annotator(read_card(str(model)), workers=2, max_images=64)
+
+
+@pytest.fixture
+def images() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), np.uint8)
+
+
+def wrap(
+    annotator: Annotator, monkeypatch: pytest.MonkeyPatch, check: Callable[[np.ndarray], None]
+) -> list[int]:
+    """Lets `check` see, and refuse, the pixels of each call; gives the calls' sizes."""
+    whole = annotator._signatures[names.ANNOTATE_PIXELS]
+    sizes: list[int] = []
+
+    def checked(pixels: Any) -> dict[str, Any]:
+        sizes.append(len(pixels))
+        check(pixels.numpy())
+        return whole(pixels=pixels)
+
+    monkeypatch.setitem(annotator._signatures, names.ANNOTATE_PIXELS, checked)
+    return sizes
+
+
+def out_of_memory_above(limit: int) -> Callable[[np.ndarray], None]:
+    def check(pixels: np.ndarray) -> None:
+        import tensorflow as tf
+
+        if len(pixels) > limit:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    return check
+
+
+def test_rows_do_not_depend_on_the_batch(annotator: Annotator, images: np.ndarray) -> None:
+    whole, _ = annotator.annotate_pixels(images)
+    for size in (1, 2, 3, 7, 8, 31):
+        parts = [annotator.annotate_pixels(images[at : at + size])[0] for at in range(0, 50, size)]
+        for name, expected in whole.items():
+            joined = np.concatenate([part[name] for part in parts])
+            np.testing.assert_array_equal(joined, expected, err_msg=f"{name}, size {size}")
+
+
+def test_the_batch_is_halved_when_memory_runs_out_and_stays_so(
+    annotator: Annotator, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, _ = annotator.annotate_pixels(images)
+    sizes = wrap(annotator, monkeypatch, out_of_memory_above(15))
+    outputs, faults = annotator.annotate_pixels(images)
+    assert faults == {}
+    assert annotator.batch_limit == 12
+    assert sizes == [50, 25, 12, 12, 8, 12, 12, 8]
+    for name, value in expected.items():
+        np.testing.assert_array_equal(outputs[name], value)
+    sizes.clear()
+    annotator.annotate_pixels(images)
+    assert max(sizes) == 12
+
+
+def test_an_image_too_large_for_the_memory_is_refused_alone(
+    annotator: Annotator, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrap(annotator, monkeypatch, out_of_memory_above(0))
+    outputs, faults = annotator.annotate_pixels(images[:3])
+    assert outputs == {}
+    assert sorted(faults) == [0, 1, 2]
+    assert "memory ran out on this image alone" in faults[0]
+
+
+def test_a_failed_batch_is_bisected(
+    annotator: Annotator, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images[[4, 5, 33]] = 77
+    expected, _ = annotator.annotate_pixels(images)
+
+    def refuse(pixels: np.ndarray) -> None:
+        import tensorflow as tf
+
+        if (pixels == 77).all(axis=(1, 2, 3)).any():
+            raise tf.errors.InvalidArgumentError(None, None, "cannot take 77\nsecond line")
+
+    wrap(annotator, monkeypatch, refuse)
+    outputs, faults = annotator.annotate_pixels(images)
+    assert faults == dict.fromkeys((4, 5, 33), "cannot take 77")
+    good = np.setdiff1d(np.arange(50), [4, 5, 33])
+    for name, value in expected.items():
+        np.testing.assert_array_equal(outputs[name][good], value[good])
+
+
+def test_answers_that_are_no_numbers_are_faults(
+    annotator: Annotator, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow as tf
+
+    whole = annotator._signatures[names.ANNOTATE_PIXELS]
+
+    def spoilt(pixels: Any) -> dict[str, Any]:
+        answer = dict(whole(pixels=pixels))
+        probability = answer[names.PROBABILITY].numpy()
+        probability[9] = np.nan
+        answer[names.PROBABILITY] = tf.constant(probability)
+        return answer
+
+    monkeypatch.setitem(annotator._signatures, names.ANNOTATE_PIXELS, spoilt)
+    _, faults = annotator.annotate_pixels(images)
+    assert faults == {9: "the model's answer is not a number"}
+
+
+def test_a_job_that_runs_out_of_memory_finishes_with_the_same_table(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(60))
+    run_job(archive)
+    expected = read_table(tmp_path / "out")
+    monkeypatch.setattr(handler, "_LOADED", {})
+    load = handler._load
+
+    def load_small(path: str, workers: int) -> dict[str, Signature]:
+        signatures = load(path, workers)
+        whole = signatures[names.ANNOTATE_PIXELS]
+
+        def small(pixels: Any) -> dict[str, Any]:
+            out_of_memory_above(10)(pixels.numpy())
+            return whole(pixels=pixels)
+
+        return {**signatures, names.ANNOTATE_PIXELS: small}
+
+    monkeypatch.setattr(handler, "_load", load_small)
+    archive_of_large_batches = run_job(archive, units=64, overwrite=True, source_batch=64)
+    assert archive_of_large_batches.batch_limit == 7
+    assert read_table(tmp_path / "out").to_pylist() == expected.to_pylist()
+    monkeypatch.setattr(handler, "_LOADED", {})

@@ -1,0 +1,165 @@
+"""Resume, increments, copies: a table is the same however often the job was stopped."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.components.bulk_inference.archives import broken, digits, write_folder, write_zip
+from tests.components.bulk_inference.conftest import ReadTable, RunJob
+from tests.components.bulk_inference.model_fixture import export_model
+
+DRIVER = """
+import os, random, signal, sys, time
+import apache_beam, tensorflow, keras, cv2, pyarrow.dataset, matplotlib.figure
+from components.bulk_inference import engines, transforms, unit
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.job import run_bulk
+from components.image_sources.config import InputConfig, UnitsConfig
+
+archive, model, folder, moments = sys.argv[1:]
+inputs = InputConfig(paths=archive, units=UnitsConfig(members=64, batch=32))
+
+
+def start(output):
+    # Forked before TensorFlow has done anything but be imported, so each start takes no imports.
+    child = os.fork()
+    if child == 0:
+        run_bulk(BulkConfig(input=inputs, model=model, output=os.path.join(folder, output)))
+        os._exit(0)
+    return child
+
+
+begin = time.monotonic()
+assert os.waitpid(start("whole"), 0)[1] == 0
+seconds = time.monotonic() - begin
+draw = random.Random(0)
+for moment in range(int(moments)):
+    child = start("killed")
+    time.sleep(seconds * draw.random())
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    if os.path.exists(os.path.join(folder, "killed", "_manifest.json")):
+        # Done before the kill: the next moments start on an empty output.
+        os.rename(os.path.join(folder, "killed"), os.path.join(folder, f"killed_{moment}"))
+assert os.waitpid(start("killed"), 0)[1] == 0
+"""
+
+
+def test_a_grown_zip_costs_only_its_new_members(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    run_job(write_zip(tmp_path / "a.zip", digits(40)))
+    grown = run_job(write_zip(tmp_path / "a.zip", digits(70)))
+    assert (grown.members, grown.rows) == (70, 70)
+    # Two full units of 16 stay; the third, of 8 members, is cut anew and keeps its rows.
+    assert (grown.units, grown.units_done_now, grown.reused) == (5, 3, 8)
+    table = read_table(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    run_job(tmp_path / "a.zip")
+    assert table.equals(read_table(tmp_path / "out"))
+
+
+def test_files_put_between_others_keep_the_rows_of_those(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    folder = write_folder(tmp_path / "a", {f"x/{name}": data for name, data in digits(40).items()})
+    run_job(folder)
+    write_folder(folder, {f"b/{name}": data for name, data in digits(3, 60).items()})
+    grown = run_job(folder)
+    assert (grown.rows, grown.reused) == (43, 40)
+    table = read_table(tmp_path / "out")
+    assert table["given_label"].to_pylist() == ["b"] * 3 + ["x"] * 40
+    shutil.rmtree(tmp_path / "out")
+    run_job(folder)
+    assert table.equals(read_table(tmp_path / "out"))
+
+
+def test_a_changed_member_is_made_anew(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    members = digits(20)
+    run_job(write_zip(tmp_path / "a.zip", members))
+    before = read_table(tmp_path / "out")
+    first, second = list(members)[:2]
+    members[first], members[second] = members[second], members[first]
+    result = run_job(write_zip(tmp_path / "a.zip", members))
+    after = read_table(tmp_path / "out")
+    assert result.reused == 14
+    assert after["embedding"].to_pylist()[0] == before["embedding"].to_pylist()[1]
+    assert after.slice(2).to_pylist() == before.slice(2).to_pylist()
+
+
+def test_members_that_are_gone_leave_the_table(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    run_job(write_zip(tmp_path / "a.zip", digits(40)))
+    result = run_job(write_zip(tmp_path / "a.zip", digits(10)))
+    assert (result.members, result.rows, result.reused) == (10, 10, 10)
+    assert read_table(tmp_path / "out")["member"].to_pylist() == list(digits(10))
+
+
+def test_a_changed_model_starts_afresh_and_says_so(tmp_path: Path, run_job: RunJob) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(20))
+    run_job(archive)
+    other = export_model(tmp_path / "other", seed=8)
+    result = run_job(archive, model=str(other))
+    assert result.units_done_now == 2
+    assert result.reused == 0
+    assert result.notes == [
+        "started afresh: calibration, code, model, transform changed since the table was made"
+    ]
+
+
+def test_refusing_is_an_option(tmp_path: Path, run_job: RunJob) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(20))
+    run_job(archive)
+    with pytest.raises(ValueError, match="made with another columns"):
+        run_job(archive, columns=("key", "label"), on_change="refuse")
+
+
+def test_overwrite_does_everything_again(tmp_path: Path, run_job: RunJob) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(20))
+    run_job(archive)
+    result = run_job(archive, overwrite=True)
+    assert (result.units_done_now, result.notes) == (2, ["started afresh: --overwrite"])
+
+
+def test_copies_are_left_out_and_counted(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    members = digits(30)
+    copies = {f"copy_{name}": data for name, data in list(members.items())[:10]}
+    copies["copy_of_bad"] = copies["copy_of_bad_2"] = b"text"
+    archive = write_zip(tmp_path / "a.zip", members | copies | digits(5, 40))
+    result = run_job(archive, duplicates="drop")
+    assert (result.members, result.rows, result.rejects, result.duplicates) == (47, 35, 1, 11)
+    assert read_table(tmp_path / "out")["member"].to_pylist() == [*members, *digits(5, 40)]
+    skipped = read_table(tmp_path / "out", "duplicates")["key"].to_pylist()
+    assert skipped == [f"{archive}/{name}" for name in copies if name != "copy_of_bad"]
+    assert run_job(archive, duplicates="drop").units_done_now == 0
+    kept = run_job(archive, overwrite=True)
+    assert (kept.rows, kept.rejects, kept.duplicates) == (45, 2, 0)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_the_table_is_that_of_an_undisturbed_job(
+    tmp_path: Path, model: Path, read_table: ReadTable
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(1000) | broken())
+    command = [sys.executable, "-c", DRIVER, str(archive), str(model), str(tmp_path), "20"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    jobs = sorted(tmp_path.glob("killed*"))
+    assert jobs
+    for job in jobs:
+        for part in ("table", "rejects"):
+            assert read_table(job, part).equals(read_table(tmp_path / "whole", part))
+        assert files_of(job) == files_of(tmp_path / "whole")
+
+
+def files_of(folder: Path) -> list[str]:
+    """Relative paths of everything in a folder, sorted."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))

@@ -1,0 +1,94 @@
+"""Every output format holds the same rows; each is read back with a reader of its own."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from components.bulk_inference.config import EMBED_COLUMNS
+from tests.components.bulk_inference.archives import digits, write_zip
+from tests.components.bulk_inference.conftest import ReadTable, RunJob
+
+COLUMNS = ("key", "given_label", "width", "label", "probability", "embedding", "top_k_labels")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    return write_zip(tmp_path / "a.zip", digits(20))
+
+
+@pytest.fixture
+def expected(
+    archive: Path, tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> list[dict[str, object]]:
+    run_job(archive, columns=COLUMNS, output=str(tmp_path / "parquet"))
+    rows: list[dict[str, object]] = read_table(tmp_path / "parquet").to_pylist()
+    return rows
+
+
+def shards(tmp_path: Path, suffix: str) -> list[Path]:
+    return sorted((tmp_path / "out" / "table").rglob(f"*{suffix}"))
+
+
+def test_json_lines(
+    archive: Path, tmp_path: Path, run_job: RunJob, expected: list[dict[str, object]]
+) -> None:
+    run_job(archive, columns=COLUMNS, format="jsonl")
+    lines = [line for shard in shards(tmp_path, ".jsonl") for line in shard.open()]
+    assert [json.loads(line) for line in lines] == expected
+
+
+def test_csv(
+    archive: Path, tmp_path: Path, run_job: RunJob, expected: list[dict[str, object]]
+) -> None:
+    run_job(archive, columns=COLUMNS, format="csv")
+    rows = []
+    for shard in shards(tmp_path, ".csv"):
+        with shard.open(newline="") as file:
+            rows += list(csv.DictReader(file))
+    assert len(rows) == 20
+    for row, want in zip(rows, expected, strict=True):
+        assert (row["key"], row["given_label"], row["label"]) == (want["key"], "", want["label"])
+        assert float(row["probability"]) == want["probability"]
+        assert json.loads(row["embedding"]) == want["embedding"]
+        assert json.loads(row["top_k_labels"]) == want["top_k_labels"]
+
+
+def test_tfrecord(
+    archive: Path, tmp_path: Path, run_job: RunJob, expected: list[dict[str, object]]
+) -> None:
+    import tensorflow as tf
+
+    run_job(archive, columns=COLUMNS, format="tfrecord")
+    records = tf.data.TFRecordDataset(list(map(str, shards(tmp_path, ".tfrecord"))))
+    examples = [tf.train.Example.FromString(record.numpy()).features.feature for record in records]
+    assert len(examples) == 20
+    for example, want in zip(examples, expected, strict=True):
+        assert example["key"].bytes_list.value[0].decode() == want["key"]
+        assert list(example["embedding"].float_list.value) == want["embedding"]
+        assert list(example["width"].int64_list.value) == [8]
+        assert "given_label" not in example
+
+
+def test_npy_with_an_index_of_keys(
+    archive: Path, tmp_path: Path, run_job: RunJob, expected: list[dict[str, object]]
+) -> None:
+    run_job(archive, columns=EMBED_COLUMNS, format="npy")
+    arrays = [np.load(shard) for shard in shards(tmp_path, ".npy")]
+    assert [array.shape for array in arrays] == [(16, 4), (4, 4)]
+    assert np.concatenate(arrays).tolist() == [row["embedding"] for row in expected]
+    keys = []
+    for shard in shards(tmp_path, ".npy"):
+        index = pq.read_table(shard.with_suffix(".index.parquet"))
+        assert "embedding" not in index.schema.names
+        keys += index["key"].to_pylist()
+    assert keys == [row["key"] for row in expected]
+
+
+def test_pixels_are_in_no_column(archive: Path, tmp_path: Path, run_job: RunJob) -> None:
+    run_job(archive)
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*.parquet"))
+    assert b"\x89PNG" not in written
