@@ -52,8 +52,10 @@ def _prepared(path: str, config: TFDSConfig) -> _Prepared:
     Raises:
         InputError: if there is none, or it has no such features.
     """
-    import tensorflow_datasets as tfds
-
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise InputError(f"{path}: tensorflow-datasets cannot be imported: {error}") from error
     name = path.removeprefix("tfds:")
     try:
         builder = tfds.builder(name, data_dir=config.data_dir)
@@ -65,15 +67,16 @@ def _prepared(path: str, config: TFDSConfig) -> _Prepared:
     info = builder.info
     if not info.splits:
         raise InputError(
-            f"{path}: not prepared in {builder.data_root}; prepare it, or set tfds.download: true"
+            f"{path}: not prepared in {builder.data_dir}; prepare it, or set tfds.download: true"
         )
-    feature = info.features.get(config.image)
+    features = dict(info.features.items())
+    feature = features.get(config.image)
     if not isinstance(feature, tfds.features.Image):
         raise InputError(
-            f"{path}: no image feature {config.image!r} among {', '.join(info.features)}; name it"
+            f"{path}: no image feature {config.image!r} among {', '.join(features)}; name it"
             " with tfds.image"
         )
-    label = info.features.get(config.label)
+    label = features.get(config.label)
     names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
     shards = tuple(
         (split, str(file), count)
