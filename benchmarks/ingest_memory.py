@@ -14,13 +14,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
-import psutil
 
 from benchmarks.ingest import MODES, run_ours
 from benchmarks.record import print_record
@@ -119,15 +117,29 @@ def measure(data: Path, work: Path, options: argparse.Namespace) -> tuple[float,
 
 def watch(pid: int, peaks: list[float], done: threading.Event) -> None:
     """Samples the resident memory of a process tree; shared pages count once per process."""
+    page_mib = os.sysconf("SC_PAGE_SIZE") / 2**20
     while not done.wait(0.1):
-        total = 0
-        try:
-            root = psutil.Process(pid)
-            for process in (root, *root.children(recursive=True)):
-                total += process.memory_info().rss
-        except psutil.Error:
-            time.sleep(0)
-        peaks[0] = max(peaks[0], total / 2**20)
+        peaks[0] = max(peaks[0], page_mib * sum(map(resident_pages, tree(pid))))
+
+
+def tree(pid: int) -> list[int]:
+    """Lists a process and all below it."""
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        children = [
+            int(child) for task in tasks for child in (task / "children").read_text().split()
+        ]
+    except OSError:
+        return []
+    return [pid, *(below for child in children for below in tree(child))]
+
+
+def resident_pages(pid: int) -> int:
+    """Reads a process's resident pages; 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return 0
 
 
 if __name__ == "__main__":

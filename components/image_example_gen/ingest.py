@@ -70,7 +70,9 @@ def ingest(
         units = list(open_source(config).units())
         with _reported(output, progress, begin):
             _run(config, output, units, make_pipeline, threads or os.cpu_count() or 1)
-        account = accounts.loads(output.read(transforms.ACCOUNT))
+        account = accounts.add_up(
+            accounts.loads(output.read(name)) for name in output.names(transforms.ACCOUNTS)
+        )
         for split in features.SPLITS:
             if not account.by_split()[split]:
                 # Readers take a split for missing that has no file at all.

@@ -27,7 +27,7 @@ from components.image_sources.errors import InputError
 from components.image_sources.sources import open_source
 
 NAMESPACE: Final = "image_example_gen"
-ACCOUNT: Final = f"{STAGING}/account.json"
+ACCOUNTS: Final = f"{STAGING}/accounts"
 FAILED: Final = f"{STAGING}/failed"
 _DIGESTS: Final = "digests"
 # What one thread works on: small enough to keep all threads busy within a unit.
@@ -49,8 +49,8 @@ class Ingest(beam.PTransform):
     uri: str
     threads: int
 
-    def expand(self, units: beam.PCollection[WorkUnit]) -> beam.PCollection[bytes]:
-        """Gives one element: the account, serialised."""
+    def expand(self, units: beam.PCollection[WorkUnit]) -> beam.PCollection[str]:
+        """Gives the names of finished parts; their accounts are in the staging folder."""
         written = (
             units
             | "SpreadUnits" >> beam.Reshuffle()
@@ -71,8 +71,6 @@ class Ingest(beam.PTransform):
             {"parts": written.parts, "requests": requests}
             | "GroupParts" >> beam.CoGroupByKey()
             | "FinishParts" >> beam.ParDo(FinishPart(self.uri), named)
-            | "AddUp" >> beam.CombineGlobally(_AddUp())
-            | "StoreAccount" >> beam.Map(_store, uri=self.uri)
         )
 
 
@@ -195,8 +193,8 @@ class FinishPart(beam.DoFn):
 
     def process(
         self, group: tuple[int, dict[str, Iterable[Any]]], named: Iterable[list[str]]
-    ) -> Iterator[accounts.Account]:
-        """Yields the part's account."""
+    ) -> Iterator[str]:
+        """Yields the part's name."""
         output = OutputFolder(self._uri)
         if output.is_local and os.path.exists(output.path(FAILED)):
             return
@@ -204,27 +202,8 @@ class FinishPart(beam.DoFn):
         splits = {split for names in named for split in names}
         for part in group[1]["parts"]:
             try:
-                yield finish_part(part, requests, splits, output)
+                account = finish_part(part, requests, splits, output)
+                output.write(f"{ACCOUNTS}/{part.name}.json", accounts.dumps(account))
             except OSError as error:
                 raise RuntimeError(str(unwritable(self._uri, error))) from error
-
-
-class _AddUp(beam.CombineFn):
-    """Adds accounts."""
-
-    def create_accumulator(self) -> accounts.Account:
-        return accounts.Account()
-
-    def add_input(self, total: accounts.Account, part: accounts.Account) -> accounts.Account:
-        return accounts.add_up([total, part])
-
-    def merge_accumulators(self, parts: Iterable[accounts.Account]) -> accounts.Account:
-        return accounts.add_up(parts)
-
-    def extract_output(self, total: accounts.Account) -> bytes:
-        return accounts.dumps(total)
-
-
-def _store(account: bytes, uri: str) -> bytes:
-    OutputFolder(uri).write(ACCOUNT, account)
-    return account
+            yield part.name

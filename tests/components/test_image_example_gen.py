@@ -16,6 +16,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.image_checks import ImageHeader
 from components.image_example_gen import duplicates, records
 from components.image_example_gen.account import Account
 from components.image_example_gen.ingest import ingest
@@ -87,6 +88,36 @@ def test_records(tmp_path: Path) -> None:
         features.SHA256: [hashlib.sha256(image).hexdigest().encode()],
         features.LABEL_TEXT: [b"cat"],
     }
+
+
+def test_encoding_is_that_of_protobuf() -> None:
+    sizes = (0, 1, 127, 128, 5000, 70_000)
+    data = [bytes(size) for size in sizes]
+    headers = [ImageHeader("png", size + 1, 2 * size + 1, 3) for size in sizes]
+    labels = ["cat", None, "", "ö" * 100, "dog", None]
+    digests = np.arange(6 * 32, dtype=np.uint8).reshape(6, 32)
+    keys = [f"a.zip/{size}/\udcff.png" for size in sizes]
+    encoded = records.encode(keys, data, headers, digests, labels)
+    for i, record in enumerate(encoded):
+        expected = example_class()()
+        values: dict[str, bytes | int] = {
+            features.ENCODED: data[i],
+            features.FILENAME: keys[i].encode("utf-8", "surrogateescape"),
+            features.SHA256: digests[i].tobytes().hex().encode(),
+            features.FORMAT: b"png",
+            features.HEIGHT: headers[i].height,
+            features.WIDTH: headers[i].width,
+            features.CHANNELS: 3,
+        }
+        label = labels[i]
+        if label is not None:
+            values[features.LABEL_TEXT] = label.encode()
+        for name, value in values.items():
+            feature = expected.features.feature[name]
+            kind = feature.bytes_list if isinstance(value, bytes) else feature.int64_list
+            kind.value.append(value)
+        assert example_class().FromString(record) == expected
+        assert len(record) == expected.ByteSize()
 
 
 def test_checksums_are_what_tensorflow_expects() -> None:
