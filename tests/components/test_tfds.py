@@ -35,7 +35,9 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Prepares the dataset `tiny_digits`."""
     tfds = pytest.importorskip("tensorflow_datasets")
 
-    class TinyDigits(tfds.core.GeneratorBasedBuilder):
+    base: Any = tfds.core.GeneratorBasedBuilder
+
+    class TinyDigits(base):
         VERSION = tfds.core.Version("1.2.0")
 
         def _info(self) -> Any:
