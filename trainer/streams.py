@@ -39,6 +39,11 @@ def learning_splits(data: Mapping[str, ImageSet], config: TrainerConfig) -> dict
     if features.TRAIN not in data or not len(data[features.TRAIN]):
         raise ValueError("the train split is empty: nothing to learn from")
     splits = {name: split for name, split in data.items() if len(split)}
+    if config.early_stopping.patience and features.VALIDATION not in splits:
+        raise ValueError(
+            "trainer.early_stopping.patience: there is no validation split to watch; add one or "
+            "set it to 0"
+        )
     if not config.objective.alpha:
         return splits
     train_split = splits[features.TRAIN]
