@@ -33,7 +33,7 @@ TRAINER = {
     "batch_size": 256,
     "evaluate_every_epochs": 2,
     "augmentation": {"rotation": 15, "zoom": 0.15, "shear": 0.15, "shift": 0.07},
-    "objective": {"clean_share": 0.15},
+    "objective": {"clean_share": 0.15, "binarise": True},
     "optimizer": {
         "learning_rate": 2e-3,
         "beta_2": 0.99,

@@ -23,8 +23,8 @@ from trainer.model import VaeClassifier
 _LOG = logging.getLogger(__name__)
 
 _FILE = "arithmetic.json"
-_WORTH_SECS = 120.0
-"""Shorter trainings take the defaults: measuring costs up to a minute."""
+_WORTH_SECS = 300.0
+"""Shorter trainings take the defaults: measuring, compilation above all, costs up to a minute."""
 _ASSUMED_SPEED = 5e10
 """Operations per second of a small machine, to tell short trainings without running a step."""
 _LEAST_GAIN = 1.05

@@ -26,7 +26,7 @@ class Progress:
         step: steps done.
         total_steps: steps planned.
         epoch: passes over the train split done.
-        images_per_sec: labelled and unlabelled images per second, over the last call.
+        images_per_sec: images of the train split per second, over the last call.
         eta_secs: estimated time to the end.
         parts: the last step's losses by name.
         validation: measures of the validation split, where it was just evaluated.

@@ -172,6 +172,13 @@ class TrainerConfig(Section):
                 f"trainer.optimizer.warmup_epochs: {schedule.warmup_epochs:g} is more than "
                 f"trainer.epochs ({self.epochs:g})"
             )
+        semi = self.semi_supervised
+        for key in ("consistency", "mutual_information"):
+            if getattr(semi, key) and not self.augmentation.enabled:
+                raise ValueError(
+                    f"trainer.semi_supervised.{key}: compares two augmented views, and "
+                    "trainer.augmentation changes nothing; set some of it"
+                )
         return self
 
 

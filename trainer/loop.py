@@ -21,7 +21,7 @@ from trainer.evaluation import Evaluator
 from trainer.input_pipeline import ImageSet
 from trainer.model import VaeClassifier
 from trainer.step import REPORTED, Plan, TrainingStep
-from trainer.streams import create_feeds, run_identity
+from trainer.streams import create_feeds, images_per_step, run_identity
 
 _LOG = logging.getLogger(__name__)
 
@@ -131,20 +131,9 @@ class Run:
             make,
             total_steps=self._plan.total_steps,
             operations_per_step=arithmetic.operations_per_image(self._build("float32"))
-            * self._images_per_step(),
+            * images_per_step(self._config, len(self._feeds)),
             workdir=self._workdir,
         )
-
-    def _images_per_step(self) -> int:
-        """Images that a step encodes: streams and views."""
-        config = self._config
-        augmented = config.augmentation.enabled and config.objective.alpha
-        images = config.batch_size * (2 if augmented else 1)
-        if len(self._feeds) > 1:
-            semi = config.semi_supervised
-            views = 3 if semi.consistency or semi.mutual_information else 1
-            images += views * (semi.batch_size or config.batch_size)
-        return images
 
     def _variables(self) -> list[Any]:
         """Everything that training changes, in the checkpoint's order."""

@@ -59,6 +59,22 @@ class Schedule:
     consistency: tf.Tensor
 
 
+def _binarised(batch: Batch, noise: Noise) -> Batch:
+    """Black or white pixels in the streams of the ELBO; encoder and target see the same."""
+
+    def draw(name: str, images: tf.Tensor | None) -> tf.Tensor | None:
+        if images is None:
+            return None
+        threshold = noise.uniform(f"binarise/{name}", images.shape.as_list())
+        return tf.cast(threshold < images, tf.float32)
+
+    return dataclasses.replace(
+        batch,
+        clean=draw("clean", batch.clean),
+        unlabelled=draw("unlabelled", batch.unlabelled),
+    )
+
+
 def _slice(encoded: Encoded, start: int, size: int) -> Encoded:
     return Encoded(
         mean=encoded.mean[start : start + size],
@@ -96,6 +112,8 @@ class Objective:
             This replica's share of the global batch's loss, float32 scalar, and of `PARTS`,
             float32 [len(PARTS)]; sums over replicas give the values.
         """
+        if self._config.binarise:
+            batch = _binarised(batch, noise)
         encoded = self._encode(batch)
         parts = {name: tf.constant(0.0) for name in PARTS}
         clean, labels = encoded["clean"], batch.labels
@@ -175,9 +193,6 @@ class Objective:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """J and the ELBO of each image, nats, float32 [batch]; adds to `parts`."""
         config = self._config
-        if config.binarise:
-            threshold = noise.uniform(f"binarise/{stream}", images.shape.as_list())
-            images = tf.cast(threshold < images, tf.float32)
         log_likelihood, latent = self._log_likelihood(
             images, encoded, labels, logits, noise, stream
         )

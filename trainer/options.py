@@ -42,7 +42,8 @@ class ObjectiveConfig(Section):
         description="importance: train on the importance-weighted bound over `samples`",
     )
     binarise: bool = Field(
-        default=False, description="bernoulli: draw black or white pixels anew at each step"
+        default=False,
+        description="bernoulli: the ELBO sees black or white pixels, drawn anew at each step",
     )
     clean_share: float = Field(
         default=0.25, ge=0, le=1, description="share of the cross-entropy that clean images have"

@@ -39,6 +39,11 @@ def learning_splits(data: Mapping[str, ImageSet], config: TrainerConfig) -> dict
     if features.TRAIN not in data or not len(data[features.TRAIN]):
         raise ValueError("the train split is empty: nothing to learn from")
     splits = {name: split for name, split in data.items() if len(split)}
+    if config.early_stopping.patience and features.VALIDATION not in splits:
+        raise ValueError(
+            "trainer.early_stopping.patience: there is no validation split to watch; add one or "
+            "set it to 0"
+        )
     if not config.objective.alpha:
         return splits
     train_split = splits[features.TRAIN]
@@ -87,6 +92,17 @@ def create_feeds(
         )
         for name, split, size in streams
     ]
+
+
+def images_per_step(config: TrainerConfig, streams: int) -> int:
+    """Images that a step encodes: those of the streams, and their views."""
+    augmented = config.augmentation.enabled and config.objective.alpha
+    images = config.batch_size * (2 if augmented else 1)
+    if streams > 1:
+        semi = config.semi_supervised
+        views = 3 if semi.consistency or semi.mutual_information else 1
+        images += views * (semi.batch_size or config.batch_size)
+    return images
 
 
 def run_identity(

@@ -22,6 +22,7 @@ from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consis
         (TrainerConfig, {"objective": {"bound": "importance", "beta": 2}}, r"objective\.beta"),
         (TrainerConfig, {"semi_supervised": {"ramp": (0.5, 0.2)}}, r"semi_supervised\.ramp"),
         (TrainerConfig, {"epochs": 1, "optimizer": {"warmup_epochs": 2}}, r"warmup_epochs: 2"),
+        (TrainerConfig, {"semi_supervised": {"consistency": 1}}, "changes nothing"),
         (TrainerConfig, {"calibration": {"reject_rate": 0.5}}, r"calibration\.reject_rate"),
         (TrainerConfig, {"tuner": {"space": {"epochs": {"values": [1]}}}}, "must start with"),
         (TrainerConfig, {"tuner": {"space": {"model.dropout": {}}}}, "either `values`, or"),

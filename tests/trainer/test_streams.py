@@ -109,6 +109,9 @@ def test_unlabelled_train_images_join_the_unlabelled_split() -> None:
     data["train"].labels[:] = -1
     with pytest.raises(ValueError, match="has no labels"):
         learning_splits(data, tiny.trainer_config())
+    watching = tiny.trainer_config(early_stopping={"patience": 1})
+    with pytest.raises(ValueError, match="no validation split to watch"):
+        learning_splits(tiny.train_only(4), watching)
     with pytest.raises(ValueError, match="train split is empty"):
         learning_splits({}, tiny.trainer_config())
 
