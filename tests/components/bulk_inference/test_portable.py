@@ -1,0 +1,101 @@
+"""The job on portable runners: Beam's own job service always, Flink where Java and its jar are.
+
+The jar: `mvn dependency:get -Dtransitive=false
+-Dartifact=org.apache.beam:beam-runners-flink-1.20-job-server:VERSION`, VERSION being Beam's.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import apache_beam
+import pytest
+
+from components.bulk_inference.config import EngineConfig
+from tests.components.bulk_inference.archives import broken, digits, mixed, write_zip
+from tests.components.bulk_inference.conftest import ReadTable, RunJob
+
+EMBEDDED = ("--runner=PortableRunner", "--job_endpoint=embed")
+"""Beam's job service in this process: the portable protocol without Java."""
+
+
+def flink_jar() -> Path:
+    """Where Maven puts the job server of this Beam."""
+    name = "beam-runners-flink-1.20-job-server"
+    version = apache_beam.__version__
+    repository = Path.home() / ".m2" / "repository" / "org" / "apache" / "beam"
+    return repository / name / version / f"{name}-{version}.jar"
+
+
+def same_tables(
+    engine: EngineConfig, tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    """Runs an archive with every defect on the local runner and on another one."""
+    archive = write_zip(tmp_path / "a.zip", digits(100) | broken() | mixed(3))
+    local = run_job(archive)
+    other = run_job(archive, output=str(tmp_path / "other"), engine=engine)
+    assert (other.members, other.rows, other.reasons) == (local.members, local.rows, local.reasons)
+    for part in ("table", "rejects"):
+        expected = read_table(tmp_path / "out", part)
+        assert read_table(tmp_path / "other", part).equals(expected)
+
+
+def test_a_loopback_worker_gives_the_same_table_and_rejects(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    engine = EngineConfig(runner="flink", workers=2, options=EMBEDDED)
+    same_tables(engine, tmp_path, run_job, read_table)
+
+
+@pytest.fixture
+def worker_pool() -> Iterator[str]:
+    """An external worker pool, as it stands beside a task manager; gives its address."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main"]
+    # The pool starts its workers as `python`, whichever that is on its PATH.
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "PATH": path}
+    pool = subprocess.Popen([*command, f"--service_port={port}"], env=environment)
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("localhost", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"localhost:{port}"
+    finally:
+        pool.terminate()
+        pool.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_an_external_worker_pool_gives_the_same_table_and_rejects(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable, worker_pool: str
+) -> None:
+    engine = EngineConfig(
+        runner="flink",
+        workers=2,
+        environment="EXTERNAL",
+        environment_config=worker_pool,
+        options=EMBEDDED,
+    )
+    same_tables(engine, tmp_path, run_job, read_table)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(not shutil.which("java"), reason="Flink needs Java 17, which is not there")
+@pytest.mark.skipif(not flink_jar().exists(), reason=f"Flink's job server: no {flink_jar()}")
+def test_flink_gives_the_same_table_and_rejects(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    engine = EngineConfig(runner="flink", workers=2, job_server_jar=str(flink_jar()))
+    same_tables(engine, tmp_path, run_job, read_table)
