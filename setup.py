@@ -21,6 +21,8 @@ CORE = [
     "pyyaml>=6,<7",
     "rich>=13.7",
     "scikit-learn>=1.5",
+    # TensorFlow 2.21 writes summaries with it and no longer brings it.
+    "tensorboard>=2.16",
     "tensorflow>=2.16,<2.22",
     "tensorflow-datasets>=4.9.6",
     "zstandard>=0.22",

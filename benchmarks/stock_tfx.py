@@ -13,8 +13,8 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-import tensorflow_model_analysis as tfma
 import tensorflow_transform as tft
+from tensorflow_model_analysis.proto import config_pb2
 from tfx import v1 as tfx
 
 from trainer import features
@@ -167,23 +167,23 @@ def create_pipeline(records: Path, root: Path, image_shape: list[int]) -> tfx.ds
     evaluator = tfx.components.Evaluator(
         examples=examples,
         model=trainer.outputs["model"],
-        eval_config=tfma.EvalConfig(
+        eval_config=config_pb2.EvalConfig(
             model_specs=[
-                tfma.ModelSpec(
+                config_pb2.ModelSpec(
                     signature_name="serving_default",
                     preprocessing_function_names=["transform_labels"],
                     label_key="label",
                     prediction_key="probabilities",
                 )
             ],
-            slicing_specs=[tfma.SlicingSpec()],
+            slicing_specs=[config_pb2.SlicingSpec()],
             metrics_specs=[
-                tfma.MetricsSpec(
+                config_pb2.MetricsSpec(
                     metrics=[
-                        tfma.MetricConfig(
+                        config_pb2.MetricConfig(
                             class_name="SparseCategoricalAccuracy",
-                            threshold=tfma.MetricThreshold(
-                                value_threshold=tfma.GenericValueThreshold(
+                            threshold=config_pb2.MetricThreshold(
+                                value_threshold=config_pb2.GenericValueThreshold(
                                     lower_bound={"value": 0.5}
                                 )
                             ),
