@@ -1,7 +1,8 @@
 """Exact duplicates: digests of all images, compared by partitions of the digest's first byte.
 
-The transforms send one packed column per unit and partition through Beam's shuffle, 45 bytes an
-image; pixels never travel.
+Each part leaves its packed digests, 45 bytes an image, in a file ordered by partition; a partition
+reads its rows of every part. So neither pixels nor digests go through Beam's shuffle, which local
+runners hold in memory.
 """
 
 import hashlib
@@ -58,11 +59,19 @@ def columns(
     return packed
 
 
-def partition(packed: np.ndarray) -> Iterator[tuple[int, bytes]]:
-    """Divides packed rows by their digest's first byte; the rows of one part stay in order."""
+def partition(packed: np.ndarray) -> tuple[bytes, tuple[int, ...]]:
+    """Orders packed rows by their digest's first byte; rows of one partition stay in order.
+
+    Args:
+        packed: `ROW` [n].
+
+    Returns:
+        The rows as bytes, and the first row of each partition, with n at the end.
+    """
     number = (packed["digest"][:, 0] & np.uint64(0xFF)).astype(np.uint8) % PARTITIONS
-    for chosen in np.unique(number):
-        yield int(chosen), packed[number == chosen].tobytes()
+    order = np.argsort(number, kind="stable")
+    bounds = np.searchsorted(number[order], np.arange(PARTITIONS + 1))
+    return packed[order].tobytes(), tuple(bounds.tolist())
 
 
 def find(parts: Iterable[tuple[int, bytes]], drop_all: bool) -> Iterator[tuple[int, bytes]]:

@@ -56,6 +56,17 @@ class OutputFolder:
         with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
             return file.read()
 
+    def read_range(self, name: str, start: int, length: int) -> bytes:
+        """Reads a part of a file."""
+        path = self.path(name)
+        if self.is_local:
+            with open(path, "rb", buffering=0) as file:
+                file.seek(start)
+                return file.read(length)
+        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            file.seek(start)
+            return file.read(length)
+
     def move(self, name: str, target: str) -> None:
         """Moves a file; repeating a move that happened does nothing."""
         source, destination = self.path(name), self.path(target)

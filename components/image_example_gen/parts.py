@@ -35,12 +35,14 @@ class Part:
     Attributes:
         number: Its place in source order.
         slots: uint8 [n] as bytes: the slot of each row, in source order.
+        bounds: Where each partition's rows begin in the part's file of digests.
         counts: Images by slot and label.
         account: What needs no more decision: rejects, sizes.
     """
 
     number: int
     slots: bytes
+    bounds: tuple[int, ...]
     counts: Counter[tuple[int, str | None]]
     account: Account
 
@@ -126,11 +128,11 @@ class PartWriter:
             self._files[slot] = self.output.create(_staged(self.number, slot))
         return self._files[slot]
 
-    def finish(self) -> tuple[Part, Iterator[tuple[int, bytes]]]:
-        """Closes the files.
+    def finish(self) -> Part:
+        """Closes the files and leaves the digests in one of their own.
 
         Returns:
-            The part, and its digests by partition.
+            The part.
 
         Raises:
             OSError: if the output cannot be written.
@@ -139,18 +141,25 @@ class PartWriter:
         if self._rejects:
             content = tables.to_parquet(self._rejects, tables.REJECTS)
             self.output.write(f"{REJECTS}/{part_name(self.number)}.parquet", content)
-        part = Part(self.number, b"".join(self._slots), self._counts, self._account)
+        empty = np.empty(0, duplicates.ROW)
+        digests, bounds = duplicates.partition(np.concatenate([empty, *self._packed]))
+        if digests:
+            self.output.write(digests_file(self.number), digests)
         if self.output.is_local:
             met = self.rows + len(self._rejects)
             self.output.write(f"{DONE}/{part_name(self.number)}.{met}", b"")
-        packed = np.concatenate(self._packed) if self._packed else np.empty(0, duplicates.ROW)
-        return part, duplicates.partition(packed)
+        return Part(self.number, b"".join(self._slots), bounds, self._counts, self._account)
 
     def close(self) -> None:
         """Closes the files, whatever happened."""
         files, self._files = self._files, {}
         for file in files.values():
             file.close()
+
+
+def digests_file(number: int) -> str:
+    """Gives the name of a part's file of digests."""
+    return f"{STAGING}/digests/{part_name(number)}.bin"
 
 
 def _staged(number: int, slot: int) -> str:

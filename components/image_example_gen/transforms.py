@@ -1,6 +1,6 @@
 """The Beam steps of ingest: read and check units, compare digests, finish parts.
 
-Elements are units, parts and packed columns; pixels go from a unit's reader to its files inside
+Elements are units, parts and requests; pixels go from a unit's reader to its files inside
 one step and are never shuffled.
 """
 
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import apache_beam as beam
 import numpy as np
@@ -19,7 +19,7 @@ from components.image_example_gen import account as accounts
 from components.image_example_gen import duplicates
 from components.image_example_gen.inspection import Inspected, inspect
 from components.image_example_gen.output import OutputFolder, unwritable
-from components.image_example_gen.parts import STAGING, PartWriter, finish_part
+from components.image_example_gen.parts import STAGING, Part, PartWriter, digests_file, finish_part
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
@@ -29,7 +29,6 @@ from components.image_sources.sources import open_source
 NAMESPACE: Final = "image_example_gen"
 ACCOUNTS: Final = f"{STAGING}/accounts"
 FAILED: Final = f"{STAGING}/failed"
-_DIGESTS: Final = "digests"
 # What one thread works on: small enough to keep all threads busy within a unit.
 _SLICE_MEMBERS: Final = 256
 _SLICE_BYTES: Final = 4 * 1024 * 1024
@@ -51,26 +50,22 @@ class Ingest(beam.PTransform):
 
     def expand(self, units: beam.PCollection[WorkUnit]) -> beam.PCollection[str]:
         """Gives the names of finished parts; their accounts are in the staging folder."""
-        written = (
+        parts = (
             units
             | "SpreadUnits" >> beam.Reshuffle()
-            | "ReadAndCheck"
-            >> beam.ParDo(ReadAndCheck(self.config, self.uri, self.threads)).with_outputs(
-                _DIGESTS, main="parts"
-            )
+            | "ReadAndCheck" >> beam.ParDo(ReadAndCheck(self.config, self.uri, self.threads))
         )
-        named = beam.pvalue.AsIter(
-            written.parts | "NamedSplits" >> beam.Map(lambda part: part[1].account.named_splits)
-        )
+        facts = beam.pvalue.AsIter(parts | "Facts" >> beam.Map(_facts_of))
         requests = (
-            written[_DIGESTS]
-            | "GroupDigests" >> beam.GroupByKey()
-            | "FindDuplicates" >> beam.FlatMap(_find, drop_all=self.config.duplicates == "drop")
+            units.pipeline
+            | "Partitions" >> beam.Create(range(duplicates.PARTITIONS))
+            | "FindDuplicates"
+            >> beam.FlatMap(_find, facts, uri=self.uri, drop_all=self.config.duplicates == "drop")
         )
         return (
-            {"parts": written.parts, "requests": requests}
+            {"parts": parts, "requests": requests}
             | "GroupParts" >> beam.CoGroupByKey()
-            | "FinishParts" >> beam.ParDo(FinishPart(self.uri), named)
+            | "FinishParts" >> beam.ParDo(FinishPart(self.uri), facts)
         )
 
 
@@ -98,7 +93,7 @@ class ReadAndCheck(beam.DoFn):
         self._pool.shutdown()
 
     def process(self, unit: WorkUnit) -> Iterator[Any]:
-        """Yields parts by number, and digests by partition."""
+        """Yields parts by number."""
         if self._output.is_local and os.path.exists(self._output.path(FAILED)):
             return
         try:
@@ -119,10 +114,10 @@ class ReadAndCheck(beam.DoFn):
                 for images in self._inspected(unit):
                     writer.add(images)
                     if writer.rows >= limits.members or writer.size >= limits.max_bytes:
-                        yield from _outputs(writer)
+                        yield _finish(writer)
                         index += 1
                         writer = PartWriter(self._output, unit.index, index)
-                yield from _outputs(writer)
+                yield _finish(writer)
         finally:
             writer.close()
 
@@ -163,22 +158,42 @@ def slices(batch: MemberBatch) -> Iterator[MemberBatch]:
         yield batch
 
 
-def _outputs(writer: PartWriter) -> Iterator[Any]:
+def _finish(writer: PartWriter) -> tuple[int, Part]:
     """Finishes a part; counts what it holds."""
-    part, digests = writer.finish()
+    part = writer.finish()
     beam_metrics.count(NAMESPACE, "images", writer.rows)
     beam_metrics.count(NAMESPACE, "images_bytes", part.account.bytes)
     for reason, number in part.account.rejected.items():
         beam_metrics.count(NAMESPACE, f"rejected_{reason}", number)
-    yield part.number, part
-    for number, packed in digests:
-        yield beam.pvalue.TaggedOutput(_DIGESTS, (number, (part.number, packed)))
+    return part.number, part
+
+
+class _Facts(NamedTuple):
+    """What all later steps need of every part: small."""
+
+    number: int
+    bounds: tuple[int, ...]
+    named_splits: list[str]
+
+
+def _facts_of(numbered: tuple[int, Part]) -> _Facts:
+    number, part = numbered
+    return _Facts(number, part.bounds, part.account.named_splits)
 
 
 def _find(
-    partition: tuple[int, Iterable[tuple[int, bytes]]], drop_all: bool
+    partition: int, facts: Iterable[_Facts], uri: str, drop_all: bool
 ) -> Iterator[tuple[int, bytes]]:
-    return duplicates.find(partition[1], drop_all)
+    """Reads one partition's rows of every part, and finds their copies."""
+    output = OutputFolder(uri)
+    size = duplicates.ROW.itemsize
+    rows = []
+    for number, bounds, _ in facts:
+        start, stop = bounds[partition], bounds[partition + 1]
+        if stop > start:
+            name = digests_file(number)
+            rows.append((number, output.read_range(name, start * size, (stop - start) * size)))
+    yield from duplicates.find(rows, drop_all)
 
 
 class FinishPart(beam.DoFn):
@@ -192,14 +207,14 @@ class FinishPart(beam.DoFn):
         self._uri = uri
 
     def process(
-        self, group: tuple[int, dict[str, Iterable[Any]]], named: Iterable[list[str]]
+        self, group: tuple[int, dict[str, Iterable[Any]]], facts: Iterable[_Facts]
     ) -> Iterator[str]:
         """Yields the part's name."""
         output = OutputFolder(self._uri)
         if output.is_local and os.path.exists(output.path(FAILED)):
             return
         requests = np.frombuffer(b"".join(group[1]["requests"]), duplicates.REQUEST)
-        splits = {split for names in named for split in names}
+        splits = {split for _, _, named in facts for split in named}
         for part in group[1]["parts"]:
             try:
                 account = finish_part(part, requests, splits, output)

@@ -1,6 +1,7 @@
 """Ingest end to end: records, splits, duplicates, rejects, and the account that adds up."""
 
 import errno
+import itertools
 import json
 import os
 import zipfile
@@ -390,7 +391,12 @@ def test_duplicates_against_the_plain_way(
         slots = np.array([unlabelled if label is None else 0 for _, label in part], np.uint8)
         labels = [label for _, label in part]
         packed = duplicates.columns(digests, labels, slots, 0)
-        parts += [(number, data) for _, data in duplicates.partition(packed)]
+        ordered, bounds = duplicates.partition(packed)
+        size = duplicates.ROW.itemsize
+        parts += [
+            (number, ordered[start * size : stop * size])
+            for start, stop in itertools.pairwise(bounds)
+        ]
     random.shuffle(parts)
     found = set()
     for number, requests in duplicates.find(parts, drop_all):
