@@ -126,7 +126,8 @@ def test_sets_above_the_limit_go_to_a_file() -> None:
     np.testing.assert_array_equal(small.labels, data.labels[places])
 
 
-def _write_examples(path: pathlib.Path, data: ImageSet, labels: list[str]) -> None:
+def write_examples(path: pathlib.Path, data: ImageSet, labels: list[str]) -> None:
+    """A file of image records, as ingest writes them."""
     path.parent.mkdir(parents=True)
     with tf.io.TFRecordWriter(os.fspath(path)) as writer:
         for image, label in zip(data.images, labels, strict=True):
@@ -144,8 +145,8 @@ def _write_examples(path: pathlib.Path, data: ImageSet, labels: list[str]) -> No
 def test_examples_are_loaded_with_their_classes(tmp_path: pathlib.Path) -> None:
     data = tiny.image_set(7)
     names = [f"class {label}" for label in data.labels]
-    _write_examples(tmp_path / "Split-train" / "data.tfrecord", data, names)
-    _write_examples(tmp_path / "Split-unlabelled" / "data.tfrecord", data, [""] * 7)
+    write_examples(tmp_path / "Split-train" / "data.tfrecord", data, names)
+    write_examples(tmp_path / "Split-unlabelled" / "data.tfrecord", data, [""] * 7)
     height, width, channels = tiny.SHAPE
     image = ImageConfig.model_validate({"height": height, "width": width, "channels": channels})
     splits, classes = load_folder(

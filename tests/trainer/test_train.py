@@ -11,6 +11,7 @@ import tensorflow as tf
 import yaml
 
 from tests.trainer import tiny
+from tests.trainer.test_streams import write_examples
 from trainer import arithmetic, callbacks
 from trainer.__main__ import main, read_config
 from trainer.evaluation import Evaluator
@@ -204,3 +205,29 @@ def test_command_line_says_what_is_wrong(
         read_config(config)
     assert main([str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
     assert "no Examples to train on" in caplog.text
+
+
+def test_command_line_trains_from_a_folder_of_examples(tmp_path: pathlib.Path) -> None:
+    for split, count in (("train", 64), ("validation", 16), ("calibration", 32)):
+        data = tiny.image_set(count)
+        names = [f"bar {label}" for label in data.labels]
+        write_examples(tmp_path / "examples" / f"Split-{split}" / "part.tfrecord", data, names)
+    height, width, channels = tiny.SHAPE
+    sections = {
+        "image": {"height": height, "width": width, "channels": channels},
+        "model": tiny.model_config().model_dump(mode="json"),
+        "trainer": tiny.trainer_config(epochs=1).model_dump(mode="json"),
+        "input": {"another": "section"},
+    }
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(sections))
+    out = tmp_path / "out"
+    assert main([str(tmp_path / "examples"), "--out", str(out), "--config", str(config)]) == 0
+    record = json.loads((out / "model.json").read_text())
+    assert record["classes"] == ["bar 0", "bar 1", "bar 2"]
+    model = keras.models.load_model(out / "model.keras")
+    images = tiny.image_set(3).images.astype(np.float32) / 255.0
+    assert model(images).shape == (3, 3)
+    assert float(model.scores.thresholds[0]) == pytest.approx(
+        record["calibration"]["thresholds"]["review"]["score"], rel=1e-6
+    )
