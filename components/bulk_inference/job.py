@@ -16,7 +16,7 @@ from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.manifest import Totals, write_manifest
 from components.bulk_inference.model_card import ModelCard, read_card
 from components.bulk_inference.planning import PlannedUnit, plan_units
-from components.bulk_inference.progress import Progress, Watch
+from components.bulk_inference.progress import TALLY, Progress, Watch
 from components.bulk_inference.reuse import NEEDED_COLUMNS
 from components.bulk_inference.schema import require_columns
 from components.image_sources.errors import InputError
@@ -44,6 +44,9 @@ class BulkResult:
         reused: Rows that this run took over from an earlier version of the archive.
         seconds: Wall time of this run.
         images_per_second: Members done now over the time of the pipeline, start-up included.
+        startup_seconds: Until the first batch was done: imports, loading, tracing; 0 where the
+            workers are other processes.
+        steady_images_per_second: Rate after that.
         batch_limit: Most images of one model call at the end; less than configured where memory
             ran out.
         reasons: Rejects by `stage/reason`.
@@ -67,6 +70,8 @@ class BulkResult:
     reused: int = 0
     seconds: float = 0.0
     images_per_second: float = 0.0
+    startup_seconds: float = 0.0
+    steady_images_per_second: float = 0.0
     batch_limit: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
@@ -121,10 +126,10 @@ def run_bulk(
     result.units_done_now = len(todo)
     if todo or stale:
         storage.remove(posixpath.join(config.output, ledger.MANIFEST))
-    pipeline_begin = time.perf_counter()
+    pipeline_begin = time.monotonic()
     if todo:
         _run_pipeline(config, card, todo, progress)
-    pipeline_seconds = time.perf_counter() - pipeline_begin
+    pipeline_end = time.monotonic()
     for name in sorted(stale):
         ledger.forget(config.output, name)
 
@@ -143,7 +148,7 @@ def run_bulk(
         result.drift = _report_drift(config, card, sums, changed=bool(todo or stale))
     result.seconds = time.perf_counter() - begin
     if result.members_done_now:
-        result.images_per_second = result.members_done_now / pipeline_seconds
+        _time(result, pipeline_begin, pipeline_end)
     write_manifest(config, card, totals, result.as_dict(), list(command))
     _require_enough_rows(config, result)
     return result
@@ -309,6 +314,15 @@ def _fill(result: BulkResult, totals: Totals, card: ModelCard) -> None:
     result.reasons = dict(sorted(totals.reasons.items()))
     result.verdicts = dict(sorted(totals.verdicts.items()))
     result.labels = {name: totals.labels[name] for name in card.classes if name in totals.labels}
+
+
+def _time(result: BulkResult, begin: float, end: float) -> None:
+    result.images_per_second = result.members_done_now / (end - begin)
+    if TALLY.first is not None and TALLY.first[0] > begin:
+        first, members = TALLY.first
+        result.startup_seconds = first - begin
+        steady = result.members_done_now - members
+        result.steady_images_per_second = steady / (end - first) if end > first else 0.0
 
 
 def _require_count_law(totals: Totals, result: BulkResult) -> None:

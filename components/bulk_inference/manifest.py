@@ -88,7 +88,14 @@ def write_manifest(
         "timing": {
             "this_run_seconds": result["seconds"],
             "this_run_members": result["members_done_now"],
-            "images_per_second": result["images_per_second"],
+            **{
+                name: result[name]
+                for name in (
+                    "images_per_second",
+                    "startup_seconds",
+                    "steady_images_per_second",
+                )
+            },
             "all_units_seconds": totals.unit_seconds,
         },
         "batch_limit": result["batch_limit"],

@@ -45,10 +45,24 @@ class Tally:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._members = self._rejects = 0
+        self._first: tuple[float, int] | None = None
+
+    def start(self) -> None:
+        """Forgets when the first batch was finished; counts go on."""
+        with self._lock:
+            self._first = None
+
+    @property
+    def first(self) -> tuple[float, int] | None:
+        """When the first batch since `start` was finished (monotonic seconds), and its size."""
+        with self._lock:
+            return self._first
 
     def add(self, members: int, rejects: int) -> None:
         """Adds a finished batch."""
         with self._lock:
+            if self._first is None:
+                self._first = (time.monotonic(), members)
             self._members += members
             self._rejects += rejects
 
@@ -91,6 +105,7 @@ class Watch:
         self._clock = clock
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        TALLY.start()
         self._base = TALLY.read()
         self._seen: dict[str, tuple[int, int]] = {}
         self._begin = clock()

@@ -112,7 +112,7 @@ class TFRecordSink:
     def write(self, rows: pa.RecordBatch) -> None:
         """Appends records."""
         for row in rows.to_pylist():
-            self._file.write(_framed(_example(row)))
+            self._file.write(frame_record(_example(row)))
 
     def close(self) -> None:
         """Nothing is held back."""
@@ -161,8 +161,11 @@ def _as_field(value: Any) -> Any:
     return repr(value) if isinstance(value, float) else value
 
 
-def _framed(record: bytes) -> bytes:
-    """Length, its checksum, the record, its checksum (tensorflow/core/lib/io/record_writer.h)."""
+def frame_record(record: bytes) -> bytes:
+    """One record of a TFRecord file.
+
+    Length, its checksum, the record, its checksum (tensorflow/core/lib/io/record_writer.h).
+    """
     length = struct.pack("<Q", len(record))
     return length + _masked_crc(length) + record + _masked_crc(record)
 

@@ -1,0 +1,212 @@
+"""Images per second of the bulk job, beside TFX's BulkInferrer and a bare loop, in one run.
+
+    python -m benchmarks.bulk --archive mnist_png.zip --model MODEL --repeat 10 --json bulk.json
+
+Every side runs in a fresh process, one after the other, on the same cores, with the same model and
+the same images. Start-up is reported apart; rates are without it. `--repeat` lists the archive
+that many times under other names. The bare loop is tf.data over TFRecord with the SavedModel's
+`annotate`, no Beam, no output. Figures: vs_bulk_inferrer, vs_bare_loop, small_job_vs_imports.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+_IMPORTS = "import tensorflow, apache_beam"
+
+_JOB = """
+import json, sys
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.job import run_bulk
+from components.image_sources.config import InputConfig
+paths, model, output, engine = json.loads(sys.argv[1])
+config = BulkConfig(input=InputConfig(paths=paths), model=model, output=output, engine=engine)
+print(json.dumps(run_bulk(config).as_dict()))
+"""
+
+_BARE_LOOP = """
+import json, sys, time
+records, model, batch = json.loads(sys.argv[1])
+import tensorflow as tf
+function = tf.saved_model.load(model).signatures["annotate"]
+spec = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
+data = tf.data.TFRecordDataset(records).batch(batch)
+data = data.map(lambda r: tf.io.parse_example(r, spec)["image/encoded"]).prefetch(2)
+for first in data.take(1):
+    function(image_bytes=first)
+begin, images = time.perf_counter(), 0
+for encoded in data:
+    answer = function(image_bytes=encoded)
+    images += len(answer["label_index"].numpy())
+print(json.dumps(images / (time.perf_counter() - begin)))
+"""
+
+_BULK_INFERRER = """
+import json, sys, time
+folder, model, images = json.loads(sys.argv[1])
+import tensorflow as tf
+from tfx.components.bulk_inferrer import executor
+from tfx.dsl.components.base import base_beam_executor
+from tfx.proto import bulk_inferrer_pb2
+from tfx.types import standard_artifacts
+from tfx.utils import proto_utils
+examples = standard_artifacts.Examples()
+examples.uri, examples.split_names = folder, '["unlabelled"]'
+artifact = standard_artifacts.Model()
+artifact.uri = model
+result = standard_artifacts.InferenceResult()
+result.uri = folder + "/result"
+spec = bulk_inferrer_pb2.ModelSpec(model_signature_name=["classify_examples"])
+context = base_beam_executor.BaseBeamExecutor.Context(
+    beam_pipeline_args=["--runner=FnApiRunner"], tmp_dir=folder + "/tmp", unique_id="1")
+properties = {
+    "model_spec": proto_utils.proto_to_json(spec),
+    "data_spec": proto_utils.proto_to_json(bulk_inferrer_pb2.DataSpec()),
+    "output_example_spec": None}
+begin = time.perf_counter()
+executor.Executor(context).Do(
+    {"examples": [examples], "model": [artifact]}, {"inference_result": [result]}, properties)
+print(json.dumps(images / (time.perf_counter() - begin)))
+"""
+
+
+def main() -> None:
+    """Runs all sides and prints, or writes, one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--archive", required=True, help="a zip of images")
+    parser.add_argument("--model", required=True, help="folder of a pushed model's version")
+    parser.add_argument("--repeat", type=int, default=10, help="copies of the archive")
+    parser.add_argument("--workers", type=int, default=0, help="cores of the job; 0: all")
+    parser.add_argument("--processes", type=int, default=0, help="processes of the job")
+    parser.add_argument("--inferrer-images", type=int, default=70_000)
+    parser.add_argument("--skip-inferrer", action="store_true", help="leave TFX's side out")
+    parser.add_argument("--json", help="file for the record")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-bulk-") as folder:
+        record = measure(Path(folder), options)
+    text = json.dumps(record, indent=2)
+    print(text)
+    if options.json:
+        Path(options.json).write_text(text + "\n", encoding="utf-8")
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Measures one side after the other."""
+    archive, model = Path(options.archive).resolve(), str(Path(options.model).resolve())
+    engine = {"workers": options.workers, "processes": options.processes}
+    copies = []
+    for copy in range(options.repeat):
+        path = folder / f"copy_{copy:03d}{archive.suffix}"
+        path.symlink_to(archive)
+        copies.append(str(path))
+
+    imports = min(timed(_IMPORTS)[0] for _ in range(2))
+    small = small_archive(archive, folder / "small.zip", 100)
+    small_seconds, _ = timed(_JOB, [[str(small)], model, str(folder / "small"), engine])
+
+    job = timed(_JOB, [copies, model, str(folder / "out"), engine])[1]
+    output = sum(file.stat().st_size for file in (folder / "out" / "table").rglob("*.parquet"))
+    again_seconds, again = timed(_JOB, [copies, model, str(folder / "out"), engine])
+    shutil.rmtree(folder / "out")
+
+    records, images = write_records(archive, folder / "examples", options.inferrer_images)
+    bare = {batch: timed(_BARE_LOOP, [records, model, batch])[1] for batch in (256, 1024)}
+    record = {
+        "command": " ".join(sys.argv),
+        "machine": {"cores": os.cpu_count(), "processor": platform.processor()},
+        "python": platform.python_version(),
+        "images": job["members"],
+        "imports_seconds": imports,
+        "small_job_seconds": small_seconds,
+        "small_job_vs_imports": small_seconds / imports,
+        "job_seconds": job["seconds"],
+        "job_startup_seconds": job["startup_seconds"],
+        "job_images_per_second": job["steady_images_per_second"] or job["images_per_second"],
+        "job_output_bytes": output,
+        "finished_job_seconds": again_seconds,
+        "finished_job_members": again["members_done_now"],
+        "bare_loop_images_per_second": bare,
+    }
+    record["vs_bare_loop"] = record["job_images_per_second"] / max(bare.values())
+    if not options.skip_inferrer:
+        trained = folder / "trained"
+        trained.mkdir()
+        (trained / "Format-Serving").symlink_to(model)
+        rate = timed(_BULK_INFERRER, [str(folder / "examples"), str(trained), images])[1]
+        record["bulk_inferrer_images_per_second"] = rate
+        record["vs_bulk_inferrer"] = record["job_images_per_second"] / rate
+    return record
+
+
+def timed(code: str, arguments: Any = None) -> tuple[float, Any]:
+    """Runs code in a fresh interpreter.
+
+    Returns:
+        Wall time from start to exit, seconds, and the JSON of its last line, if any.
+    """
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    if arguments is not None:
+        command.append(json.dumps(arguments))
+    begin = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - begin
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    lines = done.stdout.strip().splitlines()
+    return seconds, json.loads(lines[-1]) if lines else None
+
+
+def members(archive: Path, most: int) -> list[tuple[str, bytes]]:
+    """The first files of a zip."""
+    with zipfile.ZipFile(archive) as opened:
+        names = [name for name in opened.namelist() if not name.endswith("/")][:most]
+        return [(name, opened.read(name)) for name in names]
+
+
+def small_archive(archive: Path, path: Path, most: int) -> Path:
+    """Writes a zip of the first files of another."""
+    with zipfile.ZipFile(path, "w") as small:
+        for name, data in members(archive, most):
+            small.writestr(name, data)
+    return path
+
+
+def write_records(archive: Path, folder: Path, most: int) -> tuple[list[str], int]:
+    """Writes tf.Examples as TFX keeps them.
+
+    Returns:
+        Paths of the TFRecord files, and the number of images.
+    """
+    from components.bulk_inference.sinks import frame_record
+    from trainer import features
+
+    images = members(archive, most)
+    split = folder / "Split-unlabelled"
+    split.mkdir(parents=True)
+    path = split / "data-00000-of-00001"
+    with path.open("wb") as file:
+        for _, data in images:
+            file.write(frame_record(example(features.ENCODED, data)))
+    return [str(path)], len(images)
+
+
+def example(name: str, data: bytes) -> bytes:
+    """A serialised tf.Example of one bytes feature."""
+    from tensorflow.core.example import example_pb2, feature_pb2
+
+    feature = feature_pb2.Feature(bytes_list=feature_pb2.BytesList(value=[data]))
+    features = feature_pb2.Features(feature={name: feature})
+    return example_pb2.Example(features=features).SerializeToString()
+
+
+if __name__ == "__main__":
+    main()
