@@ -16,6 +16,8 @@ from trainer.pixels import to_levels, to_unit
 _COLUMNS = 12
 _MOST_POINTS = 2000
 _SEED = 3
+# Between the images of a grid: pixels, and their grey level.
+_GAP, _GAP_LEVEL = 1, 128
 # Colours that people with colour-blindness tell apart (matplotlib's tab10 and its lighter twin).
 _COLOURS = [*(f"C{n}" for n in range(10)), *(mpl.colormaps["tab20"](n) for n in range(1, 20, 2))]
 
@@ -45,8 +47,9 @@ def draw_training(
 
 
 def _grid(rows: Sequence[NDArray[np.uint8]]) -> Figure:
-    strips = [np.concatenate(list(row), axis=1) for row in rows]
-    picture = np.concatenate(strips, axis=0)
+    gap = ((0, _GAP), (0, _GAP), (0, 0))
+    framed = [[np.pad(image, gap, constant_values=_GAP_LEVEL) for image in row] for row in rows]
+    picture = np.concatenate([np.concatenate(row, axis=1) for row in framed], axis=0)
     height, width = picture.shape[:2]
     figure = Figure(figsize=(9, 9 * height / width))
     axis = figure.add_axes((0, 0, 1, 1))

@@ -103,15 +103,15 @@ class Account:
     def summary(self) -> str:
         """Words the account in one line."""
         splits = ", ".join(
-            f"{split} {sum(classes.values())}"
+            f"{split} {sum(classes.values()):,}"
             for split, classes in self.by_split().items()
             if classes
         )
         rate = f"; {self.images_in / self.seconds:,.0f} images/s" if self.seconds else ""
         return (
-            f"{self.images_in} images in = {self.examples.total()} examples ({splits})"
-            f" + {self.duplicates.total()} duplicates dropped"
-            f" + {self.rejected.total()} rejected{rate}"
+            f"{self.images_in:,} images in = {self.examples.total():,} examples ({splits})"
+            f" + {self.duplicates.total():,} duplicates dropped"
+            f" + {self.rejected.total():,} rejected{rate}"
         )
 
 

@@ -22,11 +22,12 @@ from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.sources import open_source
 from trainer import features
+from trainer.progress import PROGRESS_LOGGER
 
 ACCOUNT_FILE: Final = "account.json"
 REJECTS_FILE: Final = "rejects.parquet"
 DUPLICATES_FILE: Final = "duplicates.parquet"
-_LOG: Final = logging.getLogger(__name__)
+_LOG: Final = logging.getLogger(PROGRESS_LOGGER)
 _INTERVAL_SECS: Final = 2.0
 
 Progress = Callable[[int, float], None]
@@ -34,8 +35,8 @@ Progress = Callable[[int, float], None]
 
 
 def log_progress(members: int, seconds: float) -> None:
-    """Writes progress to the log: `ingest: 65536 images, 24000 images/s`."""
-    _LOG.info("ingest: %d images, %.0f images/s", members, members / max(seconds, 1e-9))
+    """Says how far it is: `65,536 images, 24,000 images/s`."""
+    _LOG.info("%s images, %s images/s", f"{members:,}", f"{members / max(seconds, 1e-9):,.0f}")
 
 
 def ingest(
@@ -85,7 +86,7 @@ def ingest(
     except OSError as error:
         raise unwritable(uri, error) from error
     accounts.check_account(account, config, output.path(REJECTS_FILE))
-    _LOG.info("ingest: %s", account.summary())
+    _LOG.info("%s", account.summary())
     return account
 
 
