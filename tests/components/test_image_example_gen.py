@@ -270,6 +270,8 @@ def test_unusable_inputs_stop_the_run(
     with pytest.raises(InputError, match=message) as caught:
         run(tmp_path / "out", paths=str(path), **config)
     assert "\n" not in str(caught.value)
+    kept = tmp_path / "out-rejects.parquet"
+    assert kept.exists() == ("; see " in str(caught.value)) == (b"text" in files.values())
 
 
 def test_fault_in_a_worker_is_the_same_one_line(tmp_path: Path) -> None:
