@@ -163,12 +163,12 @@ def count(source: Path) -> int:
 
 
 def peak_mib() -> float:
-    """Largest resident memory of this process and of any of its children, MiB."""
+    """Largest resident memory of this process or of any of its children, MiB."""
     import resource
 
     own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    return (own + children) / 1024
+    return max(own, children) / 1024
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ def decode_batch(encoded: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Te
     """
 
     def decode_one(content: tf.Tensor) -> tf.Tensor:
-        # channels=0: the file's own, because not every decoder converts (BMP and GIF refuse).
-        image = tf.io.decode_image(content, channels=0, expand_animations=False)
+        image = tf.cond(
+            tf.io.is_jpeg(content), lambda: _decode_jpeg(content), lambda: _decode_other(content)
+        )
         image.set_shape([None, None, None])
         # Most archives hold images of the model's shape: one comparison instead of three.
         is_fit = tf.reduce_all(tf.equal(tf.shape(image), image_shape))
@@ -75,13 +76,24 @@ def to_levels(unit: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.round(unit * 255.0), tf.uint8)
 
 
+def _decode_jpeg(content: tf.Tensor) -> tf.Tensor:
+    # TensorFlow's default is the fast transform, which other decoders do not compute: with the
+    # accurate one OpenCV, and so the bulk job, gives the same pixels bit for bit.
+    return tf.io.decode_jpeg(content, channels=0, dct_method="INTEGER_ACCURATE")
+
+
+def _decode_other(content: tf.Tensor) -> tf.Tensor:
+    # channels=0: the file's own, because not every decoder converts (BMP and GIF refuse).
+    return tf.io.decode_image(content, channels=0, expand_animations=False)
+
+
 def _to_grey(pixels: tf.Tensor) -> tf.Tensor:
     # Two channels are grey with alpha, four are colour with alpha.
     def luma() -> tf.Tensor:
-        colour = tf.cast(pixels[..., :3], tf.float32)
-        return tf.cast(tf.round(tf.tensordot(colour, tf.constant(_LUMA), [[3], [0]])), tf.uint8)[
-            ..., tf.newaxis
-        ]
+        red, green, blue = (tf.cast(pixels[..., n : n + 1], tf.float32) for n in range(3))
+        # Elementwise, not a matrix product, whose order of summation follows the batch's size.
+        grey = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
+        return tf.cast(tf.round(grey), tf.uint8)
 
     return tf.cond(tf.shape(pixels)[3] < 3, lambda: pixels[..., :1], luma)
 

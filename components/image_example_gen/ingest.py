@@ -85,9 +85,25 @@ def ingest(
         output.remove(parts.STAGING)
     except OSError as error:
         raise unwritable(uri, error) from error
-    accounts.check_account(account, config, output.path(REJECTS_FILE))
+    _check(account, config, output)
     _LOG.info("%s", account.summary())
     return account
+
+
+def _check(account: accounts.Account, config: InputConfig, output: OutputFolder) -> None:
+    """Refuses an unusable ingest; its rejects stay beside the artifact, which TFX then removes.
+
+    Raises:
+        InputError: see `check_account`.
+    """
+    folder, _, name = output.uri.rpartition("/")
+    kept = f"{name}-{REJECTS_FILE}"
+    try:
+        accounts.check_account(account, config, f"{folder}/{kept}")
+    except InputError:
+        if account.rejected.total():
+            OutputFolder(folder).write(kept, output.read(REJECTS_FILE))
+        raise
 
 
 def _run(

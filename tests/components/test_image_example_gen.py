@@ -270,6 +270,8 @@ def test_unusable_inputs_stop_the_run(
     with pytest.raises(InputError, match=message) as caught:
         run(tmp_path / "out", paths=str(path), **config)
     assert "\n" not in str(caught.value)
+    kept = tmp_path / "out-rejects.parquet"
+    assert kept.exists() == ("; see " in str(caught.value)) == (b"text" in files.values())
 
 
 def test_fault_in_a_worker_is_the_same_one_line(tmp_path: Path) -> None:
@@ -422,3 +424,19 @@ def test_zip_with_duplicate_names_keeps_both(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr("cat/0.png", archives.png(777))
     assert run(tmp_path / "out", paths=str(path)).images_in == 10
+
+
+@pytest.mark.slow
+def test_worker_processes_give_the_same(tmp_path: Path) -> None:
+    files = {**archives.classes(20), "cat/copy.png": archives.png(1), "cat/bad.png": b"x"}
+    path = archives.write(tmp_path / "a.zip", files)
+    here = run(tmp_path / "here", paths=str(path))
+    args = ["--runner=DirectRunner", "--direct_running_mode=multi_processing"]
+    there = ingest(
+        InputConfig.model_validate({"paths": str(path), "units": SMALL_UNITS}),
+        str(tmp_path / "there"),
+        lambda: beam.Pipeline(argv=[*args, "--direct_num_workers=2"]),
+    )
+    assert there.examples == here.examples
+    assert there.duplicates == here.duplicates
+    assert read_records(tmp_path / "there") == read_records(tmp_path / "here")

@@ -2,6 +2,7 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -70,6 +71,23 @@ def test_levels_survive_the_unit_interval() -> None:
     levels = tf.range(256, dtype=tf.int32)
     levels = tf.cast(levels, tf.uint8)
     np.testing.assert_array_equal(pixels.to_levels(pixels.to_unit(levels)), levels)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("quality", [30, 75, 95])
+def test_a_jpeg_decodes_to_opencvs_pixels(mode: str, quality: int) -> None:
+    noise = RNG.integers(0, 256, (3, 37, 41, 3), np.uint8)
+    contents = []
+    for image in noise:
+        buffer = io.BytesIO()
+        Image.fromarray(image).convert(mode).save(buffer, format="JPEG", quality=quality)
+        contents.append(buffer.getvalue())
+    ours = pixels.decode_batch(tf.constant(contents), (37, 41, 1 if mode == "L" else 3)).numpy()
+    for image, content in zip(ours, contents, strict=True):
+        theirs = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(
+            np.squeeze(image), theirs[..., ::-1] if mode == "RGB" else theirs
+        )
 
 
 def test_an_undecodable_image_fails_the_graph() -> None:
