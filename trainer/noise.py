@@ -53,12 +53,16 @@ class Noise:
         Returns:
             float32 of `shape`.
         """
-        values = tf.random.stateless_uniform(self._global_shape(shape, axis), self._key(stream))
+        values = tf.random.stateless_uniform(
+            self._global_shape(shape, axis), self._key(stream), alg="philox"
+        )
         return self._local(values, shape[axis], axis)
 
     def normal(self, stream: str, shape: Sequence[int], *, axis: int = 0) -> tf.Tensor:
         """Standard normal noise; arguments as in `uniform`."""
-        values = tf.random.stateless_normal(self._global_shape(shape, axis), self._key(stream))
+        values = tf.random.stateless_normal(
+            self._global_shape(shape, axis), self._key(stream), alg="philox"
+        )
         return self._local(values, shape[axis], axis)
 
     def dropout(self, stream: str, values: tf.Tensor, rate: float) -> tf.Tensor:

@@ -27,7 +27,7 @@ def train_everything(workdir: str, encoder: str, strategy: Any) -> TrainResult:
         workdir,
         model_config=tiny.model_config(encoder=encoder, conditioning="label", dropout=0.2),
         trainer_config=tiny.trainer_config(
-            epochs=6,
+            epochs=4,
             evaluate_every_epochs=1,
             optimizer={"ema_decay": 0.9, "ema_every": 2, "clip_norm": 1.0},
             augmentation={"rotation": 10, "shift": 0.1},

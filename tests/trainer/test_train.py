@@ -171,7 +171,7 @@ def test_xla_and_bfloat16_learn_the_same(tmp_path: pathlib.Path) -> None:
         config = tiny.trainer_config(epochs=1, **changes)
         result = tiny.run(tmp_path / name, trainer_config=config, data=tiny.train_only())
         losses[name] = result.history[-1]["train"]["loss"]
-    assert losses["xla"] == pytest.approx(losses["exact"], rel=1e-4)
+    assert losses["xla"] == pytest.approx(losses["exact"], rel=1e-3)
     assert losses["mixed"] == pytest.approx(losses["exact"], rel=0.01)
 
 
