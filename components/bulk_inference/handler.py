@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import cv2
 import numpy as np
 
 from components.bulk_inference.model_card import ModelCard
@@ -15,10 +16,14 @@ from serving import names
 
 _LOG = logging.getLogger(__name__)
 
-_SMALLEST: Final = 8
-"""Rows of the smallest model call; fewer are padded. A product with one row takes another path
-through the linear algebra library and differs in the last bit; from two rows on, a row's result
-does not depend on its neighbours."""
+_ROWS: Final = 64
+"""Model calls are padded to a multiple of this. The linear algebra library takes other paths for
+single rows and for what is left over at the end, which differ in the last bits; in whole tiles a
+row's result does not depend on its neighbours or on the batch's size."""
+
+_FEWEST_ROWS: Final = 8
+"""Least rows of calls that are not padded to whole tiles: where memory is short, or images are
+resized inside the graph."""
 
 _OUTPUTS: Final = (
     names.LABEL_INDEX,
@@ -59,6 +64,8 @@ class Annotator:
         self._agreements: dict[str, bool] = {}
         self._signatures = _load(card.path, workers)
         self._fit = _fitter(card.image_shape)
+        tiny_image = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
+        self._filler = np.array([tiny_image], object)
 
     @property
     def batch_limit(self) -> int:
@@ -121,8 +128,12 @@ class Annotator:
         import tensorflow as tf
 
         count = len(values)
-        if count < _SMALLEST:
-            values = np.concatenate([values, np.repeat(values[-1:], _SMALLEST - count, axis=0)])
+        is_small = values.ndim == 1 or values.shape[1:] == self.card.image_shape
+        rows = _ROWS if is_small and self._limit >= _ROWS else _FEWEST_ROWS
+        missing = -count % rows if rows == _ROWS else max(0, rows - count)
+        if missing:
+            filler = self._filler if values.ndim == 1 else values[-1:]
+            values = np.concatenate([values, np.repeat(filler, missing, axis=0)])
         returned = self._signatures[signature](**{argument: tf.constant(values)})
         return {name: returned[name].numpy()[:count] for name in _OUTPUTS}
 
@@ -163,8 +174,10 @@ class Annotator:
 
     def _halve(self, size: int) -> None:
         with self._lock:
-            if size // 2 < self._limit:
-                self._limit = max(1, size // 2)
+            half = size // 2
+            half -= half % _ROWS if half > _ROWS else 0
+            if half < self._limit:
+                self._limit = max(1, half)
                 _LOG.warning("out of memory at %d images a call; now %d", size, self._limit)
 
 

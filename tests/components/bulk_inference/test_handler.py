@@ -19,12 +19,12 @@ Signature = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def annotator(model: Path) -> Annotator:
-    return Annotator(read_card(str(model)), workers=2, max_images=64)
+    return Annotator(read_card(str(model)), workers=2, max_images=256)
 
 
 @pytest.fixture
 def images() -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (50, 8, 8, 1), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), np.uint8)
 
 
 def wrap(
@@ -55,8 +55,8 @@ def out_of_memory_above(limit: int) -> Callable[[np.ndarray], None]:
 
 def test_rows_do_not_depend_on_the_batch(annotator: Annotator, images: np.ndarray) -> None:
     whole, _ = annotator.annotate_pixels(images)
-    for size in (1, 2, 3, 7, 8, 31):
-        parts = [annotator.annotate_pixels(images[at : at + size])[0] for at in range(0, 50, size)]
+    for size in (1, 3, 8, 31, 64, 100, 199):
+        parts = [annotator.annotate_pixels(images[at : at + size])[0] for at in range(0, 200, size)]
         for name, expected in whole.items():
             joined = np.concatenate([part[name] for part in parts])
             np.testing.assert_array_equal(joined, expected, err_msg=f"{name}, size {size}")
@@ -66,16 +66,17 @@ def test_the_batch_is_halved_when_memory_runs_out_and_stays_so(
     annotator: Annotator, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected, _ = annotator.annotate_pixels(images)
-    sizes = wrap(annotator, monkeypatch, out_of_memory_above(15))
+    sizes = wrap(annotator, monkeypatch, out_of_memory_above(80))
     outputs, faults = annotator.annotate_pixels(images)
     assert faults == {}
-    assert annotator.batch_limit == 12
-    assert sizes == [50, 25, 12, 12, 8, 12, 12, 8]
+    assert annotator.batch_limit == 64
+    # 200 are padded to 256; half of 200 is cut to a whole tile.
+    assert sizes == [256, 64, 64, 64, 64]
     for name, value in expected.items():
         np.testing.assert_array_equal(outputs[name], value)
     sizes.clear()
     annotator.annotate_pixels(images)
-    assert max(sizes) == 12
+    assert max(sizes) == 64
 
 
 def test_an_image_too_large_for_the_memory_is_refused_alone(
@@ -103,7 +104,7 @@ def test_a_failed_batch_is_bisected(
     wrap(annotator, monkeypatch, refuse)
     outputs, faults = annotator.annotate_pixels(images)
     assert faults == dict.fromkeys((4, 5, 33), "cannot take 77")
-    good = np.setdiff1d(np.arange(50), [4, 5, 33])
+    good = np.setdiff1d(np.arange(200), [4, 5, 33])
     for name, value in expected.items():
         np.testing.assert_array_equal(outputs[name][good], value[good])
 
@@ -141,13 +142,13 @@ def test_a_job_that_runs_out_of_memory_finishes_with_the_same_table(
         whole = signatures[names.ANNOTATE_PIXELS]
 
         def small(pixels: Any) -> dict[str, Any]:
-            out_of_memory_above(10)(pixels.numpy())
+            out_of_memory_above(20)(pixels.numpy())
             return whole(pixels=pixels)
 
         return {**signatures, names.ANNOTATE_PIXELS: small}
 
     monkeypatch.setattr(handler, "_load", load_small)
     archive_of_large_batches = run_job(archive, units=64, overwrite=True, source_batch=64)
-    assert archive_of_large_batches.batch_limit == 7
+    assert archive_of_large_batches.batch_limit == 15
     assert read_table(tmp_path / "out").to_pylist() == expected.to_pylist()
     monkeypatch.setattr(handler, "_LOADED", {})
