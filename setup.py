@@ -11,6 +11,9 @@ CORE = [
     "apache-beam[gcp]>=2.72,<3",
     "click>=8.1,<9",
     "google-cloud-storage>=2.18",
+    "google-crc32c>=1.5",
+    # tensorflow-datasets imports it without declaring it.
+    "importlib_resources>=5",
     "keras>=3.11,<4",
     "matplotlib>=3.8",
     "numpy>=1.26",
@@ -19,8 +22,10 @@ CORE = [
     "pyarrow>=10",
     "pydantic>=2.7,<3",
     "pyyaml>=6,<7",
+    "requests>=2.31",
     "rich>=13.7",
     "scikit-learn>=1.5",
+    "scipy>=1.10",
     # TensorFlow 2.21 writes summaries with it and no longer brings it.
     "tensorboard>=2.16",
     "tensorflow>=2.16,<2.22",

@@ -26,7 +26,13 @@ def main(archive: str, root: str, image_shape: str, report: str) -> None:
     )
     terminal = Terminal()
     outcome = train_and_push(terminal, config, root=folder)
-    bulk = parse_bulk(archives=[archive], model=outcome.pushed, output=str(folder / "labelled"))
+    bulk = parse_bulk(
+        {
+            "input": {"paths": archive},
+            "model": outcome.pushed,
+            "output": str(folder / "labelled"),
+        }
+    )
     labelling = classify_archives(terminal, bulk, logs=folder)
     seconds = {name: step["seconds"] for name, step in outcome.steps.items()}
     seconds["classify"] = labelling["seconds"]

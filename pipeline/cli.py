@@ -14,6 +14,8 @@ import click
 
 # A run that worked but whose model was refused; schedulers tell it from a failure.
 EXIT_NOT_BLESSED = 3
+# A bulk job that worked on an archive that differs from the training data.
+EXIT_DRIFTED = 4
 _EXIT_INTERRUPTED = 130
 
 _CONFIG_HELP = "YAML file, or the name of a preset in configs/."
@@ -85,35 +87,89 @@ def run(terminal: Any, config_path: str, root: Path, overrides: tuple[str, ...])
     return 0 if outcome.blessed else EXIT_NOT_BLESSED
 
 
+def _bulk_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds what `classify` and `embed` have in common."""
+    options = [
+        click.argument("archives", nargs=-1, required=True),
+        click.option("--model", required=True,
+                     help="Folder of a model, or of pushed versions; the newest is taken."),
+        click.option("--output", required=True, help="Folder for the table; made when missing."),
+        click.option("--format", "output_format", default="parquet", show_default=True,
+                     type=click.Choice(["parquet", "jsonl", "csv", "tfrecord", "npy"]),
+                     help="npy: embeddings as .npy shards with a key index."),
+        click.option("--workers", type=int, default=0, help="Cores to use; 0: all."),
+        click.option("--overwrite", is_flag=True, help="Start afresh whatever is there."),
+        click.option("--dry-run", is_flag=True,
+                     help="Only estimate rows, time, memory and size, from a sample."),
+        click.option("--fail-on-drift", is_flag=True,
+                     help="Exit with 4 when the archive differs from the training data."),
+        click.option("--logs", type=click.Path(path_type=Path), default=Path("."),
+                     show_default=True, help="The log goes into logs/ in this folder."),
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+                     help="Override one value of the bulk configuration."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @main.command()
-@click.argument("archives", nargs=-1, required=True)
-@click.option("--model", "model", required=True,
-              help="Folder of a model, or of pushed versions; the newest is taken.")  # fmt: skip
-@click.option("--output", required=True, help="Folder for the table; made when missing.")
-@click.option("--logs", type=click.Path(path_type=Path), default=Path("."), show_default=True,
-              help="The log goes into logs/ in this folder.")  # fmt: skip
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
-              help="Override one value of the bulk configuration.")  # fmt: skip
+@_bulk_options
 @_common
-def classify(
+def classify(terminal: Any, **arguments: Any) -> int:
+    """Label every image of ARCHIVES: folders, zip and tar files, and more.
+
+    Writes a table with a row for every image: label, probability, embedding, outlier score; a
+    table of rejects with reasons; and a manifest with the counts. A job that was stopped goes on
+    where it was; a finished one reads nothing again.
+    """
+    return _run_bulk(terminal, embed_only=False, **arguments)
+
+
+@main.command()
+@_bulk_options
+@_common
+def embed(terminal: Any, **arguments: Any) -> int:
+    """Write the embedding of every image of ARCHIVES, with its key and verdict."""
+    return _run_bulk(terminal, embed_only=True, **arguments)
+
+
+def _run_bulk(
     terminal: Any,
+    *,
     archives: tuple[str, ...],
     model: str,
     output: str,
+    output_format: str,
+    workers: int,
+    overwrite: bool,
+    dry_run: bool,
+    fail_on_drift: bool,
     logs: Path,
     overrides: tuple[str, ...],
+    embed_only: bool,
 ) -> int:
-    """Label every image of ARCHIVES: folders, zip and tar files, and more.
-
-    Writes Parquet with a row for every image: label, probability, embedding, outlier score; a
-    table of rejects with reasons; and a manifest with the counts.
-    """
     from pipeline.config import parse_bulk
     from pipeline.jobs import classify_archives
 
-    config = parse_bulk(archives=archives, model=model, output=output, overrides=overrides)
-    terminal.result(classify_archives(terminal, config, logs=logs))
-    return 0
+    config = parse_bulk(
+        {
+            "input": {"paths": list(archives)},
+            "model": model,
+            "output": output,
+            "format": output_format,
+            "engine": {"workers": workers},
+            "overwrite": overwrite,
+            "dry_run": dry_run,
+            "drift": {"fail": fail_on_drift},
+        },
+        overrides=overrides,
+        embed_only=embed_only,
+    )
+    result = classify_archives(terminal, config, logs=logs)
+    terminal.result(result)
+    has_drifted = bool((result["drift"] or {}).get("alarm"))
+    return EXIT_DRIFTED if config.drift.fail and has_drifted else 0
 
 
 @main.command()

@@ -12,7 +12,7 @@ from typing import Any, Self, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.config import EMBED_COLUMNS, BulkConfig
 from components.image_sources.config import InputConfig
 from pipeline.digests import project_root
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
@@ -147,15 +147,14 @@ def parse_config(tree: Mapping[str, Any], *, source: str = "configuration") -> P
 
 
 def parse_bulk(
-    *, archives: Iterable[str], model: str, output: str, overrides: Iterable[str] = ()
+    tree: dict[str, Any], *, overrides: Iterable[str] = (), embed_only: bool = False
 ) -> BulkConfig:
     """Builds the configuration of one bulk job from the command line.
 
     Args:
-        archives: Its input's paths.
-        model: Folder of a model or of pushed versions.
-        output: Folder of the table.
-        overrides: `key.path=value` each, below the `bulk:` section.
+        tree: The `bulk:` section as plain values; input, model and output are set.
+        overrides: `key.path=value` each, below the section; they win.
+        embed_only: Write the columns of `vaeline embed`.
 
     Returns:
         The validated section.
@@ -163,14 +162,11 @@ def parse_bulk(
     Raises:
         ConfigError: With a line for each key that does not hold.
     """
-    tree: dict[str, Any] = {
-        "input": {"paths": list(archives)},
-        "model": model,
-        "output": output,
-    }
+    if embed_only:
+        tree["columns"] = list(EMBED_COLUMNS)
     for override in overrides:
         _apply_override(tree, override)
-    return _validate(BulkConfig, tree, "vaeline classify")
+    return _validate(BulkConfig, tree, "bulk")
 
 
 def to_yaml(config: PipelineConfig) -> str:

@@ -37,10 +37,11 @@ def run_demo(terminal: Terminal, *, root: Path) -> int:
 
     table = root / "labelled"
     bulk = parse_bulk(
-        archives=[str(archives.held_out)],
-        model=outcome.pushed,
-        output=str(table),
-        overrides=["input.labels.source=none"],
+        {
+            "input": {"paths": str(archives.held_out), "labels": {"source": "none"}},
+            "model": outcome.pushed,
+            "output": str(table),
+        }
     )
     labelling = classify_archives(terminal, bulk, logs=root)
     labels = _read_labels(table)

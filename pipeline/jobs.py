@@ -1,6 +1,7 @@
 """The two jobs as the command line runs them: train and push, and label an archive."""
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -188,23 +189,46 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
     with logged(terminal, log_path), terminal.live() as line:
         from components.bulk_inference.job import run_bulk
 
-        result = run_bulk(config, progress=lambda event: line(_bulk_line(event)))
+        result = run_bulk(config, progress=lambda event: line(_bulk_line(event)), command=sys.argv)
     for note in result.notes:
         terminal.say(note, style="yellow")
-    share = f" ({result.reused:,} rows kept)" if result.reused else ""
+    if result.estimate is not None:
+        terminal.table("estimate for the whole job", _estimate_rows(result.estimate))
+        return result.as_dict()
+    kept = f" ({result.reused:,} rows kept)" if result.reused else ""
+    drift = (result.drift or {}).get("alarm")
     rows = [
-        ("members", f"{result.members:,}{share}"),
+        ("members", f"{result.members:,}{kept}"),
         ("rows", f"{result.rows:,}"),
         ("rejects", _with_breakdown(result.rejects, result.reasons)),
         ("duplicates skipped", f"{result.duplicates:,}"),
         ("labels", _breakdown(result.labels)),
         ("verdicts", _breakdown(result.verdicts)),
+        *((("drift", "ALARM: see drift.md" if drift else "none found"),) if result.drift else ()),
         ("model", result.model),
         ("table", result.output),
-        ("time", f"{duration(result.seconds)}, {result.images_per_second:,.0f} images/s"),
+        ("time", _bulk_time(result)),
     ]
     terminal.table("labelled archive", rows)
     return result.as_dict()
+
+
+def _bulk_time(result: Any) -> str:
+    if not result.members_done_now:
+        return f"{duration(result.seconds)}, everything was done before"
+    return f"{duration(result.seconds)}, {result.images_per_second:,.0f} images/s with start-up"
+
+
+def _estimate_rows(estimate: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("sampled", f"{estimate['sampled']:,} members"),
+        ("members", f"{estimate['members']:,} in {estimate['units']:,} units"),
+        ("rows", f"{estimate['rows']:,}"),
+        ("rejects", f"{estimate['rejects']:,}"),
+        ("time", f"{duration(estimate['seconds'])}, {estimate['images_per_second']:,.0f} images/s"),
+        ("memory", f"{estimate['memory_bytes'] / 2**20:,.0f} MiB"),
+        ("output", f"{estimate['output_bytes'] / 2**20:,.1f} MiB"),
+    ]
 
 
 def _bulk_line(event: Any) -> str:

@@ -7,9 +7,9 @@ bulk jobs read them. The names are those of TensorFlow's image records.
 from typing import Final
 
 ENCODED: Final = "image/encoded"
-"""bytes [1]: the image as a file: JPEG, PNG, GIF or BMP."""
+"""bytes [1]: the image as a JPEG or PNG file; other formats were converted to PNG."""
 FORMAT: Final = "image/format"
-"""bytes [1]: `jpeg`, `png`, `gif` or `bmp`, read from the content and not from the name."""
+"""bytes [1]: `jpeg` or `png`, read from the content and not from the name."""
 HEIGHT: Final = "image/height"
 """int64 [1]: rows, pixels."""
 WIDTH: Final = "image/width"

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, Final
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from components.bulk_inference.drift_sums import PIXEL_BINS, DriftSums, expected_shares
 from components.bulk_inference.model_card import ModelCard

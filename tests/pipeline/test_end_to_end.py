@@ -74,7 +74,7 @@ def test_everything_that_was_promised_is_there(first: Run) -> None:
     card = json.loads((pushed / "assets.extra" / "model.json").read_text())
     assert card["classes"] == list("0123456789")
     assert all(card["digests"][name] for name in ("model", "transform", "calibration", "code"))
-    assert "epochs: 60" in (pushed / "assets.extra" / "config.yaml").read_text()
+    assert "epochs: 40" in (pushed / "assets.extra" / "config.yaml").read_text()
     pictures = {path.name for path in Path(pipeline["pictures"]).iterdir()}
     assert pictures == {"reconstructions.png", "samples.png", "latent_map.png"}
     assert Path(first.result["picture"]).is_file()

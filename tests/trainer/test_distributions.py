@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from trainer import distributions, losses
 from trainer.observations import Bernoulli, DiscretizedLogistic, Gaussian, observation_model
