@@ -1,6 +1,6 @@
 """Images per second of the bulk job, beside TFX's BulkInferrer and a bare loop, in one run.
 
-    python -m benchmarks.bulk --archive mnist_png.zip --model MODEL --repeat 10 --json bulk.json
+    python -m benchmarks.bulk --data DIR --model MODEL [--json]
 
 Every side runs in a fresh process, one after the other, on the same cores, with the same model and
 the same images. Start-up is reported apart; rates are without it. `--repeat` lists the archive
@@ -10,8 +10,6 @@ that many times under other names. The bare loop is tf.data over TFRecord with t
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -20,6 +18,10 @@ import time
 import zipfile
 from pathlib import Path
 from typing import Any
+
+from benchmarks.record import print_record
+
+_TARGETS = {"vs_bulk_inferrer": 5.0, "vs_bare_loop": 0.8, "small_job_vs_imports": 1.5}
 
 _IMPORTS = "import tensorflow, apache_beam"
 
@@ -101,26 +103,28 @@ print(json.dumps(images / (time.perf_counter() - begin)))
 def main() -> None:
     """Runs all sides and prints, or writes, one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--archive", required=True, help="a zip of images")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the archive")
+    parser.add_argument("--archive", default="mnist_png.zip", help="a zip of images in that folder")
     parser.add_argument("--model", required=True, help="folder of a pushed model's version")
     parser.add_argument("--repeat", type=int, default=10, help="copies of the archive")
     parser.add_argument("--workers", type=int, default=0, help="cores of the job; 0: all")
     parser.add_argument("--processes", type=int, default=0, help="processes of the job")
     parser.add_argument("--inferrer-images", type=int, default=70_000)
     parser.add_argument("--skip-inferrer", action="store_true", help="leave TFX's side out")
-    parser.add_argument("--json", help="file for the record")
+    parser.add_argument("--json", action="store_true", help="print nothing but the record")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="bench-bulk-") as folder:
-        record = measure(Path(folder), options)
-    text = json.dumps(record, indent=2)
-    print(text)
-    if options.json:
-        Path(options.json).write_text(text + "\n", encoding="utf-8")
+        figures = measure(Path(folder), options)
+    if not options.json:
+        for name, value in figures.items():
+            print(f"{name:40} {value:14.3f}")
+    print_record(figures, {name: bound for name, bound in _TARGETS.items() if name in figures})
 
 
-def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Measures one side after the other."""
-    archive, model = Path(options.archive).resolve(), str(Path(options.model).resolve())
+    archive = (options.data / options.archive).resolve()
+    model = str(Path(options.model).resolve())
     engine = {"workers": options.workers, "processes": options.processes}
     copies = []
     for copy in range(options.repeat):
@@ -140,9 +144,6 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     records, images = write_records(archive, folder / "examples", options.inferrer_images)
     bare = {batch: timed(_BARE_LOOP, [records, model, batch])[1] for batch in (256, 1024)}
     record = {
-        "command": " ".join(sys.argv),
-        "machine": {"cores": os.cpu_count(), "processor": platform.processor()},
-        "python": platform.python_version(),
         "images": job["members"],
         "imports_seconds": imports,
         "small_job_seconds": small_seconds,
@@ -153,7 +154,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         "job_output_bytes": output,
         "finished_job_seconds": again_seconds,
         "finished_job_members": again["members_done_now"],
-        "bare_loop_images_per_second": bare,
+        **{f"bare_loop_images_per_second_{batch}": rate for batch, rate in bare.items()},
     }
     record["vs_bare_loop"] = record["job_images_per_second"] / max(bare.values())
     if not options.skip_inferrer:

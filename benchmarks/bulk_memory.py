@@ -1,19 +1,18 @@
 """Peak memory of the bulk job at 100,000 and at 1,000,000 images, on one worker and on two.
 
-    python -m benchmarks.bulk_memory --archive mnist_png.zip --model MODEL --json memory.json
+    python -m benchmarks.bulk_memory --data DIR --model MODEL [--json]
 
 The archive is listed under as many names as it takes; every job runs in a fresh process, whose
 peak resident memory counts. Figures: memory_ratio (the worst), and the rates, which must not fall.
 """
 
 import argparse
-import json
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import Any
 
 from benchmarks.bulk import timed
+from benchmarks.record import print_record
 
 _JOB = """
 import json, resource, sys
@@ -32,28 +31,34 @@ print(json.dumps([result.members, peak, result.steady_images_per_second]))
 def main() -> None:
     """Runs the jobs and prints, or writes, one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--archive", required=True, help="a zip of images")
+    parser.add_argument("--data", type=Path, required=True, help="folder with the archive")
+    parser.add_argument("--archive", default="mnist_png.zip", help="a zip of images in that folder")
     parser.add_argument("--model", required=True, help="folder of a pushed model's version")
     parser.add_argument("--small", type=int, default=100_000, help="images of the small job")
     parser.add_argument("--large", type=int, default=1_000_000, help="images of the large one")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--json", help="file for the record")
+    parser.add_argument("--json", action="store_true", help="print nothing but the record")
     options = parser.parse_args()
-    record: dict[str, Any] = {"jobs": []}
+    figures = {"memory_ratio": 0.0, "rate_ratio": float("inf")}
     for workers in options.workers:
-        peaks = [measure(options, workers, images) for images in (options.small, options.large)]
-        record["jobs"] += peaks
-        ratio = peaks[1]["peak_bytes"] / peaks[0]["peak_bytes"]
-        record["memory_ratio"] = max(record.get("memory_ratio", 0.0), ratio)
-    text = json.dumps(record, indent=2)
-    print(text)
-    if options.json:
-        Path(options.json).write_text(text + "\n", encoding="utf-8")
+        small, large = (measure(options, workers, n) for n in (options.small, options.large))
+        for job in (small, large):
+            name = f"workers_{workers}_images_{job['images']:.0f}"
+            figures[f"{name}_peak_mib"] = job["peak_bytes"] / 2**20
+            figures[f"{name}_images_per_second"] = job["images_per_second"]
+        memory = large["peak_bytes"] / small["peak_bytes"]
+        rate = large["images_per_second"] / small["images_per_second"]
+        figures["memory_ratio"] = max(figures["memory_ratio"], memory)
+        figures["rate_ratio"] = min(figures["rate_ratio"], rate)
+    if not options.json:
+        for name, value in figures.items():
+            print(f"{name:48} {value:14.3f}")
+    print_record(figures, {"memory_ratio": 1.2})
 
 
-def measure(options: argparse.Namespace, workers: int, images: int) -> dict[str, Any]:
+def measure(options: argparse.Namespace, workers: int, images: int) -> dict[str, float]:
     """Runs one job of about that many images."""
-    archive = Path(options.archive).resolve()
+    archive = (options.data / options.archive).resolve()
     with zipfile.ZipFile(archive) as opened:
         each = sum(not name.endswith("/") for name in opened.namelist())
     with tempfile.TemporaryDirectory(prefix="bench-memory-") as folder:

@@ -1,7 +1,7 @@
 """Real images for the training benchmarks, and what their records have in common.
 
-The data folder (`--data`, by default `../shared/data`) holds MNIST as IDX files and a part of
-CIFAR-10 as a zip of JPEGs.
+The data folder (`--data`) holds MNIST as IDX files, in `mnist_idx/`, and a part of CIFAR-10 as a
+zip of JPEGs, `cifar10_train_10k.zip`.
 """
 
 import argparse
@@ -10,9 +10,7 @@ import hashlib
 import json
 import os
 import pathlib
-import platform
 import sys
-import time
 import zipfile
 from collections.abc import Mapping
 from typing import Any
@@ -20,15 +18,31 @@ from typing import Any
 import cv2
 import numpy as np
 
+from benchmarks.record import hardware
 from trainer.input_pipeline import ImageSet
 
-DEFAULT_DATA = pathlib.Path(__file__).parents[2] / "shared" / "data"
+TARGETS = {
+    "mnist_supervised": {"accuracy_mean": 0.996, "ece_mean": 0.005, "bound_nats_mean": 96.0},
+    "mnist_semi": {"error_mean": 0.02, "error_worst": 0.04, "ece_mean": 0.015},
+    "bound": {"nats_mean": 88.0},
+    "cifar": {"accuracy_worst": 0.62},
+    "outliers": {"mean_auroc_mean": 0.99, "least_auroc_mean": 0.96},
+    "train_speed_mlp": {"ratio": 0.95},
+    "train_speed_conv": {"ratio": 0.95},
+    "distribution": {
+        "largest_loss_difference_mirrored": 1e-4,
+        "largest_loss_difference_worker": 1e-4,
+    },
+    "resume": {"identical": 1.0},
+}
+"""Bounds by benchmark and figure: what each has to show."""
 
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Arguments that every benchmark takes."""
     made = argparse.ArgumentParser(description=description)
-    made.add_argument("--data", type=pathlib.Path, default=DEFAULT_DATA)
+    made.add_argument("--data", type=pathlib.Path, required=True, help="folder of the images")
+    made.add_argument("--json", action="store_true", help="print nothing but the record")
     made.add_argument("--out", type=pathlib.Path, help="append the record to this JSON-lines file")
     made.add_argument("--seeds", type=int, nargs="+", default=[1], help="one training each")
     return made
@@ -80,39 +94,49 @@ def split_off(data: ImageSet, sizes: Mapping[str, int], *, seed: int) -> dict[st
     return {**parts, "train": data.take(np.sort(order[start:]))}
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    import keras
+def record(arguments: argparse.Namespace, name: str, results: dict[str, Any]) -> None:
+    """Prints the record as the last line, and appends it to `--out`.
+
+    Args:
+        arguments: Of the benchmark.
+        name: Of the benchmark.
+        results: Numbers, nested as they come; what is no number goes along as `details`.
+    """
     import tensorflow as tf
 
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor(),
-    )
-    return {
-        "cpu": cpu,
-        "cores": len(os.sched_getaffinity(0)),
-        "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "load": round(os.getloadavg()[0], 2),
-        "time": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime()),
-    }
-
-
-def record(arguments: argparse.Namespace, name: str, results: dict[str, Any]) -> None:
-    """Prints the record as one line of JSON and appends it to `--out`."""
+    figures = flatten(results)
     line = json.dumps(
-        {"benchmark": name, "command": " ".join(sys.argv), **results, "machine": machine()}
+        {
+            "figures": figures,
+            "targets": TARGETS.get(name, {}),
+            "hardware": {
+                **hardware(),
+                "gpus": [device.name for device in tf.config.list_physical_devices("GPU")],
+                "load": round(os.getloadavg()[0], 2),
+            },
+            "benchmark": name,
+            "command": " ".join(sys.argv),
+            "details": {key: value for key, value in results.items() if key not in figures},
+        }
     )
-    sys.stdout.write(f"{line}\n")
+    if not arguments.json:
+        for figure, value in figures.items():
+            print(f"{figure:40} {value:12.4f}")
+    print(line)
     if arguments.out:
         with arguments.out.open("a", encoding="utf-8") as file:
             file.write(f"{line}\n")
+
+
+def flatten(results: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """Names the numbers of nested mappings by their path, joined by underscores."""
+    figures: dict[str, float] = {}
+    for key, value in results.items():
+        if isinstance(value, Mapping):
+            figures |= flatten(value, f"{prefix}{key}_")
+        elif isinstance(value, int | float):
+            figures[f"{prefix}{key}"] = float(value)
+    return figures
 
 
 def mean_and_worst(values: list[float], *, worst: Any = min) -> dict[str, float]:

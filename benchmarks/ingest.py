@@ -1,8 +1,10 @@
 """Ingest of MNIST's 70,000 PNGs from one zip, against stock ImportExampleGen.
 
-`python -m benchmarks.ingest`: images per second of both, executors alone, one after the other in
-processes of their own. ImportExampleGen gets the same images as TFRecord files, whose making is
-not counted; ours reads the zip, hashes, decodes every image, and looks for duplicates.
+    python -m benchmarks.ingest --data DIR [--json]
+
+Images per second of both, executors alone, one after the other in processes of their own.
+ImportExampleGen gets the same images as TFRecord files, whose making is not counted; ours reads
+the zip, hashes, decodes every image, and looks for duplicates.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from typing import Any
 from benchmarks.record import print_record
 from components.image_sources.config import InputConfig
 
-DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist_png.zip"
+ARCHIVE = "mnist_png.zip"
 TARGET_RATIO = 3.0
 MODES = {
     "in_memory": ["--direct_running_mode=in_memory", "--direct_num_workers=1"],
@@ -30,7 +32,8 @@ MODES = {
 def main() -> None:
     """Runs both sides in turn and prints the record."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=DATA, help="a zip of images")
+    parser.add_argument("--data", type=Path, required=True, help=f"folder with {ARCHIVE}")
+    parser.add_argument("--json", action="store_true", help="print nothing but the record")
     parser.add_argument(
         "--repeats", type=int, default=3, help="runs of each side; the median is kept"
     )
@@ -50,7 +53,8 @@ def main() -> None:
             # Ours comes first: the stock side's input is made of its records.
             for side, runs in sides.items():
                 runs.append(in_process(side, options, work / f"{side}-{repeat}"))
-                print(f"{side}: {runs[-1]['images'] / runs[-1]['seconds']:,.0f} images/s")
+                if not options.json:
+                    print(f"{side}: {runs[-1]['images'] / runs[-1]['seconds']:,.0f} images/s")
                 if side == "ours":
                     stock_input(work / f"ours-{repeat}", work / "input")
                 shutil.rmtree(work / f"{side}-{repeat}")
@@ -122,7 +126,7 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Runs ImageExampleGen's executor."""
     from components.image_example_gen import executor
 
-    config = InputConfig.model_validate({"paths": str(options.data)})
+    config = InputConfig.model_validate({"paths": str(options.data / ARCHIVE)})
     properties = {"input_config": config.model_dump_json(), "input_fingerprint": "given"}
     if options.threads:
         properties["threads"] = options.threads

@@ -7,10 +7,10 @@ import difflib
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from components.bulk_inference.config import EMBED_COLUMNS, BulkConfig
 from components.image_sources.config import InputConfig
@@ -40,6 +40,24 @@ class SchemaConfig(Section):
         description="folder or file of a curated TFMD schema (schema.pbtxt); "
         "without it SchemaGen infers one from the training split",
     )
+
+
+class StatisticsConfig(Section):
+    """What TFDV looks at."""
+
+    splits: tuple[Literal["train", "validation", "calibration", "test", "unlabelled"], ...] = Field(
+        default=("train", "test"),
+        description="splits with statistics and a search for anomalies; train has to be "
+        "among them. Validation and calibration are drawn from train by a hash, unless the "
+        "source names them; each split costs one to two seconds",
+    )
+
+    @field_validator("splits")
+    @classmethod
+    def _with_train(cls, splits: tuple[str, ...]) -> tuple[str, ...]:
+        if "train" not in splits:
+            raise ValueError("train is missing: the schema is inferred from it")
+        return splits
 
 
 class EvaluationConfig(Section):
@@ -83,6 +101,7 @@ class PipelineConfig(Section):
     )
     input: InputConfig
     image: ImageConfig = ImageConfig()
+    statistics: StatisticsConfig = StatisticsConfig()
     data_schema: SchemaConfig = Field(default=SchemaConfig(), alias="schema")
     model: ModelConfig = ModelConfig()
     trainer: TrainerConfig = TrainerConfig()

@@ -168,10 +168,14 @@ def logged(terminal: Terminal, log_path: Path) -> Iterator[None]:
 
 
 def fail(terminal: Terminal, error: Exception) -> int:
-    """Says what went wrong in a line or two and returns the exit code, 1."""
+    """Says what went wrong in a line or two.
+
+    Returns:
+        The exit code: 1, or what the error itself asks for (75 after a preemption).
+    """
     for line in cause(error).splitlines():
         terminal.say(f"error: {line}", style="bold red")
     for note in getattr(error, "__notes__", []):
         terminal.say(note, style="dim")
     terminal.result({"error": cause(error)})
-    return 1
+    return int(getattr(error, "exit_code", 1))

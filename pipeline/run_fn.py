@@ -85,7 +85,7 @@ def _load_splits(
     # there; the others lie beside them.
     (pattern,) = fn_args.train_files
     examples = posixpath.dirname(posixpath.dirname(pattern))
-    decode = tf.function(transform.decode_examples)
+    decode = tf.function(transform.decode_examples, autograph=False)
     data = {}
     for split in _SPLITS:
         folder = posixpath.join(examples, _SPLIT_PREFIX + split)

@@ -42,7 +42,12 @@ def export_model(
     # Without it the label vocabulary's table is missing from the export.
     archive.track(transform.layer)
     for signature in create_signatures(model, transform):
-        archive.add_endpoint(signature.name, signature.function, input_signature=[signature.spec])
+        archive.add_endpoint(
+            signature.name,
+            # The functions are written in TensorFlow's own control flow; rewriting takes seconds.
+            tf.autograph.experimental.do_not_convert(signature.function),
+            input_signature=[signature.spec],
+        )
     archive.write_out(str(folder), verbose=False)
 
     extra = Path(folder) / names.EXTRA_ASSETS

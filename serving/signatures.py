@@ -26,6 +26,7 @@ _DEFAULT_OUTPUTS = (
     names.OUTLIER_SCORE,
     names.VERDICT,
 )
+_EXAMPLE_OUTPUTS = (names.PROBABILITIES,)
 _SCORE_OUTPUTS = (names.ELBO, names.RECONSTRUCTION_ERROR, names.OUTLIER_SCORE, names.VERDICT)
 
 
@@ -97,8 +98,10 @@ def create_signatures(model: VaeClassifier, transform: RecordTransform) -> tuple
         return _only(annotate_unit(transform.images(image_bytes)), (names.IMAGE,))
 
     def classify_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
+        # No more than the gate reads: TFMA fetches every output, and the outlier score alone
+        # costs more than the classification.
         encoded, _ = parse_records(examples)
-        return annotate(encoded)
+        return _only(annotate(encoded), _EXAMPLE_OUTPUTS)
 
     def transform_labels(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         _, texts = parse_records(examples)
