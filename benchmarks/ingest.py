@@ -126,7 +126,8 @@ def run_ours(options: argparse.Namespace) -> dict[str, Any]:
     """Runs ImageExampleGen's executor."""
     from components.image_example_gen import executor
 
-    config = InputConfig.model_validate({"paths": str(options.data / ARCHIVE)})
+    archive = options.data / ARCHIVE if options.data.is_dir() else options.data
+    config = InputConfig.model_validate({"paths": str(archive)})
     properties = {"input_config": config.model_dump_json(), "input_fingerprint": "given"}
     if options.threads:
         properties["threads"] = options.threads
