@@ -4,7 +4,16 @@ import re
 
 # Errors that people cause: their message is the whole answer. Beam workers in other processes
 # send errors as text, so the names are looked for in the text, too.
-_USER_ERRORS = ("InputError", "AnomalyError", "ConfigError", "OutputError", "ModelError")
+_USER_ERRORS = (
+    "AnomalyError",
+    "ConfigError",
+    "CountLawError",
+    "InputError",
+    "OutputError",
+    "PreemptedError",
+    "TrainingDivergedError",
+    "UnblessedModelError",
+)
 _IN_TEXT = re.compile(
     r"^(?:[\w.]+\.)?(?:" + "|".join(_USER_ERRORS) + r"): (?P<message>.+)$", re.MULTILINE
 )

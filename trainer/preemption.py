@@ -15,8 +15,10 @@ PREEMPTED_EXIT_CODE: Final = 75
 class PreemptedError(RuntimeError):
     """The run was asked to stop; its state is saved.
 
-    Entry points exit with `PREEMPTED_EXIT_CODE`.
+    Entry points exit with `PREEMPTED_EXIT_CODE`; the command line reads it here.
     """
+
+    exit_code = PREEMPTED_EXIT_CODE
 
 
 class TrainingDivergedError(ValueError):

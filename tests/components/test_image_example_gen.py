@@ -293,8 +293,8 @@ def test_fault_in_a_worker_is_the_same_one_line(tmp_path: Path) -> None:
     ],
 )
 def test_failures_to_write_are_worded(code: int, message: str) -> None:
-    error = unwritable("/root/out", OSError(code, os.strerror(code)))
-    assert str(error) == f"/root/out: {message}"
+    error = unwritable("/data/out", OSError(code, os.strerror(code)))
+    assert str(error) == f"/data/out: {message}"
 
 
 def test_output_in_the_place_of_a_file(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.console import Terminal, captured_output, duration, logged
+from pipeline.console import Terminal, captured_output, duration, fail, logged
+from trainer.preemption import PreemptedError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,3 +76,9 @@ def test_logging_is_as_before_after_capture(tmp_path: Path) -> None:
 )
 def test_durations_are_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_a_preempted_run_asks_to_be_started_again(capfd: pytest.CaptureFixture) -> None:
+    code = fail(Terminal(), PreemptedError("stopped by SIGTERM after step 7; the state is saved"))
+    assert code == 75
+    assert "error: stopped by SIGTERM after step 7" in capfd.readouterr().out
