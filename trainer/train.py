@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from trainer import callbacks, features, preemption
@@ -23,6 +24,8 @@ from trainer.streams import learning_splits
 from trainer.summaries import summarise
 
 _LOG = logging.getLogger(__name__)
+_FEWEST_SUMMARISED = 100
+"""Images below which quantiles say too little about a split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +37,7 @@ class TrainResult:
         history: one record per evaluation.
         calibration: what was fitted after training (`calibration.calibrate`), empty without a
             calibration or validation split.
-        summaries: of the train split (`summaries.summarise`), for drift checks.
+        summaries: of images like the training's (`summaries.summarise`), for drift checks.
         steps: steps done.
         images_per_sec: in the steady state of the last calls.
     """
@@ -112,7 +115,7 @@ def train(
     report = _calibrate(model, trainer_config, splits)
     summary = summarise(
         model,
-        splits[features.TRAIN],
+        _unlearned(splits),
         seed=trainer_config.seed,
         batch_size=trainer_config.evaluation_batch_size,
     )
@@ -120,10 +123,28 @@ def train(
         model=model,
         history=run.history,
         calibration=report,
-        summaries=summary,
+        summaries={**summary, "priors": _priors(splits[features.TRAIN], num_classes)},
         steps=run.steps,
         images_per_sec=run.images_per_sec,
     )
+
+
+def _priors(data: ImageSet, num_classes: int) -> list[float]:
+    """Shares of the classes among the labelled images: what the classifier takes for granted."""
+    counts = np.bincount(data.labels[data.labels >= 0], minlength=num_classes)
+    return (counts / max(counts.sum(), 1)).tolist()
+
+
+def _unlearned(splits: Mapping[str, ImageSet]) -> ImageSet:
+    """The images that drift is measured against: drawn like the training's, but not learned.
+
+    A model is surer of what it has learned, and each training image is its own nearest neighbour,
+    so scores over the train split would make every new image look like drift.
+    """
+    for name in (features.CALIBRATION, features.VALIDATION):
+        if name in splits and len(splits[name]) >= _FEWEST_SUMMARISED:
+            return splits[name]
+    return splits[features.TRAIN]
 
 
 def _calibrate(

@@ -132,7 +132,9 @@ def judge(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftReport:
             tests.append(Test(name, statistic, p_value, distance, alarm))
     trained = np.asarray(card.summaries["classes"])
     shares = sums.counts["classes"] / max(sums.counts["classes"].sum(), 1)
-    prior = prior_shift(np.asarray(sums.posteriors), trained)
+    # Priors are those of the labels; cards that have none are served by the predicted shares.
+    priors = np.asarray(card.summaries.get("priors", trained))
+    prior = prior_shift(np.asarray(sums.posteriors), priors)
     return report(
         training_images=known,
         alarm=any(test.alarm for test in tests),

@@ -18,9 +18,9 @@ PIXEL_BINS: Final = 32
 
 _PIXEL_IMAGES: Final = 64
 """Images of a batch whose pixels are looked at, evenly spread over it."""
-_POSTERIORS: Final = 16
+_POSTERIORS: Final = 512
 """Images of a batch whose class probabilities are kept for the estimate of the classes' shares."""
-_POSTERIORS_PER_UNIT: Final = 128
+_POSTERIORS_PER_UNIT: Final = 512
 _MOST_SIZES: Final = 200
 
 _SCALARS: Final = {

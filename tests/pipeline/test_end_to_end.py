@@ -95,6 +95,13 @@ def test_the_table_has_a_row_for_every_held_out_image(first: Run, root: Path) ->
     assert all(0 < p <= 1 for p in table["probability"].to_pylist())
 
 
+def test_held_out_digits_are_no_drift(first: Run) -> None:
+    drift = first.result["labelling"]["drift"]
+    assert not drift["alarm"], drift["tests"]
+    for label, share in drift["labels"].items():
+        assert abs(drift["prior_shift"][label] - share) < 0.03
+
+
 def test_a_second_run_is_served_from_the_cache(first: Run, root: Path) -> None:
     second = run_again(root)
     assert second.code == 0

@@ -102,6 +102,7 @@ def test_report_and_summaries_are_plain_values(trained: tiny.TrainResult) -> Non
     summary = json.loads(json.dumps(trained.summaries, allow_nan=False))
     assert sum(summary["pixels"]["histogram"]) == pytest.approx(1.0)
     assert sum(summary["classes"]) == pytest.approx(1.0)
+    assert sum(summary["priors"]) == pytest.approx(1.0)
     assert len(summary["latent"]["quantiles"]) == 4
 
 
