@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from components.bulk_inference.config import EMBED_COLUMNS, BulkConfig
 from components.image_sources.config import InputConfig
 from pipeline.digests import project_root
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
+from trainer.options import Section
 
 _ROOT_PLACEHOLDER = "{root}"
 
@@ -24,12 +25,6 @@ _Tree = TypeVar("_Tree", bound=BaseModel)
 
 class ConfigError(ValueError):
     """A configuration does not hold; the message has one line for each thing that is wrong."""
-
-
-class Section(BaseModel):
-    """A part of the tree: frozen, and closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SchemaConfig(Section):

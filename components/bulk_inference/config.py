@@ -5,9 +5,10 @@ Composed into the pipeline's configuration, and built by the command line for a 
 
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from components.image_sources.config import InputConfig
+from trainer.options import Section
 
 CLASSIFY_COLUMNS: Final = (
     "key",
@@ -48,13 +49,7 @@ EMBED_COLUMNS: Final = (
 """Columns of `vaeline embed`."""
 
 
-class _Section(BaseModel):
-    """A frozen section that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class BatchConfig(_Section):
+class BatchConfig(Section):
     """How much one model call takes; it is halved by itself where memory runs out."""
 
     max_images: int = Field(default=512, ge=1, description="Most images of one model call.")
@@ -65,7 +60,7 @@ class BatchConfig(_Section):
     )
 
 
-class EngineConfig(_Section):
+class EngineConfig(Section):
     """Where the job runs: a Beam runner, always named, never chosen by Beam."""
 
     runner: Literal["local", "flink", "spark", "dataflow"] = Field(
@@ -100,7 +95,7 @@ class EngineConfig(_Section):
     )
 
 
-class DriftConfig(_Section):
+class DriftConfig(Section):
     """The archive against the training data that the model carries summaries of."""
 
     enabled: bool = Field(default=True, description="Write drift.json, drift.md and drift.png.")
@@ -114,7 +109,7 @@ class DriftConfig(_Section):
     picture: bool = Field(default=True, description="Draw drift.png.")
 
 
-class BulkConfig(_Section):
+class BulkConfig(Section):
     """One bulk job: which images, which model, where to, and what goes into the table."""
 
     input: InputConfig | None = Field(default=None, description="The images.")

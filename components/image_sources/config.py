@@ -5,7 +5,9 @@ Composed into the pipeline's configuration; read by every source, by ingest and 
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from trainer.options import Section
 
 Format = Literal[
     "auto", "folder", "zip", "tar", "webdataset", "idx", "tfrecord", "tfds", "manifest"
@@ -14,13 +16,7 @@ Format = Literal[
 MIB: Final = 1024 * 1024
 
 
-class _Section(BaseModel):
-    """A frozen section that refuses unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class LimitsConfig(_Section):
+class LimitsConfig(Section):
     """What one member and one archive may cost; beyond it a member is rejected, unread."""
 
     max_bytes: int = Field(
@@ -44,7 +40,7 @@ class LimitsConfig(_Section):
     )
 
 
-class LabelsConfig(_Section):
+class LabelsConfig(Section):
     """Where labels come from."""
 
     source: Literal["auto", "none"] = Field(
@@ -63,7 +59,7 @@ class LabelsConfig(_Section):
     )
 
 
-class SplitsConfig(_Section):
+class SplitsConfig(Section):
     """How images are divided.
 
     Splits that the source names (folders, manifest, TFDS) are kept; each split that it does not
@@ -93,7 +89,7 @@ class SplitsConfig(_Section):
         return self
 
 
-class ManifestConfig(_Section):
+class ManifestConfig(Section):
     """Columns of a CSV, JSON Lines or Parquet manifest."""
 
     path: str = Field(
@@ -107,7 +103,7 @@ class ManifestConfig(_Section):
     )
 
 
-class TFRecordConfig(_Section):
+class TFRecordConfig(Section):
     """Feature keys of tf.Example records; the defaults are those of TensorFlow's image records."""
 
     encoded: str = Field(default="image/encoded", description="bytes: the image as a file.")
@@ -116,7 +112,7 @@ class TFRecordConfig(_Section):
     filename: str = Field(default="image/filename", description="bytes: the image's name.")
 
 
-class TFDSConfig(_Section):
+class TFDSConfig(Section):
     """Datasets of TensorFlow Datasets, named in `paths` as `tfds:name` or `tfds:name:version`."""
 
     data_dir: str | None = Field(
@@ -129,13 +125,13 @@ class TFDSConfig(_Section):
     label: str = Field(default="label", description="The label feature.")
 
 
-class SpansConfig(_Section):
+class SpansConfig(Section):
     """Which of the spans that match `{SPAN}` or `{YYYY}-{MM}-{DD}` in `paths` are read."""
 
     latest: int = Field(default=1, ge=1, description="The latest N spans, together.")
 
 
-class StorageConfig(_Section):
+class StorageConfig(Section):
     """How `gs://` is reached."""
 
     anonymous: bool = Field(default=False, description="Without credentials: public buckets.")
@@ -143,7 +139,7 @@ class StorageConfig(_Section):
     timeout_secs: float = Field(default=60.0, gt=0, description="Limit on one request.")
 
 
-class UnitsConfig(_Section):
+class UnitsConfig(Section):
     """Size of a work unit: what one worker reads, checks and writes at a time."""
 
     members: int = Field(default=8192, ge=1, description="Most members of a unit.")
@@ -158,7 +154,7 @@ def _as_tuple(paths: object) -> object:
     return (paths,) if isinstance(paths, str) else paths
 
 
-class InputConfig(_Section):
+class InputConfig(Section):
     """Images in any archive, their labels and splits, and what is accepted."""
 
     paths: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
