@@ -15,6 +15,7 @@ from components.baseline_model.strategy import LatestOtherBlessedModelStrategy
 from components.image_example_gen.component import ImageExampleGen
 from pipeline.config import PipelineConfig
 from pipeline.evaluation import create_eval_config
+from pipeline.training_folder import FOLDERS
 from trainer import features
 
 BASELINE = "baseline_model"
@@ -80,14 +81,26 @@ def create_pipeline(
     )
     transform.add_upstream_node(gate)
 
+    learning: dict[str, Any] = {
+        "examples": examples,
+        "transform_graph": transform.outputs["transform_graph"],
+        "train_args": trainer_pb2.TrainArgs(splits=[features.TRAIN]),
+        # run_fn finds the other splits beside this one; TFX's default, `eval`, is not there.
+        "eval_args": trainer_pb2.EvalArgs(splits=[features.TRAIN]),
+    }
+    custom = {"code_digest": code_digest, FOLDERS: f"{places.artifacts}/training"}
+    tuner = None
+    if config.trainer.tuner.enabled:
+        tuner = tfx.components.Tuner(
+            tuner_fn="pipeline.tuner_fn.tuner_fn",
+            custom_config={"training": _training_config(config, tuner=True), **custom},
+            **learning,
+        )
     trainer = tfx.components.Trainer(
         run_fn="pipeline.run_fn.run_fn",
-        examples=examples,
-        transform_graph=transform.outputs["transform_graph"],
-        train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
-        # run_fn finds the other splits beside this one; TFX's default, `eval`, is not there.
-        eval_args=trainer_pb2.EvalArgs(splits=[features.TRAIN]),
-        custom_config={"training": _training_config(config), "code_digest": code_digest},
+        hyperparameters=tuner.outputs["best_hyperparameters"] if tuner else None,
+        custom_config={"training": _training_config(config), **custom},
+        **learning,
     )
     baseline = tfx.dsl.Resolver(
         strategy_class=LatestOtherBlessedModelStrategy,
@@ -116,6 +129,7 @@ def create_pipeline(
         validator,
         gate,
         transform,
+        *([tuner] if tuner else []),
         trainer,
         baseline,
         evaluator,
@@ -149,8 +163,13 @@ def _without(splits: Sequence[str]) -> list[str]:
     return [split for split in features.SPLITS if split not in splits]
 
 
-def _training_config(config: PipelineConfig) -> str:
-    """Returns the sections that determine the model; a changed bound retrains nothing."""
+def _training_config(config: PipelineConfig, *, tuner: bool = False) -> str:
+    """Returns the sections that determine the model; a changed bound retrains nothing.
+
+    The tuner's options are the Tuner's: what it chose comes to the Trainer as an artifact.
+    """
     tree = config.model_dump(mode="json", by_alias=True)
+    if not tuner:
+        del tree["trainer"]["tuner"]
     sections = ("name", "input", "image", "schema", "model", "trainer")
     return json.dumps({section: tree[section] for section in sections}, sort_keys=True)

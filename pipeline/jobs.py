@@ -26,6 +26,7 @@ _STEP_TITLES = {
     "ExampleValidator": "look for anomalies",
     "AnomalyGate": "stop on anomalies",
     "Transform": "learn the preprocessing",
+    "Tuner": "search for the best options",
     "Trainer": "train and calibrate",
     "baseline_model": "find the last blessed model",
     "Evaluator": "evaluate against the gate",
