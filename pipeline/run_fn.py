@@ -85,13 +85,12 @@ def _write(fn_args: Any, training: Training, result: TrainResult) -> None:
 
 def _card(fn_args: Any, training: Training, result: TrainResult) -> dict[str, Any]:
     model = result.model
-    fitted = {weight.path: weight.numpy() for weight in model.scores.weights}
     return {
         "name": training.options["name"],
         "digests": {
-            "model": _digest_arrays({w.path: w.numpy() for w in model.weights}),
+            "model": _digest_weights(model.weights),
             "transform": _digest_files(fn_args.transform_graph_path),
-            "calibration": _digest_arrays(fitted),
+            "calibration": _digest_weights(model.scores.weights),
             "code": fn_args.custom_config["code_digest"],
             "config": value_digest(training.options),
         },
@@ -103,10 +102,11 @@ def _card(fn_args: Any, training: Training, result: TrainResult) -> dict[str, An
     }
 
 
-def _digest_arrays(arrays: dict[str, np.ndarray]) -> str:
+def _digest_weights(weights: list[Any]) -> str:
     digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+    # In the model's order: Keras numbers layers by process, so the same weights have other names.
+    for array in (weight.numpy() for weight in weights):
+        digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:_DIGEST_LENGTH]
 

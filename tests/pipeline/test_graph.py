@@ -52,6 +52,15 @@ def test_a_curated_schema_takes_the_place_of_the_inferred_one() -> None:
     assert "SchemaGen" not in steps
 
 
+def test_a_search_for_options_is_a_step_before_the_training() -> None:
+    searching = config(trainer={"tuner": {"enabled": True}})
+    assert [*STEPS[:6], "Tuner", *STEPS[6:]] == list(properties(searching))
+    # What the Tuner chose reaches the Trainer as an artifact, so a longer search alone is the
+    # Tuner's.
+    longer = config(trainer={"tuner": {"enabled": True, "trials": 20}})
+    assert changed(properties(searching), properties(longer)) == {"Tuner"}
+
+
 def test_a_changed_line_of_code_reaches_the_steps_that_run_it() -> None:
     before, after = properties(config(), "one"), properties(config(), "two")
     assert changed(before, after) == {"ImageExampleGen", "Transform", "Trainer"}
