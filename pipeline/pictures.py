@@ -16,6 +16,7 @@ from trainer.pixels import to_levels, to_unit
 
 _COLUMNS = 12
 _MOST_POINTS = 2000
+_BATCH = 64
 _SEED = 3
 # Between the images of a grid: pixels, and their grey level.
 _GAP, _GAP_LEVEL = 1, 128
@@ -42,12 +43,17 @@ def draw_training(
         folder,
         "reconstructions.png",
     )
-    if model.config.conditioning == "latent":
+    if model.config.conditioning != "hidden":
         latent = tf.random.stateless_normal([3 * _COLUMNS, model.config.latent_size], [_SEED, 0])
-        samples = to_levels(model.decode_latent(latent)).numpy()
+        # Where the decoder sees the class, one class after the other.
+        labels = tf.range(3 * _COLUMNS) % model.num_classes
+        samples = to_levels(model.decode_latent(latent, labels)).numpy()
         _save(_grid(np.split(samples, 3)), folder, "samples.png")
     points = images.take(np.arange(min(len(images), _MOST_POINTS)))
-    embedding = model.analyse(to_unit(tf.constant(points.images)))["embedding"].numpy()
+    # In parts: two thousand large images at once would take gigabytes.
+    parts = np.array_split(points.images, -(-len(points) // _BATCH))
+    means = [model.encode(to_unit(tf.constant(part))).mean.numpy() for part in parts]
+    embedding = np.concatenate(means)
     _save(_latent_map(embedding, points.labels, classes), folder, "latent_map.png")
 
 

@@ -42,9 +42,10 @@ class Progress:
 
     def line(self) -> str:
         """One line for a person."""
-        losses = f"loss {self.parts['loss']:.4f}  elbo {self.parts['elbo']:.1f}"
-        if self.parts.get("cross_entropy"):
-            losses += f"  cross-entropy {self.parts['cross_entropy']:.4f}"
+        parts = self.parts
+        losses = f"loss {parts['loss']:.4f}  elbo {parts['elbo']:.1f} (kl {parts['kl']:.1f})"
+        if parts.get("cross_entropy"):
+            losses += f"  cross-entropy {parts['cross_entropy']:.4f}"
         text = (
             f"step {self.step}/{self.total_steps}  epoch {self.epoch:.1f}  "
             f"{self.images_per_sec:,.0f} images/s  {losses}  ETA {_clock(self.eta_secs)}"

@@ -50,9 +50,9 @@ def make_inputs(folder: Path) -> Path:
         beam.Pipeline(runner="FnApiRunner") as pipeline,
         tft_beam.Context(temp_dir=str(folder / "temporary")),
     ):
-        data = (pipeline | beam.Create(rows), metadata)
+        table = (pipeline | beam.Create(rows), metadata)
         _ = (
-            data
+            table
             | tft_beam.AnalyzeDataset(function)
             | tft_beam.WriteTransformFn(str(folder / "transform"))
         )
