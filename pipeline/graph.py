@@ -12,6 +12,7 @@ from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
 
 from components.anomaly_gate.component import AnomalyGate
 from components.baseline_model.strategy import LatestOtherBlessedModelStrategy
+from components.bulk_inference.component import BulkInference
 from components.image_example_gen.component import ImageExampleGen
 from pipeline.config import PipelineConfig
 from pipeline.evaluation import create_eval_config
@@ -122,6 +123,17 @@ def create_pipeline(
             filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=config.push.directory)
         ),
     )
+    labelling = []
+    if config.bulk.in_pipeline:
+        step = BulkInference(
+            trainer.outputs["model"],
+            config.bulk,
+            model_blessing=evaluator.outputs["blessing"],
+            code_digest=code_digest,
+        )
+        # It ends the run where the model was refused: all else has its say before.
+        step.add_upstream_node(pusher)
+        labelling = [step]
     components: list[base_node.BaseNode] = [
         example_gen,
         statistics_gen,
@@ -134,6 +146,7 @@ def create_pipeline(
         baseline,
         evaluator,
         pusher,
+        *labelling,
     ]
     return tfx.dsl.Pipeline(
         pipeline_name=config.name,

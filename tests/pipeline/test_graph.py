@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import digests
-from pipeline.config import PipelineConfig, parse_config
+from pipeline.config import ConfigError, PipelineConfig, parse_config
 from pipeline.graph import Places, create_pipeline
 
 STEPS = [
@@ -59,6 +59,18 @@ def test_a_search_for_options_is_a_step_before_the_training() -> None:
     # Tuner's.
     longer = config(trainer={"tuner": {"enabled": True, "trials": 20}})
     assert changed(properties(searching), properties(longer)) == {"Tuner"}
+
+
+def test_labelling_an_archive_is_the_last_step() -> None:
+    bulk = {"in_pipeline": True, "input": {"paths": "scans.zip"}}
+    labelling = config(bulk=bulk)
+    assert list(properties(labelling)) == [*STEPS, "BulkInference"]
+    before, after = properties(labelling, "one"), properties(labelling, "two")
+    assert "BulkInference" in changed(before, after)
+    other = config(bulk={**bulk, "columns": ["key", "label"]})
+    assert changed(properties(labelling), properties(other)) == {"BulkInference"}
+    with pytest.raises(ConfigError, match=r"bulk\.in_pipeline: there is nothing to label"):
+        config(bulk={"in_pipeline": True})
 
 
 def test_a_changed_line_of_code_reaches_the_steps_that_run_it() -> None:
