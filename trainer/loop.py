@@ -198,8 +198,7 @@ class Run:
                     self._save()
                     saved_at = self._clock.elapsed()
                 limit = 60.0 * self._config.max_minutes
-                secs = self._earlier_secs + self._clock.elapsed()
-                if limit and self._agree(secs > limit):
+                if limit and self._agree(self._earlier_secs + self._clock.elapsed() > limit):
                     self._stopped = True
         if not self._history or self._history[-1]["step"] != self._done:
             self._evaluate()
