@@ -86,6 +86,7 @@ setup(
         "components.image_checks",
         "components.image_example_gen",
         "components.image_sources",
+        "components.model_push",
         "pipeline",
         "serving",
         "trainer",
