@@ -249,9 +249,7 @@ def predict(model: Model, body: bytes) -> dict[str, Any]:
     inputs = {}
     for name, value in values.items():
         if name not in definition.inputs:
-            raise RefusedError(
-                "INVALID_ARGUMENT", f"JSON object: does not have named input: {name}"
-            )
+            raise RefusedError("INVALID_ARGUMENT", f"JSON object does not have input {name}")
         kind = tf.as_dtype(definition.inputs[name].dtype)
         inputs[name] = from_json(value, name) if kind == tf.string else np.array(
             value, kind.as_numpy_dtype)  # fmt: skip
