@@ -13,8 +13,9 @@ from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
 from components.anomaly_gate.component import AnomalyGate
 from components.baseline_model.strategy import LatestOtherBlessedModelStrategy
 from components.image_example_gen.component import ImageExampleGen
+from components.model_gate.component import ModelGate
 from pipeline.config import PipelineConfig
-from pipeline.evaluation import create_eval_config
+from pipeline.evaluation import SLICES_MODULE, create_eval_config
 from trainer import features
 
 BASELINE = "baseline_model"
@@ -100,11 +101,19 @@ def create_pipeline(
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
         example_splits=[features.TEST],
-        eval_config=create_eval_config(config.evaluation),
+        eval_config=create_eval_config(config.evaluation, config.image.shape),
+        module_path=SLICES_MODULE,
+    )
+    model_gate = ModelGate(
+        evaluation=evaluator.outputs["evaluation"],
+        model=trainer.outputs["model"],
+        baseline_model=baseline.outputs["model"],
+        bounds=config.evaluation,
+        code_digest=code_digest,
     )
     pusher = tfx.components.Pusher(
         model=trainer.outputs["model"],
-        model_blessing=evaluator.outputs["blessing"],
+        model_blessing=model_gate.outputs["blessing"],
         push_destination=pusher_pb2.PushDestination(
             filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=config.push.directory)
         ),
@@ -119,6 +128,7 @@ def create_pipeline(
         trainer,
         baseline,
         evaluator,
+        model_gate,
         pusher,
     ]
     return tfx.dsl.Pipeline(
