@@ -49,7 +49,7 @@ def create_eval_config(
                 name=metric_names.CONFUSION,
                 thresholds=[-1.0],
             ),
-            _metric("Calibration", f"{_METRICS}.calibration"),
+            _metric("CalibrationQuality", f"{_METRICS}.calibration"),
             _metric(
                 "ModelOutputs",
                 f"{_METRICS}.outputs",

@@ -12,7 +12,7 @@ from tensorflow_model_analysis.extractors import slice_key_extractor
 from components.model_gate import metric_names
 from trainer import features
 
-_ARCHIVE = re.compile(r"^(.*?\.(?:zip|tar|tar\.\w+|tgz|tbz2|txz|tzst|tfrecords?|gz))/", re.I)
+_ARCHIVE = re.compile(rb"^(.*?\.(?:zip|tar|tar\.\w+|tgz|tbz2|txz|tzst|tfrecords?|gz))/", re.I)
 _SMALLEST_OCTAVE = 8
 
 
@@ -55,7 +55,7 @@ def _add_slices(extracts: dict[str, Any]) -> dict[str, Any]:
     if text is not None:
         slices[metric_names.CLASS_SLICE] = np.array([text])
     if name is not None:
-        slices[metric_names.ARCHIVE_SLICE] = np.array([archive(name).encode("utf-8", "replace")])
+        slices[metric_names.ARCHIVE_SLICE] = np.array([archive(name, text or b"")])
     if height is not None and width is not None:
         slices[metric_names.SIZE_SLICE] = np.array([size(int(height), int(width)).encode()])
     # The image itself has been through the model; carrying it on into the groups costs memory.
@@ -63,11 +63,22 @@ def _add_slices(extracts: dict[str, Any]) -> dict[str, Any]:
     return {**extracts, tfma.FEATURES_KEY: {**kept, **slices}}
 
 
-def archive(name: bytes) -> str:
-    """Returns the archive that a record's `image/filename` begins with, else its first folder."""
-    text = name.decode("utf-8", "replace")
-    found = _ARCHIVE.match(text)
-    return found.group(1) if found else text.partition("/")[0]
+def archive(name: bytes, label: bytes = b"") -> bytes:
+    """Returns the archive that an image came from.
+
+    Args:
+        name: `image/filename`: an archive's path and the member's name, or a file's path.
+        label: The class's name: the folder of that name is no archive.
+
+    Returns:
+        The archive's path; for files of a folder tree the folder, above that of the class.
+    """
+    found = _ARCHIVE.match(name)
+    if found:
+        return found.group(1)
+    folder = name.rpartition(b"/")[0]
+    above, _, last = folder.rpartition(b"/")
+    return above if label and last == label else folder
 
 
 def size(height: int, width: int) -> str:

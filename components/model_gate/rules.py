@@ -71,8 +71,9 @@ def _absolute(measures: Measures, bounds: EvaluationConfig) -> Iterator[Check]:
     )
     yield Check("ELBO", _shown(values.get(m.ELBO), 2) + " nats")
     yield Check("bits per dimension", _shown(values.get(m.BITS)))
-    for level, name in m.OUTLIER_QUANTILES.items():
-        yield Check(f"outlier score, {level:.0%} quantile", _shown(values.get(name)))
+    levels = ", ".join(f"{level:.0%}" for level in m.OUTLIER_QUANTILES)
+    quantiles = [_shown(values.get(name), 2) for name in m.OUTLIER_QUANTILES.values()]
+    yield Check(f"outlier score, {levels}", ", ".join(quantiles))
 
 
 def _bounded(
@@ -116,11 +117,20 @@ def _floors(measures: Measures, bounds: EvaluationConfig) -> Iterator[Check]:
         if kind != m.CLASS_SLICE:
             yield from _floor(
                 f"accuracy of {kind}",
-                [(name, _hits(part), part.images) for name, part in parts.items()],
+                [
+                    (name, _hits(part), part.images)
+                    for name, part in zip(_short(list(parts)), parts.values(), strict=True)
+                ],
                 floor=bounds.min_slice_accuracy,
                 key="min_slice_accuracy",
                 confidence=bounds.confidence,
             )
+
+
+def _short(paths: list[str]) -> list[str]:
+    """Returns the last parts of paths, where those tell them apart."""
+    last = [path.rpartition("/")[2] for path in paths]
+    return last if len(set(last)) == len(last) and all(last) else paths
 
 
 def _hits(part: SliceMeasures) -> int:

@@ -26,7 +26,7 @@ class _Sums:
         self.brier += other.brier
 
 
-class Calibration(tfma.metrics.Metric):
+class CalibrationQuality(tfma.metrics.Metric):
     """Calibration error over 15 bins of equal mass, and the Brier score.
 
     The Brier score is Brier's own (1950): the sum over classes of (p_k - y_k)^2, in [0, 2].

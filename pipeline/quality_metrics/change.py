@@ -85,7 +85,7 @@ def _computations(
         sums.both += new.right and old.right
         sums.gained += new.right and not old.right
         sums.lost += old.right and not new.right
-        sums.flips += new.label != old.label
+        sums.flips += new.differs(old)
         sums.log_loss += old.log_loss
         sums.add_rise(new.log_loss - old.log_loss)
 
@@ -116,7 +116,8 @@ class _Answer:
     """One model's answer for one image.
 
     Attributes:
-        label: The class's name, or its number where the model does not say the name.
+        place: The class's number.
+        name: The class's name; None where an older model does not say it.
         right: Whether it is the true one.
         log_loss: -log of the true class's probability, nats.
     """
@@ -124,12 +125,16 @@ class _Answer:
     def __init__(self, inputs: tfma.metrics.StandardMetricInputs, model_name: str) -> None:
         outputs = outputs_of(inputs, model_name)
         probabilities = probabilities_of(outputs)
-        place, truth = int(probabilities.argmax()), label_of(inputs, model_name)
-        # Names, because two models may number their classes differently.
-        self.label: Any = place
-        if names.LABEL in outputs:
-            self.label = np.asarray(outputs[names.LABEL]).reshape(-1)[0]
-        self.right = place == truth
+        truth = label_of(inputs, model_name)
+        self.place = int(probabilities.argmax())
+        self.name = np.ravel(outputs[names.LABEL])[0] if names.LABEL in outputs else None
+        self.right = self.place == truth
         # A class that the model does not know has no probability.
         probability = probabilities[truth] if truth >= 0 else 0.0
         self.log_loss = -math.log(max(float(probability), _LEAST_PROBABILITY))
+
+    def differs(self, other: "_Answer") -> bool:
+        """Whether the labels differ; by name, because numbers may differ between models."""
+        if self.name is None or other.name is None:
+            return self.place != other.place
+        return bool(self.name != other.name)
