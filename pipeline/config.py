@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from components.bulk_inference.config import EMBED_COLUMNS, BulkConfig
 from components.image_sources.config import InputConfig
+from components.model_gate.config import EvaluationConfig
 from components.model_push.config import PushConfig
 from pipeline.digests import project_root
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
@@ -54,18 +55,6 @@ class StatisticsConfig(Section):
         if "train" not in splits:
             raise ValueError("train is missing: the schema is inferred from it")
         return splits
-
-
-class EvaluationConfig(Section):
-    """What a model must reach on the test split to be blessed."""
-
-    min_accuracy: float = Field(default=0.9, ge=0, le=1, description="least accuracy")
-    max_accuracy_drop: float = Field(
-        default=0.005,
-        ge=0,
-        le=1,
-        description="by how much the accuracy may lie below that of the last blessed model",
-    )
 
 
 class BeamConfig(Section):

@@ -13,10 +13,11 @@ from tfx.proto import trainer_pb2, transform_pb2
 from components.anomaly_gate.component import AnomalyGate
 from components.baseline_model.strategy import LatestOtherBlessedModelStrategy
 from components.image_example_gen.component import ImageExampleGen
+from components.model_gate.component import ModelGate
 from components.model_push.component import Pusher
 from components.model_push.config import vertex_arguments
 from pipeline.config import ConfigError, PipelineConfig
-from pipeline.evaluation import create_eval_config
+from pipeline.evaluation import SLICES_MODULE, create_eval_config
 from trainer import features
 
 BASELINE = "baseline_model"
@@ -103,12 +104,20 @@ def create_pipeline(
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
         example_splits=[features.TEST],
-        eval_config=create_eval_config(config.evaluation),
+        eval_config=create_eval_config(config.evaluation, config.image.shape),
+        module_path=SLICES_MODULE,
+    )
+    model_gate = ModelGate(
+        evaluation=evaluator.outputs["evaluation"],
+        model=trainer.outputs["model"],
+        baseline_model=baseline.outputs["model"],
+        bounds=config.evaluation,
+        code_digest=code_digest,
     )
     pusher = Pusher(
         config.push.directory,
         model=trainer.outputs["model"],
-        model_blessing=evaluator.outputs["blessing"],
+        model_blessing=model_gate.outputs["blessing"],
         examples=examples,
         evaluation=evaluator.outputs["evaluation"],
         user=config.push.user,
@@ -123,8 +132,9 @@ def create_pipeline(
         trainer,
         baseline,
         evaluator,
+        model_gate,
         pusher,
-        *_vertex_pushers(config, places, trainer, evaluator),
+        *_vertex_pushers(config, places, trainer, model_gate),
     ]
     return tfx.dsl.Pipeline(
         pipeline_name=config.name,
@@ -153,7 +163,7 @@ def _vertex_pushers(
     config: PipelineConfig,
     places: Places,
     trainer: base_node.BaseNode,
-    evaluator: base_node.BaseNode,
+    model_gate: base_node.BaseNode,
 ) -> list[base_node.BaseNode]:
     """Makes the step that deploys to a Vertex endpoint, where one is configured."""
     vertex = config.push.vertex
@@ -167,7 +177,7 @@ def _vertex_pushers(
     vertex_ai = tfx.extensions.google_cloud_ai_platform
     pusher = vertex_ai.Pusher(
         model=trainer.outputs["model"],
-        model_blessing=evaluator.outputs["blessing"],
+        model_blessing=model_gate.outputs["blessing"],
         custom_config={
             vertex_ai.ENABLE_VERTEX_KEY: True,
             vertex_ai.VERTEX_REGION_KEY: vertex.region,

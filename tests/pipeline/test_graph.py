@@ -21,6 +21,7 @@ STEPS = [
     "Trainer",
     "baseline_model",
     "Evaluator",
+    "ModelGate",
     "Pusher",
 ]
 
@@ -54,15 +55,16 @@ def test_a_curated_schema_takes_the_place_of_the_inferred_one() -> None:
 
 def test_a_changed_line_of_code_reaches_the_steps_that_run_it() -> None:
     before, after = properties(config(), "one"), properties(config(), "two")
-    assert changed(before, after) == {"ImageExampleGen", "Transform", "Trainer"}
+    assert changed(before, after) == {"ImageExampleGen", "Transform", "Trainer", "ModelGate"}
 
 
 @pytest.mark.parametrize(
     ("sections", "steps"),
     [
         ({"trainer": {"epochs": 3}}, {"Trainer"}),
-        ({"image": {"height": 14, "width": 14}}, {"Transform", "Trainer"}),
-        ({"evaluation": {"min_accuracy": 0.5}}, {"Evaluator"}),
+        ({"image": {"height": 14, "width": 14}}, {"Transform", "Trainer", "Evaluator"}),
+        ({"evaluation": {"min_accuracy": 0.5}}, {"ModelGate"}),
+        ({"evaluation": {"slices": ["size"]}}, {"Evaluator", "ModelGate"}),
         ({"push": {"directory": "/elsewhere"}}, {"Pusher"}),
         ({"input": {"paths": "other.zip"}}, {"ImageExampleGen", "Trainer"}),
         ({"schema": {"path": "schema.pbtxt"}}, {"Trainer", "ImportSchemaGen"}),
