@@ -43,6 +43,7 @@ TFX_COMMON = [
     "dill",
     "filelock>=3.12",
     "google-cloud-aiplatform>=1.60",
+    "keras-tuner>=1.4.7",
     "setuptools<81",
     "tensorflow-serving-api>=2.16",
 ]

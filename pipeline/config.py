@@ -90,6 +90,10 @@ class PipelineConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_consistent(self.image, self.model, self.trainer)
+        if self.bulk.in_pipeline and self.bulk.input is None:
+            raise ValueError(
+                "bulk.in_pipeline: there is nothing to label; name archives in bulk.input.paths"
+            )
         return self
 
 

@@ -12,12 +12,14 @@ from tfx.proto import trainer_pb2, transform_pb2
 
 from components.anomaly_gate.component import AnomalyGate
 from components.baseline_model.strategy import LatestOtherBlessedModelStrategy
+from components.bulk_inference.component import BulkInference
 from components.image_example_gen.component import ImageExampleGen
 from components.model_gate.component import ModelGate
 from components.model_push.component import Pusher
 from components.model_push.config import vertex_arguments
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.evaluation import SLICES_MODULE, create_eval_config
+from pipeline.training_folder import FOLDERS
 from trainer import features
 
 BASELINE = "baseline_model"
@@ -84,14 +86,26 @@ def create_pipeline(
     )
     transform.add_upstream_node(gate)
 
+    learning: dict[str, Any] = {
+        "examples": examples,
+        "transform_graph": transform.outputs["transform_graph"],
+        "train_args": trainer_pb2.TrainArgs(splits=[features.TRAIN]),
+        # run_fn finds the other splits beside this one; TFX's default, `eval`, is not there.
+        "eval_args": trainer_pb2.EvalArgs(splits=[features.TRAIN]),
+    }
+    custom = {"code_digest": code_digest, FOLDERS: f"{places.artifacts}/training"}
+    tuner = None
+    if config.trainer.tuner.enabled:
+        tuner = tfx.components.Tuner(
+            tuner_fn="pipeline.tuner_fn.tuner_fn",
+            custom_config={"training": _training_config(config, tuner=True), **custom},
+            **learning,
+        )
     trainer = tfx.components.Trainer(
         run_fn="pipeline.run_fn.run_fn",
-        examples=examples,
-        transform_graph=transform.outputs["transform_graph"],
-        train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
-        # run_fn finds the other splits beside this one; TFX's default, `eval`, is not there.
-        eval_args=trainer_pb2.EvalArgs(splits=[features.TRAIN]),
-        custom_config={"training": _training_config(config), "code_digest": code_digest},
+        hyperparameters=tuner.outputs["best_hyperparameters"] if tuner else None,
+        custom_config={"training": _training_config(config), **custom},
+        **learning,
     )
     baseline = tfx.dsl.Resolver(
         strategy_class=LatestOtherBlessedModelStrategy,
@@ -122,6 +136,17 @@ def create_pipeline(
         evaluation=evaluator.outputs["evaluation"],
         user=config.push.user,
     )
+    labelling = []
+    if config.bulk.in_pipeline:
+        step = BulkInference(
+            trainer.outputs["model"],
+            config.bulk,
+            model_blessing=model_gate.outputs["blessing"],
+            code_digest=code_digest,
+        )
+        # It ends the run where the model was refused: all else has its say before.
+        step.add_upstream_node(pusher)
+        labelling = [step]
     components: list[base_node.BaseNode] = [
         example_gen,
         statistics_gen,
@@ -129,12 +154,14 @@ def create_pipeline(
         validator,
         gate,
         transform,
+        *([tuner] if tuner else []),
         trainer,
         baseline,
         evaluator,
         model_gate,
         pusher,
         *_vertex_pushers(config, places, trainer, model_gate),
+        *labelling,
     ]
     return tfx.dsl.Pipeline(
         pipeline_name=config.name,
@@ -193,8 +220,13 @@ def _without(splits: Sequence[str]) -> list[str]:
     return [split for split in features.SPLITS if split not in splits]
 
 
-def _training_config(config: PipelineConfig) -> str:
-    """Returns the sections that determine the model; a changed bound retrains nothing."""
+def _training_config(config: PipelineConfig, *, tuner: bool = False) -> str:
+    """Returns the sections that determine the model; a changed bound retrains nothing.
+
+    The tuner's options are the Tuner's: what it chose comes to the Trainer as an artifact.
+    """
     tree = config.model_dump(mode="json", by_alias=True)
+    if not tuner:
+        del tree["trainer"]["tuner"]
     sections = ("name", "input", "image", "schema", "model", "trainer")
     return json.dumps({section: tree[section] for section in sections}, sort_keys=True)

@@ -27,12 +27,14 @@ _STEP_TITLES = {
     "ExampleValidator": "look for anomalies",
     "AnomalyGate": "stop on anomalies",
     "Transform": "learn the preprocessing",
+    "Tuner": "search for the best options",
     "Trainer": "train and calibrate",
     "baseline_model": "find the last blessed model",
     "Evaluator": "evaluate",
     "ModelGate": "judge by the gate",
     "Pusher": "push",
     "vertex_pusher": "deploy to Vertex",
+    "BulkInference": "label the archive",
 }
 
 
@@ -51,6 +53,8 @@ class Outcome:
         verdict: folder of `verdict.json`, which has every class and slice, and `verdict.txt`.
         steps: for each step its wall time, seconds, and whether it came from the cache.
         seconds: wall time of the run.
+        labelled: folder of the table that BulkInference wrote; empty where it did not.
+        not_labelled: why it wrote none, though it is configured.
         pictures: folder of the pictures that training made.
         log: the log file.
     """
@@ -65,6 +69,8 @@ class Outcome:
     verdict: str
     steps: dict[str, dict[str, Any]]
     seconds: float
+    labelled: str
+    not_labelled: str
     pictures: str
     log: str
 
@@ -88,6 +94,8 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
         Exception: What stopped the run.
     """
     check_input(config.input)
+    if config.bulk.in_pipeline and config.bulk.input is not None:
+        check_input(config.bulk.input)
     prepare_root(root)
     log_path = new_log_path(root)
     started = time.monotonic()
@@ -119,6 +127,8 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
             for name in run.seconds
         },
         seconds=round(seconds, 3),
+        labelled="" if run.not_labelled else _labelled_table(run),
+        not_labelled=run.not_labelled,
         pictures=str(Path(run.steps["Trainer"].output("model_run")) / "pictures"),
         log=str(log_path),
     )
@@ -176,6 +186,8 @@ def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
         ("gate", outcome.gate),
         *(("refused because", refusal) for refusal in outcome.refusals),
         ("pushed model", outcome.pushed or "nothing was pushed"),
+        *((("labelled table", outcome.labelled),) if outcome.labelled else ()),
+        *((("NOT LABELLED", outcome.not_labelled),) if outcome.not_labelled else ()),
         ("pictures", outcome.pictures),
         ("verdict", outcome.verdict),
         ("time", duration(outcome.seconds)),
@@ -186,6 +198,11 @@ def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
 def _pushed_version(run: RunResult) -> str:
     properties = run.steps["Pusher"].properties["pushed_model"][0]
     return str(properties.get("pushed_destination", ""))
+
+
+def _labelled_table(run: RunResult) -> str:
+    step = run.steps.get("BulkInference")
+    return step.output("annotations") if step else ""
 
 
 def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> dict[str, Any]:
@@ -206,7 +223,7 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
     with logged(terminal, log_path), terminal.live() as line:
         from components.bulk_inference.job import run_bulk
 
-        result = run_bulk(config, progress=lambda event: line(_bulk_line(event)), command=sys.argv)
+        result = run_bulk(config, progress=lambda event: line(event.line()), command=sys.argv)
     for note in result.notes:
         terminal.say(note, style="yellow")
     if result.estimate is not None:
@@ -246,15 +263,6 @@ def _estimate_rows(estimate: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("memory", f"{estimate['memory_bytes'] / 2**20:,.0f} MiB"),
         ("output", f"{estimate['output_bytes'] / 2**20:,.1f} MiB"),
     ]
-
-
-def _bulk_line(event: Any) -> str:
-    total = f" of {event.total:,}" if event.total else ""
-    eta = f", {duration(event.eta_secs)} left" if event.eta_secs is not None else ""
-    return (
-        f"{event.members:,}{total} images, {event.images_per_second:,.0f} images/s, "
-        f"{event.rejects:,} rejects{eta}"
-    )
 
 
 def _with_breakdown(count: int, parts: Mapping[str, int]) -> str:

@@ -55,6 +55,12 @@ def run_again(root: Path, *settings: str) -> Run:
     return vaeline("run", "--config", "digits", "--root", str(root), *overrides)
 
 
+def labelling(root: Path) -> list[str]:
+    """Settings that make labelling the held-out digits a step of the run."""
+    archive = root / "archives" / "held_out.zip"
+    return ["bulk.in_pipeline=true", f"bulk.input={{paths: ['{archive}']}}"]
+
+
 def recomputed(run: Run) -> set[str]:
     # The resolver only looks into the metadata store, at every run.
     steps = {name for name, step in run.result["steps"].items() if not step["cached"]}
@@ -103,16 +109,20 @@ def test_held_out_digits_are_no_drift(first: Run) -> None:
         assert abs(drift["prior_shift"][label] - share) < 0.03
 
 
-def test_a_second_run_is_served_from_the_cache(first: Run, root: Path) -> None:
-    second = run_again(root)
+def test_a_second_run_is_served_from_the_cache_and_may_label_an_archive(
+    first: Run, root: Path
+) -> None:
+    second = run_again(root, *labelling(root))
     assert second.code == 0
-    assert recomputed(second) == set()
+    assert recomputed(second) == {"BulkInference"}
+    table = ds.dataset(Path(second.result["labelled"]) / "table", format="parquet").to_table()
+    assert table.num_rows == 359
     assert second.result["pushed"] == first.result["pipeline"]["pushed"]
     assert second.result["metrics"] == first.result["pipeline"]["metrics"]
 
 
 def test_a_bound_that_is_missed_refuses_the_model(first: Run, root: Path) -> None:
-    refused = run_again(root, "evaluation.min_accuracy=1.0")
+    refused = run_again(root, "evaluation.min_accuracy=1.0", *labelling(root))
     assert refused.code == 3
     assert not refused.result["blessed"]
     assert refused.result["pushed"] == ""
@@ -124,6 +134,9 @@ def test_a_bound_that_is_missed_refuses_the_model(first: Run, root: Path) -> Non
     assert (
         f"refused because {reason}" in (Path(refused.result["verdict"]) / "verdict.txt").read_text()
     )
+    assert "was not blessed, so no image is labelled" in refused.result["not_labelled"]
+    assert refused.result["labelled"] == ""
+    assert "NOT LABELLED" in refused.text
 
 
 def test_a_first_model_passes_on_absolute_bounds_and_says_so(first: Run) -> None:

@@ -53,6 +53,27 @@ def test_a_curated_schema_takes_the_place_of_the_inferred_one() -> None:
     assert "SchemaGen" not in steps
 
 
+def test_a_search_for_options_is_a_step_before_the_training() -> None:
+    searching = config(trainer={"tuner": {"enabled": True}})
+    assert [*STEPS[:6], "Tuner", *STEPS[6:]] == list(properties(searching))
+    # What the Tuner chose reaches the Trainer as an artifact, so a longer search alone is the
+    # Tuner's.
+    longer = config(trainer={"tuner": {"enabled": True, "trials": 20}})
+    assert changed(properties(searching), properties(longer)) == {"Tuner"}
+
+
+def test_labelling_an_archive_is_the_last_step() -> None:
+    bulk = {"in_pipeline": True, "input": {"paths": "scans.zip"}}
+    labelling = config(bulk=bulk)
+    assert list(properties(labelling)) == [*STEPS, "BulkInference"]
+    before, after = properties(labelling, "one"), properties(labelling, "two")
+    assert "BulkInference" in changed(before, after)
+    other = config(bulk={**bulk, "columns": ["key", "label"]})
+    assert changed(properties(labelling), properties(other)) == {"BulkInference"}
+    with pytest.raises(ConfigError, match=r"bulk\.in_pipeline: there is nothing to label"):
+        config(bulk={"in_pipeline": True})
+
+
 def test_a_changed_line_of_code_reaches_the_steps_that_run_it() -> None:
     before, after = properties(config(), "one"), properties(config(), "two")
     assert changed(before, after) == {"ImageExampleGen", "Transform", "Trainer", "ModelGate"}
