@@ -61,9 +61,15 @@ class BeamConfig(Section):
     """How the pipeline's Beam steps run."""
 
     args: tuple[str, ...] = Field(
-        default=("--runner=DirectRunner", "--direct_running_mode=in_memory"),
+        default=(
+            "--runner=DirectRunner",
+            "--direct_running_mode=in_memory",
+            "--sdk_container_image=none",
+        ),
         description="Beam options of the steps. The runner is named because Beam's default "
-        "tries to download one",
+        "tries to download one; an image is named, which a runner in this process never looks "
+        "at, because TFX else packs its own source for the workers at each step, which takes "
+        "a second",
     )
 
 
