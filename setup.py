@@ -12,6 +12,7 @@ CORE = [
     "click>=8.1,<9",
     "google-cloud-storage>=2.18",
     "google-crc32c>=1.5",
+    "grpcio>=1.60",
     # tensorflow-datasets imports it without declaring it.
     "importlib_resources>=5",
     "jinja2>=3.1",
@@ -31,6 +32,7 @@ CORE = [
     "tensorboard>=2.16",
     "tensorflow>=2.16,<2.22",
     "tensorflow-datasets>=4.9.6",
+    "tensorflow-serving-api>=2.16,<2.22",
     "zstandard>=0.22",
 ]
 
@@ -98,7 +100,10 @@ setup(
         "components.image_checks",
         "components.image_example_gen",
         "components.image_sources",
+        "components.model_gate",
+        "components.model_push",
         "pipeline",
+        "pipeline.quality_metrics",
         "serving",
         "trainer",
     ],

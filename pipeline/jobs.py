@@ -12,6 +12,7 @@ from components.bulk_inference.config import BulkConfig
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import open_source
 from components.image_sources.spans import resolve
+from components.model_gate.verdict import HEADER
 from pipeline.config import PipelineConfig
 from pipeline.console import Terminal, duration, logged, new_log_path
 from pipeline.local_runner import RunResult, prepare_root
@@ -29,8 +30,10 @@ _STEP_TITLES = {
     "Tuner": "search for the best options",
     "Trainer": "train and calibrate",
     "baseline_model": "find the last blessed model",
-    "Evaluator": "evaluate against the gate",
+    "Evaluator": "evaluate",
+    "ModelGate": "judge by the gate",
     "Pusher": "push",
+    "vertex_pusher": "deploy to Vertex",
     "BulkInference": "label the archive",
 }
 
@@ -45,6 +48,9 @@ class Outcome:
         metrics: of the test split, by name.
         test_images: how many images these were measured on.
         refusals: a line for each bound that was missed.
+        gate: the verdict in a line.
+        checks: a row for each metric: its name, value, bound and verdict.
+        verdict: folder of `verdict.json`, which has every class and slice, and `verdict.txt`.
         steps: for each step its wall time, seconds, and whether it came from the cache.
         seconds: wall time of the run.
         labelled: folder of the table that BulkInference wrote; empty where it did not.
@@ -58,6 +64,9 @@ class Outcome:
     metrics: dict[str, float]
     test_images: int
     refusals: list[str]
+    gate: str
+    checks: list[dict[str, str]]
+    verdict: str
     steps: dict[str, dict[str, Any]]
     seconds: float
     labelled: str
@@ -101,14 +110,18 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
             run = run_pipeline(config, root=root, on_step=display.step)
         finally:
             progress.removeHandler(display)
-        evaluation = read_evaluation(run.steps["Evaluator"], config.evaluation)
+        evaluation = read_evaluation(run.steps["ModelGate"])
     seconds = time.monotonic() - started
+    verdict = evaluation.verdict
     outcome = Outcome(
-        blessed=evaluation.blessed,
+        blessed=verdict.blessed,
         pushed=_pushed_version(run),
         metrics=evaluation.metrics,
         test_images=evaluation.test_images,
-        refusals=evaluation.refusals,
+        refusals=verdict.refusals,
+        gate=verdict.headline(),
+        checks=[dict(zip(HEADER, check.row(), strict=True)) for check in verdict.checks],
+        verdict=evaluation.folder,
         steps={
             name: {"seconds": round(run.seconds[name], 3), "cached": run.steps[name].cached}
             for name in run.seconds
@@ -163,16 +176,20 @@ class _StepDisplay(logging.Handler):
 
 
 def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
-    """Prints the table that ends a run."""
+    """Prints the tables that end a run: why the model was or was not blessed, and what there is."""
+    terminal.table(
+        f"gate, on {outcome.test_images:,} test images: {outcome.gate}",
+        [tuple(check.values()) for check in outcome.checks],
+        header=HEADER,
+    )
     rows = [
-        ("gate", "blessed" if outcome.blessed else "REFUSED"),
-        *((name, f"{value:.4f}") for name, value in outcome.metrics.items()),
-        ("test images", f"{outcome.test_images:,}"),
+        ("gate", outcome.gate),
         *(("refused because", refusal) for refusal in outcome.refusals),
         ("pushed model", outcome.pushed or "nothing was pushed"),
         *((("labelled table", outcome.labelled),) if outcome.labelled else ()),
         *((("NOT LABELLED", outcome.not_labelled),) if outcome.not_labelled else ()),
         ("pictures", outcome.pictures),
+        ("verdict", outcome.verdict),
         ("time", duration(outcome.seconds)),
     ]
     terminal.table("pipeline run", rows)

@@ -1,6 +1,7 @@
 """A whole run on the digits, as a person starts it; then what the cache and the gate make of it."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -127,10 +128,49 @@ def test_a_bound_that_is_missed_refuses_the_model(first: Run, root: Path) -> Non
     assert refused.result["pushed"] == ""
     (reason,) = refused.result["refusals"]
     assert "below evaluation.min_accuracy 1.0000" in reason
-    assert recomputed(refused) == {"Evaluator", "Pusher"}
+    assert recomputed(refused) == {"ModelGate", "Pusher"}
+    verdict = json.loads((Path(refused.result["verdict"]) / "verdict.json").read_text())
+    assert verdict["refusals"] == refused.result["refusals"]
+    assert (
+        f"refused because {reason}" in (Path(refused.result["verdict"]) / "verdict.txt").read_text()
+    )
     assert "was not blessed, so no image is labelled" in refused.result["not_labelled"]
     assert refused.result["labelled"] == ""
     assert "NOT LABELLED" in refused.text
+
+
+def test_a_first_model_passes_on_absolute_bounds_and_says_so(first: Run) -> None:
+    pipeline = first.result["pipeline"]
+    assert pipeline["gate"] == "blessed as the first model, on absolute bounds only"
+    assert "blessed as the first model" in first.text
+    measured = json.loads((Path(pipeline["verdict"]) / "verdict.json").read_text())
+    overall = measured["overall"]
+    assert 0 < overall["calibration_error"] < 0.1
+    assert overall["bits_per_dimension"] == pytest.approx(-overall["elbo"] / 64 / math.log(2))
+    assert overall["outlier_score_q50"] < overall["outlier_score_q95"]
+    assert set(measured["slices"]) == {"class", "archive", "size"}
+    assert set(measured["slices"]["size"]) == {"1-8 px"}
+    for name, found in measured["classes"].items():
+        part = measured["slices"]["class"][name]
+        assert part["example_count"] == found["images"]
+        assert part["accuracy"] == pytest.approx(found["recall"])
+    images = sum(cell["images"] for cell in measured["confusion"])
+    assert images == overall["example_count"] == pipeline["test_images"]
+
+
+def test_a_model_that_hardly_trained_is_refused_by_its_change(first: Run, root: Path) -> None:
+    # It would pass every absolute bound.
+    bounds = ("evaluation.min_accuracy=0", "evaluation.min_class_recall=null")
+    refused = run_again(root, "trainer.epochs=1", *bounds)
+    assert refused.code == 3
+    assert "ModelGate" in recomputed(refused)
+    rows = {check["metric"]: check for check in refused.result["checks"]}
+    assert rows["change of accuracy"]["verdict"] == "REFUSED"
+    assert rows["labels that changed"]["verdict"] == "REFUSED"
+    before = first.result["pipeline"]["metrics"]["accuracy"]
+    assert rows["last blessed model: accuracy"]["value"] == f"{before:.4f}"
+    assert len(refused.result["refusals"]) == 2
+    assert "surely a loss" in refused.result["refusals"][0]
 
 
 def test_a_class_with_one_image_stops_the_run_by_name(first: Run, root: Path) -> None:
