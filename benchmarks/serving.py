@@ -53,7 +53,7 @@ print(json.dumps(found))
 _BATCHED = """
 import json, sys, threading, time
 import numpy as np, tensorflow as tf
-archive, names, model, callers, timeouts, most, seconds, cores = json.loads(sys.argv[1])
+archive, names, model, callers, timeout, most, seconds, cores = json.loads(sys.argv[1])
 tf.config.threading.set_intra_op_parallelism_threads(cores)
 tf.config.threading.set_inter_op_parallelism_threads(cores)
 import zipfile
@@ -83,17 +83,17 @@ def measure(call, count, seconds):
     for thread in threads:
         thread.join()
     return [len(times) / (time.perf_counter() - begin), *np.percentile(times, [50, 99]).tolist()]
+run = answer
+if timeout is not None:
+    # One in a process: those of the same name share the first one's queue and parameters.
+    run = tf.nondifferentiable_batch_function(
+        num_batch_threads=cores, max_batch_size=most, batch_timeout_micros=timeout,
+        max_enqueued_batches=1000)(answer)
+call = tf.function(run, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
 points = []
-for timeout in timeouts:
-    run = answer
-    if timeout is not None:
-        run = tf.nondifferentiable_batch_function(
-            num_batch_threads=cores, max_batch_size=most, batch_timeout_micros=timeout,
-            max_enqueued_batches=1000)(answer)
-    call = tf.function(run, input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
-    for count in callers:
-        measure(call, count, 0.5)
-        points.append([count, timeout, measure(call, count, seconds)])
+for count in callers:
+    measure(call, count, 0.5)
+    points.append([count, measure(call, count, seconds)])
 print(json.dumps(points))
 """
 
@@ -128,11 +128,11 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     figures: dict[str, float] = {}
     for size in _SIZES:
         figures |= _named(f"batch_{size}", calls[str(size)])
-    timeouts = [None, *_TIMEOUTS]
-    arguments = [*common, _CALLERS, timeouts, options.max_batch, options.seconds, options.cores]
-    for callers, timeout, point in timed(_BATCHED, arguments)[1]:
+    for timeout in (None, *_TIMEOUTS):
         kind = "unbatched" if timeout is None else f"batched_{timeout}us"
-        figures |= _named(f"callers_{callers}_{kind}", point)
+        arguments = [_CALLERS, timeout, options.max_batch, options.seconds, options.cores]
+        for callers, point in timed(_BATCHED, [*common, *arguments])[1]:
+            figures |= _named(f"callers_{callers}_{kind}", point)
     most = max(_CALLERS)
     best = max(figures[f"callers_{most}_batched_{t}us_images_per_second"] for t in _TIMEOUTS)
     figures["batching_gain"] = best / figures[f"callers_{most}_unbatched_images_per_second"]
