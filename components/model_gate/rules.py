@@ -171,7 +171,7 @@ def _floor(
         yield Check(
             f"{metric} {name}" + (" (the least)" if part is weakest and len(shares) > 1 else ""),
             f"{hits / images:.4f} ({low:.4f} to {high:.4f}) of {images:,}",
-            "" if floor is None else f"not surely < {floor:g}",
+            "" if floor is None else f"high end >= {floor:g}",
             Result.MEASURED if floor is None else Result.REFUSED if below else Result.PASSED,
             blocks=below,
             reason=f"{metric} {name} is {hits / images:.4f}, at most {high:.4f}, below "
