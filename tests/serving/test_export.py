@@ -84,7 +84,12 @@ def test_annotate_answers_everything_and_the_others_their_part(answers: dict[str
         return {key.split("/")[1] for key in answers if key.startswith(f"{signature}/")}
 
     assert outputs(names.ANNOTATE) == outputs(names.ANNOTATE_PIXELS) == EVERY_OUTPUT
-    assert outputs(names.CLASSIFY_EXAMPLES) == {names.PROBABILITIES}
+    assert outputs(names.CLASSIFY_EXAMPLES) == {
+        names.LABEL,
+        names.PROBABILITIES,
+        names.ELBO,
+        names.OUTLIER_SCORE,
+    }
     assert outputs(names.EMBED) == {names.EMBEDDING}
     assert outputs(names.SCORE) == {
         names.ELBO, names.RECONSTRUCTION_ERROR, names.OUTLIER_SCORE, names.VERDICT,
