@@ -116,6 +116,8 @@ def annotate_unit(planned: PlannedUnit, spec: JobSpec) -> ledger.UnitRecord:
             for sink in sinks:
                 sink.close()
             record.files.update({name: opened.tell() for name, opened in files.items()})
+    except storage.OutputError:
+        raise
     except InputError as error:
         ledger.write_error(config.output, planned.name, str(error))
         return record
