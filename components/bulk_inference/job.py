@@ -12,6 +12,7 @@ from typing import Any
 
 from components.bulk_inference import drift, identity, ledger, lock, storage
 from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.counters import NAMES, read_counters
 from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.manifest import Totals, write_manifest
 from components.bulk_inference.model_card import ModelCard, read_card
@@ -82,23 +83,24 @@ def _run_locked(
     if todo or stale:
         storage.remove(posixpath.join(config.output, ledger.MANIFEST))
     pipeline_begin = time.monotonic()
-    if todo:
-        _run_pipeline(config, card, todo, progress)
+    counted = _run_pipeline(config, card, todo, progress) if todo else {}
     pipeline_end = time.monotonic()
     for name in sorted(stale):
         ledger.forget(config.output, name)
 
-    totals = Totals()
+    totals, now = Totals(), Totals()
     sums = DriftSums(card)
     done_now = {unit.name for unit in todo}
     for record in ledger.read_records(config.output, [unit.name for unit in planned]):
         totals.add(record)
         sums.add_dict(record.drift)
         if record.name in done_now:
-            result.members_done_now += record.members
+            now.add(record)
             result.reused += record.reused
+    result.members_done_now = now.members
     result.fill(totals, card)
     _require_count_law(totals, result)
+    result.notes.extend(_check_counters(config, counted, now))
     if config.drift.enabled:
         result.drift = _report_drift(config, card, sums, changed=bool(todo or stale))
     result.seconds = time.perf_counter() - begin
@@ -175,7 +177,8 @@ def _run_pipeline(
     card: ModelCard,
     todo: list[PlannedUnit],
     progress: Callable[[Progress], None] | None,
-) -> None:
+) -> dict[str, int]:
+    """Runs the units; gives what Beam's counters say of them."""
     # Beam takes seconds to import, and a job with nothing to do never needs it.
     import apache_beam as beam
 
@@ -185,15 +188,22 @@ def _run_pipeline(
 
     engine = choose_engine(config.engine, len(todo))
     spec = JobSpec(config, card, engine.workers)
-    with Watch(config.output, todo, in_process=engine.in_process, report=progress):
+    with Watch(config.output, todo, in_process=engine.in_process, report=progress) as watch:
         pipeline = beam.Pipeline(options=engine.options)
         _ = pipeline | "PlannedUnits" >> beam.Create(todo) | AnnotateUnits(spec)
         outcome = pipeline.run()
-        outcome.wait_until_finish()
+        watch.follow(outcome)
+        try:
+            outcome.wait_until_finish()
+        except KeyboardInterrupt:
+            # Else a cluster goes on with a job whose owner has left.
+            outcome.cancel()
+            raise
     finished = ledger.finished_names(config.output)
     missing = next((unit.name for unit in todo if unit.name not in finished), None)
     if missing is not None:
         raise InputError(ledger.read_error(config.output, missing))
+    return read_counters(outcome)
 
 
 def _report_drift(
@@ -218,6 +228,28 @@ def _require_count_law(totals: Totals, result: BulkResult) -> None:
             f" {totals.rejects} rejects + {totals.duplicates} duplicates = {accounted}; the table"
             " is not complete: report this, and run again with --overwrite"
         )
+
+
+def _check_counters(config: BulkConfig, counted: dict[str, int], now: Totals) -> list[str]:
+    """Holds what this run stored against what Beam counted.
+
+    Returns:
+        Where they part. Clusters do a unit again when a worker is lost, and count it again.
+
+    Raises:
+        CountLawError: if they part on the local runner, which does every unit once.
+    """
+    differences = [
+        f"Beam counted {counted.get(name, 0):,} {name}, this run's records {getattr(now, name):,}"
+        for name in NAMES
+        if counted and counted.get(name, 0) != getattr(now, name)
+    ]
+    if differences and config.engine.runner == "local":
+        raise CountLawError(
+            f"{config.output}: {differences[0]}; the table is not complete: report this, and run"
+            " again with --overwrite"
+        )
+    return differences
 
 
 def _require_enough_rows(config: BulkConfig, result: BulkResult) -> None:

@@ -77,14 +77,11 @@ def _held_object(path: str) -> Iterator[None]:
         nonlocal generation
         while not done.wait(_BEAT_SECS):
             try:
-                generation = _write(path, generation, holder)
+                generation = _renew(path, generation, holder)
             except FileExistsError as error:
-                # Ours where an answer was lost and the request made again.
-                if storage.read_bytes(path) != holder:
-                    lost.append(error)
-                    return
-                generation = _generation(path)
-            except InputError as error:
+                lost.append(error)
+                return
+            except (InputError, OSError) as error:
                 _LOG.warning("%s: not renewed: %s", path, error)
 
     thread = threading.Thread(target=beat, name="lock", daemon=True)
@@ -105,8 +102,9 @@ def _held_object(path: str) -> Iterator[None]:
 
 def _take(path: str, holder: bytes) -> int:
     """Writes the object where there is none, or over one whose holder is gone."""
-    with suppress(FileExistsError):
-        return _write(path, 0, holder)
+    if not storage.exists(path):
+        with suppress(FileExistsError):
+            return _write(path, 0, holder)
     try:
         content = storage.read_bytes(path).decode()
         before = _generation(path)
@@ -121,6 +119,16 @@ def _take(path: str, holder: bytes) -> int:
         return _take(path, holder)
     except FileExistsError:
         raise _refusal(path, content) from None
+
+
+def _renew(path: str, generation: int, holder: bytes) -> int:
+    try:
+        return _write(path, generation, holder)
+    except FileExistsError:
+        # Ours where an answer was lost and the request made again.
+        if storage.read_bytes(path) != holder:
+            raise
+        return _generation(path)
 
 
 def _generation(path: str) -> int:
