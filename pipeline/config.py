@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from components.bulk_inference.config import EMBED_COLUMNS, BulkConfig
 from components.image_sources.config import InputConfig
+from components.model_push.config import PushConfig
 from pipeline.digests import project_root
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.options import Section
@@ -64,15 +65,6 @@ class EvaluationConfig(Section):
         ge=0,
         le=1,
         description="by how much the accuracy may lie below that of the last blessed model",
-    )
-
-
-class PushConfig(Section):
-    """Where blessed models go."""
-
-    directory: str = Field(
-        default="{root}/pushed",
-        description="the folder that TF Serving watches; each model becomes a version in it",
     )
 
 

@@ -8,16 +8,19 @@ from typing import Any
 import tensorflow_data_validation as tfdv
 from tfx import v1 as tfx
 from tfx.dsl.components.base import base_node
-from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
+from tfx.proto import trainer_pb2, transform_pb2
 
 from components.anomaly_gate.component import AnomalyGate
 from components.baseline_model.strategy import LatestOtherBlessedModelStrategy
 from components.image_example_gen.component import ImageExampleGen
-from pipeline.config import PipelineConfig
+from components.model_push.component import Pusher
+from components.model_push.config import vertex_arguments
+from pipeline.config import ConfigError, PipelineConfig
 from pipeline.evaluation import create_eval_config
 from trainer import features
 
 BASELINE = "baseline_model"
+VERTEX_PUSHER = "vertex_pusher"
 
 
 @dataclass(frozen=True)
@@ -102,12 +105,13 @@ def create_pipeline(
         example_splits=[features.TEST],
         eval_config=create_eval_config(config.evaluation),
     )
-    pusher = tfx.components.Pusher(
+    pusher = Pusher(
+        config.push.directory,
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
-        push_destination=pusher_pb2.PushDestination(
-            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=config.push.directory)
-        ),
+        examples=examples,
+        evaluation=evaluator.outputs["evaluation"],
+        user=config.push.user,
     )
     components: list[base_node.BaseNode] = [
         example_gen,
@@ -120,6 +124,7 @@ def create_pipeline(
         baseline,
         evaluator,
         pusher,
+        *_vertex_pushers(config, places, trainer, evaluator),
     ]
     return tfx.dsl.Pipeline(
         pipeline_name=config.name,
@@ -142,6 +147,35 @@ def _schema(
             exclude_splits=_without([features.TRAIN]),
         )
     return step, step.outputs["schema"]
+
+
+def _vertex_pushers(
+    config: PipelineConfig,
+    places: Places,
+    trainer: base_node.BaseNode,
+    evaluator: base_node.BaseNode,
+) -> list[base_node.BaseNode]:
+    """Makes the step that deploys to a Vertex endpoint, where one is configured."""
+    vertex = config.push.vertex
+    if vertex is None:
+        return []
+    if not places.artifacts.startswith("gs://"):
+        raise ConfigError(
+            f"push.vertex: Vertex reads models from Cloud Storage only, and the artifacts of this"
+            f" run lie in {places.artifacts}; give a root at gs://, or leave push.vertex out"
+        )
+    vertex_ai = tfx.extensions.google_cloud_ai_platform
+    pusher = vertex_ai.Pusher(
+        model=trainer.outputs["model"],
+        model_blessing=evaluator.outputs["blessing"],
+        custom_config={
+            vertex_ai.ENABLE_VERTEX_KEY: True,
+            vertex_ai.VERTEX_REGION_KEY: vertex.region,
+            vertex_ai.VERTEX_CONTAINER_IMAGE_URI_KEY: vertex.image,
+            vertex_ai.SERVING_ARGS_KEY: vertex_arguments(vertex),
+        },
+    )
+    return [pusher.with_id(VERTEX_PUSHER)]
 
 
 def _without(splits: Sequence[str]) -> list[str]:

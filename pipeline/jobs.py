@@ -30,6 +30,7 @@ _STEP_TITLES = {
     "baseline_model": "find the last blessed model",
     "Evaluator": "evaluate against the gate",
     "Pusher": "push",
+    "vertex_pusher": "deploy to Vertex",
 }
 
 

@@ -59,6 +59,9 @@ def create_signatures(model: VaeClassifier, transform: RecordTransform) -> tuple
     classes = tf.constant(transform.classes)
     top_k = min(_TOP_K, len(transform.classes))
 
+    # One graph function that all signatures call: it is traced once, and in each of them what is
+    # not asked for is pruned away.
+    @tf.function(input_signature=[tf.TensorSpec([None, *image_shape])], autograph=False)
     def annotate_unit(unit: tf.Tensor) -> dict[str, tf.Tensor]:
         analysis = model.analyse(unit)
         probabilities = analysis["probabilities"]

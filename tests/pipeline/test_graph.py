@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import digests
-from pipeline.config import PipelineConfig, parse_config
+from pipeline.config import ConfigError, PipelineConfig, parse_config
 from pipeline.graph import Places, create_pipeline
 
 STEPS = [
@@ -93,3 +93,41 @@ def test_the_code_digest_sees_every_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert edited != original
     (tmp_path / "components" / "new.py").write_text("")
     assert digests.code_digest() not in {original, edited}
+
+
+VERTEX = {"vertex": {"project": "p", "region": "europe-west4"}}
+
+
+def test_a_vertex_endpoint_is_one_more_step_with_the_same_blessing() -> None:
+    places = Places(artifacts="gs://bucket/artifacts")
+    dag = create_pipeline(config(push=VERTEX), places=places, code_digest="code")
+    pusher = {step.id: step for step in dag.components}["vertex_pusher"]
+    arguments = json.loads(pusher.exec_properties["custom_config"])
+    assert arguments["ai_platform_enable_vertex"]
+    assert arguments["ai_platform_vertex_region"] == "europe-west4"
+    assert arguments["ai_platform_serving_args"]["endpoint_name"] == "vaeline"
+    assert {"model", "model_blessing"} <= set(pusher.inputs)
+
+
+def test_vertex_needs_artifacts_in_a_bucket() -> None:
+    with pytest.raises(ConfigError, match="lie in /nowhere; give a root at gs://"):
+        properties(config(push=VERTEX))
+
+
+@pytest.mark.parametrize(
+    ("push", "message"),
+    [
+        ({"directory": "s3://bucket/a"}, "push.directory: s3://bucket/a: models are pushed to"),
+        ({"directory": "gs://"}, "gs://bucket/prefix"),
+        ({"vertex": {"region": "europe-west4"}}, "push.vertex.project: Field required"),
+        ({"vertex": {"project": "p", "region": "Europe"}}, "push.vertex.region: String should"),
+        (
+            {"vertex": {"project": "p", "region": "a-b1", "min_replicas": 3}},
+            "push.vertex.max_replicas 1 is below min_replicas 3",
+        ),
+    ],
+)
+def test_a_destination_that_does_not_hold_is_named(push: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        config(push=push)
+    assert len(str(caught.value).splitlines()) == 1
