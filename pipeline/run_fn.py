@@ -12,6 +12,7 @@ import tensorflow as tf
 import yaml
 
 from pipeline.digests import library_versions, value_digest
+from pipeline.ingested_mix import read_mix
 from pipeline.pictures import draw_training
 from serving.export import export_model
 from trainer import features
@@ -115,7 +116,7 @@ def _card(
         },
         "images": {split: len(images) for split, images in data.items()},
         "calibration": result.calibration,
-        "summaries": result.summaries,
+        "summaries": {**result.summaries, **read_mix(fn_args.train_files)},
         "steps": result.steps,
         "libraries": library_versions(),
     }
