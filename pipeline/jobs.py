@@ -230,7 +230,6 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
         terminal.table("estimate for the whole job", _estimate_rows(result.estimate))
         return result.as_dict()
     kept = f" ({result.reused:,} rows kept)" if result.reused else ""
-    drift = (result.drift or {}).get("alarm")
     rows = [
         ("members", f"{result.members:,}{kept}"),
         ("rows", f"{result.rows:,}"),
@@ -238,13 +237,19 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
         ("duplicates skipped", f"{result.duplicates:,}"),
         ("labels", _breakdown(result.labels)),
         ("verdicts", _breakdown(result.verdicts)),
-        *((("drift", "ALARM: see drift.md" if drift else "none found"),) if result.drift else ()),
+        *((("drift", _drift(result.drift)),) if result.drift else ()),
         ("model", result.model),
         ("table", result.output),
         ("time", _bulk_time(result)),
     ]
     terminal.table("labelled archive", rows)
     return result.as_dict()
+
+
+def _drift(report: Mapping[str, Any]) -> str:
+    if not report["tests"]:
+        return f"not judged: {report['note']}"
+    return "ALARM: see drift.md" if report["alarm"] else "none found"
 
 
 def _bulk_time(result: Any) -> str:

@@ -10,6 +10,7 @@ import tensorflow as tf
 import yaml
 
 from pipeline.digests import library_versions, value_digest
+from pipeline.ingested_mix import read_mix
 from pipeline.pictures import draw_training
 from pipeline.training import Training, prepare
 from pipeline.training_folder import FOLDERS, publish, remove, training_folder
@@ -96,7 +97,7 @@ def _card(fn_args: Any, training: Training, result: TrainResult) -> dict[str, An
         },
         "images": {split: len(images) for split, images in training.data.items()},
         "calibration": result.calibration,
-        "summaries": result.summaries,
+        "summaries": {**result.summaries, **read_mix(fn_args.train_files)},
         "steps": result.steps,
         "libraries": library_versions(),
     }

@@ -4,6 +4,7 @@
 binned counts, so they cost nothing and add up exactly over any division of the work.
 """
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -14,8 +15,21 @@ from scipy import stats
 from components.bulk_inference.drift_sums import PIXEL_BINS, DriftSums, expected_shares
 from components.bulk_inference.model_card import ModelCard
 
-_FAMILIES: Final = ("latent", "brightness", "contrast", "outlier_score", "confidence", "classes")
+_FAMILIES: Final = (
+    "latent",
+    "brightness",
+    "contrast",
+    "outlier_score",
+    "confidence",
+    "classes",
+    "format",
+    "size",
+)
 """What is tested; each family gets an equal part of the alarm rate."""
+
+_MIXES: Final = ("format", "size")
+_MOST_CATEGORIES: Final = 19
+"""Formats and sizes told apart, the commonest of the training data; the rest is one category."""
 
 _SMALLEST_EFFECT: Final = 0.05
 """Total variation below which a difference is no alarm, however sure: with a million images
@@ -124,6 +138,8 @@ def judge(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftReport:
             for name in sorted(expected)
             if (name == family or name.startswith(f"{family}/")) and name in sums.counts
         ]
+        if family in _MIXES and family in card.summaries.get("mix", {}):
+            results = [(family, *_compare_mix(card.summaries["mix"], sums.mix[family], family))]
         if results:
             name, statistic, p_value, distance = min(results, key=lambda entry: entry[2])
             p_value = min(1.0, p_value * len(results))
@@ -172,6 +188,18 @@ def two_sample(counts: np.ndarray, expected: np.ndarray, known: int) -> tuple[fl
     statistic = float((((scale * ours) - theirs / scale) ** 2 / (ours + theirs)).sum())
     distance = 0.5 * float(np.abs(ours / total - theirs / known).sum())
     return statistic, float(stats.chi2.sf(statistic, used.sum() - 1)), distance
+
+
+def _compare_mix(
+    trained: dict[str, Any], found: Counter[str], family: str
+) -> tuple[float, float, float]:
+    """Compares formats or sizes, by the commonest categories of the training data."""
+    total = int(trained["images"])
+    known = Counter(trained[family]).most_common(_MOST_CATEGORIES)
+    theirs = [count for _, count in known]
+    ours = [found[name] for name, _ in known]
+    shares = np.array([*theirs, total - sum(theirs)]) / total
+    return two_sample(np.array([*ours, found.total() - sum(ours)]), shares, total)
 
 
 def prior_shift(posteriors: np.ndarray, trained: np.ndarray) -> np.ndarray:

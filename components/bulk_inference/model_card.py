@@ -95,4 +95,8 @@ def read_card(path: str) -> ModelCard:
             f"{names.MODEL_CARD} is missing; push it with `vaeline run`"
         ) from None
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: not a model card that this version reads: {error!r}") from error
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise InputError(
+            f"{file}: not a model card that this version reads: {what}; push the model again with"
+            " `vaeline run`"
+        ) from error

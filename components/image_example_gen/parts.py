@@ -97,6 +97,10 @@ class PartWriter:
         account.ignored += images.ignored
         account.converted += images.converted
         account.bytes += sum(map(len, images.data))
+        account.formats.update(images.formats)
+        sizes = Counter((header.width, header.height) for header in images.headers)
+        for (width, height), number in sizes.items():
+            account.sizes[f"{width}x{height}"] += number
         account.named_splits = sorted({*account.named_splits, *images.named})
         account.rejected.update(reject.reason for reject in images.rejects)
         self._rejects += images.rejects

@@ -79,6 +79,7 @@ def test_everything_that_was_promised_is_there(first: Run) -> None:
     pushed = Path(pipeline["pushed"])
     assert (pushed / "saved_model.pb").is_file()
     card = json.loads((pushed / "assets.extra" / "model.json").read_text())
+    assert card["summaries"]["mix"]["format"] == {"png": card["summaries"]["mix"]["images"]}
     assert card["classes"] == list("0123456789")
     assert all(card["digests"][name] for name in ("model", "transform", "calibration", "code"))
     assert "epochs: 40" in (pushed / "assets.extra" / "config.yaml").read_text()
