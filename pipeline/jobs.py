@@ -18,7 +18,7 @@ from pipeline.local_runner import RunResult, prepare_root
 from trainer.progress import PROGRESS_LOGGER
 
 # What a person calls the steps; the names in the DAG are TFX's.
-_STEP_TITLES = {
+STEP_TITLES = {
     "ImageExampleGen": "ingest images",
     "StatisticsGen": "compute statistics",
     "SchemaGen": "infer the schema",
@@ -140,7 +140,7 @@ class _StepDisplay(logging.Handler):
     def step(self, name: str, seconds: float | None) -> None:
         """Receives the start (`seconds` is None) and the end of a step."""
         if seconds is None:
-            self._title, self._detail = _STEP_TITLES.get(name, name), ""
+            self._title, self._detail = STEP_TITLES.get(name, name), ""
             self._line(self._title)
         else:
             detail = f"  {self._detail}" if self._detail else ""

@@ -1,0 +1,180 @@
+"""What a run left behind, read lazily: steps, account, model card, history, anomalies, rejects.
+
+`run_report.py` makes one; the sections ask it. Nothing here imports TensorFlow or TFX.
+"""
+
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from ml_metadata.proto import metadata_store_pb2
+from tensorflow_metadata.proto.v0 import statistics_pb2
+
+from components.anomaly_gate.anomalies import describe, read_anomalies
+from components.image_sources.config import InputConfig
+from pipeline.report.page import MissingPartError
+from pipeline.run_record import Step, latest_run
+from serving import names
+
+OUTCOME: Final = "outcome.json"
+"""What `vaeline run` leaves in the root for the report: verdict, metrics, refusals."""
+_METADATA: Final = "metadata.sqlite"
+_ARTIFACTS: Final = "artifacts"
+_MODEL: Final = "Format-Serving"
+
+
+class RunArtifacts:
+    """The latest run below a root.
+
+    Args:
+        root: Folder of `vaeline run --root`.
+
+    Raises:
+        MissingPartError: no run is recorded there.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        database = root / _METADATA
+        if not database.is_file():
+            raise MissingPartError(f"{root}: no {_METADATA} there; give the root of `vaeline run`")
+        connection = metadata_store_pb2.ConnectionConfig()
+        connection.sqlite.filename_uri = str(database)
+        connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
+        self.steps: dict[str, Step] = latest_run(connection)
+        if not self.steps:
+            raise MissingPartError(f"{root}: no run is recorded in {_METADATA}")
+
+    def folder(self, step: str, output: str) -> Path:
+        """Folder of the only artifact of a step's output.
+
+        Raises:
+            MissingPartError: the step did not run or left nothing.
+        """
+        uris = self.steps[step].outputs.get(output, []) if step in self.steps else []
+        if not uris:
+            raise MissingPartError(f"{step} left no {output}.")
+        folder = self._found(uris[0])
+        if folder is None:
+            raise MissingPartError(f"The {output} of {step} is gone: {uris[0]}")
+        return folder
+
+    def _found(self, uri: str) -> Path | None:
+        """The folder of an artifact, also after the root was moved or is named relatively."""
+        if os.path.isdir(uri):
+            return Path(uri)
+        marker = f"/{_ARTIFACTS}/"
+        moved = self.root / _ARTIFACTS / uri.rpartition(marker)[2]
+        return moved if marker in uri and moved.is_dir() else None
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The run's configuration; empty where it is gone."""
+        try:
+            tree = yaml.safe_load((self.root / "config.yaml").read_text("utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            return {}
+        return tree if isinstance(tree, dict) else {}
+
+    @cached_property
+    def input(self) -> InputConfig:
+        """The input section, to read single members again."""
+        return InputConfig.model_validate(self.config["input"])
+
+    @cached_property
+    def account(self) -> dict[str, Any]:
+        """The ingest's account."""
+        return _json(self.examples / "account.json")
+
+    @property
+    def examples(self) -> Path:
+        """Folder of the splits."""
+        return self.folder("ImageExampleGen", "examples")
+
+    @property
+    def model(self) -> Path:
+        """Folder of the trained SavedModel."""
+        return self.folder("Trainer", "model") / _MODEL
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """The model card."""
+        return _json(self.model / names.EXTRA_ASSETS / names.MODEL_CARD)
+
+    @cached_property
+    def history(self) -> list[dict[str, Any]]:
+        """A record for each evaluation of the training."""
+        records: list[dict[str, Any]] = _json(self.folder("Trainer", "model_run") / "history.json")
+        if not records:
+            raise MissingPartError("The training's history is empty.")
+        return records
+
+    @property
+    def strip(self) -> Path:
+        """Folder of the pictures taken while the training went on."""
+        return self.folder("Trainer", "model_run") / "strip"
+
+    @cached_property
+    def outcome(self) -> dict[str, Any]:
+        """What `vaeline run` came to, if it belongs to the latest run; else empty."""
+        try:
+            outcome = json.loads((self.root / OUTCOME).read_text("utf-8"))
+            run = self.folder("Trainer", "model_run")
+        except (OSError, ValueError, MissingPartError):
+            return {}
+        same = Path(outcome.get("pictures", "")).parent.name == run.name
+        return outcome if same else {}
+
+    @property
+    def is_blessed(self) -> bool | None:
+        """The gate's verdict; None where it was not reached."""
+        step = self.steps.get("Evaluator")
+        if step is None or not step.properties.get("blessing"):
+            return None
+        return bool(step.properties["blessing"][0].get("blessed") == 1)
+
+    @property
+    def pushed(self) -> str:
+        """Folder of the pushed version; empty where nothing was pushed."""
+        step = self.steps.get("Pusher")
+        found = step.properties.get("pushed_model", []) if step else []
+        return str(found[0].get("pushed_destination", "")) if found else ""
+
+    def anomalies(self) -> dict[str, list[str]]:
+        """What the validator found, in words, by split."""
+        folder = self.folder("ExampleValidator", "anomalies")
+        return {
+            path.parent.name.removeprefix("Split-"): describe(read_anomalies(path.read_bytes()))
+            for path in sorted(folder.glob("Split-*/SchemaDiff.pb"))
+        }
+
+    def statistics(self) -> dict[str, statistics_pb2.DatasetFeatureStatistics]:
+        """TFDV's statistics by split."""
+        folder = self.folder("StatisticsGen", "statistics")
+        found = {}
+        for path in sorted(folder.glob("Split-*/FeatureStats.pb")):
+            listed = statistics_pb2.DatasetFeatureStatisticsList()
+            listed.ParseFromString(path.read_bytes())
+            found[path.parent.name.removeprefix("Split-")] = listed.datasets[0]
+        return found
+
+    def table(self, name: str, most: int) -> pa.Table:
+        """The first rows of `rejects.parquet` or `duplicates.parquet`."""
+        with pq.ParquetFile(self.examples / name) as file:
+            for batch in file.iter_batches(batch_size=most):
+                return pa.Table.from_batches([batch])
+            return file.schema_arrow.empty_table()
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise MissingPartError(f"{path.name} is missing: {error.strerror}.") from error
+    except ValueError as error:
+        raise MissingPartError(f"{path.name} cannot be read: {error}.") from error
