@@ -1,10 +1,11 @@
 """The two jobs as the command line runs them: train and push, and label an archive."""
 
+import json
 import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ from components.bulk_inference.config import BulkConfig
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import open_source
 from components.image_sources.spans import resolve
+from pipeline.causes import cause
 from pipeline.config import PipelineConfig
-from pipeline.console import Terminal, duration, logged, new_log_path
+from pipeline.console import Terminal, captured_output, duration, logged, new_log_path
 from pipeline.local_runner import RunResult, prepare_root
 from trainer.progress import PROGRESS_LOGGER
 
-# What a person calls the steps; the names in the DAG are TFX's.
+OUTCOME_FILE = "outcome.json"
+"""What a run came to, in its root: the report's verdict and headline."""
+
 STEP_TITLES = {
     "ImageExampleGen": "ingest images",
     "StatisticsGen": "compute statistics",
@@ -31,6 +35,7 @@ STEP_TITLES = {
     "Evaluator": "evaluate against the gate",
     "Pusher": "push",
 }
+"""What a person calls the steps; the names in the DAG are TFX's."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,7 @@ class Outcome:
         seconds: wall time of the run.
         pictures: folder of the pictures that training made.
         log: the log file.
+        report: the page that shows the run; empty where it could not be made.
     """
 
     blessed: bool
@@ -58,6 +64,7 @@ class Outcome:
     seconds: float
     pictures: str
     log: str
+    report: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the outcome in a form for JSON."""
@@ -109,7 +116,22 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
         pictures=str(Path(run.steps["Trainer"].output("model_run")) / "pictures"),
         log=str(log_path),
     )
+    outcome = _with_report(terminal, outcome, root=root)
     show_outcome(terminal, outcome)
+    return outcome
+
+
+def _with_report(terminal: Terminal, outcome: Outcome, *, root: Path) -> Outcome:
+    """Leaves the outcome for the report and writes it; a report that fails costs a warning."""
+    (root / OUTCOME_FILE).write_text(json.dumps(outcome.as_dict(), indent=1), encoding="utf-8")
+    with captured_output(Path(outcome.log)), terminal.live("writing the report"):
+        try:
+            from pipeline.report.run_report import write_run_report
+
+            return replace(outcome, report=str(write_run_report(root)))
+        except Exception as error:
+            logging.getLogger("vaeline").exception("no report")
+            terminal.say(f"no report: {cause(error)}", style="yellow")
     return outcome
 
 
@@ -161,6 +183,7 @@ def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
         *(("refused because", refusal) for refusal in outcome.refusals),
         ("pushed model", outcome.pushed or "nothing was pushed"),
         ("pictures", outcome.pictures),
+        ("report", outcome.report or "could not be made; see the log"),
         ("time", duration(outcome.seconds)),
     ]
     terminal.table("pipeline run", rows)
@@ -190,6 +213,9 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
         from components.bulk_inference.job import run_bulk
 
         result = run_bulk(config, progress=lambda event: line(_bulk_line(event)), command=sys.argv)
+        page = ""
+        if config.report and result.estimate is None:
+            page = _archive_report(terminal, config.output)
     for note in result.notes:
         terminal.say(note, style="yellow")
     if result.estimate is not None:
@@ -207,10 +233,22 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
         *((("drift", "ALARM: see drift.md" if drift else "none found"),) if result.drift else ()),
         ("model", result.model),
         ("table", result.output),
+        *((("report", page),) if page else ()),
         ("time", _bulk_time(result)),
     ]
     terminal.table("labelled archive", rows)
-    return result.as_dict()
+    return {**result.as_dict(), "report": page}
+
+
+def _archive_report(terminal: Terminal, output: str) -> str:
+    try:
+        from pipeline.report.archive_report import write_archive_report
+
+        return write_archive_report(output)
+    except Exception as error:
+        logging.getLogger("vaeline").exception("no report")
+        terminal.say(f"no report: {cause(error)}", style="yellow")
+        return ""
 
 
 def _bulk_time(result: Any) -> str:

@@ -20,8 +20,8 @@ ORIGINALS = "originals.png"
 SHOWN = 8
 """Tiles of a row."""
 
-_MOST = 8
-"""Pictures of one training, beside the one before it."""
+_EARLY, _EVEN = 5, 4
+"""Pictures at equal ratios of steps, and at equal distances."""
 
 
 class Strip:
@@ -35,16 +35,15 @@ class Strip:
         total_steps: steps planned.
     """
 
-    def __init__(
-        self, workdir: str, images: np.ndarray, *, seed: int, total_steps: int
-    ) -> None:
+    def __init__(self, workdir: str, images: np.ndarray, *, seed: int, total_steps: int) -> None:
         self._folder = os.path.join(workdir, FOLDER)
         self._shown = np.ascontiguousarray(images[:SHOWN])
         self._seed = seed
         self._total_steps = total_steps
-        # Early steps change most, hence equal ratios: 1, 3, 8, ... up to the last step.
-        marks = np.geomspace(1, max(total_steps, 1), _MOST)
-        self._marks = sorted({0, *(round(mark) for mark in marks.tolist())})
+        # Early steps change most; but where the first look comes late, equal ratios are over.
+        early = np.geomspace(1, max(total_steps, 1), _EARLY)
+        even = np.linspace(0, total_steps, _EVEN + 1)
+        self._marks = sorted({round(mark) for mark in [*early.tolist(), *even.tolist()]})
 
     def take(self, step: int, model: VaeClassifier) -> None:
         """Writes a picture if a mark was passed since the last one."""

@@ -31,6 +31,8 @@ SUFFIXES: Final = {
 }
 """How names of shards end, by format."""
 DRIFT_FILES: Final = ("drift.json", "drift.md", "drift.png")
+REPORT: Final = "report.html"
+"""The command line writes it beside the table; it goes when the table is made afresh."""
 
 _VERSION: Final = 1
 """Of the layout and of the numbers; a job over an older one starts afresh."""
@@ -172,5 +174,15 @@ def write_identity(output: str, identity: dict[str, Any]) -> None:
 
 def clear(output: str) -> None:
     """Removes a job's results, the records first."""
-    for part in (RECORDS, HASHES, MANIFEST, TABLE, REJECTS, DUPLICATES, *DRIFT_FILES, IDENTITY):
+    for part in (
+        RECORDS,
+        HASHES,
+        MANIFEST,
+        TABLE,
+        REJECTS,
+        DUPLICATES,
+        *DRIFT_FILES,
+        REPORT,
+        IDENTITY,
+    ):
         storage.remove(posixpath.join(output, part))

@@ -136,6 +136,22 @@ def sheet(images: Sequence[np.ndarray], columns: int, gap: int = 0) -> np.ndarra
     return canvas
 
 
+def spaced(tiles: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
+    """Lays tiles of one shape in a row with nothing between them.
+
+    Args:
+        tiles: uint8 [height, width, 1 or 3] each.
+        gap: transparent pixels between them.
+
+    Returns:
+        uint8 [height, width, 4].
+    """
+    colour = [np.repeat(t, 3, axis=2) if t.shape[2] == 1 else t[..., :3] for t in tiles]
+    opaque = [np.pad(tile, ((0, 0), (0, 0), (0, 1)), constant_values=255) for tile in colour]
+    row = [np.pad(tile, ((0, 0), (0, gap), (0, 0))) for tile in opaque]
+    return np.concatenate(row, axis=1)[:, :-gap]
+
+
 def _encode(pixels: np.ndarray) -> tuple[str, bytes]:
     if pixels.ndim == 3 and pixels.shape[2] >= 3:
         order = cv2.COLOR_RGB2BGR if pixels.shape[2] == 3 else cv2.COLOR_RGBA2BGRA

@@ -52,12 +52,12 @@ class Answers:
 
     @property
     def predicted(self) -> np.ndarray:
-        """int [n], number of the likeliest class."""
+        """The likeliest classes, int [n]."""
         return self.probabilities.argmax(axis=1)
 
     @property
     def confidence(self) -> np.ndarray:
-        """float32 [n], its probability."""
+        """Their probabilities, float32 [n]."""
         return self.probabilities.max(axis=1)
 
 

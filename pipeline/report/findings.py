@@ -51,13 +51,15 @@ def by_class(answers: Answers) -> list[ClassFigures]:
         f1 = 2 * right / (given + called)
         confidence = surety / given
     return [
-        ClassFigures(name, int(given[k]), *(float(a[k]) for a in (recall, precision, f1, confidence)))
+        ClassFigures(
+            name, int(given[k]), *(float(a[k]) for a in (recall, precision, f1, confidence))
+        )
         for k, name in enumerate(answers.classes)
     ]
 
 
 def uncalibrated(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Undoes the temperature: p is softmax(logits / T), so p^T, scaled to sum 1, is softmax(logits).
+    """Undoes the temperature: p is softmax(logits / T), so p^T, scaled to sum 1, has T = 1.
 
     Args:
         probabilities: float [n, K], calibrated.

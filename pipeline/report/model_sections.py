@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.report import findings, plots
-from pipeline.report.album import Album, decode_file, sheet, square
+from pipeline.report.album import Album, decode_file, sheet, spaced, square
 from pipeline.report.answers import Answers
 from pipeline.report.generation import Generator, manifold, prior_samples
 from pipeline.report.page import Facts, MissingPartError
@@ -118,7 +118,7 @@ def outliers(answers: Answers, card: dict[str, Any], album: Album) -> Facts:
         for place, name, _ in marks
     )
     figure = plots.histogram(
-        "Outlier score of the test split", answers.scores, label="outlier score, strange to the right",
+        "Outlier score of the test split", answers.scores, label="outlier score",
         bounds=(low, high), marks=marks, alt=alt or "no threshold was fitted",
     )  # fmt: skip
     strangest = np.argsort(-answers.scores, kind="stable")[:12]
@@ -181,10 +181,12 @@ def samples(generator: Generator, album: Album) -> Facts:
     classes = generator.classes[:20] if generator.label_input else []
     per_row = 12
     images = prior_samples(generator, count=per_row if classes else 4 * per_row, seed=7)
+    factor = max(1, 44 // max(images.shape[1:3]))
+    tiles = images.repeat(factor, axis=1).repeat(factor, axis=2)
     rows = []
     for place in range(len(classes) or 4):
-        line = sheet(list(images[place * per_row : (place + 1) * per_row]), per_row, gap=1)
-        picture = album.picture(_enlarged(line, 450), side=900)
+        line = list(tiles[place * per_row : (place + 1) * per_row])
+        picture = album.picture(spaced(line), side=900)
         rows.append({"name": classes[place] if classes else "", "picture": picture})
     return {"rows": rows, "by_class": bool(classes)}
 

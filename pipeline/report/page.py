@@ -5,7 +5,9 @@ fails, is a note on the page and never a failure of the job.
 """
 
 import base64
+import datetime
 import hashlib
+import importlib.metadata
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -17,11 +19,14 @@ from typing import Any, Final
 import jinja2
 from markupsafe import Markup
 
+from components.bulk_inference import ledger
 from pipeline.causes import cause
 from pipeline.console import duration
 
 _LOG = logging.getLogger(__name__)
 
+REPORT: Final = ledger.REPORT
+"""Name of the page: in a run's root, or beside a bulk table."""
 MOST_BYTES: Final = 5_000_000
 """Of a page. Pictures have budgets (`album.py`) and tables have limits that keep it far below."""
 
@@ -100,22 +105,32 @@ class Page:
         html = self._render(title, template, make)
         self._chapters[-1].sections.append(Section(anchor, title, html))
 
-    def html(self, footer: Facts) -> bytes:
+    def html(self, *, left_out: int) -> bytes:
         """Renders the page, UTF-8.
 
         Args:
-            footer: values of the page's end: `made`, `version`, `notes`.
+            left_out: pictures that the budget had no room for.
         """
         script = _asset("map.js")
-        text = _environment().get_template("page.html").render(
-            kind=self._kind,
-            title=self._title,
-            hero=self._hero,
-            chapters=[chapter for chapter in self._chapters if chapter.sections],
-            style=Markup(_asset("style.css")),
-            script=Markup(script),
-            policy=_policy(script),
-            **footer,
+        try:
+            version = importlib.metadata.version("vaeline")
+        except importlib.metadata.PackageNotFoundError:
+            version = ""
+        text = (
+            _environment()
+            .get_template("page.html")
+            .render(
+                kind=self._kind,
+                title=self._title,
+                hero=self._hero,
+                chapters=[chapter for chapter in self._chapters if chapter.sections],
+                style=Markup(_asset("style.css")),
+                script=Markup(script),
+                policy=_policy(script),
+                made=datetime.datetime.now(datetime.UTC).strftime("made %Y-%m-%d %H:%M UTC"),
+                version=version,
+                left_out=left_out,
+            )
         )
         return text.encode("utf-8", "replace")
 

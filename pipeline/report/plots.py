@@ -32,7 +32,7 @@ _VARIABLES: Final = {
     WARN: "--warn",
     BAD: "--bad",
 }
-_STYLE: Final = {
+_STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "vaeline",
     "font.size": 8.5,
@@ -130,6 +130,9 @@ def histogram(
         if log:
             axis.set_yscale("symlog", linthresh=1)
             axis.set_ylim(bottom=0)
+            axis.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        else:
+            axis.yaxis.get_major_locator().set_params(integer=True)
         for place, name, colour in marks:
             if low <= place <= edges[-1]:
                 axis.axvline(place, color=colour, linewidth=1.3, linestyle=(0, (4, 3)), label=name)
@@ -185,6 +188,9 @@ def bars(title: str, values: np.ndarray, *, alt: str, label: str, threshold: flo
         axis.bar(np.arange(1, len(ordered) + 1), np.maximum(ordered, 1e-6), color=colours)
         axis.axhline(threshold, color=WARN, linewidth=1.2, linestyle=(0, (4, 3)))
         axis.set(title=title, xlabel="dimension, most active first", ylabel=label, yscale="log")
+        axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axis.yaxis.set_minor_formatter(lambda value, _: "")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(axis="x", visible=False)
         return _svg(figure, alt)
 

@@ -17,12 +17,11 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.anomaly_gate.anomalies import describe, read_anomalies
 from components.image_sources.config import InputConfig
+from pipeline.jobs import OUTCOME_FILE
 from pipeline.report.page import MissingPartError
 from pipeline.run_record import Step, latest_run
 from serving import names
 
-OUTCOME: Final = "outcome.json"
-"""What `vaeline run` leaves in the root for the report: verdict, metrics, refusals."""
 _METADATA: Final = "metadata.sqlite"
 _ARTIFACTS: Final = "artifacts"
 _MODEL: Final = "Format-Serving"
@@ -123,7 +122,7 @@ class RunArtifacts:
     def outcome(self) -> dict[str, Any]:
         """What `vaeline run` came to, if it belongs to the latest run; else empty."""
         try:
-            outcome = json.loads((self.root / OUTCOME).read_text("utf-8"))
+            outcome = json.loads((self.root / OUTCOME_FILE).read_text("utf-8"))
             run = self.folder("Trainer", "model_run")
         except (OSError, ValueError, MissingPartError):
             return {}

@@ -1,25 +1,20 @@
 """`report.html` of a pipeline run; `vaeline run` writes it, `vaeline report` makes it again."""
 
-import datetime
-import importlib.metadata
 import logging
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from pipeline.report import model_sections, run_sections
 from pipeline.report.album import Album
 from pipeline.report.answers import Answers, ask_model
 from pipeline.report.generation import Generator, find_generator
-from pipeline.report.page import Facts, Page
+from pipeline.report.page import REPORT, Facts, Page
 from pipeline.report.run_artifacts import RunArtifacts
 
 _LOG = logging.getLogger(__name__)
-
-REPORT: Final = "report.html"
-"""In the run's root, or beside a bulk table."""
 
 
 def write_run_report(root: Path) -> Path:
@@ -49,21 +44,11 @@ def write_run_report(root: Path) -> Path:
     )
     _add_model(page, run, album)
     path = root / REPORT
-    path.write_bytes(page.html(closing(album)))
+    path.write_bytes(page.html(left_out=album.left_out))
     _LOG.info("report in %.1f s: %s", time.monotonic() - begin, path)
     for note in page.notes:
         _LOG.info("report: %s", note)
     return path
-
-
-def closing(album: Album) -> Facts:
-    """Values of the page's end."""
-    made = datetime.datetime.now(datetime.UTC).strftime("made %Y-%m-%d %H:%M UTC")
-    try:
-        version = importlib.metadata.version("vaeline")
-    except importlib.metadata.PackageNotFoundError:
-        version = ""
-    return {"made": made, "version": version, "left_out": album.left_out}
 
 
 def _add_overview(page: Page, run: RunArtifacts) -> None:
@@ -98,7 +83,9 @@ def _add_model(page: Page, run: RunArtifacts, album: Album) -> None:
     add("confusion", "Confusion", lambda: model_sections.confusion(asked.answers))
     add("classes", "By class", lambda: model_sections.class_table(asked.answers))
     add("calibration", "Calibration", lambda: model_sections.calibration(asked.answers, run.card))
-    add("mistakes", "Most confident mistakes", lambda: model_sections.mistakes(asked.answers, album))
+    add(
+        "mistakes", "Most confident mistakes", lambda: model_sections.mistakes(asked.answers, album)
+    )
     add("uncertain", "Least certain", lambda: model_sections.uncertain(asked.answers, album))
     add("labels", "Likely label errors", lambda: model_sections.label_errors(asked.answers, album))
     add("outliers", "Outlier score",

@@ -1,6 +1,7 @@
-"""The run report's facts about the run, its data and its training; `model_sections.py` has the rest.
+"""The run report's facts about the run, its data and its training.
 
-Each function gives the values of one template, or says what is missing.
+Each function gives the values of one template, or says what is missing; `model_sections.py` has
+those about the model.
 """
 
 import platform
@@ -13,12 +14,12 @@ import cv2
 import numpy as np
 from scipy import stats
 
+from components.image_sources.pick import pick_members
 from pipeline.jobs import STEP_TITLES
 from pipeline.report import plots
-from pipeline.report.album import Album, decode_file, sheet, shrink
+from pipeline.report.album import Album, decode_file, shrink, spaced
 from pipeline.report.answers import parse_records
 from pipeline.report.page import Facts, MissingPartError
-from components.image_sources.pick import pick_members
 from pipeline.report.records import sample_split
 from pipeline.report.run_artifacts import RunArtifacts
 from trainer import features
@@ -144,9 +145,7 @@ def _natural(run: RunArtifacts, classes: list[str]) -> list[str]:
 
 def class_samples(run: RunArtifacts, album: Album) -> Facts:
     """A few training images of each class."""
-    sampled = sample_split(
-        run.examples, features.TRAIN, most=_SAMPLED, most_bytes=_SAMPLED_BYTES
-    )
+    sampled = sample_split(run.examples, features.TRAIN, most=_SAMPLED, most_bytes=_SAMPLED_BYTES)
     encoded, _, labels = parse_records(sampled.records)
     by_class: dict[str, list[bytes]] = {}
     for image, label in zip(encoded, labels, strict=True):
@@ -176,7 +175,11 @@ def files(run: RunArtifacts) -> Facts:
             sides[name] = (int(numbers.min), int(numbers.median), int(numbers.max))
         rows.append({"split": split, "images": int(found.num_examples), "formats": formats,
                      "width": sides[features.WIDTH], "height": sides[features.HEIGHT]})  # fmt: skip
-    return {"rows": rows, "bytes": run.account["bytes"], "converted": run.account["converted_to_png"]}
+    return {
+        "rows": rows,
+        "bytes": run.account["bytes"],
+        "converted": run.account["converted_to_png"],
+    }
 
 
 def duplicates(run: RunArtifacts) -> Facts:
@@ -278,7 +281,7 @@ def _row(album: Album, pixels: np.ndarray) -> Any:
         for tile in tiles
     ]
     shaped = [tile.reshape(*tile.shape[:2], -1) for tile in enlarged]
-    return album.picture(sheet(shaped, SHOWN, gap=4), side=900)
+    return album.picture(spaced(shaped), side=900)
 
 
 def active_units(run: RunArtifacts) -> Facts:
