@@ -126,9 +126,10 @@ def _with_report(terminal: Terminal, outcome: Outcome, *, root: Path) -> Outcome
     (root / OUTCOME_FILE).write_text(json.dumps(outcome.as_dict(), indent=1), encoding="utf-8")
     with captured_output(Path(outcome.log)), terminal.live("writing the report"):
         try:
+            from pipeline.report.run_artifacts import read_latest
             from pipeline.report.run_report import write_run_report
 
-            return replace(outcome, report=str(write_run_report(root)))
+            return replace(outcome, report=str(write_run_report(read_latest(root))))
         except Exception as error:
             logging.getLogger("vaeline").exception("no report")
             terminal.say(f"no report: {cause(error)}", style="yellow")

@@ -11,7 +11,7 @@ from components.bulk_inference import ledger, storage
 from pipeline.report import archive_sections as sections
 from pipeline.report.album import Album
 from pipeline.report.archive_sections import Archive
-from pipeline.report.page import REPORT, Facts, MissingPartError, Page
+from pipeline.report.page import REPORT, Facts, Page, ReportError
 
 _LOG = logging.getLogger(__name__)
 
@@ -31,16 +31,14 @@ def write_archive_report(output: str) -> str:
         The page.
 
     Raises:
-        MissingPartError: no finished job is there.
+        ReportError: no finished job is there.
     """
     begin = time.monotonic()
     try:
         content = storage.read_bytes(posixpath.join(output, ledger.MANIFEST))
         archive = Archive(output, json.loads(content))
     except (OSError, ValueError) as error:
-        raise MissingPartError(
-            f"{output}: no {ledger.MANIFEST} of a finished job: {error}"
-        ) from error
+        raise ReportError(f"{output}: no {ledger.MANIFEST} of a finished job: {error}") from error
     page = Page("Archive report", _title(archive))
     album = Album()
     page.hero("archive_hero.html", partial(sections.overview, archive))

@@ -19,14 +19,18 @@ def make_report(terminal: Terminal, folder: str, *, logs: Path) -> str:
         The page.
 
     Raises:
-        MissingPartError: it is neither.
+        ReportError: it is neither.
     """
     with logged(terminal, new_log_path(logs)), terminal.live("writing the report"):
         from pipeline.report.archive_report import is_archive_output, write_archive_report
-        from pipeline.report.run_report import write_run_report
 
-        is_archive = is_archive_output(folder)
-        page = write_archive_report(folder) if is_archive else str(write_run_report(Path(folder)))
+        if is_archive_output(folder):
+            page = write_archive_report(folder)
+        else:
+            from pipeline.report.run_artifacts import read_latest
+            from pipeline.report.run_report import write_run_report
+
+            page = str(write_run_report(read_latest(Path(folder))))
     terminal.say(f"report: {page}")
     return page
 

@@ -40,6 +40,10 @@ class MissingPartError(Exception):
     """What a section needs is not there; the message stands in its place on the page."""
 
 
+class ReportError(ValueError):
+    """There is nothing to report on; the message says what to do."""
+
+
 @dataclass(frozen=True)
 class Section:
     """A part of the page.

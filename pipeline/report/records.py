@@ -95,8 +95,9 @@ def _within(
         (int(file), starts[file][place - offsets[file]])
         for file, place in zip(files, chosen, strict=True)
     ]
-    size = sum(length for _, (_, length) in frames)
-    step = max(1, -(-size // most_bytes))
+    step = 1
+    while step < len(frames) and sum(size for _, (_, size) in frames[::step]) > most_bytes:
+        step += 1
     wanted: list[list[tuple[int, int]]] = [[] for _ in starts]
     for file, frame in frames[::step]:
         wanted[file].append(frame)

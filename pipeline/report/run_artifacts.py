@@ -16,9 +16,10 @@ from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.anomaly_gate.anomalies import describe, read_anomalies
+from components.bulk_inference.ledger import MANIFEST
 from components.image_sources.config import InputConfig
 from pipeline.jobs import OUTCOME_FILE
-from pipeline.report.page import MissingPartError
+from pipeline.report.page import MissingPartError, ReportError
 from pipeline.run_record import Step, latest_run
 from serving import names
 
@@ -28,26 +29,16 @@ _MODEL: Final = "Format-Serving"
 
 
 class RunArtifacts:
-    """The latest run below a root.
+    """What one run left behind.
 
     Args:
         root: Folder of `vaeline run --root`.
-
-    Raises:
-        MissingPartError: no run is recorded there.
+        steps: The run's steps, by name.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, steps: dict[str, Step]) -> None:
         self.root = root
-        database = root / _METADATA
-        if not database.is_file():
-            raise MissingPartError(f"{root}: no {_METADATA} there; give the root of `vaeline run`")
-        connection = metadata_store_pb2.ConnectionConfig()
-        connection.sqlite.filename_uri = str(database)
-        connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
-        self.steps: dict[str, Step] = latest_run(connection)
-        if not self.steps:
-            raise MissingPartError(f"{root}: no run is recorded in {_METADATA}")
+        self.steps = steps
 
     def folder(self, step: str, output: str) -> Path:
         """Folder of the only artifact of a step's output.
@@ -168,6 +159,30 @@ class RunArtifacts:
             for batch in file.iter_batches(batch_size=most):
                 return pa.Table.from_batches([batch])
             return file.schema_arrow.empty_table()
+
+
+def read_latest(root: Path) -> RunArtifacts:
+    """Reads which steps the latest run below a root had.
+
+    Args:
+        root: Folder of `vaeline run --root`.
+
+    Raises:
+        ReportError: no run is recorded there.
+    """
+    database = root / _METADATA
+    if not database.is_file():
+        raise ReportError(
+            f"{root}: neither {_METADATA} of a run nor {MANIFEST} of a bulk job is there; give the"
+            " folder of `vaeline run --root`, or the output of `vaeline classify`"
+        )
+    connection = metadata_store_pb2.ConnectionConfig()
+    connection.sqlite.filename_uri = str(database)
+    connection.sqlite.connection_mode = metadata_store_pb2.SqliteMetadataSourceConfig.READONLY
+    steps = latest_run(connection)
+    if not steps:
+        raise ReportError(f"{root}: no run is recorded in {_METADATA}; run `vaeline run` first")
+    return RunArtifacts(root, steps)
 
 
 def _json(path: Path) -> Any:

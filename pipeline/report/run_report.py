@@ -17,20 +17,17 @@ from pipeline.report.run_artifacts import RunArtifacts
 _LOG = logging.getLogger(__name__)
 
 
-def write_run_report(root: Path) -> Path:
-    """Writes the report of the latest run.
+def write_run_report(run: RunArtifacts) -> Path:
+    """Writes the report of a run into its root.
 
     Args:
-        root: Folder of `vaeline run --root`.
+        run: What the run left behind.
 
     Returns:
         The page.
-
-    Raises:
-        MissingPartError: no run is recorded there.
     """
     begin = time.monotonic()
-    run = RunArtifacts(root)
+    root = run.root
     album = Album()
     page = Page("Run report", str(run.config.get("name", root.name)))
     page.hero("run_hero.html", partial(run_sections.overview, run))
