@@ -20,7 +20,7 @@ from components.image_sources.errors import InputError
 from components.image_sources.pick import Found, pick_members
 from pipeline.report import plots
 from pipeline.report.album import Album
-from pipeline.report.page import Facts, MissingPartError
+from pipeline.report.page import Facts, MissingPartError, isolated
 from pipeline.report.table_scan import Row, Scan, scan_table
 
 _LISTED: Final = {"doubtful": 36, "strange": 12, "disagreeing": 12, "verdict": 8}
@@ -274,9 +274,9 @@ def _cards(archive: Archive, album: Album, rows: list[Row]) -> list[dict[str, An
     cards = []
     for row in rows:
         surety = "" if row.probability is None else f" {100 * row.probability:.1f}\u202f%"
-        lines = [f"{row.label or ''}{surety}".strip() or "no label"]
+        lines = [f"{isolated(row.label)}{surety}" if row.label else "no label"]
         if row.given_label is not None:
-            lines.append(f"labelled {row.given_label}")
+            lines.append(f"labelled {isolated(row.given_label)}")
         if row.outlier_score is not None and row.verdict:
             lines.append(f"{row.verdict} {row.outlier_score:.2f}".replace("-", "\u2212"))
         lines.append(row.member.rpartition("/")[2] or row.source)

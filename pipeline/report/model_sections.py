@@ -11,7 +11,7 @@ from pipeline.report import findings, plots
 from pipeline.report.album import Album, decode_file, sheet, spaced, square
 from pipeline.report.answers import Answers
 from pipeline.report.generation import Generator, manifold, prior_samples
-from pipeline.report.page import Facts, MissingPartError
+from pipeline.report.page import Facts, MissingPartError, isolated
 
 _MATRIX_CLASSES: Final = 24
 """More classes are shown as the pairs that are confused most."""
@@ -210,10 +210,10 @@ def _described(answers: Answers, place: int) -> str:
     given = answers.classes[label] if label >= 0 else "unknown"
     predicted = answers.classes[int(answers.predicted[place])]
     surety = f"{100 * float(answers.confidence[place]):.1f} %"
-    text = f"{given}, predicted {surety}" if given == predicted else (
-        f"labelled {given}, predicted {predicted} {surety}"
-    )  # fmt: skip
-    return text[:300]
+    label_text, answer = isolated(given[:80]), isolated(predicted[:80])
+    if given == predicted:
+        return f"{label_text}, predicted {surety}"
+    return f"labelled {label_text}, predicted {answer} {surety}"
 
 
 def _cards(answers: Answers, album: Album, places: np.ndarray) -> list[dict[str, Any]]:
@@ -229,8 +229,8 @@ def _cards(answers: Answers, album: Album, places: np.ndarray) -> list[dict[str,
                 "picture": album.file(answers.encoded[place]),
                 "alt": f"{name}: labelled {given}, predicted {predicted}",
                 "lines": [
-                    f"{predicted} {100 * surety:.1f}\u202f%",
-                    f"labelled {given}",
+                    f"{isolated(predicted)} {100 * surety:.1f}\u202f%",
+                    f"labelled {isolated(given)}",
                     name.rpartition("/")[2],
                 ],
             }

@@ -156,6 +156,11 @@ def clean(text: object) -> str:
     return _CONTROLS.sub("\ufffd", str(text))
 
 
+def isolated(text: object) -> str:
+    """Text whose writing direction ends with it: FSI and PDI of Unicode's annex 9 around it."""
+    return f"\u2068{text}\u2069"
+
+
 def _policy(script: str) -> str:
     """The content security policy: nothing is loaded, and only our own script runs."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
