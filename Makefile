@@ -69,10 +69,10 @@ format: install ## let ruff mend what it can
 
 .PHONY: pins
 pins: | $(filter .tools/bin/uv,$(UV)) ## resolve both stacks anew into requirements/
-	$(UV) pip compile setup.py --extra tfx116 --extra dev --python-version $(PYTHON_VERSION) \
+	$(UV) pip compile setup.py --extra tfx116 --extra kubeflow --extra dev --python-version $(PYTHON_VERSION) \
 	  --python-platform x86_64-manylinux_2_28 --no-annotate --no-header --generate-hashes \
 	  --quiet --upgrade --output-file requirements/tfx116.txt
-	$(UV) pip compile setup.py --extra tfx121 --extra dev --python-version $(PYTHON_VERSION) \
+	$(UV) pip compile setup.py --extra tfx121 --extra kubeflow --extra dev --python-version $(PYTHON_VERSION) \
 	  --python-platform x86_64-manylinux_2_39 --no-annotate --no-header --generate-hashes \
 	  --quiet --upgrade --output-file requirements/tfx121.txt
 

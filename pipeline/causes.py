@@ -10,7 +10,9 @@ _USER_ERRORS = (
     "CountLawError",
     "InputError",
     "OutputError",
+    "PredictError",
     "PreemptedError",
+    "ServingError",
     "TrainingDivergedError",
     "UnblessedModelError",
 )

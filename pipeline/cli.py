@@ -214,6 +214,80 @@ def sample(terminal: Any, model: str, output: Path, count: int, seed: int, logs:
 
 
 @main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--model", help="Folder of a model, or of pushed versions; the newest is taken.")
+@click.option("--server", metavar="URL", help="grpc://host:8500 or http://host:8501.")
+@click.option("--name", default="vaeline", show_default=True, help="The model's name there.")
+@click.option("--version", type=int, help="Its version there; by default the newest.")
+@_common
+def predict(
+    terminal: Any,
+    images: tuple[Path, ...],
+    model: str | None,
+    server: str | None,
+    name: str,
+    version: int | None,
+) -> int:
+    """Classify single image files, with a pushed model or a model server.
+
+    Exit codes: 0 every image was answered, 1 one could not be, or nothing answers.
+    """
+    from pipeline.predict import predict_images
+
+    result = predict_images(
+        terminal, images, model=model, server=server, name=name, version=version
+    )
+    terminal.result(result)
+    return 1 if result["failed"] else 0
+
+
+@main.group()
+def models() -> None:
+    """List, roll back and prune pushed models; see docs/serving.md.
+
+    DIRECTORY is what models are pushed to (push.directory): a folder or gs://bucket/prefix.
+    """
+
+
+@models.command("list")
+@click.argument("directory")
+@_common
+def list_models(terminal: Any, directory: str) -> int:
+    """Show the versions: which is served, who pushed it, from which data, how good."""
+    from pipeline.models import list_versions
+
+    terminal.result(list_versions(terminal, directory))
+    return 0
+
+
+@models.command()
+@click.argument("directory")
+@click.option("--to", type=int, metavar="VERSION",
+              help="Go back to this one; by default to the model served before.")  # fmt: skip
+@click.option("--user", default="", help="Who is recorded; by default the account's name.")
+@_common
+def rollback(terminal: Any, directory: str, to: int | None, user: str) -> int:
+    """Serve an earlier model again, as a new version with its files."""
+    from pipeline.models import roll_back_version
+
+    terminal.result(roll_back_version(terminal, directory, to=to, user=user))
+    return 0
+
+
+@models.command()
+@click.argument("directory")
+@click.option("--keep", type=int, required=True, help="How many of the newest versions stay.")
+@click.option("--yes", is_flag=True, help="Do it; without this nothing is removed.")
+@_common
+def prune(terminal: Any, directory: str, keep: int, yes: bool) -> int:
+    """Remove old versions, never the served one."""
+    from pipeline.models import prune_versions
+
+    terminal.result(prune_versions(terminal, directory, keep=keep, remove=yes))
+    return 0
+
+
+@main.command()
 @_common
 def doctor(terminal: Any) -> int:
     """Show versions, devices and engines, and what is missing for what."""

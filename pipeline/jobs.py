@@ -1,6 +1,5 @@
 """The two jobs as the command line runs them: train and push, and label an archive."""
 
-import json
 import logging
 import sys
 import time
@@ -13,14 +12,12 @@ from components.bulk_inference.config import BulkConfig
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import open_source
 from components.image_sources.spans import resolve
+from components.model_gate.verdict import HEADER
 from pipeline.causes import cause
 from pipeline.config import PipelineConfig
 from pipeline.console import Terminal, captured_output, duration, logged, new_log_path
 from pipeline.local_runner import RunResult, prepare_root
 from trainer.progress import PROGRESS_LOGGER
-
-OUTCOME_FILE = "outcome.json"
-"""What a run came to, in its root: the report's verdict and headline."""
 
 STEP_TITLES = {
     "ImageExampleGen": "ingest images",
@@ -30,10 +27,14 @@ STEP_TITLES = {
     "ExampleValidator": "look for anomalies",
     "AnomalyGate": "stop on anomalies",
     "Transform": "learn the preprocessing",
+    "Tuner": "search for the best options",
     "Trainer": "train and calibrate",
     "baseline_model": "find the last blessed model",
-    "Evaluator": "evaluate against the gate",
+    "Evaluator": "evaluate",
+    "ModelGate": "judge by the gate",
     "Pusher": "push",
+    "vertex_pusher": "deploy to Vertex",
+    "BulkInference": "label the archive",
 }
 """What a person calls the steps; the names in the DAG are TFX's."""
 
@@ -48,8 +49,13 @@ class Outcome:
         metrics: of the test split, by name.
         test_images: how many images these were measured on.
         refusals: a line for each bound that was missed.
+        gate: the verdict in a line.
+        checks: a row for each metric: its name, value, bound and verdict.
+        verdict: folder of `verdict.json`, which has every class and slice, and `verdict.txt`.
         steps: for each step its wall time, seconds, and whether it came from the cache.
         seconds: wall time of the run.
+        labelled: folder of the table that BulkInference wrote; empty where it did not.
+        not_labelled: why it wrote none, though it is configured.
         pictures: folder of the pictures that training made.
         log: the log file.
         report: the page that shows the run; empty where it could not be made.
@@ -60,8 +66,13 @@ class Outcome:
     metrics: dict[str, float]
     test_images: int
     refusals: list[str]
+    gate: str
+    checks: list[dict[str, str]]
+    verdict: str
     steps: dict[str, dict[str, Any]]
     seconds: float
+    labelled: str
+    not_labelled: str
     pictures: str
     log: str
     report: str = ""
@@ -86,6 +97,8 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
         Exception: What stopped the run.
     """
     check_input(config.input)
+    if config.bulk.in_pipeline and config.bulk.input is not None:
+        check_input(config.bulk.input)
     prepare_root(root)
     log_path = new_log_path(root)
     started = time.monotonic()
@@ -100,19 +113,25 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
             run = run_pipeline(config, root=root, on_step=display.step)
         finally:
             progress.removeHandler(display)
-        evaluation = read_evaluation(run.steps["Evaluator"], config.evaluation)
+        evaluation = read_evaluation(run.steps["ModelGate"])
     seconds = time.monotonic() - started
+    verdict = evaluation.verdict
     outcome = Outcome(
-        blessed=evaluation.blessed,
+        blessed=verdict.blessed,
         pushed=_pushed_version(run),
         metrics=evaluation.metrics,
         test_images=evaluation.test_images,
-        refusals=evaluation.refusals,
+        refusals=verdict.refusals,
+        gate=verdict.headline(),
+        checks=[dict(zip(HEADER, check.row(), strict=True)) for check in verdict.checks],
+        verdict=evaluation.folder,
         steps={
             name: {"seconds": round(run.seconds[name], 3), "cached": run.steps[name].cached}
             for name in run.seconds
         },
         seconds=round(seconds, 3),
+        labelled="" if run.not_labelled else _labelled_table(run),
+        not_labelled=run.not_labelled,
         pictures=str(Path(run.steps["Trainer"].output("model_run")) / "pictures"),
         log=str(log_path),
     )
@@ -122,8 +141,7 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
 
 
 def _with_report(terminal: Terminal, outcome: Outcome, *, root: Path) -> Outcome:
-    """Leaves the outcome for the report and writes it; a report that fails costs a warning."""
-    (root / OUTCOME_FILE).write_text(json.dumps(outcome.as_dict(), indent=1), encoding="utf-8")
+    """Writes the report; one that fails costs a warning and not the run."""
     with captured_output(Path(outcome.log)), terminal.live("writing the report"):
         try:
             from pipeline.report.run_artifacts import read_latest
@@ -176,15 +194,21 @@ class _StepDisplay(logging.Handler):
 
 
 def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
-    """Prints the table that ends a run."""
+    """Prints the tables that end a run: why the model was or was not blessed, and what there is."""
+    terminal.table(
+        f"gate, on {outcome.test_images:,} test images: {outcome.gate}",
+        [tuple(check.values()) for check in outcome.checks],
+        header=HEADER,
+    )
     rows = [
-        ("gate", "blessed" if outcome.blessed else "REFUSED"),
-        *((name, f"{value:.4f}") for name, value in outcome.metrics.items()),
-        ("test images", f"{outcome.test_images:,}"),
+        ("gate", outcome.gate),
         *(("refused because", refusal) for refusal in outcome.refusals),
         ("pushed model", outcome.pushed or "nothing was pushed"),
+        *((("labelled table", outcome.labelled),) if outcome.labelled else ()),
+        *((("NOT LABELLED", outcome.not_labelled),) if outcome.not_labelled else ()),
         ("pictures", outcome.pictures),
         ("report", outcome.report or "could not be made; see the log"),
+        ("verdict", outcome.verdict),
         ("time", duration(outcome.seconds)),
     ]
     terminal.table("pipeline run", rows)
@@ -193,6 +217,11 @@ def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
 def _pushed_version(run: RunResult) -> str:
     properties = run.steps["Pusher"].properties["pushed_model"][0]
     return str(properties.get("pushed_destination", ""))
+
+
+def _labelled_table(run: RunResult) -> str:
+    step = run.steps.get("BulkInference")
+    return step.output("annotations") if step else ""
 
 
 def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> dict[str, Any]:
@@ -213,7 +242,7 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
     with logged(terminal, log_path), terminal.live() as line:
         from components.bulk_inference.job import run_bulk
 
-        result = run_bulk(config, progress=lambda event: line(_bulk_line(event)), command=sys.argv)
+        result = run_bulk(config, progress=lambda event: line(event.line()), command=sys.argv)
         page = ""
         if config.report and result.estimate is None:
             page = _archive_report(terminal, config.output)
@@ -268,15 +297,6 @@ def _estimate_rows(estimate: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("memory", f"{estimate['memory_bytes'] / 2**20:,.0f} MiB"),
         ("output", f"{estimate['output_bytes'] / 2**20:,.1f} MiB"),
     ]
-
-
-def _bulk_line(event: Any) -> str:
-    total = f" of {event.total:,}" if event.total else ""
-    eta = f", {duration(event.eta_secs)} left" if event.eta_secs is not None else ""
-    return (
-        f"{event.members:,}{total} images, {event.images_per_second:,.0f} images/s, "
-        f"{event.rejects:,} rejects{eta}"
-    )
 
 
 def _with_breakdown(count: int, parts: Mapping[str, int]) -> str:

@@ -1,71 +1,56 @@
-"""The Evaluator's verdict in numbers and words."""
+"""The gate's verdict of a run, as its blessing artifact tells it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
-import tensorflow_model_analysis as tfma
-
-from pipeline.config import EvaluationConfig
-from pipeline.evaluation import ACCURACY, LOG_LOSS
+from components.model_gate import metric_names
+from components.model_gate.verdict import VERDICT_JSON, Verdict, read_verdict
 from pipeline.run_record import Step
 
-_EXAMPLE_COUNT = "example_count"
+_REPORTED = (
+    metric_names.ACCURACY,
+    "balanced_accuracy",
+    metric_names.TOP_K,
+    metric_names.LOG_LOSS,
+    metric_names.BRIER,
+    metric_names.CALIBRATION_ERROR,
+    metric_names.ELBO,
+    metric_names.BITS,
+)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the Evaluator found.
+    """What the gate found.
 
     Attributes:
-        blessed: every bound held.
-        metrics: accuracy and log_loss (nats).
+        verdict: the rows and the reasons.
+        metrics: of the whole test split, by name; log losses and ELBO in nats.
         test_images: how many images these were measured on.
-        refusals: a line for each bound that did not hold.
+        folder: where `verdict.json` and `verdict.txt` are.
     """
 
-    blessed: bool
+    verdict: Verdict
     metrics: dict[str, float]
     test_images: int
-    refusals: list[str]
+    folder: str
 
 
-def read_evaluation(step: Step, bounds: EvaluationConfig) -> Evaluation:
-    """Reads what the Evaluator wrote.
+def read_evaluation(step: Step) -> Evaluation:
+    """Reads what the gate wrote.
 
     Args:
-        step: The Evaluator's step of a run.
-        bounds: The configured bounds, to put them into words.
+        step: ModelGate's step of a run.
 
     Returns:
         The verdict.
     """
-    folder = step.output("evaluation")
-    overall = tfma.load_eval_result(folder).get_metrics_for_slice()
-    values = {name: metric["doubleValue"] for name, metric in overall.items()}
-    metrics = {"accuracy": values[ACCURACY], "log_loss": values[LOG_LOSS]}
-    (properties,) = step.properties["blessing"]
-    blessed = properties.get("blessed") == 1
+    folder = step.output("blessing")
+    verdict = read_verdict((Path(folder) / VERDICT_JSON).read_text(encoding="utf-8"))
+    overall = verdict.measures["overall"]
     return Evaluation(
-        blessed=blessed,
-        metrics=metrics,
-        test_images=int(values[_EXAMPLE_COUNT]),
-        refusals=[] if blessed else _refusals(folder, bounds),
+        verdict=verdict,
+        metrics={name: overall[name] for name in _REPORTED if overall.get(name) is not None},
+        test_images=int(overall[metric_names.EXAMPLE_COUNT]),
+        folder=folder,
     )
-
-
-def _refusals(folder: str, bounds: EvaluationConfig) -> list[str]:
-    validation = tfma.load_validation_result(folder)
-    lines = []
-    for result in validation.metric_validations_per_slice:
-        for failure in result.failures:
-            name = failure.metric_key.name
-            value = failure.metric_value.double_value.value
-            if failure.metric_key.is_diff:
-                lines.append(
-                    f"{name} is {-value:.4f} below the last blessed model's; "
-                    f"evaluation.max_accuracy_drop allows {bounds.max_accuracy_drop:.4f}"
-                )
-            else:
-                lines.append(
-                    f"{name} {value:.4f} is below evaluation.min_accuracy {bounds.min_accuracy:.4f}"
-                )
-    return lines or ["the evaluation is incomplete; see the log"]

@@ -40,7 +40,7 @@ def export_model(
     archive = keras.export.ExportArchive()
     archive.track(model)
     # Without it the label vocabulary's table is missing from the export.
-    archive.track(transform.layer)
+    archive.track(transform.resources)
     for signature in create_signatures(model, transform):
         archive.add_endpoint(
             signature.name, _as_written(signature.function), input_signature=[signature.spec]

@@ -21,6 +21,7 @@ _SHOWN = 16
 _MAP_IMAGES = 1000
 _PICTURE_SECS = 60.0
 """Between pictures on TensorBoard."""
+_MAP_BATCH = 64
 
 
 class Boards:
@@ -91,7 +92,9 @@ class Boards:
     def _latent_map(self, model: VaeClassifier) -> np.ndarray:
         """Posterior means in the plane (of their two principal components if d > 2)."""
         pixels = self._mapped.astype(np.float32) / 255.0
-        latent = model.encode(pixels).mean.numpy()
+        # In parts: a thousand large images at once would take gigabytes.
+        parts = np.array_split(pixels, math.ceil(len(pixels) / _MAP_BATCH))
+        latent = np.concatenate([model.encode(part).mean.numpy() for part in parts])
         if latent.shape[1] > 2:
             centred = latent - latent.mean(axis=0)
             _, _, axes = np.linalg.svd(centred, full_matrices=False)

@@ -15,7 +15,7 @@ from trainer import arithmetic, callbacks, features, preemption
 from trainer import strategy as strategies
 from trainer.arithmetic import Arithmetic
 from trainer.boards import Boards
-from trainer.checkpoints import Checkpoints
+from trainer.checkpoints import CHECKPOINTS, Checkpoints
 from trainer.config import TrainerConfig
 from trainer.evaluation import Evaluator
 from trainer.input_pipeline import ImageSet
@@ -72,13 +72,14 @@ class Run:
         self._step = self._create_step(self._model, self._average, chosen)
         self._evaluator = Evaluator(self._evaluated, config.evaluation_batch_size)
         self._checkpoints = Checkpoints(
-            os.path.join(workdir, "checkpoints"),
+            os.path.join(workdir, CHECKPOINTS),
             identity=run_identity(
                 config, self._model.get_config(), splits, strategy.num_replicas_in_sync
             ),
             keep=config.checkpoints.keep,
         )
         self._clock = callbacks.Clock()
+        self._earlier_secs = 0.0
         self._means = callbacks.Means(REPORTED)
         self._done = 0
         self._history: list[dict[str, Any]] = []
@@ -152,6 +153,7 @@ class Run:
             variable.assign(array)
         self._history, self._best = notes["history"], notes["best"]
         self._stopped = notes["stopped"]
+        self._earlier_secs = notes["secs"]
         self._means = callbacks.Means(REPORTED, notes["means"])
         _LOG.info("resumed at step %d of %d", self._done, self._plan.total_steps)
 
@@ -162,6 +164,7 @@ class Run:
                 "best": self._best,
                 "stopped": self._stopped,
                 "means": self._means.state(),
+                "secs": self._earlier_secs + self._clock.elapsed(),
             }
             arrays = [np.asarray(variable.numpy()) for variable in self._variables()]
             self._checkpoints.save(self._done, arrays, notes)
@@ -197,7 +200,8 @@ class Run:
                     self._save()
                     saved_at = self._clock.elapsed()
                 limit = 60.0 * self._config.max_minutes
-                if limit and self._agree(self._clock.elapsed() > limit):
+                secs = self._earlier_secs + self._clock.elapsed()
+                if limit and self._agree(secs > limit):
                     self._stopped = True
         if not self._history or self._history[-1]["step"] != self._done:
             self._evaluate()
@@ -315,6 +319,8 @@ class Run:
         """The model with the weights that the configuration asks for."""
         _copy_weights(self._average or self._model, self._evaluated)
         if self._config.early_stopping.keep == "best":
+            # The other workers read what the chief has written.
+            self._agree(False)
             arrays = self._checkpoints.restore_best()
             if arrays is not None:
                 for weight, array in zip(self._evaluated.learned_weights, arrays, strict=True):

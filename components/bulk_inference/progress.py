@@ -13,6 +13,7 @@ from typing import Final, Self
 
 from components.bulk_inference import ledger
 from components.bulk_inference.planning import PlannedUnit
+from trainer.progress import clock
 
 _PERIOD_SECS: Final = 0.5
 _RECORDS_PERIOD_SECS: Final = 2.0
@@ -37,6 +38,15 @@ class Progress:
     seconds: float
     images_per_second: float
     eta_secs: float | None
+
+    def line(self) -> str:
+        """One line for a person."""
+        total = f" of {self.total:,}" if self.total else ""
+        eta = f", ETA {clock(self.eta_secs)}" if self.eta_secs is not None else ""
+        return (
+            f"{self.members:,}{total} images, {self.images_per_second:,.0f} images/s, "
+            f"{self.rejects:,} rejects{eta}"
+        )
 
 
 class Tally:

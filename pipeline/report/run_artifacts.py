@@ -18,7 +18,7 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 from components.anomaly_gate.anomalies import describe, read_anomalies
 from components.bulk_inference.ledger import MANIFEST
 from components.image_sources.config import InputConfig
-from pipeline.jobs import OUTCOME_FILE
+from components.model_gate.verdict import VERDICT_JSON, Verdict, read_verdict
 from pipeline.report.page import MissingPartError, ReportError
 from pipeline.run_record import Step, latest_run
 from serving import names
@@ -110,23 +110,13 @@ class RunArtifacts:
         return self.folder("Trainer", "model_run") / "strip"
 
     @cached_property
-    def outcome(self) -> dict[str, Any]:
-        """What `vaeline run` came to, if it belongs to the latest run; else empty."""
+    def verdict(self) -> Verdict:
+        """What the gate found."""
+        path = self.folder("ModelGate", "blessing") / VERDICT_JSON
         try:
-            outcome = json.loads((self.root / OUTCOME_FILE).read_text("utf-8"))
-            run = self.folder("Trainer", "model_run")
-        except (OSError, ValueError, MissingPartError):
-            return {}
-        same = Path(outcome.get("pictures", "")).parent.name == run.name
-        return outcome if same else {}
-
-    @property
-    def is_blessed(self) -> bool | None:
-        """The gate's verdict; None where it was not reached."""
-        step = self.steps.get("Evaluator")
-        if step is None or not step.properties.get("blessing"):
-            return None
-        return bool(step.properties["blessing"][0].get("blessed") == 1)
+            return read_verdict(path.read_text("utf-8"))
+        except OSError as error:
+            raise MissingPartError(f"The gate left no {VERDICT_JSON}.") from error
 
     @property
     def pushed(self) -> str:

@@ -12,9 +12,11 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
-from scipy import stats
 
 from components.image_sources.pick import pick_members
+from components.model_gate import metric_names
+from components.model_gate.intervals import share_interval
+from components.model_gate.verdict import Verdict
 from pipeline.jobs import STEP_TITLES
 from pipeline.report import plots
 from pipeline.report.album import Album, decode_file, shrink, spaced
@@ -37,30 +39,26 @@ _CONFLICTS: Final = 12
 
 def overview(run: RunArtifacts) -> Facts:
     """Verdict first: what the gate said, the headline number, the data and the time."""
-    metrics = run.outcome.get("metrics", {})
-    images = int(run.outcome.get("test_images", 0))
-    accuracy = metrics.get("accuracy")
+    verdict: Verdict | None = _or_none(run, "verdict")
+    overall = verdict.measures.get("overall", {}) if verdict else {}
+    images = int(overall.get(metric_names.EXAMPLE_COUNT) or 0)
+    accuracy = overall.get(metric_names.ACCURACY)
+    confidence = run.config.get("evaluation", {}).get("confidence", 0.95)
     interval = None
     if accuracy is not None and images:
-        found = stats.binomtest(round(accuracy * images), images)
-        interval = found.proportion_ci(method="wilson")
-    failed = [name for name, step in run.steps.items() if step.failed]
+        interval = share_interval(accuracy * images, images, confidence)
     return {
-        "blessed": run.is_blessed,
-        "failed": [STEP_TITLES.get(name, name) for name in failed],
-        "refusals": run.outcome.get("refusals", []),
+        "verdict": verdict,
+        "failed": [STEP_TITLES.get(n, n) for n, step in run.steps.items() if step.failed],
         "accuracy": accuracy,
-        "log_loss": metrics.get("log_loss"),
-        "low": interval.low if interval else None,
-        "high": interval.high if interval else None,
+        "log_loss": overall.get(metric_names.LOG_LOSS),
+        "interval": interval,
+        "confidence": confidence,
         "images": images,
-        "baseline": _baseline(run),
-        "table": [],
-        "bound": run.config.get("evaluation", {}).get("min_accuracy"),
         "pushed": run.pushed,
         "account": _or_none(run, "account"),
         "card": _or_none(run, "card"),
-        "seconds": run.outcome.get("seconds") or sum(s.seconds for s in run.steps.values()),
+        "seconds": sum(step.seconds for step in run.steps.values()),
     }
 
 
@@ -69,11 +67,6 @@ def _or_none(run: RunArtifacts, name: str) -> Any:
         return getattr(run, name)
     except MissingPartError:
         return None
-
-
-def _baseline(run: RunArtifacts) -> str:
-    step = run.steps.get("baseline_model")
-    return "" if step is None or not step.outputs.get("model") else step.outputs["model"][0]
 
 
 def usage(run: RunArtifacts) -> Facts:
@@ -94,12 +87,10 @@ def usage(run: RunArtifacts) -> Facts:
 
 def steps(run: RunArtifacts) -> Facts:
     """Wall time of each step."""
-    known = run.outcome.get("steps", {})
     rows = []
     for name, step in run.steps.items():
-        seconds = known.get(name, {}).get("seconds", step.seconds)
         state = "failed" if step.failed else "from the cache" if step.cached else ""
-        rows.append({"name": name, "title": STEP_TITLES.get(name, name), "seconds": seconds,
+        rows.append({"name": name, "title": STEP_TITLES.get(name, name), "seconds": step.seconds,
                      "state": state})  # fmt: skip
     order = list(STEP_TITLES)
     rows.sort(key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))

@@ -23,6 +23,7 @@ from components.image_example_gen import records
 from components.image_example_gen.account import Account, name_of
 from components.image_example_gen.tables import REJECTS, to_parquet
 from components.image_sources.config import InputConfig, LabelsConfig
+from components.model_gate.verdict import VERDICT_JSON, Check, Result, Verdict
 from pipeline.report.album import decode_file
 from pipeline.report.run_artifacts import RunArtifacts
 from pipeline.run_record import Step
@@ -109,16 +110,19 @@ def run(tmp_path: Path, model: Path, images: Images) -> RunArtifacts:
     config = {"name": "hostile", "input": {"paths": [str(archive)]}, "evaluation": {},
               "model": {"latent_size": 4}}  # fmt: skip
     (root / "config.yaml").write_text(yaml.safe_dump(config))
-    outcome = {"metrics": {"accuracy": 0.95, "log_loss": 0.2}, "test_images": 60,
-               "refusals": [f"accuracy is low: {CLASSES[1]}"], "steps": {}, "seconds": 12.0,
-               "pictures": str(model_run / "pictures")}  # fmt: skip
-    (root / "outcome.json").write_text(json.dumps(outcome))
+    overall = {"accuracy": 0.95, "log_loss": 0.2, "example_count": 60.0}
+    check = Check(f"recall of {SCRIPT}", "0.95 (0.86 to 0.98)", ">= 0.99", Result.REFUSED,
+                  blocks=True, reason=f"accuracy is low: {CLASSES[1]}")  # fmt: skip
+    blessing = root / "blessing"
+    blessing.mkdir()
+    verdict = Verdict(checks=[check], first_model=True, measures={"overall": overall})
+    (blessing / VERDICT_JSON).write_text(verdict.to_json())
     steps = {
         "ImageExampleGen": _step("ImageExampleGen", examples=examples),
         "StatisticsGen": _step("StatisticsGen", statistics=statistics),
         "ExampleValidator": _step("ExampleValidator", anomalies=anomalies.parent),
         "Trainer": _step("Trainer", model=model.parent, model_run=model_run),
-        "Evaluator": Step("Evaluator", False, False, 3.0, {}, {"blessing": [{"blessed": 0}]}),
+        "ModelGate": _step("ModelGate", blessing=blessing),
     }
     return RunArtifacts(root, steps)
 
