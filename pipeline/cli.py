@@ -101,6 +101,7 @@ def _bulk_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--overwrite", is_flag=True, help="Start afresh whatever is there."),
         click.option("--dry-run", is_flag=True,
                      help="Only estimate rows, time, memory and size, from a sample."),
+        click.option("--no-report", is_flag=True, help="Write no report.html."),
         click.option("--fail-on-drift", is_flag=True,
                      help="Exit with 4 when the archive differs from the training data."),
         click.option("--logs", type=click.Path(path_type=Path), default=Path("."),
@@ -145,6 +146,7 @@ def _run_bulk(
     overwrite: bool,
     dry_run: bool,
     fail_on_drift: bool,
+    no_report: bool,
     logs: Path,
     overrides: tuple[str, ...],
     embed_only: bool,
@@ -161,6 +163,7 @@ def _run_bulk(
             "engine": {"workers": workers},
             "overwrite": overwrite,
             "dry_run": dry_run,
+            "report": not no_report,
             "drift": {"fail": fail_on_drift},
         },
         overrides=overrides,
@@ -170,6 +173,44 @@ def _run_bulk(
     terminal.result(result)
     has_drifted = bool((result["drift"] or {}).get("alarm"))
     return EXIT_DRIFTED if config.drift.fail and has_drifted else 0
+
+
+@main.command()
+@click.argument("folder")
+@click.option("--logs", type=click.Path(path_type=Path), default=Path("."),
+              show_default=True, help="The log goes into logs/ in this folder.")  # fmt: skip
+@_common
+def report(terminal: Any, folder: str, logs: Path) -> int:
+    """Write report.html again: of a run's root, or of the output of classify.
+
+    The page is one file without any reference to another; it can be mailed and opened offline.
+    """
+    from pipeline.report.commands import make_report
+
+    terminal.result({"report": make_report(terminal, folder, logs=logs)})
+    return 0
+
+
+@main.command()
+@click.argument("model")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The PNG.")
+@click.option(
+    "--count",
+    type=click.IntRange(1, 400),
+    default=64,
+    show_default=True,
+    help="Images; of each class where the decoder takes one, at most 20.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the latents.")
+@click.option("--logs", type=click.Path(path_type=Path), default=Path("."),
+              show_default=True, help="The log goes into logs/ in this folder.")  # fmt: skip
+@_common
+def sample(terminal: Any, model: str, output: Path, count: int, seed: int, logs: Path) -> int:
+    """Write a grid of images that MODEL's decoder makes from samples of its prior."""
+    from pipeline.report.commands import draw_samples
+
+    terminal.result(draw_samples(terminal, model, output=output, count=count, seed=seed, logs=logs))
+    return 0
 
 
 @main.command()

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from components.image_sources.config import InputConfig
 from components.image_sources.sources import open_source
 from components.image_sources.spans import resolve
 from components.model_gate.verdict import HEADER
+from pipeline.causes import cause
 from pipeline.config import PipelineConfig
-from pipeline.console import Terminal, duration, logged, new_log_path
+from pipeline.console import Terminal, captured_output, duration, logged, new_log_path
 from pipeline.local_runner import RunResult, prepare_root
 from trainer.progress import PROGRESS_LOGGER
 
-# What a person calls the steps; the names in the DAG are TFX's.
-_STEP_TITLES = {
+STEP_TITLES = {
     "ImageExampleGen": "ingest images",
     "StatisticsGen": "compute statistics",
     "SchemaGen": "infer the schema",
@@ -36,6 +36,7 @@ _STEP_TITLES = {
     "vertex_pusher": "deploy to Vertex",
     "BulkInference": "label the archive",
 }
+"""What a person calls the steps; the names in the DAG are TFX's."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Outcome:
         not_labelled: why it wrote none, though it is configured.
         pictures: folder of the pictures that training made.
         log: the log file.
+        report: the page that shows the run; empty where it could not be made.
     """
 
     blessed: bool
@@ -73,6 +75,7 @@ class Outcome:
     not_labelled: str
     pictures: str
     log: str
+    report: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the outcome in a form for JSON."""
@@ -132,7 +135,22 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
         pictures=str(Path(run.steps["Trainer"].output("model_run")) / "pictures"),
         log=str(log_path),
     )
+    outcome = _with_report(terminal, outcome, root=root)
     show_outcome(terminal, outcome)
+    return outcome
+
+
+def _with_report(terminal: Terminal, outcome: Outcome, *, root: Path) -> Outcome:
+    """Writes the report; one that fails costs a warning and not the run."""
+    with captured_output(Path(outcome.log)), terminal.live("writing the report"):
+        try:
+            from pipeline.report.run_artifacts import read_latest
+            from pipeline.report.run_report import write_run_report
+
+            return replace(outcome, report=str(write_run_report(read_latest(root))))
+        except Exception as error:
+            logging.getLogger("vaeline").exception("no report")
+            terminal.say(f"no report: {cause(error)}", style="yellow")
     return outcome
 
 
@@ -163,7 +181,7 @@ class _StepDisplay(logging.Handler):
     def step(self, name: str, seconds: float | None) -> None:
         """Receives the start (`seconds` is None) and the end of a step."""
         if seconds is None:
-            self._title, self._detail = _STEP_TITLES.get(name, name), ""
+            self._title, self._detail = STEP_TITLES.get(name, name), ""
             self._line(self._title)
         else:
             detail = f"  {self._detail}" if self._detail else ""
@@ -189,6 +207,7 @@ def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
         *((("labelled table", outcome.labelled),) if outcome.labelled else ()),
         *((("NOT LABELLED", outcome.not_labelled),) if outcome.not_labelled else ()),
         ("pictures", outcome.pictures),
+        ("report", outcome.report or "could not be made; see the log"),
         ("verdict", outcome.verdict),
         ("time", duration(outcome.seconds)),
     ]
@@ -224,6 +243,9 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
         from components.bulk_inference.job import run_bulk
 
         result = run_bulk(config, progress=lambda event: line(event.line()), command=sys.argv)
+        page = ""
+        if config.report and result.estimate is None:
+            page = _archive_report(terminal, config.output)
     for note in result.notes:
         terminal.say(note, style="yellow")
     if result.estimate is not None:
@@ -240,10 +262,22 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
         *((("drift", _drift(result.drift)),) if result.drift else ()),
         ("model", result.model),
         ("table", result.output),
+        *((("report", page),) if page else ()),
         ("time", _bulk_time(result)),
     ]
     terminal.table("labelled archive", rows)
-    return result.as_dict()
+    return {**result.as_dict(), "report": page}
+
+
+def _archive_report(terminal: Terminal, output: str) -> str:
+    try:
+        from pipeline.report.archive_report import write_archive_report
+
+        return write_archive_report(output)
+    except Exception as error:
+        logging.getLogger("vaeline").exception("no report")
+        terminal.say(f"no report: {cause(error)}", style="yellow")
+        return ""
 
 
 def _drift(report: Mapping[str, Any]) -> str:

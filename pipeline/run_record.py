@@ -20,6 +20,7 @@ class Step:
         name: the node's id in the DAG.
         cached: its outputs were taken from an earlier run.
         failed: it ended with an error.
+        seconds: wall time, as the metadata store saw it.
         outputs: folders of the artifacts by output name.
         properties: custom properties of the artifacts by output name.
     """
@@ -27,6 +28,7 @@ class Step:
     name: str
     cached: bool
     failed: bool
+    seconds: float = 0.0
     outputs: dict[str, list[str]] = field(default_factory=dict)
     properties: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
@@ -68,6 +70,7 @@ def _read_step(store: metadata_store.MetadataStore, execution: proto.Execution) 
         name=name,
         cached=execution.last_known_state == proto.Execution.CACHED,
         failed=execution.last_known_state == proto.Execution.FAILED,
+        seconds=(execution.last_update_time_since_epoch - execution.create_time_since_epoch) / 1000,
     )
     events = [
         event

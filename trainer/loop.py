@@ -27,8 +27,6 @@ _LOG = logging.getLogger(__name__)
 
 _CALL_SECS = 1.0
 """Aimed duration of one graph call: long enough to hide the call, short enough for progress."""
-_PICTURE_SECS = 60.0
-"""Between pictures on TensorBoard."""
 
 
 class Run:
@@ -88,10 +86,12 @@ class Run:
         self._best: dict[str, Any] = {"value": None, "step": 0, "bad": 0}
         self._stopped = False
         self._boards: Boards | None = None
-        if config.tensorboard and self._chief:
+        if self._chief:
             shown = splits.get(features.VALIDATION, splits[features.TRAIN])
-            self._boards = Boards(workdir, shown, seed=config.seed)
-        self._pictured_at = 0.0
+            self._boards = Boards(
+                workdir, shown, seed=config.seed,
+                total_steps=self._plan.total_steps, events=config.tensorboard,
+            )  # fmt: skip
 
     def _create_step(
         self, model: VaeClassifier, average: VaeClassifier | None, chosen: Arithmetic
@@ -176,6 +176,8 @@ class Run:
             preemption.PreemptedError: after saving.
         """
         saved_at = self._clock.elapsed()
+        if self._boards is not None and not self._done:
+            self._boards.pictures(0, self._evaluated)
         with concurrent.futures.ThreadPoolExecutor(1) as reader:
             count = self._next_count(self._done)
             pending = self._read_ahead(reader, self._done, count)
@@ -284,10 +286,7 @@ class Run:
             return
         for group in ("train", "validation"):
             self._boards.scalars(self._done, group, record.get(group, {}))
-        last = self._done >= self._plan.total_steps
-        if last or self._clock.elapsed() - self._pictured_at > _PICTURE_SECS:
-            self._boards.pictures(self._done, self._evaluated)
-            self._pictured_at = self._clock.elapsed()
+        self._boards.pictures(self._done, self._evaluated)
 
     def _judge(self, measures: dict[str, float]) -> None:
         stopping = self._config.early_stopping

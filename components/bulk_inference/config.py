@@ -155,6 +155,10 @@ class BulkConfig(Section):
     dry_run: bool = Field(
         default=False, description="Only estimate rows, time, memory and size from a sample."
     )
+    report: bool = Field(
+        default=True,
+        description="`vaeline classify` and `embed` write report.html beside the table.",
+    )
     batch: BatchConfig = BatchConfig()
     engine: EngineConfig = EngineConfig()
     drift: DriftConfig = DriftConfig()

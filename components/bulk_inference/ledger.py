@@ -29,6 +29,8 @@ SUFFIXES: Final = {
 }
 """How names of shards end, by format."""
 DRIFT_FILES: Final = ("drift.json", "drift.md", "drift.png")
+REPORT: Final = "report.html"
+"""The command line writes it beside the table; it goes when the table is made afresh."""
 
 
 @dataclass
@@ -135,5 +137,15 @@ def forget(output: str, name: str) -> None:
 
 def clear(output: str) -> None:
     """Removes a job's results, the records first."""
-    for part in (RECORDS, HASHES, MANIFEST, TABLE, REJECTS, DUPLICATES, *DRIFT_FILES, IDENTITY):
+    for part in (
+        RECORDS,
+        HASHES,
+        MANIFEST,
+        TABLE,
+        REJECTS,
+        DUPLICATES,
+        *DRIFT_FILES,
+        REPORT,
+        IDENTITY,
+    ):
         storage.remove(posixpath.join(output, part))
