@@ -14,10 +14,14 @@ from contextlib import contextmanager
 from typing import Final
 
 import apache_beam as beam
+from apache_beam.options.pipeline_options import DirectOptions
+from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from components.image_example_gen import account as accounts
-from components.image_example_gen import parts, tables, transforms
+from components.image_example_gen import finishing, parts, tables, transforms, workers
 from components.image_example_gen.output import OutputFolder, unwritable
+from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.sources import open_source
@@ -45,6 +49,7 @@ def ingest(
     make_pipeline: Callable[[], beam.Pipeline],
     *,
     threads: int | None = None,
+    processes: int | None = None,
     progress: Progress = log_progress,
 ) -> accounts.Account:
     """Reads all images into an Examples artifact.
@@ -54,7 +59,10 @@ def ingest(
         uri: The artifact's folder: `Split-<split>/*.tfrecord`, `account.json`,
             `rejects.parquet`, `duplicates.parquet`.
         make_pipeline: Makes the Beam pipeline.
-        threads: Threads that check images, per worker process; the number of cores by default.
+        threads: Threads that check images, per process; by default they share the cores.
+        processes: Processes that read and check, on this machine; 0 leaves all to Beam. By
+            default one for each core where Beam would run in this process and there is enough
+            to do for them.
         progress: Told how far it is.
 
     Returns:
@@ -70,7 +78,7 @@ def ingest(
         output.write(f"{parts.STAGING}/begun", b"")
         units = list(open_source(config).units())
         with _reported(output, progress, begin):
-            _run(config, output, units, make_pipeline, threads or os.cpu_count() or 1)
+            _run(config, output, units, make_pipeline(), threads, processes)
         account = accounts.add_up(
             accounts.loads(output.read(name)) for name in output.names(transforms.ACCOUNTS)
         )
@@ -79,7 +87,7 @@ def ingest(
                 # Readers take a split for missing that has no file at all.
                 output.write(f"Split-{split}/empty.tfrecord", b"")
         tables.merge(output, parts.REJECTS, REJECTS_FILE, tables.REJECTS)
-        tables.merge(output, parts.DUPLICATES, DUPLICATES_FILE, tables.DUPLICATES)
+        tables.merge(output, finishing.DUPLICATES, DUPLICATES_FILE, tables.DUPLICATES)
         account.seconds = time.perf_counter() - begin
         output.write(ACCOUNT_FILE, json.dumps(account.to_json(), indent=1).encode())
         output.remove(parts.STAGING)
@@ -109,18 +117,29 @@ def _check(account: accounts.Account, config: InputConfig, output: OutputFolder)
 def _run(
     config: InputConfig,
     output: OutputFolder,
-    units: list,
-    make_pipeline: Callable[[], beam.Pipeline],
-    threads: int,
+    units: list[WorkUnit],
+    pipeline: beam.Pipeline,
+    threads: int | None,
+    processes: int | None,
 ) -> None:
     """Runs the pipeline; turns what workers found out into the one error that people see."""
+    cores = len(os.sched_getaffinity(0))
+    if processes is None:
+        alone = output.is_local and _in_this_process(pipeline)
+        processes = workers.choose(units, cores) if alone else 0
+    written = _write_by_processes(config, output, units, threads, processes, cores)
     try:
-        with make_pipeline() as pipeline:
-            _ = (
-                pipeline
-                | "Units" >> beam.Create(units, reshuffle=False)
-                | "Ingest" >> transforms.Ingest(config, output.uri, threads)
-            )
+        with pipeline:
+            if written is None:
+                parts_written = (
+                    pipeline
+                    | "Units" >> beam.Create(units, reshuffle=False)
+                    | "ReadAndCheck"
+                    >> transforms.ReadAndCheck(config, output.uri, threads or cores)
+                )
+            else:
+                parts_written = pipeline | "Written" >> beam.Create(written, reshuffle=False)
+            _ = parts_written | "Finish" >> transforms.FinishParts(config, output.uri)
     except RuntimeError as error:
         # Beam hands on a worker's exception as text.
         found = re.search(
@@ -135,6 +154,36 @@ def _run(
         raise InputError(output.read(transforms.FAILED).decode())
     except OSError:
         return
+
+
+def _in_this_process(pipeline: beam.Pipeline) -> bool:
+    """Tells whether Beam would run all steps in this process, on one core."""
+    options = pipeline.options.view_as(DirectOptions)
+    return (
+        isinstance(pipeline.runner, FnApiRunner | SwitchingDirectRunner)
+        and options.direct_running_mode == "in_memory"
+        and options.direct_num_workers == 1
+    )
+
+
+def _write_by_processes(
+    config: InputConfig,
+    output: OutputFolder,
+    units: list[WorkUnit],
+    threads: int | None,
+    processes: int,
+    cores: int,
+) -> list[tuple[int, parts.Part]] | None:
+    """Writes all units by processes of our own; None where Beam is to do it."""
+    if not processes:
+        return None
+    share = threads or max(1, cores // processes)
+    try:
+        with workers.Workers(processes, config, output.uri, share) as running:
+            return list(running.write(units))
+    except workers.WorkerStartError as error:
+        _LOG.warning("no worker processes (%s); going on in this one", error)
+        return None
 
 
 @contextmanager
