@@ -1,43 +1,87 @@
 """Parts to the artifact's files, once all copies are known.
 
-Files that lose rows are written again without them, the others are moved. Called by the Beam step
-in `transforms.py`.
+Files that lose rows are written again without them, the others are moved. Called by the Beam steps
+in `transforms.py`, and by `local_run.py` for all parts at once.
 """
 
-from collections.abc import Iterator, Set
-from typing import Final
+from collections.abc import Iterable, Iterator, Set
+from typing import Final, NamedTuple
 
 import numpy as np
 from tfx_bsl.coders import example_coder
 
 from components.image_example_gen import duplicates, records, tables
-from components.image_example_gen.account import CONFLICTS_NAMED, Account, name_of
+from components.image_example_gen.account import CONFLICTS_NAMED, Account, dumps, name_of
 from components.image_example_gen.output import OutputFolder
-from components.image_example_gen.parts import STAGING, Part, part_name, staged
+from components.image_example_gen.parts import STAGING, Part, digests_file, part_name, staged
 from components.image_example_gen.splits import SLOTS, final_split
 from trainer import features
 
 DUPLICATES: Final = f"{STAGING}/duplicates"
+ACCOUNTS: Final = f"{STAGING}/accounts"
 
 
-def finish_part(part: Part, requests: np.ndarray, named: Set[str], output: OutputFolder) -> Account:
-    """Moves a part's files into their splits, without the copies that go.
+class Facts(NamedTuple):
+    """What finishing needs of every part: small."""
+
+    number: int
+    bounds: tuple[int, ...]
+    named_splits: list[str]
+
+
+def facts_of(part: Part) -> Facts:
+    """Takes a part's facts out of it."""
+    return Facts(part.number, part.bounds, part.account.named_splits)
+
+
+def find_copies(
+    partition: int, facts: Iterable[Facts], output: OutputFolder, drop_all: bool
+) -> Iterator[tuple[int, bytes]]:
+    """Reads one partition's rows of every part, and finds their copies.
+
+    Args:
+        partition: Its number, below `duplicates.PARTITIONS`.
+        facts: Those of all parts.
+        output: The artifact's folder.
+        drop_all: See `duplicates.find`.
+
+    Yields:
+        Number of a part, and packed `duplicates.REQUEST` rows.
+    """
+    size = duplicates.ROW.itemsize
+    rows = []
+    for number, bounds, _ in facts:
+        start, stop = bounds[partition], bounds[partition + 1]
+        if stop > start:
+            name = digests_file(number)
+            rows.append((number, output.read_range(name, start * size, (stop - start) * size)))
+    yield from duplicates.find(rows, drop_all)
+
+
+def finish_part(
+    part: Part, packed: Iterable[bytes], facts: Iterable[Facts], output: OutputFolder
+) -> None:
+    """Moves a part's files into their splits without the copies that go; writes its account.
 
     Args:
         part: The part.
-        requests: `duplicates.REQUEST` [m]: its images that have copies.
-        named: All splits that the source names.
+        packed: What `find_copies` gave for it.
+        facts: Those of all parts.
         output: The artifact's folder.
-
-    Returns:
-        The part's account.
 
     Raises:
         OSError: if the output cannot be written.
     """
+    requests = np.sort(np.frombuffer(b"".join(packed), duplicates.REQUEST), order="row")
+    named = {split for known in facts for split in known.named_splits}
+    account = _move(part, requests, named, output)
+    output.write(f"{ACCOUNTS}/{part.name}.json", dumps(account))
+
+
+def _move(part: Part, requests: np.ndarray, named: Set[str], output: OutputFolder) -> Account:
+    """Moves the files of one part; gives its account."""
     account = part.account
     slots = np.frombuffer(part.slots, np.uint8)
-    requests = np.sort(requests, order="row")
     table: list[tuple[object, ...]] = []
     for (slot, label), number in part.counts.items():
         account.examples[name_of(final_split(slot, named), label)] += number

@@ -14,13 +14,11 @@ from contextlib import contextmanager
 from typing import Final
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import DirectOptions
-from apache_beam.runners.direct.direct_runner import SwitchingDirectRunner
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from components.image_example_gen import account as accounts
-from components.image_example_gen import finishing, parts, tables, transforms, workers
+from components.image_example_gen import finishing, local_run, parts, tables, transforms
 from components.image_example_gen.output import OutputFolder, unwritable
+from components.image_example_gen.workers import Workers, WorkerStartError
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
@@ -80,7 +78,7 @@ def ingest(
         with _reported(output, progress, begin):
             _run(config, output, units, make_pipeline(), threads, processes)
         account = accounts.add_up(
-            accounts.loads(output.read(name)) for name in output.names(transforms.ACCOUNTS)
+            accounts.loads(output.read(name)) for name in output.names(finishing.ACCOUNTS)
         )
         for split in features.SPLITS:
             if not account.by_split()[split]:
@@ -122,24 +120,36 @@ def _run(
     threads: int | None,
     processes: int | None,
 ) -> None:
-    """Runs the pipeline; turns what workers found out into the one error that people see."""
+    """Does all units, by processes of this machine or by Beam."""
     cores = len(os.sched_getaffinity(0))
     if processes is None:
-        alone = output.is_local and _in_this_process(pipeline)
-        processes = workers.choose(units, cores) if alone else 0
-    written = _write_by_processes(config, output, units, threads, processes, cores)
+        processes = local_run.choose_processes(pipeline, units, cores)
+    if processes and output.is_local:
+        share = threads or max(1, cores // processes)
+        try:
+            with Workers(processes, config, output.uri, share) as workers:
+                local_run.run(config, output, units, workers)
+            return
+        except WorkerStartError as error:
+            _LOG.warning("no worker processes (%s); going on in this one", error)
+    _run_beam(config, output, units, pipeline, threads or cores)
+
+
+def _run_beam(
+    config: InputConfig,
+    output: OutputFolder,
+    units: list[WorkUnit],
+    pipeline: beam.Pipeline,
+    threads: int,
+) -> None:
+    """Runs the pipeline; turns what workers found out into the one error that people see."""
     try:
         with pipeline:
-            if written is None:
-                parts_written = (
-                    pipeline
-                    | "Units" >> beam.Create(units, reshuffle=False)
-                    | "ReadAndCheck"
-                    >> transforms.ReadAndCheck(config, output.uri, threads or cores)
-                )
-            else:
-                parts_written = pipeline | "Written" >> beam.Create(written, reshuffle=False)
-            _ = parts_written | "Finish" >> transforms.FinishParts(config, output.uri)
+            _ = (
+                pipeline
+                | "Units" >> beam.Create(units, reshuffle=False)
+                | "Ingest" >> transforms.Ingest(config, output.uri, threads)
+            )
     except RuntimeError as error:
         # Beam hands on a worker's exception as text.
         found = re.search(
@@ -154,36 +164,6 @@ def _run(
         raise InputError(output.read(transforms.FAILED).decode())
     except OSError:
         return
-
-
-def _in_this_process(pipeline: beam.Pipeline) -> bool:
-    """Tells whether Beam would run all steps in this process, on one core."""
-    options = pipeline.options.view_as(DirectOptions)
-    return (
-        isinstance(pipeline.runner, FnApiRunner | SwitchingDirectRunner)
-        and options.direct_running_mode == "in_memory"
-        and options.direct_num_workers == 1
-    )
-
-
-def _write_by_processes(
-    config: InputConfig,
-    output: OutputFolder,
-    units: list[WorkUnit],
-    threads: int | None,
-    processes: int,
-    cores: int,
-) -> list[tuple[int, parts.Part]] | None:
-    """Writes all units by processes of our own; None where Beam is to do it."""
-    if not processes:
-        return None
-    share = threads or max(1, cores // processes)
-    try:
-        with workers.Workers(processes, config, output.uri, share) as running:
-            return list(running.write(units))
-    except workers.WorkerStartError as error:
-        _LOG.warning("no worker processes (%s); going on in this one", error)
-        return None
 
 
 @contextmanager

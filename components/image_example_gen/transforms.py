@@ -1,5 +1,6 @@
 """The Beam steps of ingest: read and check units, compare digests, finish parts.
 
+Used by `ingest.py` on clusters and for small inputs; `local_run.py` does the same without Beam.
 Elements are units, parts and requests; pixels go from a unit's reader to its files inside
 one step and are never shuffled.
 """
@@ -7,30 +8,27 @@ one step and are never shuffled.
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import apache_beam as beam
-import numpy as np
 
 from components import beam_metrics
-from components.image_example_gen import account as accounts
 from components.image_example_gen import duplicates
-from components.image_example_gen.finishing import finish_part
+from components.image_example_gen.finishing import Facts, facts_of, find_copies, finish_part
 from components.image_example_gen.output import OutputFolder, unwritable
-from components.image_example_gen.parts import STAGING, Part, digests_file
+from components.image_example_gen.parts import STAGING, Part
 from components.image_example_gen.units import write_unit
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 
 NAMESPACE: Final = "image_example_gen"
-ACCOUNTS: Final = f"{STAGING}/accounts"
 FAILED: Final = f"{STAGING}/failed"
 
 
 @dataclass
-class ReadAndCheck(beam.PTransform):
-    """Work units to written parts, keyed by number.
+class Ingest(beam.PTransform):
+    """Work units to the artifact's files and the account.
 
     Attributes:
         config: The input section, spans resolved.
@@ -42,32 +40,16 @@ class ReadAndCheck(beam.PTransform):
     uri: str
     threads: int
 
-    def expand(self, units: beam.PCollection[WorkUnit]) -> beam.PCollection[tuple[int, Part]]:
-        """Spreads the units over workers, which read, check and write them."""
-        return (
+    def expand(self, units: beam.PCollection[WorkUnit]) -> beam.PCollection[str]:
+        """Gives the names of finished parts; their accounts are in the staging folder."""
+        parts = (
             units
             | "SpreadUnits" >> beam.Reshuffle()
             | "WriteUnits" >> beam.ParDo(WriteUnit(self.config, self.uri, self.threads))
         )
-
-
-@dataclass
-class FinishParts(beam.PTransform):
-    """Written parts to the artifact's files.
-
-    Attributes:
-        config: The input section.
-        uri: The artifact's folder.
-    """
-
-    config: InputConfig
-    uri: str
-
-    def expand(self, parts: beam.PCollection[tuple[int, Part]]) -> beam.PCollection[str]:
-        """Gives the names of finished parts; their accounts are in the staging folder."""
-        facts = beam.pvalue.AsIter(parts | "Facts" >> beam.Map(_facts_of))
+        facts = beam.pvalue.AsIter(parts | "Facts" >> beam.MapTuple(lambda _, part: facts_of(part)))
         requests = (
-            parts.pipeline
+            units.pipeline
             | "Partitions" >> beam.Create(range(duplicates.PARTITIONS))
             | "FindDuplicates"
             >> beam.FlatMap(_find, facts, uri=self.uri, drop_all=self.config.duplicates == "drop")
@@ -118,32 +100,10 @@ def _count(part: Part) -> None:
         beam_metrics.count(NAMESPACE, f"rejected_{reason}", number)
 
 
-class _Facts(NamedTuple):
-    """What all later steps need of every part: small."""
-
-    number: int
-    bounds: tuple[int, ...]
-    named_splits: list[str]
-
-
-def _facts_of(numbered: tuple[int, Part]) -> _Facts:
-    number, part = numbered
-    return _Facts(number, part.bounds, part.account.named_splits)
-
-
 def _find(
-    partition: int, facts: Iterable[_Facts], uri: str, drop_all: bool
+    partition: int, facts: Iterable[Facts], uri: str, drop_all: bool
 ) -> Iterator[tuple[int, bytes]]:
-    """Reads one partition's rows of every part, and finds their copies."""
-    output = OutputFolder(uri)
-    size = duplicates.ROW.itemsize
-    rows = []
-    for number, bounds, _ in facts:
-        start, stop = bounds[partition], bounds[partition + 1]
-        if stop > start:
-            name = digests_file(number)
-            rows.append((number, output.read_range(name, start * size, (stop - start) * size)))
-    yield from duplicates.find(rows, drop_all)
+    yield from find_copies(partition, facts, OutputFolder(uri), drop_all)
 
 
 class FinishPart(beam.DoFn):
@@ -157,18 +117,15 @@ class FinishPart(beam.DoFn):
         self._uri = uri
 
     def process(
-        self, group: tuple[int, dict[str, Iterable[Any]]], facts: Iterable[_Facts]
+        self, group: tuple[int, dict[str, Iterable[Any]]], facts: Iterable[Facts]
     ) -> Iterator[str]:
         """Yields the part's name."""
         output = OutputFolder(self._uri)
         if output.is_local and os.path.exists(output.path(FAILED)):
             return
-        requests = np.frombuffer(b"".join(group[1]["requests"]), duplicates.REQUEST)
-        splits = {split for _, _, named in facts for split in named}
         for part in group[1]["parts"]:
             try:
-                account = finish_part(part, requests, splits, output)
-                output.write(f"{ACCOUNTS}/{part.name}.json", accounts.dumps(account))
+                finish_part(part, group[1]["requests"], facts, output)
             except OSError as error:
                 raise RuntimeError(str(unwritable(self._uri, error))) from error
             yield part.name

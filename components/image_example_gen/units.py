@@ -76,13 +76,13 @@ def _inspected(unit: WorkUnit, config: InputConfig, threads: int) -> Iterator[In
             yield waiting.popleft().result()
 
 
-def slices(batch: MemberBatch) -> Iterator[MemberBatch]:
-    """Cuts a batch into pieces for threads; the first one carries the rejects."""
+def slices(batch: MemberBatch, most: int = _SLICE_MEMBERS) -> Iterator[MemberBatch]:
+    """Cuts a batch into pieces of at most `most` members; the first one carries the rejects."""
     start = size = 0
     rejects, ignored = batch.rejects, batch.ignored
     for stop, data in enumerate(batch.data, 1):
         size += len(data)
-        if stop - start < _SLICE_MEMBERS and size < _SLICE_BYTES and stop < len(batch):
+        if stop - start < most and size < _SLICE_BYTES and stop < len(batch):
             continue
         yield MemberBatch(
             batch.source,

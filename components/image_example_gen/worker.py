@@ -1,6 +1,7 @@
 """A process that writes units: `python -m components.image_example_gen.worker DESCRIPTOR`.
 
-Started by `workers.py`, which sends configuration and units over the socket and gets back parts.
+Started by `workers.py`, which sends configuration and units over the socket. Back come parts; or,
+to find the image that ends a process, the name of each before it is checked.
 """
 
 import os
@@ -9,12 +10,20 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Final
 
+from components.image_example_gen.inspection import inspect
 from components.image_example_gen.output import OutputFolder, unwritable
-from components.image_example_gen.units import write_unit
+from components.image_example_gen.units import slices, write_unit
+from components.image_sources.base import WorkUnit
+from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
+from components.image_sources.sources import open_source
 
+WRITE: Final = "write"
+PROBE: Final = "probe"
 _LOOK_SECS: Final = 1.0
 
 
@@ -29,9 +38,16 @@ def main() -> None:
         output = OutputFolder(uri)
         connection.send(None)
         while True:
-            unit = connection.recv()
+            task, unit = connection.recv()
+            if task == PROBE:
+                for name in _probe(unit, config):
+                    connection.send(name)
+                connection.send(None)
+                continue
             try:
                 result: object = list(write_unit(unit, config, output, threads))
+            except InputError as error:
+                result = error
             except OSError as error:
                 result = unwritable(uri, error)
             except Exception as error:
@@ -41,6 +57,14 @@ def main() -> None:
             connection.send(result)
     except (EOFError, ConnectionError):
         return
+
+
+def _probe(unit: WorkUnit, config: InputConfig) -> Iterator[str]:
+    """Checks images one by one, and names each before."""
+    for batch in open_source(config).read(unit):
+        for image in slices(batch, most=1):
+            yield from image.keys
+            inspect(image, config)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -1,6 +1,6 @@
 """Processes of this machine that write units: each has an interpreter lock of its own.
 
-Called by `ingest.py` where Beam would run in one process. A worker is started afresh and imports
+Called by `local_run.py`. A worker is started afresh and imports
 NumPy and OpenCV alone: a fork of a process in which TensorFlow and gRPC have started threads may
 hang, and `multiprocessing` would import the caller's main module, all of TFX with it.
 """
@@ -11,30 +11,18 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Final, Self
 
 from components.image_example_gen.parts import Part
+from components.image_example_gen.worker import PROBE, WRITE
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 
 _MODULE: Final = "components.image_example_gen.worker"
-_MOST: Final = 16
-"""More would wait for the disk, and each takes 100 MiB."""
-_WORTH_MEMBERS: Final = 16_384
-"""Fewer images are done before workers have started."""
 _EXIT_SECS: Final = 5.0
-
-
-def choose(units: Sequence[WorkUnit], cores: int) -> int:
-    """Says how many processes are worth their start; 0 for none."""
-    known = [unit.members for unit in units]
-    # Tars and TFRecord files do not tell how much is in them.
-    if min(known, default=0) >= 0 and sum(known) < _WORTH_MEMBERS:
-        return 0
-    processes = min(len(units), cores, _MOST)
-    return processes if processes > 1 else 0
 
 
 class WorkerStartError(RuntimeError):
@@ -55,18 +43,12 @@ class Workers:
     """
 
     def __init__(self, processes: int, config: InputConfig, uri: str, threads: int) -> None:
+        self._job = (config, uri, threads)
         self._running: dict[Connection, subprocess.Popen[bytes]] = {}
         try:
-            for _ in range(processes):
-                connection, process = _start()
-                self._running[connection] = process
-                connection.send((config, uri, threads))
-            for connection, process in self._running.items():
-                if not _says_ready(connection):
-                    raise WorkerStartError(f"worker process ended with {_ending(process)}")
-        except OSError as error:
-            self._stop()
-            raise WorkerStartError(str(error)) from error
+            started = [self._start() for _ in range(processes)]
+            for connection in started:
+                self._expect_ready(connection)
         except BaseException:
             self._stop()
             raise
@@ -77,7 +59,7 @@ class Workers:
     def __exit__(self, *exception: object) -> None:
         self._stop()
 
-    def write(self, units: Sequence[WorkUnit]) -> Iterator[tuple[int, Part]]:
+    def write(self, units: Sequence[WorkUnit]) -> Iterator[Part]:
         """Writes all units; a free process takes the next one.
 
         Args:
@@ -91,8 +73,8 @@ class Workers:
         """
         waiting = iter(units)
         busy: dict[Connection, WorkUnit] = {}
-        for connection, unit in zip(self._running, waiting, strict=False):
-            connection.send(unit)
+        for connection, unit in zip(list(self._running), waiting, strict=False):
+            _send(connection, (WRITE, unit))
             busy[connection] = unit
         while busy:
             ready = wait(list(busy))
@@ -101,23 +83,65 @@ class Workers:
                 try:
                     result = connection.recv()
                 except (EOFError, OSError) as error:
-                    raise self._died(connection, unit) from error
+                    raise InputError(self._cause(connection, unit)) from error
                 if isinstance(result, Exception):
                     raise result
-                yield from ((part.number, part) for part in result)
+                yield from result
                 following = next(waiting, None)
                 if following is not None:
-                    connection.send(following)
+                    _send(connection, (WRITE, following))
                     busy[connection] = following
 
-    def _died(self, connection: Connection, unit: WorkUnit) -> InputError:
-        """Words the end of a process that left its unit behind."""
-        ending = _ending(self._running[connection])
-        return InputError(
-            f"{unit.source}: the process that checked its work unit {unit.index} ended with"
-            f" {ending}: out of memory, or an image that crashes its decoder; give it memory, or"
-            " halve the archive until the image is found, and remove it"
+    def _cause(self, connection: Connection, unit: WorkUnit) -> str:
+        """Finds out at which image a process ended, by having another one tell its every step."""
+        died = f"ended with {_ending(self._running[connection])}"
+        name = ""
+        try:
+            witness = self._start()
+            self._expect_ready(witness)
+            _send(witness, (PROBE, unit))
+            while (told := witness.recv()) is not None:
+                name = told
+        except (EOFError, OSError):
+            return (
+                f"{name or unit.source}: the process that read it {died}, twice: a decoder"
+                " crashes over it; remove it from the input"
+            )
+        except WorkerStartError:
+            pass
+        return (
+            f"{unit.source}: a process that checked its images {died}, and no single image does"
+            " that again: give the run more memory or fewer processes"
         )
+
+    def _start(self) -> Connection:
+        """Starts one process, joined to this one by a socket."""
+        if not sys.executable:
+            raise WorkerStartError("this interpreter does not know its own path")
+        # The same packages as here, wherever they were found.
+        paths = [path or os.getcwd() for path in sys.path]
+        try:
+            ours, theirs = socket.socketpair()
+            connection = Connection(ours.detach())
+            with theirs:
+                self._running[connection] = subprocess.Popen(
+                    [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=[theirs.fileno()],
+                    env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                )
+        except OSError as error:
+            raise WorkerStartError(str(error)) from error
+        _send(connection, self._job)
+        return connection
+
+    def _expect_ready(self, connection: Connection) -> None:
+        try:
+            connection.recv()
+        except (EOFError, OSError) as error:
+            ending = _ending(self._running[connection])
+            raise WorkerStartError(f"a process ended with {ending} as it started") from error
 
     def _stop(self) -> None:
         """Ends all processes."""
@@ -129,29 +153,10 @@ class Workers:
         self._running = {}
 
 
-def _start() -> tuple[Connection, "subprocess.Popen[bytes]"]:
-    """Starts one process, joined to this one by a socket."""
-    if not sys.executable:
-        raise WorkerStartError("this interpreter does not know its own path")
-    ours, theirs = socket.socketpair()
-    with theirs:
-        # The same packages as here, wherever they were found.
-        paths = [path or os.getcwd() for path in sys.path]
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        )
-    return Connection(ours.detach()), process
-
-
-def _says_ready(connection: Connection) -> bool:
-    try:
-        return connection.recv() is None
-    except (EOFError, OSError):
-        return False
+def _send(connection: Connection, message: object) -> None:
+    """Sends to a process; that it is gone is found out on receiving."""
+    with suppress(ConnectionError):
+        connection.send(message)
 
 
 def _ending(process: "subprocess.Popen[bytes]") -> str:
