@@ -97,9 +97,12 @@ def walk(path: str, storage: StorageConfig) -> Iterator[str]:
             yield blob.name[skip:]
 
 
-def walk_facts(path: str, storage: StorageConfig) -> Iterator[bytes]:
-    """Gives name, size and generation of every object under a prefix."""
-    for blob in _list(path.rstrip("/") + "/", storage):
+def walk_facts(
+    path: str, storage: StorageConfig, *, with_all_below: bool = True
+) -> Iterator[bytes]:
+    """Gives name, size and generation of every object under a prefix, or right in that folder."""
+    delimiter = None if with_all_below else "/"
+    for blob in _list(path.rstrip("/") + "/", storage, delimiter=delimiter):
         yield f"{blob.name}\0{blob.size} {blob.generation}\n".encode()
 
 
@@ -229,7 +232,9 @@ def _download(blob: Any, start: int, length: int, storage: StorageConfig) -> byt
         return b""
 
 
-def _list(path: str, storage: StorageConfig, most: int | None = None) -> Iterator[Any]:
+def _list(
+    path: str, storage: StorageConfig, *, most: int | None = None, delimiter: str | None = None
+) -> Iterator[Any]:
     """Lists objects by prefix; each page is one request and is tried again by itself."""
     bucket, prefix = _split(path)
     prefix = "" if prefix == "/" else prefix
@@ -243,6 +248,7 @@ def _list(path: str, storage: StorageConfig, most: int | None = None) -> Iterato
             page_token=token,
             page_size=_PAGE,
             max_results=most,
+            delimiter=delimiter,
             fields="items(name,size,generation),nextPageToken",
             timeout=storage.timeout_secs,
             retry=None,

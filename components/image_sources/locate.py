@@ -61,6 +61,8 @@ def expand(path: str, config: InputConfig) -> list[str]:
 def _tell(path: str, config: InputConfig) -> str:
     """Tells the format by the name, else by the first bytes."""
     name = path.rpartition("/")[2].lower()
+    if not files.is_cloud(path) and os.path.isdir(path):
+        return "idx" if _idx_files(path) else "folder"
     if name.endswith(".zip"):
         return "zip"
     if name.endswith(TAR_SUFFIXES):
@@ -78,8 +80,6 @@ def _tell(path: str, config: InputConfig) -> str:
 
         if cloud_storage.is_prefix(path, config.storage):
             return "folder"
-    elif os.path.isdir(path):
-        return "idx" if _idx_files(path) else "folder"
     return _sniff(path, config)
 
 

@@ -63,13 +63,12 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     yield from read_files(unit.source, rows, config, names_are_paths=True)
 
 
-def local_files(path: str, config: InputConfig) -> Iterator[str]:
-    """Gives the files on disk that a manifest names, for the fingerprint."""
+def named_files(path: str, config: InputConfig) -> Iterator[str]:
+    """Gives the files and objects that a manifest names, for the fingerprint."""
     folder = path.rpartition("/")[0] or "."
     for row in _rows(path, config):
-        name = _full(folder, _text(row.get(config.manifest.path)))
-        if name and not files.is_cloud(name):
-            yield name
+        if name := _text(row.get(config.manifest.path)):
+            yield _full(folder, name)
 
 
 def _full(folder: str, name: str) -> str:

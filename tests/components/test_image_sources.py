@@ -1,5 +1,6 @@
 """Each source gives the members, labels, splits and rejects that its archive holds."""
 
+import errno
 import io
 import os
 import stat
@@ -461,6 +462,32 @@ def test_unusable_inputs_say_so_in_one_line(
         read_all(paths=str(tmp_path / name))
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tree.zip", "tree.tar", "tree.csv", "x-images-idx3-ubyte"])
+def test_folders_with_the_name_of_a_file(tmp_path: Path, name: str) -> None:
+    root = archives.write_folder(tmp_path / name, archives.classes(2))
+    assert len(members(read_all(paths=str(root)))) == 6
+
+
+@pytest.mark.parametrize("image_format", ["zip", "tar", "webdataset", "manifest", "tfrecord"])
+def test_no_regular_file(tmp_path: Path, image_format: str) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (("folder", "a folder, not a file"), ("pipe", "a pipe or device")):
+        with pytest.raises(InputError, match=f"/{name}: {message}") as caught:
+            read_all(paths=str(tmp_path / name), format=image_format)
+        assert "\n" not in str(caught.value)
+
+
+def test_disk_that_fails_on_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pread(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = archives.write(tmp_path / "a.zip", archives.classes(2))
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(InputError, match=r"a\.zip: cannot be read: Input/output error"):
+        read_all(paths=str(path))
 
 
 def test_empty_folder(tmp_path: Path) -> None:
