@@ -14,11 +14,12 @@ import yaml
 from pipeline.digests import library_versions, value_digest
 from pipeline.pictures import draw_training
 from serving.export import export_model
+from serving.golden import MOST_IMAGES
 from trainer import features
 from trainer.callbacks import Progress
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig
 from trainer.input_pipeline import ImageSet, load_images
-from trainer.preprocessing import RecordTransform
+from trainer.preprocessing import RecordTransform, parse_records
 from trainer.progress import PROGRESS_LOGGER
 from trainer.train import TrainResult, train
 
@@ -69,6 +70,7 @@ def run_fn(fn_args: Any) -> None:
         transform=transform,
         card=_card(fn_args, tree, result, data),
         config_yaml=yaml.safe_dump(tree, sort_keys=False, allow_unicode=True),
+        golden=_golden_files(fn_args),
     )
     draw_training(
         Path(fn_args.model_run_dir) / PICTURES,
@@ -81,22 +83,39 @@ def run_fn(fn_args: Any) -> None:
 def _load_splits(
     fn_args: Any, transform: RecordTransform, image: ImageConfig, config: TrainerConfig
 ) -> dict[str, ImageSet]:
-    # TFX names only the files of the splits that it is asked for and fails on one that is not
-    # there; the others lie beside them.
-    (pattern,) = fn_args.train_files
-    examples = posixpath.dirname(posixpath.dirname(pattern))
     decode = tf.function(transform.decode_examples, autograph=False)
     data = {}
     for split in _SPLITS:
-        folder = posixpath.join(examples, _SPLIT_PREFIX + split)
-        if tf.io.gfile.exists(folder) and tf.io.gfile.listdir(folder):
+        pattern = _files_of(fn_args, split)
+        if tf.io.gfile.glob(pattern):
             data[split] = load_images(
-                [posixpath.join(folder, "*")],
+                [pattern],
                 decode,
                 image_shape=image.shape,
                 memory_limit_bytes=config.memory_limit_mb * _MIB,
             )
     return data
+
+
+def _files_of(fn_args: Any, split: str) -> str:
+    # TFX names only the files of the splits that it is asked for and fails on one that is not
+    # there; the others lie beside them.
+    (pattern,) = fn_args.train_files
+    examples = posixpath.dirname(posixpath.dirname(pattern))
+    return posixpath.join(examples, _SPLIT_PREFIX + split, "*")
+
+
+def _golden_files(fn_args: Any) -> list[bytes]:
+    """Reads image files of the validation split, or of train, for the export's golden set."""
+    for split in (features.VALIDATION, features.TRAIN):
+        files = sorted(tf.io.gfile.glob(_files_of(fn_args, split)))
+        if files:
+            compression = "GZIP" if files[0].endswith(".gz") else ""
+            records = tf.data.TFRecordDataset(files, compression_type=compression)
+            batch = next(iter(records.batch(MOST_IMAGES)))
+            encoded, _ = parse_records(batch)
+            return [bytes(file) for file in encoded.numpy()]
+    return []
 
 
 def _card(
