@@ -58,6 +58,7 @@ def export_model(
         "classes": list(transform.classes),
         "image_shape": list(model.image_shape),
         "embedding_size": model.config.latent_size,
+        "body_dtype": model.body_dtype,
         **card,
     }
     _write_text(extra / names.MODEL_CARD, json.dumps(description, indent=2, sort_keys=True))
