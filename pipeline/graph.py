@@ -82,7 +82,11 @@ def create_pipeline(
         disable_statistics=True,
         # It pays over many spans; for one it is a third more Beam stages.
         disable_analyzer_cache=True,
-        custom_config={"image_shape": list(config.image.shape), "code_digest": code_digest},
+        custom_config={
+            "image_shape": list(config.image.shape),
+            "max_pixels": config.input.limits.max_pixels,
+            "code_digest": code_digest,
+        },
     )
     transform.add_upstream_node(gate)
 
