@@ -71,8 +71,8 @@ def _absolute(measures: Measures, bounds: EvaluationConfig) -> Iterator[Check]:
     )
     yield Check("ELBO", _shown(values.get(m.ELBO), 2) + " nats")
     yield Check("bits per dimension", _shown(values.get(m.BITS)))
-    median, high = (_shown(values.get(m.OUTLIER_QUANTILES[level]), 2) for level in (0.5, 0.95))
-    yield Check("outlier score", f"median {median}, 95 % {high}")
+    median, most = (_shown(values.get(m.OUTLIER_QUANTILES[level]), 2) for level in (0.5, 0.95))
+    yield Check("outlier score", f"median {median}, 95 % {most}")
 
 
 def _bounded(
