@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from components.bulk_inference.config import EMBED_COLUMNS, BulkConfig
 from components.image_sources.config import InputConfig
+from components.serving_check.config import ServingCheckConfig
 from pipeline.digests import project_root
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.options import Section
@@ -101,6 +102,7 @@ class PipelineConfig(Section):
     model: ModelConfig = ModelConfig()
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    serving_check: ServingCheckConfig = ServingCheckConfig()
     push: PushConfig = PushConfig()
     bulk: BulkConfig = BulkConfig()
     beam: BeamConfig = BeamConfig()

@@ -13,6 +13,7 @@ from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
 from components.anomaly_gate.component import AnomalyGate
 from components.baseline_model.strategy import LatestOtherBlessedModelStrategy
 from components.image_example_gen.component import ImageExampleGen
+from components.serving_check.component import ServingCheck
 from pipeline.config import PipelineConfig
 from pipeline.evaluation import create_eval_config
 from trainer import features
@@ -106,9 +107,11 @@ def create_pipeline(
         example_splits=[features.TEST],
         eval_config=create_eval_config(config.evaluation),
     )
+    checks = _serving_checks(config, trainer.outputs["model"], code_digest)
     pusher = tfx.components.Pusher(
         model=trainer.outputs["model"],
         model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=checks[0].outputs["blessing"] if checks else None,
         push_destination=pusher_pb2.PushDestination(
             filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=config.push.directory)
         ),
@@ -121,6 +124,7 @@ def create_pipeline(
         gate,
         transform,
         trainer,
+        *checks,
         baseline,
         evaluator,
         pusher,
@@ -133,6 +137,15 @@ def create_pipeline(
         metadata_connection_config=places.metadata,
         beam_pipeline_args=list(config.beam.args),
     )
+
+
+def _serving_checks(
+    config: PipelineConfig, model: Any, code_digest: str
+) -> list[base_node.BaseNode]:
+    """Returns the check of the export, unless it is switched off."""
+    if not config.serving_check.enabled:
+        return []
+    return [ServingCheck(model, config.serving_check, code_digest=code_digest)]
 
 
 def _schema(

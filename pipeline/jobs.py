@@ -27,6 +27,7 @@ _STEP_TITLES = {
     "AnomalyGate": "stop on anomalies",
     "Transform": "learn the preprocessing",
     "Trainer": "train and calibrate",
+    "ServingCheck": "check the export as a server loads it",
     "baseline_model": "find the last blessed model",
     "Evaluator": "evaluate against the gate",
     "Pusher": "push",
@@ -42,7 +43,8 @@ class Outcome:
         pushed: folder of the pushed version; empty when it was refused.
         metrics: of the test split, by name.
         test_images: how many images these were measured on.
-        refusals: a line for each bound that was missed.
+        refusals: a line for each bound that was missed, and for a failed check of the export.
+        serving_check: what the check of the export found, in one line; empty without one.
         steps: for each step its wall time, seconds, and whether it came from the cache.
         seconds: wall time of the run.
         pictures: folder of the pictures that training made.
@@ -54,6 +56,7 @@ class Outcome:
     metrics: dict[str, float]
     test_images: int
     refusals: list[str]
+    serving_check: str
     steps: dict[str, dict[str, Any]]
     seconds: float
     pictures: str
@@ -84,7 +87,7 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
     started = time.monotonic()
     with logged(terminal, log_path), terminal.live("loading TFX") as line:
         from pipeline.local_runner import run_pipeline
-        from pipeline.outcome import read_evaluation
+        from pipeline.outcome import read_evaluation, read_serving_check
 
         display = _StepDisplay(terminal, line)
         progress = logging.getLogger(PROGRESS_LOGGER)
@@ -94,13 +97,15 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
         finally:
             progress.removeHandler(display)
         evaluation = read_evaluation(run.steps["Evaluator"], config.evaluation)
+        check = read_serving_check(run.steps.get("ServingCheck"))
     seconds = time.monotonic() - started
     outcome = Outcome(
-        blessed=evaluation.blessed,
+        blessed=evaluation.blessed and check.blessed,
         pushed=_pushed_version(run),
         metrics=evaluation.metrics,
         test_images=evaluation.test_images,
-        refusals=evaluation.refusals,
+        refusals=[*evaluation.refusals, *check.refusals],
+        serving_check=check.summary,
         steps={
             name: {"seconds": round(run.seconds[name], 3), "cached": run.steps[name].cached}
             for name in run.seconds
@@ -159,6 +164,7 @@ def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
         *((name, f"{value:.4f}") for name, value in outcome.metrics.items()),
         ("test images", f"{outcome.test_images:,}"),
         *(("refused because", refusal) for refusal in outcome.refusals),
+        *((("served as trained", outcome.serving_check),) if outcome.serving_check else ()),
         ("pushed model", outcome.pushed or "nothing was pushed"),
         ("pictures", outcome.pictures),
         ("time", duration(outcome.seconds)),

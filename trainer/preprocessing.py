@@ -172,7 +172,9 @@ def _empty(spec: Any, rows: tf.Tensor) -> Any:
     blank = "" if spec.dtype == tf.string else 0
     if isinstance(spec, tf.SparseTensorSpec):
         shape = tf.stack([tf.cast(rows, tf.int64), 0])
-        return tf.SparseTensor(tf.zeros([0, 2], tf.int64), tf.constant(blank, spec.dtype, [0]), shape)
+        return tf.SparseTensor(
+            tf.zeros([0, 2], tf.int64), tf.constant(blank, spec.dtype, [0]), shape
+        )
     sides = [1 if side is None else side for side in spec.shape.as_list()[1:]]
     return tf.fill(tf.stack([rows, *sides]), tf.constant(blank, spec.dtype))
 

@@ -19,6 +19,7 @@ STEPS = [
     "AnomalyGate",
     "Transform",
     "Trainer",
+    "ServingCheck",
     "baseline_model",
     "Evaluator",
     "Pusher",
@@ -54,7 +55,9 @@ def test_a_curated_schema_takes_the_place_of_the_inferred_one() -> None:
 
 def test_a_changed_line_of_code_reaches_the_steps_that_run_it() -> None:
     before, after = properties(config(), "one"), properties(config(), "two")
-    assert changed(before, after) == {"ImageExampleGen", "Transform", "Trainer"}
+    assert changed(before, after) == {
+        "ImageExampleGen", "Transform", "Trainer", "ServingCheck",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,7 @@ def test_a_changed_line_of_code_reaches_the_steps_that_run_it() -> None:
         ({"trainer": {"epochs": 3}}, {"Trainer"}),
         ({"image": {"height": 14, "width": 14}}, {"Transform", "Trainer"}),
         ({"evaluation": {"min_accuracy": 0.5}}, {"Evaluator"}),
+        ({"serving_check": {"tolerance": 0.01}}, {"ServingCheck"}),
         ({"push": {"directory": "/elsewhere"}}, {"Pusher"}),
         ({"input": {"paths": "other.zip"}}, {"ImageExampleGen", "Trainer"}),
         ({"schema": {"path": "schema.pbtxt"}}, {"Trainer", "ImportSchemaGen"}),
