@@ -80,16 +80,14 @@ def answer_in_memory(
 
 def write_golden(golden: GoldenSet, path: str) -> None:
     """Writes the set as one .npz file; no pickle is in it."""
+    arrays: dict[str, np.ndarray] = {
+        _FILES: np.frombuffer(b"".join(golden.files), np.uint8),
+        _LENGTHS: np.array([len(file) for file in golden.files], np.int64),
+        _LEVELS: golden.levels,
+        **golden.answers,
+    }
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        **{
-            _FILES: np.frombuffer(b"".join(golden.files), np.uint8),
-            _LENGTHS: np.array([len(file) for file in golden.files], np.int64),
-            _LEVELS: golden.levels,
-            **golden.answers,
-        },
-    )
+    np.savez(buffer, **arrays)
     with tf.io.gfile.GFile(path, "wb") as file:
         file.write(buffer.getvalue())
 

@@ -1,6 +1,7 @@
-"""The golden images through a real TF Serving, where one is on the machine or an address is given."""
+"""The golden images through a real TF Serving, where one is on the machine or configured."""
 
 import contextlib
+import importlib
 import shutil
 import socket
 import subprocess
@@ -45,10 +46,12 @@ def check_server(model: str, config: ServingCheckConfig) -> list[Stage]:
 
 def _ask(target: str, config: ServingCheckConfig, golden: GoldenSet) -> Stage:
     # The client needs requests and grpc, which a check without a server can do without.
-    from serving.client import PredictClient
+    client_module = importlib.import_module("serving.client")
 
     stage = Stage(f"server at {target}")
-    client = PredictClient(target, model=config.server_model, timeout_secs=config.timeout_secs)
+    client = client_module.PredictClient(
+        target, model=config.server_model, timeout_secs=config.timeout_secs
+    )
     for size in config.batch_sizes:
         rows = np.arange(size) % len(golden)
         files = np.empty(size, object)
