@@ -134,11 +134,14 @@ def create_pipeline(
         code_digest=code_digest,
     )
     checks = _serving_checks(config, trainer.outputs["model"], code_digest)
+    blessed = {
+        "model": trainer.outputs["model"],
+        "model_blessing": model_gate.outputs["blessing"],
+        "infra_blessing": checks[0].outputs["blessing"] if checks else None,
+    }
     pusher = Pusher(
         config.push.directory,
-        model=trainer.outputs["model"],
-        model_blessing=model_gate.outputs["blessing"],
-        infra_blessing=checks[0].outputs["blessing"] if checks else None,
+        **blessed,
         examples=examples,
         evaluation=evaluator.outputs["evaluation"],
         user=config.push.user,
@@ -168,7 +171,7 @@ def create_pipeline(
         evaluator,
         model_gate,
         pusher,
-        *_vertex_pushers(config, places, trainer, model_gate),
+        *_vertex_pushers(config, places, blessed),
         *labelling,
     ]
     return tfx.dsl.Pipeline(
@@ -204,10 +207,7 @@ def _schema(
 
 
 def _vertex_pushers(
-    config: PipelineConfig,
-    places: Places,
-    trainer: base_node.BaseNode,
-    model_gate: base_node.BaseNode,
+    config: PipelineConfig, places: Places, blessed: dict[str, Any]
 ) -> list[base_node.BaseNode]:
     """Makes the step that deploys to a Vertex endpoint, where one is configured."""
     vertex = config.push.vertex
@@ -220,8 +220,7 @@ def _vertex_pushers(
         )
     vertex_ai = tfx.extensions.google_cloud_ai_platform
     pusher = vertex_ai.Pusher(
-        model=trainer.outputs["model"],
-        model_blessing=model_gate.outputs["blessing"],
+        **blessed,
         custom_config={
             vertex_ai.ENABLE_VERTEX_KEY: True,
             vertex_ai.VERTEX_REGION_KEY: vertex.region,
