@@ -17,6 +17,7 @@ from components.image_example_gen.component import ImageExampleGen
 from components.model_gate.component import ModelGate
 from components.model_push.component import Pusher
 from components.model_push.config import vertex_arguments
+from components.serving_check.component import ServingCheck
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.evaluation import SLICES_MODULE, create_eval_config
 from pipeline.training_folder import FOLDERS
@@ -132,10 +133,12 @@ def create_pipeline(
         bounds=config.evaluation,
         code_digest=code_digest,
     )
+    checks = _serving_checks(config, trainer.outputs["model"], code_digest)
     pusher = Pusher(
         config.push.directory,
         model=trainer.outputs["model"],
         model_blessing=model_gate.outputs["blessing"],
+        infra_blessing=checks[0].outputs["blessing"] if checks else None,
         examples=examples,
         evaluation=evaluator.outputs["evaluation"],
         user=config.push.user,
@@ -160,6 +163,7 @@ def create_pipeline(
         transform,
         *([tuner] if tuner else []),
         trainer,
+        *checks,
         baseline,
         evaluator,
         model_gate,
@@ -175,6 +179,15 @@ def create_pipeline(
         metadata_connection_config=places.metadata,
         beam_pipeline_args=list(config.beam.args),
     )
+
+
+def _serving_checks(
+    config: PipelineConfig, model: Any, code_digest: str
+) -> list[base_node.BaseNode]:
+    """Returns the check of the export, unless it is switched off."""
+    if not config.serving_check.enabled:
+        return []
+    return [ServingCheck(model, config.serving_check, code_digest=code_digest)]
 
 
 def _schema(

@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from serving import names
+from trainer import features
 from trainer.model import VaeClassifier
 from trainer.preprocessing import RecordTransform
-from trainer import features
 
 ANSWERS: Final = (
     names.PROBABILITIES,
@@ -80,16 +80,14 @@ def answer_in_memory(
 
 def write_golden(golden: GoldenSet, path: str) -> None:
     """Writes the set as one .npz file; no pickle is in it."""
+    arrays: dict[str, np.ndarray] = {
+        _FILES: np.frombuffer(b"".join(golden.files), np.uint8),
+        _LENGTHS: np.array([len(file) for file in golden.files], np.int64),
+        _LEVELS: golden.levels,
+        **golden.answers,
+    }
     buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        **{
-            _FILES: np.frombuffer(b"".join(golden.files), np.uint8),
-            _LENGTHS: np.array([len(file) for file in golden.files], np.int64),
-            _LEVELS: golden.levels,
-            **golden.answers,
-        },
-    )
+    np.savez(buffer, **arrays)
     with tf.io.gfile.GFile(path, "wb") as file:
         file.write(buffer.getvalue())
 
@@ -125,11 +123,16 @@ def unusual_files() -> list[bytes]:
     noise = np.kron(random.integers(0, 256, (9, 7, 3)), np.ones((5, 5, 1))).astype(np.uint8)
     photo = tf.io.encode_jpeg(noise, quality=90, chroma_downsampling=True).numpy()
     deep = np.kron(random.integers(0, 65536, (6, 8, 1)), np.ones((4, 4, 1))).astype(np.uint16)
-    return [photo, _sideways(photo), tf.io.encode_png(noise).numpy(), tf.io.encode_png(deep).numpy()]
+    return [
+        photo,
+        _sideways(photo),
+        tf.io.encode_png(noise).numpy(),
+        tf.io.encode_png(deep).numpy(),
+    ]
 
 
 def _sideways(jpeg: bytes) -> bytes:
-    """Puts an EXIF segment with orientation 6, a quarter turn clockwise, behind the JPEG's start."""
+    """Puts an EXIF segment with orientation 6 behind the JPEG's start."""
     entry = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     exif = b"Exif\x00\x00II*\x00" + struct.pack("<IH", 8, 1) + entry + b"\x00\x00\x00\x00"
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]

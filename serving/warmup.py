@@ -38,5 +38,7 @@ def _log(signature: str, argument: str, values: np.ndarray) -> bytes:
     # TF Serving fills in the model's name.
     request.model_spec.signature_name = signature
     request.inputs[argument].CopyFrom(tf.make_tensor_proto(values))
-    log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+    log = prediction_log_pb2.PredictionLog(
+        predict_log=prediction_log_pb2.PredictLog(request=request)
+    )
     return log.SerializeToString()

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Set
 from typing import Final, NamedTuple
 
 import numpy as np
-from tfx_bsl.coders import example_coder
 
 from components.image_example_gen import duplicates, records, tables
 from components.image_example_gen.account import CONFLICTS_NAMED, Account, dumps, name_of
 from components.image_example_gen.output import OutputFolder
 from components.image_example_gen.parts import STAGING, Part, digests_file, part_name, staged
 from components.image_example_gen.splits import SLOTS, final_split
+from components.image_sources.example_proto import example_class
 from trainer import features
 
 DUPLICATES: Final = f"{STAGING}/duplicates"
@@ -134,16 +134,14 @@ def _describe(
     found: list[bytes], requests: np.ndarray, split: str, account: Account
 ) -> Iterator[tuple[object, ...]]:
     """Gives rows of the duplicates table, and corrects the account for what goes."""
-    batch = example_coder.ExamplesToRecordBatchDecoder().DecodeBatch(found)
-    columns = {
-        name: batch.column(name).to_pylist() for name in (features.FILENAME, features.SHA256)
-    }
-    has_labels = features.LABEL_TEXT in batch.schema.names
-    labels = batch.column(features.LABEL_TEXT).to_pylist() if has_labels else [None] * len(found)
-    for i, (role, conflict) in enumerate(requests[["role", "conflict"]].tolist()):
-        known: list[bytes] | None = labels[i]
-        key = columns[features.FILENAME][i][0].decode("utf-8", "backslashreplace")
-        digest = columns[features.SHA256][i][0].decode("ascii")
+    example = example_class()
+    for record, (role, conflict) in zip(
+        found, requests[["role", "conflict"]].tolist(), strict=True
+    ):
+        values = example.FromString(record).features.feature
+        key = values[features.FILENAME].bytes_list.value[0].decode("utf-8", "backslashreplace")
+        digest = values[features.SHA256].bytes_list.value[0].decode("ascii")
+        known = values[features.LABEL_TEXT].bytes_list.value
         label = known[0].decode("utf-8", "surrogateescape") if known else None
         dropped = role == duplicates.DROPPED
         if dropped:

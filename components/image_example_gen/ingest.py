@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Final
 
 import apache_beam as beam
@@ -74,7 +75,7 @@ def ingest(
     try:
         output.remove(parts.STAGING)
         output.write(f"{parts.STAGING}/begun", b"")
-        units = list(open_source(config).units())
+        units = open_source(config).units()
         with _reported(output, progress, begin):
             _run(config, output, units, make_pipeline(), threads, processes)
         account = accounts.add_up(
@@ -115,15 +116,17 @@ def _check(account: accounts.Account, config: InputConfig, output: OutputFolder)
 def _run(
     config: InputConfig,
     output: OutputFolder,
-    units: list[WorkUnit],
+    units: Iterator[WorkUnit],
     pipeline: beam.Pipeline,
     threads: int | None,
     processes: int | None,
 ) -> None:
     """Does all units, by processes of this machine or by Beam."""
     cores = len(os.sched_getaffinity(0))
+    first = list(islice(units, local_run.UNITS_TO_JUDGE_BY))
+    units = chain(first, units)
     if processes is None:
-        processes = local_run.choose_processes(pipeline, units, cores)
+        processes = local_run.choose_processes(pipeline, first, cores)
     if processes and output.is_local:
         share = threads or max(1, cores // processes)
         try:
@@ -132,7 +135,7 @@ def _run(
             return
         except WorkerStartError as error:
             _LOG.warning("no worker processes (%s); going on in this one", error)
-    _run_beam(config, output, units, pipeline, threads or cores)
+    _run_beam(config, output, list(units), pipeline, threads or cores)
 
 
 def _run_beam(

@@ -5,7 +5,7 @@ one core idle; its processes import TFX's whole world before they begin.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import apache_beam as beam
@@ -22,8 +22,9 @@ from components.image_sources.config import InputConfig
 
 _MOST: Final = 16
 """More would wait for the disk, and each takes 100 MiB."""
+UNITS_TO_JUDGE_BY: Final = _MOST + 1
 _WORTH_MEMBERS: Final = 16_384
-"""Fewer images are done before workers have started."""
+"""Fewer images are done before workers have started, unless they are large."""
 
 
 def choose_processes(pipeline: beam.Pipeline, units: Sequence[WorkUnit], cores: int) -> int:
@@ -32,7 +33,7 @@ def choose_processes(pipeline: beam.Pipeline, units: Sequence[WorkUnit], cores: 
     Args:
         pipeline: What would run otherwise. A runner that was told to use several workers, here
             or elsewhere, is left alone.
-        units: The work.
+        units: The first `UNITS_TO_JUDGE_BY` of them.
         cores: Those of this machine that this process may use.
 
     Returns:
@@ -47,21 +48,22 @@ def choose_processes(pipeline: beam.Pipeline, units: Sequence[WorkUnit], cores: 
         return 0
     known = [unit.members for unit in units]
     # Tars and TFRecord files do not tell how much is in them.
-    if min(known, default=0) >= 0 and sum(known) < _WORTH_MEMBERS:
+    told = min(known, default=0) >= 0
+    if told and sum(known) < _WORTH_MEMBERS and len(units) < UNITS_TO_JUDGE_BY:
         return 0
     processes = min(len(units), cores, _MOST)
     return processes if processes > 1 else 0
 
 
 def run(
-    config: InputConfig, output: OutputFolder, units: Sequence[WorkUnit], workers: Workers
+    config: InputConfig, output: OutputFolder, units: Iterable[WorkUnit], workers: Workers
 ) -> None:
     """Does what `transforms.Ingest` does.
 
     Args:
         config: The input section, spans resolved.
         output: The artifact's folder.
-        units: The work.
+        units: The work; planned while it is done.
         workers: Processes that are ready.
 
     Raises:

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Final, Self
@@ -59,11 +59,11 @@ class Workers:
     def __exit__(self, *exception: object) -> None:
         self._stop()
 
-    def write(self, units: Sequence[WorkUnit]) -> Iterator[Part]:
+    def write(self, units: Iterable[WorkUnit]) -> Iterator[Part]:
         """Writes all units; a free process takes the next one.
 
         Args:
-            units: What to write.
+            units: What to write; taken as processes become free.
 
         Yields:
             Parts by number, in the order in which units are done.

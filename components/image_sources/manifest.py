@@ -113,7 +113,10 @@ def _json_lines(path: str, stream: Any) -> Iterator[Row]:
     for number, line in enumerate(io.TextIOWrapper(stream, "utf-8-sig"), 1):
         if not line.strip():
             continue
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"{path}: line {number} is no JSON: {error}") from error
         if not isinstance(row, dict):
             raise InputError(f"{path}: line {number} is no JSON object")
         yield row

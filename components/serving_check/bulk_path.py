@@ -66,6 +66,4 @@ def answer_as_bulk_job(model: str, golden: GoldenSet, folder: Path) -> dict[str,
     if len(found) != len(golden):
         raise ValueError(f"the bulk job gives {len(found)} rows for {len(golden)} golden images")
     ordered = [found[member] for member in sorted(found)]
-    return {
-        name: np.array([row[name] for row in ordered], np.float32) for name in _COLUMNS[1:]
-    }
+    return {name: np.array([row[name] for row in ordered], np.float32) for name in _COLUMNS[1:]}

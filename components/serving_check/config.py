@@ -17,7 +17,9 @@ class ServingCheckConfig(Section):
         "numbers above 1; labels have to be equal wherever the two best differ by more",
     )
     batch_sizes: tuple[int, ...] = Field(
-        default=(1, 64), min_length=1, description="images per request; every signature answers each"
+        default=(1, 64),
+        min_length=1,
+        description="images per request; every signature answers each",
     )
     latency_requests: int = Field(
         default=20, ge=1, description="requests that the reported latency is the median of"

@@ -4,6 +4,7 @@
 """
 
 import argparse
+import re
 import resource
 import statistics
 import struct
@@ -11,6 +12,7 @@ import tempfile
 import time
 import zlib
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import tensorflow as tf
@@ -26,6 +28,7 @@ from serving.golden import GoldenSet, read_golden
 
 _BOMB_SIDE = 30_000
 _MOST_GROWTH_MIB = 256
+_ASSERTED: Final = re.compile(r"assertion failed: \[(.*?)\]", re.DOTALL)
 _BFLOAT16_FACTOR = 500.0
 """By how much coarser bfloat16 rounds than what the tolerance is meant for."""
 
@@ -80,7 +83,9 @@ def check_bad_images(model: SessionModel, golden: GoldenSet) -> Stage:
                 model.predict(names.SERVING_DEFAULT, {names.IMAGE_BYTES: array})
             except tf.errors.OpError as error:
                 if f"image {place}:" not in str(error):
-                    stage.fault = f"the error of {what} does not name its place: {first_line(error)}"
+                    stage.fault = (
+                        f"the error of {what} does not name its place: {first_line(error)}"
+                    )
             else:
                 stage.fault = f"{what} was taken for an image"
     grown = _peak_memory_mib() - before
@@ -151,9 +156,7 @@ def run_check(model: str, config: ServingCheckConfig) -> CheckReport:
     report.figures["load_secs"] = round(time.perf_counter() - begin, 3)
     report.stages.append(Stage("load in a TF1 session"))
     tolerance = tolerance_of(card, config)
-    report.stages.extend(
-        check_in_session(loaded, golden, config, tolerance, card.classes[0])
-    )
+    report.stages.extend(check_in_session(loaded, golden, config, tolerance, card.classes[0]))
     if not report.refusals:
         report.stages.append(check_bad_images(loaded, golden))
         report.figures["latency_ms"] = {
@@ -177,9 +180,15 @@ def tolerance_of(card: ModelCard, config: ServingCheckConfig) -> float:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without TensorFlow's list of nodes."""
+    """What an error says, without TensorFlow's list of nodes and its tracebacks."""
     text = getattr(error, "message", None) or str(error) or type(error).__name__
-    return str(text).strip().splitlines()[0][:400]
+    asserted = _ASSERTED.search(text)
+    if asserted:
+        return asserted.group(1)[:400]
+    lines = [line.strip() for line in str(text).splitlines()]
+    said = [line for line in lines if line and not line.startswith("[[")]
+    # A graph's error opens with where its ops were made, and says at the end what happened.
+    return said[-1 if "Graph execution error" in text else 0][:400]
 
 
 def _latency_ms(

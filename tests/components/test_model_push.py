@@ -166,7 +166,7 @@ def test_killed_at_any_moment_a_push_leaves_whole_versions_only(
     tmp_path: Path, place: str, request: pytest.FixtureRequest
 ) -> None:
     address = str(tmp_path / "pushed") if place == "folder" else request.getfixturevalue("gcs")
-    kills = 30 if place == "folder" else 6
+    kills = 20 if place == "folder" else 6
     source = model(tmp_path / "model")
     draw = random.Random(5)
     store = open_store(address)

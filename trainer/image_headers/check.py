@@ -46,9 +46,18 @@ FAULTS: Final = (
 )
 """What can be wrong with a file, as the error of a request says it."""
 
-_SOUND, _EMPTY, _NO_IMAGE, _TRUNCATED, _CORRUPT, _TOO_LARGE, _JPEG_KIND, _BMP_KIND, _CLEAR, _WEBP = (
-    range(10)
-)
+(
+    _SOUND,
+    _EMPTY,
+    _NO_IMAGE,
+    _TRUNCATED,
+    _CORRUPT,
+    _TOO_LARGE,
+    _JPEG_KIND,
+    _BMP_KIND,
+    _CLEAR,
+    _WEBP,
+) = range(10)
 _HEAD_BYTES: Final = FIRST_CHUNK + 8
 _TAIL_BYTES: Final = 12
 _MOST_NAMED: Final = 8

@@ -1,4 +1,4 @@
-"""The orientation tag of EXIF data (EXIF 2.32, table 6), for the parsers of JPEG and PNG headers."""
+"""The orientation tag of EXIF data (EXIF 2.32, table 6), for the parsers of JPEG and PNG."""
 
 from typing import Final
 

@@ -19,7 +19,9 @@ def take(encoded: tf.Tensor, begin: tf.Tensor, count: int) -> tf.Tensor:
     """
     size = tf.cast(tf.strings.length(encoded), tf.int64)
     inside = tf.clip_by_value(tf.cast(begin, tf.int64), 0, size)
-    part = tf.strings.substr(encoded, inside, tf.fill(tf.shape(inside), tf.constant(count, tf.int64)))
+    part = tf.strings.substr(
+        encoded, inside, tf.fill(tf.shape(inside), tf.constant(count, tf.int64))
+    )
     return tf.cast(tf.io.decode_raw(part, tf.uint8, fixed_length=count), tf.int64)
 
 
