@@ -62,9 +62,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="root of a finished run over it")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--output", type=Path, help="keep the synthetic table here, or use it")
-    parser.add_argument(
-        "--prepare", action="store_true", help="make both, measure nothing"
-    )
+    parser.add_argument("--prepare", action="store_true", help="make both, measure nothing")
     parser.add_argument("--json", action="store_true", help="print nothing but the record")
     options = parser.parse_args()
     figures: dict[str, float] = {}
