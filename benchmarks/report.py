@@ -18,6 +18,7 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -161,7 +162,7 @@ def _write_manifest(output: Path, archive: Path, rows: int, verdicts: dict[str, 
     config = BulkConfig(input=InputConfig(paths=(str(archive),)), model="gone", output=str(output))
     counts = dict.fromkeys(("members", "rows"), rows)
     counts |= dict.fromkeys(("rejects", "duplicates", "ignored"), 0)
-    manifest = {
+    manifest: dict[str, Any] = {
         "written": "", "command": [], "config": config.model_dump(mode="json"),
         "model": {"path": "gone", "digests": {}, "classes": _CLASSES}, "counts": counts,
         "rejects": {}, "labels": dict.fromkeys(_CLASSES, rows // len(_CLASSES)),

@@ -152,6 +152,8 @@ def _with_report(terminal: Terminal, outcome: Outcome, *, root: Path) -> Outcome
             from pipeline.report.run_artifacts import read_latest
             from pipeline.report.run_report import write_run_report
 
+            if outcome.labelled:
+                _archive_report(terminal, outcome.labelled)
             return replace(outcome, report=str(write_run_report(read_latest(root))))
         except Exception as error:
             logging.getLogger("vaeline").exception("no report")

@@ -28,9 +28,12 @@ def make_report(terminal: Terminal, folder: str, *, logs: Path) -> str:
             page = write_archive_report(folder)
         else:
             from pipeline.report.run_artifacts import read_latest
+
+            run = read_latest(Path(folder))
+            # TensorFlow comes with it; a wrong folder is told before.
             from pipeline.report.run_report import write_run_report
 
-            page = str(write_run_report(read_latest(Path(folder))))
+            page = str(write_run_report(run))
     terminal.say(f"report: {page}")
     return page
 
@@ -55,12 +58,12 @@ def draw_samples(
         ValueError: the model makes no images.
     """
     with logged(terminal, new_log_path(logs)), terminal.live("loading the model"):
-        import tensorflow as tf
-
         from components.bulk_inference.model_card import read_card
         from pipeline.report.generation import find_generator, write_grid
 
         card = read_card(model)
+        import tensorflow as tf
+
         loaded = tf.saved_model.load(card.path)
         facts = {"classes": card.classes, "embedding_size": card.embedding_size}
         try:

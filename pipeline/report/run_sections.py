@@ -87,7 +87,7 @@ def usage(run: RunArtifacts) -> Facts:
 
 def steps(run: RunArtifacts) -> Facts:
     """Wall time of each step."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, step in run.steps.items():
         state = "failed" if step.failed else "from the cache" if step.cached else ""
         rows.append({"name": name, "title": STEP_TITLES.get(name, name), "seconds": step.seconds,

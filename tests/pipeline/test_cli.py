@@ -92,6 +92,18 @@ def test_a_typo_in_the_configuration_is_named(tmp_path: Path) -> None:
     assert_refused(done, "my.yaml: trainer.epoch: unknown key; did you mean epochs?")
 
 
+def test_a_folder_without_anything_to_report_on_is_named(tmp_path: Path) -> None:
+    done = vaeline("report", str(tmp_path), "--logs", str(tmp_path))
+    assert_refused(done, str(tmp_path), "metadata.sqlite", "_manifest.json")
+
+
+def test_samples_of_no_model_are_refused(tmp_path: Path) -> None:
+    done = vaeline(
+        "sample", str(tmp_path), "--output", str(tmp_path / "a.png"), "--logs", str(tmp_path)
+    )
+    assert_refused(done, str(tmp_path), "no saved_model.pb")
+
+
 def test_errors_come_as_json_too(tmp_path: Path) -> None:
     done = vaeline("run", "--config", "nowhere", "--root", str(tmp_path), "--json")
     assert done.returncode == 1

@@ -87,6 +87,13 @@ def test_everything_that_was_promised_is_there(first: Run) -> None:
     assert pictures == {"reconstructions.png", "samples.png", "latent_map.png"}
     assert Path(first.result["picture"]).is_file()
     assert Path(pipeline["log"]).stat().st_size > 10_000
+    report = Path(pipeline["report"]).read_text("utf-8")
+    assert "Blessed" in report
+    assert "This part could not be made" not in report
+    assert "no pictures over epochs" not in report
+    assert "<circle" in report
+    archive = Path(first.result["labelling"]["report"]).read_text("utf-8")
+    assert "359 members are 359 rows plus 0 rejects plus 0 duplicates" in archive
 
 
 def test_what_people_see_is_short(first: Run) -> None:

@@ -79,7 +79,8 @@ def model(tmp_path_factory: pytest.TempPathFactory, images: Images) -> Path:
     answer = tf.saved_model.load(str(folder)).signatures["annotate"](
         image_bytes=tf.constant(images.files)
     )
-    pixels = np.stack([decode_file(content) for content in images.files])
+    decoded = map(decode_file, images.files)
+    pixels = np.stack([image for image in decoded if image is not None])
     card["summaries"] = summarise(pixels, {name: value.numpy() for name, value in answer.items()})
     card["summaries"]["latent"]["std"] = [1.0, 0.5, 0.05, 0.001]
     path.write_text(json.dumps(card))

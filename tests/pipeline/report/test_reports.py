@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.storage import read_bytes
+from pipeline.console import Terminal
+from pipeline.jobs import classify_archives
 from pipeline.report.archive_report import write_archive_report
 from pipeline.report.page import MOST_BYTES, ReportError
 from pipeline.report.run_artifacts import RunArtifacts, read_latest
@@ -147,6 +150,26 @@ def test_the_archive_report_does_without_archive_model_and_table(labelled: Path)
     page = read_bytes(write_archive_report(str(labelled))).decode()
     assert "This part could not be made" in page
     assert "Complete" in page
+
+
+def test_a_report_that_fails_never_fails_the_job(
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def broken(output: str) -> str:
+        raise RuntimeError("no room for a report")
+
+    monkeypatch.setattr("pipeline.report.archive_report.write_archive_report", broken)
+    manifest = json.loads((labelled / "_manifest.json").read_text())
+    config = BulkConfig.model_validate(manifest["config"])
+    result = classify_archives(Terminal(), config, logs=tmp_path)
+    assert result["rows"] == 192
+    assert result["report"] == ""
+    shown = capfd.readouterr().out
+    assert len(re.findall("no report: .*no room for a report", shown)) == 1
+    assert "Traceback" not in shown
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
