@@ -22,7 +22,11 @@ class SessionModel:
 
     def __init__(self, path: str) -> None:
         self._graph = tf.Graph()
-        self._session = tf.compat.v1.Session(graph=self._graph)
+        options = tf.compat.v1.ConfigProto()
+        # One round of optimisation where a server takes two: the second finds nothing to speak of
+        # here, and costs half a minute over all signatures.
+        options.graph_options.rewrite_options.meta_optimizer_iterations = 1
+        self._session = tf.compat.v1.Session(graph=self._graph, config=options)
         with self._graph.as_default():
             meta = tf.compat.v1.saved_model.load(self._session, [_SERVE], path)
         self._signatures = {
@@ -42,9 +46,31 @@ class SessionModel:
         Raises:
             tf.errors.OpError: The model refuses the request.
         """
-        definition = self._signatures[signature]
-        fetches = {name: info.name for name, info in definition.outputs.items()}
-        feeds = {definition.inputs[name].name: value for name, value in inputs.items()}
+        return self.predict_together({signature: inputs})[signature]
+
+    def predict_together(
+        self, requests: Mapping[str, Mapping[str, np.ndarray]]
+    ) -> dict[str, dict[str, np.ndarray]]:
+        """Runs several signatures in one call.
+
+        TensorFlow optimises the graph anew for each set of signatures that it has not run before,
+        which takes one to three seconds: together they take that once.
+
+        Args:
+            requests: inputs by name, by signature.
+
+        Returns:
+            Outputs by name, by signature.
+
+        Raises:
+            tf.errors.OpError: The model refuses one of the requests.
+        """
+        fetches: dict[str, dict[str, str]] = {}
+        feeds: dict[str, np.ndarray] = {}
+        for signature, inputs in requests.items():
+            definition = self._signatures[signature]
+            fetches[signature] = {name: info.name for name, info in definition.outputs.items()}
+            feeds |= {definition.inputs[name].name: value for name, value in inputs.items()}
         return dict(self._session.run(fetches, feeds))
 
     def close(self) -> None:
