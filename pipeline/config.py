@@ -16,6 +16,7 @@ from components.bulk_inference.config import EMBED_COLUMNS, BulkConfig
 from components.image_sources.config import InputConfig
 from components.model_gate.config import EvaluationConfig
 from components.model_push.config import PushConfig
+from components.serving_check.config import ServingCheckConfig
 from pipeline.digests import project_root
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.options import Section
@@ -88,6 +89,7 @@ class PipelineConfig(Section):
     model: ModelConfig = ModelConfig()
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    serving_check: ServingCheckConfig = ServingCheckConfig()
     push: PushConfig = PushConfig()
     bulk: BulkConfig = BulkConfig()
     beam: BeamConfig = BeamConfig()

@@ -17,6 +17,7 @@ from components.image_example_gen.component import ImageExampleGen
 from components.model_gate.component import ModelGate
 from components.model_push.component import Pusher
 from components.model_push.config import vertex_arguments
+from components.serving_check.component import ServingCheck
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.evaluation import SLICES_MODULE, create_eval_config
 from pipeline.training_folder import FOLDERS
@@ -82,7 +83,11 @@ def create_pipeline(
         disable_statistics=True,
         # It pays over many spans; for one it is a third more Beam stages.
         disable_analyzer_cache=True,
-        custom_config={"image_shape": list(config.image.shape), "code_digest": code_digest},
+        custom_config={
+            "image_shape": list(config.image.shape),
+            "max_pixels": config.input.limits.max_pixels,
+            "code_digest": code_digest,
+        },
     )
     transform.add_upstream_node(gate)
 
@@ -128,10 +133,15 @@ def create_pipeline(
         bounds=config.evaluation,
         code_digest=code_digest,
     )
+    checks = _serving_checks(config, trainer.outputs["model"], code_digest)
+    blessed = {
+        "model": trainer.outputs["model"],
+        "model_blessing": model_gate.outputs["blessing"],
+        "infra_blessing": checks[0].outputs["blessing"] if checks else None,
+    }
     pusher = Pusher(
         config.push.directory,
-        model=trainer.outputs["model"],
-        model_blessing=model_gate.outputs["blessing"],
+        **blessed,
         examples=examples,
         evaluation=evaluator.outputs["evaluation"],
         user=config.push.user,
@@ -156,11 +166,12 @@ def create_pipeline(
         transform,
         *([tuner] if tuner else []),
         trainer,
+        *checks,
         baseline,
         evaluator,
         model_gate,
         pusher,
-        *_vertex_pushers(config, places, trainer, model_gate),
+        *_vertex_pushers(config, places, blessed),
         *labelling,
     ]
     return tfx.dsl.Pipeline(
@@ -171,6 +182,15 @@ def create_pipeline(
         metadata_connection_config=places.metadata,
         beam_pipeline_args=list(config.beam.args),
     )
+
+
+def _serving_checks(
+    config: PipelineConfig, model: Any, code_digest: str
+) -> list[base_node.BaseNode]:
+    """Returns the check of the export, unless it is switched off."""
+    if not config.serving_check.enabled:
+        return []
+    return [ServingCheck(model, config.serving_check, code_digest=code_digest)]
 
 
 def _schema(
@@ -187,10 +207,7 @@ def _schema(
 
 
 def _vertex_pushers(
-    config: PipelineConfig,
-    places: Places,
-    trainer: base_node.BaseNode,
-    model_gate: base_node.BaseNode,
+    config: PipelineConfig, places: Places, blessed: dict[str, Any]
 ) -> list[base_node.BaseNode]:
     """Makes the step that deploys to a Vertex endpoint, where one is configured."""
     vertex = config.push.vertex
@@ -203,8 +220,7 @@ def _vertex_pushers(
         )
     vertex_ai = tfx.extensions.google_cloud_ai_platform
     pusher = vertex_ai.Pusher(
-        model=trainer.outputs["model"],
-        model_blessing=model_gate.outputs["blessing"],
+        **blessed,
         custom_config={
             vertex_ai.ENABLE_VERTEX_KEY: True,
             vertex_ai.VERTEX_REGION_KEY: vertex.region,

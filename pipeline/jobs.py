@@ -29,6 +29,7 @@ STEP_TITLES = {
     "Transform": "learn the preprocessing",
     "Tuner": "search for the best options",
     "Trainer": "train and calibrate",
+    "ServingCheck": "check the export as a server loads it",
     "baseline_model": "find the last blessed model",
     "Evaluator": "evaluate",
     "ModelGate": "judge by the gate",
@@ -48,10 +49,11 @@ class Outcome:
         pushed: folder of the pushed version; empty when it was refused.
         metrics: of the test split, by name.
         test_images: how many images these were measured on.
-        refusals: a line for each bound that was missed.
+        refusals: a line for each bound that was missed, and for a failed check of the export.
         gate: the verdict in a line.
         checks: a row for each metric: its name, value, bound and verdict.
         verdict: folder of `verdict.json`, which has every class and slice, and `verdict.txt`.
+        serving_check: what the check of the export found, in one line; empty without one.
         steps: for each step its wall time, seconds, and whether it came from the cache.
         seconds: wall time of the run.
         labelled: folder of the table that BulkInference wrote; empty where it did not.
@@ -69,6 +71,7 @@ class Outcome:
     gate: str
     checks: list[dict[str, str]]
     verdict: str
+    serving_check: str
     steps: dict[str, dict[str, Any]]
     seconds: float
     labelled: str
@@ -104,7 +107,7 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
     started = time.monotonic()
     with logged(terminal, log_path), terminal.live("loading TFX") as line:
         from pipeline.local_runner import run_pipeline
-        from pipeline.outcome import read_evaluation
+        from pipeline.outcome import read_evaluation, read_serving_check
 
         display = _StepDisplay(terminal, line)
         progress = logging.getLogger(PROGRESS_LOGGER)
@@ -114,17 +117,19 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
         finally:
             progress.removeHandler(display)
         evaluation = read_evaluation(run.steps["ModelGate"])
+        check = read_serving_check(run.steps.get("ServingCheck"))
     seconds = time.monotonic() - started
     verdict = evaluation.verdict
     outcome = Outcome(
-        blessed=verdict.blessed,
+        blessed=verdict.blessed and check.blessed,
         pushed=_pushed_version(run),
         metrics=evaluation.metrics,
         test_images=evaluation.test_images,
-        refusals=verdict.refusals,
+        refusals=[*verdict.refusals, *check.refusals],
         gate=verdict.headline(),
-        checks=[dict(zip(HEADER, check.row(), strict=True)) for check in verdict.checks],
+        checks=[dict(zip(HEADER, row.row(), strict=True)) for row in verdict.checks],
         verdict=evaluation.folder,
+        serving_check=check.summary,
         steps={
             name: {"seconds": round(run.seconds[name], 3), "cached": run.steps[name].cached}
             for name in run.seconds
@@ -205,6 +210,7 @@ def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
     rows = [
         ("gate", outcome.gate),
         *(("refused because", refusal) for refusal in outcome.refusals),
+        *((("served as trained", outcome.serving_check),) if outcome.serving_check else ()),
         ("pushed model", outcome.pushed or "nothing was pushed"),
         *((("labelled table", outcome.labelled),) if outcome.labelled else ()),
         *((("NOT LABELLED", outcome.not_labelled),) if outcome.not_labelled else ()),
@@ -254,7 +260,6 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
         terminal.table("estimate for the whole job", _estimate_rows(result.estimate))
         return result.as_dict()
     kept = f" ({result.reused:,} rows kept)" if result.reused else ""
-    drift = (result.drift or {}).get("alarm")
     rows = [
         ("members", f"{result.members:,}{kept}"),
         ("rows", f"{result.rows:,}"),
@@ -262,7 +267,7 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
         ("duplicates skipped", f"{result.duplicates:,}"),
         ("labels", _breakdown(result.labels)),
         ("verdicts", _breakdown(result.verdicts)),
-        *((("drift", "ALARM: see drift.md" if drift else "none found"),) if result.drift else ()),
+        *((("drift", _drift(result.drift)),) if result.drift else ()),
         ("model", result.model),
         ("table", result.output),
         *((("report", page),) if page else ()),
@@ -281,6 +286,12 @@ def _archive_report(terminal: Terminal, output: str) -> str:
         logging.getLogger("vaeline").exception("no report")
         terminal.say(f"no report: {cause(error)}", style="yellow")
         return ""
+
+
+def _drift(report: Mapping[str, Any]) -> str:
+    if not report["tests"]:
+        return f"not judged: {report['note']}"
+    return "ALARM: see drift.md" if report["alarm"] else "none found"
 
 
 def _bulk_time(result: Any) -> str:

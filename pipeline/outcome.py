@@ -20,6 +20,40 @@ _REPORTED = (
 
 
 @dataclass(frozen=True)
+class ServingVerdict:
+    """What ServingCheck found.
+
+    Attributes:
+        blessed: the export answers as the model in memory did, or was not checked.
+        summary: one line; empty where nothing was checked.
+        refusals: a line where it was refused.
+    """
+
+    blessed: bool = True
+    summary: str = ""
+    refusals: tuple[str, ...] = ()
+
+
+def read_serving_check(step: Step | None) -> ServingVerdict:
+    """Reads what ServingCheck wrote.
+
+    Args:
+        step: Its step of a run; None where it is switched off.
+
+    Returns:
+        The verdict.
+    """
+    if step is None:
+        return ServingVerdict()
+    (properties,) = step.properties["blessing"]
+    summary = str(properties.get("summary", ""))
+    if properties.get("blessed") == 1:
+        return ServingVerdict(summary=summary)
+    reason = f"the export does not serve as it was trained: {summary.removeprefix('REFUSED: ')}"
+    return ServingVerdict(False, "", (reason,))
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What the gate found.
 

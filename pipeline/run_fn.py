@@ -10,13 +10,16 @@ import tensorflow as tf
 import yaml
 
 from pipeline.digests import library_versions, value_digest
+from pipeline.ingested_mix import read_mix
 from pipeline.pictures import draw_training
-from pipeline.training import Training, prepare
+from pipeline.training import Training, prepare, split_files
 from pipeline.training_folder import FOLDERS, publish, remove, training_folder
 from serving.export import export_model
+from serving.golden import MOST_IMAGES
 from trainer import features
 from trainer import strategy as strategies
 from trainer.callbacks import Progress
+from trainer.preprocessing import parse_records
 from trainer.progress import PROGRESS_LOGGER
 from trainer.train import TrainResult, train
 
@@ -74,6 +77,7 @@ def _write(fn_args: Any, training: Training, result: TrainResult) -> None:
         transform=training.transform,
         card=_card(fn_args, training, result),
         config_yaml=yaml.safe_dump(options, sort_keys=False, allow_unicode=True),
+        golden=_golden_files(fn_args),
     )
     draw_training(
         posixpath.join(fn_args.model_run_dir, PICTURES),
@@ -81,6 +85,19 @@ def _write(fn_args: Any, training: Training, result: TrainResult) -> None:
         images=training.data.get(features.VALIDATION, training.data[features.TRAIN]),
         classes=training.transform.classes,
     )
+
+
+def _golden_files(fn_args: Any) -> list[bytes]:
+    """Reads image files of the validation split, or of train, for the export's golden set."""
+    for split in (features.VALIDATION, features.TRAIN):
+        files = sorted(tf.io.gfile.glob(split_files(fn_args, split)))
+        if files:
+            compression = "GZIP" if files[0].endswith(".gz") else ""
+            records = tf.data.TFRecordDataset(files, compression_type=compression)
+            batch = next(iter(records.batch(MOST_IMAGES)))
+            encoded, _ = parse_records(batch)
+            return [bytes(file) for file in encoded.numpy()]
+    return []
 
 
 def _card(fn_args: Any, training: Training, result: TrainResult) -> dict[str, Any]:
@@ -96,7 +113,7 @@ def _card(fn_args: Any, training: Training, result: TrainResult) -> dict[str, An
         },
         "images": {split: len(images) for split, images in training.data.items()},
         "calibration": result.calibration,
-        "summaries": result.summaries,
+        "summaries": {**result.summaries, **read_mix(fn_args.train_files)},
         "steps": result.steps,
         "libraries": library_versions(),
     }

@@ -116,20 +116,27 @@ def _load_splits(
     config: TrainerConfig,
     cache_dir: str | None,
 ) -> dict[str, ImageSet]:
-    # TFX names only the files of the splits that it is asked for and fails on one that is not
-    # there; the others lie beside them.
-    (pattern,) = fn_args.train_files
-    examples = posixpath.dirname(posixpath.dirname(pattern))
     decode = tf.function(transform.decode_examples, autograph=False)
     data = {}
     for split in _SPLITS:
-        folder = posixpath.join(examples, _SPLIT_PREFIX + split)
-        if tf.io.gfile.exists(folder) and tf.io.gfile.listdir(folder):
+        pattern = split_files(fn_args, split)
+        if tf.io.gfile.glob(pattern):
             data[split] = load_images(
-                [posixpath.join(folder, "*")],
+                [pattern],
                 decode,
                 image_shape=image.shape,
                 memory_limit_bytes=config.memory_limit_mb * _MIB,
                 cache_dir=cache_dir,
             )
     return data
+
+
+def split_files(fn_args: Any, split: str) -> str:
+    """Returns the pattern of a split's records, which may match nothing.
+
+    TFX names only the files of the splits that it is asked for and fails on one that is not
+    there; the others lie beside them.
+    """
+    (pattern,) = fn_args.train_files
+    examples = posixpath.dirname(posixpath.dirname(pattern))
+    return posixpath.join(examples, _SPLIT_PREFIX + split, "*")

@@ -145,8 +145,7 @@ class Run:
 
     def restore(self) -> None:
         """Goes back to the newest checkpoint, if there is one."""
-        found = self._checkpoints.restore()
-        if found is None:
+        if (found := self._checkpoints.restore()) is None:
             return
         self._done, arrays, notes = found
         for variable, array in zip(self._variables(), arrays, strict=True):
@@ -193,15 +192,14 @@ class Run:
                 if self._agree(stop.requested):
                     self._save()
                     raise preemption.PreemptedError(
-                        f"stopped by SIGTERM after step {self._done}; the state is saved in "
-                        f"{self._workdir}"
+                        f"stopped by SIGTERM after step {self._done}; started again it goes on "
+                        f"there, its state is in {self._workdir}"
                     )
                 if self._clock.elapsed() - saved_at >= self._config.checkpoints.every_secs:
                     self._save()
                     saved_at = self._clock.elapsed()
                 limit = 60.0 * self._config.max_minutes
-                secs = self._earlier_secs + self._clock.elapsed()
-                if limit and self._agree(secs > limit):
+                if limit and self._agree(self._earlier_secs + self._clock.elapsed() > limit):
                     self._stopped = True
         if not self._history or self._history[-1]["step"] != self._done:
             self._evaluate()
@@ -307,9 +305,10 @@ class Run:
                 self._checkpoints.save_best(
                     [np.asarray(w.value.numpy()) for w in self._evaluated.learned_weights]
                 )
-            return
-        self._best = {**self._best, "bad": self._best["bad"] + 1}
-        if stopping.patience and self._best["bad"] >= stopping.patience:
+        else:
+            self._best = {**self._best, "bad": self._best["bad"] + 1}
+        # Workers may differ in a rounding, and still must stop together.
+        if stopping.patience and self._agree(self._best["bad"] >= stopping.patience):
             self._stopped = True
 
     def _agree(self, wish: bool) -> bool:

@@ -66,6 +66,8 @@ class Executor(base_executor.BaseExecutor):
             "output": output.uri,
             # The folder of an artifact is the component's own, whatever an earlier try left there.
             "overwrite": True,
+            # For people who ask beforehand; a step has to give a table.
+            "dry_run": False,
         }
         if input_dict.get(EXAMPLES):
             split = exec_properties.get(SPLIT) or features.UNLABELLED

@@ -12,7 +12,7 @@ from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.image_example_gen import driver, executor
-from components.image_example_gen.properties import CODE_DIGEST, INPUT_CONFIG, THREADS
+from components.image_example_gen.properties import CODE_DIGEST, INPUT_CONFIG, PROCESSES, THREADS
 from components.image_sources.config import InputConfig
 
 EXAMPLES: Final = "examples"
@@ -24,6 +24,7 @@ class ImageExampleGenSpec(ComponentSpec):
     PARAMETERS = {
         INPUT_CONFIG: ExecutionParameter(type=str),
         THREADS: ExecutionParameter(type=int, optional=True),
+        PROCESSES: ExecutionParameter(type=int, optional=True),
         CODE_DIGEST: ExecutionParameter(type=str, optional=True),
     }
     INPUTS: dict[str, ChannelParameter] = {}
@@ -39,7 +40,8 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
 
     Args:
         input_config: The input section, or what makes one.
-        threads: Threads that check images, per worker; the number of cores by default.
+        threads: Threads that check images, per process; by default they share the cores.
+        processes: Processes that read and check; see `ingest`. 0 leaves all to Beam.
         code_digest: Digest of the code that ingests: another digest, another cache entry.
     """
 
@@ -52,6 +54,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         input_config: InputConfig | Mapping[str, Any] | str,
         *,
         threads: int | None = None,
+        processes: int | None = None,
         code_digest: str | None = None,
     ) -> None:
         if isinstance(input_config, str):
@@ -62,6 +65,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
             **{
                 INPUT_CONFIG: config.model_dump_json(),
                 THREADS: threads,
+                PROCESSES: processes,
                 CODE_DIGEST: code_digest,
                 EXAMPLES: types.Channel(type=standard_artifacts.Examples),
             }

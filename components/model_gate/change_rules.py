@@ -12,6 +12,8 @@ from components.model_gate.intervals import (
 )
 from components.model_gate.verdict import Check, Result
 
+LAST_MODEL = "last blessed model"
+
 
 def change_checks(paired: Mapping[str, float], bounds: EvaluationConfig) -> Iterator[Check]:
     """Judges the change.
@@ -24,13 +26,13 @@ def change_checks(paired: Mapping[str, float], bounds: EvaluationConfig) -> Iter
         Rows; for a first model one that says so.
     """
     if not paired:
-        yield Check("change against the last blessed model", "there is none: the first model")
+        yield Check(LAST_MODEL, "none: this is the first")
         return
     images = paired[m.PAIRED_IMAGES]
     gained, lost = paired[m.PAIRED_GAINED], paired[m.PAIRED_LOST]
     gain = (gained - lost) / images
-    yield Check("last blessed model: accuracy", f"{(paired[m.PAIRED_BOTH] + lost) / images:.4f}")
-    yield Check("last blessed model: log loss", f"{paired[m.PAIRED_LOG_LOSS]:.4f} nats")
+    accuracy = (paired[m.PAIRED_BOTH] + lost) / images
+    yield Check(LAST_MODEL, f"{accuracy:.4f}, log loss {paired[m.PAIRED_LOG_LOSS]:.4f}")
     yield _change(
         "change of accuracy",
         gain,
@@ -43,11 +45,11 @@ def change_checks(paired: Mapping[str, float], bounds: EvaluationConfig) -> Iter
     rise = paired[m.PAIRED_RISE]
     low, high = mean_interval(rise, paired[m.PAIRED_RISE_DEVIATION], images, bounds.confidence)
     if bounds.max_log_loss_rise is None:
-        yield Check("rise of log loss", f"{rise:+.4f} ({low:+.4f} to {high:+.4f}) nats")
+        yield Check("rise of log loss", f"{rise:+.4f} ({low:+.4f} to {high:+.4f})")
     else:
         # A rise is a change for the worse: the rule sees it with its sign turned.
         yield _change(
-            "fall of log loss, nats",
+            "fall of log loss",
             -rise,
             Interval(-high, -low),
             margin=bounds.max_log_loss_rise,
@@ -100,7 +102,7 @@ def _change(
     blocks = result is Result.REFUSED or (
         result is Result.UNDECIDED and bounds.when_undecided == "refuse"
     )
-    return Check(metric, shown, f"low end >= {-margin:g}", result, blocks, reason if blocks else "")
+    return Check(metric, shown, f"low >= {-margin:g}", result, blocks, reason if blocks else "")
 
 
 def _enough(gained: float, lost: float, images: float, bounds: EvaluationConfig) -> str:
@@ -123,7 +125,7 @@ def _consequence(flips: float, images: float, gain: float, bounds: EvaluationCon
     allowed = bounds.max_flips + bounds.flips_per_gain * max(0.0, gain)
     holds = share <= allowed
     return Check(
-        "labels that changed",
+        "flipped labels",
         f"{share:.4f} ({flips:,.0f} of {images:,.0f})",
         f"<= {allowed:.4f}",
         Result.PASSED if holds else Result.REFUSED,

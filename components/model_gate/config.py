@@ -39,7 +39,7 @@ class EvaluationConfig(Section):
     slices: tuple[Literal["class", "archive", "size"], ...] = Field(
         default=("class", "archive", "size"),
         description="what is measured in parts: the true class, the archive that an image came "
-        "from, its longer side in octaves",
+        "from, its longer side in octaves. Each takes about 0.2 ms per test image",
     )
     top_k: int = Field(default=3, ge=1, description="k of the top-k accuracy")
     max_accuracy_drop: float = Field(

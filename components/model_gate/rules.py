@@ -69,11 +69,10 @@ def _absolute(measures: Measures, bounds: EvaluationConfig) -> Iterator[Check]:
         key="max_calibration_error",
         most=bounds.max_calibration_error,
     )
-    yield Check("ELBO", _shown(values.get(m.ELBO), 2) + " nats")
+    yield Check("ELBO, nats", _shown(values.get(m.ELBO), 2))
     yield Check("bits per dimension", _shown(values.get(m.BITS)))
-    levels = ", ".join(f"{level:.0%}" for level in m.OUTLIER_QUANTILES)
-    quantiles = [_shown(values.get(name), 2) for name in m.OUTLIER_QUANTILES.values()]
-    yield Check(f"outlier score, {levels}", ", ".join(quantiles))
+    median, most = (_shown(values.get(m.OUTLIER_QUANTILES[level]), 2) for level in (0.5, 0.95))
+    yield Check("outlier score", f"median {median}, 95 % {most}")
 
 
 def _bounded(
@@ -107,7 +106,7 @@ def _bounded(
 def _floors(measures: Measures, bounds: EvaluationConfig) -> Iterator[Check]:
     """The weakest class and the weakest slice of each kind, and every one below its floor."""
     yield from _floor(
-        "recall of class",
+        "class",
         [(each.name, each.hits, each.images) for each in measures.classes if each.images],
         floor=bounds.min_class_recall,
         key="min_class_recall",
@@ -116,7 +115,7 @@ def _floors(measures: Measures, bounds: EvaluationConfig) -> Iterator[Check]:
     for kind, parts in measures.slices.items():
         if kind != m.CLASS_SLICE:
             yield from _floor(
-                f"accuracy of {kind}",
+                kind,
                 [
                     (name, _hits(part), part.images)
                     for name, part in zip(_short(list(parts)), parts.values(), strict=True)
@@ -138,7 +137,7 @@ def _hits(part: SliceMeasures) -> int:
 
 
 def _floor(
-    metric: str,
+    kind: str,
     shares: list[tuple[str, int, int]],
     *,
     floor: float | None,
@@ -152,13 +151,14 @@ def _floor(
     the stated rate, however many there are. A part of few images has a wide interval.
 
     Args:
-        metric: What it is.
+        kind: What the parts are: class, archive, size.
         shares: Name, hits and images of each part.
-        floor: The least share; None only reports the weakest.
+        floor: The least share; None only reports the weakest of several.
         key: Of the configuration.
         confidence: Of all intervals together, two-sided.
     """
-    if not shares:
+    # One part is the whole, which has its row.
+    if not shares or (floor is None and len(shares) == 1):
         return
     level = 1 - (1 - confidence) / len(shares)
     weakest = min(shares, key=lambda part: part[1] / part[2])
@@ -169,13 +169,13 @@ def _floor(
         if not below and part is not weakest:
             continue
         yield Check(
-            f"{metric} {name}" + (" (the least)" if part is weakest and len(shares) > 1 else ""),
-            f"{hits / images:.4f} ({low:.4f} to {high:.4f}) of {images:,}",
-            "" if floor is None else f"not surely < {floor:g}",
+            f"weakest {kind}: {name}" if part is weakest else f"{kind} {name}",
+            f"{hits:,} of {images:,} ({low:.3f} to {high:.3f})",
+            "" if floor is None else f"high >= {floor:g}",
             Result.MEASURED if floor is None else Result.REFUSED if below else Result.PASSED,
             blocks=below,
-            reason=f"{metric} {name} is {hits / images:.4f}, at most {high:.4f}, below "
-            f"evaluation.{key} {floor:.4f}"
+            reason=f"{'recall' if kind == m.CLASS_SLICE else 'accuracy'} of {kind} {name} is "
+            f"{hits / images:.4f}, at most {high:.4f}, below evaluation.{key} {floor:.4f}"
             if below
             else "",
         )

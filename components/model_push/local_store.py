@@ -39,7 +39,12 @@ class LocalStore(VersionStore):
 
     def versions(self) -> list[Version]:
         """See the base class."""
-        return [self._version(number) for number in self._numbers()]
+        found = []
+        for number in self._numbers():
+            # One that is pruned while we look is none.
+            with contextlib.suppress(FileNotFoundError):
+                found.append(self._version(number))
+        return found
 
     def latest(self) -> int | None:
         """See the base class."""

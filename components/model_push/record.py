@@ -5,6 +5,7 @@ Written at push time to `assets.extra/push.json` beside the model; `vaeline mode
 
 import getpass
 import json
+import logging
 import os
 import socket
 import time
@@ -17,6 +18,8 @@ import yaml
 
 from components.image_sources.errors import InputError
 from serving import names
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -110,10 +113,11 @@ def parse_record(content: bytes, place: str) -> PushRecord:
 
     Args:
         content: Of the file.
-        place: Where it was found, for the message.
+        place: Where it was found, for the log.
 
-    Raises:
-        InputError: It is no record.
+    Returns:
+        The record; a bare one where the file is damaged, because a version that can be served
+        must not stand in the way of a push or a rollback for want of its history.
     """
     try:
         values: dict[str, Any] = json.loads(content)
@@ -121,7 +125,8 @@ def parse_record(content: bytes, place: str) -> PushRecord:
         kept = {key: value for key, value in values.items() if key in known}
         return PushRecord(**{**kept, "sources": tuple(values.get("sources", ()))})
     except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{place}: not the record of a push: {error}") from error
+        _LOG.warning("%s: not the record of a push: %s", place, error)
+        return PushRecord()
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ STEPS = [
     "AnomalyGate",
     "Transform",
     "Trainer",
+    "ServingCheck",
     "baseline_model",
     "Evaluator",
     "ModelGate",
@@ -76,7 +77,9 @@ def test_labelling_an_archive_is_the_last_step() -> None:
 
 def test_a_changed_line_of_code_reaches_the_steps_that_run_it() -> None:
     before, after = properties(config(), "one"), properties(config(), "two")
-    assert changed(before, after) == {"ImageExampleGen", "Transform", "Trainer", "ModelGate"}
+    assert changed(before, after) == {
+        "ImageExampleGen", "Transform", "Trainer", "ServingCheck", "ModelGate",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -86,6 +89,7 @@ def test_a_changed_line_of_code_reaches_the_steps_that_run_it() -> None:
         ({"image": {"height": 14, "width": 14}}, {"Transform", "Trainer", "Evaluator"}),
         ({"evaluation": {"min_accuracy": 0.5}}, {"ModelGate"}),
         ({"evaluation": {"slices": ["size"]}}, {"Evaluator", "ModelGate"}),
+        ({"serving_check": {"tolerance": 0.01}}, {"ServingCheck"}),
         ({"push": {"directory": "/elsewhere"}}, {"Pusher"}),
         ({"input": {"paths": "other.zip"}}, {"ImageExampleGen", "Trainer"}),
         ({"schema": {"path": "schema.pbtxt"}}, {"Trainer", "ImportSchemaGen"}),

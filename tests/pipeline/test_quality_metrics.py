@@ -31,7 +31,7 @@ def labels() -> np.ndarray:
 
 def run(computations: list[Any], inputs: list[Any]) -> dict[str, float]:
     """Runs combiners as Beam does: several accumulators, sent between processes, merged."""
-    results = {}
+    results: dict[str, float] = {}
     for computation in computations:
         combiner = computation.combiner
         accumulators = []

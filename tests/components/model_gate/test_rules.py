@@ -55,7 +55,7 @@ def test_a_first_model_is_blessed_on_absolute_bounds_and_says_so() -> None:
     assert verdict.blessed
     assert verdict.first_model
     assert verdict.headline() == "blessed as the first model, on absolute bounds only"
-    assert verdict.checks[-1].value == "there is none: the first model"
+    assert verdict.checks[-1].value == "none: this is the first"
 
 
 def test_a_better_model_is_blessed() -> None:
@@ -84,7 +84,7 @@ def test_one_class_unlearned_is_refused_by_that_class_alone() -> None:
                 "max_calibration_error": None}
     )  # fmt: skip
     verdict = judge(measure(unlearned, labels()), bounds)
-    assert refused_rows(verdict) == ["recall of class 7 (the least)"]
+    assert refused_rows(verdict) == ["weakest class: 7"]
     assert verdict.refusals[0].startswith("recall of class 7 is 0.0000, at most 0.0")
     assert verdict.refusals[0].endswith("below evaluation.min_class_recall 0.8000")
 
@@ -110,7 +110,7 @@ def test_half_the_labels_flipped_is_refused_by_the_consequence_alone() -> None:
         ),
         bounds,
     )
-    assert refused_rows(verdict) == ["labels that changed"]
+    assert refused_rows(verdict) == ["flipped labels"]
     assert verdict.refusals[0].startswith("0.5000 of the labels differ")
 
 
@@ -118,12 +118,10 @@ def test_a_gain_pays_for_flips() -> None:
     old, new = model(0.80, 4), model(0.96, 5)
     bounds = EvaluationConfig(min_accuracy=0.9, max_flips=0.0, flips_per_gain=2.0)
     verdict = judge(measure(new, labels(), baseline=old), bounds)
-    (row,) = (check for check in verdict.checks if check.metric == "labels that changed")
+    (row,) = (check for check in verdict.checks if check.metric == "flipped labels")
     assert row.result is Result.PASSED
     stingy = bounds.model_copy(update={"flips_per_gain": 1.0})
-    assert refused_rows(judge(measure(new, labels(), baseline=old), stingy)) == [
-        "labels that changed"
-    ]
+    assert refused_rows(judge(measure(new, labels(), baseline=old), stingy)) == ["flipped labels"]
 
 
 def test_a_weak_archive_is_refused_by_its_floor_and_a_tiny_one_is_not() -> None:
@@ -135,7 +133,8 @@ def test_a_weak_archive_is_refused_by_its_floor_and_a_tiny_one_is_not() -> None:
     bounds = EvaluationConfig(min_accuracy=0.9, min_slice_accuracy=0.8)
     verdict = judge(measure(damaged, labels(), archives=archives), bounds)
     (refused,) = refused_rows(verdict)
-    assert refused.startswith("accuracy of archive weak.zip")
+    assert refused == "weakest archive: weak.zip"
+    assert verdict.refusals[0].startswith("accuracy of archive weak.zip is 0.0167, at most 0.1")
 
 
 def test_a_worse_model_is_refused_and_an_undecided_one_as_configured() -> None:
@@ -159,7 +158,7 @@ def test_a_worse_model_is_refused_and_an_undecided_one_as_configured() -> None:
 def test_a_surer_wrong_model_is_refused_by_the_log_loss_where_that_is_bounded() -> None:
     bounds = EvaluationConfig(min_accuracy=0.9, max_log_loss_rise=0.02)
     verdict = judge(measure(sharpened(GOOD, 4.0), labels(), baseline=GOOD), bounds)
-    assert refused_rows(verdict) == ["fall of log loss, nats"]
+    assert refused_rows(verdict) == ["fall of log loss"]
 
 
 def test_a_value_that_is_not_a_number_does_not_pass() -> None:
