@@ -30,14 +30,16 @@ class Strip:
     Args:
         workdir: pictures go to `strip` in it, as `step-00000145.png`: a row of reconstructions
             and, where the decoder makes images by itself, a row of prior samples.
-        images: uint8 [n, height, width, channels]; the first eight are shown.
+        images: uint8 [n, height, width, channels]; eight at equal distances are shown.
         seed: of the prior's samples.
         total_steps: steps planned.
     """
 
     def __init__(self, workdir: str, images: np.ndarray, *, seed: int, total_steps: int) -> None:
         self._folder = os.path.join(workdir, FOLDER)
-        self._shown = np.ascontiguousarray(images[:SHOWN])
+        # Data often come class by class: equal distances show several classes.
+        places = np.linspace(0, len(images) - 1, SHOWN).astype(int)
+        self._shown = np.ascontiguousarray(images[places])
         self._seed = seed
         self._total_steps = total_steps
         # Early steps change most; but where the first look comes late, equal ratios are over.

@@ -18,6 +18,9 @@ from serving import names
 
 _TILE: Final = 32
 """Tiles of a written grid are enlarged to at least this many pixels."""
+MOST_CLASSES: Final = 50
+"""Rows of classes; of more classes the first."""
+_MOST_PER_CLASS: Final = 20
 _SIDE: Final = 15
 """Tiles of a row of the manifold."""
 
@@ -86,7 +89,7 @@ def prior_samples(generator: Generator, *, count: int, seed: int) -> np.ndarray:
 
     Args:
         generator: The model's.
-        count: how many; of each class where there are classes.
+        count: how many; of each class, for the first `MOST_CLASSES`, where there are classes.
         seed: of the latents; rows of classes share them.
 
     Returns:
@@ -95,7 +98,7 @@ def prior_samples(generator: Generator, *, count: int, seed: int) -> np.ndarray:
     latent = np.random.default_rng(seed).normal(size=(count, generator.latent_size))
     if not generator.label_input:
         return generator(latent)
-    every = len(generator.classes)
+    every = min(len(generator.classes), MOST_CLASSES)
     return generator(np.tile(latent, (every, 1)), np.repeat(np.arange(every), count))
 
 
@@ -133,6 +136,8 @@ def write_grid(path: Path, generator: Generator, *, count: int, seed: int) -> di
     Returns:
         `images`, `rows` and `columns`.
     """
+    if generator.label_input:
+        count = min(count, _MOST_PER_CLASS)
     images = prior_samples(generator, count=count, seed=seed)
     columns = count if generator.label_input else int(np.ceil(np.sqrt(len(images))))
     factor = max(1, -(-_TILE // min(images.shape[1:3])))

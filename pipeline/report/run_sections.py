@@ -254,7 +254,7 @@ def strip(run: RunArtifacts, album: Album) -> Facts:
         pixels = decode_file(path.read_bytes())
         if pixels is None:
             continue
-        caption = f"epoch {epochs[step]:.4g}" if step in epochs else "untrained"
+        caption = f"epoch {epochs[step]:.3g}" if step in epochs else "untrained"
         caption = caption if step == 0 or step in epochs else f"step {step}"
         rebuilt.append({"caption": caption, "picture": _row(album, pixels[:height])})
         if pixels.shape[0] > height:
