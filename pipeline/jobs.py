@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.bulk_inference.config import BulkConfig
 from components.image_sources.config import InputConfig
@@ -14,8 +14,10 @@ from components.image_sources.sources import open_source
 from components.image_sources.spans import resolve
 from pipeline.config import PipelineConfig
 from pipeline.console import Terminal, duration, logged, new_log_path
-from pipeline.local_runner import RunResult, prepare_root
 from trainer.progress import PROGRESS_LOGGER
+
+if TYPE_CHECKING:
+    from pipeline.local_runner import RunResult
 
 # What a person calls the steps; the names in the DAG are TFX's.
 _STEP_TITLES = {
@@ -80,6 +82,9 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
         Exception: What stopped the run.
     """
     check_input(config.input)
+    # Bulk jobs come through this module on machines that have no TFX.
+    from pipeline.local_runner import prepare_root
+
     prepare_root(root)
     log_path = new_log_path(root)
     started = time.monotonic()
@@ -167,7 +172,7 @@ def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
     terminal.table("pipeline run", rows)
 
 
-def _pushed_version(run: RunResult) -> str:
+def _pushed_version(run: "RunResult") -> str:
     properties = run.steps["Pusher"].properties["pushed_model"][0]
     return str(properties.get("pushed_destination", ""))
 
@@ -215,7 +220,7 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
 
 def _drift(report: Mapping[str, Any]) -> str:
     if not report["tests"]:
-        return f"not judged: {report['note']}"
+        return str(report["note"])
     return "ALARM: see drift.md" if report["alarm"] else "none found"
 
 
