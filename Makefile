@@ -24,7 +24,7 @@ ROOT ?= runs/demo
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: install
 install: $(INSTALLED) ## install everything into $(VENV)
@@ -79,6 +79,15 @@ pins: | $(filter .tools/bin/uv,$(UV)) ## resolve both stacks anew into requireme
 .PHONY: clean
 clean: ## remove what the demo and the tools wrote; the environment stays
 	rm -rf runs build dist .mypy_cache .ruff_cache .pytest_cache
+
+# The image carries the Beam release of the pins: a worker speaks its launcher's version.
+BEAM_VERSION = $(shell sed -n 's/^apache-beam\(\[gcp\]\)\{0,1\}==\([0-9.]*\).*/\2/p' $(PINS))
+WORKER_IMAGE ?= vaeline-worker:$(STACK)
+
+.PHONY: worker-image
+worker-image: ## a container for workers of bulk jobs, without TFX; needs Docker
+	docker build --file docker/worker/Dockerfile --build-arg STACK=$(STACK) \
+	  --build-arg BEAM_VERSION=$(BEAM_VERSION) --tag $(WORKER_IMAGE) .
 
 .PHONY: docs
 docs: install ## write docs/configuration.md from the code

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.bulk_inference.config import BulkConfig
 from components.image_sources.config import InputConfig
@@ -16,8 +16,10 @@ from components.model_gate.verdict import HEADER
 from pipeline.causes import cause
 from pipeline.config import PipelineConfig
 from pipeline.console import Terminal, captured_output, duration, logged, new_log_path
-from pipeline.local_runner import RunResult, prepare_root
 from trainer.progress import PROGRESS_LOGGER
+
+if TYPE_CHECKING:
+    from pipeline.local_runner import RunResult
 
 STEP_TITLES = {
     "ImageExampleGen": "ingest images",
@@ -102,6 +104,9 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
     check_input(config.input)
     if config.bulk.in_pipeline and config.bulk.input is not None:
         check_input(config.bulk.input)
+    # Bulk jobs come through this module on machines that have no TFX.
+    from pipeline.local_runner import prepare_root
+
     prepare_root(root)
     log_path = new_log_path(root)
     started = time.monotonic()
@@ -222,7 +227,7 @@ def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
     terminal.table("pipeline run", rows)
 
 
-def _pushed_version(run: RunResult) -> str:
+def _pushed_version(run: "RunResult") -> str:
     properties = run.steps["Pusher"].properties["pushed_model"][0]
     return str(properties.get("pushed_destination", ""))
 
@@ -290,7 +295,7 @@ def _archive_report(terminal: Terminal, output: str) -> str:
 
 def _drift(report: Mapping[str, Any]) -> str:
     if not report["tests"]:
-        return f"not judged: {report['note']}"
+        return str(report["note"])
     return "ALARM: see drift.md" if report["alarm"] else "none found"
 
 

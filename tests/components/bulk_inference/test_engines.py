@@ -117,7 +117,7 @@ def test_workers_import_neither_tfx_nor_metadata_nor_validation() -> None:
         "import sys\n"
         "import components.bulk_inference.transforms, components.bulk_inference.job\n"
         "import components.bulk_inference.estimate, components.bulk_inference.engines\n"
-        "import trainer.pixels\n"
+        "import trainer.pixels, pipeline.cli, pipeline.config, pipeline.console, pipeline.jobs\n"
         "heavy = {'tfx', 'ml_metadata', 'tensorflow_data_validation', 'tensorflow_transform'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
