@@ -98,6 +98,7 @@ setup(
         "components.image_example_gen",
         "components.image_sources",
         "pipeline",
+        "pipeline.orchestration",
         "serving",
         "trainer",
     ],

@@ -9,6 +9,8 @@ _USER_ERRORS = (
     "ConfigError",
     "CountLawError",
     "InputError",
+    "LineageError",
+    "LockedError",
     "OutputError",
     "PreemptedError",
     "TrainingDivergedError",

@@ -14,7 +14,9 @@ from components.image_sources.sources import open_source
 from components.image_sources.spans import resolve
 from pipeline.config import PipelineConfig
 from pipeline.console import Terminal, duration, logged, new_log_path
-from pipeline.local_runner import RunResult, prepare_root
+from pipeline.local_runner import RunResult, note_latest_run, prepare_root
+from pipeline.orchestration.lock import run_lock
+from pipeline.orchestration.runs import METRIC_NOTE, REASON_NOTE, REFUSALS_NOTE
 from trainer.progress import PROGRESS_LOGGER
 
 # What a person calls the steps; the names in the DAG are TFX's.
@@ -64,25 +66,33 @@ class Outcome:
         return dict(vars(self))
 
 
-def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) -> Outcome:
+def train_and_push(
+    terminal: Terminal, config: PipelineConfig, *, root: Path, reason: str = ""
+) -> Outcome:
     """Runs the pipeline on this machine and shows what happens.
 
     Args:
         terminal: Where it is shown.
         config: What to do.
         root: Folder for artifacts, metadata, logs and, by default, pushed models.
+        reason: Why this run was started, for the record; empty when a person started it.
 
     Returns:
         What came of it.
 
     Raises:
+        LockedError: Another run is at work on this root.
         Exception: What stopped the run.
     """
     check_input(config.input)
     prepare_root(root)
     log_path = new_log_path(root)
     started = time.monotonic()
-    with logged(terminal, log_path), terminal.live("loading TFX") as line:
+    with (
+        run_lock(root, "a pipeline run"),
+        logged(terminal, log_path),
+        terminal.live("loading TFX") as line,
+    ):
         from pipeline.local_runner import run_pipeline
         from pipeline.outcome import read_evaluation
 
@@ -90,10 +100,17 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
         progress = logging.getLogger(PROGRESS_LOGGER)
         progress.addHandler(display)
         try:
-            run = run_pipeline(config, root=root, on_step=display.step)
+            run = run_pipeline(config, root=root, on_step=display.step, notes={REASON_NOTE: reason})
         finally:
             progress.removeHandler(display)
         evaluation = read_evaluation(run.steps["Evaluator"], config.evaluation)
+        note_latest_run(
+            root,
+            {
+                **{f"{METRIC_NOTE}{name}": value for name, value in evaluation.metrics.items()},
+                REFUSALS_NOTE: "\n".join(evaluation.refusals),
+            },
+        )
     seconds = time.monotonic() - started
     outcome = Outcome(
         blessed=evaluation.blessed,
