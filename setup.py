@@ -97,6 +97,8 @@ setup(
         "components.image_checks",
         "components.image_example_gen",
         "components.image_sources",
+        "components.pushed_baseline",
+        "components.retraining",
         "pipeline",
         "pipeline.orchestration",
         "serving",

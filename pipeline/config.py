@@ -14,7 +14,9 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from components.bulk_inference.config import EMBED_COLUMNS, BulkConfig
 from components.image_sources.config import InputConfig
+from components.retraining.config import RetrainConfig
 from pipeline.digests import project_root
+from pipeline.orchestration.config import ClusterConfig, ScheduleConfig
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.options import Section
 
@@ -104,6 +106,11 @@ class PipelineConfig(Section):
     push: PushConfig = PushConfig()
     bulk: BulkConfig = BulkConfig()
     beam: BeamConfig = BeamConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    cluster: ClusterConfig | None = Field(
+        default=None, description="where the pipeline runs if not on this machine"
+    )
     cache: bool = Field(default=True, description="reuse steps whose inputs did not change")
 
     @model_validator(mode="after")

@@ -1,8 +1,8 @@
 """The pipeline as one pure function of its configuration; each runner supplies the places."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow_data_validation as tfdv
@@ -13,11 +13,15 @@ from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
 from components.anomaly_gate.component import AnomalyGate
 from components.baseline_model.strategy import LatestOtherBlessedModelStrategy
 from components.image_example_gen.component import ImageExampleGen
+from components.pushed_baseline.component import PushedBaseline
+from components.retraining.component import RunRecord
 from pipeline.config import PipelineConfig
 from pipeline.evaluation import create_eval_config
 from trainer import features
 
 BASELINE = "baseline_model"
+# Argo, below Kubeflow, takes no underscore in a task's name.
+CLUSTER_BASELINE = "baseline-model"
 
 
 @dataclass(frozen=True)
@@ -27,10 +31,17 @@ class Places:
     Attributes:
         artifacts: root of all artifacts.
         metadata: connection to ML Metadata; None where the orchestrator has its own.
+        input_state: exec properties of ImageExampleGen that the orchestrator gives at run time,
+            in place of the driver's; empty where there is a driver. The baseline comes from the
+            folder of pushed models then, because there is no resolver of ours either.
+        history: file in which a last step notes the verdict; empty where a metadata store can be
+            asked.
     """
 
     artifacts: str
     metadata: Any = None
+    input_state: Mapping[str, Any] = field(default_factory=dict)
+    history: str = ""
 
 
 def create_pipeline(
@@ -47,7 +58,9 @@ def create_pipeline(
     Returns:
         The pipeline; nothing has run.
     """
-    example_gen = ImageExampleGen(input_config=config.input, code_digest=code_digest)
+    example_gen = ImageExampleGen(
+        input_config=config.input, code_digest=code_digest, given=places.input_state
+    )
     examples = example_gen.outputs["examples"]
 
     statistics_gen = tfx.components.StatisticsGen(
@@ -89,12 +102,7 @@ def create_pipeline(
         eval_args=trainer_pb2.EvalArgs(splits=[features.TRAIN]),
         custom_config={"training": _training_config(config), "code_digest": code_digest},
     )
-    baseline = tfx.dsl.Resolver(
-        strategy_class=LatestOtherBlessedModelStrategy,
-        candidate=trainer.outputs["model"],
-        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
-    ).with_id(BASELINE)
+    baseline = _baseline(config, places, trainer)
     evaluator = tfx.components.Evaluator(
         examples=examples,
         model=trainer.outputs["model"],
@@ -121,6 +129,15 @@ def create_pipeline(
         evaluator,
         pusher,
     ]
+    if places.history:
+        components.append(
+            RunRecord(
+                examples=examples,
+                blessing=evaluator.outputs["blessing"],
+                pushed_model=pusher.outputs["pushed_model"],
+                history=places.history,
+            )
+        )
     return tfx.dsl.Pipeline(
         pipeline_name=config.name,
         pipeline_root=places.artifacts,
@@ -129,6 +146,20 @@ def create_pipeline(
         metadata_connection_config=places.metadata,
         beam_pipeline_args=list(config.beam.args),
     )
+
+
+def _baseline(
+    config: PipelineConfig, places: Places, trainer: base_node.BaseNode
+) -> base_node.BaseNode:
+    if places.input_state:
+        pushed = PushedBaseline(candidate=trainer.outputs["model"], directory=config.push.directory)
+        return pushed.with_id(CLUSTER_BASELINE)
+    return tfx.dsl.Resolver(
+        strategy_class=LatestOtherBlessedModelStrategy,
+        candidate=trainer.outputs["model"],
+        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
+        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+    ).with_id(BASELINE)
 
 
 def _schema(

@@ -12,7 +12,13 @@ from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.image_example_gen import driver, executor
-from components.image_example_gen.properties import CODE_DIGEST, INPUT_CONFIG, THREADS
+from components.image_example_gen.properties import (
+    CODE_DIGEST,
+    FINGERPRINT,
+    INPUT_CONFIG,
+    SPAN,
+    THREADS,
+)
 from components.image_sources.config import InputConfig
 
 EXAMPLES: Final = "examples"
@@ -25,6 +31,8 @@ class ImageExampleGenSpec(ComponentSpec):
         INPUT_CONFIG: ExecutionParameter(type=str),
         THREADS: ExecutionParameter(type=int, optional=True),
         CODE_DIGEST: ExecutionParameter(type=str, optional=True),
+        FINGERPRINT: ExecutionParameter(type=str, optional=True),
+        SPAN: ExecutionParameter(type=int, optional=True),
     }
     INPUTS: dict[str, ChannelParameter] = {}
     OUTPUTS = {EXAMPLES: ChannelParameter(type=standard_artifacts.Examples)}
@@ -41,6 +49,8 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         input_config: The input section, or what makes one.
         threads: Threads that check images, per worker; the number of cores by default.
         code_digest: Digest of the code that ingests: another digest, another cache entry.
+        given: Exec properties that take the place of what the driver finds, for orchestrators
+            that know no drivers: `input_config` (its spans resolved), `input_fingerprint`, `span`.
     """
 
     SPEC_CLASS = ImageExampleGenSpec
@@ -53,6 +63,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         *,
         threads: int | None = None,
         code_digest: str | None = None,
+        given: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(input_config, str):
             config = InputConfig.model_validate_json(input_config)
@@ -64,6 +75,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
                 THREADS: threads,
                 CODE_DIGEST: code_digest,
                 EXAMPLES: types.Channel(type=standard_artifacts.Examples),
+                **(given or {}),
             }
         )
         super().__init__(spec=spec)
