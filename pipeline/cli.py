@@ -14,7 +14,7 @@ from pipeline.command import CONFIG_HELP as _CONFIG_HELP
 from pipeline.command import EXIT_DRIFTED, EXIT_NOT_BLESSED
 from pipeline.command import SET_HELP as _SET_HELP
 from pipeline.command import common as _common
-from pipeline.orchestration.cli_runs import runs
+from pipeline.orchestration.cli_runs import gc, retrain, runs
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -167,7 +167,8 @@ def doctor(terminal: Any) -> int:
     return 0 if healthy else 1
 
 
-main.add_command(runs)
+for _command in (retrain, runs, gc):
+    main.add_command(_command)
 
 if __name__ == "__main__":
     main()
