@@ -13,6 +13,7 @@ _USER_ERRORS = (
     "LockedError",
     "OutputError",
     "PreemptedError",
+    "ServiceError",
     "TrainingDivergedError",
     "UnblessedModelError",
 )

@@ -14,6 +14,7 @@ from pipeline.command import CONFIG_HELP as _CONFIG_HELP
 from pipeline.command import EXIT_DRIFTED, EXIT_NOT_BLESSED
 from pipeline.command import SET_HELP as _SET_HELP
 from pipeline.command import common as _common
+from pipeline.orchestration.cli_cluster import compile_, schedule, submit
 from pipeline.orchestration.cli_runs import gc, retrain, runs
 
 
@@ -167,7 +168,7 @@ def doctor(terminal: Any) -> int:
     return 0 if healthy else 1
 
 
-for _command in (retrain, runs, gc):
+for _command in (retrain, runs, gc, compile_, submit, schedule):
     main.add_command(_command)
 
 if __name__ == "__main__":

@@ -113,13 +113,11 @@ def to_text(job: Mapping[str, Any], *, as_yaml: bool) -> str:
 def _checked(config: PipelineConfig) -> ClusterConfig:
     if config.cluster is None:
         raise ConfigError("cluster: the section is missing; it says what runs the pipeline")
-    if config.cluster.platform == "vertex":
-        local = [
-            (key, path)
-            for key, path in _paths(config)
-            if not path.startswith(("gs://", "/gcs/", "tfds:"))
-        ]
-        for key, path in local:
+    for key, path in _paths(config):
+        if "{root}" in path:
+            raise ConfigError(f"{key}: {path} has no meaning on a cluster; give an address")
+        is_reached = path.startswith(("gs://", "/gcs/", "tfds:"))
+        if config.cluster.platform == "vertex" and not is_reached:
             raise ConfigError(f"{key}: {path} is on this machine; Vertex reads gs:// or /gcs/")
     return config.cluster
 

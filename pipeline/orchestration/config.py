@@ -109,6 +109,14 @@ class VertexConfig(Section):
     region: str = Field(description="such as europe-west4")
     service_account: str | None = Field(default=None, description="account of the steps")
     network: str | None = Field(default=None, description="projects/NUMBER/global/networks/NAME")
+    endpoint: str | None = Field(
+        default=None, description="address of a private endpoint; by default the region's"
+    )
+    token_variable: str | None = Field(
+        default=None,
+        description="environment variable with an access token; by default Google's application "
+        "default credentials",
+    )
 
 
 class KubeflowConfig(Section):

@@ -1,4 +1,4 @@
-"""`vaeline retrain`: looks for a reason in the metadata store, and runs the pipeline if it finds one.
+"""`vaeline retrain`: looks for a reason in the metadata store; with one, runs the pipeline.
 
 A day without a reason costs a second or two: neither TFX nor TensorFlow is imported.
 """
