@@ -1,4 +1,4 @@
-"""The steps that only a cluster has: baseline from what is pushed, state and record of trainings."""
+"""The steps that only a cluster has: its images, its baseline, its memory."""
 
 import json
 from pathlib import Path
@@ -24,6 +24,7 @@ def artifact(kind: str, uri: Path) -> Any:
 
     made = getattr(standard_artifacts, kind)()
     made.uri = str(uri)
+    uri.parent.mkdir(parents=True, exist_ok=True)
     return made
 
 
@@ -59,7 +60,7 @@ def test_the_baseline_is_the_latest_pushed_model_other_than_the_candidate(
         {"model": baseline, "version": version},
         directory=str(tmp_path / "pushed"),
     )
-    assert version.value == expected
+    assert version.read() == expected
     copied = tmp_path / "baseline" / "Format-Serving" / "saved_model.pb"
     assert copied.exists() == bool(expected)
     if expected:
@@ -105,7 +106,7 @@ def test_what_was_judged_is_remembered_and_not_done_again(tmp_path: Path, blesse
             patterns=config.model_dump_json(), rules=RetrainConfig().model_dump_json(),
             history=history, force=0,
         )  # fmt: skip
-        return {name: made.value for name, made in outputs.items()}
+        return {name: made.read() for name, made in outputs.items()}
 
     first = state()
     assert first["reason"] == "there is no blessed model yet"
