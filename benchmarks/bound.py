@@ -7,13 +7,12 @@ one stochastic layer). `--importance-samples 5` trains on the importance-weighte
 
 import argparse
 import logging
-import time
 from typing import Any
 
 import numpy as np
 
-from benchmarks.image_sets import mean_and_worst, mnist, parser, record
-from benchmarks.mnist_supervised import epochs_for, fit
+from benchmarks.image_sets import mean_and_worst, mnist, record
+from benchmarks.trainings import run_training, started, training_parser
 from trainer import evaluation
 
 MODEL = {"hidden": (512, 512), "decoder_hidden": (512, 512), "latent_size": 50}
@@ -34,7 +33,6 @@ TRAINER: dict[str, Any] = {
 def main() -> None:
     """Trains once per seed and prints the record."""
     arguments = _arguments()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     train, test = mnist(arguments.data)
     objective: dict[str, Any] = {"alpha": 0, "binarise": True}
     if arguments.importance_samples > 1:
@@ -42,16 +40,12 @@ def main() -> None:
     options = {**TRAINER, "objective": objective}
     runs = []
     for seed in arguments.seeds:
-        data = {"train": train}
-        epochs = arguments.epochs or epochs_for(data, arguments.minutes, MODEL, options)
-        started = time.monotonic()
-        result = fit(data, seed, epochs, MODEL, options)
-        minutes = (time.monotonic() - started) / 60
+        trained = run_training(arguments, {"train": train}, seed, MODEL, options)
         bounds = {
             samples: -float(
                 np.mean(
                     evaluation.importance_bound(
-                        result.model,
+                        trained.result.model,
                         test.images[: arguments.images],
                         samples=samples,
                         binarise=True,
@@ -61,8 +55,12 @@ def main() -> None:
             )
             for samples in (1, arguments.samples)
         }
-        run = {"seed": seed, "epochs": epochs, "minutes": minutes,
-               "negative_elbo": bounds[1], "nats": bounds[arguments.samples]}  # fmt: skip
+        run = {
+            "seed": seed,
+            **trained.cost(),
+            "negative_elbo": bounds[1],
+            "nats": bounds[arguments.samples],
+        }
         logging.info("%s", run)
         runs.append(run)
     nats = mean_and_worst([float(run["nats"]) for run in runs], worst=max)
@@ -70,13 +68,11 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    made = parser(__doc__.splitlines()[0])
-    made.add_argument("--minutes", type=float, default=60.0, help="of training, per seed")
-    made.add_argument("--epochs", type=float, help="instead of minutes")
+    made = training_parser(__doc__.splitlines()[0], minutes=60.0)
     made.add_argument("--samples", type=int, default=5000, help="k of the bound")
     made.add_argument("--images", type=int, default=1000, help="test images measured")
     made.add_argument("--importance-samples", type=int, default=1, help="k while training")
-    return made.parse_args()
+    return started(made)
 
 
 if __name__ == "__main__":

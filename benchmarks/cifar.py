@@ -6,13 +6,12 @@
 
 import argparse
 import logging
-import time
 from typing import Any
 
 import numpy as np
 
-from benchmarks.image_sets import cifar, mean_and_worst, parser, record, split_off
-from benchmarks.mnist_supervised import epochs_for, fit
+from benchmarks.image_sets import cifar, mean_and_worst, record, split_off
+from benchmarks.trainings import run_training, started, training_parser
 from trainer import evaluation
 
 MODEL: dict[str, Any] = {
@@ -55,24 +54,20 @@ TRAINER: dict[str, Any] = {
 def main() -> None:
     """Trains once per observation model and seed and prints the record."""
     arguments = _arguments()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     full, test = cifar(arguments.data)
     data = split_off(full, {"calibration": 800}, seed=0)
     runs = []
     for observation in arguments.observations:
         model = {**MODEL, "observation": observation}
         for seed in arguments.seeds:
-            epochs = arguments.epochs or epochs_for(data, arguments.minutes, model, TRAINER)
-            started = time.monotonic()
-            result = fit(data, seed, epochs, model, TRAINER)
-            minutes = (time.monotonic() - started) / 60
+            trained = run_training(arguments, data, seed, model, TRAINER)
+            result = trained.result
             measures = evaluation.Evaluator(result.model, 250)(test)
             outputs = evaluation.Forward(result.model.analyse, (32, 32, 3), 250)(test.images)
             run = {
                 "observation": observation,
                 "seed": seed,
-                "epochs": epochs,
-                "minutes": minutes,
+                **trained.cost(),
                 "accuracy": measures["accuracy"],
                 "bits_per_dimension": measures["bits_per_dimension"],
                 "reconstruction_error": measures["reconstruction_error"],
@@ -89,16 +84,14 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    made = parser(__doc__.splitlines()[0])
-    made.add_argument("--minutes", type=float, default=15.0, help="of training, per run")
-    made.add_argument("--epochs", type=float, help="instead of minutes")
+    made = training_parser(__doc__.splitlines()[0], minutes=15.0)
     made.add_argument(
         "--observations",
         nargs="+",
         default=["bernoulli", "gaussian", "discretized_logistic"],
         help="observation models",
     )
-    return made.parse_args()
+    return started(made)
 
 
 if __name__ == "__main__":

@@ -7,12 +7,12 @@ labelled images that nothing else sees.
 
 import argparse
 import logging
-import time
+from typing import Any
 
 import numpy as np
 
-from benchmarks.image_sets import mean_and_worst, mnist, parser, record, split_off
-from benchmarks.mnist_supervised import epochs_for, fit
+from benchmarks.image_sets import mean_and_worst, mnist, record, split_off
+from benchmarks.trainings import run_training, started, training_parser
 from trainer import evaluation
 from trainer.input_pipeline import ImageSet
 
@@ -27,7 +27,7 @@ MODEL = {
     "decoder_hidden": (512, 512),
     "dropout": 0.2,
 }
-TRAINER = {
+TRAINER: dict[str, Any] = {
     "batch_size": 40,
     "evaluate_every_epochs": 100,
     "augmentation": {
@@ -74,25 +74,20 @@ def draw_labels(data: ImageSet, seed: int) -> dict[str, ImageSet]:
 def main() -> None:
     """Trains once per draw and prints the record."""
     arguments = _arguments()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     full, test = mnist(arguments.data)
     runs = []
     for seed in arguments.seeds:
         parts = split_off(full, {"calibration": 1000}, seed=0)
         data = {**draw_labels(parts["train"], seed), "calibration": parts["calibration"]}
-        epochs = arguments.steps * TRAINER["batch_size"] / len(data["train"])
-        if not epochs:
-            epochs = epochs_for(data, arguments.minutes, MODEL, TRAINER)
-        started, cpu = time.monotonic(), time.process_time()
-        result = fit(data, seed, epochs, MODEL, TRAINER)
-        minutes = (time.monotonic() - started) / 60
-        outputs = evaluation.Forward(result.model.analyse, (28, 28, 1), 500)(test.images)
+        if arguments.steps:
+            arguments.epochs = arguments.steps * TRAINER["batch_size"] / len(data["train"])
+        trained = run_training(arguments, data, seed, MODEL, TRAINER)
+        outputs = evaluation.Forward(trained.result.model.analyse, (28, 28, 1), 500)(test.images)
         probabilities = outputs["probabilities"]
         run = {
             "seed": seed,
-            "steps": result.steps,
-            "minutes": minutes,
-            "core_minutes": (time.process_time() - cpu) / 60,
+            "steps": trained.result.steps,
+            **trained.cost(),
             "error": float(np.mean(probabilities.argmax(-1) != test.labels)),
             "ece": evaluation.expected_calibration_error(probabilities, test.labels),
             "elbo_grey": float(np.mean(outputs["elbo"])),
@@ -107,10 +102,9 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    made = parser(__doc__.splitlines()[0])
-    made.add_argument("--minutes", type=float, default=15.0, help="of training, per draw")
-    made.add_argument("--steps", type=int, default=0, help="instead of minutes")
-    return made.parse_args()
+    made = training_parser(__doc__.splitlines()[0], minutes=15.0)
+    made.add_argument("--steps", type=int, default=0, help="instead of minutes or epochs")
+    return started(made)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,19 @@
 """MNIST with all labels: accuracy, calibration error and bound of the `conv` model.
 
 `python -m benchmarks.mnist_supervised --minutes 10 --seeds 1 2 3`
-The number of epochs follows from the minutes and a speed measured first, so that the schedule
-ends with the time.
 """
 
 import argparse
 import logging
-import tempfile
-import time
 from typing import Any
 
 import numpy as np
 
-from benchmarks.image_sets import mean_and_worst, mnist, parser, record, split_off
+from benchmarks.image_sets import mean_and_worst, mnist, record, split_off
+from benchmarks.trainings import run_training, started, training_parser
 from trainer import evaluation
-from trainer.config import ModelConfig, TrainerConfig
-from trainer.examples import pixel_moments
 from trainer.input_pipeline import ImageSet
-from trainer.train import TrainResult, train
+from trainer.train import TrainResult
 
 MODEL = {
     "encoder": "conv",
@@ -47,33 +42,6 @@ TRAINER = {
 }
 
 
-def fit(data: dict[str, ImageSet], seed: int, epochs: float, model: dict, trainer: dict) -> Any:
-    """Trains in a new folder."""
-    mean, std = pixel_moments(data["train"])
-    optimizer = {**trainer["optimizer"]}
-    optimizer["warmup_epochs"] = min(optimizer.get("warmup_epochs", 0), epochs / 4)
-    with tempfile.TemporaryDirectory() as workdir:
-        return train(
-            model_config=ModelConfig.model_validate(model),
-            trainer_config=TrainerConfig.model_validate(
-                {**trainer, "seed": seed, "epochs": epochs, "optimizer": optimizer}
-            ),
-            data=data,
-            image_shape=data["train"].images.shape[1:],
-            num_classes=10,
-            pixel_mean=mean,
-            pixel_std=std,
-            workdir=workdir,
-        )
-
-
-def epochs_for(data: dict[str, ImageSet], minutes: float, model: dict, trainer: dict) -> float:
-    """Epochs that fit the minutes, by the speed of a short run."""
-    speed = fit(data, 0, 60 * trainer["batch_size"] / len(data["train"]), model, trainer)
-    # Evaluations, tracing and calibration take their part.
-    return round(0.93 * minutes * 60 * speed.images_per_sec / len(data["train"]), 1)
-
-
 def bound(result: TrainResult, test: ImageSet, count: int, samples: int) -> float:
     """Importance-weighted bound of binarised test digits on -log p(x), nats; less is better."""
     bounds = evaluation.importance_bound(
@@ -85,28 +53,24 @@ def bound(result: TrainResult, test: ImageSet, count: int, samples: int) -> floa
 def main() -> None:
     """Trains once per seed and prints the record."""
     arguments = _arguments()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     full, test = mnist(arguments.data)
-    runs = []
+    runs: list[dict[str, Any]] = []
     for seed in arguments.seeds:
         data = split_off(full, {"validation": 1000, "calibration": 4000}, seed=seed)
-        epochs = arguments.epochs or epochs_for(data, arguments.minutes, MODEL, TRAINER)
-        started, cpu = time.monotonic(), time.process_time()
-        result = fit(data, seed, epochs, MODEL, TRAINER)
-        run = {
-            "seed": seed,
-            "epochs": epochs,
-            "minutes": (time.monotonic() - started) / 60,
-            "core_minutes": (time.process_time() - cpu) / 60,
-            "images_per_sec": result.images_per_sec,
-        }
+        trained = run_training(arguments, data, seed, MODEL, TRAINER)
+        result = trained.result
         logits = evaluation.Forward(result.model.analyse, (28, 28, 1), 500)(test.images)
         measures = evaluation.Evaluator(result.model, 500)(test)
-        run["accuracy"], run["elbo_grey"] = measures["accuracy"], measures["elbo"]
-        run["ece"] = evaluation.expected_calibration_error(logits["probabilities"], test.labels)
-        run["false_positive_rate"] = float(np.mean(logits["is_outlier"]))
-        run["threshold_interval"] = result.calibration["thresholds"]["review"]["interval"]
-        run["bound_nats"] = bound(result, test, arguments.bound_images, arguments.samples)
+        run = {
+            "seed": seed,
+            **trained.cost(),
+            "accuracy": measures["accuracy"],
+            "elbo_grey": measures["elbo"],
+            "ece": evaluation.expected_calibration_error(logits["probabilities"], test.labels),
+            "false_positive_rate": float(np.mean(logits["is_outlier"])),
+            "threshold_interval": result.calibration["thresholds"]["review"]["interval"],
+            "bound_nats": bound(result, test, arguments.bound_images, arguments.samples),
+        }
         logging.info("%s", run)
         runs.append(run)
     summary = {
@@ -118,12 +82,10 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    made = parser(__doc__.splitlines()[0])
-    made.add_argument("--minutes", type=float, default=10.0, help="of training, per seed")
-    made.add_argument("--epochs", type=float, help="instead of minutes")
+    made = training_parser(__doc__.splitlines()[0], minutes=10.0)
     made.add_argument("--samples", type=int, default=500, help="k of the bound")
     made.add_argument("--bound-images", type=int, default=1000)
-    return made.parse_args()
+    return started(made)
 
 
 if __name__ == "__main__":

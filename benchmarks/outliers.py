@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.image_sets import cifar, mean_and_worst, mnist, parser, record, split_off
-from benchmarks.mnist_supervised import MODEL, TRAINER, epochs_for, fit
+from benchmarks.image_sets import cifar, mean_and_worst, mnist, record, split_off
+from benchmarks.mnist_supervised import MODEL, TRAINER
+from benchmarks.trainings import run_training, started, training_parser
 from trainer.calibration import auroc
 from trainer.evaluation import Forward
 from trainer.input_pipeline import ImageSet
@@ -67,15 +68,13 @@ def all_scores(model: VaeClassifier, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
 def main() -> None:
     """Trains once per seed, measures every kind and prints the record."""
     arguments = _arguments()
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     full, test = mnist(arguments.data)
     _, colour = cifar(arguments.data)
     runs = []
     for seed in arguments.seeds:
         data = split_off(full, {"validation": 1000, "calibration": 4000}, seed=seed)
-        epochs = arguments.epochs or epochs_for(data, arguments.minutes, MODEL, TRAINER)
-        result = fit(data, seed, epochs, MODEL, TRAINER)
-        model = result.model
+        trained = run_training(arguments, data, seed, MODEL, TRAINER)
+        result, model = trained.result, trained.result.model
         score = Forward(functools.partial(all_scores, model), (28, 28, 1), 500)
         good = score(test.images)
         few = ImageSet(test.images[:2000], test.labels[:2000])
@@ -89,7 +88,7 @@ def main() -> None:
         counted = [value for kind, value in areas.items() if kind != "rotated_90_all"]
         run = {
             "seed": seed,
-            "epochs": epochs,
+            **trained.cost(),
             "chosen": result.calibration["outlier_score"]["chosen"],
             "mean_auroc": float(np.mean(counted)),
             "least_auroc": float(min(counted)),
@@ -108,10 +107,7 @@ def main() -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    made = parser(__doc__.splitlines()[0])
-    made.add_argument("--minutes", type=float, default=10.0, help="of training, per seed")
-    made.add_argument("--epochs", type=float, help="instead of minutes")
-    return made.parse_args()
+    return started(training_parser(__doc__.splitlines()[0], minutes=10.0))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ _USER_ERRORS = (
     "LineageError",
     "LockedError",
     "OutputError",
+    "PredictError",
     "PreemptedError",
     "ServiceError",
+    "ServingError",
     "TrainingDivergedError",
     "UnblessedModelError",
 )

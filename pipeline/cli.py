@@ -74,6 +74,7 @@ def _bulk_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--overwrite", is_flag=True, help="Start afresh whatever is there."),
         click.option("--dry-run", is_flag=True,
                      help="Only estimate rows, time, memory and size, from a sample."),
+        click.option("--no-report", is_flag=True, help="Write no report.html."),
         click.option("--fail-on-drift", is_flag=True,
                      help="Exit with 4 when the archive differs from the training data."),
         click.option("--logs", type=click.Path(path_type=Path), default=Path("."),
@@ -118,6 +119,7 @@ def _run_bulk(
     overwrite: bool,
     dry_run: bool,
     fail_on_drift: bool,
+    no_report: bool,
     logs: Path,
     overrides: tuple[str, ...],
     embed_only: bool,
@@ -134,6 +136,7 @@ def _run_bulk(
             "engine": {"workers": workers},
             "overwrite": overwrite,
             "dry_run": dry_run,
+            "report": not no_report,
             "drift": {"fail": fail_on_drift},
         },
         overrides=overrides,
@@ -143,6 +146,118 @@ def _run_bulk(
     terminal.result(result)
     has_drifted = bool((result["drift"] or {}).get("alarm"))
     return EXIT_DRIFTED if config.drift.fail and has_drifted else 0
+
+
+@main.command()
+@click.argument("folder")
+@click.option("--logs", type=click.Path(path_type=Path), default=Path("."),
+              show_default=True, help="The log goes into logs/ in this folder.")  # fmt: skip
+@_common
+def report(terminal: Any, folder: str, logs: Path) -> int:
+    """Write report.html again: of a run's root, or of the output of classify.
+
+    The page is one file without any reference to another; it can be mailed and opened offline.
+    """
+    from pipeline.report.commands import make_report
+
+    terminal.result({"report": make_report(terminal, folder, logs=logs)})
+    return 0
+
+
+@main.command()
+@click.argument("model")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The PNG.")
+@click.option(
+    "--count",
+    type=click.IntRange(1, 400),
+    default=64,
+    show_default=True,
+    help="Images; of each class where the decoder takes one, at most 20.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the latents.")
+@click.option("--logs", type=click.Path(path_type=Path), default=Path("."),
+              show_default=True, help="The log goes into logs/ in this folder.")  # fmt: skip
+@_common
+def sample(terminal: Any, model: str, output: Path, count: int, seed: int, logs: Path) -> int:
+    """Write a grid of images that MODEL's decoder makes from samples of its prior."""
+    from pipeline.report.commands import draw_samples
+
+    terminal.result(draw_samples(terminal, model, output=output, count=count, seed=seed, logs=logs))
+    return 0
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--model", help="Folder of a model, or of pushed versions; the newest is taken.")
+@click.option("--server", metavar="URL", help="grpc://host:8500 or http://host:8501.")
+@click.option("--name", default="vaeline", show_default=True, help="The model's name there.")
+@click.option("--version", type=int, help="Its version there; by default the newest.")
+@_common
+def predict(
+    terminal: Any,
+    images: tuple[Path, ...],
+    model: str | None,
+    server: str | None,
+    name: str,
+    version: int | None,
+) -> int:
+    """Classify single image files, with a pushed model or a model server.
+
+    Exit codes: 0 every image was answered, 1 one could not be, or nothing answers.
+    """
+    from pipeline.predict import predict_images
+
+    result = predict_images(
+        terminal, images, model=model, server=server, name=name, version=version
+    )
+    terminal.result(result)
+    return 1 if result["failed"] else 0
+
+
+@main.group()
+def models() -> None:
+    """List, roll back and prune pushed models; see docs/serving.md.
+
+    DIRECTORY is what models are pushed to (push.directory): a folder or gs://bucket/prefix.
+    """
+
+
+@models.command("list")
+@click.argument("directory")
+@_common
+def list_models(terminal: Any, directory: str) -> int:
+    """Show the versions: which is served, who pushed it, from which data, how good."""
+    from pipeline.models import list_versions
+
+    terminal.result(list_versions(terminal, directory))
+    return 0
+
+
+@models.command()
+@click.argument("directory")
+@click.option("--to", type=int, metavar="VERSION",
+              help="Go back to this one; by default to the model served before.")  # fmt: skip
+@click.option("--user", default="", help="Who is recorded; by default the account's name.")
+@_common
+def rollback(terminal: Any, directory: str, to: int | None, user: str) -> int:
+    """Serve an earlier model again, as a new version with its files."""
+    from pipeline.models import roll_back_version
+
+    terminal.result(roll_back_version(terminal, directory, to=to, user=user))
+    return 0
+
+
+@models.command()
+@click.argument("directory")
+@click.option("--keep", type=int, required=True, help="How many of the newest versions stay.")
+@click.option("--yes", is_flag=True, help="Do it; without this nothing is removed.")
+@_common
+def prune(terminal: Any, directory: str, keep: int, yes: bool) -> int:
+    """Remove old versions, never the served one."""
+    from pipeline.models import prune_versions
+
+    terminal.result(prune_versions(terminal, directory, keep=keep, remove=yes))
+    return 0
 
 
 @main.command()

@@ -14,7 +14,10 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 
 from components.bulk_inference.config import EMBED_COLUMNS, BulkConfig
 from components.image_sources.config import InputConfig
+from components.model_gate.config import EvaluationConfig
+from components.model_push.config import PushConfig
 from components.retraining.config import RetrainConfig
+from components.serving_check.config import ServingCheckConfig
 from pipeline.digests import project_root
 from pipeline.orchestration.config import ClusterConfig, ScheduleConfig
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
@@ -57,34 +60,19 @@ class StatisticsConfig(Section):
         return splits
 
 
-class EvaluationConfig(Section):
-    """What a model must reach on the test split to be blessed."""
-
-    min_accuracy: float = Field(default=0.9, ge=0, le=1, description="least accuracy")
-    max_accuracy_drop: float = Field(
-        default=0.005,
-        ge=0,
-        le=1,
-        description="by how much the accuracy may lie below that of the last blessed model",
-    )
-
-
-class PushConfig(Section):
-    """Where blessed models go."""
-
-    directory: str = Field(
-        default="{root}/pushed",
-        description="the folder that TF Serving watches; each model becomes a version in it",
-    )
-
-
 class BeamConfig(Section):
     """How the pipeline's Beam steps run."""
 
     args: tuple[str, ...] = Field(
-        default=("--runner=DirectRunner", "--direct_running_mode=in_memory"),
+        default=(
+            "--runner=DirectRunner",
+            "--direct_running_mode=in_memory",
+            "--sdk_container_image=none",
+        ),
         description="Beam options of the steps. The runner is named because Beam's default "
-        "tries to download one",
+        "tries to download one; an image is named, which a runner in this process never looks "
+        "at, because TFX else packs its own source for the workers at each step, which takes "
+        "a second",
     )
 
 
@@ -103,6 +91,7 @@ class PipelineConfig(Section):
     model: ModelConfig = ModelConfig()
     trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    serving_check: ServingCheckConfig = ServingCheckConfig()
     push: PushConfig = PushConfig()
     bulk: BulkConfig = BulkConfig()
     beam: BeamConfig = BeamConfig()
@@ -116,6 +105,10 @@ class PipelineConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_consistent(self.image, self.model, self.trainer)
+        if self.bulk.in_pipeline and self.bulk.input is None:
+            raise ValueError(
+                "bulk.in_pipeline: there is nothing to label; name archives in bulk.input.paths"
+            )
         return self
 
 

@@ -66,8 +66,16 @@ def _libraries() -> list[Finding]:
         "tfx": "the pipeline (bulk jobs do without)",
         "tensorflow-datasets": "input from tfds:",
         "google-cloud-storage": "input and output at gs://",
+        "tensorflow-serving-api": "asking model servers over gRPC",
+        "google-cloud-aiplatform": "pushing to a Vertex endpoint",
     }
-    optional = {"tfx", "tensorflow-datasets", "google-cloud-storage"}
+    optional = {
+        "tfx",
+        "tensorflow-datasets",
+        "google-cloud-storage",
+        "tensorflow-serving-api",
+        "google-cloud-aiplatform",
+    }
     findings = [
         Finding("python", platform.python_version(), "everything", required=True),
         Finding("C library", " ".join(platform.libc_ver()), f"stack {extra} fits it"),

@@ -1,43 +1,63 @@
-"""What TFMA measures on the test split and which bounds bless a model; the graph calls it."""
+"""What TFMA measures on the test split, and in which slices; the graph calls it.
 
+No bound is given to TFMA: `components/model_gate` judges what is measured here.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
-from pipeline.config import EvaluationConfig
+from components.model_gate import metric_names
+from components.model_gate.config import EvaluationConfig
 from serving import names
 
-ACCURACY = "sparse_categorical_accuracy"
-LOG_LOSS = "sparse_categorical_crossentropy"
+SLICES_MODULE = "pipeline.slices"
+"""Where TFX's Evaluator finds `custom_extractors`."""
+_METRICS = "pipeline.quality_metrics"
 
 
-def create_eval_config(config: EvaluationConfig) -> config_pb2.EvalConfig:
+def create_eval_config(
+    config: EvaluationConfig, image_shape: Sequence[int]
+) -> config_pb2.EvalConfig:
     """Builds TFMA's configuration.
 
-    The label is read by the model's own signature, so that it is numbered as the model's classes
-    are. The bound on the change counts only where there is a baseline: TFX blesses a first model
-    on the absolute bounds alone.
+    The label is read by each model's own signature, so that it is numbered as that model's classes
+    are. Only the candidate has the metrics of one model: the last blessed one is compared on the
+    same images (`PairedChange`), and may not know every class.
 
     Args:
-        config: The bounds.
+        config: Slices and k.
+        image_shape: Height, width and channels of the model's images.
 
     Returns:
-        Metrics over the whole test split, with thresholds on the accuracy.
+        Metrics over the whole test split and its slices, without thresholds.
     """
-    accuracy = config_pb2.MetricConfig(
-        class_name="SparseCategoricalAccuracy",
-        config=f'{{"name": "{ACCURACY}"}}',
-        threshold=config_pb2.MetricThreshold(
-            value_threshold=config_pb2.GenericValueThreshold(
-                lower_bound={"value": config.min_accuracy}
+    own = config_pb2.MetricsSpec(
+        model_names=[tfma.CANDIDATE_KEY],
+        metrics=[
+            _metric("ExampleCount", name=metric_names.EXAMPLE_COUNT),
+            _metric("SparseCategoricalAccuracy", name=metric_names.ACCURACY),
+            _metric("SparseTopKCategoricalAccuracy", name=metric_names.TOP_K, k=config.top_k),
+            _metric("SparseCategoricalCrossentropy", name=metric_names.LOG_LOSS),
+            # Whatever its probability, the likeliest class is the answer.
+            _metric(
+                "MultiClassConfusionMatrixAtThresholds",
+                name=metric_names.CONFUSION,
+                thresholds=[-1.0],
             ),
-            change_threshold=config_pb2.GenericChangeThreshold(
-                direction=config_pb2.MetricDirection.HIGHER_IS_BETTER,
-                absolute={"value": -config.max_accuracy_drop},
+            _metric("CalibrationQuality", f"{_METRICS}.calibration"),
+            _metric(
+                "ModelOutputs",
+                f"{_METRICS}.outputs",
+                dimensions=math.prod(int(n) for n in image_shape),
             ),
-        ),
+        ],
     )
-    log_loss = config_pb2.MetricConfig(
-        class_name="SparseCategoricalCrossentropy", config=f'{{"name": "{LOG_LOSS}"}}'
-    )
+    change = config_pb2.MetricsSpec(metrics=[_metric("PairedChange", f"{_METRICS}.change")])
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(
@@ -47,10 +67,15 @@ def create_eval_config(config: EvaluationConfig) -> config_pb2.EvalConfig:
                 prediction_key=names.PROBABILITIES,
             )
         ],
-        slicing_specs=[config_pb2.SlicingSpec()],
-        metrics_specs=[
-            config_pb2.MetricsSpec(
-                metrics=[config_pb2.MetricConfig(class_name="ExampleCount"), accuracy, log_loss]
-            )
+        slicing_specs=[
+            config_pb2.SlicingSpec(),
+            *(config_pb2.SlicingSpec(feature_keys=[kind]) for kind in config.slices),
         ],
+        metrics_specs=[own, change],
+    )
+
+
+def _metric(class_name: str, module: str = "", **arguments: Any) -> config_pb2.MetricConfig:
+    return config_pb2.MetricConfig(
+        class_name=class_name, module=module, config=json.dumps(arguments)
     )

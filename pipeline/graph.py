@@ -8,20 +8,27 @@ from typing import Any
 import tensorflow_data_validation as tfdv
 from tfx import v1 as tfx
 from tfx.dsl.components.base import base_node
-from tfx.proto import pusher_pb2, trainer_pb2, transform_pb2
+from tfx.proto import trainer_pb2, transform_pb2
 
 from components.anomaly_gate.component import AnomalyGate
 from components.baseline_model.strategy import LatestOtherBlessedModelStrategy
+from components.bulk_inference.component import BulkInference
 from components.image_example_gen.component import ImageExampleGen
+from components.model_gate.component import ModelGate
+from components.model_push.component import Pusher
+from components.model_push.config import vertex_arguments
 from components.pushed_baseline.component import PushedBaseline
 from components.retraining.component import RunRecord
-from pipeline.config import PipelineConfig
-from pipeline.evaluation import create_eval_config
+from components.serving_check.component import ServingCheck
+from pipeline.config import ConfigError, PipelineConfig
+from pipeline.evaluation import SLICES_MODULE, create_eval_config
+from pipeline.training_folder import FOLDERS
 from trainer import features
 
 BASELINE = "baseline_model"
 # Argo, below Kubeflow, takes no underscore in a task's name.
 CLUSTER_BASELINE = "baseline-model"
+VERTEX_PUSHER = "vertex_pusher"
 
 
 @dataclass(frozen=True)
@@ -89,18 +96,34 @@ def create_pipeline(
         disable_statistics=True,
         # It pays over many spans; for one it is a third more Beam stages.
         disable_analyzer_cache=True,
-        custom_config={"image_shape": list(config.image.shape), "code_digest": code_digest},
+        custom_config={
+            "image_shape": list(config.image.shape),
+            "max_pixels": config.input.limits.max_pixels,
+            "code_digest": code_digest,
+        },
     )
     transform.add_upstream_node(gate)
 
+    learning: dict[str, Any] = {
+        "examples": examples,
+        "transform_graph": transform.outputs["transform_graph"],
+        "train_args": trainer_pb2.TrainArgs(splits=[features.TRAIN]),
+        # run_fn finds the other splits beside this one; TFX's default, `eval`, is not there.
+        "eval_args": trainer_pb2.EvalArgs(splits=[features.TRAIN]),
+    }
+    custom = {"code_digest": code_digest, FOLDERS: f"{places.artifacts}/training"}
+    tuner = None
+    if config.trainer.tuner.enabled:
+        tuner = tfx.components.Tuner(
+            tuner_fn="pipeline.tuner_fn.tuner_fn",
+            custom_config={"training": _training_config(config, tuner=True), **custom},
+            **learning,
+        )
     trainer = tfx.components.Trainer(
         run_fn="pipeline.run_fn.run_fn",
-        examples=examples,
-        transform_graph=transform.outputs["transform_graph"],
-        train_args=trainer_pb2.TrainArgs(splits=[features.TRAIN]),
-        # run_fn finds the other splits beside this one; TFX's default, `eval`, is not there.
-        eval_args=trainer_pb2.EvalArgs(splits=[features.TRAIN]),
-        custom_config={"training": _training_config(config), "code_digest": code_digest},
+        hyperparameters=tuner.outputs["best_hyperparameters"] if tuner else None,
+        custom_config={"training": _training_config(config), **custom},
+        **learning,
     )
     baseline = _baseline(config, places, trainer)
     evaluator = tfx.components.Evaluator(
@@ -108,15 +131,40 @@ def create_pipeline(
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
         example_splits=[features.TEST],
-        eval_config=create_eval_config(config.evaluation),
+        eval_config=create_eval_config(config.evaluation, config.image.shape),
+        module_path=SLICES_MODULE,
     )
-    pusher = tfx.components.Pusher(
+    model_gate = ModelGate(
+        evaluation=evaluator.outputs["evaluation"],
         model=trainer.outputs["model"],
-        model_blessing=evaluator.outputs["blessing"],
-        push_destination=pusher_pb2.PushDestination(
-            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=config.push.directory)
-        ),
+        baseline_model=baseline.outputs["model"],
+        bounds=config.evaluation,
+        code_digest=code_digest,
     )
+    checks = _serving_checks(config, trainer.outputs["model"], code_digest)
+    blessed = {
+        "model": trainer.outputs["model"],
+        "model_blessing": model_gate.outputs["blessing"],
+        "infra_blessing": checks[0].outputs["blessing"] if checks else None,
+    }
+    pusher = Pusher(
+        config.push.directory,
+        **blessed,
+        examples=examples,
+        evaluation=evaluator.outputs["evaluation"],
+        user=config.push.user,
+    )
+    labelling = []
+    if config.bulk.in_pipeline:
+        step = BulkInference(
+            trainer.outputs["model"],
+            config.bulk,
+            model_blessing=model_gate.outputs["blessing"],
+            code_digest=code_digest,
+        )
+        # It ends the run where the model was refused: all else has its say before.
+        step.add_upstream_node(pusher)
+        labelling = [step]
     components: list[base_node.BaseNode] = [
         example_gen,
         statistics_gen,
@@ -124,16 +172,21 @@ def create_pipeline(
         validator,
         gate,
         transform,
+        *([tuner] if tuner else []),
         trainer,
+        *checks,
         baseline,
         evaluator,
+        model_gate,
         pusher,
+        *_vertex_pushers(config, places, blessed),
+        *labelling,
     ]
     if places.history:
         components.append(
             RunRecord(
                 examples=examples,
-                blessing=evaluator.outputs["blessing"],
+                blessing=model_gate.outputs["blessing"],
                 pushed_model=pusher.outputs["pushed_model"],
                 history=places.history,
             )
@@ -162,6 +215,15 @@ def _baseline(
     ).with_id(BASELINE)
 
 
+def _serving_checks(
+    config: PipelineConfig, model: Any, code_digest: str
+) -> list[base_node.BaseNode]:
+    """Returns the check of the export, unless it is switched off."""
+    if not config.serving_check.enabled:
+        return []
+    return [ServingCheck(model, config.serving_check, code_digest=code_digest)]
+
+
 def _schema(
     config: PipelineConfig, statistics_gen: base_node.BaseNode
 ) -> tuple[base_node.BaseNode, Any]:
@@ -175,13 +237,43 @@ def _schema(
     return step, step.outputs["schema"]
 
 
+def _vertex_pushers(
+    config: PipelineConfig, places: Places, blessed: dict[str, Any]
+) -> list[base_node.BaseNode]:
+    """Makes the step that deploys to a Vertex endpoint, where one is configured."""
+    vertex = config.push.vertex
+    if vertex is None:
+        return []
+    if not places.artifacts.startswith("gs://"):
+        raise ConfigError(
+            f"push.vertex: Vertex reads models from Cloud Storage only, and the artifacts of this"
+            f" run lie in {places.artifacts}; give a root at gs://, or leave push.vertex out"
+        )
+    vertex_ai = tfx.extensions.google_cloud_ai_platform
+    pusher = vertex_ai.Pusher(
+        **blessed,
+        custom_config={
+            vertex_ai.ENABLE_VERTEX_KEY: True,
+            vertex_ai.VERTEX_REGION_KEY: vertex.region,
+            vertex_ai.VERTEX_CONTAINER_IMAGE_URI_KEY: vertex.image,
+            vertex_ai.SERVING_ARGS_KEY: vertex_arguments(vertex),
+        },
+    )
+    return [pusher.with_id(VERTEX_PUSHER)]
+
+
 def _without(splits: Sequence[str]) -> list[str]:
     """Returns every split but these: TFX's components are told what to leave out."""
     return [split for split in features.SPLITS if split not in splits]
 
 
-def _training_config(config: PipelineConfig) -> str:
-    """Returns the sections that determine the model; a changed bound retrains nothing."""
+def _training_config(config: PipelineConfig, *, tuner: bool = False) -> str:
+    """Returns the sections that determine the model; a changed bound retrains nothing.
+
+    The tuner's options are the Tuner's: what it chose comes to the Trainer as an artifact.
+    """
     tree = config.model_dump(mode="json", by_alias=True)
+    if not tuner:
+        del tree["trainer"]["tuner"]
     sections = ("name", "input", "image", "schema", "model", "trainer")
     return json.dumps({section: tree[section] for section in sections}, sort_keys=True)

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,16 @@ from components.bulk_inference.config import BulkConfig
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import open_source
 from components.image_sources.spans import resolve
+from components.model_gate.verdict import HEADER
+from pipeline.causes import cause
 from pipeline.config import PipelineConfig
-from pipeline.console import Terminal, duration, logged, new_log_path
+from pipeline.console import Terminal, captured_output, duration, logged, new_log_path
 from pipeline.local_runner import RunResult, note_latest_run, prepare_root
 from pipeline.orchestration.lock import run_lock
 from pipeline.orchestration.runs import METRIC_NOTE, REASON_NOTE, REFUSALS_NOTE
 from trainer.progress import PROGRESS_LOGGER
 
-# What a person calls the steps; the names in the DAG are TFX's.
-_STEP_TITLES = {
+STEP_TITLES = {
     "ImageExampleGen": "ingest images",
     "StatisticsGen": "compute statistics",
     "SchemaGen": "infer the schema",
@@ -28,11 +29,17 @@ _STEP_TITLES = {
     "ExampleValidator": "look for anomalies",
     "AnomalyGate": "stop on anomalies",
     "Transform": "learn the preprocessing",
+    "Tuner": "search for the best options",
     "Trainer": "train and calibrate",
+    "ServingCheck": "check the export as a server loads it",
     "baseline_model": "find the last blessed model",
-    "Evaluator": "evaluate against the gate",
+    "Evaluator": "evaluate",
+    "ModelGate": "judge by the gate",
     "Pusher": "push",
+    "vertex_pusher": "deploy to Vertex",
+    "BulkInference": "label the archive",
 }
+"""What a person calls the steps; the names in the DAG are TFX's."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +51,18 @@ class Outcome:
         pushed: folder of the pushed version; empty when it was refused.
         metrics: of the test split, by name.
         test_images: how many images these were measured on.
-        refusals: a line for each bound that was missed.
+        refusals: a line for each bound that was missed, and for a failed check of the export.
+        gate: the verdict in a line.
+        checks: a row for each metric: its name, value, bound and verdict.
+        verdict: folder of `verdict.json`, which has every class and slice, and `verdict.txt`.
+        serving_check: what the check of the export found, in one line; empty without one.
         steps: for each step its wall time, seconds, and whether it came from the cache.
         seconds: wall time of the run.
+        labelled: folder of the table that BulkInference wrote; empty where it did not.
+        not_labelled: why it wrote none, though it is configured.
         pictures: folder of the pictures that training made.
         log: the log file.
+        report: the page that shows the run; empty where it could not be made.
     """
 
     blessed: bool
@@ -56,10 +70,17 @@ class Outcome:
     metrics: dict[str, float]
     test_images: int
     refusals: list[str]
+    gate: str
+    checks: list[dict[str, str]]
+    verdict: str
+    serving_check: str
     steps: dict[str, dict[str, Any]]
     seconds: float
+    labelled: str
+    not_labelled: str
     pictures: str
     log: str
+    report: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the outcome in a form for JSON."""
@@ -85,6 +106,8 @@ def train_and_push(
         Exception: What stopped the run.
     """
     check_input(config.input)
+    if config.bulk.in_pipeline and config.bulk.input is not None:
+        check_input(config.bulk.input)
     prepare_root(root)
     log_path = new_log_path(root)
     started = time.monotonic()
@@ -94,7 +117,7 @@ def train_and_push(
         terminal.live("loading TFX") as line,
     ):
         from pipeline.local_runner import run_pipeline
-        from pipeline.outcome import read_evaluation
+        from pipeline.outcome import read_evaluation, read_serving_check
 
         display = _StepDisplay(terminal, line)
         progress = logging.getLogger(PROGRESS_LOGGER)
@@ -103,30 +126,55 @@ def train_and_push(
             run = run_pipeline(config, root=root, on_step=display.step, notes={REASON_NOTE: reason})
         finally:
             progress.removeHandler(display)
-        evaluation = read_evaluation(run.steps["Evaluator"], config.evaluation)
+        evaluation = read_evaluation(run.steps["ModelGate"])
+        check = read_serving_check(run.steps.get("ServingCheck"))
         note_latest_run(
             root,
             {
                 **{f"{METRIC_NOTE}{name}": value for name, value in evaluation.metrics.items()},
-                REFUSALS_NOTE: "\n".join(evaluation.refusals),
+                REFUSALS_NOTE: "\n".join([*evaluation.verdict.refusals, *check.refusals]),
             },
         )
     seconds = time.monotonic() - started
+    verdict = evaluation.verdict
     outcome = Outcome(
-        blessed=evaluation.blessed,
+        blessed=verdict.blessed and check.blessed,
         pushed=_pushed_version(run),
         metrics=evaluation.metrics,
         test_images=evaluation.test_images,
-        refusals=evaluation.refusals,
+        refusals=[*verdict.refusals, *check.refusals],
+        gate=verdict.headline(),
+        checks=[dict(zip(HEADER, row.row(), strict=True)) for row in verdict.checks],
+        verdict=evaluation.folder,
+        serving_check=check.summary,
         steps={
             name: {"seconds": round(run.seconds[name], 3), "cached": run.steps[name].cached}
             for name in run.seconds
         },
         seconds=round(seconds, 3),
+        labelled="" if run.not_labelled else _labelled_table(run),
+        not_labelled=run.not_labelled,
         pictures=str(Path(run.steps["Trainer"].output("model_run")) / "pictures"),
         log=str(log_path),
     )
+    outcome = _with_report(terminal, outcome, root=root)
     show_outcome(terminal, outcome)
+    return outcome
+
+
+def _with_report(terminal: Terminal, outcome: Outcome, *, root: Path) -> Outcome:
+    """Writes the report; one that fails costs a warning and not the run."""
+    with captured_output(Path(outcome.log)), terminal.live("writing the report"):
+        try:
+            from pipeline.report.run_artifacts import read_latest
+            from pipeline.report.run_report import write_run_report
+
+            if outcome.labelled:
+                _archive_report(terminal, outcome.labelled)
+            return replace(outcome, report=str(write_run_report(read_latest(root))))
+        except Exception as error:
+            logging.getLogger("vaeline").exception("no report")
+            terminal.say(f"no report: {cause(error)}", style="yellow")
     return outcome
 
 
@@ -157,7 +205,7 @@ class _StepDisplay(logging.Handler):
     def step(self, name: str, seconds: float | None) -> None:
         """Receives the start (`seconds` is None) and the end of a step."""
         if seconds is None:
-            self._title, self._detail = _STEP_TITLES.get(name, name), ""
+            self._title, self._detail = STEP_TITLES.get(name, name), ""
             self._line(self._title)
         else:
             detail = f"  {self._detail}" if self._detail else ""
@@ -170,14 +218,22 @@ class _StepDisplay(logging.Handler):
 
 
 def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
-    """Prints the table that ends a run."""
+    """Prints the tables that end a run: why the model was or was not blessed, and what there is."""
+    terminal.table(
+        f"gate, on {outcome.test_images:,} test images: {outcome.gate}",
+        [tuple(check.values()) for check in outcome.checks],
+        header=HEADER,
+    )
     rows = [
-        ("gate", "blessed" if outcome.blessed else "REFUSED"),
-        *((name, f"{value:.4f}") for name, value in outcome.metrics.items()),
-        ("test images", f"{outcome.test_images:,}"),
+        ("gate", outcome.gate),
         *(("refused because", refusal) for refusal in outcome.refusals),
+        *((("served as trained", outcome.serving_check),) if outcome.serving_check else ()),
         ("pushed model", outcome.pushed or "nothing was pushed"),
+        *((("labelled table", outcome.labelled),) if outcome.labelled else ()),
+        *((("NOT LABELLED", outcome.not_labelled),) if outcome.not_labelled else ()),
         ("pictures", outcome.pictures),
+        ("report", outcome.report or "could not be made; see the log"),
+        ("verdict", outcome.verdict),
         ("time", duration(outcome.seconds)),
     ]
     terminal.table("pipeline run", rows)
@@ -186,6 +242,11 @@ def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
 def _pushed_version(run: RunResult) -> str:
     properties = run.steps["Pusher"].properties["pushed_model"][0]
     return str(properties.get("pushed_destination", ""))
+
+
+def _labelled_table(run: RunResult) -> str:
+    step = run.steps.get("BulkInference")
+    return step.output("annotations") if step else ""
 
 
 def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> dict[str, Any]:
@@ -206,14 +267,16 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
     with logged(terminal, log_path), terminal.live() as line:
         from components.bulk_inference.job import run_bulk
 
-        result = run_bulk(config, progress=lambda event: line(_bulk_line(event)), command=sys.argv)
+        result = run_bulk(config, progress=lambda event: line(event.line()), command=sys.argv)
+        page = ""
+        if config.report and result.estimate is None:
+            page = _archive_report(terminal, config.output)
     for note in result.notes:
         terminal.say(note, style="yellow")
     if result.estimate is not None:
         terminal.table("estimate for the whole job", _estimate_rows(result.estimate))
         return result.as_dict()
     kept = f" ({result.reused:,} rows kept)" if result.reused else ""
-    drift = (result.drift or {}).get("alarm")
     rows = [
         ("members", f"{result.members:,}{kept}"),
         ("rows", f"{result.rows:,}"),
@@ -221,13 +284,31 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
         ("duplicates skipped", f"{result.duplicates:,}"),
         ("labels", _breakdown(result.labels)),
         ("verdicts", _breakdown(result.verdicts)),
-        *((("drift", "ALARM: see drift.md" if drift else "none found"),) if result.drift else ()),
+        *((("drift", _drift(result.drift)),) if result.drift else ()),
         ("model", result.model),
         ("table", result.output),
+        *((("report", page),) if page else ()),
         ("time", _bulk_time(result)),
     ]
     terminal.table("labelled archive", rows)
-    return result.as_dict()
+    return {**result.as_dict(), "report": page}
+
+
+def _archive_report(terminal: Terminal, output: str) -> str:
+    try:
+        from pipeline.report.archive_report import write_archive_report
+
+        return write_archive_report(output)
+    except Exception as error:
+        logging.getLogger("vaeline").exception("no report")
+        terminal.say(f"no report: {cause(error)}", style="yellow")
+        return ""
+
+
+def _drift(report: Mapping[str, Any]) -> str:
+    if not report["tests"]:
+        return f"not judged: {report['note']}"
+    return "ALARM: see drift.md" if report["alarm"] else "none found"
 
 
 def _bulk_time(result: Any) -> str:
@@ -246,15 +327,6 @@ def _estimate_rows(estimate: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("memory", f"{estimate['memory_bytes'] / 2**20:,.0f} MiB"),
         ("output", f"{estimate['output_bytes'] / 2**20:,.1f} MiB"),
     ]
-
-
-def _bulk_line(event: Any) -> str:
-    total = f" of {event.total:,}" if event.total else ""
-    eta = f", {duration(event.eta_secs)} left" if event.eta_secs is not None else ""
-    return (
-        f"{event.members:,}{total} images, {event.images_per_second:,.0f} images/s, "
-        f"{event.rejects:,} rejects{eta}"
-    )
 
 
 def _with_breakdown(count: int, parts: Mapping[str, int]) -> str:

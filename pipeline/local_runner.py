@@ -30,10 +30,12 @@ class RunResult:
     Attributes:
         steps: every step by its name in the DAG.
         seconds: wall time of each step, by name.
+        not_labelled: why BulkInference labelled nothing; empty where it did or is not there.
     """
 
     steps: dict[str, Step]
     seconds: dict[str, float]
+    not_labelled: str = ""
 
 
 class _StepListener(logging.Handler):
@@ -117,6 +119,7 @@ def run_pipeline(
     """
     from tfx import v1 as tfx
 
+    from components.bulk_inference.executor import UnblessedModelError
     from pipeline.graph import Places, create_pipeline
 
     prepare_root(root)
@@ -137,9 +140,14 @@ def run_pipeline(
             noted = True
         on_step(name, seconds)
 
+    not_labelled = ""
     with timed_steps(step) as seconds:
-        tfx.orchestration.LocalDagRunner().run(pipeline)
-    return RunResult(steps=latest_run(connection), seconds=seconds)
+        try:
+            tfx.orchestration.LocalDagRunner().run(pipeline)
+        except UnblessedModelError as error:
+            # The last step, and its refusal: the run's own result is there, and is told as such.
+            not_labelled = str(error)
+    return RunResult(latest_run(connection), seconds, not_labelled)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Pictures of a training: the Trainer's entry draws them beside the model run."""
 
+import io
+import posixpath
 from collections.abc import Sequence
-from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -15,6 +16,7 @@ from trainer.pixels import to_levels, to_unit
 
 _COLUMNS = 12
 _MOST_POINTS = 2000
+_BATCH = 64
 _SEED = 3
 # Between the images of a grid: pixels, and their grey level.
 _GAP, _GAP_LEVEL = 1, 128
@@ -23,27 +25,36 @@ _COLOURS = [*(f"C{n}" for n in range(10)), *(mpl.colormaps["tab20"](n) for n in 
 
 
 def draw_training(
-    folder: Path, *, model: VaeClassifier, images: ImageSet, classes: Sequence[str]
+    folder: str, *, model: VaeClassifier, images: ImageSet, classes: Sequence[str]
 ) -> None:
     """Draws `reconstructions.png`, `samples.png` and `latent_map.png`.
 
     Args:
-        folder: Where to; made when missing.
+        folder: Where to, local or remote; made when missing.
         model: The trained model.
         images: Images that training has not learned from, if there are any.
         classes: Names by label.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    tf.io.gfile.makedirs(folder)
     shown = to_unit(tf.constant(images.images[:_COLUMNS]))
     reconstruction = to_levels(model.analyse(shown)["reconstruction"]).numpy()
-    _save(_grid([images.images[:_COLUMNS], reconstruction]), folder / "reconstructions.png")
-    if model.config.conditioning == "latent":
+    _save(
+        _grid([images.images[:_COLUMNS], reconstruction]),
+        folder,
+        "reconstructions.png",
+    )
+    if model.config.conditioning != "hidden":
         latent = tf.random.stateless_normal([3 * _COLUMNS, model.config.latent_size], [_SEED, 0])
-        samples = to_levels(model.decode_latent(latent)).numpy()
-        _save(_grid(np.split(samples, 3)), folder / "samples.png")
+        # Where the decoder sees the class, one class after the other.
+        labels = tf.range(3 * _COLUMNS) % model.num_classes
+        samples = to_levels(model.decode_latent(latent, labels)).numpy()
+        _save(_grid(np.split(samples, 3)), folder, "samples.png")
     points = images.take(np.arange(min(len(images), _MOST_POINTS)))
-    embedding = model.analyse(to_unit(tf.constant(points.images)))["embedding"].numpy()
-    _save(_latent_map(embedding, points.labels, classes), folder / "latent_map.png")
+    # In parts: two thousand large images at once would take gigabytes.
+    parts = np.array_split(points.images, -(-len(points) // _BATCH))
+    means = [model.encode(to_unit(tf.constant(part))).mean.numpy() for part in parts]
+    embedding = np.concatenate(means)
+    _save(_latent_map(embedding, points.labels, classes), folder, "latent_map.png")
 
 
 def _grid(rows: Sequence[NDArray[np.uint8]]) -> Figure:
@@ -80,5 +91,8 @@ def _latent_map(
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, dpi=120)
+def _save(figure: Figure, folder: str, name: str) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    with tf.io.gfile.GFile(posixpath.join(folder, name), "wb") as file:
+        file.write(buffer.getvalue())

@@ -1,10 +1,8 @@
 """TFX's Trainer enters here: from its arguments to a trained, calibrated and exported model."""
 
 import hashlib
-import json
 import logging
 import posixpath
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,128 +10,135 @@ import tensorflow as tf
 import yaml
 
 from pipeline.digests import library_versions, value_digest
+from pipeline.ingested_mix import read_mix
 from pipeline.pictures import draw_training
+from pipeline.training import Training, prepare, split_files
+from pipeline.training_folder import FOLDERS, publish, remove, training_folder
 from serving.export import export_model
+from serving.golden import MOST_IMAGES
 from trainer import features
+from trainer import strategy as strategies
 from trainer.callbacks import Progress
-from trainer.config import ImageConfig, ModelConfig, TrainerConfig
-from trainer.input_pipeline import ImageSet, load_images
-from trainer.preprocessing import RecordTransform
+from trainer.preprocessing import parse_records
 from trainer.progress import PROGRESS_LOGGER
 from trainer.train import TrainResult, train
 
 _LOG = logging.getLogger(PROGRESS_LOGGER)
-_SPLIT_PREFIX = "Split-"
-_MIB = 1024 * 1024
 _DIGEST_LENGTH = 16
 
 PICTURES = "pictures"
 """Folder of the pictures, in the model run."""
 
-# Splits that training and calibration may see. The test split belongs to the gate alone.
-_SPLITS = (features.TRAIN, features.VALIDATION, features.CALIBRATION, features.UNLABELLED)
-
 
 def run_fn(fn_args: Any) -> None:
     """Trains a model and writes it where TFX wants it.
 
+    Of several workers (TF_CONFIG) all call it with equal arguments; the chief writes, and none
+    returns before the export is there, because TFX looks for it on each of them.
+
     Args:
         fn_args: TFX's `FnArgs`; `custom_config` holds `training`, the JSON of the sections that
-            determine the model, and `code_digest`.
+            determine the model, `code_digest`, and `training_folders`, where an interrupted
+            training is found again. `hyperparameters` are the tuner's choice, if it ran.
 
     Raises:
         ValueError: The data can't train this model; the message says why.
+        PreemptedError: SIGTERM came; the same training goes on when it is started again.
     """
-    tree = json.loads(fn_args.custom_config["training"])
-    image_config = ImageConfig(**tree["image"])
-    trainer_config = TrainerConfig(**tree["trainer"])
-    transform = RecordTransform(fn_args.transform_graph_path)
-    data = _load_splits(fn_args, transform, image_config, trainer_config)
-    mean, std = transform.moments()
-    _LOG.info("%s", ", ".join(f"{len(images):,} {split}" for split, images in data.items()))
-    result = train(
-        model_config=ModelConfig(**tree["model"]),
-        trainer_config=trainer_config,
-        data=data,
-        image_shape=image_config.shape,
-        num_classes=len(transform.classes),
-        pixel_mean=mean.tolist(),
-        # A channel that never changes has nothing to normalise.
-        pixel_std=np.where(std > 0, std, 1.0).tolist(),
-        workdir=fn_args.model_run_dir,
-        progress=_report,
+    training = prepare(fn_args, scratch=fn_args.model_run_dir)
+    is_chief = strategies.is_chief(training.strategy)
+    code = fn_args.custom_config["code_digest"]
+    folder = training_folder(
+        fn_args.custom_config[FOLDERS], "trainer", {"code": code, **training.identity()}
     )
+    _LOG.info("%s", ", ".join(f"{len(images):,} {name}" for name, images in training.data.items()))
+    result = train(
+        model_config=training.model,
+        trainer_config=training.trainer,
+        workdir=folder,
+        strategy=training.strategy,
+        progress=_report,
+        **training.arguments(),
+    )
+    if is_chief:
+        _write(fn_args, training, result)
+        publish(folder, fn_args.model_run_dir)
+    strategies.agree(training.strategy, False)
+    if is_chief:
+        remove(folder)
+
+
+def _write(fn_args: Any, training: Training, result: TrainResult) -> None:
+    """Exports the model and draws its pictures."""
+    options = training.options
     export_model(
         fn_args.serving_model_dir,
         model=result.model,
-        transform=transform,
-        card=_card(fn_args, tree, result, data),
-        config_yaml=yaml.safe_dump(tree, sort_keys=False, allow_unicode=True),
+        transform=training.transform,
+        card=_card(fn_args, training, result),
+        config_yaml=yaml.safe_dump(options, sort_keys=False, allow_unicode=True),
+        golden=_golden_files(fn_args),
     )
     draw_training(
-        Path(fn_args.model_run_dir) / PICTURES,
+        posixpath.join(fn_args.model_run_dir, PICTURES),
         model=result.model,
-        images=data.get(features.VALIDATION, data[features.TRAIN]),
-        classes=transform.classes,
+        images=training.data.get(features.VALIDATION, training.data[features.TRAIN]),
+        classes=training.transform.classes,
     )
 
 
-def _load_splits(
-    fn_args: Any, transform: RecordTransform, image: ImageConfig, config: TrainerConfig
-) -> dict[str, ImageSet]:
-    # TFX names only the files of the splits that it is asked for and fails on one that is not
-    # there; the others lie beside them.
-    (pattern,) = fn_args.train_files
-    examples = posixpath.dirname(posixpath.dirname(pattern))
-    decode = tf.function(transform.decode_examples, autograph=False)
-    data = {}
-    for split in _SPLITS:
-        folder = posixpath.join(examples, _SPLIT_PREFIX + split)
-        if tf.io.gfile.exists(folder) and tf.io.gfile.listdir(folder):
-            data[split] = load_images(
-                [posixpath.join(folder, "*")],
-                decode,
-                image_shape=image.shape,
-                memory_limit_bytes=config.memory_limit_mb * _MIB,
-            )
-    return data
+def _golden_files(fn_args: Any) -> list[bytes]:
+    """Reads image files of the validation split, or of train, for the export's golden set."""
+    for split in (features.VALIDATION, features.TRAIN):
+        files = sorted(tf.io.gfile.glob(split_files(fn_args, split)))
+        if files:
+            compression = "GZIP" if files[0].endswith(".gz") else ""
+            records = tf.data.TFRecordDataset(files, compression_type=compression)
+            batch = next(iter(records.batch(MOST_IMAGES)))
+            encoded, _ = parse_records(batch)
+            return [bytes(file) for file in encoded.numpy()]
+    return []
 
 
-def _card(
-    fn_args: Any, tree: dict[str, Any], result: TrainResult, data: dict[str, ImageSet]
-) -> dict[str, Any]:
+def _card(fn_args: Any, training: Training, result: TrainResult) -> dict[str, Any]:
     model = result.model
-    fitted = {weight.path: weight.numpy() for weight in model.scores.weights}
     return {
-        "name": tree["name"],
+        "name": training.options["name"],
         "digests": {
-            "model": _digest_arrays({w.path: w.numpy() for w in model.weights}),
-            "transform": _digest_files(Path(fn_args.transform_graph_path)),
-            "calibration": _digest_arrays(fitted),
+            "model": _digest_weights(model.weights),
+            "transform": _digest_files(fn_args.transform_graph_path),
+            "calibration": _digest_weights(model.scores.weights),
             "code": fn_args.custom_config["code_digest"],
-            "config": value_digest(tree),
+            "config": value_digest(training.options),
         },
-        "images": {split: len(images) for split, images in data.items()},
+        "images": {split: len(images) for split, images in training.data.items()},
         "calibration": result.calibration,
-        "summaries": result.summaries,
+        "summaries": {**result.summaries, **read_mix(fn_args.train_files)},
         "steps": result.steps,
         "libraries": library_versions(),
     }
 
 
-def _digest_arrays(arrays: dict[str, np.ndarray]) -> str:
+def _digest_weights(weights: list[Any]) -> str:
     digest = hashlib.sha256()
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+    # In the model's order: Keras numbers layers by process, so the same weights have other names.
+    for array in (weight.numpy() for weight in weights):
+        digest.update(f"{array.dtype} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:_DIGEST_LENGTH]
 
 
-def _digest_files(folder: Path) -> str:
+def _digest_files(folder: str) -> str:
     digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(path.relative_to(folder).as_posix().encode())
-        digest.update(path.read_bytes())
+    paths = [
+        posixpath.join(parent, name)
+        for parent, _, files in tf.io.gfile.walk(folder)
+        for name in files
+    ]
+    for path in sorted(paths):
+        digest.update(path.removeprefix(folder).lstrip("/").encode())
+        with tf.io.gfile.GFile(path, "rb") as file:
+            digest.update(file.read())
     return digest.hexdigest()[:_DIGEST_LENGTH]
 
 

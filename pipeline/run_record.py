@@ -33,11 +33,11 @@ class Step:
         name: the node's id in the DAG.
         cached: its outputs were taken from an earlier run.
         failed: it ended with an error.
+        seconds: wall time, as the metadata store saw it.
         outputs: folders of the artifacts by output name.
         properties: custom properties of the artifacts by output name.
         state: `done`, `cached`, `failed` or `running` (at work, or stopped without a word).
         started: seconds since 1970-01-01 UTC.
-        seconds: wall time from its start to the last that is known of it.
         inputs: folders of the artifacts it read, by input name.
         settings: its exec properties.
         output_ids: ids of the artifacts by output name.
@@ -47,11 +47,11 @@ class Step:
     name: str
     cached: bool
     failed: bool
+    seconds: float = 0.0
     outputs: dict[str, list[str]] = field(default_factory=dict)
     properties: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     state: str = _DONE
     started: float = 0.0
-    seconds: float = 0.0
     inputs: dict[str, list[str]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     output_ids: dict[str, list[int]] = field(default_factory=dict)

@@ -4,7 +4,7 @@
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import keras
 import tensorflow as tf
 
 from serving import names
+from serving.golden import answer_in_memory, write_golden
 from serving.signatures import create_signatures
+from serving.warmup import write_warm_up
 from trainer.model import VaeClassifier
 from trainer.preprocessing import RecordTransform
 
@@ -24,6 +26,7 @@ def export_model(
     transform: RecordTransform,
     card: Mapping[str, Any],
     config_yaml: str,
+    golden: Sequence[bytes] = (),
 ) -> None:
     """Exports with `keras.export.ExportArchive`.
 
@@ -36,14 +39,16 @@ def export_model(
         transform: The graph that the model was trained behind.
         card: What `assets.extra/model.json` says beside the shapes and classes: digests, metrics.
         config_yaml: The configuration that made the model, for `assets.extra/config.yaml`.
+        golden: Image files, of which the first are kept in `assets.extra/golden.npz` with what the
+            model in memory says of them.
     """
     archive = keras.export.ExportArchive()
     archive.track(model)
     # Without it the label vocabulary's table is missing from the export.
-    archive.track(transform.layer)
+    archive.track(transform.resources)
     for signature in create_signatures(model, transform):
         archive.add_endpoint(
-            signature.name, _as_written(signature.function), input_signature=[signature.spec]
+            signature.name, _as_written(signature.function), input_signature=signature.specs
         )
     archive.write_out(str(folder), verbose=False)
 
@@ -53,10 +58,13 @@ def export_model(
         "classes": list(transform.classes),
         "image_shape": list(model.image_shape),
         "embedding_size": model.config.latent_size,
+        "body_dtype": model.body_dtype,
         **card,
     }
     _write_text(extra / names.MODEL_CARD, json.dumps(description, indent=2, sort_keys=True))
     _write_text(extra / names.CONFIG, config_yaml)
+    write_golden(answer_in_memory(model, transform, golden), str(extra / names.GOLDEN))
+    write_warm_up(str(extra / names.WARM_UP), model.image_shape)
 
 
 def _as_written(function: Callable[..., Any]) -> Callable[..., Any]:

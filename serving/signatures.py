@@ -15,6 +15,7 @@ from trainer.model import VaeClassifier
 from trainer.preprocessing import RecordTransform, parse_records
 
 _TOP_K = 5
+_MOST_SAMPLES = 4096
 _VERDICTS = ("accept", "review", "reject")
 
 _DEFAULT_OUTPUTS = (
@@ -26,7 +27,7 @@ _DEFAULT_OUTPUTS = (
     names.OUTLIER_SCORE,
     names.VERDICT,
 )
-_EXAMPLE_OUTPUTS = (names.PROBABILITIES,)
+_EXAMPLE_OUTPUTS = (names.LABEL, names.PROBABILITIES, names.ELBO, names.OUTLIER_SCORE)
 _SCORE_OUTPUTS = (names.ELBO, names.RECONSTRUCTION_ERROR, names.OUTLIER_SCORE, names.VERDICT)
 
 
@@ -36,13 +37,13 @@ class Signature:
 
     Attributes:
         name: what clients ask for.
-        function: takes one tensor and returns named tensors.
-        spec: of the function's argument, whose name is the request's input name.
+        function: takes tensors and returns named tensors.
+        specs: of the function's arguments, whose names are the request's input names.
     """
 
     name: str
     function: Callable[..., dict[str, tf.Tensor]]
-    spec: tf.TensorSpec
+    specs: tuple[tf.TensorSpec, ...]
 
 
 def create_signatures(model: VaeClassifier, transform: RecordTransform) -> tuple[Signature, ...]:
@@ -53,12 +54,16 @@ def create_signatures(model: VaeClassifier, transform: RecordTransform) -> tuple
         transform: The graph that the model was trained behind.
 
     Returns:
-        The signatures; `generate` only where the decoder makes images from a latent alone.
+        The signatures; `generate` and `sample` only where the decoder makes images without
+        seeing one.
     """
     image_shape = model.image_shape
     classes = tf.constant(transform.classes)
     top_k = min(_TOP_K, len(transform.classes))
 
+    # One graph function that all signatures call: it is traced once, and in each of them what is
+    # not asked for is pruned away.
+    @tf.function(input_signature=[tf.TensorSpec([None, *image_shape])], autograph=False)
     def annotate_unit(unit: tf.Tensor) -> dict[str, tf.Tensor]:
         analysis = model.analyse(unit)
         probabilities = analysis["probabilities"]
@@ -88,6 +93,15 @@ def create_signatures(model: VaeClassifier, transform: RecordTransform) -> tuple
     def serving_default(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return _only(annotate(image_bytes), _DEFAULT_OUTPUTS)
 
+    def serving_default_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return _only(annotate_pixels(pixels), _DEFAULT_OUTPUTS)
+
+    def embed_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return _only(annotate_pixels(pixels), (names.EMBEDDING,))
+
+    def score_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return _only(annotate_pixels(pixels), _SCORE_OUTPUTS)
+
     def embed(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return _only(annotate(image_bytes), (names.EMBEDDING,))
 
@@ -98,8 +112,7 @@ def create_signatures(model: VaeClassifier, transform: RecordTransform) -> tuple
         return _only(annotate_unit(transform.images(image_bytes)), (names.IMAGE,))
 
     def classify_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        # No more than the gate reads: TFMA fetches every output, and the outlier score alone
-        # costs more than the classification.
+        # No more than the evaluation reads: TFMA fetches every output.
         encoded, _ = parse_records(examples)
         return _only(annotate(encoded), _EXAMPLE_OUTPUTS)
 
@@ -107,26 +120,84 @@ def create_signatures(model: VaeClassifier, transform: RecordTransform) -> tuple
         _, texts = parse_records(examples)
         return {names.LABEL_INDEX: transform.labels(texts)[:, tf.newaxis]}
 
-    def generate(latent: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {names.IMAGE: pixels.to_levels(model.decode_latent(latent))}
-
     encoded = tf.TensorSpec([None], tf.string, name=names.IMAGE_BYTES)
     examples = tf.TensorSpec([None], tf.string, name=names.EXAMPLES)
     decoded = tf.TensorSpec([None, None, None, None], tf.uint8, name=names.PIXELS)
-    signatures = [
-        Signature(names.SERVING_DEFAULT, serving_default, encoded),
-        Signature(names.ANNOTATE, annotate, encoded),
-        Signature(names.ANNOTATE_PIXELS, annotate_pixels, decoded),
-        Signature(names.CLASSIFY_EXAMPLES, classify_examples, examples),
-        Signature(names.TRANSFORM_LABELS, transform_labels, examples),
-        Signature(names.EMBED, embed, encoded),
-        Signature(names.SCORE, score, encoded),
-        Signature(names.RECONSTRUCT, reconstruct, encoded),
-    ]
-    if model.config.conditioning == "latent":
-        latent = tf.TensorSpec([None, model.config.latent_size], tf.float32, name=names.LATENT)
-        signatures.append(Signature(names.GENERATE, generate, latent))
-    return tuple(signatures)
+    return (
+        Signature(names.SERVING_DEFAULT, serving_default, (encoded,)),
+        Signature(names.SERVING_DEFAULT_PIXELS, serving_default_pixels, (decoded,)),
+        Signature(names.ANNOTATE, annotate, (encoded,)),
+        Signature(names.ANNOTATE_PIXELS, annotate_pixels, (decoded,)),
+        Signature(names.CLASSIFY_EXAMPLES, classify_examples, (examples,)),
+        Signature(names.TRANSFORM_LABELS, transform_labels, (examples,)),
+        Signature(names.EMBED, embed, (encoded,)),
+        Signature(names.EMBED_PIXELS, embed_pixels, (decoded,)),
+        Signature(names.SCORE, score, (encoded,)),
+        Signature(names.SCORE_PIXELS, score_pixels, (decoded,)),
+        Signature(names.RECONSTRUCT, reconstruct, (encoded,)),
+        *_generating(model, transform.classes),
+    )
+
+
+def _generating(model: VaeClassifier, classes: tuple[str, ...]) -> tuple[Signature, ...]:
+    """Signatures that make images: of given latent vectors, and of drawn ones."""
+    by_class = model.config.conditioning == "label"
+    if not by_class and model.config.conditioning != "latent":
+        return ()
+    size = model.config.latent_size
+
+    def decode(latent: tf.Tensor, labels: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        numbers = None if labels is None else _numbers(labels, classes)
+        return {names.IMAGE: pixels.to_levels(model.decode_latent(latent, numbers))}
+
+    def draw(count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        # p(z): the standard normal distribution that the bound's KL term refers to.
+        limit = [f"{names.COUNT} has to be 1 to {_MOST_SAMPLES}, it is", count]
+        is_fair = (count > 0) & (count <= _MOST_SAMPLES)
+        with tf.control_dependencies([tf.debugging.Assert(is_fair, limit)]):
+            seeds = tf.stack([seed, tf.constant(0, tf.int64)])
+        return tf.random.stateless_normal(tf.stack([count, size]), seeds)
+
+    def generate(latent: tf.Tensor) -> dict[str, tf.Tensor]:
+        return decode(latent, None)
+
+    def generate_class(latent: tf.Tensor, class_label: tf.Tensor) -> dict[str, tf.Tensor]:
+        return decode(latent, class_label)
+
+    def sample(count: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+        latent = draw(count, seed)
+        return {names.LATENT: latent, **decode(latent, None)}
+
+    def sample_class(
+        count: tf.Tensor, seed: tf.Tensor, class_label: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        latent = draw(count, seed)
+        return {names.LATENT: latent, **decode(latent, tf.fill([count], class_label))}
+
+    latent = tf.TensorSpec([None, size], tf.float32, name=names.LATENT)
+    count = tf.TensorSpec([], tf.int32, name=names.COUNT)
+    seed = tf.TensorSpec([], tf.int64, name=names.SEED)
+    if not by_class:
+        return (
+            Signature(names.GENERATE, generate, (latent,)),
+            Signature(names.SAMPLE, sample, (count, seed)),
+        )
+    each = tf.TensorSpec([None], tf.string, name=names.CLASS_LABEL)
+    one = tf.TensorSpec([], tf.string, name=names.CLASS_LABEL)
+    return (
+        Signature(names.GENERATE, generate_class, (latent, each)),
+        Signature(names.SAMPLE, sample_class, (count, seed, one)),
+    )
+
+
+def _numbers(labels: tf.Tensor, classes: tuple[str, ...]) -> tf.Tensor:
+    """Numbers of class names, int32 `[batch]`; an unknown name is an error that tells it."""
+    matches = tf.equal(labels[:, tf.newaxis], tf.constant(classes)[tf.newaxis])
+    is_known = tf.reduce_any(matches, axis=1)
+    unknown = tf.boolean_mask(labels, ~is_known)
+    message = ["no such class:", unknown, "; the classes are:", tf.constant(classes)]
+    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(is_known), message)]):
+        return tf.argmax(matches, axis=1, output_type=tf.int32)
 
 
 def _fit_unit(levels: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:

@@ -110,6 +110,8 @@ def _train(
             "validation": result.history[-1].get("validation"),
         }
         (out / "model.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    # A worker that leaves early would take the cluster down under the chief.
+    strategies.agree(strategy, False)
 
 
 if __name__ == "__main__":

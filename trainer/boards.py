@@ -1,11 +1,13 @@
 """TensorBoard: scalars of training and validation, and pictures of what the model has learned.
 
-Called by `train.py` on the chief. Pictures: reconstructions, samples of the prior, the latent map.
+Called by `loop.py` on the chief. Pictures: reconstructions, samples of the prior, the latent map;
+a few small ones go to files, for the run report (`strip.py`).
 """
 
 import io
 import math
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,13 @@ import tensorflow as tf
 
 from trainer.input_pipeline import ImageSet
 from trainer.model import VaeClassifier
+from trainer.strip import Strip
 
 _SHOWN = 16
 _MAP_IMAGES = 1000
+_PICTURE_SECS = 60.0
+"""Between pictures on TensorBoard."""
+_MAP_BATCH = 64
 
 
 class Boards:
@@ -25,10 +31,19 @@ class Boards:
         workdir: events go to `tensorboard` in it.
         data: images to show, of the validation split if there is one.
         seed: of the prior's samples.
+        total_steps: steps planned.
+        events: write TensorBoard's events; the strip is written anyway.
     """
 
-    def __init__(self, workdir: str, data: ImageSet, *, seed: int) -> None:
-        self._writer = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
+    def __init__(
+        self, workdir: str, data: ImageSet, *, seed: int, total_steps: int, events: bool
+    ) -> None:
+        self._writer = None
+        if events:
+            self._writer = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
+        self._strip = Strip(workdir, data.images, seed=seed, total_steps=total_steps)
+        self._total_steps = total_steps
+        self._pictured_at = time.monotonic()
         self._shown = data.images[:_SHOWN]
         self._mapped = data.images[:_MAP_IMAGES]
         self._labels = data.labels[:_MAP_IMAGES]
@@ -36,22 +51,30 @@ class Boards:
 
     def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
         """Writes numbers under `group/`."""
+        if self._writer is None:
+            return
         with self._writer.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(f"{group}/{name}", value)
 
     def pictures(self, step: int, model: VaeClassifier) -> None:
-        """Writes the pictures of the model's present state."""
+        """Writes the pictures of the model's present state that are due."""
+        self._strip.take(step, model)
+        waited = time.monotonic() - self._pictured_at
+        if self._writer is None or (step < self._total_steps and waited < _PICTURE_SECS):
+            return
         with self._writer.as_default(step=step):
             tf.summary.image("reconstructions", self._reconstructions(model))
             if model.config.conditioning != "hidden":
                 tf.summary.image("prior samples", _grid(self._samples(model)))
             tf.summary.image("latent map", self._latent_map(model))
         self._writer.flush()
+        self._pictured_at = time.monotonic()
 
     def close(self) -> None:
         """Ends the file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
     def _reconstructions(self, model: VaeClassifier) -> np.ndarray:
         """Images in the upper row, their reconstructions in the lower."""
@@ -69,7 +92,9 @@ class Boards:
     def _latent_map(self, model: VaeClassifier) -> np.ndarray:
         """Posterior means in the plane (of their two principal components if d > 2)."""
         pixels = self._mapped.astype(np.float32) / 255.0
-        latent = model.encode(pixels).mean.numpy()
+        # In parts: a thousand large images at once would take gigabytes.
+        parts = np.array_split(pixels, math.ceil(len(pixels) / _MAP_BATCH))
+        latent = np.concatenate([model.encode(part).mean.numpy() for part in parts])
         if latent.shape[1] > 2:
             centred = latent - latent.mean(axis=0)
             _, _, axes = np.linalg.svd(centred, full_matrices=False)

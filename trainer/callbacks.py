@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from trainer.checkpoints import write_atomic
+from trainer.progress import clock
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,21 +43,17 @@ class Progress:
 
     def line(self) -> str:
         """One line for a person."""
-        losses = f"loss {self.parts['loss']:.4f}  elbo {self.parts['elbo']:.1f}"
-        if self.parts.get("cross_entropy"):
-            losses += f"  cross-entropy {self.parts['cross_entropy']:.4f}"
+        parts = self.parts
+        losses = f"loss {parts['loss']:.4f}  elbo {parts['elbo']:.1f} (kl {parts['kl']:.1f})"
+        if parts.get("cross_entropy"):
+            losses += f"  cross-entropy {parts['cross_entropy']:.4f}"
         text = (
             f"step {self.step}/{self.total_steps}  epoch {self.epoch:.1f}  "
-            f"{self.images_per_sec:,.0f} images/s  {losses}  ETA {_clock(self.eta_secs)}"
+            f"{self.images_per_sec:,.0f} images/s  {losses}  ETA {clock(self.eta_secs)}"
         )
         if self.validation and "accuracy" in self.validation:
             text += f"  validation accuracy {self.validation['accuracy']:.4f}"
         return text
-
-
-def _clock(secs: float) -> str:
-    minutes, seconds = divmod(round(secs), 60)
-    return f"{minutes}:{seconds:02d}"
 
 
 ProgressFn = Callable[[Progress], None]

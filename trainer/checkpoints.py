@@ -13,10 +13,13 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import tensorflow as tf
+
+CHECKPOINTS: Final = "checkpoints"
+"""Folder of the checkpoints in a training's folder."""
 
 _LOG = logging.getLogger(__name__)
 _MANIFEST = re.compile(r"step-(\d{9})\.json")

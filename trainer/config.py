@@ -18,7 +18,7 @@ from trainer.options import (
     Section,
     SemiSupervisedConfig,
 )
-from trainer.tuning_space import TunerConfig
+from trainer.tuning_space import TunerConfig, check_space
 
 
 class ImageConfig(Section):
@@ -188,6 +188,8 @@ def check_consistent(image: ImageConfig, model: ModelConfig, trainer: TrainerCon
     Raises:
         ValueError: one line that names the key.
     """
+    if trainer.tuner.enabled:
+        check_space(trainer.tuner, model, trainer)
     if "conv" in (model.encoder, model.decoder_kind) and min(image.height, image.width) < 8:
         raise ValueError(
             f"model.encoder: conv needs images of at least 8x8 pixels, image is "

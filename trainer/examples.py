@@ -11,6 +11,7 @@ import tensorflow as tf
 from trainer import features
 from trainer.config import ImageConfig
 from trainer.input_pipeline import DecodeFn, ImageSet, example_files, load_images
+from trainer.pixels import decode_batch
 
 
 def split_patterns(folder: str) -> dict[str, list[str]]:
@@ -47,7 +48,6 @@ def class_names(patterns: list[str]) -> list[str]:
 
 def decoder(image: ImageConfig, classes: list[str]) -> DecodeFn:
     """Decodes serialised Examples to images of the configured size and class numbers."""
-    height, width, channels = image.shape
     spec = {
         features.ENCODED: tf.io.FixedLenFeature([], tf.string),
         features.LABEL_TEXT: tf.io.FixedLenFeature([], tf.string, ""),
@@ -56,18 +56,11 @@ def decoder(image: ImageConfig, classes: list[str]) -> DecodeFn:
     numbers = tf.range(len(classes), dtype=tf.int64) if classes else tf.constant([-1], tf.int64)
     table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(names, numbers), -1)
 
-    def decode_one(encoded: tf.Tensor) -> tf.Tensor:
-        pixels = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-        pixels.set_shape([None, None, channels])
-        resized = tf.image.resize(tf.cast(pixels, tf.float32), [height, width], antialias=True)
-        return tf.cast(tf.round(tf.clip_by_value(resized, 0.0, 255.0)), tf.uint8)
-
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)])
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def decode(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         parsed = tf.io.parse_example(serialised, spec)
-        images = tf.map_fn(decode_one, parsed[features.ENCODED], fn_output_signature=tf.uint8)
-        shaped = tf.ensure_shape(images, [None, height, width, channels])
-        return shaped, table.lookup(parsed[features.LABEL_TEXT])
+        images = decode_batch(parsed[features.ENCODED], image.shape)
+        return images, table.lookup(parsed[features.LABEL_TEXT])
 
     return decode
 

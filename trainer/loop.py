@@ -15,7 +15,7 @@ from trainer import arithmetic, callbacks, features, preemption
 from trainer import strategy as strategies
 from trainer.arithmetic import Arithmetic
 from trainer.boards import Boards
-from trainer.checkpoints import Checkpoints
+from trainer.checkpoints import CHECKPOINTS, Checkpoints
 from trainer.config import TrainerConfig
 from trainer.evaluation import Evaluator
 from trainer.input_pipeline import ImageSet
@@ -27,8 +27,6 @@ _LOG = logging.getLogger(__name__)
 
 _CALL_SECS = 1.0
 """Aimed duration of one graph call: long enough to hide the call, short enough for progress."""
-_PICTURE_SECS = 60.0
-"""Between pictures on TensorBoard."""
 
 
 class Run:
@@ -74,23 +72,26 @@ class Run:
         self._step = self._create_step(self._model, self._average, chosen)
         self._evaluator = Evaluator(self._evaluated, config.evaluation_batch_size)
         self._checkpoints = Checkpoints(
-            os.path.join(workdir, "checkpoints"),
+            os.path.join(workdir, CHECKPOINTS),
             identity=run_identity(
                 config, self._model.get_config(), splits, strategy.num_replicas_in_sync
             ),
             keep=config.checkpoints.keep,
         )
         self._clock = callbacks.Clock()
+        self._earlier_secs = 0.0
         self._means = callbacks.Means(REPORTED)
         self._done = 0
         self._history: list[dict[str, Any]] = []
         self._best: dict[str, Any] = {"value": None, "step": 0, "bad": 0}
         self._stopped = False
         self._boards: Boards | None = None
-        if config.tensorboard and self._chief:
+        if self._chief:
             shown = splits.get(features.VALIDATION, splits[features.TRAIN])
-            self._boards = Boards(workdir, shown, seed=config.seed)
-        self._pictured_at = 0.0
+            self._boards = Boards(
+                workdir, shown, seed=config.seed,
+                total_steps=self._plan.total_steps, events=config.tensorboard,
+            )  # fmt: skip
 
     def _create_step(
         self, model: VaeClassifier, average: VaeClassifier | None, chosen: Arithmetic
@@ -144,14 +145,14 @@ class Run:
 
     def restore(self) -> None:
         """Goes back to the newest checkpoint, if there is one."""
-        found = self._checkpoints.restore()
-        if found is None:
+        if (found := self._checkpoints.restore()) is None:
             return
         self._done, arrays, notes = found
         for variable, array in zip(self._variables(), arrays, strict=True):
             variable.assign(array)
         self._history, self._best = notes["history"], notes["best"]
         self._stopped = notes["stopped"]
+        self._earlier_secs = notes["secs"]
         self._means = callbacks.Means(REPORTED, notes["means"])
         _LOG.info("resumed at step %d of %d", self._done, self._plan.total_steps)
 
@@ -162,6 +163,7 @@ class Run:
                 "best": self._best,
                 "stopped": self._stopped,
                 "means": self._means.state(),
+                "secs": self._earlier_secs + self._clock.elapsed(),
             }
             arrays = [np.asarray(variable.numpy()) for variable in self._variables()]
             self._checkpoints.save(self._done, arrays, notes)
@@ -174,6 +176,8 @@ class Run:
             preemption.PreemptedError: after saving.
         """
         saved_at = self._clock.elapsed()
+        if self._boards is not None and not self._done:
+            self._boards.pictures(0, self._evaluated)
         with concurrent.futures.ThreadPoolExecutor(1) as reader:
             count = self._next_count(self._done)
             pending = self._read_ahead(reader, self._done, count)
@@ -188,14 +192,14 @@ class Run:
                 if self._agree(stop.requested):
                     self._save()
                     raise preemption.PreemptedError(
-                        f"stopped by SIGTERM after step {self._done}; the state is saved in "
-                        f"{self._workdir}"
+                        f"stopped by SIGTERM after step {self._done}; started again it goes on "
+                        f"there, its state is in {self._workdir}"
                     )
                 if self._clock.elapsed() - saved_at >= self._config.checkpoints.every_secs:
                     self._save()
                     saved_at = self._clock.elapsed()
                 limit = 60.0 * self._config.max_minutes
-                if limit and self._agree(self._clock.elapsed() > limit):
+                if limit and self._agree(self._earlier_secs + self._clock.elapsed() > limit):
                     self._stopped = True
         if not self._history or self._history[-1]["step"] != self._done:
             self._evaluate()
@@ -282,10 +286,7 @@ class Run:
             return
         for group in ("train", "validation"):
             self._boards.scalars(self._done, group, record.get(group, {}))
-        last = self._done >= self._plan.total_steps
-        if last or self._clock.elapsed() - self._pictured_at > _PICTURE_SECS:
-            self._boards.pictures(self._done, self._evaluated)
-            self._pictured_at = self._clock.elapsed()
+        self._boards.pictures(self._done, self._evaluated)
 
     def _judge(self, measures: dict[str, float]) -> None:
         stopping = self._config.early_stopping
@@ -304,9 +305,10 @@ class Run:
                 self._checkpoints.save_best(
                     [np.asarray(w.value.numpy()) for w in self._evaluated.learned_weights]
                 )
-            return
-        self._best = {**self._best, "bad": self._best["bad"] + 1}
-        if stopping.patience and self._best["bad"] >= stopping.patience:
+        else:
+            self._best = {**self._best, "bad": self._best["bad"] + 1}
+        # Workers may differ in a rounding, and still must stop together.
+        if stopping.patience and self._agree(self._best["bad"] >= stopping.patience):
             self._stopped = True
 
     def _agree(self, wish: bool) -> bool:
@@ -316,6 +318,8 @@ class Run:
         """The model with the weights that the configuration asks for."""
         _copy_weights(self._average or self._model, self._evaluated)
         if self._config.early_stopping.keep == "best":
+            # The other workers read what the chief has written.
+            self._agree(False)
             arrays = self._checkpoints.restore_best()
             if arrays is not None:
                 for weight, array in zip(self._evaluated.learned_weights, arrays, strict=True):

@@ -38,14 +38,17 @@ def preprocessing_fn(
 
     Args:
         inputs: raw features of a batch: `image/encoded`, and `image/class/text` where known.
-        custom_config: `image_shape`, the model's height, width and channels.
+        custom_config: `image_shape`, the model's height, width and channels; `max_pixels`, height
+            times width of the largest image that is decoded.
 
     Returns:
         The features `image`, `image/mean`, `image/std` and `label` as documented above.
     """
     height, width, channels = custom_config["image_shape"]
     encoded = tf.reshape(_dense(inputs[features.ENCODED]), [-1])
-    image = pixels.to_unit(pixels.decode_batch(encoded, (height, width, channels)))
+    limit = custom_config.get("max_pixels", pixels.MAX_PIXELS)
+    image = pixels.decode_batch(encoded, (height, width, channels), max_pixels=limit)
+    image = pixels.to_unit(image)
 
     per_pixel = tf.reshape(image, [-1, channels])
     mean = tft.mean(per_pixel, reduce_instance_dims=False)
@@ -76,12 +79,14 @@ class RecordTransform:
 
     Attributes:
         classes: names in the order of the labels that `labels` returns.
-        layer: the tracked layer; an export must track it for its vocabulary table.
+        resources: what an export must track, or its vocabulary table is missing.
     """
 
     def __init__(self, graph: str | Path) -> None:
         self._output = tft.TFTransformOutput(str(graph))
-        self.layer = self._output.transform_features_layer()
+        # Loaded as it is and not as TFT's layer: that one is tf_keras's, and an export that tracks
+        # it has AutoGraph rewrite and trace it again, which takes twice as long as all the rest.
+        self.resources = tf.saved_model.load(self._output.transform_savedmodel_dir)
         vocabulary = [term.decode("utf-8") for term in self._output.vocabulary_by_name(_VOCABULARY)]
         self.classes: tuple[str, ...] = tuple(sorted(vocabulary, key=_natural_key))
         self._ranks = tf.constant([self.classes.index(term) for term in vocabulary], tf.int64)
@@ -89,16 +94,16 @@ class RecordTransform:
     @_AS_WRITTEN
     def images(self, encoded: tf.Tensor) -> tf.Tensor:
         """Maps image files, string `[batch]`, to float32 `[batch, height, width, channels]`."""
-        return self.layer({features.ENCODED: encoded[:, tf.newaxis]})[IMAGE]
+        return self._apply({features.ENCODED: encoded[:, tf.newaxis]})[IMAGE]
 
     @_AS_WRITTEN
     def labels(self, texts: tf.Tensor) -> tf.Tensor:
         """Maps class names, string `[batch]`, to int64 `[batch]`; -1 for unknown and empty."""
-        # The layer wants every input of the graph; in a graph the unused decoding is pruned.
+        # The function takes every input; in a graph the unused decoding is pruned.
         blank = tf.fill(tf.shape(texts), _blank_image())
         inputs = {features.LABEL_TEXT: texts, features.ENCODED: blank}
         rows = {name: value[:, tf.newaxis] for name, value in inputs.items()}
-        places = self.layer(rows)[LABEL]
+        places = self._apply(rows)[LABEL]
         return tf.where(places < 0, places, tf.gather(self._ranks, tf.maximum(places, 0)))
 
     def moments(self) -> tuple[Any, Any]:
@@ -107,7 +112,7 @@ class RecordTransform:
         Returns:
             Two float32 arrays `[channels]`, of pixels in [0, 1].
         """
-        rows = self.layer({features.ENCODED: _blank_image()[tf.newaxis, tf.newaxis]})
+        rows = self._apply({features.ENCODED: _blank_image()[tf.newaxis, tf.newaxis]})
         return rows[MEAN][0].numpy(), rows[STD][0].numpy()
 
     @_AS_WRITTEN
@@ -122,6 +127,17 @@ class RecordTransform:
         """
         encoded, texts = parse_records(serialised)
         return pixels.to_levels(self.images(encoded)), self.labels(texts)
+
+    def _apply(self, given: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
+        """Runs the graph; features that are not given are empty."""
+        function = self.resources.transform_fn
+        ((specs,), _) = function.structured_input_signature
+        rows = tf.shape(next(iter(given.values())))[0]
+        inputs = {
+            name: _as_specified(given[name], spec) if name in given else _empty(spec, rows)
+            for name, spec in specs.items()
+        }
+        return function(*tf.nest.flatten(inputs, expand_composites=True))
 
 
 def parse_records(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -145,6 +161,22 @@ def parse_records(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 def _blank_image() -> tf.Tensor:
     return tf.io.encode_png(tf.zeros([1, 1, 1], tf.uint8))
+
+
+def _as_specified(value: tf.Tensor, spec: Any) -> Any:
+    # Without a presence in the schema a feature is sparse.
+    return tf.sparse.from_dense(value) if isinstance(spec, tf.SparseTensorSpec) else value
+
+
+def _empty(spec: Any, rows: tf.Tensor) -> Any:
+    blank = "" if spec.dtype == tf.string else 0
+    if isinstance(spec, tf.SparseTensorSpec):
+        shape = tf.stack([tf.cast(rows, tf.int64), 0])
+        return tf.SparseTensor(
+            tf.zeros([0, 2], tf.int64), tf.constant(blank, spec.dtype, [0]), shape
+        )
+    sides = [1 if side is None else side for side in spec.shape.as_list()[1:]]
+    return tf.fill(tf.stack([rows, *sides]), tf.constant(blank, spec.dtype))
 
 
 def _dense(value: Any) -> tf.Tensor:

@@ -1,4 +1,4 @@
-"""The name of the logger that speaks to the person who watches a run.
+"""The logger that speaks to the person who watches a run, and how it writes remaining time.
 
 Project code logs to it a line at a time; the local runner shows its latest line beside the step.
 """
@@ -6,3 +6,10 @@ Project code logs to it a line at a time; the local runner shows its latest line
 from typing import Final
 
 PROGRESS_LOGGER: Final = "vaeline.progress"
+
+
+def clock(secs: float) -> str:
+    """Formats a remaining time: `3:05`, `2:00:00`."""
+    minutes, seconds = divmod(round(secs), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

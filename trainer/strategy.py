@@ -4,6 +4,7 @@ Called by `train.py` and by entry points that start workers. Create a multi-work
 any other TensorFlow operation (tensorflow/tensorflow#55178).
 """
 
+import functools
 import json
 import os
 from typing import Any
@@ -48,10 +49,16 @@ def create_strategy(devices: str) -> Any:
         return tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=_resolver(environment))
     gpus = tf.config.list_logical_devices("GPU")
     if devices == "mirrored":
-        return tf.distribute.MirroredStrategy([d.name for d in gpus or _cpus()])
+        return _mirrored(tuple(d.name for d in gpus or _cpus()))
     if devices == "auto" and len(gpus) > 1:
-        return tf.distribute.MirroredStrategy([d.name for d in gpus])
+        return _mirrored(tuple(d.name for d in gpus))
     return tf.distribute.get_strategy()
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> Any:
+    """One strategy per process: two share collective keys, and tuner and trainer want one each."""
+    return tf.distribute.MirroredStrategy(list(devices))
 
 
 def _cpus() -> list[Any]:

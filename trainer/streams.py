@@ -122,8 +122,5 @@ def run_identity(
     options = [config.model_dump(mode="json", exclude=_NO_PART_OF_IDENTITY), model, replicas]
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for name, split in sorted(splits.items()):
-        digest.update(f"{name} {split.images.shape}".encode())
-        digest.update(np.ascontiguousarray(split.labels).tobytes())
-        # A thousand images tell one data set from another; all would take minutes.
-        digest.update(split.images[:: max(1, len(split) // 1000)].tobytes())
+        digest.update(f"{name} {split.digest}".encode())
     return digest.hexdigest()

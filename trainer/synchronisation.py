@@ -40,7 +40,7 @@ def replica_count() -> int:
 
 
 def replica_mean(value: tf.Tensor) -> tf.Tensor:
-    """Mean of a float32 tensor over all replicas, differentiable.
+    """Mean of a floating-point tensor over all replicas, differentiable.
 
     Raises:
         RuntimeError: called outside of `ordered_sums` with several replicas.
@@ -50,7 +50,8 @@ def replica_mean(value: tf.Tensor) -> tf.Tensor:
         return value
     if _CHAIN.token is None:
         raise RuntimeError("replica_mean with several replicas must be within ordered_sums()")
-    flat = tf.concat([tf.reshape(value, [-1]), _CHAIN.token], axis=0)
+    token = tf.cast(_CHAIN.token, value.dtype)
+    flat = tf.concat([tf.reshape(value, [-1]), token], axis=0)
     summed = tf.distribute.get_replica_context().all_reduce("sum", flat)
-    _CHAIN.token = summed[-1:]
+    _CHAIN.token = tf.cast(summed[-1:], tf.float32)
     return tf.reshape(summed[:-1], value.shape) / replicas

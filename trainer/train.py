@@ -62,6 +62,7 @@ def train(
     workdir: str | os.PathLike[str],
     strategy: Any = None,
     progress: callbacks.ProgressFn | None = None,
+    fit_scores: bool = True,
 ) -> TrainResult:
     """Trains and returns a model.
 
@@ -76,9 +77,11 @@ def train(
         workdir: for checkpoints, history.json and TensorBoard; every worker gets the same.
         strategy: a tf.distribute strategy; by default what `trainer.devices` says.
         progress: told of every call and every evaluation; logs by default.
+        fit_scores: calibrate and summarise after training; off for trials of the tuner.
 
     Returns:
-        The model with the best or the last weights, as configured.
+        The model with the best or the last weights, as configured. Of several workers only the
+        chief calibrates and summarises.
 
     Raises:
         ValueError: options that contradict each other or the data.
@@ -112,21 +115,31 @@ def train(
         run.restore()
         run.loop(stop)
     model = run.finish()
-    report = _calibrate(model, trainer_config, splits)
-    summary = summarise(
-        model,
-        _unlearned(splits),
-        seed=trainer_config.seed,
-        batch_size=trainer_config.evaluation_batch_size,
-    )
+    report: dict[str, Any] = {}
+    summary: dict[str, Any] = {}
+    if fit_scores and strategies.is_chief(strategy):
+        report = _calibrate(model, trainer_config, splits)
+        summary = _summarise(model, trainer_config, splits)
     return TrainResult(
         model=model,
         history=run.history,
         calibration=report,
-        summaries={**summary, "priors": _priors(splits[features.TRAIN], num_classes)},
+        summaries=summary,
         steps=run.steps,
         images_per_sec=run.images_per_sec,
     )
+
+
+def _summarise(
+    model: VaeClassifier, config: TrainerConfig, splits: Mapping[str, ImageSet]
+) -> dict[str, Any]:
+    summary = summarise(
+        model,
+        _unlearned(splits),
+        seed=config.seed,
+        batch_size=config.evaluation_batch_size,
+    )
+    return {**summary, "priors": _priors(splits[features.TRAIN], model.num_classes)}
 
 
 def _priors(data: ImageSet, num_classes: int) -> list[float]:

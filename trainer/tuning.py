@@ -1,72 +1,94 @@
 """The tuner's search: KerasTuner proposes options, short trainings measure them.
 
-`pipeline/` hands these pieces to TFX's Tuner component; the best options come back as
+`pipeline/tuner_fn.py` hands it to TFX's Tuner component; the best options come back as
 configurations. Only this module imports keras_tuner.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras_tuner
+import tensorflow as tf
 
+from trainer import strategy as strategies
+from trainer.callbacks import Progress
+from trainer.checkpoints import CHECKPOINTS
 from trainer.config import ModelConfig, TrainerConfig
 from trainer.input_pipeline import ImageSet
+from trainer.preemption import TrainingDivergedError
+from trainer.progress import PROGRESS_LOGGER
 from trainer.train import train
+from trainer.tuning_space import TunerConfig, apply
 
+_LOG = logging.getLogger(PROGRESS_LOGGER)
 _HIGHER_IS_BETTER = ("accuracy", "elbo")
+_EPOCHS = "tuner/epochs"
+"""What Hyperband grants a trial, in its own whole epochs."""
+_HYPERBAND_EPOCHS = 9
+"""Hyperband's resource goes from 1 to this; it stands for shares of `trainer.tuner.epochs`."""
+
+
+class _StopSearchError(keras_tuner.errors.FatalError):
+    """Carries what ends the search: KerasTuner takes any other error for a bad trial."""
 
 
 def search_space(config: TrainerConfig) -> keras_tuner.HyperParameters:
     """The configured space (`trainer.tuner.space`) as KerasTuner's."""
     space = keras_tuner.HyperParameters()
     for key, choice in sorted(config.tuner.space.items()):
+        low, high = choice.ends
+        sampling = "log" if choice.log else "linear"
         if choice.values:
             space.Choice(key, list(choice.values), ordered=False)
         elif choice.integer:
-            space.Int(key, int(choice.low or 0), int(choice.high or 0), sampling=_sampling(choice))
+            space.Int(key, low, high, sampling=sampling)
         else:
-            space.Float(key, choice.low, choice.high, sampling=_sampling(choice))
+            space.Float(key, low, high, sampling=sampling)
     return space
 
 
-def _sampling(choice: Any) -> str:
-    return "log" if choice.log else "linear"
-
-
-def apply(
-    values: Mapping[str, Any], model: ModelConfig, trainer: TrainerConfig
-) -> tuple[ModelConfig, TrainerConfig]:
-    """The configurations with the proposed options in place, validated anew.
-
-    Args:
-        values: dotted option names, as in `trainer.tuner.space`, and their values.
-        model: the network's options.
-        trainer: the training's options.
-
-    Raises:
-        ValueError: a name that is no option, or a value out of its range.
-    """
-    trees: dict[str, Any] = {
-        "model": model.model_dump(mode="json"),
-        "trainer": trainer.model_dump(mode="json"),
+def _oracle(config: TrainerConfig) -> keras_tuner.Oracle:
+    options = config.tuner
+    arguments: dict[str, Any] = {
+        "objective": keras_tuner.Objective(options.metric, _direction(options)),
+        "hyperparameters": search_space(config),
+        "seed": config.seed,
     }
-    for key, value in values.items():
-        *path, leaf = key.split(".")
-        place: Any = trees
-        for part in path:
-            place = place.get(part) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or leaf not in place:
-            raise ValueError(f"trainer.tuner.space: `{key}` is no option")
-        place[leaf] = value
-    return (
-        ModelConfig.model_validate(trees["model"]),
-        TrainerConfig.model_validate(trees["trainer"]),
-    )
+    if options.algorithm == "hyperband":
+        oracle = keras_tuner.oracles.HyperbandOracle(max_epochs=_HYPERBAND_EPOCHS, **arguments)
+        # It has no such argument, and without a bound the search is as long as the algorithm is.
+        oracle.max_trials = options.trials
+        return oracle
+    kind = {
+        "random": keras_tuner.oracles.RandomSearchOracle,
+        "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
+    }[options.algorithm]
+    return kind(max_trials=options.trials, **arguments)
+
+
+def _direction(options: TunerConfig) -> str:
+    return "max" if options.metric in _HIGHER_IS_BETTER else "min"
+
+
+def shortened(config: TrainerConfig, epochs: float) -> TrainerConfig:
+    """The training of a trial: at most `epochs`, with schedules in proportion."""
+    share = min(1.0, epochs / config.epochs)
+    tree = config.model_dump(mode="json")
+    tree["epochs"] *= share
+    tree["max_minutes"] *= share
+    tree["optimizer"]["warmup_epochs"] *= share
+    tree["objective"]["beta_warmup_epochs"] *= share
+    tree["tensorboard"] = False
+    return TrainerConfig.model_validate(tree)
 
 
 class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
     """Measures proposals by short trainings; use with TFX's Tuner or by `search()`.
+
+    A search that was killed goes on in the same directory: finished trials are kept, and the one
+    that was running goes on at its checkpoint.
 
     Args:
         model_config: options that the space does not name.
@@ -77,7 +99,11 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
         pixel_mean: mean of each channel.
         pixel_std: standard deviation of each channel.
         directory: for the trials.
+        strategy: a tf.distribute strategy of one process; by default what `trainer.devices` says.
         project_name: folder in it.
+
+    Raises:
+        ValueError: several workers are to search together.
     """
 
     def __init__(
@@ -91,9 +117,14 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
         directory: str,
+        strategy: Any = None,
         project_name: str = "tuner",
     ) -> None:
-        options = trainer_config.tuner
+        strategy = strategy or strategies.create_strategy(trainer_config.devices)
+        if strategies.is_clustered(strategy):
+            raise ValueError(
+                "trainer.tuner: several workers can't search together; run this step on one"
+            )
         self._options = (model_config, trainer_config)
         self._arguments: dict[str, Any] = {
             "data": data,
@@ -101,48 +132,88 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
             "num_classes": num_classes,
             "pixel_mean": pixel_mean,
             "pixel_std": pixel_std,
+            "strategy": strategy,
         }
-        self._metric = options.metric
-        direction = "max" if options.metric in _HIGHER_IS_BETTER else "min"
-        kind = {
-            "random": keras_tuner.oracles.RandomSearchOracle,
-            "bayesian": keras_tuner.oracles.BayesianOptimizationOracle,
-        }[options.algorithm]
-        oracle = kind(
-            objective=keras_tuner.Objective(options.metric, direction),
-            max_trials=options.trials,
-            hyperparameters=search_space(trainer_config),
-            seed=trainer_config.seed,
-        )
+        self._tuner_config = trainer_config.tuner
         super().__init__(
-            oracle=oracle, directory=directory, project_name=project_name, overwrite=False
+            oracle=_oracle(trainer_config),
+            directory=directory,
+            project_name=project_name,
+            overwrite=False,
         )
+
+    def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
+        """Runs the trials that are missing.
+
+        Raises:
+            PreemptedError: SIGTERM came; the same search goes on when it is started again.
+            ValueError: what stops every trial.
+        """
+        try:
+            super().search(*fit_args, **fit_kwargs)
+        except _StopSearchError as stopped:
+            raise (stopped.__cause__ or stopped) from None
 
     def run_trial(self, trial: Any, *fit_args: Any, **fit_kwargs: Any) -> dict[str, float]:
         """Trains with a proposal and returns the validation split's measures.
 
         TFX's Tuner passes the arguments of a Keras fit; they have no meaning here.
+
+        Raises:
+            FailedTrialError: this proposal does not hold, or diverges; others may not.
         """
         del fit_args, fit_kwargs
-        model, trainer = self.best_options(trial.hyperparameters.values)
-        short = trainer.model_copy(
-            update={"epochs": min(trainer.epochs, trainer.tuner.epochs), "tensorboard": False}
-        )
+        try:
+            model, trainer = self.best_options(trial.hyperparameters.values)
+        except ValueError as error:
+            raise keras_tuner.errors.FailedTrialError(str(error)) from error
+        try:
+            return {self._tuner_config.metric: self._measure(trial, model, trainer)}
+        except TrainingDivergedError as error:
+            raise keras_tuner.errors.FailedTrialError(str(error)) from error
+        except Exception as error:
+            raise _StopSearchError(str(error)) from error
+
+    def _measure(self, trial: Any, model: ModelConfig, trainer: TrainerConfig) -> float:
+        options = self._tuner_config
+        granted = trial.hyperparameters.values.get(_EPOCHS, _HYPERBAND_EPOCHS) / _HYPERBAND_EPOCHS
+        workdir = os.path.join(self.project_dir, f"trial_{trial.trial_id}")
+        opening = f"trial {len(self.oracle.trials)} of {options.trials}"
+
+        def report(event: Progress) -> None:
+            _LOG.info("%s: %s", opening, event.line())
+
         result = train(
             model_config=model,
-            trainer_config=TrainerConfig.model_validate(short.model_dump()),
-            workdir=os.path.join(self.project_dir, f"trial_{trial.trial_id}"),
-            progress=lambda event: None,
+            trainer_config=shortened(trainer, options.epochs * granted),
+            workdir=workdir,
+            progress=report,
+            fit_scores=False,
             **self._arguments,
         )
-        measures = result.history[-1].get("validation", {})
-        if self._metric not in measures:
+        tf.io.gfile.rmtree(os.path.join(workdir, CHECKPOINTS))
+        records = [record.get("validation", {}) for record in result.history]
+        if options.metric not in records[-1]:
             raise ValueError(
-                f"trainer.tuner.metric: {self._metric} is not measured; there must be a validation "
-                "split with labels"
+                f"trainer.tuner.metric: {options.metric} is not measured; there must be a "
+                "validation split with labels"
             )
-        return {self._metric: measures[self._metric]}
+        if trainer.early_stopping.keep == "last":
+            return float(records[-1][options.metric])
+        best = max if _direction(options) == "max" else min
+        return float(best(record[options.metric] for record in records))
 
     def best_options(self, values: Mapping[str, Any]) -> tuple[ModelConfig, TrainerConfig]:
         """The configurations that a proposal stands for."""
         return apply(values, *self._options)
+
+    def verdict(self) -> str:
+        """The best trial in a line."""
+        (best,) = self.oracle.get_best_trials(1)
+        chosen = ", ".join(
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in best.hyperparameters.values.items()
+            if not key.startswith("tuner/")
+        )
+        metric = self._tuner_config.metric
+        return f"best of {len(self.oracle.trials)} trials: {metric} {best.score:.4f} with {chosen}"

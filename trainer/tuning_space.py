@@ -1,11 +1,16 @@
 """The tuner's part of the configuration: which options are searched, and how.
 
-`trainer/config.py` embeds it; `trainer/tuning.py` turns it into KerasTuner's search space.
+`trainer/config.py` embeds it; `trainer/tuning.py` turns it into KerasTuner's search space. Cheap
+to import.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+_Model = TypeVar("_Model", bound=BaseModel)
+_Trainer = TypeVar("_Trainer", bound=BaseModel)
 
 
 class Choice(BaseModel):
@@ -26,11 +31,25 @@ class Choice(BaseModel):
         ranged = self.low is not None and self.high is not None
         if bool(self.values) == ranged:
             raise ValueError("a tuner choice has either `values`, or `low` and `high`")
+        if len({type(value) for value in self.values}) > 1:
+            raise ValueError(
+                f"the values of a tuner choice are of one type, not {list(self.values)}; write 1.0 "
+                "for 1 among fractions"
+            )
         if ranged and self.low >= self.high:  # type: ignore[operator]  # both are set: ranged
             raise ValueError(f"a tuner range must rise: low {self.low}, high {self.high}")
         if ranged and self.log and self.low <= 0:  # type: ignore[operator]
             raise ValueError(f"a logarithmic tuner range starts above 0, not at {self.low}")
         return self
+
+    @property
+    def ends(self) -> tuple[Any, Any]:
+        """The first and the last value."""
+        if self.values:
+            return self.values[0], self.values[-1]
+        if self.integer:
+            return int(self.low or 0), int(self.high or 0)
+        return self.low, self.high
 
 
 _DEFAULT_SPACE = {
@@ -45,12 +64,20 @@ class TunerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    enabled: bool = Field(default=False, description="search before training")
-    algorithm: Literal["random", "bayesian"] = Field(
-        default="random", description="KerasTuner's oracle"
+    enabled: bool = Field(
+        default=False, description="search before training: a step of the pipeline"
     )
-    trials: int = Field(default=8, ge=1, description="settings tried")
-    epochs: float = Field(default=3.0, gt=0, description="epochs of one trial")
+    algorithm: Literal["random", "bayesian", "hyperband"] = Field(
+        default="random",
+        description="KerasTuner's oracle. hyperband gives most settings few epochs and the best "
+        "of them more, up to `epochs`",
+    )
+    trials: int = Field(default=8, ge=1, description="settings tried; hyperband: at most")
+    epochs: float = Field(
+        default=3.0,
+        gt=0,
+        description="epochs of one trial; warm-ups are shortened in proportion",
+    )
     metric: Literal["accuracy", "cross_entropy", "loss", "elbo"] = Field(
         default="cross_entropy", description="of the validation split"
     )
@@ -62,8 +89,59 @@ class TunerConfig(BaseModel):
     @model_validator(mode="after")
     def _consistent(self) -> "TunerConfig":
         for key in self.space:
-            if not key.startswith(("model.", "trainer.")):
+            if not key.startswith(("model.", "trainer.")) or key.startswith("trainer.tuner."):
                 raise ValueError(
-                    f"trainer.tuner.space: `{key}` must start with `model.` or `trainer.`"
+                    f"trainer.tuner.space: `{key}` must start with `model.` or `trainer.` and not "
+                    "be of the tuner itself"
                 )
         return self
+
+
+def apply(values: Mapping[str, Any], model: _Model, trainer: _Trainer) -> tuple[_Model, _Trainer]:
+    """The configurations with the proposed options in place, validated anew.
+
+    Args:
+        values: dotted option names, as in `trainer.tuner.space`, and their values. Names that the
+            search's algorithm adds for itself (`tuner/...`) are passed over.
+        model: the network's options.
+        trainer: the training's options.
+
+    Raises:
+        ValueError: a name that is no option, or a value out of its range.
+    """
+    trees: dict[str, Any] = {
+        "model": model.model_dump(mode="json"),
+        "trainer": trainer.model_dump(mode="json"),
+    }
+    for key, value in values.items():
+        if key.startswith("tuner/"):
+            continue
+        *path, leaf = key.split(".")
+        place: Any = trees
+        for part in path:
+            place = place.get(part) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or leaf not in place:
+            raise ValueError(f"trainer.tuner.space: `{key}` is no option")
+        place[leaf] = value
+    try:
+        return (
+            type(model).model_validate(trees["model"]),
+            type(trainer).model_validate(trees["trainer"]),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ValueError(f"trainer.tuner.space: {f'{place}: ' if place else ''}{reason}") from error
+
+
+def check_space(config: TunerConfig, model: BaseModel, trainer: BaseModel) -> None:
+    """Refuses a space whose ends are no options, before anything has run.
+
+    Combinations in between that do not hold are found when they are tried; their trials fail.
+
+    Raises:
+        ValueError: one line that names the key.
+    """
+    for end in (0, 1):
+        apply({key: choice.ends[end] for key, choice in config.space.items()}, model, trainer)

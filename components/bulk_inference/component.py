@@ -11,7 +11,7 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
-from components.bulk_inference import executor
+from components.bulk_inference import driver, executor, properties
 from components.bulk_inference.config import BulkConfig
 
 MODEL: Final = executor.MODEL
@@ -24,10 +24,10 @@ class BulkInferenceSpec(ComponentSpec):
     """What BulkInference takes and gives."""
 
     PARAMETERS = {
-        executor.BULK_CONFIG: ExecutionParameter(type=str),
-        executor.SPLIT: ExecutionParameter(type=str, optional=True),
-        executor.CODE_DIGEST: ExecutionParameter(type=str, optional=True),
-        executor.INPUT_FINGERPRINT: ExecutionParameter(type=str, optional=True),
+        properties.BULK_CONFIG: ExecutionParameter(type=str),
+        properties.SPLIT: ExecutionParameter(type=str, optional=True),
+        properties.CODE_DIGEST: ExecutionParameter(type=str, optional=True),
+        properties.INPUT_FINGERPRINT: ExecutionParameter(type=str, optional=True),
     }
     INPUTS = {
         MODEL: ChannelParameter(type=standard_artifacts.Model),
@@ -51,11 +51,12 @@ class BulkInference(base_component.BaseComponent):
         split: Of the examples.
         code_digest: Digest of the code: another digest, another cache entry.
         input_fingerprint: Of the archives, where the configuration names them: TFX's cache does
-            not see their content.
+            not see their content. The driver takes it, where TFX asks one.
     """
 
     SPEC_CLASS = BulkInferenceSpec
     EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+    DRIVER_CLASS = driver.Driver
 
     def __init__(
         self,
@@ -79,10 +80,10 @@ class BulkInference(base_component.BaseComponent):
                 MODEL: model,
                 MODEL_BLESSING: model_blessing,
                 EXAMPLES: examples,
-                executor.BULK_CONFIG: config.model_dump_json(),
-                executor.SPLIT: split,
-                executor.CODE_DIGEST: code_digest,
-                executor.INPUT_FINGERPRINT: input_fingerprint,
+                properties.BULK_CONFIG: config.model_dump_json(),
+                properties.SPLIT: split,
+                properties.CODE_DIGEST: code_digest,
+                properties.INPUT_FINGERPRINT: input_fingerprint,
                 ANNOTATIONS: types.Channel(type=standard_artifacts.InferenceResult),
             }
         )

@@ -112,6 +112,14 @@ class DriftConfig(Section):
 class BulkConfig(Section):
     """One bulk job: which images, which model, where to, and what goes into the table."""
 
+    in_pipeline: bool = Field(
+        default=False,
+        description=(
+            "A step of `vaeline run` labels the images of `bulk.input` with the model, if it was"
+            " blessed; `bulk.model` and `bulk.output` are the step's own. No part of a job of its"
+            " own."
+        ),
+    )
     input: InputConfig | None = Field(default=None, description="The images.")
     model: str = Field(
         default="", description="Folder of a model or of pushed versions; local or gs://."
@@ -146,6 +154,10 @@ class BulkConfig(Section):
     overwrite: bool = Field(default=False, description="Start afresh whatever is there.")
     dry_run: bool = Field(
         default=False, description="Only estimate rows, time, memory and size from a sample."
+    )
+    report: bool = Field(
+        default=True,
+        description="`vaeline classify` and `embed` write report.html beside the table.",
     )
     batch: BatchConfig = BatchConfig()
     engine: EngineConfig = EngineConfig()

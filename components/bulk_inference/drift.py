@@ -4,6 +4,7 @@
 binned counts, so they cost nothing and add up exactly over any division of the work.
 """
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -14,12 +15,28 @@ from scipy import stats
 from components.bulk_inference.drift_sums import PIXEL_BINS, DriftSums, expected_shares
 from components.bulk_inference.model_card import ModelCard
 
-_FAMILIES: Final = ("latent", "brightness", "contrast", "outlier_score", "confidence", "classes")
+_FAMILIES: Final = (
+    "latent",
+    "brightness",
+    "contrast",
+    "outlier_score",
+    "confidence",
+    "classes",
+    "format",
+    "size",
+)
 """What is tested; each family gets an equal part of the alarm rate."""
+
+_MIXES: Final = ("format", "size")
+_MOST_CATEGORIES: Final = 19
+"""Formats and sizes told apart, the commonest of the training data; the rest is one category."""
 
 _SMALLEST_EFFECT: Final = 0.05
 """Total variation below which a difference is no alarm, however sure: with a million images
 everything differs."""
+
+_LEAST_EXPECTED: Final = 5.0
+"""Images that each bin should hold of the smaller sample, for the chi-square law to be near."""
 
 _EM_STEPS: Final = 200
 _FEWEST_IMAGES: Final = 50
@@ -124,6 +141,8 @@ def judge(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftReport:
             for name in sorted(expected)
             if (name == family or name.startswith(f"{family}/")) and name in sums.counts
         ]
+        if family in _MIXES and family in card.summaries.get("mix", {}):
+            results = [(family, *_compare_mix(card.summaries["mix"], sums.mix[family], family))]
         if results:
             name, statistic, p_value, distance = min(results, key=lambda entry: entry[2])
             p_value = min(1.0, p_value * len(results))
@@ -162,16 +181,52 @@ def two_sample(counts: np.ndarray, expected: np.ndarray, known: int) -> tuple[fl
     Returns:
         Statistic, p-value, and total variation distance.
     """
-    other = expected * known
-    used = counts + other > 0
-    ours, theirs = counts[used].astype(float), other[used]
+    ours, theirs = _pool(counts.astype(float), expected * known)
     total = ours.sum()
-    if total == 0 or used.sum() < 2:
+    if total == 0 or len(ours) < 2:
         return 0.0, 1.0, 0.0
     scale = np.sqrt(known / total)
     statistic = float((((scale * ours) - theirs / scale) ** 2 / (ours + theirs)).sum())
     distance = 0.5 * float(np.abs(ours / total - theirs / known).sum())
-    return statistic, float(stats.chi2.sf(statistic, used.sum() - 1)), distance
+    return statistic, float(stats.chi2.sf(statistic, len(ours) - 1)), distance
+
+
+def _pool(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Joins neighbouring bins until each is expected to hold enough of the smaller sample.
+
+    In sparse bins the statistic has heavier tails than chi-square: with 200 images in bins of 1 %
+    p-values of 1e-4 came twice as often as they should.
+
+    Args:
+        ours: float [k], counts.
+        theirs: float [k], counts of the other sample.
+
+    Returns:
+        Both, over fewer bins.
+    """
+    both = ours + theirs
+    smaller = min(ours.sum(), theirs.sum()) / max(both.sum(), 1.0)
+    group, filled, groups = 0, 0.0, []
+    for expected in both * smaller:
+        groups.append(group)
+        filled += expected
+        if filled >= _LEAST_EXPECTED:
+            group, filled = group + 1, 0.0
+    # What is left at the end is no bin of its own.
+    joined = np.minimum(groups, max(group - 1, 0))
+    return np.bincount(joined, ours), np.bincount(joined, theirs)
+
+
+def _compare_mix(
+    trained: dict[str, Any], found: Counter[str], family: str
+) -> tuple[float, float, float]:
+    """Compares formats or sizes, by the commonest categories of the training data."""
+    total = int(trained["images"])
+    known = Counter(trained[family]).most_common(_MOST_CATEGORIES)
+    theirs = [count for _, count in known]
+    ours = [found[name] for name, _ in known]
+    shares = np.array([*theirs, total - sum(theirs)]) / total
+    return two_sample(np.array([*ours, found.total() - sum(ours)]), shares, total)
 
 
 def prior_shift(posteriors: np.ndarray, trained: np.ndarray) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Which Beam runner a job uses, with which options; the runner is always named.
 
-Called by `job.py`. DirectRunner without a mode would look for Prism and download it.
+Called by `job.py`. DirectRunner would look for Prism and download it.
 """
 
 import os
@@ -58,10 +58,10 @@ def _local(config: EngineConfig, units: int) -> Engine:
     workers = config.workers or usable_cores()
     wanted = config.processes or -(-workers // _WORKERS_PER_PROCESS)
     processes = max(1, min(wanted, workers, units))
+    # FnApiRunner itself: DirectRunner asks Prism first, whatever its running mode.
     arguments = ["--runner=FnApiRunner"]
     if processes > 1:
-        arguments = [
-            "--runner=DirectRunner",
+        arguments += [
             "--direct_running_mode=multi_processing",
             f"--direct_num_workers={processes}",
         ]

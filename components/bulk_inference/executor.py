@@ -3,6 +3,7 @@
 TFX makes it; the job itself knows no TFX.
 """
 
+import logging
 from typing import Any, Final
 
 from tfx import types
@@ -13,22 +14,22 @@ from tfx.utils import path_utils
 
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
+from components.bulk_inference.progress import Progress
+from components.bulk_inference.properties import BULK_CONFIG, SPLIT
 from components.image_sources.config import InputConfig
 from trainer import features
+from trainer.progress import PROGRESS_LOGGER
 
 MODEL: Final = "model"
 MODEL_BLESSING: Final = "model_blessing"
 EXAMPLES: Final = "examples"
 ANNOTATIONS: Final = "annotations"
 
-BULK_CONFIG: Final = "bulk_config"
-SPLIT: Final = "split"
-CODE_DIGEST: Final = "code_digest"
-INPUT_FINGERPRINT: Final = "input_fingerprint"
+_LOG = logging.getLogger(PROGRESS_LOGGER)
 
 
 class UnblessedModelError(ValueError):
-    """The Evaluator did not bless the model, so nothing is labelled with it."""
+    """The model was not blessed, so nothing is labelled with it."""
 
 
 class Executor(base_executor.BaseExecutor):
@@ -55,8 +56,8 @@ class Executor(base_executor.BaseExecutor):
         blessings = input_dict.get(MODEL_BLESSING) or []
         if blessings and not model_utils.is_model_blessed(blessings[0]):
             raise UnblessedModelError(
-                f"{model.uri}: the Evaluator did not bless this model, so no image is labelled"
-                " with it; see why in the Evaluator's verdict, or leave model_blessing out"
+                f"{model.uri}: this model was not blessed, so no image is labelled with it; see"
+                " why in the gate's verdict"
             )
         output = artifact_utils.get_single_instance(output_dict[ANNOTATIONS])
         config = BulkConfig.model_validate_json(exec_properties[BULK_CONFIG])
@@ -65,11 +66,27 @@ class Executor(base_executor.BaseExecutor):
             "output": output.uri,
             # The folder of an artifact is the component's own, whatever an earlier try left there.
             "overwrite": True,
+            # For people who ask beforehand; a step has to give a table.
+            "dry_run": False,
         }
         if input_dict.get(EXAMPLES):
             split = exec_properties.get(SPLIT) or features.UNLABELLED
             folder = artifact_utils.get_split_uri(input_dict[EXAMPLES], split)
             changes["input"] = InputConfig(paths=(f"{folder}/*",), format="tfrecord")
-        result = run_bulk(config.model_copy(update=changes))
+        result = run_bulk(config.model_copy(update=changes), progress=_report)
+        rejects = ", ".join(f"{count:,} {reason}" for reason, count in result.reasons.items())
+        drifted = "; DRIFT: see drift.md there" if (result.drift or {}).get("alarm") else ""
+        _LOG.info(
+            "%s rows, %s rejects%s in %s%s",
+            f"{result.rows:,}",
+            f"{result.rejects:,}",
+            f" ({rejects})" if rejects else "",
+            output.uri,
+            drifted,
+        )
         for name in ("members", "rows", "rejects", "duplicates"):
             output.set_int_custom_property(name, getattr(result, name))
+
+
+def _report(event: Progress) -> None:
+    _LOG.info("%s", event.line())

@@ -11,7 +11,9 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
+from components.bulk_inference import storage
 from components.bulk_inference.model_card import ModelCard
+from components.image_sources.errors import InputError
 from serving import names
 
 _LOG = logging.getLogger(__name__)
@@ -39,10 +41,6 @@ _OUTPUTS: Final = (
 )
 
 Outputs = dict[str, np.ndarray]
-
-
-class ModelFaultError(ValueError):
-    """One image that the model cannot process."""
 
 
 class Annotator:
@@ -216,7 +214,14 @@ def _load(path: str, workers: int) -> dict[str, Callable[..., dict[str, Any]]]:
         # TensorFlow runs already in this process (inside a pipeline's component, for instance)
         # and keeps the threads it has.
         _LOG.debug("TensorFlow's threads are already set")
-    loaded = tf.saved_model.load(path)
+    try:
+        with storage.local_copy(path) as folder:
+            loaded = tf.saved_model.load(folder)
+    except (tf.errors.OpError, OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{path}: the model does not load: {_first_line(error)}; push it again, or name"
+            " another version"
+        ) from error
     # The signatures alone do not keep the loaded object's variables alive.
     signatures = {
         name: _KeptAlive(loaded, loaded.signatures[name])

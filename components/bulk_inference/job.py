@@ -7,16 +7,18 @@ import json
 import posixpath
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from components.bulk_inference import drift, ledger, storage
+from components.bulk_inference import drift, identity, ledger, lock, storage
 from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.counters import NAMES, read_counters
 from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.manifest import Totals, write_manifest
 from components.bulk_inference.model_card import ModelCard, read_card
 from components.bulk_inference.planning import PlannedUnit, plan_units
-from components.bulk_inference.progress import TALLY, Progress, Watch
+from components.bulk_inference.progress import Progress, Watch
+from components.bulk_inference.result import BulkResult
 from components.bulk_inference.reuse import NEEDED_COLUMNS
 from components.bulk_inference.schema import require_columns
 from components.image_sources.errors import InputError
@@ -24,65 +26,6 @@ from components.image_sources.errors import InputError
 
 class CountLawError(RuntimeError):
     """Members are not rows + rejects + duplicates skipped: a bug, never to be ignored."""
-
-
-@dataclass
-class BulkResult:
-    """What a job came to.
-
-    Attributes:
-        output: The folder.
-        model: The model's folder.
-        members: Members of all archives.
-        rows: Rows of the table.
-        rejects: Members rejected.
-        duplicates: Exact copies left out.
-        ignored: Entries that are no members.
-        units: Work units of all archives.
-        units_done_now: Those that this run did.
-        members_done_now: Members in those.
-        reused: Rows that this run took over from an earlier version of the archive.
-        seconds: Wall time of this run.
-        images_per_second: Members done now over the time of the pipeline, start-up included.
-        startup_seconds: Until the first batch was done: imports, loading, tracing; 0 where the
-            workers are other processes.
-        steady_images_per_second: Rate after that.
-        batch_limit: Most images of one model call at the end; less than configured where memory
-            ran out.
-        reasons: Rejects by `stage/reason`.
-        labels: Rows by label.
-        verdicts: Rows by verdict.
-        notes: What a person should know: a fresh start, and why.
-        drift: The drift report; None where it is off.
-        estimate: What a dry run found; None for a real one.
-    """
-
-    output: str
-    model: str
-    members: int = 0
-    rows: int = 0
-    rejects: int = 0
-    duplicates: int = 0
-    ignored: int = 0
-    units: int = 0
-    units_done_now: int = 0
-    members_done_now: int = 0
-    reused: int = 0
-    seconds: float = 0.0
-    images_per_second: float = 0.0
-    startup_seconds: float = 0.0
-    steady_images_per_second: float = 0.0
-    batch_limit: int = 0
-    reasons: dict[str, int] = field(default_factory=dict)
-    labels: dict[str, int] = field(default_factory=dict)
-    verdicts: dict[str, int] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    drift: dict[str, Any] | None = None
-    estimate: dict[str, Any] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, in types that JSON knows."""
-        return asdict(self)
 
 
 def run_bulk(
@@ -110,7 +53,20 @@ def run_bulk(
     result = BulkResult(config.output, card.path)
     if config.dry_run:
         return _dry_run(config, card, result)
-    result.notes.extend(_settle_identity(config, card))
+    with lock.held(config.output):
+        return _run_locked(config, card, result, progress, list(command), begin)
+
+
+def _run_locked(
+    config: BulkConfig,
+    card: ModelCard,
+    result: BulkResult,
+    progress: Callable[[Progress], None] | None,
+    command: list[str],
+    begin: float,
+) -> BulkResult:
+    """Does what is missing, with the output to itself."""
+    result.notes.extend(identity.settle(config, card))
     planned = list(plan_units(config))
     if config.duplicates == "drop":
         planned = _leave_out_duplicates(config, planned)
@@ -127,29 +83,30 @@ def run_bulk(
     if todo or stale:
         storage.remove(posixpath.join(config.output, ledger.MANIFEST))
     pipeline_begin = time.monotonic()
-    if todo:
-        _run_pipeline(config, card, todo, progress)
+    counted = _run_pipeline(config, card, todo, progress) if todo else {}
     pipeline_end = time.monotonic()
     for name in sorted(stale):
         ledger.forget(config.output, name)
 
-    totals = Totals()
+    totals, now = Totals(), Totals()
     sums = DriftSums(card)
     done_now = {unit.name for unit in todo}
     for record in ledger.read_records(config.output, [unit.name for unit in planned]):
         totals.add(record)
         sums.add_dict(record.drift)
         if record.name in done_now:
-            result.members_done_now += record.members
+            now.add(record)
             result.reused += record.reused
-    _fill(result, totals, card)
+    result.members_done_now = now.members
+    result.fill(totals, card)
     _require_count_law(totals, result)
+    result.notes.extend(_check_counters(config, counted, now))
     if config.drift.enabled:
         result.drift = _report_drift(config, card, sums, changed=bool(todo or stale))
     result.seconds = time.perf_counter() - begin
     if result.members_done_now:
-        _time(result, pipeline_begin, pipeline_end)
-    write_manifest(config, card, totals, result.as_dict(), list(command))
+        result.time(pipeline_begin, pipeline_end)
+    write_manifest(config, card, totals, result.as_dict(), command)
     _require_enough_rows(config, result)
     return result
 
@@ -175,7 +132,7 @@ def _dry_run(config: BulkConfig, card: ModelCard, result: BulkResult) -> BulkRes
 
     begin = time.perf_counter()
     planned = list(plan_units(config))
-    same_job = ledger.read_identity(config.output) == ledger.job_identity(config, card)
+    same_job = identity.read_identity(config.output) == identity.job_identity(config, card)
     keep = same_job and not config.overwrite
     finished = ledger.finished_names(config.output) if keep else set()
     todo = [unit for unit in planned if unit.name not in finished]
@@ -185,52 +142,6 @@ def _dry_run(config: BulkConfig, card: ModelCard, result: BulkResult) -> BulkRes
     result.estimate = found.as_dict()
     result.seconds = time.perf_counter() - begin
     return result
-
-
-def _settle_identity(config: BulkConfig, card: ModelCard) -> list[str]:
-    """Starts afresh where the output is another job's, and says why."""
-    output = config.output
-    wanted = ledger.job_identity(config, card)
-    found = ledger.read_identity(output)
-    notes = []
-    if found is None:
-        strangers = [name for name in storage.list_names(output) if name[:1] not in "._"]
-        if strangers and not config.overwrite:
-            raise InputError(
-                f"{output}: holds {strangers[0]!r}, which no bulk job wrote; name another"
-                " folder, or pass --overwrite to write beside it"
-            )
-        ledger.clear(output)
-    elif config.overwrite:
-        notes.append("started afresh: --overwrite")
-        ledger.clear(output)
-    elif found != wanted:
-        changed = ", ".join(_differences(found, wanted))
-        if config.on_change == "refuse":
-            raise InputError(
-                f"{output}: its table was made with another {changed}; name another folder, or"
-                " pass --overwrite"
-            )
-        notes.append(f"started afresh: {changed} changed since the table was made")
-        ledger.clear(output)
-    else:
-        storage.remove_unfinished(output)
-        return notes
-    ledger.write_identity(output, wanted)
-    return notes
-
-
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
-    names: list[str] = []
-    for name in sorted(found.keys() | wanted.keys()):
-        old, new = found.get(name), wanted.get(name)
-        if old == new:
-            continue
-        if name == "digests" and isinstance(old, dict) and isinstance(new, dict):
-            names.extend(part for part in sorted(new) if old.get(part) != new.get(part))
-        else:
-            names.append(name)
-    return names
 
 
 def _leave_out_duplicates(config: BulkConfig, planned: list[PlannedUnit]) -> list[PlannedUnit]:
@@ -266,7 +177,8 @@ def _run_pipeline(
     card: ModelCard,
     todo: list[PlannedUnit],
     progress: Callable[[Progress], None] | None,
-) -> None:
+) -> dict[str, int]:
+    """Runs the units; gives what Beam's counters say of them."""
     # Beam takes seconds to import, and a job with nothing to do never needs it.
     import apache_beam as beam
 
@@ -276,18 +188,22 @@ def _run_pipeline(
 
     engine = choose_engine(config.engine, len(todo))
     spec = JobSpec(config, card, engine.workers)
-    with Watch(config.output, todo, in_process=engine.in_process, report=progress):
+    with Watch(config.output, todo, in_process=engine.in_process, report=progress) as watch:
         pipeline = beam.Pipeline(options=engine.options)
         _ = pipeline | "PlannedUnits" >> beam.Create(todo) | AnnotateUnits(spec)
         outcome = pipeline.run()
-        outcome.wait_until_finish()
-    missing = [unit for unit in todo if not _is_done(config.output, unit)]
-    if missing:
-        raise InputError(ledger.read_error(config.output, missing[0].name))
-
-
-def _is_done(output: str, unit: PlannedUnit) -> bool:
-    return storage.exists(ledger.record_path(output, unit.name))
+        watch.follow(outcome)
+        try:
+            outcome.wait_until_finish()
+        except KeyboardInterrupt:
+            # Else a cluster goes on with a job whose owner has left.
+            outcome.cancel()
+            raise
+    finished = ledger.finished_names(config.output)
+    missing = next((unit.name for unit in todo if unit.name not in finished), None)
+    if missing is not None:
+        raise InputError(ledger.read_error(config.output, missing))
+    return read_counters(outcome)
 
 
 def _report_drift(
@@ -304,27 +220,6 @@ def _report_drift(
     return report.as_dict()
 
 
-def _fill(result: BulkResult, totals: Totals, card: ModelCard) -> None:
-    result.members = totals.members
-    result.rows = totals.rows
-    result.rejects = totals.rejects
-    result.duplicates = totals.duplicates
-    result.ignored = totals.ignored
-    result.batch_limit = totals.batch_limit
-    result.reasons = dict(sorted(totals.reasons.items()))
-    result.verdicts = dict(sorted(totals.verdicts.items()))
-    result.labels = {name: totals.labels[name] for name in card.classes if name in totals.labels}
-
-
-def _time(result: BulkResult, begin: float, end: float) -> None:
-    result.images_per_second = result.members_done_now / (end - begin)
-    if TALLY.first is not None and TALLY.first[0] > begin:
-        first, members = TALLY.first
-        result.startup_seconds = first - begin
-        steady = result.members_done_now - members
-        result.steady_images_per_second = steady / (end - first) if end > first else 0.0
-
-
 def _require_count_law(totals: Totals, result: BulkResult) -> None:
     accounted = totals.rows + totals.rejects + totals.duplicates
     if totals.members != accounted:
@@ -333,6 +228,28 @@ def _require_count_law(totals: Totals, result: BulkResult) -> None:
             f" {totals.rejects} rejects + {totals.duplicates} duplicates = {accounted}; the table"
             " is not complete: report this, and run again with --overwrite"
         )
+
+
+def _check_counters(config: BulkConfig, counted: dict[str, int], now: Totals) -> list[str]:
+    """Holds what this run stored against what Beam counted.
+
+    Returns:
+        Where they part. Clusters do a unit again when a worker is lost, and count it again.
+
+    Raises:
+        CountLawError: if they part on the local runner, which does every unit once.
+    """
+    differences = [
+        f"Beam counted {counted.get(name, 0):,} {name}, this run's records {getattr(now, name):,}"
+        for name in NAMES
+        if counted and counted.get(name, 0) != getattr(now, name)
+    ]
+    if differences and config.engine.runner == "local":
+        raise CountLawError(
+            f"{config.output}: {differences[0]}; the table is not complete: report this, and run"
+            " again with --overwrite"
+        )
+    return differences
 
 
 def _require_enough_rows(config: BulkConfig, result: BulkResult) -> None:

@@ -4,7 +4,6 @@ The record is written last and appears whole, so a unit is done exactly when its
 Workers write records; the job reads them to resume, to count and to sum up.
 """
 
-import hashlib
 import json
 import posixpath
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from typing import Any, Final
 
 from components.bulk_inference import storage
 from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.model_card import ModelCard
 
 RECORDS: Final = "_units"
 HASHES: Final = "_hashes"
@@ -31,9 +29,8 @@ SUFFIXES: Final = {
 }
 """How names of shards end, by format."""
 DRIFT_FILES: Final = ("drift.json", "drift.md", "drift.png")
-
-_VERSION: Final = 1
-"""Of the layout and of the numbers; a job over an older one starts afresh."""
+REPORT: Final = "report.html"
+"""The command line writes it beside the table; it goes when the table is made afresh."""
 
 
 @dataclass
@@ -101,12 +98,10 @@ def read_record(output: str, name: str) -> UnitRecord:
 
 def finished_names(output: str) -> set[str]:
     """Names of the finished units."""
-    folder = posixpath.join(output, RECORDS)
     return {
-        f"{archive}/{file.removesuffix('.json')}"
-        for archive in storage.list_names(folder)
-        for file in storage.list_names(posixpath.join(folder, archive))
-        if file.endswith(".json") and not file.startswith(storage.TEMPORARY)
+        name.removesuffix(".json")
+        for name in storage.walk(posixpath.join(output, RECORDS))
+        if name.endswith(".json") and storage.TEMPORARY not in name
     }
 
 
@@ -127,8 +122,9 @@ def read_error(output: str, name: str) -> str:
 
 
 def read_records(output: str, names: list[str]) -> Iterator[UnitRecord]:
-    """Reads records one after the other."""
-    return (read_record(output, name) for name in names)
+    """Reads records in order."""
+    contents = storage.read_each(record_path(output, name) for name in names)
+    return (UnitRecord(**json.loads(content)) for content in contents)
 
 
 def forget(output: str, name: str) -> None:
@@ -139,38 +135,17 @@ def forget(output: str, name: str) -> None:
         storage.remove(posixpath.join(output, file))
 
 
-def job_identity(config: BulkConfig, card: ModelCard) -> dict[str, Any]:
-    """Everything that decides what rows look like; two jobs of one identity share a table."""
-    source = config.input
-    return {
-        "layout": _VERSION,
-        "digests": card.digests,
-        "classes": hashlib.sha256("\0".join(card.classes).encode()).hexdigest()[:16],
-        "format": config.format,
-        "columns": list(config.columns),
-        "partition_by": config.partition_by,
-        "duplicates": config.duplicates,
-        "limits": source.limits.model_dump(mode="json") if source else {},
-        "labels": source.labels.model_dump(mode="json") if source else {},
-    }
-
-
-def read_identity(output: str) -> dict[str, Any] | None:
-    """The identity of the job that wrote an output; None where none did."""
-    try:
-        identity: dict[str, Any] = json.loads(storage.read_bytes(posixpath.join(output, IDENTITY)))
-    except (FileNotFoundError, ValueError):
-        return None
-    return identity
-
-
-def write_identity(output: str, identity: dict[str, Any]) -> None:
-    """Marks an output as this job's."""
-    content = json.dumps(identity, indent=2, sort_keys=True).encode()
-    storage.write_bytes(posixpath.join(output, IDENTITY), content)
-
-
 def clear(output: str) -> None:
     """Removes a job's results, the records first."""
-    for part in (RECORDS, HASHES, MANIFEST, TABLE, REJECTS, DUPLICATES, *DRIFT_FILES, IDENTITY):
+    for part in (
+        RECORDS,
+        HASHES,
+        MANIFEST,
+        TABLE,
+        REJECTS,
+        DUPLICATES,
+        *DRIFT_FILES,
+        REPORT,
+        IDENTITY,
+    ):
         storage.remove(posixpath.join(output, part))

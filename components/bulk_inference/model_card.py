@@ -26,6 +26,7 @@ class ModelCard:
         embedding_size: Length of an embedding.
         digests: Of model, transform, calibration and code; empty where the card has none.
         summaries: Of the training data, for the drift report; empty where the card has none.
+        body_dtype: Keras dtype policy that encoder and decoder compute in.
     """
 
     path: str
@@ -34,6 +35,7 @@ class ModelCard:
     embedding_size: int
     digests: dict[str, str]
     summaries: dict[str, Any]
+    body_dtype: str = "float32"
 
 
 def find_model(path: str) -> str:
@@ -88,6 +90,7 @@ def read_card(path: str) -> ModelCard:
             embedding_size=int(facts["embedding_size"]),
             digests={name: str(digests.get(name, "")) for name in _DIGESTS},
             summaries=facts.get("summaries") or {},
+            body_dtype=str(facts.get("body_dtype", "float32")),
         )
     except FileNotFoundError:
         raise InputError(
@@ -95,4 +98,8 @@ def read_card(path: str) -> ModelCard:
             f"{names.MODEL_CARD} is missing; push it with `vaeline run`"
         ) from None
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: not a model card that this version reads: {error!r}") from error
+        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise InputError(
+            f"{file}: not a model card that this version reads: {what}; push the model again with"
+            " `vaeline run`"
+        ) from error

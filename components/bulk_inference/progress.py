@@ -1,7 +1,8 @@
 """How far a running job is, for the person who waits.
 
-`job.py` starts a `Watch` beside the pipeline; workers in this process add to the tally as batches
-finish, workers elsewhere are seen by the records of the units they finish.
+`job.py` starts a `Watch` beside the pipeline. Workers in this process add to the tally as batches
+finish; workers elsewhere count in Beam's metrics, and where their runner tells those at the end
+only, the records of finished units stand in.
 """
 
 import threading
@@ -9,10 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from components.bulk_inference import ledger
+from components.bulk_inference.counters import read_counters
 from components.bulk_inference.planning import PlannedUnit
+from trainer.progress import clock
 
 _PERIOD_SECS: Final = 0.5
 _RECORDS_PERIOD_SECS: Final = 2.0
@@ -37,6 +40,15 @@ class Progress:
     seconds: float
     images_per_second: float
     eta_secs: float | None
+
+    def line(self) -> str:
+        """One line for a person."""
+        total = f" of {self.total:,}" if self.total else ""
+        eta = f", ETA {clock(self.eta_secs)}" if self.eta_secs is not None else ""
+        return (
+            f"{self.members:,}{total} images, {self.images_per_second:,.0f} images/s, "
+            f"{self.rejects:,} rejects{eta}"
+        )
 
 
 class Tally:
@@ -108,6 +120,7 @@ class Watch:
         TALLY.start()
         self._base = TALLY.read()
         self._seen: dict[str, tuple[int, int]] = {}
+        self._outcome: Any = None
         self._begin = clock()
         self._history: list[tuple[float, int]] = [(self._begin, 0)]
 
@@ -127,6 +140,10 @@ class Watch:
             self._thread.join()
             if error is None:
                 self._report(self.look())
+
+    def follow(self, outcome: Any) -> None:
+        """Asks this `PipelineResult` for its counters from now on."""
+        self._outcome = outcome
 
     def look(self) -> Progress:
         """Takes stock now."""
@@ -150,6 +167,9 @@ class Watch:
         if self._in_process:
             members, rejects = TALLY.read()
             return members - self._base[0], rejects - self._base[1]
+        told = read_counters(self._outcome) if self._outcome is not None else {}
+        if told.get("members"):
+            return told["members"], told.get("rejects", 0)
         for name in self._names & ledger.finished_names(self._output) - self._seen.keys():
             record = ledger.read_record(self._output, name)
             self._seen[name] = (record.members, record.rejects)

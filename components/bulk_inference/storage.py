@@ -1,51 +1,88 @@
-"""Files of a job's input and output, on disk or in an object store, and how they appear whole.
+"""Files of a job's input and output, on disk or in Cloud Storage, and how they appear whole.
 
 Local files are written under a temporary name and renamed; an object appears whole by itself.
 """
 
+import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
+from components.image_sources import files
+from components.image_sources.config import StorageConfig
 from components.image_sources.errors import InputError
 
-TEMPORARY = ".tmp-"
+TEMPORARY: Final = ".tmp-"
 """How names of unfinished local files start; the next job removes them."""
+
+_CLOUD: Final = StorageConfig()
+_REQUESTS: Final = 32
+"""Requests under way at a time where many objects are read or deleted."""
+_SPOOL_BYTES: Final = 64 * 1024 * 1024
+_WHOLE: Final = 1 << 40
+_REFUSALS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+class OutputError(InputError):
+    """The output cannot be written; one line that says what to do."""
 
 
 def is_remote(path: str) -> bool:
-    """Tells `gs://bucket/...` and its like from a local path."""
-    return "://" in path
+    """Tells `gs://bucket/...` from a local path.
+
+    Raises:
+        InputError: for other stores, which would pass for strange local paths.
+    """
+    scheme = path.partition("://")[0] if "://" in path else ""
+    if scheme not in ("", "gs"):
+        raise InputError(f"{path}: {scheme}:// is not supported; give a local folder or gs://")
+    return bool(scheme)
 
 
-def _filesystems() -> Any:
-    # apache_beam takes seconds to import; a job on local files only reads cards without it.
-    from apache_beam.io.filesystems import FileSystems
+def _cloud() -> Any:
+    # Its client takes a second to import, which jobs on local files do not wait for.
+    from components.image_sources import cloud_storage
 
-    return FileSystems
+    return cloud_storage
+
+
+def _cloud_writes() -> Any:
+    from components.image_sources import cloud_writes
+
+    return cloud_writes
 
 
 def exists(path: str) -> bool:
     """Tells whether a file is there."""
-    return bool(_filesystems().exists(path)) if is_remote(path) else Path(path).exists()
+    return _cloud_writes().exists(path, _CLOUD) if is_remote(path) else Path(path).exists()
 
 
 def is_folder(path: str) -> bool:
     """Tells whether a folder, or a remote prefix with something under it, is there."""
-    return bool(list_names(path)) if is_remote(path) else Path(path).is_dir()
+    return _cloud().is_prefix(path, _CLOUD) if is_remote(path) else Path(path).is_dir()
 
 
 def list_names(folder: str) -> list[str]:
-    """Names directly under a folder, sorted; none where it does not exist."""
+    """Names directly in a folder, sorted; empty where it does not exist."""
     if not is_remote(folder):
         return sorted(os.listdir(folder)) if Path(folder).is_dir() else []
-    prefix = folder.rstrip("/") + "/"
-    found = _filesystems().match([prefix + "**"])[0].metadata_list
-    return sorted({entry.path.removeprefix(prefix).split("/", 1)[0] for entry in found})
+    return sorted({name.split("/", 1)[0] for name in _cloud().walk(folder, _CLOUD)})
+
+
+def walk(folder: str) -> Iterator[str]:
+    """Yields the files under a folder, relative to it; none where it does not exist."""
+    if is_remote(folder):
+        yield from _cloud().walk(folder, _CLOUD)
+        return
+    for place, _, names in os.walk(folder):
+        for name in names:
+            yield os.path.relpath(os.path.join(place, name), folder)
 
 
 def read_bytes(path: str) -> bytes:
@@ -56,10 +93,34 @@ def read_bytes(path: str) -> bytes:
     """
     if not is_remote(path):
         return Path(path).read_bytes()
-    if not exists(path):
-        raise FileNotFoundError(path)
-    with _filesystems().open(path, compression_type="uncompressed") as file:
-        return bytes(file.read())
+    return bytes(files.read_file(path, _CLOUD, _WHOLE))
+
+
+def read_each(paths: Iterable[str]) -> Iterator[bytes]:
+    """Reads files in order; objects many at a time, because each is a request."""
+    rest = iter(paths)
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        while some := list(islice(rest, _REQUESTS * 8)):
+            yield from pool.map(read_bytes, some) if is_remote(some[0]) else map(read_bytes, some)
+
+
+@contextmanager
+def local_copy(folder: str) -> Iterator[str]:
+    """Gives a local folder with the same files: itself, or a download that goes at the end.
+
+    TensorFlow's own way to Cloud Storage is missing from some of its builds.
+    """
+    if not is_remote(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="bulk-model-") as copy:
+        names = list(walk(folder))
+        contents = read_each(f"{folder.rstrip('/')}/{name}" for name in names)
+        for name, content in zip(names, contents, strict=True):
+            target = Path(copy, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        yield copy
 
 
 @contextmanager
@@ -68,24 +129,32 @@ def writing(path: str) -> Iterator[IO[bytes]]:
 
     Args:
         path: Where it appears; missing folders are made.
+
+    Raises:
+        OutputError: if the disk is full or may not be written.
     """
     if is_remote(path):
-        spool = tempfile.SpooledTemporaryFile(max_size=64 * 1024 * 1024)  # noqa: SIM115
-        with spool:
+        with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
             yield spool
-            spool.seek(0)
-            with _filesystems().create(path, compression_type="uncompressed") as file:
-                shutil.copyfileobj(spool, file)
+            _cloud_writes().write_object(path, spool, _CLOUD)
         return
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as local:
             yield local
         temporary.replace(target)
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        raise OutputError(
+            f"{path}: cannot be written: {error.strerror}; make room or name another output, and"
+            " start again: what is finished stays"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_bytes(path: str, content: bytes) -> None:
@@ -97,10 +166,12 @@ def write_bytes(path: str, content: bytes) -> None:
 def remove(path: str) -> None:
     """Removes a file or a folder with all that is in it; nothing happens where there is none."""
     if is_remote(path):
-        matches = _filesystems().match([path.rstrip("/") + "/**", path])
-        found = {entry.path for match in matches for entry in match.metadata_list}
-        if found:
-            _filesystems().delete(sorted(found))
+        cloud, writes = _cloud(), _cloud_writes()
+        writes.delete(path, _CLOUD)
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            found = (f"{path.rstrip('/')}/{name}" for name in cloud.walk(path, _CLOUD))
+            while some := list(islice(found, _REQUESTS * 8)):
+                list(pool.map(lambda each: writes.delete(each, _CLOUD), some))
     elif Path(path).is_dir():
         shutil.rmtree(path)
     else:
@@ -124,6 +195,9 @@ def require_writable(folder: str) -> None:
     try:
         write_bytes(probe, b"")
         remove(probe)
+    except OutputError as error:
+        reason = getattr(error.__cause__, "strerror", None) or str(error)
+        raise OutputError(f"{folder}: the output cannot be written: {reason}") from error
     except OSError as error:
         reason = error.strerror or str(error)
-        raise InputError(f"{folder}: the output cannot be written: {reason}") from error
+        raise OutputError(f"{folder}: the output cannot be written: {reason}") from error

@@ -14,13 +14,14 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from components.beam_metrics import count
 from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.counters import NAMESPACE, UnitCounts
 from components.bulk_inference.duplicates import hash_unit
 from components.bulk_inference.ledger import UnitRecord
 from components.bulk_inference.planning import PlannedUnit
 from components.bulk_inference.unit import JobSpec, annotate_unit
 
-NAMESPACE: Final = "bulk"
-"""Of the counters `members`, `rows`, `rejects` and `units`."""
+_COUNT_SECS: Final = 1.0
+"""Between two looks at a unit that is waited for."""
 
 _AT_A_TIME: Final = 2
 """Units under way in a worker: one is read and annotated while the other is written."""
@@ -39,11 +40,13 @@ class AnnotateUnit(beam.DoFn):
     def setup(self) -> None:
         """Makes the threads."""
         self._threads = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="unit")
-        self._under_way: list[Future[UnitRecord]] = []
+        self._under_way: list[tuple[Future[UnitRecord], UnitCounts]] = []
 
     def process(self, element: PlannedUnit) -> Iterator[UnitRecord]:
         """Starts a unit, and hands on an earlier one that is done."""
-        self._under_way.append(self._threads.submit(annotate_unit, element, self._spec))
+        counts = UnitCounts()
+        unit = self._threads.submit(annotate_unit, element, self._spec, counts)
+        self._under_way.append((unit, counts))
         if len(self._under_way) >= _AT_A_TIME:
             yield self._finish_oldest()
 
@@ -55,20 +58,28 @@ class AnnotateUnit(beam.DoFn):
 
     def teardown(self) -> None:
         """Ends the threads; units of a failed bundle are given up."""
-        wait(self._under_way)
+        wait([unit for unit, _ in self._under_way])
         self._threads.shutdown()
 
     def _finish_oldest(self) -> UnitRecord:
+        unit, _ = self._under_way[0]
         try:
-            record = self._under_way.pop(0).result()
+            while unit not in wait([unit], timeout=_COUNT_SECS).done:
+                self._count()
+            record = unit.result()
         except BaseException:
-            wait(self._under_way)
+            wait([unit for unit, _ in self._under_way])
             self._under_way.clear()
             raise
-        for name in ("members", "rows", "rejects"):
-            count(NAMESPACE, name, getattr(record, name))
+        self._count()
         count(NAMESPACE, "units")
+        self._under_way.pop(0)
         return record
+
+    def _count(self) -> None:
+        for _, counts in self._under_way:
+            for name, number in counts.take().items():
+                count(NAMESPACE, name, number)
 
 
 @dataclass

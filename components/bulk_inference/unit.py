@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from components.bulk_inference import ledger, storage
 from components.bulk_inference.annotation import BatchResult, annotate_batch
 from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.counters import UnitCounts
 from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.duplicates import skipped_positions
 from components.bulk_inference.handler import Annotator, shared_annotator
@@ -72,12 +73,15 @@ def _shared_pool(threads: int) -> ThreadPoolExecutor:
         return _POOLS[threads]
 
 
-def annotate_unit(planned: PlannedUnit, spec: JobSpec) -> ledger.UnitRecord:
+def annotate_unit(
+    planned: PlannedUnit, spec: JobSpec, counts: UnitCounts | None = None
+) -> ledger.UnitRecord:
     """Does one unit; doing it twice gives the same files.
 
     Args:
         planned: The unit.
         spec: The job.
+        counts: Told of every batch.
 
     Returns:
         The unit's record, stored. Where the archive as a whole turns out unreadable, its message
@@ -107,6 +111,8 @@ def annotate_unit(planned: PlannedUnit, spec: JobSpec) -> ledger.UnitRecord:
             for result in _results(planned, spec, annotator):
                 _add(record, result)
                 TALLY.add(result.members, len(result.rejects))
+                if counts is not None:
+                    _count(counts, result)
                 rejects.extend(result.rejects)
                 copies.extend(result.duplicates)
                 if result.drift is not None:
@@ -116,6 +122,8 @@ def annotate_unit(planned: PlannedUnit, spec: JobSpec) -> ledger.UnitRecord:
             for sink in sinks:
                 sink.close()
             record.files.update({name: opened.tell() for name, opened in files.items()})
+    except storage.OutputError:
+        raise
     except InputError as error:
         ledger.write_error(config.output, planned.name, str(error))
         return record
@@ -181,6 +189,15 @@ def _add(record: ledger.UnitRecord, result: BatchResult) -> None:
     record.reasons = dict(Counter(record.reasons) + reasons)
     record.labels = dict(Counter(record.labels) + result.counts("label"))
     record.verdicts = dict(Counter(record.verdicts) + result.counts("verdict"))
+
+
+def _count(counts: UnitCounts, result: BatchResult) -> None:
+    counts.add(
+        members=result.members,
+        rows=result.rows.num_rows if result.rows is not None else 0,
+        rejects=len(result.rejects),
+        duplicates=len(result.duplicates),
+    )
 
 
 def _write_rest(

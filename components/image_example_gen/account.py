@@ -16,6 +16,9 @@ from trainer import features
 CONFLICTS_NAMED: Final = 20
 """How many contents with two labels are named in the account; the table has them all."""
 
+SIZES_NAMED: Final = 50
+"""How many sizes of images are named in the account, the commonest; `formats` has the whole."""
+
 _SEPARATOR: Final = "\0"
 
 
@@ -31,6 +34,8 @@ class Account:
         ignored: Entries that are no members.
         converted: Images that are stored as PNG because the served graph cannot decode them.
         bytes: Size of all images that became examples.
+        formats: Usable images by format, as they were found; copies count.
+        sizes: Usable images by `WIDTHxHEIGHT`, upright; copies count.
         conflicts: Contents under two labels.
         conflict_names: The first of them: digest, name and label of each copy.
         named_splits: Splits that the sources name.
@@ -44,6 +49,8 @@ class Account:
     ignored: int = 0
     converted: int = 0
     bytes: int = 0
+    formats: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[str] = field(default_factory=Counter)
     conflicts: int = 0
     conflict_names: list[tuple[str, str, str]] = field(default_factory=list)
     named_splits: list[str] = field(default_factory=list)
@@ -88,6 +95,8 @@ class Account:
             "ignored_entries": self.ignored,
             "converted_to_png": self.converted,
             "bytes": self.bytes,
+            "formats": dict(self.formats.most_common()),
+            "sizes": dict(self.sizes.most_common(SIZES_NAMED)),
             "splits": {split: sum(classes.values()) for split, classes in splits.items()},
             "classes": sorted(self.class_totals()),
             "examples_by_split_and_class": splits,
@@ -131,6 +140,8 @@ def add_up(accounts: Iterable[Account]) -> Account:
         total.ignored += part.ignored
         total.converted += part.converted
         total.bytes += part.bytes
+        total.formats.update(part.formats)
+        total.sizes.update(part.sizes)
         total.conflicts += part.conflicts
         total.conflict_names = sorted(total.conflict_names + part.conflict_names)[
             : 2 * CONFLICTS_NAMED
@@ -147,7 +158,7 @@ def dumps(account: Account) -> bytes:
 def loads(content: bytes) -> Account:
     """Undoes `dumps`."""
     values = json.loads(content)
-    for name in ("examples", "duplicates", "rejected"):
+    for name in ("examples", "duplicates", "rejected", "formats", "sizes"):
         values[name] = Counter(values[name])
     values["conflict_names"] = [tuple(row) for row in values["conflict_names"]]
     return Account(**values)

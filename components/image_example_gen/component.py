@@ -16,6 +16,7 @@ from components.image_example_gen.properties import (
     CODE_DIGEST,
     FINGERPRINT,
     INPUT_CONFIG,
+    PROCESSES,
     SPAN,
     THREADS,
 )
@@ -30,6 +31,7 @@ class ImageExampleGenSpec(ComponentSpec):
     PARAMETERS = {
         INPUT_CONFIG: ExecutionParameter(type=str),
         THREADS: ExecutionParameter(type=int, optional=True),
+        PROCESSES: ExecutionParameter(type=int, optional=True),
         CODE_DIGEST: ExecutionParameter(type=str, optional=True),
         FINGERPRINT: ExecutionParameter(type=str, optional=True),
         SPAN: ExecutionParameter(type=int, optional=True),
@@ -47,7 +49,8 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
 
     Args:
         input_config: The input section, or what makes one.
-        threads: Threads that check images, per worker; the number of cores by default.
+        threads: Threads that check images, per process; by default they share the cores.
+        processes: Processes that read and check; see `ingest`. 0 leaves all to Beam.
         code_digest: Digest of the code that ingests: another digest, another cache entry.
         given: Exec properties that take the place of what the driver finds, for orchestrators
             that know no drivers: `input_config` (its spans resolved), `input_fingerprint`, `span`.
@@ -62,6 +65,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         input_config: InputConfig | Mapping[str, Any] | str,
         *,
         threads: int | None = None,
+        processes: int | None = None,
         code_digest: str | None = None,
         given: Mapping[str, Any] | None = None,
     ) -> None:
@@ -73,6 +77,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
             **{
                 INPUT_CONFIG: config.model_dump_json(),
                 THREADS: threads,
+                PROCESSES: processes,
                 CODE_DIGEST: code_digest,
                 EXAMPLES: types.Channel(type=standard_artifacts.Examples),
                 **(given or {}),

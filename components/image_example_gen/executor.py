@@ -13,6 +13,7 @@ from components.image_example_gen.ingest import ingest
 from components.image_example_gen.properties import (
     FINGERPRINT,
     INPUT_CONFIG,
+    PROCESSES,
     SPAN,
     THREADS,
     VERSION,
@@ -51,6 +52,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             artifact.uri,
             self._make_beam_pipeline,
             threads=exec_properties.get(THREADS),
+            processes=exec_properties.get(PROCESSES),
         )
         artifact.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
         artifact.span = int(exec_properties.get(SPAN) or resolved.span)

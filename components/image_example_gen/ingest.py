@@ -11,13 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain, islice
 from typing import Final
 
 import apache_beam as beam
 
 from components.image_example_gen import account as accounts
-from components.image_example_gen import parts, tables, transforms
+from components.image_example_gen import finishing, local_run, parts, tables, transforms
 from components.image_example_gen.output import OutputFolder, unwritable
+from components.image_example_gen.workers import Workers, WorkerStartError
+from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.sources import open_source
@@ -45,6 +48,7 @@ def ingest(
     make_pipeline: Callable[[], beam.Pipeline],
     *,
     threads: int | None = None,
+    processes: int | None = None,
     progress: Progress = log_progress,
 ) -> accounts.Account:
     """Reads all images into an Examples artifact.
@@ -54,7 +58,10 @@ def ingest(
         uri: The artifact's folder: `Split-<split>/*.tfrecord`, `account.json`,
             `rejects.parquet`, `duplicates.parquet`.
         make_pipeline: Makes the Beam pipeline.
-        threads: Threads that check images, per worker process; the number of cores by default.
+        threads: Threads that check images, per process; by default they share the cores.
+        processes: Processes that read and check, on this machine; 0 leaves all to Beam. By
+            default one for each core where Beam would run in this process and there is enough
+            to do for them.
         progress: Told how far it is.
 
     Returns:
@@ -68,18 +75,18 @@ def ingest(
     try:
         output.remove(parts.STAGING)
         output.write(f"{parts.STAGING}/begun", b"")
-        units = list(open_source(config).units())
+        units = open_source(config).units()
         with _reported(output, progress, begin):
-            _run(config, output, units, make_pipeline, threads or os.cpu_count() or 1)
+            _run(config, output, units, make_pipeline(), threads, processes)
         account = accounts.add_up(
-            accounts.loads(output.read(name)) for name in output.names(transforms.ACCOUNTS)
+            accounts.loads(output.read(name)) for name in output.names(finishing.ACCOUNTS)
         )
         for split in features.SPLITS:
             if not account.by_split()[split]:
                 # Readers take a split for missing that has no file at all.
                 output.write(f"Split-{split}/empty.tfrecord", b"")
         tables.merge(output, parts.REJECTS, REJECTS_FILE, tables.REJECTS)
-        tables.merge(output, parts.DUPLICATES, DUPLICATES_FILE, tables.DUPLICATES)
+        tables.merge(output, finishing.DUPLICATES, DUPLICATES_FILE, tables.DUPLICATES)
         account.seconds = time.perf_counter() - begin
         output.write(ACCOUNT_FILE, json.dumps(account.to_json(), indent=1).encode())
         output.remove(parts.STAGING)
@@ -109,13 +116,38 @@ def _check(account: accounts.Account, config: InputConfig, output: OutputFolder)
 def _run(
     config: InputConfig,
     output: OutputFolder,
-    units: list,
-    make_pipeline: Callable[[], beam.Pipeline],
+    units: Iterator[WorkUnit],
+    pipeline: beam.Pipeline,
+    threads: int | None,
+    processes: int | None,
+) -> None:
+    """Does all units, by processes of this machine or by Beam."""
+    cores = len(os.sched_getaffinity(0))
+    first = list(islice(units, local_run.UNITS_TO_JUDGE_BY))
+    units = chain(first, units)
+    if processes is None:
+        processes = local_run.choose_processes(pipeline, first, cores)
+    if processes and output.is_local:
+        share = threads or max(1, cores // processes)
+        try:
+            with Workers(processes, config, output.uri, share) as workers:
+                local_run.run(config, output, units, workers)
+            return
+        except WorkerStartError as error:
+            _LOG.warning("no worker processes (%s); going on in this one", error)
+    _run_beam(config, output, list(units), pipeline, threads or cores)
+
+
+def _run_beam(
+    config: InputConfig,
+    output: OutputFolder,
+    units: list[WorkUnit],
+    pipeline: beam.Pipeline,
     threads: int,
 ) -> None:
     """Runs the pipeline; turns what workers found out into the one error that people see."""
     try:
-        with make_pipeline() as pipeline:
+        with pipeline:
             _ = (
                 pipeline
                 | "Units" >> beam.Create(units, reshuffle=False)

@@ -22,6 +22,7 @@ class Inspected:
         keys: `archive/member`.
         data: The files, as they go into the records.
         headers: Their facts; of what was converted, those of the result.
+        formats: By content, as they were found.
         digests: uint8 [n, 32], SHA-256 of the content as it was found.
         labels: Class names; None where unknown.
         slots: uint8 [n], see `splits.SLOTS`.
@@ -34,6 +35,7 @@ class Inspected:
     keys: list[str]
     data: list[bytes]
     headers: list[ImageHeader]
+    formats: list[str]
     digests: np.ndarray
     labels: list[str | None]
     slots: np.ndarray
@@ -57,6 +59,7 @@ def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
     kept: list[int] = []
     data: list[bytes] = []
     headers: list[ImageHeader] = []
+    formats: list[str] = []
     rejects = list(batch.rejects)
     converted = 0
     for i, found in enumerate(batch.data):
@@ -64,6 +67,7 @@ def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
         if isinstance(header, ImageFaultError):
             rejects.append(_reject(batch, i, header))
             continue
+        found_format = header.format
         try:
             if header.convert:
                 found, header = _convert(found, header)
@@ -76,6 +80,7 @@ def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
         kept.append(i)
         data.append(found)
         headers.append(header)
+        formats.append(found_format)
     content = batch.data if batch.identity is None else batch.identity
     joined = b"".join([hashlib.sha256(content[i]).digest() for i in kept])
     digests = np.frombuffer(joined, np.uint8).reshape(-1, 32)
@@ -86,6 +91,7 @@ def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
         keys=[keys[i] for i in kept],
         data=data,
         headers=headers,
+        formats=formats,
         digests=digests,
         labels=labels,
         slots=choose_slots(digests, labels, splits, config.splits),

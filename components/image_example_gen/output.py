@@ -8,15 +8,14 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from typing import BinaryIO, Final
-
-from apache_beam.io.filesystem import CompressionTypes
-from apache_beam.io.filesystems import FileSystems
+from typing import Any, BinaryIO, Final
 
 from components.image_sources.errors import InputError
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _NO_PERMISSION: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
+_AS_IT_IS: Final = "uncompressed"
+"""Beam's `CompressionTypes.UNCOMPRESSED`."""
 
 
 class OutputFolder:
@@ -40,7 +39,7 @@ class OutputFolder:
         if self.is_local:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             return open(path, "wb")
-        return FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED)
+        return _beam().create(path, compression_type=_AS_IT_IS)
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a whole file."""
@@ -53,7 +52,7 @@ class OutputFolder:
         if self.is_local:
             with open(path, "rb") as file:
                 return file.read()
-        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        with _beam().open(path, compression_type=_AS_IT_IS) as file:
             return file.read()
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
@@ -63,7 +62,7 @@ class OutputFolder:
             with open(path, "rb", buffering=0) as file:
                 file.seek(start)
                 return file.read(length)
-        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        with _beam().open(path, compression_type=_AS_IT_IS) as file:
             file.seek(start)
             return file.read(length)
 
@@ -74,8 +73,8 @@ class OutputFolder:
             os.makedirs(os.path.dirname(destination), exist_ok=True)
             if os.path.exists(source) or not os.path.exists(destination):
                 os.replace(source, destination)
-        elif FileSystems.exists(source) or not FileSystems.exists(destination):
-            FileSystems.rename([source], [destination])
+        elif _beam().exists(source) or not _beam().exists(destination):
+            _beam().rename([source], [destination])
 
     def names(self, folder: str) -> Iterator[str]:
         """Lists the files right in a folder, sorted."""
@@ -84,7 +83,7 @@ class OutputFolder:
             found = os.listdir(path) if os.path.isdir(path) else []
             yield from (f"{folder}/{name}" for name in sorted(found))
             return
-        matched = FileSystems.match([self.path(folder) + "/*"])[0].metadata_list
+        matched = _beam().match([self.path(folder) + "/*"])[0].metadata_list
         yield from sorted(entry.path.removeprefix(self.uri + "/") for entry in matched)
 
     def remove(self, folder: str) -> None:
@@ -92,8 +91,15 @@ class OutputFolder:
         path = self.path(folder)
         if self.is_local:
             shutil.rmtree(path, ignore_errors=True)
-        elif FileSystems.match([path + "/**"])[0].metadata_list:
-            FileSystems.delete([path + "/"])
+        elif _beam().match([path + "/**"])[0].metadata_list:
+            _beam().delete([path + "/"])
+
+
+def _beam() -> Any:
+    """Imports Beam's file systems, which takes seconds that a local output never pays."""
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems
 
 
 def unwritable(uri: str, error: OSError) -> InputError:

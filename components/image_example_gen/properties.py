@@ -5,6 +5,7 @@ from typing import Final
 INPUT_CONFIG: Final = "input_config"
 """JSON of the input section; the driver replaces its spans by the paths they stand for."""
 THREADS: Final = "threads"
+PROCESSES: Final = "processes"
 CODE_DIGEST: Final = "code_digest"
 
 # TFX's own names, which its span resolvers read from the artifact.

@@ -1,7 +1,8 @@
 """Cloud Storage: listing in pages, ranged reads, retries; errors in one line.
 
-Used through `files.py`. Each request is tried `storage.attempts` times; what was read before a
-dropped connection is not read again, because every request is a bounded range.
+Read through `files.py`, written through `cloud_writes.py`. Each request is tried
+`storage.attempts` times; what was read before a dropped connection is not read again, because
+every request is a bounded range.
 """
 
 import io
@@ -63,9 +64,9 @@ def read_object(path: str, storage: StorageConfig, limit: int) -> bytes:
         FileNotFoundError: if it is not there.
         OSError: if it cannot be read.
     """
-    blob = _blob(path, storage)
+    blob = blob_of(path, storage)
     try:
-        return _retried(path, storage, lambda: _download(blob, 0, limit + 1, storage))
+        return retried(path, storage, lambda: _download(blob, 0, limit + 1, storage))
     except InputError as error:
         if isinstance(error.__cause__, exceptions.NotFound):
             raise FileNotFoundError(path) from error
@@ -78,8 +79,8 @@ def facts(path: str, storage: StorageConfig) -> FileFacts:
     Raises:
         InputError: if it is not there.
     """
-    blob = _blob(path, storage)
-    _retried(path, storage, lambda: blob.reload(timeout=storage.timeout_secs, retry=None))
+    blob = blob_of(path, storage)
+    retried(path, storage, lambda: blob.reload(timeout=storage.timeout_secs, retry=None))
     return FileFacts(blob.size, str(blob.generation))
 
 
@@ -96,9 +97,12 @@ def walk(path: str, storage: StorageConfig) -> Iterator[str]:
             yield blob.name[skip:]
 
 
-def walk_facts(path: str, storage: StorageConfig) -> Iterator[bytes]:
-    """Gives name, size and generation of every object under a prefix."""
-    for blob in _list(path.rstrip("/") + "/", storage):
+def walk_facts(
+    path: str, storage: StorageConfig, *, with_all_below: bool = True
+) -> Iterator[bytes]:
+    """Gives name, size and generation of every object under a prefix, or right in that folder."""
+    delimiter = None if with_all_below else "/"
+    for blob in _list(path.rstrip("/") + "/", storage, delimiter=delimiter):
         yield f"{blob.name}\0{blob.size} {blob.generation}\n".encode()
 
 
@@ -141,7 +145,7 @@ class _Object:
     def __init__(self, path: str, storage: StorageConfig) -> None:
         self._path = path
         self._storage = storage
-        self._blob = _blob(path, storage)
+        self._blob = blob_of(path, storage)
         self.size = facts(path, storage).size
 
     def read(self, start: int, length: int) -> bytes:
@@ -149,7 +153,7 @@ class _Object:
         length = min(length, self.size - start)
         if length <= 0:
             return b""
-        return _retried(
+        return retried(
             self._path,
             self._storage,
             lambda: _download(self._blob, start, length, self._storage),
@@ -206,7 +210,8 @@ def _client(anonymous: bool) -> gcs.Client:
         ) from error
 
 
-def _blob(path: str, storage: StorageConfig) -> Any:
+def blob_of(path: str, storage: StorageConfig) -> Any:
+    """Names an object; asks nothing."""
     bucket, name = _split(path)
     return _client(storage.anonymous).bucket(bucket).blob(name)
 
@@ -227,7 +232,9 @@ def _download(blob: Any, start: int, length: int, storage: StorageConfig) -> byt
         return b""
 
 
-def _list(path: str, storage: StorageConfig, most: int | None = None) -> Iterator[Any]:
+def _list(
+    path: str, storage: StorageConfig, *, most: int | None = None, delimiter: str | None = None
+) -> Iterator[Any]:
     """Lists objects by prefix; each page is one request and is tried again by itself."""
     bucket, prefix = _split(path)
     prefix = "" if prefix == "/" else prefix
@@ -241,6 +248,7 @@ def _list(path: str, storage: StorageConfig, most: int | None = None) -> Iterato
             page_token=token,
             page_size=_PAGE,
             max_results=most,
+            delimiter=delimiter,
             fields="items(name,size,generation),nextPageToken",
             timeout=storage.timeout_secs,
             retry=None,
@@ -248,14 +256,27 @@ def _list(path: str, storage: StorageConfig, most: int | None = None) -> Iterato
         return list(next(found.pages, ())), found.next_page_token
 
     while True:
-        blobs, token = _retried(path, storage, page)
+        blobs, token = retried(path, storage, page)
         yield from blobs
         if token is None or most is not None:
             return
 
 
-def _retried(path: str, storage: StorageConfig, request: Callable[[], _T]) -> _T:
+def retried(
+    path: str,
+    storage: StorageConfig,
+    request: Callable[[], _T],
+    verb: str = "read",
+    role: str = "Storage Object Viewer",
+) -> _T:
     """Makes a request until it succeeds or the attempts are used up.
+
+    Args:
+        path: What it is about.
+        storage: How often it is tried.
+        request: The request.
+        verb: What it does, for the message.
+        role: What it needs, for the message.
 
     Raises:
         InputError: if it fails for good.
@@ -273,10 +294,11 @@ def _retried(path: str, storage: StorageConfig, request: Callable[[], _T]) -> _T
             time.sleep(pause)
             pause *= 2
         except exceptions.NotFound as error:
-            raise InputError(f"{path}: no such bucket or object; check `paths`") from error
+            what = "bucket or object; check `paths`" if verb == "read" else "bucket"
+            raise InputError(f"{path}: no such {what}") from error
         except (exceptions.Forbidden, exceptions.Unauthorized) as error:
             raise InputError(
-                f"{path}: no permission to read it; grant Storage Object Viewer to the account"
+                f"{path}: no permission to {verb} it; grant {role} to the account"
             ) from error
         except auth_exceptions.GoogleAuthError as error:
             raise InputError(f"{path}: Google credentials do not work: {error}") from error

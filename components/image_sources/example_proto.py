@@ -1,6 +1,7 @@
 """tf.Example without TensorFlow: the message is declared here and parsed by protobuf itself.
 
-Used by the TFRecord and TFDS readers, so that their workers start without TensorFlow.
+Used by the TFRecord and TFDS readers, so that their workers start without TensorFlow, and by
+ingest for the records of duplicates.
 Declaration: tensorflow/core/example/{example,feature}.proto.
 """
 

@@ -3,11 +3,15 @@
 The readers use it so that each is written once; `gs://` is in `cloud_storage.py`.
 """
 
+import io
 import os
-from typing import BinaryIO, NamedTuple, Protocol
+import stat
+from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
 from components.image_sources.config import StorageConfig
 from components.image_sources.errors import InputError
+
+_BUFFER: Final = 1 << 20
 
 
 class FileFacts(NamedTuple):
@@ -40,16 +44,54 @@ class _LocalFile:
     """A file on disk; reads carry their position, so threads do not disturb each other."""
 
     def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._path = path
+        self._descriptor = _open_regular(path)
         self.size = os.fstat(self._descriptor).st_size
 
     def read(self, start: int, length: int) -> bytes:
         """Reads `length` bytes, fewer at the end of the file."""
-        return os.pread(self._descriptor, length, start)
+        try:
+            return os.pread(self._descriptor, length, start)
+        except OSError as error:
+            raise unreadable(self._path, error) from error
 
     def close(self) -> None:
         """Closes the descriptor."""
         os.close(self._descriptor)
+
+
+class _LocalStream(io.FileIO):
+    """A file on disk as a stream whose failures say that it was reading that failed."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(_open_regular(path))
+        self._path = path
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Reads up to the buffer's size."""
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise unreadable(self._path, error) from error
+
+
+def _open_regular(path: str) -> int:
+    """Opens a regular file; a pipe would be waited for, and a folder opens but cannot be read.
+
+    Raises:
+        InputError: if it is no regular file or cannot be opened.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{path}: a folder, not a file; set `format: folder`, or name its files")
+    raise InputError(f"{path}: a pipe or device; copy its content to a file first")
 
 
 def is_cloud(path: str) -> bool:
@@ -67,10 +109,7 @@ def open_ranged(path: str, storage: StorageConfig) -> RangedFile:
         from components.image_sources import cloud_storage
 
         return cloud_storage.open_ranged(path, storage)
-    try:
-        return _LocalFile(path)
-    except OSError as error:
-        raise unreadable(path, error) from error
+    return _LocalFile(path)
 
 
 def open_stream(path: str, storage: StorageConfig) -> BinaryIO:
@@ -83,10 +122,7 @@ def open_stream(path: str, storage: StorageConfig) -> BinaryIO:
         from components.image_sources import cloud_storage
 
         return cloud_storage.open_stream(path, storage)
-    try:
-        return open(path, "rb", buffering=1 << 20)
-    except OSError as error:
-        raise unreadable(path, error) from error
+    return io.BufferedReader(_LocalStream(path), _BUFFER)
 
 
 def read_file(path: str, storage: StorageConfig, limit: int) -> bytes:

@@ -4,18 +4,25 @@ The driver puts it among the execution's properties, so that TFX's cache sees a 
 """
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterator
 from typing import Final
 
 from components.image_sources import files, listing
 from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
 from components.image_sources.locate import locate
 from components.image_sources.zip_directory import find_directory
+from trainer.progress import PROGRESS_LOGGER
 
 _SAMPLES: Final = 64
 _SAMPLE_BYTES: Final = 64 * 1024
 _WINDOW: Final = 4 * 1024 * 1024
+_MOST_FOLDERS: Final = 1000
+_BUCKET_SLASHES: Final = 2
+"""In `gs://bucket`."""
+_LOG: Final = logging.getLogger(PROGRESS_LOGGER)
 
 
 def fingerprint(config: InputConfig) -> str:
@@ -64,12 +71,61 @@ def _facts(path: str, image_format: str, config: InputConfig) -> Iterator[bytes]
         if image_format == "manifest":
             from components.image_sources import manifest
 
-            for name in manifest.local_files(path, config):
-                yield _stat_facts(name, name)
+            folders = _ObjectFolders()
+            for name in manifest.named_files(path, config):
+                if files.is_cloud(name):
+                    folders.add(name)
+                else:
+                    yield _stat_facts(name, name)
+            yield from folders.facts(config)
         elif image_format == "idx":
             from components.image_sources import idx
 
             yield from _file_facts(idx.label_file(path, config), config)
+
+
+class _ObjectFolders:
+    """The folders of the objects that a manifest names; those are listed, page by page.
+
+    Asking for each object would be a request per image. So a new object beside those that are
+    named changes the fingerprint as well. Where there are very many folders, those above them
+    stand for them.
+    """
+
+    def __init__(self) -> None:
+        self._folders: set[str] = set()
+        self._with_all_below = False
+
+    def add(self, path: str) -> None:
+        """Takes in the folder of one object."""
+        folder = path.rpartition("/")[0]
+        if self._with_all_below:
+            while folder not in self._folders and folder != _above(folder):
+                folder = _above(folder)
+        self._folders.add(folder)
+        while len(self._folders) > _MOST_FOLDERS:
+            above = {_above(known) for known in self._folders}
+            if above == self._folders:
+                return
+            self._folders, self._with_all_below = above, True
+
+    def facts(self, config: InputConfig) -> Iterator[bytes]:
+        """Gives name, size and generation of every object in the folders."""
+        from components.image_sources import cloud_storage
+
+        for folder in sorted(self._folders):
+            try:
+                yield from cloud_storage.walk_facts(
+                    folder, config.storage, with_all_below=self._with_all_below
+                )
+            except InputError as error:
+                # Its images become rejects, or are readable without being listed.
+                _LOG.warning("%s; changes of objects there go unnoticed", error)
+
+
+def _above(folder: str) -> str:
+    """Gives the folder above; a bucket stays."""
+    return folder.rpartition("/")[0] if folder.count("/") > _BUCKET_SLASHES else folder
 
 
 def _zip_facts(path: str, config: InputConfig) -> Iterator[bytes]:

@@ -36,12 +36,38 @@ def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
         header = _header(path, stream)
     if math.prod(header.shape) > min(config.limits.max_bytes, config.limits.max_pixels * 4):
         raise InputError(f"{path}: images of {header.shape} pixels pass limits.max_pixels")
+    if not path.endswith(".gz"):
+        _check_size(path, header, config)
     if config.labels.source == "auto":
-        files.facts(label_file(path, config), config.storage)
+        _check_labels(path, header.rows, config)
     step = header.rows if path.endswith(".gz") else config.units.members
     for start in range(0, header.rows, max(step, 1)):
         stop = min(start + step, header.rows)
         yield WorkUnit(0, path, "idx", start, stop, stop - start)
+
+
+def _check_size(path: str, header: _Header, config: InputConfig) -> None:
+    """Refuses a file of another size than its header promises, before units are made of that."""
+    promised = 4 + 4 * (1 + len(header.shape)) + header.rows * math.prod(header.shape)
+    size = files.facts(path, config.storage).size
+    if size < promised:
+        raise InputError(f"{path}: cut short: {promised - size} bytes are missing; copy it again")
+    if size > promised:
+        raise InputError(
+            f"{path}: {size - promised} bytes more than its header says; copy it again"
+        )
+
+
+def _check_labels(path: str, rows: int, config: InputConfig) -> None:
+    """Refuses labels that cannot belong to the images: they would be those of others."""
+    labels = label_file(path, config)
+    with _open(labels, config) as stream:
+        header = _header(labels, stream)
+    if header.shape or header.rows != rows:
+        raise InputError(
+            f"{labels}: {header.rows} labels for the {rows} images of {path}; take files that"
+            " belong together"
+        )
 
 
 def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
@@ -98,9 +124,7 @@ def _labels(unit: WorkUnit, config: InputConfig) -> list[str]:
     """Reads the labels of a unit's rows as decimal numbers."""
     path = label_file(unit.source, config)
     with _open(path, config) as stream:
-        header = _header(path, stream)
-        if header.shape or header.rows < unit.stop:
-            raise InputError(f"{path}: {header.rows} labels for at least {unit.stop} images")
+        _header(path, stream)
         stream.seek(unit.start, os.SEEK_CUR)
         return [str(number) for number in _exactly(path, stream, unit.stop - unit.start)]
 

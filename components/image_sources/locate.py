@@ -15,6 +15,7 @@ from components.image_sources.errors import InputError
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 MANIFEST_SUFFIXES: Final = (".csv", ".jsonl", ".ndjson", ".parquet")
 _IDX_MARKS: Final = ("-idx3-", "-idx4-", ".idx3-", "-images-idx", "-idx1-", ".idx1-")
+_IMAGE_STARTS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
 
 
 def locate(config: InputConfig) -> Iterator[tuple[str, str]]:
@@ -61,6 +62,8 @@ def expand(path: str, config: InputConfig) -> list[str]:
 def _tell(path: str, config: InputConfig) -> str:
     """Tells the format by the name, else by the first bytes."""
     name = path.rpartition("/")[2].lower()
+    if not files.is_cloud(path) and os.path.isdir(path):
+        return "idx" if _idx_files(path) else "folder"
     if name.endswith(".zip"):
         return "zip"
     if name.endswith(TAR_SUFFIXES):
@@ -78,8 +81,6 @@ def _tell(path: str, config: InputConfig) -> str:
 
         if cloud_storage.is_prefix(path, config.storage):
             return "folder"
-    elif os.path.isdir(path):
-        return "idx" if _idx_files(path) else "folder"
     return _sniff(path, config)
 
 
@@ -94,6 +95,8 @@ def _sniff(path: str, config: InputConfig) -> str:
         return "zip"
     if head.startswith(b"ustar", 257) or head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
         return "tar"
+    if head.startswith(_IMAGE_STARTS):
+        raise InputError(f"{path}: an image by itself; name the folder that holds it")
     what = "an empty file" if not head else "no archive, folder, manifest or data set"
     raise InputError(f"{path}: {what}; name its format with `format:` if it is one")
 

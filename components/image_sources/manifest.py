@@ -63,13 +63,12 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     yield from read_files(unit.source, rows, config, names_are_paths=True)
 
 
-def local_files(path: str, config: InputConfig) -> Iterator[str]:
-    """Gives the files on disk that a manifest names, for the fingerprint."""
+def named_files(path: str, config: InputConfig) -> Iterator[str]:
+    """Gives the files and objects that a manifest names, for the fingerprint."""
     folder = path.rpartition("/")[0] or "."
     for row in _rows(path, config):
-        name = _full(folder, _text(row.get(config.manifest.path)))
-        if name and not files.is_cloud(name):
-            yield name
+        if name := _text(row.get(config.manifest.path)):
+            yield _full(folder, name)
 
 
 def _full(folder: str, name: str) -> str:
@@ -114,7 +113,10 @@ def _json_lines(path: str, stream: Any) -> Iterator[Row]:
     for number, line in enumerate(io.TextIOWrapper(stream, "utf-8-sig"), 1):
         if not line.strip():
             continue
-        row = json.loads(line)
+        try:
+            row = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise InputError(f"{path}: line {number} is no JSON: {error}") from error
         if not isinstance(row, dict):
             raise InputError(f"{path}: line {number} is no JSON object")
         yield row

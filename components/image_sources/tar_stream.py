@@ -183,7 +183,8 @@ def _members(path: str, blocks: _Blocks, config: InputConfig) -> Iterator[TarMem
             return
         kind, size = header[156:157], _number(header[124:136])
         if size < 0 or _checksum(header) not in (_number(header[148:156]), None):
-            raise InputError(f"{path}: damaged after member {count}; copy it again")
+            what = f"damaged after member {count}" if count else "no tar archive, or damaged"
+            raise InputError(f"{path}: {what}; copy it again")
         padded = -(-size // BLOCK) * BLOCK
         if kind in (b"x", b"L", b"K", b"g"):
             if size > _LONGEST_HEADER:

@@ -4,6 +4,7 @@ The label is the `.cls`, `.txt` or `.json` next to the image; the split is in th
 """
 
 import json
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -20,6 +21,9 @@ IMAGE_SUFFIXES: Final = frozenset(("jpg", "jpeg", "png", "gif", "bmp", "webp", "
 _LABEL_SUFFIXES: Final = ("cls", "txt", "json")
 _JSON_KEYS: Final = ("label", "class", "cls", "class_name")
 _PEEKED: Final = 200
+_NUMBER: Final = re.compile("[0-9]{1,9}")
+_NAMELESS: Final = "\0"
+"""Stands for a class number that has no name."""
 
 
 def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
@@ -41,6 +45,8 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
                 batch.refuse(member.name, member.kind, member.detail)
             elif suffix.rpartition(".")[2] not in IMAGE_SUFFIXES:
                 batch.ignored += 1
+            elif label == _NAMELESS:
+                batch.refuse(member.name, "bad_label", "the class number beside it has no name")
             else:
                 batch.add(member.name, member.data, label, split)
                 size += len(member.data)
@@ -121,4 +127,6 @@ def _from_json(text: str) -> str:
 
 def _named(text: str, names: tuple[str, ...]) -> str:
     """Turns a class number into its name where names are given."""
-    return names[int(text)] if text.isdigit() and int(text) < len(names) else text
+    if not names or not _NUMBER.fullmatch(text):
+        return text
+    return names[int(text)] if int(text) < len(names) else _NAMELESS

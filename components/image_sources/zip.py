@@ -6,7 +6,7 @@ Stored members are cut out of large reads, deflated ones unpacked with a bound; 
 import stat
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
@@ -72,6 +72,25 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
                 data = _unpack(entry, packed, batch, config.limits.max_bytes)
                 if data is not None:
                     batch.add(entry.name, data, *naming.place(entry.name))
+            yield batch
+    finally:
+        file.close()
+
+
+def pick(path: str, wants: Callable[[str], bool], config: InputConfig) -> Iterator[MemberBatch]:
+    """Reads the members whose names are wanted, and of the rest only the directory."""
+    file = files.open_ranged(path, config.storage)
+    try:
+        for unit in plan(path, config):
+            listed = file.read(unit.start, unit.stop - unit.start)
+            named = [entry for entry in parse_entries(listed, int(unit.extra)) if wants(entry.name)]
+            batch = MemberBatch(path)
+            wanted = [entry for entry in named if _is_wanted(entry, batch, config.limits)]
+            fetched, _ = _fetch(file, wanted, batch, 0)
+            for entry, packed in fetched:
+                data = _unpack(entry, packed, batch, config.limits.max_bytes)
+                if data is not None:
+                    batch.add(entry.name, data, None, None)
             yield batch
     finally:
         file.close()

@@ -14,7 +14,7 @@ from typing import Any
 from ml_metadata import proto
 from ml_metadata.metadata_store import metadata_store
 
-from pipeline.orchestration.runs import FINISHED, state_of
+from pipeline.orchestration.runs import FINISHED, is_blessed, state_of
 from pipeline.run_record import Run, read_runs
 
 _GONE = (proto.Artifact.DELETED, proto.Artifact.ABANDONED)
@@ -118,12 +118,7 @@ def _needed(runs: Sequence[Run], keep_runs: int, with_images: bool) -> set[int]:
 def _blessed_and_pushed(run: Run) -> set[int]:
     """Gives what a run with a blessed model wrote from the model on; else nothing."""
     steps = run.steps.values()
-    is_blessed = any(
-        properties.get("blessed") == 1
-        for step in steps
-        for properties in step.properties.get("blessing", [])
-    )
-    if not is_blessed:
+    if not is_blessed(list(steps)):
         return set()
     wanted = ("model", "model_run", "blessing", "evaluation", "pushed_model")
     found = {n for step in steps for name in wanted for n in step.output_ids.get(name, [])}

@@ -14,7 +14,7 @@ from pipeline.config import ConfigError, PipelineConfig
 from pipeline.console import Terminal
 from pipeline.jobs import Outcome, train_and_push
 from pipeline.local_runner import METADATA_FILE
-from pipeline.orchestration.runs import FINISHED, only_property, state_of
+from pipeline.orchestration.runs import FINISHED, is_blessed, only_property, state_of
 from pipeline.run_record import Run, read_runs, sqlite_connection
 
 _DRIFT_FILE = "drift.json"
@@ -89,8 +89,8 @@ def attempts(runs: list[Run]) -> list[Attempt]:
             continue
         steps = list(run.steps.values())
         examples = only_property(steps, "examples")
-        blessing = only_property(steps, "blessing")
-        if examples is None or blessing is None:
+        blessed = is_blessed(steps)
+        if examples is None or blessed is None:
             continue
         found.append(
             Attempt(
@@ -98,7 +98,7 @@ def attempts(runs: list[Run]) -> list[Attempt]:
                 span=int(examples.get("span", 0)),
                 fingerprint=str(examples.get("input_fingerprint", "")),
                 ended=max(step.started + step.seconds for step in steps),
-                blessed=blessing.get("blessed") == 1,
+                blessed=blessed,
             )
         )
     return found

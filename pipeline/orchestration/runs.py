@@ -21,6 +21,8 @@ REFUSALS_NOTE = "refusals"
 METRIC_NOTE = "metric:"
 
 _BLESSING, _PUSHED, _EXAMPLES = "blessing", "pushed_model", "examples"
+# A property that the gate's blessing has and that of the export's check has not.
+_GATES_MARK = "current_model_id"
 _VERDICT_FILE = "verdict.json"
 
 
@@ -82,7 +84,6 @@ def summarise(run: Run, *, is_latest: bool, is_held: bool) -> Summary:
         The record.
     """
     steps = list(run.steps.values())
-    blessing = only_property(steps, _BLESSING)
     verdict = _verdict(steps)
     pushed = only_property(steps, _PUSHED) or {}
     examples = only_property(steps, _EXAMPLES) or {}
@@ -101,8 +102,8 @@ def summarise(run: Run, *, is_latest: bool, is_held: bool) -> Summary:
         span=examples.get("span"),
         images=examples.get("images"),
         metrics=metrics or _numbers(verdict.get("metrics")),
-        blessed=None if blessing is None else blessing.get("blessed") == 1,
-        refusals=_lines(verdict.get("refusals")) or _noted_refusals(run),
+        blessed=is_blessed(steps),
+        refusals=_noted_refusals(run) or _lines(verdict.get("refusals")),
         pushed=str(pushed.get("pushed_destination", "")),
         cached=sum(step.cached for step in steps),
         steps=[
@@ -139,6 +140,17 @@ def only_property(steps: list[Step], output: str) -> Mapping[str, Any] | None:
         if step.properties.get(output):
             return step.properties[output][0]
     return None
+
+
+def is_blessed(steps: list[Step]) -> bool | None:
+    """Tells whether every check blessed the model; None where the gate did not come to an answer.
+
+    The check of the export gives a blessing, too; only the gate's names the model it is about.
+    """
+    blessings = [found for step in steps for found in step.properties.get(_BLESSING, [])]
+    if not any(_GATES_MARK in blessing for blessing in blessings):
+        return None
+    return all(blessing.get("blessed") == 1 for blessing in blessings)
 
 
 def local_time(seconds: float) -> str:

@@ -31,6 +31,7 @@ class FlakyProxy(http.server.ThreadingHTTPServer):
     """Hands requests on to the emulator, and sabotages every third one it is told to."""
 
     daemon_threads = True
+    client: Any
 
     def __init__(self, port: int) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -107,6 +108,7 @@ def proxy() -> Iterator[FlakyProxy]:
             client_options={"api_endpoint": f"http://127.0.0.1:{server.port}"},
         )
         bucket = client.create_bucket("images")
+        flaky.client = client
         tree = archives.classes(IMAGES // 3)
         objects = {f"tree/{name}": data for name, data in tree.items()} | {"tree/empty.png": b""}
         objects["day-1/all.zip"] = archives.zip_bytes(tree)
@@ -179,6 +181,29 @@ def test_manifest_with_addresses(proxy: FlakyProxy, tmp_path: Path) -> None:
     assert [(reject.member, reject.reason) for reject in batch.rejects] == [
         ("gs://images/tree/none.png", "missing")
     ]
+
+
+def test_fingerprint_of_a_manifest_sees_its_objects(
+    proxy: FlakyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = proxy.client.bucket("images")
+    folders = [f"listed/{i}" for i in range(3)]
+    for folder in folders:
+        bucket.blob(f"{folder}/a.png").upload_from_string(archives.png(1))
+        bucket.blob(f"{folder}/below/b.png").upload_from_string(archives.png(2))
+    rows = ["path,label", *(f"gs://images/{folder}/a.png,cat" for folder in folders)]
+    (tmp_path / "m.csv").write_text("\n".join([*rows, "gs://no-such-bucket/a/1.png,cat"]))
+    config = config_of(paths=str(tmp_path / "m.csv"))
+    for most in (1000, 2):
+        monkeypatch.setattr("components.image_sources.fingerprint._MOST_FOLDERS", most)
+        before = fingerprint(config)
+        assert fingerprint(config) == before
+        bucket.blob("listed/1/below/b.png").upload_from_string(archives.png(most))
+        # What is below a named folder counts only where folders were too many to remember.
+        assert (fingerprint(config) == before) == (most == 1000)
+        before = fingerprint(config)
+        bucket.blob("listed/1/a.png").upload_from_string(archives.png(most))
+        assert fingerprint(config) != before
 
 
 @pytest.mark.parametrize(

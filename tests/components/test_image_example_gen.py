@@ -164,6 +164,8 @@ def test_account_adds_up_over_every_defect(tmp_path: Path) -> None:
     assert stored["examples"] == 19
     assert stored["duplicates_dropped"] == 1
     assert stored["converted_to_png"] == 1
+    assert stored["formats"] == {"png": 20}
+    assert stored["sizes"] == {"12x9": 20}
     assert sum(stored["splits"].values()) == 19
     assert stored["classes"] == ["cat", "dog", "öl"]
     assert sorted(os.listdir(tmp_path / "out")) == [

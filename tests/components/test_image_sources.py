@@ -1,5 +1,6 @@
 """Each source gives the members, labels, splits and rejects that its archive holds."""
 
+import errno
 import io
 import os
 import stat
@@ -313,6 +314,15 @@ def test_walk_sorts_across_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert list(listing.walk(str(tmp_path))) == expected
 
 
+def test_webdataset_numbers_without_a_name(tmp_path: Path) -> None:
+    files = {f"{i}.png": archives.png(i) for i in range(3)}
+    files |= {"0.cls": b"1", "1.cls": b"2", "2.cls": "²".encode()}
+    path = archives.write(tmp_path / "a.tar", dict(sorted(files.items(), reverse=True)))
+    batches = read_all(paths=str(path), labels={"names": ("zero", "one")})
+    assert [label for batch in batches for label in batch.labels] == ["²", "one"]
+    assert rejects(batches) == {"1.png": "bad_label"}
+
+
 def test_webdataset(tmp_path: Path) -> None:
     shard = archives.tar_bytes(
         {
@@ -362,9 +372,16 @@ def test_idx_faults(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(InputError, match="cut short: 1 bytes are missing"):
         read_all(paths=str(path))
-    archives.write_idx(tmp_path, "train", images, [0, 1], pack=False)
-    with pytest.raises(InputError, match="2 labels for at least 3 images"):
+    path.write_bytes(path.read_bytes() + b"xyz")
+    with pytest.raises(InputError, match="2 bytes more than its header says"):
         read_all(paths=str(path))
+    path.write_bytes(path.read_bytes()[:4] + b"\xff" * 4 + path.read_bytes()[8:])
+    with pytest.raises(InputError, match=r"cut short: 1[0-9]* bytes are missing"):
+        read_all(paths=str(path))
+    for labels in ([0, 1], [0, 1, 2, 0]):
+        archives.write_idx(tmp_path, "train", images, labels, pack=False)
+        with pytest.raises(InputError, match=f"{len(labels)} labels for the 3 images of .*; take"):
+            read_all(paths=str(path))
     (tmp_path / "train-labels-idx1-ubyte").unlink()
     with pytest.raises(InputError, match="no label file"):
         read_all(paths=str(path))
@@ -443,11 +460,13 @@ def test_manifest(tmp_path: Path, suffix: str) -> None:
         ("none*.zip", None, "nothing matches"),
         ("text.zip", b"this is text", "not a zip archive"),
         ("empty.zip", b"", "not a zip archive"),
-        ("text.tar", b"this is text" * 100, "damaged after member 0"),
+        ("text.tar", b"this is text" * 100, "no tar archive, or damaged"),
         ("unknown.bin", b"abc", "no archive, folder, manifest or data set"),
         ("empty.bin", b"", "an empty file"),
+        ("one.png", archives.png(), "an image by itself; name the folder"),
         ("no.zip", archives.zip_bytes({}), "no images; the archive or folder is empty"),
         ("text.csv", b"\xff\xfe\0", "not a readable manifest"),
+        ("text.jsonl", b'{"path": "a.png"}\n{"path"', "line 2 is no JSON: Expecting"),
         ("text.tfrecord", b"this is text, no records", "not a TFRecord file"),
         ("x-images-idx3-ubyte", b"this is text", "not an IDX file"),
     ],
@@ -461,6 +480,32 @@ def test_unusable_inputs_say_so_in_one_line(
         read_all(paths=str(tmp_path / name))
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["tree.zip", "tree.tar", "tree.csv", "x-images-idx3-ubyte"])
+def test_folders_with_the_name_of_a_file(tmp_path: Path, name: str) -> None:
+    root = archives.write_folder(tmp_path / name, archives.classes(2))
+    assert len(members(read_all(paths=str(root)))) == 6
+
+
+@pytest.mark.parametrize("image_format", ["zip", "tar", "webdataset", "manifest", "tfrecord"])
+def test_no_regular_file(tmp_path: Path, image_format: str) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (("folder", "a folder, not a file"), ("pipe", "a pipe or device")):
+        with pytest.raises(InputError, match=f"/{name}: {message}") as caught:
+            read_all(paths=str(tmp_path / name), format=image_format)
+        assert "\n" not in str(caught.value)
+
+
+def test_disk_that_fails_on_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pread(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    path = archives.write(tmp_path / "a.zip", archives.classes(2))
+    monkeypatch.setattr(os, "pread", pread)
+    with pytest.raises(InputError, match=r"a\.zip: cannot be read: Input/output error"):
+        read_all(paths=str(path))
 
 
 def test_empty_folder(tmp_path: Path) -> None:

@@ -37,13 +37,17 @@ def assert_refused(done: subprocess.CompletedProcess[str], *expected: str) -> No
 def test_help_lists_every_command() -> None:
     done = vaeline("--help")
     assert done.returncode == 0
-    for command in ("run", "demo", "classify", "doctor"):
+    for command in ("run", "demo", "classify", "predict", "models", "doctor"):
         assert f"  {command} " in done.stdout
 
 
-@pytest.mark.parametrize("command", ["run", "demo", "classify", "doctor"])
+@pytest.mark.parametrize(
+    "command",
+    ["run", "demo", "classify", "predict", "models list", "models rollback", "models prune",
+     "doctor"],
+)  # fmt: skip
 def test_every_command_explains_itself(command: str) -> None:
-    done = vaeline(command, "--help")
+    done = vaeline(*command.split(), "--help")
     assert done.returncode == 0
     assert "--json" in done.stdout
 
@@ -86,6 +90,18 @@ def test_a_typo_in_the_configuration_is_named(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("input: {paths: a.zip}\ntrainer: {epoch: 3}\n")
     done = vaeline("run", "--config", str(tmp_path / "my.yaml"), "--root", str(tmp_path / "root"))
     assert_refused(done, "my.yaml: trainer.epoch: unknown key; did you mean epochs?")
+
+
+def test_a_folder_without_anything_to_report_on_is_named(tmp_path: Path) -> None:
+    done = vaeline("report", str(tmp_path), "--logs", str(tmp_path))
+    assert_refused(done, str(tmp_path), "metadata.sqlite", "_manifest.json")
+
+
+def test_samples_of_no_model_are_refused(tmp_path: Path) -> None:
+    done = vaeline(
+        "sample", str(tmp_path), "--output", str(tmp_path / "a.png"), "--logs", str(tmp_path)
+    )
+    assert_refused(done, str(tmp_path), "no saved_model.pb")
 
 
 def test_errors_come_as_json_too(tmp_path: Path) -> None:
@@ -143,3 +159,33 @@ def test_a_model_that_is_none_is_named(tmp_path: Path, digits_zip: Path) -> None
         "--logs", str(tmp_path),
     )  # fmt: skip
     assert_refused(done, str(tmp_path), "saved_model.pb")
+
+
+def test_a_folder_without_models_is_named(tmp_path: Path) -> None:
+    for command in (["list"], ["rollback"], ["prune", "--keep", "1"]):
+        done = vaeline("models", command[0], str(tmp_path), *command[1:])
+        assert_refused(done, str(tmp_path), "there is no pushed model")
+
+
+def test_models_are_listed_rolled_back_and_pruned(tmp_path: Path) -> None:
+    from components.model_push.management import open_store
+    from tests.components.test_model_push import push
+
+    store = open_store(str(tmp_path / "pushed"))
+    first, second = push(store, tmp_path, "1"), push(store, tmp_path, "2")
+    listed = vaeline("models", "list", store.address)
+    assert listed.returncode == 0, listed.stderr
+    for part in (str(first), str(second), "ada@", "digits.zip", "served"):
+        assert part in listed.stdout
+    back = json.loads(vaeline("models", "rollback", store.address, "--json").stdout)
+    assert (back["copy_of"], back["rolled_back_from"]) == (first, second)
+    again = vaeline("models", "rollback", store.address)
+    assert_refused(again, "no other model was served before")
+    dry = json.loads(vaeline("models", "prune", store.address, "--keep", "1", "--json").stdout)
+    assert dry["would_remove"] == [first, second]
+    assert len(store.versions()) == 3
+    done = vaeline("models", "prune", store.address, "--keep", "1", "--yes", "--json")
+    assert json.loads(done.stdout)["removed"] == [first, second]
+    listed = json.loads(vaeline("models", "list", store.address, "--json").stdout)
+    assert [version["version"] for version in listed["versions"]] == [back["version"]]
+    assert listed["served"] == listed["latest"] == back["version"]

@@ -1,6 +1,7 @@
 """A whole run on the digits, as a person starts it; then what the cache and the gate make of it."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -54,6 +55,12 @@ def run_again(root: Path, *settings: str) -> Run:
     return vaeline("run", "--config", "digits", "--root", str(root), *overrides)
 
 
+def labelling(root: Path) -> list[str]:
+    """Settings that make labelling the held-out digits a step of the run."""
+    archive = root / "archives" / "held_out.zip"
+    return ["bulk.in_pipeline=true", f"bulk.input={{paths: ['{archive}']}}"]
+
+
 def recomputed(run: Run) -> set[str]:
     # The resolver only looks into the metadata store, at every run.
     steps = {name for name, step in run.result["steps"].items() if not step["cached"]}
@@ -72,6 +79,7 @@ def test_everything_that_was_promised_is_there(first: Run) -> None:
     pushed = Path(pipeline["pushed"])
     assert (pushed / "saved_model.pb").is_file()
     card = json.loads((pushed / "assets.extra" / "model.json").read_text())
+    assert card["summaries"]["mix"]["format"] == {"png": card["summaries"]["mix"]["images"]}
     assert card["classes"] == list("0123456789")
     assert all(card["digests"][name] for name in ("model", "transform", "calibration", "code"))
     assert "epochs: 40" in (pushed / "assets.extra" / "config.yaml").read_text()
@@ -79,6 +87,13 @@ def test_everything_that_was_promised_is_there(first: Run) -> None:
     assert pictures == {"reconstructions.png", "samples.png", "latent_map.png"}
     assert Path(first.result["picture"]).is_file()
     assert Path(pipeline["log"]).stat().st_size > 10_000
+    report = Path(pipeline["report"]).read_text("utf-8")
+    assert "Blessed" in report
+    assert "This part could not be made" not in report
+    assert "no pictures over epochs" not in report
+    assert "<circle" in report
+    archive = Path(first.result["labelling"]["report"]).read_text("utf-8")
+    assert "359 members are 359 rows plus 0 rejects plus 0 duplicates" in archive
 
 
 def test_what_people_see_is_short(first: Run) -> None:
@@ -102,22 +117,68 @@ def test_held_out_digits_are_no_drift(first: Run) -> None:
         assert abs(drift["prior_shift"][label] - share) < 0.03
 
 
-def test_a_second_run_is_served_from_the_cache(first: Run, root: Path) -> None:
-    second = run_again(root)
+def test_a_second_run_is_served_from_the_cache_and_may_label_an_archive(
+    first: Run, root: Path
+) -> None:
+    second = run_again(root, *labelling(root))
     assert second.code == 0
-    assert recomputed(second) == set()
+    assert recomputed(second) == {"BulkInference"}
+    table = ds.dataset(Path(second.result["labelled"]) / "table", format="parquet").to_table()
+    assert table.num_rows == 359
     assert second.result["pushed"] == first.result["pipeline"]["pushed"]
     assert second.result["metrics"] == first.result["pipeline"]["metrics"]
 
 
 def test_a_bound_that_is_missed_refuses_the_model(first: Run, root: Path) -> None:
-    refused = run_again(root, "evaluation.min_accuracy=1.0")
+    refused = run_again(root, "evaluation.min_accuracy=1.0", *labelling(root))
     assert refused.code == 3
     assert not refused.result["blessed"]
     assert refused.result["pushed"] == ""
     (reason,) = refused.result["refusals"]
     assert "below evaluation.min_accuracy 1.0000" in reason
-    assert recomputed(refused) == {"Evaluator", "Pusher"}
+    assert recomputed(refused) == {"ModelGate", "Pusher"}
+    verdict = json.loads((Path(refused.result["verdict"]) / "verdict.json").read_text())
+    assert verdict["refusals"] == refused.result["refusals"]
+    assert (
+        f"refused because {reason}" in (Path(refused.result["verdict"]) / "verdict.txt").read_text()
+    )
+    assert "was not blessed, so no image is labelled" in refused.result["not_labelled"]
+    assert refused.result["labelled"] == ""
+    assert "NOT LABELLED" in refused.text
+
+
+def test_a_first_model_passes_on_absolute_bounds_and_says_so(first: Run) -> None:
+    pipeline = first.result["pipeline"]
+    assert pipeline["gate"] == "blessed as the first model, on absolute bounds only"
+    assert "blessed as the first model" in first.text
+    measured = json.loads((Path(pipeline["verdict"]) / "verdict.json").read_text())
+    overall = measured["overall"]
+    assert 0 < overall["calibration_error"] < 0.1
+    assert overall["bits_per_dimension"] == pytest.approx(-overall["elbo"] / 64 / math.log(2))
+    assert overall["outlier_score_q50"] < overall["outlier_score_q95"]
+    assert set(measured["slices"]) == {"class", "archive", "size"}
+    assert set(measured["slices"]["size"]) == {"1-8 px"}
+    for name, found in measured["classes"].items():
+        part = measured["slices"]["class"][name]
+        assert part["example_count"] == found["images"]
+        assert part["accuracy"] == pytest.approx(found["recall"])
+    images = sum(cell["images"] for cell in measured["confusion"])
+    assert images == overall["example_count"] == pipeline["test_images"]
+
+
+def test_a_model_that_hardly_trained_is_refused_by_its_change(first: Run, root: Path) -> None:
+    # It would pass every absolute bound.
+    bounds = ("evaluation.min_accuracy=0", "evaluation.min_class_recall=null")
+    refused = run_again(root, "trainer.epochs=1", *bounds)
+    assert refused.code == 3
+    assert "ModelGate" in recomputed(refused)
+    rows = {check["metric"]: check for check in refused.result["checks"]}
+    assert rows["change of accuracy"]["verdict"] == "REFUSED"
+    assert rows["flipped labels"]["verdict"] == "REFUSED"
+    before = first.result["pipeline"]["metrics"]["accuracy"]
+    assert rows["last blessed model"]["value"].startswith(f"{before:.4f}, log loss")
+    assert len(refused.result["refusals"]) == 2
+    assert "surely a loss" in refused.result["refusals"][0]
 
 
 def test_a_class_with_one_image_stops_the_run_by_name(first: Run, root: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline import digests
-from pipeline.config import PipelineConfig, parse_config
+from pipeline.config import ConfigError, PipelineConfig, parse_config
 from pipeline.graph import Places, create_pipeline
 
 STEPS = [
@@ -19,8 +19,10 @@ STEPS = [
     "AnomalyGate",
     "Transform",
     "Trainer",
+    "ServingCheck",
     "baseline_model",
     "Evaluator",
+    "ModelGate",
     "Pusher",
 ]
 
@@ -52,17 +54,42 @@ def test_a_curated_schema_takes_the_place_of_the_inferred_one() -> None:
     assert "SchemaGen" not in steps
 
 
+def test_a_search_for_options_is_a_step_before_the_training() -> None:
+    searching = config(trainer={"tuner": {"enabled": True}})
+    assert [*STEPS[:6], "Tuner", *STEPS[6:]] == list(properties(searching))
+    # What the Tuner chose reaches the Trainer as an artifact, so a longer search alone is the
+    # Tuner's.
+    longer = config(trainer={"tuner": {"enabled": True, "trials": 20}})
+    assert changed(properties(searching), properties(longer)) == {"Tuner"}
+
+
+def test_labelling_an_archive_is_the_last_step() -> None:
+    bulk = {"in_pipeline": True, "input": {"paths": "scans.zip"}}
+    labelling = config(bulk=bulk)
+    assert list(properties(labelling)) == [*STEPS, "BulkInference"]
+    before, after = properties(labelling, "one"), properties(labelling, "two")
+    assert "BulkInference" in changed(before, after)
+    other = config(bulk={**bulk, "columns": ["key", "label"]})
+    assert changed(properties(labelling), properties(other)) == {"BulkInference"}
+    with pytest.raises(ConfigError, match=r"bulk\.in_pipeline: there is nothing to label"):
+        config(bulk={"in_pipeline": True})
+
+
 def test_a_changed_line_of_code_reaches_the_steps_that_run_it() -> None:
     before, after = properties(config(), "one"), properties(config(), "two")
-    assert changed(before, after) == {"ImageExampleGen", "Transform", "Trainer"}
+    assert changed(before, after) == {
+        "ImageExampleGen", "Transform", "Trainer", "ServingCheck", "ModelGate",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("sections", "steps"),
     [
         ({"trainer": {"epochs": 3}}, {"Trainer"}),
-        ({"image": {"height": 14, "width": 14}}, {"Transform", "Trainer"}),
-        ({"evaluation": {"min_accuracy": 0.5}}, {"Evaluator"}),
+        ({"image": {"height": 14, "width": 14}}, {"Transform", "Trainer", "Evaluator"}),
+        ({"evaluation": {"min_accuracy": 0.5}}, {"ModelGate"}),
+        ({"evaluation": {"slices": ["size"]}}, {"Evaluator", "ModelGate"}),
+        ({"serving_check": {"tolerance": 0.01}}, {"ServingCheck"}),
         ({"push": {"directory": "/elsewhere"}}, {"Pusher"}),
         ({"input": {"paths": "other.zip"}}, {"ImageExampleGen", "Trainer"}),
         ({"schema": {"path": "schema.pbtxt"}}, {"Trainer", "ImportSchemaGen"}),
@@ -93,3 +120,41 @@ def test_the_code_digest_sees_every_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert edited != original
     (tmp_path / "components" / "new.py").write_text("")
     assert digests.code_digest() not in {original, edited}
+
+
+VERTEX = {"vertex": {"project": "p", "region": "europe-west4"}}
+
+
+def test_a_vertex_endpoint_is_one_more_step_with_the_same_blessing() -> None:
+    places = Places(artifacts="gs://bucket/artifacts")
+    dag = create_pipeline(config(push=VERTEX), places=places, code_digest="code")
+    pusher = {step.id: step for step in dag.components}["vertex_pusher"]
+    arguments = json.loads(pusher.exec_properties["custom_config"])
+    assert arguments["ai_platform_enable_vertex"]
+    assert arguments["ai_platform_vertex_region"] == "europe-west4"
+    assert arguments["ai_platform_serving_args"]["endpoint_name"] == "vaeline"
+    assert {"model", "model_blessing"} <= set(pusher.inputs)
+
+
+def test_vertex_needs_artifacts_in_a_bucket() -> None:
+    with pytest.raises(ConfigError, match="lie in /nowhere; give a root at gs://"):
+        properties(config(push=VERTEX))
+
+
+@pytest.mark.parametrize(
+    ("push", "message"),
+    [
+        ({"directory": "s3://bucket/a"}, "push.directory: s3://bucket/a: models are pushed to"),
+        ({"directory": "gs://"}, "gs://bucket/prefix"),
+        ({"vertex": {"region": "europe-west4"}}, "push.vertex.project: Field required"),
+        ({"vertex": {"project": "p", "region": "Europe"}}, "push.vertex.region: String should"),
+        (
+            {"vertex": {"project": "p", "region": "a-b1", "min_replicas": 3}},
+            "push.vertex.max_replicas 1 is below min_replicas 3",
+        ),
+    ],
+)
+def test_a_destination_that_does_not_hold_is_named(push: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        config(push=push)
+    assert len(str(caught.value).splitlines()) == 1

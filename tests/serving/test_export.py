@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import names
 from tests.serving.conftest import Exported, png
@@ -84,7 +85,12 @@ def test_annotate_answers_everything_and_the_others_their_part(answers: dict[str
         return {key.split("/")[1] for key in answers if key.startswith(f"{signature}/")}
 
     assert outputs(names.ANNOTATE) == outputs(names.ANNOTATE_PIXELS) == EVERY_OUTPUT
-    assert outputs(names.CLASSIFY_EXAMPLES) == {names.PROBABILITIES}
+    assert outputs(names.CLASSIFY_EXAMPLES) == {
+        names.LABEL,
+        names.PROBABILITIES,
+        names.ELBO,
+        names.OUTLIER_SCORE,
+    }
     assert outputs(names.EMBED) == {names.EMBEDDING}
     assert outputs(names.SCORE) == {
         names.ELBO, names.RECONSTRUCTION_ERROR, names.OUTLIER_SCORE, names.VERDICT,
@@ -137,6 +143,10 @@ def test_images_come_back_as_levels(exported: Exported, answers: dict[str, Any])
 
 def test_only_core_operations_are_in_the_graph(answers: dict[str, Any]) -> None:
     operations = set(answers["operations"].tolist())
+    # Known to TensorFlow's core, of which TF Serving has all: no op of an add-on, which would have
+    # to be loaded. `raw_ops` lists what is in the core.
+    functional = {"_Arg", "_Retval", "PartitionedCall", "StatefulPartitionedCall"}
+    assert {name for name in operations - functional if not hasattr(tf.raw_ops, name)} == set()
     assert "DecodeImage" in operations
     assert {name for name in operations if "Py" in name and "Func" in name} == set()
 
@@ -169,6 +179,41 @@ def test_a_corrupt_image_is_an_error_and_the_model_lives_on(exported: Exported) 
     with pytest.raises(tf.errors.InvalidArgumentError):
         annotate(image_bytes=tf.constant([exported.contents[0], b"no image"]))
     assert annotate(image_bytes=tf.constant(exported.contents[:1]))[names.LABEL].shape == (1,)
+
+
+def test_warm_up_requests_name_signatures_that_answer(exported: Exported) -> None:
+    loaded = tf.saved_model.load(str(exported.folder))
+    path = exported.folder / names.EXTRA_ASSETS / names.WARM_UP
+    asked = []
+    for record in tf.data.TFRecordDataset(str(path)):
+        request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+        inputs = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
+        outputs = loaded.signatures[request.model_spec.signature_name](
+            **{key: tf.constant(value) for key, value in inputs.items()}
+        )
+        (rows,) = {len(value) for value in inputs.values()}
+        assert {len(value) for value in outputs.values()} == {rows}
+        asked.append((request.model_spec.signature_name, rows))
+    assert len(asked) == 10
+    assert (names.SERVING_DEFAULT, 1) in asked
+    assert (names.ANNOTATE_PIXELS, 32) in asked
+
+
+def test_samples_come_from_their_seed(exported: Exported) -> None:
+    loaded = tf.saved_model.load(str(exported.folder))
+    sample = loaded.signatures[names.SAMPLE]
+
+    def draw(count: int, seed: int) -> dict[str, Any]:
+        return sample(count=tf.constant(count), seed=tf.constant(seed, tf.int64))
+
+    first = draw(5, 1)
+    assert first[names.IMAGE].shape == (5, 8, 8, 1)
+    np.testing.assert_array_equal(first[names.LATENT], draw(5, 1)[names.LATENT])
+    assert not np.array_equal(first[names.LATENT], draw(5, 2)[names.LATENT])
+    again = loaded.signatures[names.GENERATE](latent=first[names.LATENT])
+    np.testing.assert_array_equal(again[names.IMAGE], first[names.IMAGE])
+    with pytest.raises(tf.errors.InvalidArgumentError, match="count has to be 1 to 4096"):
+        draw(0, 1)
 
 
 def test_the_card_and_the_configuration_lie_beside_the_model(exported: Exported) -> None:

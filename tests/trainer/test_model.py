@@ -136,6 +136,34 @@ def test_importance_bound_rises_from_the_elbo(conditioning: str) -> None:
         assert bounds[1] == pytest.approx(elbo, rel=0.01)
 
 
+def test_loss_is_the_formula_of_the_documentation() -> None:
+    model = build()
+    for weight in model.trainable_weights:
+        weight.assign_add(0.05 * tf.random.stateless_normal(weight.shape, [4, 2]))
+    config = ObjectiveConfig(
+        free_bits=0.02, entropy_weight=0.3, generative_weight=0.7, alpha=1.5, label_smoothing=0.1
+    )
+    images, labels = tf.constant(pixels(6)), tf.constant([0, 1, 2, 0, -1, 1])
+    schedule = Schedule(beta=tf.constant(0.4), consistency=tf.constant(1.0))
+    objective = Objective(model, config, SemiSupervisedConfig())
+    loss, _ = objective(Batch(clean=images, labels=labels), Noise(1, 0), schedule)
+
+    encoded = model.encode(images)
+    latent = encoded.latent(Noise(1, 0).normal("latent/labelled", [1, 6, 4], axis=1)[0])
+    likelihood = model.observation.log_likelihood(images, model.decode(latent)).numpy()
+    mean, variance = encoded.mean.numpy(), np.exp(encoded.log_variance.numpy())
+    per_dimension = 0.5 * (mean**2 + variance - 1 - np.log(variance))
+    assert (per_dimension < 0.02).any()
+    assert (per_dimension > 0.02).any()
+    entropy = 0.5 * np.log(2 * np.pi * np.e * variance).sum(-1)
+    j = likelihood - 0.4 * np.maximum(per_dimension, 0.02).sum(-1) + 0.3 * entropy
+    log_p = tf.nn.log_softmax(model.classify(encoded)).numpy()
+    target = 0.9 * np.eye(3)[np.maximum(labels, 0)] + 0.1 / 3
+    cross_entropy = -(target * log_p).sum(-1) * (labels.numpy() >= 0)
+    expected = (0.7 * -j / np.prod(tiny.SHAPE) + 1.5 * cross_entropy).mean()
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
 def test_unlabelled_images_sum_the_class_out() -> None:
     model = build(tiny.model_config(conditioning="label"))
     for weight in model.trainable_weights:

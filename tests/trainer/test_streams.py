@@ -142,6 +142,23 @@ def write_examples(path: pathlib.Path, data: ImageSet, labels: list[str]) -> Non
             writer.write(example.SerializeToString())
 
 
+def test_examples_that_do_not_fit_the_memory_are_mapped_from_a_file(tmp_path: pathlib.Path) -> None:
+    data = tiny.image_set(1100)
+    write_examples(tmp_path / "Split-train" / "data.tfrecord", data, ["class"] * 1100)
+    height, width, channels = tiny.SHAPE
+    image = ImageConfig.model_validate({"height": height, "width": width, "channels": channels})
+    loaded = [
+        load_folder(os.fspath(tmp_path), image, memory_limit_bytes=limit, cache_dir=str(tmp_path))
+        for limit in (1 << 10, 1 << 30)
+    ]
+    mapped, resident = (splits["train"] for splits, _ in loaded)
+    assert isinstance(mapped.images, np.memmap)
+    assert not isinstance(resident.images, np.memmap)
+    np.testing.assert_array_equal(mapped.images, data.images)
+    assert mapped.digest == resident.digest
+    assert {path.name for path in tmp_path.iterdir()} == {"Split-train"}
+
+
 def test_examples_are_loaded_with_their_classes(tmp_path: pathlib.Path) -> None:
     data = tiny.image_set(7)
     names = [f"class {label}" for label in data.labels]

@@ -37,7 +37,15 @@ def test_learns_and_writes_its_files(tmp_path: pathlib.Path) -> None:
     assert last["validation"]["loss"] < first["validation"]["loss"]
     assert len(result.history) == 12
     assert json.loads((tmp_path / "history.json").read_text()) == result.history
-    assert any((tmp_path / "tensorboard").iterdir())
+    (events_file,) = (tmp_path / "tensorboard").iterdir()
+    tags = {
+        value.tag
+        for event in tf.compat.v1.train.summary_iterator(str(events_file))
+        for value in event.summary.value
+    }
+    assert {"train/loss", "train/kl", "validation/accuracy", "validation/elbo"} <= tags
+    # TensorBoard's image plugin adds the number of the image where there are several.
+    assert {"reconstructions", "prior samples", "latent map"} <= tags
     assert events[-1].step == events[-1].total_steps == 120
     assert "validation accuracy" in events[-1].line()
 

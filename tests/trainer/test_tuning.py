@@ -1,11 +1,16 @@
 """The tuner's search space and one tiny search."""
 
 import pathlib
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import tensorflow as tf
 
 from tests.trainer import tiny
 from trainer import tuning
+from trainer.config import ImageConfig, check_consistent
+from trainer.preemption import PreemptedError, TrainingDivergedError
 
 SPACE = {
     "trainer.optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -27,18 +32,89 @@ def test_proposals_become_validated_options() -> None:
         tuning.apply({"model.latent_size": 0}, model, trainer)
 
 
-def test_search_measures_short_trainings(tmp_path: pathlib.Path) -> None:
-    config = tiny.trainer_config(tuner={"trials": 2, "epochs": 0.5, "space": SPACE})
-    tuner = tuning.OptionTuner(
+def test_a_space_is_checked_before_anything_runs() -> None:
+    def check(space: dict) -> None:
+        trainer = tiny.trainer_config(tuner={"enabled": True, "space": space})
+        check_consistent(ImageConfig(), tiny.model_config(), trainer)
+
+    check(SPACE)
+    with pytest.raises(ValueError, match=r"trainer\.tuner\.space: `model\.latent` is no option"):
+        check({"model.latent": {"values": [2, 3]}})
+    with pytest.raises(
+        ValueError, match=r"trainer\.tuner\.space: optimizer\.learning_rate: .*than 0"
+    ):
+        check({"trainer.optimizer.learning_rate": {"low": -1, "high": 1}})
+    with pytest.raises(ValueError, match="of one type"):
+        check({"trainer.objective.alpha": {"values": [1, 0.5]}})
+    with pytest.raises(ValueError, match="not be of the tuner itself"):
+        check({"trainer.tuner.trials": {"values": [1, 2]}})
+
+
+def test_schedules_of_a_trial_are_shortened_with_it() -> None:
+    config = tiny.trainer_config(epochs=10, optimizer={"warmup_epochs": 5})
+    short = tuning.shortened(config, 2.0)
+    assert (short.epochs, short.optimizer.warmup_epochs) == (2.0, 1.0)
+    assert tuning.shortened(config, 20.0).epochs == 10
+
+
+def tuner_in(folder: pathlib.Path, **options: object) -> tuning.OptionTuner:
+    settings = {"trials": 2, "epochs": 0.5, "space": SPACE, **options}
+    return tuning.OptionTuner(
         model_config=tiny.model_config(),
-        trainer_config=config,
+        trainer_config=tiny.trainer_config(tuner=settings),
         data=tiny.splits(64),
         image_shape=tiny.SHAPE,
         num_classes=tiny.CLASSES,
         pixel_mean=[0.3],
         pixel_std=[0.25],
-        directory=str(tmp_path),
+        directory=str(folder),
     )
+
+
+def test_a_stopped_search_goes_on(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials: list[str] = []
+
+    def measured(values: list[float | Exception]) -> None:
+        def measure(self: object, trial: Any, *options: object) -> float:
+            del self, options
+            trials.append(trial.trial_id)
+            value = values.pop(0)
+            if isinstance(value, Exception):
+                raise value
+            return value
+
+        monkeypatch.setattr(tuning.OptionTuner, "_measure", measure)
+
+    measured([0.5, TrainingDivergedError("nan"), PreemptedError("stopped by SIGTERM")])
+    with pytest.raises(PreemptedError, match="stopped by SIGTERM"):
+        tuner_in(tmp_path, trials=4).search()
+    measured([0.3, 0.7])
+    tuner = tuner_in(tmp_path, trials=4)
+    tuner.search()
+    assert trials == ["0", "1", "2", "2", "3"]
+    assert "best of 4 trials: cross_entropy 0.3000" in tuner.verdict()
+
+
+def test_hyperband_gives_the_best_settings_more_epochs(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epochs: list[float] = []
+
+    def fake(**arguments: Any) -> SimpleNamespace:
+        epochs.append(arguments["trainer_config"].epochs)
+        tf.io.gfile.makedirs(f"{arguments['workdir']}/checkpoints")
+        return SimpleNamespace(history=[{"validation": {"cross_entropy": 1 / len(epochs)}}])
+
+    monkeypatch.setattr(tuning, "train", fake)
+    tuner_in(tmp_path, algorithm="hyperband", trials=14, epochs=2.7).search()
+    assert len(epochs) == 14
+    assert epochs[:9] == pytest.approx([0.3] * 9)
+    assert epochs[9:12] == pytest.approx([0.9] * 3)
+    assert epochs[12] == pytest.approx(2.7)
+
+
+def test_search_measures_short_trainings(tmp_path: pathlib.Path) -> None:
+    tuner = tuner_in(tmp_path)
     tuner.search()
     best = tuner.get_best_hyperparameters()[0]
     assert 1e-4 <= best.get("trainer.optimizer.learning_rate") <= 1e-2

@@ -27,7 +27,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_job(model: Path, tmp_path: Path) -> RunJob:
     """Runs a job over archives into `tmp_path / "out"`, in units of 16 members."""
 
-    def run(*archives: Path, units: int = 16, source_batch: int = 8, **options: Any) -> BulkResult:
+    def run(
+        *archives: Path | str, units: int = 16, source_batch: int = 8, **options: Any
+    ) -> BulkResult:
         inputs = InputConfig(
             paths=tuple(map(str, archives)), units=UnitsConfig(members=units, batch=source_batch)
         )

@@ -1,6 +1,7 @@
 """BulkInference in a pipeline: refuses what was not blessed, labels what was."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -58,7 +59,9 @@ def do(folder: Path, inputs: dict[str, list[object]]) -> object:
 def test_an_unblessed_model_is_refused_loudly(tmp_path: Path) -> None:
     from components.bulk_inference.executor import UnblessedModelError
 
-    with pytest.raises(UnblessedModelError, match="the Evaluator did not bless this model"):
+    with pytest.raises(
+        UnblessedModelError, match="this model was not blessed, so no image is labelled"
+    ):
         do(tmp_path, artifacts(tmp_path, blessed=False))
     assert not (tmp_path / "annotations" / "table").exists()
 
@@ -68,6 +71,46 @@ def test_the_examples_of_a_pipeline_are_labelled(tmp_path: Path) -> None:
     assert output.get_int_custom_property("rows") == 20  # type: ignore[attr-defined]
     files = sorted((tmp_path / "annotations" / "table").rglob("*.parquet"))
     assert sum(pq.read_metadata(file).num_rows for file in files) == 20
+
+
+def test_an_archive_is_labelled_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
+    from tfx import v1 as tfx
+
+    from components.bulk_inference.component import BulkInference
+    from pipeline.run_record import latest_run
+
+    export_model(tmp_path / "model" / "Format-Serving")
+    connection = tfx.orchestration.metadata.sqlite_metadata_connection_config(
+        str(tmp_path / "metadata.sqlite")
+    )
+
+    def run(count: int) -> tuple[bool, int]:
+        """Labels an archive of so many digits; whether the cache served it, and its rows."""
+        with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
+            for name, data in digits(count).items():
+                archive.writestr(zipfile.ZipInfo(f"{name}.png"), data)
+        model = tfx.dsl.Importer(
+            source_uri=str(tmp_path / "model"), artifact_type=standard_artifacts.Model
+        ).with_id("model")
+        labelling = BulkInference(
+            model.outputs["result"],
+            BulkConfig(input=InputConfig(paths=(str(tmp_path / "scans.zip"),))),
+        )
+        tfx.orchestration.LocalDagRunner().run(
+            tfx.dsl.Pipeline(
+                pipeline_name="labelling",
+                pipeline_root=str(tmp_path / "artifacts"),
+                components=[model, labelling],
+                enable_cache=True,
+                metadata_connection_config=connection,
+            )
+        )
+        step = latest_run(connection)["BulkInference"]
+        return step.cached, step.properties["annotations"][0]["rows"]
+
+    assert run(10) == (False, 10)
+    assert run(10) == (True, 10)
+    assert run(12) == (False, 12)
 
 
 def test_the_component_takes_images_from_one_place() -> None:

@@ -84,6 +84,27 @@ def test_changed_copies_alarm(
     assert any(test.alarm and test.p_value < 1e-3 for test in report.tests)
 
 
+def test_other_formats_and_sizes_alarm_and_the_same_ones_do_not(
+    card: ModelCard, annotator: Annotator, images: np.ndarray
+) -> None:
+    outputs, _ = annotator.annotate_pixels(images[:400])
+    trained = {"images": 4000, "format": {"png": 3000, "jpeg": 1000}, "size": {"8x8": 3900}}
+    mixed = dataclasses.replace(card, summaries={**card.summaries, "mix": trained})
+
+    def alarms(formats: dict[str, int], side: int) -> set[str]:
+        sums = DriftSums(mixed)
+        sums.add_answers(outputs)
+        names = [name for name, count in formats.items() for _ in range(count)]
+        sums.add_files(names, np.full(390, 8), np.full(390, side))
+        sums.add_files(["png"] * 10, *np.full((2, 10), 50))
+        return {test.name for test in judge(mixed, sums, RATE).tests if test.alarm}
+
+    assert alarms({"png": 290, "jpeg": 100}, 8) == set()
+    assert alarms({"png": 390}, 8) == {"format"}
+    assert alarms({"png": 290, "webp": 100}, 8) == {"format"}
+    assert alarms({"png": 290, "jpeg": 100}, 9) == {"size"}
+
+
 def test_sums_do_not_depend_on_the_division(
     card: ModelCard, annotator: Annotator, images: np.ndarray
 ) -> None:

@@ -41,7 +41,8 @@ def test_what_a_blessed_model_was_made_from_stays(store: Store) -> None:
     model = store.artifact("Model")
     store.step("2", "Trainer", reads={"examples": first["examples"]}, writes={"model": model})
     store.step("2", "Evaluator", reads={"model": model},
-               writes={"blessing": store.artifact("ModelBlessing", blessed=1)})  # fmt: skip
+               writes={"blessing": store.artifact("ModelBlessing", blessed=1,
+                                                  current_model_id=model)})  # fmt: skip
     store.training_run("3", blessed=False)
     assert first["examples"] not in planned(store)
     assert first["model"] in planned(store)

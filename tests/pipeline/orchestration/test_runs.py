@@ -51,6 +51,18 @@ def test_the_gates_table_gives_the_reasons(store: Store) -> None:
     assert summary.metrics == {"accuracy": 0.9}
 
 
+def test_a_model_that_cannot_be_served_is_not_blessed(store: Store) -> None:
+    store.step("first", "ServingCheck", writes={"blessing": store.artifact("InfraBlessing",
+                                                                           blessed=1)})  # fmt: skip
+    assert summaries(store)[0].blessed is None, "the gate has not spoken"
+    store.training_run("first", blessed=True)
+    assert summaries(store)[0].blessed is True
+    store.step("second", "ServingCheck", writes={"blessing": store.artifact("InfraBlessing",
+                                                                            blessed=0)})  # fmt: skip
+    store.training_run("second", blessed=True)
+    assert summaries(store)[1].blessed is False
+
+
 @pytest.mark.parametrize(
     ("last", "is_held", "state"),
     [(FAILED, True, "failed"), (RUNNING, True, "running"), (RUNNING, False, "stopped")],

@@ -1,0 +1,96 @@
+"""Whose table an output holds: what decides how rows look, and what to do when it changed.
+
+`job.py` settles it before it plans anything.
+"""
+
+import hashlib
+import json
+import posixpath
+from typing import Any, Final
+
+from components.bulk_inference import ledger, storage
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.model_card import ModelCard
+from components.image_sources.errors import InputError
+
+_VERSION: Final = 1
+"""Of the layout and of the numbers; a job over an older one starts afresh."""
+
+
+def job_identity(config: BulkConfig, card: ModelCard) -> dict[str, Any]:
+    """Everything that decides what rows look like; two jobs of one identity share a table."""
+    source = config.input
+    return {
+        "layout": _VERSION,
+        "digests": card.digests,
+        "classes": hashlib.sha256("\0".join(card.classes).encode()).hexdigest()[:16],
+        "format": config.format,
+        "columns": list(config.columns),
+        "partition_by": config.partition_by,
+        "duplicates": config.duplicates,
+        "limits": source.limits.model_dump(mode="json") if source else {},
+        "labels": source.labels.model_dump(mode="json") if source else {},
+    }
+
+
+def read_identity(output: str) -> dict[str, Any] | None:
+    """The identity of the job that wrote an output; None where none did."""
+    try:
+        identity: dict[str, Any] = json.loads(
+            storage.read_bytes(posixpath.join(output, ledger.IDENTITY))
+        )
+    except (FileNotFoundError, ValueError):
+        return None
+    return identity
+
+
+def write_identity(output: str, identity: dict[str, Any]) -> None:
+    """Marks an output as this job's."""
+    content = json.dumps(identity, indent=2, sort_keys=True).encode()
+    storage.write_bytes(posixpath.join(output, ledger.IDENTITY), content)
+
+
+def settle(config: BulkConfig, card: ModelCard) -> list[str]:
+    """Starts afresh where the output is another job's, and says why."""
+    output = config.output
+    wanted = job_identity(config, card)
+    found = read_identity(output)
+    notes = []
+    if found is None:
+        strangers = [name for name in storage.list_names(output) if name[:1] not in "._"]
+        if strangers and not config.overwrite:
+            raise InputError(
+                f"{output}: holds {strangers[0]!r}, which no bulk job wrote; name another"
+                " folder, or pass --overwrite to write beside it"
+            )
+        ledger.clear(output)
+    elif config.overwrite:
+        notes.append("started afresh: --overwrite")
+        ledger.clear(output)
+    elif found != wanted:
+        changed = ", ".join(_differences(found, wanted))
+        if config.on_change == "refuse":
+            raise InputError(
+                f"{output}: its table was made with another {changed}; name another folder, or"
+                " pass --overwrite"
+            )
+        notes.append(f"started afresh: {changed} changed since the table was made")
+        ledger.clear(output)
+    else:
+        storage.remove_unfinished(output)
+        return notes
+    write_identity(output, wanted)
+    return notes
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    names: list[str] = []
+    for name in sorted(found.keys() | wanted.keys()):
+        old, new = found.get(name), wanted.get(name)
+        if old == new:
+            continue
+        if name == "digests" and isinstance(old, dict) and isinstance(new, dict):
+            names.extend(part for part in sorted(new) if old.get(part) != new.get(part))
+        else:
+            names.append(name)
+    return names

@@ -1,0 +1,87 @@
+"""What a job came to, for the command line, the manifest and other programs.
+
+`job.py` fills it from the records of all units.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from components.bulk_inference.manifest import Totals
+from components.bulk_inference.model_card import ModelCard
+from components.bulk_inference.progress import TALLY
+
+
+@dataclass
+class BulkResult:
+    """What a job came to.
+
+    Attributes:
+        output: The folder.
+        model: The model's folder.
+        members: Members of all archives.
+        rows: Rows of the table.
+        rejects: Members rejected.
+        duplicates: Exact copies left out.
+        ignored: Entries that are no members.
+        units: Work units of all archives.
+        units_done_now: Those that this run did.
+        members_done_now: Members in those.
+        reused: Rows that this run took over from an earlier version of the archive.
+        seconds: Wall time of this run.
+        images_per_second: Members done now over the time of the pipeline, start-up included.
+        startup_seconds: Until the first batch was done: imports, loading, tracing; 0 where the
+            workers are other processes.
+        steady_images_per_second: Rate after that.
+        batch_limit: Most images of one model call at the end; less than configured where memory
+            ran out.
+        reasons: Rejects by `stage/reason`.
+        labels: Rows by label.
+        verdicts: Rows by verdict.
+        notes: What a person should know: a fresh start, and why.
+        drift: The drift report; None where it is off.
+        estimate: What a dry run found; None for a real one.
+    """
+
+    output: str
+    model: str
+    members: int = 0
+    rows: int = 0
+    rejects: int = 0
+    duplicates: int = 0
+    ignored: int = 0
+    units: int = 0
+    units_done_now: int = 0
+    members_done_now: int = 0
+    reused: int = 0
+    seconds: float = 0.0
+    images_per_second: float = 0.0
+    startup_seconds: float = 0.0
+    steady_images_per_second: float = 0.0
+    batch_limit: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    verdicts: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    drift: dict[str, Any] | None = None
+    estimate: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, in types that JSON knows."""
+        return asdict(self)
+
+    def fill(self, totals: Totals, card: ModelCard) -> None:
+        """Takes the counts over all units."""
+        for name in ("members", "rows", "rejects", "duplicates", "ignored", "batch_limit"):
+            setattr(self, name, getattr(totals, name))
+        self.reasons = dict(sorted(totals.reasons.items()))
+        self.verdicts = dict(sorted(totals.verdicts.items()))
+        self.labels = {name: totals.labels[name] for name in card.classes if name in totals.labels}
+
+    def time(self, begin: float, end: float) -> None:
+        """Works the rates out from the pipeline's begin and end, monotonic seconds."""
+        self.images_per_second = self.members_done_now / (end - begin)
+        if TALLY.first is not None and TALLY.first[0] > begin:
+            first, members = TALLY.first
+            self.startup_seconds = first - begin
+            steady = self.members_done_now - members
+            self.steady_images_per_second = steady / (end - first) if end > first else 0.0

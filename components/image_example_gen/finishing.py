@@ -1,0 +1,156 @@
+"""Parts to the artifact's files, once all copies are known.
+
+Files that lose rows are written again without them, the others are moved. Called by the Beam steps
+in `transforms.py`, and by `local_run.py` for all parts at once.
+"""
+
+from collections.abc import Iterable, Iterator, Set
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from components.image_example_gen import duplicates, records, tables
+from components.image_example_gen.account import CONFLICTS_NAMED, Account, dumps, name_of
+from components.image_example_gen.output import OutputFolder
+from components.image_example_gen.parts import STAGING, Part, digests_file, part_name, staged
+from components.image_example_gen.splits import SLOTS, final_split
+from components.image_sources.example_proto import example_class
+from trainer import features
+
+DUPLICATES: Final = f"{STAGING}/duplicates"
+ACCOUNTS: Final = f"{STAGING}/accounts"
+
+
+class Facts(NamedTuple):
+    """What finishing needs of every part: small."""
+
+    number: int
+    bounds: tuple[int, ...]
+    named_splits: list[str]
+
+
+def facts_of(part: Part) -> Facts:
+    """Takes a part's facts out of it."""
+    return Facts(part.number, part.bounds, part.account.named_splits)
+
+
+def find_copies(
+    partition: int, facts: Iterable[Facts], output: OutputFolder, drop_all: bool
+) -> Iterator[tuple[int, bytes]]:
+    """Reads one partition's rows of every part, and finds their copies.
+
+    Args:
+        partition: Its number, below `duplicates.PARTITIONS`.
+        facts: Those of all parts.
+        output: The artifact's folder.
+        drop_all: See `duplicates.find`.
+
+    Yields:
+        Number of a part, and packed `duplicates.REQUEST` rows.
+    """
+    size = duplicates.ROW.itemsize
+    rows = []
+    for number, bounds, _ in facts:
+        start, stop = bounds[partition], bounds[partition + 1]
+        if stop > start:
+            name = digests_file(number)
+            rows.append((number, output.read_range(name, start * size, (stop - start) * size)))
+    yield from duplicates.find(rows, drop_all)
+
+
+def finish_part(
+    part: Part, packed: Iterable[bytes], facts: Iterable[Facts], output: OutputFolder
+) -> None:
+    """Moves a part's files into their splits without the copies that go; writes its account.
+
+    Args:
+        part: The part.
+        packed: What `find_copies` gave for it.
+        facts: Those of all parts.
+        output: The artifact's folder.
+
+    Raises:
+        OSError: if the output cannot be written.
+    """
+    requests = np.sort(np.frombuffer(b"".join(packed), duplicates.REQUEST), order="row")
+    named = {split for known in facts for split in known.named_splits}
+    account = _move(part, requests, named, output)
+    output.write(f"{ACCOUNTS}/{part.name}.json", dumps(account))
+
+
+def _move(part: Part, requests: np.ndarray, named: Set[str], output: OutputFolder) -> Account:
+    """Moves the files of one part; gives its account."""
+    account = part.account
+    slots = np.frombuffer(part.slots, np.uint8)
+    table: list[tuple[object, ...]] = []
+    for (slot, label), number in part.counts.items():
+        account.examples[name_of(final_split(slot, named), label)] += number
+    for slot in np.unique(slots).tolist():
+        split = final_split(slot, named)
+        source = staged(part.number, slot)
+        target = f"Split-{split}/{part_name(part.number)}-{SLOTS[slot]}.tfrecord"
+        wanted = requests[slots[requests["row"]] == slot]
+        if len(wanted):
+            # Rows count over the whole part, records over the slot's file.
+            places = np.searchsorted(np.flatnonzero(slots == slot), wanted["row"])
+            content = output.read(source)
+            found, rest = _take(content, places, wanted["role"] == duplicates.DROPPED)
+            table += _describe(found, wanted, split, account)
+            if len(rest) < len(content):
+                output.write(source, rest)
+            if not rest:
+                continue
+        output.move(source, target)
+    if table:
+        content = tables.to_parquet(table, tables.DUPLICATES)
+        output.write(f"{DUPLICATES}/{part.name}.parquet", content)
+    return account
+
+
+def _take(content: bytes, places: np.ndarray, drop: np.ndarray) -> tuple[list[bytes], bytes]:
+    """Takes records out of a TFRecord file.
+
+    Args:
+        content: The file.
+        places: int [m], which records are wanted; ascending.
+        drop: bool [m], which of them go.
+
+    Returns:
+        The wanted records, and the file without those that go.
+    """
+    bounds = list(records.frames(content))
+    found, rest, kept_to = [], [], 0
+    for place, goes in zip(places.tolist(), drop.tolist(), strict=True):
+        start, stop = bounds[place]
+        found.append(content[start + 12 : stop - 4])
+        if goes:
+            rest.append(content[kept_to:start])
+            kept_to = stop
+    rest.append(content[kept_to:])
+    return found, b"".join(rest)
+
+
+def _describe(
+    found: list[bytes], requests: np.ndarray, split: str, account: Account
+) -> Iterator[tuple[object, ...]]:
+    """Gives rows of the duplicates table, and corrects the account for what goes."""
+    example = example_class()
+    for record, (role, conflict) in zip(
+        found, requests[["role", "conflict"]].tolist(), strict=True
+    ):
+        values = example.FromString(record).features.feature
+        key = values[features.FILENAME].bytes_list.value[0].decode("utf-8", "backslashreplace")
+        digest = values[features.SHA256].bytes_list.value[0].decode("ascii")
+        known = values[features.LABEL_TEXT].bytes_list.value
+        label = known[0].decode("utf-8", "surrogateescape") if known else None
+        dropped = role == duplicates.DROPPED
+        if dropped:
+            account.examples[name_of(split, label)] -= 1
+            account.duplicates[name_of(split, label)] += 1
+        elif role == duplicates.KEPT:
+            account.copies_kept += 1
+        if conflict:
+            account.conflicts += role == duplicates.FIRST
+            if len(account.conflict_names) < 2 * CONFLICTS_NAMED:
+                account.conflict_names.append((digest, key, label or ""))
+        yield digest, key, label, split, dropped, conflict

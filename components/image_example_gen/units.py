@@ -1,0 +1,100 @@
+"""One work unit to its parts: read the members, check and hash them, write their records.
+
+Called by the Beam step in `transforms.py` and by the worker processes of `workers.py`; knows
+neither Beam nor Arrow, so that a worker starts in a third of a second.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Final
+
+from components.image_example_gen.inspection import Inspected, inspect
+from components.image_example_gen.output import OutputFolder
+from components.image_example_gen.parts import Part, PartWriter
+from components.image_sources.base import WorkUnit
+from components.image_sources.batch import MemberBatch
+from components.image_sources.config import InputConfig
+from components.image_sources.sources import open_source
+
+# What one thread works on: small enough to keep all threads busy within a unit.
+_SLICE_MEMBERS: Final = 256
+_SLICE_BYTES: Final = 4 * 1024 * 1024
+
+
+def write_unit(
+    unit: WorkUnit, config: InputConfig, output: OutputFolder, threads: int
+) -> Iterator[Part]:
+    """Reads a unit and writes its parts; a part ends where its size passes a unit's.
+
+    Args:
+        unit: The unit.
+        config: The input section.
+        output: The artifact's folder.
+        threads: Threads that check images; one means the calling one.
+
+    Yields:
+        Parts by number, each finished.
+
+    Raises:
+        InputError: if the archive as a whole turns out unreadable.
+        OSError: if the output cannot be written.
+    """
+    limits = config.units
+    index = 0
+    writer = PartWriter(output, unit.index, index)
+    try:
+        for images in _inspected(unit, config, threads):
+            writer.add(images)
+            if writer.rows >= limits.members or writer.size >= limits.max_bytes:
+                yield writer.finish()
+                index += 1
+                writer = PartWriter(output, unit.index, index)
+        yield writer.finish()
+    finally:
+        writer.close()
+
+
+def _inspected(unit: WorkUnit, config: InputConfig, threads: int) -> Iterator[Inspected]:
+    """Reads ahead of the threads that check, by a bounded number of slices."""
+    batches = open_source(config).read(unit)
+    if threads == 1:
+        yield from (inspect(batch, config) for batch in batches)
+        return
+    waiting: deque[Future[Inspected]] = deque()
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        # Where reading fails, what waits is not worth checking.
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)
+        for batch in batches:
+            for part in slices(batch):
+                waiting.append(pool.submit(inspect, part, config))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def slices(batch: MemberBatch, most: int = _SLICE_MEMBERS) -> Iterator[MemberBatch]:
+    """Cuts a batch into pieces of at most `most` members; the first one carries the rejects."""
+    start = size = 0
+    rejects, ignored = batch.rejects, batch.ignored
+    for stop, data in enumerate(batch.data, 1):
+        size += len(data)
+        if stop - start < most and size < _SLICE_BYTES and stop < len(batch):
+            continue
+        yield MemberBatch(
+            batch.source,
+            batch.names[start:stop],
+            batch.data[start:stop],
+            batch.labels[start:stop],
+            batch.splits[start:stop],
+            None if batch.identity is None else batch.identity[start:stop],
+            rejects,
+            ignored,
+            batch.names_are_paths,
+        )
+        start, size, rejects, ignored = stop, 0, [], 0
+    if not batch.data:
+        yield batch

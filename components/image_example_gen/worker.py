@@ -1,0 +1,78 @@
+"""A process that writes units: `python -m components.image_example_gen.worker DESCRIPTOR`.
+
+Started by `workers.py`, which sends configuration and units over the socket. Back come parts; or,
+to find the image that ends a process, the name of each before it is checked.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from typing import Final
+
+from components.image_example_gen.inspection import inspect
+from components.image_example_gen.output import OutputFolder, unwritable
+from components.image_example_gen.units import slices, write_unit
+from components.image_sources.base import WorkUnit
+from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
+from components.image_sources.sources import open_source
+
+WRITE: Final = "write"
+PROBE: Final = "probe"
+_LOOK_SECS: Final = 1.0
+
+
+def main() -> None:
+    """Writes one unit after the other until the other side hangs up."""
+    # An interrupt at the keyboard reaches all processes; the parent decides, and ends this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    connection = Connection(int(sys.argv[1]))
+    try:
+        config, uri, threads = connection.recv()
+        output = OutputFolder(uri)
+        connection.send(None)
+        while True:
+            task, unit = connection.recv()
+            if task == PROBE:
+                for name in _probe(unit, config):
+                    connection.send(name)
+                connection.send(None)
+                continue
+            try:
+                result: object = list(write_unit(unit, config, output, threads))
+            except InputError as error:
+                result = error
+            except OSError as error:
+                result = unwritable(uri, error)
+            except Exception as error:
+                # The parent raises it; where it came from would be lost.
+                error.add_note(traceback.format_exc())
+                result = error
+            connection.send(result)
+    except (EOFError, ConnectionError):
+        return
+
+
+def _probe(unit: WorkUnit, config: InputConfig) -> Iterator[str]:
+    """Checks images one by one, and names each before."""
+    for batch in open_source(config).read(unit):
+        for image in slices(batch, most=1):
+            yield from image.keys
+            inspect(image, config)
+
+
+def _end_with_parent(parent: int) -> None:
+    """Ends this process in the middle of a unit where its parent was killed."""
+    while os.getppid() == parent:
+        time.sleep(_LOOK_SECS)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Cloud Storage: objects written whole, and deleted; errors in one line.
+
+The bulk job's `storage.py` calls it; reading is in `cloud_storage.py`.
+"""
+
+import contextlib
+from typing import IO
+
+from google.api_core import exceptions
+
+from components.image_sources.cloud_storage import blob_of, retried
+from components.image_sources.config import StorageConfig
+from components.image_sources.errors import InputError
+
+
+def exists(path: str, storage: StorageConfig) -> bool:
+    """Tells whether there is an object of exactly that name."""
+    blob = blob_of(path, storage)
+    return bool(
+        retried(path, storage, lambda: blob.exists(timeout=storage.timeout_secs, retry=None))
+    )
+
+
+def write_object(
+    path: str, source: IO[bytes], storage: StorageConfig, generation: int | None = None
+) -> int:
+    """Writes an object, which appears whole or not at all.
+
+    Args:
+        path: Its address.
+        source: What to write, from its beginning; read again where a try fails.
+        storage: How to reach it.
+        generation: Write only over this generation; 0: only where there is none.
+
+    Returns:
+        The object's new generation.
+
+    Raises:
+        FileExistsError: if another generation is there than the one asked for.
+        InputError: if it cannot be written.
+    """
+    blob = blob_of(path, storage)
+
+    def upload() -> int:
+        blob.upload_from_file(
+            source,
+            rewind=True,
+            checksum="crc32c",
+            if_generation_match=generation,
+            timeout=storage.timeout_secs,
+            retry=None,
+        )
+        return int(blob.generation)
+
+    try:
+        return retried(path, storage, upload, "write", "Storage Object User")
+    except InputError as error:
+        if isinstance(error.__cause__, exceptions.PreconditionFailed):
+            raise FileExistsError(path) from error
+        raise
+
+
+def delete(path: str, storage: StorageConfig) -> None:
+    """Deletes an object; nothing happens where there is none."""
+    blob = blob_of(path, storage)
+
+    def request() -> None:
+        with contextlib.suppress(exceptions.NotFound):
+            blob.delete(timeout=storage.timeout_secs, retry=None)
+
+    retried(path, storage, request, "delete", "Storage Object User")

@@ -1,0 +1,88 @@
+"""Fetches a few members of archives by name, for the pictures of a report.
+
+Zips, folders and manifests are read by ranges, rows of IDX files by place; what can only be
+streamed is read for a bounded time. Whatever cannot be had is simply not there.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+from components.image_sources import folder
+from components.image_sources import zip as zip_archive
+from components.image_sources.batch import MemberBatch
+from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
+from components.image_sources.locate import locate
+from components.image_sources.sources import reader
+
+_LOG = logging.getLogger(__name__)
+
+Found = dict[tuple[str, str], bytes]
+
+
+def pick_members(
+    config: InputConfig,
+    wanted: Mapping[str, set[str]],
+    *,
+    seconds: float = 4.0,
+    now: Callable[[], float] = time.monotonic,
+) -> Found:
+    """Reads members.
+
+    Args:
+        config: How the archives are read: format, limits, storage.
+        wanted: Names of members by source, both as in a table of rows or rejects.
+        seconds: After this nothing more is read.
+        now: Seconds, monotonic; injectable for tests.
+
+    Returns:
+        The bytes of those that were found, by source and name.
+    """
+    found: Found = {}
+    until = now() + seconds
+    for source, names in wanted.items():
+        left = set(names)
+        try:
+            for batch in _batches(source, left, config):
+                for name, data in zip(map(_printable, batch.names), batch.data, strict=True):
+                    if name in left:
+                        found[source, name] = data
+                        left.discard(name)
+                if not left or now() > until:
+                    break
+        except (InputError, OSError, ValueError) as error:
+            _LOG.info("no pictures from %s: %s", source, error)
+        if now() > until:
+            _LOG.info("not all pictures were fetched within %.0f s", seconds)
+            break
+    return found
+
+
+def _printable(name: str) -> str:
+    """A member's name as tables have it: bytes that are no UTF-8 became replacement characters."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _batches(source: str, names: set[str], config: InputConfig) -> Iterator[MemberBatch]:
+    single = config.model_copy(update={"paths": (source,)})
+    for path, image_format in locate(single):
+        if image_format == "zip":
+            yield from zip_archive.pick(path, lambda name: _printable(name) in names, single)
+        elif image_format in ("folder", "manifest"):
+            is_manifest = image_format == "manifest"
+            rows = [(name, None, None) for name in sorted(names)]
+            yield from folder.read_files(path, rows, single, names_are_paths=is_manifest)
+        else:
+            yield from _streamed(path, image_format, names, single)
+
+
+def _streamed(
+    path: str, image_format: str, names: set[str], config: InputConfig
+) -> Iterator[MemberBatch]:
+    source = reader(image_format)
+    for unit in source.plan(path, config):
+        rows = [int(name) for name in names if name.isdigit()] if image_format == "idx" else []
+        if image_format == "idx" and not any(unit.start <= row < unit.stop for row in rows):
+            continue
+        yield from source.read(unit, config)

@@ -1,0 +1,137 @@
+"""The rules on the change against the last blessed model: intervals, and what flipped."""
+
+from collections.abc import Iterator, Mapping
+
+from components.model_gate import metric_names as m
+from components.model_gate.config import EvaluationConfig
+from components.model_gate.intervals import (
+    Interval,
+    images_to_decide,
+    mean_interval,
+    paired_interval,
+)
+from components.model_gate.verdict import Check, Result
+
+LAST_MODEL = "last blessed model"
+
+
+def change_checks(paired: Mapping[str, float], bounds: EvaluationConfig) -> Iterator[Check]:
+    """Judges the change.
+
+    Args:
+        paired: Counts over the same images; empty without a baseline.
+        bounds: What is allowed.
+
+    Yields:
+        Rows; for a first model one that says so.
+    """
+    if not paired:
+        yield Check(LAST_MODEL, "none: this is the first")
+        return
+    images = paired[m.PAIRED_IMAGES]
+    gained, lost = paired[m.PAIRED_GAINED], paired[m.PAIRED_LOST]
+    gain = (gained - lost) / images
+    accuracy = (paired[m.PAIRED_BOTH] + lost) / images
+    yield Check(LAST_MODEL, f"{accuracy:.4f}, log loss {paired[m.PAIRED_LOG_LOSS]:.4f}")
+    yield _change(
+        "change of accuracy",
+        gain,
+        paired_interval(gained, lost, images, bounds.confidence),
+        margin=bounds.max_accuracy_drop,
+        key="max_accuracy_drop",
+        bounds=bounds,
+        note=_enough(gained, lost, images, bounds),
+    )
+    rise = paired[m.PAIRED_RISE]
+    low, high = mean_interval(rise, paired[m.PAIRED_RISE_DEVIATION], images, bounds.confidence)
+    if bounds.max_log_loss_rise is None:
+        yield Check("rise of log loss", f"{rise:+.4f} ({low:+.4f} to {high:+.4f})")
+    else:
+        # A rise is a change for the worse: the rule sees it with its sign turned.
+        yield _change(
+            "fall of log loss",
+            -rise,
+            Interval(-high, -low),
+            margin=bounds.max_log_loss_rise,
+            key="max_log_loss_rise",
+            bounds=bounds,
+        )
+    yield _consequence(paired[m.PAIRED_FLIPS], images, gain, bounds)
+
+
+def decide(interval: Interval, margin: float) -> Result:
+    """The rule on a change, of which more is better.
+
+    Passed: the interval's lower end is no lower than -margin, so a loss of more than the margin is
+    ruled out (a test of non-inferiority). Refused: that is not so, and the upper end is below 0,
+    so the candidate is surely worse. Undecided: both are possible.
+
+    Args:
+        interval: Of the change.
+        margin: The loss that is allowed, positive.
+    """
+    if interval.low >= -margin:
+        return Result.PASSED
+    # Not a number: neither comparison holds, and nothing is known.
+    return Result.REFUSED if interval.high < 0 else Result.UNDECIDED
+
+
+def _change(
+    metric: str,
+    change: float,
+    interval: Interval,
+    *,
+    margin: float,
+    key: str,
+    bounds: EvaluationConfig,
+    note: str = "",
+) -> Check:
+    result = decide(interval, margin)
+    shown = f"{change:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
+    reason = ""
+    if result is Result.REFUSED:
+        reason = (
+            f"{metric} against the last blessed model {shown} is surely a loss and may exceed "
+            f"evaluation.{key} {margin:.4f}"
+        )
+    elif result is Result.UNDECIDED:
+        reason = (
+            f"{metric} against the last blessed model {shown} is undecided: it may be a gain, or "
+            f"a loss of more than evaluation.{key} {margin:.4f}{note}"
+        )
+    blocks = result is Result.REFUSED or (
+        result is Result.UNDECIDED and bounds.when_undecided == "refuse"
+    )
+    return Check(metric, shown, f"low >= {-margin:g}", result, blocks, reason if blocks else "")
+
+
+def _enough(gained: float, lost: float, images: float, bounds: EvaluationConfig) -> str:
+    needed = images_to_decide(
+        gained, lost, images, drop=bounds.max_accuracy_drop, confidence=bounds.confidence
+    )
+    if needed is None or needed <= images:
+        return ""
+    return f"; about {needed:,} test images instead of {images:,.0f} would tell"
+
+
+def _consequence(flips: float, images: float, gain: float, bounds: EvaluationConfig) -> Check:
+    """Bounds how many labels change, by what is gained.
+
+    Both numbers are counts on one fixed sample, the test split, so neither has an interval. A gain
+    of g needs at least the share g of the labels to change; the rest is churn (Milani Fard et al.
+    2016) that whoever uses the labels has to bear.
+    """
+    share = flips / images
+    allowed = bounds.max_flips + bounds.flips_per_gain * max(0.0, gain)
+    holds = share <= allowed
+    return Check(
+        "flipped labels",
+        f"{share:.4f} ({flips:,.0f} of {images:,.0f})",
+        f"<= {allowed:.4f}",
+        Result.PASSED if holds else Result.REFUSED,
+        blocks=not holds,
+        reason=""
+        if holds
+        else f"{share:.4f} of the labels differ from the last blessed model's; for a gain of "
+        f"{gain:+.4f} evaluation.max_flips and flips_per_gain allow {allowed:.4f}",
+    )

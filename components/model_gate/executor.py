@@ -1,0 +1,90 @@
+"""The executor of ModelGate: reads TFMA's output, judges, writes the blessing with its reasons.
+
+TFX makes it; the rules know no TFX.
+"""
+
+import json
+import posixpath
+from typing import Any, Final
+
+import tensorflow_model_analysis as tfma
+from tfx import types
+from tfx.components.evaluator import constants
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+from tfx.utils import io_utils, path_utils
+
+from components.model_gate.config import EvaluationConfig
+from components.model_gate.measures import read_measures
+from components.model_gate.rules import judge
+from components.model_gate.verdict import VERDICT_JSON, VERDICT_TEXT
+from serving import names
+
+EVALUATION: Final = "evaluation"
+MODEL: Final = "model"
+BASELINE_MODEL: Final = "baseline_model"
+BLESSING: Final = "blessing"
+
+BOUNDS: Final = "bounds"
+CODE_DIGEST: Final = "code_digest"
+
+
+class Executor(base_executor.BaseExecutor):
+    """Judges one model."""
+
+    def Do(  # noqa: N802 (TFX's name)
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Writes the blessing.
+
+        Args:
+            input_dict: `evaluation`, `model`, and `baseline_model` where there is one.
+            output_dict: `blessing`: gets the file and the properties that TFX's Evaluator gives,
+                `verdict.json` and `verdict.txt`.
+            exec_properties: `bounds` (JSON).
+
+        Raises:
+            EvaluationError: The evaluation has no images.
+        """
+        model = artifact_utils.get_single_instance(input_dict[MODEL])
+        blessing = artifact_utils.get_single_instance(output_dict[BLESSING])
+        metrics = tfma.load_metrics(artifact_utils.get_single_uri(input_dict[EVALUATION]))
+        verdict = judge(
+            read_measures(metrics, _classes(model)),
+            EvaluationConfig.model_validate_json(exec_properties[BOUNDS]),
+        )
+        self._write(blessing, VERDICT_JSON, verdict.to_json())
+        self._write(blessing, VERDICT_TEXT, verdict.to_text())
+
+        # What TFX's Pusher and the next run's search for a baseline read.
+        self._write(
+            blessing,
+            constants.BLESSED_FILE_NAME if verdict.blessed else constants.NOT_BLESSED_FILE_NAME,
+            "",
+        )
+        blessing.set_int_custom_property(
+            constants.ARTIFACT_PROPERTY_BLESSED_KEY, int(verdict.blessed)
+        )
+        blessing.set_string_custom_property(
+            constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri
+        )
+        blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
+        for baseline in input_dict.get(BASELINE_MODEL) or []:
+            blessing.set_string_custom_property(
+                constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, baseline.uri
+            )
+            blessing.set_int_custom_property(
+                constants.ARTIFACT_PROPERTY_BASELINE_MODEL_ID_KEY, baseline.id
+            )
+
+    def _write(self, artifact: types.Artifact, name: str, text: str) -> None:
+        io_utils.write_string_file(posixpath.join(artifact.uri, name), text)
+
+
+def _classes(model: types.Artifact) -> list[str]:
+    folder = path_utils.serving_model_path(model.uri)
+    card = posixpath.join(folder, names.EXTRA_ASSETS, names.MODEL_CARD)
+    return list(json.loads(io_utils.read_string_file(card))["classes"])

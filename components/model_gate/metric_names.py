@@ -1,0 +1,35 @@
+"""Names of the metrics that TFMA writes and the gate reads, and of the slices, spelled once."""
+
+from typing import Final
+
+EXAMPLE_COUNT: Final = "example_count"
+ACCURACY: Final = "accuracy"
+TOP_K: Final = "top_k_accuracy"
+LOG_LOSS: Final = "log_loss"
+CONFUSION: Final = "confusion"
+
+CALIBRATION_ERROR: Final = "calibration_error"
+BRIER: Final = "brier_score"
+
+ELBO: Final = "elbo"
+BITS: Final = "bits_per_dimension"
+OUTLIER_QUANTILES: Final = {
+    0.05: "outlier_score_q05",
+    0.5: "outlier_score_q50",
+    0.95: "outlier_score_q95",
+    0.99: "outlier_score_q99",
+}
+
+# Both models on the same images; counts, but for the last three, which are nats.
+PAIRED_IMAGES: Final = "paired_images"
+PAIRED_BOTH: Final = "paired_both_right"
+PAIRED_GAINED: Final = "paired_gained"
+PAIRED_LOST: Final = "paired_lost"
+PAIRED_FLIPS: Final = "paired_flips"
+PAIRED_LOG_LOSS: Final = "paired_baseline_log_loss"
+PAIRED_RISE: Final = "paired_log_loss_rise"
+PAIRED_RISE_DEVIATION: Final = "paired_log_loss_rise_deviation"
+
+CLASS_SLICE: Final = "class"
+ARCHIVE_SLICE: Final = "archive"
+SIZE_SLICE: Final = "size"

@@ -1,0 +1,207 @@
+"""The rules: from what was measured and what is asked for to the rows of the verdict.
+
+docs/evaluation.md states them with their sources and error rates.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from components.model_gate import metric_names as m
+from components.model_gate.change_rules import change_checks
+from components.model_gate.config import EvaluationConfig
+from components.model_gate.intervals import share_interval
+from components.model_gate.measures import Measures, SliceMeasures
+from components.model_gate.verdict import Check, Result, Verdict
+
+
+def judge(measures: Measures, bounds: EvaluationConfig) -> Verdict:
+    """Judges a model.
+
+    Args:
+        measures: Of the candidate, and of it and the last blessed model on the same images.
+        bounds: What is asked for.
+
+    Returns:
+        The verdict with its reasons.
+    """
+    paired = measures.overall.paired
+    return Verdict(
+        checks=[
+            *_absolute(measures, bounds),
+            *_floors(measures, bounds),
+            *change_checks(paired, bounds),
+        ],
+        first_model=not paired,
+        measures=_as_json(measures),
+    )
+
+
+def _absolute(measures: Measures, bounds: EvaluationConfig) -> Iterator[Check]:
+    values, images = measures.overall.values, measures.overall.images
+    accuracy = values.get(m.ACCURACY, math.nan)
+    low, high = share_interval(accuracy * images, images, bounds.confidence)
+    yield _bounded(
+        "accuracy",
+        accuracy,
+        key="min_accuracy",
+        least=bounds.min_accuracy,
+        shown=f"{accuracy:.4f} ({low:.4f} to {high:.4f})",
+    )
+    yield _bounded(
+        "balanced accuracy",
+        measures.balanced_accuracy,
+        key="min_balanced_accuracy",
+        least=bounds.min_balanced_accuracy,
+    )
+    yield Check(f"top-{bounds.top_k} accuracy", _shown(values.get(m.TOP_K)))
+    yield _bounded(
+        "log loss",
+        values.get(m.LOG_LOSS, math.nan),
+        key="max_log_loss",
+        most=bounds.max_log_loss,
+        unit=" nats",
+    )
+    yield Check("Brier score", _shown(values.get(m.BRIER)))
+    yield _bounded(
+        "calibration error",
+        values.get(m.CALIBRATION_ERROR, math.nan),
+        key="max_calibration_error",
+        most=bounds.max_calibration_error,
+    )
+    yield Check("ELBO, nats", _shown(values.get(m.ELBO), 2))
+    yield Check("bits per dimension", _shown(values.get(m.BITS)))
+    median, most = (_shown(values.get(m.OUTLIER_QUANTILES[level]), 2) for level in (0.5, 0.95))
+    yield Check("outlier score", f"median {median}, 95 % {most}")
+
+
+def _bounded(
+    metric: str,
+    value: float,
+    *,
+    key: str,
+    least: float | None = None,
+    most: float | None = None,
+    shown: str = "",
+    unit: str = "",
+) -> Check:
+    text = shown or f"{_shown(value)}{unit}"
+    if least is None and most is None:
+        return Check(metric, text)
+    # Written so that a value that is not a number does not pass.
+    holds = value >= least if least is not None else most is not None and value <= most
+    bound = f">= {least:g}" if least is not None else f"<= {most:g}"
+    side = "below" if least is not None else "above"
+    limit = least if least is not None else most
+    return Check(
+        metric,
+        text,
+        bound,
+        Result.PASSED if holds else Result.REFUSED,
+        blocks=not holds,
+        reason="" if holds else f"{metric} {value:.4f} is {side} evaluation.{key} {limit:.4f}",
+    )
+
+
+def _floors(measures: Measures, bounds: EvaluationConfig) -> Iterator[Check]:
+    """The weakest class and the weakest slice of each kind, and every one below its floor."""
+    yield from _floor(
+        "class",
+        [(each.name, each.hits, each.images) for each in measures.classes if each.images],
+        floor=bounds.min_class_recall,
+        key="min_class_recall",
+        confidence=bounds.confidence,
+    )
+    for kind, parts in measures.slices.items():
+        if kind != m.CLASS_SLICE:
+            yield from _floor(
+                kind,
+                [
+                    (name, _hits(part), part.images)
+                    for name, part in zip(_short(list(parts)), parts.values(), strict=True)
+                ],
+                floor=bounds.min_slice_accuracy,
+                key="min_slice_accuracy",
+                confidence=bounds.confidence,
+            )
+
+
+def _short(paths: list[str]) -> list[str]:
+    """Returns the last parts of paths, where those tell them apart."""
+    last = [path.rpartition("/")[2] for path in paths]
+    return last if len(set(last)) == len(last) and all(last) else paths
+
+
+def _hits(part: SliceMeasures) -> int:
+    return round(part.values.get(m.ACCURACY, 0.0) * part.images)
+
+
+def _floor(
+    kind: str,
+    shares: list[tuple[str, int, int]],
+    *,
+    floor: float | None,
+    key: str,
+    confidence: float,
+) -> Iterator[Check]:
+    """Refuses parts that surely lie below a floor.
+
+    Surely: the upper end of Wilson's interval is below it. The level is shared among the parts
+    (Bonferroni), so that all of them together refuse a model that lies on its floor everywhere at
+    the stated rate, however many there are. A part of few images has a wide interval.
+
+    Args:
+        kind: What the parts are: class, archive, size.
+        shares: Name, hits and images of each part.
+        floor: The least share; None only reports the weakest of several.
+        key: Of the configuration.
+        confidence: Of all intervals together, two-sided.
+    """
+    # One part is the whole, which has its row.
+    if not shares or (floor is None and len(shares) == 1):
+        return
+    level = 1 - (1 - confidence) / len(shares)
+    weakest = min(shares, key=lambda part: part[1] / part[2])
+    for part in shares:
+        name, hits, images = part
+        low, high = share_interval(hits, images, level)
+        below = floor is not None and high < floor
+        if not below and part is not weakest:
+            continue
+        yield Check(
+            f"weakest {kind}: {name}" if part is weakest else f"{kind} {name}",
+            f"{hits:,} of {images:,} ({low:.3f} to {high:.3f})",
+            "" if floor is None else f"high >= {floor:g}",
+            Result.MEASURED if floor is None else Result.REFUSED if below else Result.PASSED,
+            blocks=below,
+            reason=f"{'recall' if kind == m.CLASS_SLICE else 'accuracy'} of {kind} {name} is "
+            f"{hits / images:.4f}, at most {high:.4f}, below evaluation.{key} {floor:.4f}"
+            if below
+            else "",
+        )
+
+
+def _shown(value: float | None, digits: int = 4) -> str:
+    return "not measured" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def _as_json(measures: Measures) -> dict[str, Any]:
+    def of(part: SliceMeasures) -> dict[str, Any]:
+        values = {name: value for name, value in part.values.items() if name != m.CONFUSION}
+        return {**values, **part.paired}
+
+    return {
+        "overall": {**of(measures.overall), "balanced_accuracy": measures.balanced_accuracy},
+        "classes": {
+            each.name: {"images": each.images, "recall": each.recall, "precision": each.precision}
+            for each in measures.classes
+        },
+        "slices": {
+            kind: {name: of(part) for name, part in parts.items()}
+            for kind, parts in measures.slices.items()
+        },
+        "confusion": [
+            {"truth": truth, "given": given, "images": count}
+            for (truth, given), count in sorted(measures.confusion.items())
+        ],
+    }

@@ -1,0 +1,1 @@
+"""Push: blessed models become versions that TF Serving serves, and versions are managed."""

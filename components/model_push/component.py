@@ -1,0 +1,83 @@
+"""The Pusher, ours: versions that only ever appear whole, with a record of where they came from.
+
+The end of the pipeline; `pipeline/graph.py` declares it in place of TFX's, which copies file by
+file into the folder that TF Serving watches and gives two pushes in one second the same number.
+"""
+
+from tfx import types
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
+
+from components.model_push import executor
+
+
+class PusherSpec(ComponentSpec):
+    """What the Pusher takes and gives."""
+
+    PARAMETERS = {
+        executor.DIRECTORY: ExecutionParameter(type=str),
+        executor.USER: ExecutionParameter(type=str, optional=True),
+    }
+    INPUTS = {
+        executor.MODEL: ChannelParameter(type=standard_artifacts.Model, optional=True),
+        executor.MODEL_BLESSING: ChannelParameter(
+            type=standard_artifacts.ModelBlessing, optional=True
+        ),
+        executor.INFRA_BLESSING: ChannelParameter(
+            type=standard_artifacts.InfraBlessing, optional=True
+        ),
+        executor.EXAMPLES: ChannelParameter(type=standard_artifacts.Examples, optional=True),
+        executor.EVALUATION: ChannelParameter(
+            type=standard_artifacts.ModelEvaluation, optional=True
+        ),
+    }
+    OUTPUTS = {executor.PUSHED_MODEL: ChannelParameter(type=standard_artifacts.PushedModel)}
+
+
+class Pusher(base_component.BaseComponent):
+    """Publishes a blessed model as the newest version of a folder or bucket.
+
+    Takes and gives what TFX's Pusher does; `pushed_model` has the same properties (`pushed`,
+    `pushed_destination`, `pushed_version`).
+
+    Args:
+        directory: The folder or `gs://bucket/prefix` that TF Serving watches.
+        model: Model of the Trainer.
+        model_blessing: Blessing of the Evaluator; denied, nothing is pushed.
+        infra_blessing: Blessing of a check that the model can be served; denied, nothing is
+            pushed. Without `model`, the model inside it is.
+        examples: The images, whose fingerprint is recorded.
+        evaluation: Of the Evaluator, whose metrics are recorded.
+        user: Who is recorded; by default the account that runs the step.
+    """
+
+    SPEC_CLASS = PusherSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        model: types.BaseChannel | None = None,
+        model_blessing: types.BaseChannel | None = None,
+        infra_blessing: types.BaseChannel | None = None,
+        examples: types.BaseChannel | None = None,
+        evaluation: types.BaseChannel | None = None,
+        user: str | None = None,
+    ) -> None:
+        if model is None and infra_blessing is None:
+            raise ValueError("Pusher needs a `model`, or an `infra_blessing` that holds one")
+        spec = PusherSpec(
+            **{
+                executor.DIRECTORY: directory,
+                executor.USER: user or None,
+                executor.MODEL: model,
+                executor.MODEL_BLESSING: model_blessing,
+                executor.INFRA_BLESSING: infra_blessing,
+                executor.EXAMPLES: examples,
+                executor.EVALUATION: evaluation,
+                executor.PUSHED_MODEL: types.Channel(type=standard_artifacts.PushedModel),
+            }
+        )
+        super().__init__(spec=spec)

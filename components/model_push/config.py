@@ -1,0 +1,78 @@
+"""The `push:` section of the configuration: where blessed models go."""
+
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from trainer.options import Section
+
+
+class VertexConfig(Section):
+    """A Vertex endpoint that every pushed model is deployed to, by TFX's own Pusher."""
+
+    project: str = Field(min_length=1, description="Google Cloud project of the endpoint")
+    region: str = Field(
+        pattern=r"^[a-z]+-[a-z]+[0-9]+$", description="its region, as in `europe-west4`"
+    )
+    endpoint: str = Field(
+        default="vaeline", min_length=1, description="its display name; made when missing"
+    )
+    image: str = Field(
+        default="europe-docker.pkg.dev/vertex-ai/prediction/tf2-cpu.2-15:latest",
+        min_length=1,
+        description="serving container; one of Vertex's prebuilt ones or your own",
+    )
+    machine_type: str = Field(default="n1-standard-4", description="of the serving machines")
+    min_replicas: int = Field(default=1, ge=1, description="least serving machines")
+    max_replicas: int = Field(default=1, ge=1, description="most serving machines")
+    traffic_percentage: int = Field(
+        default=100, ge=0, le=100, description="share of requests that the new model gets"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_replicas < self.min_replicas:
+            raise ValueError(
+                f"push.vertex.max_replicas {self.max_replicas} is below min_replicas"
+                f" {self.min_replicas}"
+            )
+        return self
+
+
+class PushConfig(Section):
+    """Where blessed models go."""
+
+    directory: str = Field(
+        default="{root}/pushed",
+        min_length=1,
+        description="the folder or `gs://bucket/prefix` that TF Serving watches; each model "
+        "becomes a version in it",
+    )
+    user: str = Field(
+        default="",
+        description="who is recorded as the one who pushed; by default the account's name",
+    )
+    vertex: VertexConfig | None = Field(
+        default=None,
+        description="deploy to a Vertex endpoint as well; the artifacts must lie at gs:// then",
+    )
+
+    @field_validator("directory")
+    @classmethod
+    def _folder_or_bucket(cls, directory: str) -> str:
+        scheme, has_scheme, rest = directory.partition("://")
+        if has_scheme and (scheme != "gs" or not rest.strip("/")):
+            raise ValueError(f"{directory}: models are pushed to a folder or to gs://bucket/prefix")
+        return directory
+
+
+def vertex_arguments(config: VertexConfig) -> dict[str, object]:
+    """Puts the section into the names of Vertex's `Model.deploy`, as TFX's Pusher takes them."""
+    return {
+        "project": config.project,
+        "endpoint_name": config.endpoint,
+        "machine_type": config.machine_type,
+        "min_replica_count": config.min_replicas,
+        "max_replica_count": config.max_replicas,
+        "traffic_percentage": config.traffic_percentage,
+    }

@@ -1,0 +1,108 @@
+"""The executor of the Pusher: unpacks artifacts, asks for the blessings, publishes the model.
+
+TFX makes it; blessings are checked and the artifact is marked by TFX's own Pusher.
+"""
+
+import contextlib
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from tfx import types
+from tfx.components.pusher import executor as tfx_pusher
+from tfx.types import artifact_utils
+from tfx.utils import io_utils
+
+from components.model_push.management import open_store
+from components.model_push.record import describe
+
+MODEL: Final = "model"
+MODEL_BLESSING: Final = "model_blessing"
+INFRA_BLESSING: Final = "infra_blessing"
+EXAMPLES: Final = "examples"
+EVALUATION: Final = "evaluation"
+PUSHED_MODEL: Final = "pushed_model"
+
+DIRECTORY: Final = "directory"
+USER: Final = "user"
+
+_FINGERPRINT: Final = "input_fingerprint"
+"""Custom property of an Examples artifact, as TFX's ExampleGen names it."""
+
+
+class Executor(tfx_pusher.Executor):
+    """Publishes one model, unless a blessing is denied."""
+
+    def Do(  # noqa: N802 (TFX's name)
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Pushes the model.
+
+        Args:
+            input_dict: `model`, or an `infra_blessing` with one; where given `model_blessing`,
+                `infra_blessing`, `examples` (for the data's fingerprint) and `evaluation` (for
+                the metrics).
+            output_dict: `pushed_model`: gets a copy, and where the version is as properties.
+            exec_properties: `directory`, `user`.
+
+        Raises:
+            InputError: if the directory cannot be written.
+        """
+        self._log_startup(input_dict, output_dict, exec_properties)
+        pushed = artifact_utils.get_single_instance(output_dict[PUSHED_MODEL])
+        if not self.CheckBlessing(input_dict):
+            self._MarkNotPushed(pushed)
+            return
+        path = self.GetModelPath(input_dict)
+        with _local(path) as model:
+            record = describe(
+                model,
+                user=exec_properties.get(USER) or "",
+                fingerprint=_fingerprint(input_dict.get(EXAMPLES)),
+                metrics=_metrics(input_dict.get(EVALUATION)),
+            )
+            version = open_store(exec_properties[DIRECTORY]).publish(model, record)
+        io_utils.copy_dir(path, pushed.uri)
+        self._MarkPushed(
+            pushed, pushed_destination=version.path, pushed_version=str(version.number)
+        )
+
+
+@contextlib.contextmanager
+def _local(path: str) -> Iterator[Path]:
+    """Gives a folder on this machine with the model, which may lie in a bucket."""
+    if "://" not in path:
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="vaeline-push-") as folder:
+        # Below the temporary folder, which none but its owner may read.
+        target = Path(folder) / "model"
+        io_utils.copy_dir(path, str(target))
+        yield target
+
+
+def _fingerprint(examples: list[types.Artifact] | None) -> str:
+    if not examples:
+        return ""
+    return str(examples[0].get_string_custom_property(_FINGERPRINT) or "")
+
+
+def _metrics(evaluation: list[types.Artifact] | None) -> dict[str, float]:
+    """Reads every plain number that TFMA measured over the whole test split."""
+    if not evaluation:
+        return {}
+    # Seconds to import, and only needed here.
+    import tensorflow_model_analysis as tfma
+
+    overall = tfma.load_eval_result(evaluation[0].uri).get_metrics_for_slice() or {}
+    values = {name: metric.get("doubleValue") for name, metric in overall.items()}
+    return {
+        name: float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    }

@@ -1,0 +1,185 @@
+"""Versions in a folder of this machine or of a shared file system.
+
+A version is put together under a name that TF Serving ignores, written through to the disk, and
+renamed. One lock per folder, which a killed process loses, orders pushes, so that whatever is
+unfinished while a push holds it was left by a dead one and is removed.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from components.image_sources.errors import InputError
+from components.model_push.record import PushRecord, parse_record
+from components.model_push.versions import (
+    LATEST,
+    MODEL_FILE,
+    RECORD_FILE,
+    TEMPORARY,
+    Version,
+    VersionStore,
+    next_number,
+    require_model,
+    stamped,
+)
+
+_LOCK: Final = ".lock"
+
+
+class LocalStore(VersionStore):
+    """Versions in a folder."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address)
+        self._folder = Path(address)
+
+    def versions(self) -> list[Version]:
+        """See the base class."""
+        found = []
+        for number in self._numbers():
+            # One that is pruned while we look is none.
+            with contextlib.suppress(FileNotFoundError):
+                found.append(self._version(number))
+        return found
+
+    def latest(self) -> int | None:
+        """See the base class."""
+        try:
+            return int((self._folder / LATEST).read_text(encoding="ascii"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise InputError(
+                f"{self._folder / LATEST}: holds no version's number; delete it, the next push"
+                " writes it anew"
+            ) from error
+
+    def publish(self, model: Path, record: PushRecord) -> Version:
+        """See the base class."""
+        require_model(model)
+        return self._publish(record, lambda staging: shutil.copytree(
+            model, staging, copy_function=shutil.copyfile))  # fmt: skip
+
+    def republish(self, number: int, record: PushRecord) -> Version:
+        """See the base class."""
+
+        def link(staging: Path) -> None:
+            # The old version may be pruned: a file lives on while one name is left.
+            source = Path(self.find(number).path)
+            shutil.copytree(source, staging, copy_function=_link_or_copy)
+
+        return self._publish(record, link)
+
+    def remove(self, numbers: Iterable[int]) -> None:
+        """See the base class."""
+        with self._locked():
+            for number in numbers:
+                self.find(number)
+                (self._folder / str(number)).rename(self._folder / f"{TEMPORARY}removed-{number}")
+            self._remove_unfinished()
+
+    def _publish(self, record: PushRecord, fill: Callable[[Path], object]) -> Version:
+        with self._locked():
+            numbers = self._numbers()
+            number = next_number([*numbers, self.latest() or 0])
+            self._remove_unfinished()
+            served = max((n for n in numbers if self._version(n).complete), default=None)
+            staging = self._folder / f"{TEMPORARY}{number}"
+            try:
+                fill(staging)
+                _write_whole(staging / RECORD_FILE, stamped(record, number, served).to_json())
+                _sync_tree(staging)
+                staging.rename(self._folder / str(number))
+            except OSError:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
+            _sync(self._folder)
+            self._point_at(number)
+            return self._version(number)
+
+    def _numbers(self) -> list[int]:
+        try:
+            entries = list(os.scandir(self._folder))
+        except FileNotFoundError:
+            return []
+        return sorted(int(entry.name) for entry in entries
+                      if entry.name.isdecimal() and entry.is_dir())  # fmt: skip
+
+    def _version(self, number: int) -> Version:
+        folder = self._folder / str(number)
+        file = folder / RECORD_FILE
+        record = parse_record(file.read_bytes(), str(file)) if file.is_file() else PushRecord()
+        return Version(
+            number=number,
+            path=str(folder),
+            complete=(folder / MODEL_FILE).is_file(),
+            size=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+            record=record,
+        )
+
+    def _point_at(self, number: int) -> None:
+        _write_whole(self._folder / LATEST, f"{number}\n".encode())
+        _sync(self._folder)
+
+    def _remove_unfinished(self) -> None:
+        """Removes what dead pushes left, and lets the pointer follow a version they finished."""
+        for left in self._folder.glob(f"{TEMPORARY}*"):
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+        complete = [version.number for version in self.complete()]
+        if complete and self.latest() != max(complete):
+            self._point_at(max(complete))
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise InputError(
+                f"{self._folder}: {error.strerror}; give a folder that you may write"
+                " (push.directory)"
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Some file systems have no hard links.
+        shutil.copyfile(source, target)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Writes a file under another name and renames it: never half, and no hard link is changed."""
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f"{TEMPORARY}{path.name}")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

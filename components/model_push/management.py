@@ -1,0 +1,103 @@
+"""Rollback and prune over a store of versions; `vaeline models` and the Pusher call it."""
+
+from dataclasses import replace
+
+from components.image_sources.errors import InputError
+from components.model_push.record import signed
+from components.model_push.versions import Version, VersionStore
+
+_CLOUD = "gs://"
+
+
+def open_store(address: str) -> VersionStore:
+    """Opens a folder of versions.
+
+    Args:
+        address: Folder, or `gs://bucket/prefix`.
+
+    Raises:
+        InputError: The address is of another kind.
+    """
+    if address.startswith(_CLOUD):
+        # Google's client takes half a second to import.
+        from components.model_push.cloud_store import CloudStore
+
+        return CloudStore(address)
+    if "://" in address:
+        raise InputError(f"{address}: models are pushed to a folder or to gs://, nowhere else")
+    from components.model_push.local_store import LocalStore
+
+    return LocalStore(address)
+
+
+def served_version(store: VersionStore) -> Version:
+    """Returns the version that TF Serving, the bulk job and `latest` mean.
+
+    Raises:
+        InputError: There is none.
+    """
+    complete = store.complete()
+    if not complete:
+        raise InputError(f"{store.address}: there is no pushed model; `vaeline run` pushes one")
+    return complete[-1]
+
+
+def roll_back(store: VersionStore, *, to: int | None = None, user: str = "") -> Version:
+    """Serves an earlier model again, as a new version with its files.
+
+    TF Serving's default policy serves the highest number, so going back to a lower one has to be a
+    step forward: nothing has to be told to the servers, and the history stays.
+
+    Args:
+        store: The versions.
+        to: The version to go back to; by default the model that was served before this one.
+        user: Name to record; empty: that of the account.
+
+    Returns:
+        The new version.
+
+    Raises:
+        InputError: There is nothing to go back to, or it is served already.
+    """
+    served = served_version(store)
+    target = store.find(to) if to is not None else _before(store.complete(), served)
+    if target is None:
+        raise InputError(
+            f"{store.address}: no other model was served before {served.number}; push another, or"
+            " name a version with --to"
+        )
+    if target.origin == served.origin:
+        raise InputError(
+            f"{store.address}: version {served.number} is the model of {target.number} already"
+        )
+    record = replace(target.record, copy_of=target.origin, rolled_back_from=served.number)
+    return store.republish(target.number, signed(record, user))
+
+
+def prunable(store: VersionStore, *, keep: int) -> list[Version]:
+    """Lists the versions that can go.
+
+    Args:
+        store: The versions.
+        keep: How many of the newest stay; the served one is among them.
+
+    Returns:
+        The others, oldest first, without the one that `latest` names.
+
+    Raises:
+        InputError: Not even the served version would stay.
+    """
+    if keep < 1:
+        raise InputError(f"--keep {keep}: at least one version has to stay, the served one")
+    latest = store.latest()
+    return [version for version in store.complete()[:-keep] if version.number != latest]
+
+
+def _before(complete: list[Version], served: Version) -> Version | None:
+    """Finds the model that was served before: before its first push where it came back."""
+    earlier = [
+        version
+        for version in complete
+        if version.number < served.origin and version.origin != served.origin
+    ]
+    return earlier[-1] if earlier else None

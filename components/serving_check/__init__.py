@@ -1,0 +1,1 @@
+"""Proves that an exported model answers as it did in memory, the way TF Serving would load it."""

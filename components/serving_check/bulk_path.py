@@ -1,0 +1,69 @@
+"""The golden images through the bulk job's own reading, checking, decoding and model calls.
+
+Everything of the job but Beam, which only hands units to it.
+"""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from components.bulk_inference.annotation import annotate_batch
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.handler import Annotator
+from components.bulk_inference.model_card import read_card
+from components.bulk_inference.reuse import EarlierRows
+from components.image_sources.config import InputConfig
+from components.image_sources.sources import open_source
+from serving import names
+from serving.golden import GoldenSet
+
+_COLUMNS = ("member", names.EMBEDDING, names.ELBO, names.OUTLIER_SCORE, names.PROBABILITY)
+
+
+def answer_as_bulk_job(model: str, golden: GoldenSet, folder: Path) -> dict[str, np.ndarray]:
+    """Labels the golden images as a bulk job labels an archive.
+
+    Args:
+        model: Folder of the SavedModel.
+        golden: The images; they become a zip.
+        folder: Where the zip is made.
+
+    Returns:
+        float32 [n, ...] by output name: embedding, elbo, outlier_score and probability, that of
+        the best class.
+
+    Raises:
+        ValueError: The job rejects an image; the message says which and why.
+    """
+    archive = folder / "golden.zip"
+    with zipfile.ZipFile(archive, "w") as writer:
+        for place, file in enumerate(golden.files):
+            # The sources go by the content, whatever the suffix.
+            writer.writestr(f"{place:04d}.png", file)
+    config = BulkConfig(
+        input=InputConfig(paths=(str(archive),)),
+        model=model,
+        output=str(folder / "table"),
+        columns=_COLUMNS,
+    )
+    annotator = Annotator(read_card(model), workers=1, max_images=config.batch.max_images)
+    earlier = EarlierRows(config.output, ())
+    found: dict[str, dict[str, object]] = {}
+    if config.input is None:
+        raise ValueError("the bulk job has no input")
+    source = open_source(config.input)
+    for unit in source.units():
+        for batch in source.read(unit):
+            result = annotate_batch(batch, frozenset(), config, annotator, earlier)
+            for reject in result.rejects:
+                raise ValueError(
+                    f"the bulk job rejects golden image {int(Path(reject.member).stem)} as "
+                    f"{reject.reason}: {reject.detail}"
+                )
+            rows = result.rows.to_pylist() if result.rows is not None else []
+            found |= {str(row["member"]): row for row in rows}
+    if len(found) != len(golden):
+        raise ValueError(f"the bulk job gives {len(found)} rows for {len(golden)} golden images")
+    ordered = [found[member] for member in sorted(found)]
+    return {name: np.array([row[name] for row in ordered], np.float32) for name in _COLUMNS[1:]}

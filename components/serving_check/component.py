@@ -1,0 +1,58 @@
+"""ServingCheck, the component: blesses a model that answers, loaded as TF Serving loads it.
+
+The graph puts it after the Trainer; its InfraBlessing goes into the Pusher. Unlike TFX's
+InfraValidator it needs no container, and it compares numbers.
+"""
+
+from typing import Final
+
+from tfx import types
+from tfx.dsl.components.base import base_component, executor_spec
+from tfx.types import standard_artifacts
+from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
+
+from components.serving_check import executor
+from components.serving_check.config import ServingCheckConfig
+
+BLESSING: Final = executor.BLESSING
+
+
+class ServingCheckSpec(ComponentSpec):
+    """What ServingCheck takes and gives."""
+
+    PARAMETERS = {
+        executor.CHECK_CONFIG: ExecutionParameter(type=str),
+        executor.CODE_DIGEST: ExecutionParameter(type=str, optional=True),
+    }
+    INPUTS = {executor.MODEL: ChannelParameter(type=standard_artifacts.Model)}
+    OUTPUTS = {executor.BLESSING: ChannelParameter(type=standard_artifacts.InfraBlessing)}
+
+
+class ServingCheck(base_component.BaseComponent):
+    """Holds an exported model against its golden set.
+
+    Args:
+        model: Model of the Trainer.
+        check_config: The section `serving_check`.
+        code_digest: Digest of the code: another digest, another cache entry.
+    """
+
+    SPEC_CLASS = ServingCheckSpec
+    EXECUTOR_SPEC = executor_spec.ExecutorClassSpec(executor.Executor)
+
+    def __init__(
+        self,
+        model: types.BaseChannel,
+        check_config: ServingCheckConfig,
+        *,
+        code_digest: str | None = None,
+    ) -> None:
+        spec = ServingCheckSpec(
+            **{
+                executor.MODEL: model,
+                executor.CHECK_CONFIG: check_config.model_dump_json(),
+                executor.CODE_DIGEST: code_digest,
+                executor.BLESSING: types.Channel(type=standard_artifacts.InfraBlessing),
+            }
+        )
+        super().__init__(spec=spec)

@@ -1,0 +1,61 @@
+"""The executor of ServingCheck: unpacks artifacts, checks, writes the blessing.
+
+TFX makes it; the check itself knows no TFX.
+"""
+
+import logging
+import posixpath
+from typing import Any, Final
+
+from tfx import types
+from tfx.dsl.components.base import base_executor
+from tfx.types import artifact_utils
+from tfx.utils import io_utils, path_utils
+
+from components.serving_check.check import check_model
+from components.serving_check.config import ServingCheckConfig
+from trainer.progress import PROGRESS_LOGGER
+
+MODEL: Final = "model"
+BLESSING: Final = "blessing"
+CHECK_CONFIG: Final = "check_config"
+CODE_DIGEST: Final = "code_digest"
+
+REPORT_FILE: Final = "report.json"
+SUMMARY: Final = "summary"
+
+# What TFX's own InfraValidator writes and its Pusher reads.
+_BLESSED: Final = "blessed"
+_BLESSED_FILE: Final = "INFRA_BLESSED"
+_NOT_BLESSED_FILE: Final = "INFRA_NOT_BLESSED"
+
+_LOG = logging.getLogger(PROGRESS_LOGGER)
+
+
+class Executor(base_executor.BaseExecutor):
+    """Checks one model."""
+
+    def Do(  # noqa: N802 (TFX's name)
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Blesses the model, or not; never raises for what is wrong with it.
+
+        Args:
+            input_dict: `model`.
+            output_dict: `blessing`: an InfraBlessing with `report.json` and the property `summary`.
+            exec_properties: `check_config` (JSON).
+        """
+        model = artifact_utils.get_single_instance(input_dict[MODEL])
+        blessing = artifact_utils.get_single_instance(output_dict[BLESSING])
+        config = ServingCheckConfig.model_validate_json(exec_properties[CHECK_CONFIG])
+        path = path_utils.serving_model_path(model.uri, path_utils.is_old_model_artifact(model))
+        report = check_model(path, config)
+        io_utils.write_string_file(posixpath.join(blessing.uri, REPORT_FILE), report.to_json())
+        name = _BLESSED_FILE if report.blessed else _NOT_BLESSED_FILE
+        io_utils.write_string_file(posixpath.join(blessing.uri, name), "")
+        blessing.set_int_custom_property(_BLESSED, int(report.blessed))
+        blessing.set_string_custom_property(SUMMARY, report.summary())
+        _LOG.info("%s", report.summary())

@@ -1,0 +1,224 @@
+"""The check itself, in a process of its own: `python -m components.serving_check.probe`.
+
+`check.py` starts it, so that a model that crashes or eats the memory takes nothing else along.
+"""
+
+import argparse
+import re
+import resource
+import statistics
+import struct
+import tempfile
+import time
+import zlib
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import tensorflow as tf
+
+from components.bulk_inference.model_card import ModelCard, read_card
+from components.serving_check.bulk_path import answer_as_bulk_job
+from components.serving_check.config import ServingCheckConfig
+from components.serving_check.report import CheckReport, Stage, compare
+from components.serving_check.requests import Request, build_request
+from components.serving_check.session import SessionModel
+from serving import names
+from serving.golden import GoldenSet, read_golden
+
+_BOMB_SIDE = 30_000
+_MOST_GROWTH_MIB = 256
+_ASSERTED: Final = re.compile(r"assertion failed: \[(.*?)\]", re.DOTALL)
+_BFLOAT16_FACTOR = 500.0
+"""By how much coarser bfloat16 rounds than what the tolerance is meant for."""
+
+
+def check_in_session(
+    model: SessionModel, golden: GoldenSet, config: ServingCheckConfig, tolerance: float, label: str
+) -> list[Stage]:
+    """Asks every signature at every batch size.
+
+    Returns:
+        A stage for each signature.
+    """
+    stages = []
+    for signature in sorted(model.inputs):
+        stage = Stage(f"signature {signature} in a TF1 session")
+        for size in config.batch_sizes:
+            try:
+                request = build_request(
+                    signature, model.inputs[signature], golden, size, label=label
+                )
+                found = model.predict(signature, request.inputs)
+            except (tf.errors.OpError, ValueError) as error:
+                stage.fault = f"no answer to {size} images: {first_line(error)}"
+                break
+            difference, fault = hold_against(request, found, tolerance)
+            stage.difference = max(stage.difference, difference)
+            stage.fault = stage.fault or (fault and f"{size} images: {fault}")
+        stages.append(stage)
+    return stages
+
+
+def hold_against(
+    request: Request, found: dict[str, np.ndarray], tolerance: float
+) -> tuple[float, str]:
+    """Compares an answer and its rows; as `report.compare`."""
+    short = [name for name, value in found.items() if len(value) != request.rows]
+    if short:
+        return 0.0, f"{short[0]} has {len(found[short[0]])} rows for {request.rows} images"
+    return compare(found, request.expected, tolerance)
+
+
+def check_bad_images(model: SessionModel, golden: GoldenSet) -> Stage:
+    """Sends what is no image, alone and among good ones; the model has to say so and live on."""
+    stage = Stage("bad images are refused")
+    good = golden.files[0]
+    before = _peak_memory_mib()
+    for what, bad in bad_files(golden).items():
+        for files, place in (([bad], 0), ([good, good, bad, good], 2)):
+            array = np.empty(len(files), object)
+            array[:] = files
+            try:
+                model.predict(names.SERVING_DEFAULT, {names.IMAGE_BYTES: array})
+            except tf.errors.OpError as error:
+                if f"image {place}:" not in str(error):
+                    stage.fault = (
+                        f"the error of {what} does not name its place: {first_line(error)}"
+                    )
+            else:
+                stage.fault = f"{what} was taken for an image"
+    grown = _peak_memory_mib() - before
+    if grown > _MOST_GROWTH_MIB:
+        stage.fault = f"the bad images took {grown:,.0f} MiB of memory"
+    return stage
+
+
+def bad_files(golden: GoldenSet) -> dict[str, bytes]:
+    """Makes what a server may be sent: nothing, a text, half a JPEG, and a bomb."""
+    jpeg = tf.io.encode_jpeg(np.zeros((64, 64, 3), np.uint8)).numpy()
+    return {
+        "an empty string": b"",
+        "a text file": b"This is no image.\n" * 20,
+        "a truncated JPEG": jpeg[: len(jpeg) // 2],
+        f"a PNG of {_BOMB_SIDE} x {_BOMB_SIDE} pixels": bomb(_BOMB_SIDE),
+    }
+
+
+def bomb(side: int) -> bytes:
+    """Makes a square one-bit PNG of nothing but black, about a thousandth of its pixels' bytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    row = bytes(1 + -(-side // 8))
+    packer = zlib.compressobj(9)
+    data = b"".join([*(packer.compress(row) for _ in range(side)), packer.flush()])
+    head = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def check_bulk_job(model: str, golden: GoldenSet, tolerance: float) -> Stage:
+    """Holds the bulk job's numbers against those in memory."""
+    stage = Stage("bulk job")
+    expected = dict(golden.answers)
+    expected[names.PROBABILITY] = golden.answers[names.PROBABILITIES].max(axis=1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            found = answer_as_bulk_job(model, golden, Path(folder))
+    except (tf.errors.OpError, ValueError) as error:
+        stage.fault = first_line(error)
+        return stage
+    stage.difference, stage.fault = compare(found, expected, tolerance)
+    return stage
+
+
+def run_check(model: str, config: ServingCheckConfig) -> CheckReport:
+    """Checks a model.
+
+    Args:
+        model: Folder of the SavedModel.
+        config: The section.
+
+    Returns:
+        What was found; a model that can't be loaded is a stage that failed.
+    """
+    report = CheckReport()
+    extra = f"{model}/{names.EXTRA_ASSETS}"
+    begin = time.perf_counter()
+    try:
+        card, golden = read_card(model), read_golden(f"{extra}/{names.GOLDEN}")
+        loaded = SessionModel(model)
+    except (tf.errors.OpError, OSError, ValueError) as error:
+        report.stages.append(Stage("load in a TF1 session", first_line(error)))
+        return report
+    report.figures["load_secs"] = round(time.perf_counter() - begin, 3)
+    report.stages.append(Stage("load in a TF1 session"))
+    tolerance = tolerance_of(card, config)
+    report.stages.extend(check_in_session(loaded, golden, config, tolerance, card.classes[0]))
+    if not report.refusals:
+        report.stages.append(check_bad_images(loaded, golden))
+        report.figures["latency_ms"] = {
+            f"{size} images" if size > 1 else "1 image": _latency_ms(loaded, golden, size, config)
+            for size in config.batch_sizes
+        }
+    loaded.close()
+    report.stages.append(check_bulk_job(model, golden, tolerance))
+    report.figures |= {
+        "peak_memory_mib": round(_peak_memory_mib(), 1),
+        "signatures": len(loaded.inputs),
+        "images": len(golden),
+    }
+    return report
+
+
+def tolerance_of(card: ModelCard, config: ServingCheckConfig) -> float:
+    """The tolerance for a model's arithmetic."""
+    coarse = "bfloat16" in card.body_dtype
+    return config.tolerance * (_BFLOAT16_FACTOR if coarse else 1.0)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without TensorFlow's list of nodes and its tracebacks."""
+    text = getattr(error, "message", None) or str(error) or type(error).__name__
+    asserted = _ASSERTED.search(text)
+    if asserted:
+        return asserted.group(1)[:400]
+    lines = [line.strip() for line in str(text).splitlines()]
+    said = [line for line in lines if line and not line.startswith("[[")]
+    # A graph's error opens with where its ops were made, and says at the end what happened.
+    return said[-1 if "Graph execution error" in text else 0][:400]
+
+
+def _latency_ms(
+    model: SessionModel, golden: GoldenSet, size: int, config: ServingCheckConfig
+) -> float:
+    signature = names.SERVING_DEFAULT
+    request = build_request(signature, model.inputs[signature], golden, size, label="")
+
+    def call() -> float:
+        begin = time.perf_counter()
+        model.predict(signature, request.inputs)
+        return time.perf_counter() - begin
+
+    return round(1000 * statistics.median(call() for _ in range(config.latency_requests)), 2)
+
+
+def _peak_memory_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Checks the model that the command line names and writes the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("config", help="the section as JSON")
+    parser.add_argument("report", type=Path)
+    given = parser.parse_args(arguments)
+    report = run_check(given.model, ServingCheckConfig.model_validate_json(given.config))
+    given.report.write_text(report.to_json(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""What a check found: stages with their verdicts, as JSON beside the blessing and as one line."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class Stage:
+    """One thing that was checked.
+
+    Attributes:
+        name: what was asked, in words.
+        fault: what is wrong; empty where nothing is.
+        difference: largest difference from the answers in memory; 0 where nothing is compared.
+    """
+
+    name: str
+    fault: str = ""
+    difference: float = 0.0
+
+
+@dataclass
+class CheckReport:
+    """What the whole check found.
+
+    Attributes:
+        stages: in the order they ran.
+        figures: load_secs, latency_ms by batch size, peak_memory_mib, signatures, images.
+    """
+
+    stages: list[Stage] = field(default_factory=list)
+    figures: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def refusals(self) -> list[str]:
+        """A line for each stage that failed; empty where the model may be pushed."""
+        return [f"{stage.name}: {stage.fault}" for stage in self.stages if stage.fault]
+
+    @property
+    def blessed(self) -> bool:
+        """Something was checked, and all of it holds."""
+        return bool(self.stages) and not self.refusals
+
+    def summary(self) -> str:
+        """Says in one line what a person wants to know."""
+        if not self.blessed:
+            return f"REFUSED: {'; '.join(self.refusals) or 'nothing was checked'}"
+        largest = max(stage.difference for stage in self.stages)
+        parts = [f"{len(self.stages)} checks passed, largest difference {largest:.1e}"]
+        latency = self.figures.get("latency_ms", {})
+        if latency:
+            parts.append(", ".join(f"{ms:.1f} ms for {size}" for size, ms in latency.items()))
+        if "peak_memory_mib" in self.figures:
+            parts.append(f"{self.figures['peak_memory_mib']:,.0f} MiB")
+        return "; ".join(parts)
+
+    def to_json(self) -> str:
+        """Writes everything."""
+        return json.dumps(
+            {"blessed": self.blessed, "summary": self.summary(), **asdict(self)}, indent=2
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "CheckReport":
+        """Reads what `to_json` wrote."""
+        tree = json.loads(text)
+        return cls([Stage(**stage) for stage in tree["stages"]], tree["figures"])
+
+
+def compare(
+    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float
+) -> tuple[float, str]:
+    """Holds answers against those in memory.
+
+    Args:
+        found: arrays [n, ...] by output name; only names that are expected count.
+        expected: likewise.
+        tolerance: largest allowed difference, as in the configuration.
+
+    Returns:
+        The largest difference, and what is wrong: the output, the image and both numbers; empty
+        where nothing is.
+    """
+    largest, fault = 0.0, ""
+    for name in expected.keys() & found.keys():
+        ours, theirs = np.asarray(found[name], np.float64), np.asarray(expected[name], np.float64)
+        if ours.shape != theirs.shape:
+            return float("inf"), f"{name} has the shape {ours.shape} instead of {theirs.shape}"
+        differs = np.abs(ours - theirs) / np.maximum(np.abs(theirs), 1.0)
+        # Where the model gives no number, both have to give none.
+        differs[np.isnan(ours) & np.isnan(theirs)] = 0.0
+        differs[np.isnan(differs)] = np.inf
+        worst = float(differs.max(initial=0.0))
+        if worst > tolerance and worst > largest:
+            place = np.unravel_index(differs.argmax(), differs.shape)
+            fault = (
+                f"{name} of golden image {place[0]} is {ours[place]:.6g} and was "
+                f"{theirs[place]:.6g} in memory; serving_check.tolerance is {tolerance:g}"
+            )
+        largest = max(largest, worst)
+    return largest, fault

@@ -1,0 +1,33 @@
+"""Formats and sizes of the images that training saw, from the account of their ingest.
+
+`run_fn.py` puts them on the model's card, where the drift report of a bulk job finds them.
+"""
+
+import json
+import posixpath
+from typing import Any
+
+import tensorflow as tf
+
+
+def read_mix(train_files: list[str]) -> dict[str, Any]:
+    """Reads the account that lies beside the splits.
+
+    Args:
+        train_files: Patterns of the training's records, `EXAMPLES/Split-train/*`.
+
+    Returns:
+        `mix`: `images` (all usable ones), and images by `format` and by `size`; empty where the
+        examples come from elsewhere.
+    """
+    examples = posixpath.dirname(posixpath.dirname(train_files[0]))
+    path = posixpath.join(examples, "account.json")
+    if not tf.io.gfile.exists(path):
+        return {}
+    with tf.io.gfile.GFile(path) as file:
+        account = json.loads(file.read())
+    formats = account.get("formats", {})
+    if not formats:
+        return {}
+    sizes = account.get("sizes", {})
+    return {"mix": {"images": sum(formats.values()), "format": formats, "size": sizes}}

@@ -1,0 +1,145 @@
+"""`vaeline predict`: a table of answers about single images, from a model or a server."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from components.bulk_inference.model_card import read_card
+from components.image_checks import ImageFaultError, check, to_servable
+from components.image_sources.config import LimitsConfig
+from pipeline.console import Terminal, captured_output
+from serving.client import PredictClient
+from serving.predictions import (
+    Prediction,
+    Predictor,
+    ServingError,
+    classify_each,
+)
+
+_HEADER = ("file", "label", "probability", "next", "outlier score", "verdict")
+_SECONDS = 10.0
+
+
+class PredictError(ValueError):
+    """The command line asks for nothing that can be answered."""
+
+
+def predict_images(
+    terminal: Terminal,
+    files: Sequence[Path],
+    *,
+    model: str | None,
+    server: str | None,
+    name: str,
+    version: int | None,
+) -> dict[str, Any]:
+    """Classifies image files and shows a table; bad files get a line each.
+
+    Args:
+        terminal: Where it is shown.
+        files: The images.
+        model: Folder of a model or of pushed versions; this or `server` is given.
+        server: Address, as for `PredictClient`.
+        name: The model's name on the server.
+        version: Its version there; None: the newest.
+
+    Returns:
+        Answers and errors in the order of the files, in a form for JSON.
+
+    Raises:
+        PredictError: Not exactly one of model and server is given.
+        InputError: There is no model in the folder.
+        ServingError: The server does not answer.
+    """
+    if (model is None) == (server is None):
+        raise PredictError("give either --model DIR or --server URL")
+    errors: dict[int, str] = {}
+    contents: dict[int, bytes] = {}
+    for place, file in enumerate(files):
+        try:
+            contents[place] = _read(file)
+        except OSError as error:
+            errors[place] = error.strerror or str(error)
+        except ImageFaultError as fault:
+            errors[place] = str(fault)
+    answers: dict[int, Prediction] = {}
+    place_of_model = server or str(model)
+    if contents:
+        with terminal.live("asking the model"):
+            if server is not None:
+                with PredictClient(
+                    server, model=name, version=version, timeout_secs=_SECONDS
+                ) as client:
+                    found = classify_each(client, list(contents.values()))
+            else:
+                place_of_model = read_card(str(model)).path
+                found = classify_each(_load(place_of_model), list(contents.values()))
+        for place, answer in zip(contents, found, strict=True):
+            if isinstance(answer, ServingError):
+                errors[place] = str(answer)
+            else:
+                answers[place] = answer
+    if answers:
+        terminal.table(
+            "predictions",
+            [_row(files[place], answer) for place, answer in sorted(answers.items())],
+            header=_HEADER,
+        )
+    for place, reason in sorted(errors.items()):
+        terminal.say(f"error: {files[place]}: {reason}", style="bold red")
+    return {
+        "model": place_of_model,
+        "failed": len(errors),
+        "images": [
+            {"file": str(file), "error": errors[place]}
+            if place in errors
+            else {"file": str(file), **_as_dict(answers[place])}
+            for place, file in enumerate(files)
+        ],
+    }
+
+
+def _read(file: Path) -> bytes:
+    """Reads an image; what its header forbids never reaches a model.
+
+    Raises:
+        OSError: It can't be read.
+        ImageFaultError: It is no usable image.
+    """
+    limits = LimitsConfig()
+    with file.open("rb") as opened:
+        data = opened.read(limits.max_bytes + 1)
+    header = check(data, limits)
+    if isinstance(header, ImageFaultError):
+        raise header
+    return to_servable(data, header)
+
+
+def _load(folder: str) -> Predictor:
+    # TensorFlow is loud while it starts.
+    with captured_output(Path("/dev/null")):
+        from serving.local_model import LocalModel
+
+        return LocalModel(folder)
+
+
+def _row(file: Path, answer: Prediction) -> tuple[str, ...]:
+    others = ", ".join(f"{label} {probability:.3f}" for label, probability in answer.top_k[1:4])
+    return (
+        str(file),
+        answer.label,
+        f"{answer.probability:.4f}",
+        others,
+        f"{answer.outlier_score:.3f}",
+        answer.verdict,
+    )
+
+
+def _as_dict(answer: Prediction) -> dict[str, Any]:
+    return {
+        "label": answer.label,
+        "probability": answer.probability,
+        "top_k": [{"label": label, "probability": p} for label, p in answer.top_k],
+        "outlier_score": answer.outlier_score,
+        "verdict": answer.verdict,
+    }

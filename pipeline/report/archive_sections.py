@@ -1,0 +1,286 @@
+"""The archive report's facts: counts, labels, doubt, drift, rejects.
+
+Each function gives the values of one template, or says what is missing; `archive_report.py` puts
+them in order.
+"""
+
+import posixpath
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from components.bulk_inference import ledger, storage
+from components.bulk_inference.model_card import read_card
+from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
+from components.image_sources.pick import Found, pick_members
+from pipeline.report import plots
+from pipeline.report.album import Album
+from pipeline.report.page import Facts, MissingPartError, isolated
+from pipeline.report.table_scan import Row, Scan, scan_table
+
+_LISTED: Final = {"doubtful": 36, "strange": 12, "disagreeing": 12, "verdict": 8}
+_REJECTS: Final = 12
+_MOST_CLASSES: Final = 100
+_SURE: Final = 0.99
+_VERDICTS: Final = ("accept", "review", "reject")
+
+
+@dataclass
+class Archive:
+    """A finished bulk job: its manifest, one scan of its table, and the pictures of listed rows.
+
+    Attributes:
+        output: its folder, local or remote.
+        manifest: what it says of itself.
+    """
+
+    output: str
+    manifest: dict[str, Any]
+    _failure: Exception | None = field(default=None, repr=False)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Members, rows, rejects, duplicates and others."""
+        counts: dict[str, int] = self.manifest["counts"]
+        return counts
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The job's configuration."""
+        config: dict[str, Any] = self.manifest["config"]
+        return config
+
+    @cached_property
+    def _records(self) -> list[ledger.UnitRecord]:
+        names = sorted(ledger.finished_names(self.output))
+        return list(ledger.read_records(self.output, names))
+
+    def _files(self, part: str) -> list[str]:
+        return [f for record in self._records for f in sorted(record.files) if f.startswith(part)]
+
+    @property
+    def scan(self) -> Scan:
+        """The table, read once; a failure is told to every section that asks."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return self._scan
+        except Exception as error:
+            self._failure = error
+            raise
+
+    @cached_property
+    def _scan(self) -> Scan:
+        return scan_table(
+            self.output,
+            self._files(ledger.TABLE + "/"),
+            self.config["format"],
+            rows=self.counts["rows"],
+            verdicts={v: self.manifest["verdicts"].get(v, 0) for v in _VERDICTS},
+            listed=_LISTED,
+        )
+
+    @cached_property
+    def rejects(self) -> list[dict[str, str]]:
+        """The first rows of the rejects table."""
+        rows: list[dict[str, str]] = []
+        for file in self._files(ledger.REJECTS + "/"):
+            content = storage.read_bytes(posixpath.join(self.output, file))
+            table = pq.read_table(pa.BufferReader(content)).slice(0, _REJECTS - len(rows))
+            rows.extend(table.to_pylist())
+            if len(rows) >= _REJECTS:
+                break
+        return rows
+
+    @cached_property
+    def pictures(self) -> Found:
+        """Image files of all rows that are listed anywhere, fetched together."""
+        wanted: dict[str, set[str]] = {}
+        try:
+            for rows in self.scan.lists.values():
+                for row in rows:
+                    wanted.setdefault(row.source, set()).add(row.member)
+        except Exception:
+            # The sections say what is wrong with the table; rejects still have pictures.
+            wanted = {}
+        for reject in self.rejects:
+            wanted.setdefault(reject["source"], set()).add(reject["member"])
+        return pick_members(InputConfig.model_validate(self.config["input"]), wanted)
+
+    @cached_property
+    def card(self) -> dict[str, Any]:
+        """Calibration of the model's card; empty where the model is gone."""
+        import json
+
+        from serving import names
+
+        try:
+            card = read_card(self.manifest["model"]["path"])
+            path = posixpath.join(card.path, names.EXTRA_ASSETS, names.MODEL_CARD)
+            facts: dict[str, Any] = json.loads(storage.read_bytes(path))
+        except (InputError, OSError, ValueError):
+            return {}
+        return facts
+
+
+def overview(archive: Archive) -> Facts:
+    """The count law, drift, and what the verdicts came to."""
+    drift = archive.manifest.get("drift") or {}
+    counts = archive.counts
+    accounted = counts["rows"] + counts["rejects"] + counts["duplicates"]
+    timing = archive.manifest["timing"]
+    return {
+        "counts": counts,
+        "holds": counts["members"] == accounted,
+        "alarms": [test["name"] for test in drift.get("tests", []) if test["alarm"]],
+        "drift": drift,
+        "verdicts": archive.manifest["verdicts"],
+        "timing": timing,
+        "size": archive.manifest["output"]["bytes"],
+        "notes": archive.manifest["notes"],
+    }
+
+
+def labels(archive: Archive) -> Facts:
+    """Rows by label, beside the training data's mix and the estimated one."""
+    mix = archive.manifest["labels"]
+    if not mix:
+        raise MissingPartError("The table has no labels: it was made by `embed`, or without them.")
+    drift = archive.manifest.get("drift") or {}
+    order = [name for name in archive.manifest["model"]["classes"] if name in mix]
+    if len(order) > _MOST_CLASSES:
+        order = sorted(order, key=lambda name: -mix[name])[:_MOST_CLASSES]
+    total = sum(mix.values())
+    rows = [
+        {"name": name, "count": mix[name], "share": mix[name] / total,
+         "training": drift.get("training_labels", {}).get(name),
+         "estimated": drift.get("prior_shift", {}).get(name)}
+        for name in order
+    ]  # fmt: skip
+    return {
+        "rows": rows,
+        "most": max(row["share"] for row in rows),
+        "left_out": len(mix) - len(rows),
+        "compared": bool(drift.get("training_labels")),
+    }
+
+
+def distributions(archive: Archive) -> Facts:
+    """Confidence and outlier score over the archive."""
+    scan = archive.scan
+    figures = []
+    probability = scan.values.get("probability")
+    if probability is not None:
+        low = float(np.floor(min(float(probability.min()), 0.9) * 10) / 10)
+        unsure = float((probability < 0.5).mean())
+        figures.append(
+            plots.histogram(
+                "Confidence", probability, label="probability of the label", bounds=(low, 1.0),
+                log=True, alt=f"Median {np.median(probability):.3f}; {unsure:.1%} below one half",
+            )
+        )  # fmt: skip
+    scores = scan.values.get("outlier_score")
+    if scores is not None:
+        thresholds = archive.card.get("calibration", {}).get("thresholds", {})
+        marks = [
+            (float(thresholds[name]["score"]), name, colour)
+            for name, colour in (("review", plots.WARN), ("reject", plots.BAD))
+            if thresholds.get(name, {}).get("score") is not None
+        ]
+        high = max([float(np.quantile(scores, 0.999)), *(mark[0] * 1.1 for mark in marks)])
+        figures.append(
+            plots.histogram(
+                "Outlier score", scores, label="outlier score", marks=marks,
+                bounds=(float(np.quantile(scores, 0.001)), high), log=True,
+                alt="; ".join(f"{n} above {place:.2f}" for place, n, _ in marks) or "no threshold",
+            )
+        )  # fmt: skip
+    if not figures:
+        raise MissingPartError("The table has neither a probability nor an outlier score.")
+    return {"figures": figures, "every": scan.every}
+
+
+def review(archive: Archive, album: Album) -> Facts:
+    """The rows that a person should look at first: the least sure ones."""
+    listed = archive.scan.lists["doubtful"]
+    # Beyond the first dozen only where there is doubt: a list of sure answers helps nobody.
+    rows = [row for place, row in enumerate(listed) if place < 12 or (row.probability or 0) < _SURE]
+    return {"cards": _cards(archive, album, rows)}
+
+
+def strange(archive: Archive, album: Album) -> Facts:
+    """The rows of the largest outlier score."""
+    return {"cards": _cards(archive, album, archive.scan.lists["strange"])}
+
+
+def verdicts(archive: Archive, album: Album) -> Facts:
+    """Examples of each verdict, evenly over the archive."""
+    counts = archive.manifest["verdicts"]
+    if not counts:
+        raise MissingPartError("The table has no verdicts.")
+    total = sum(counts.values())
+    rows = [
+        {"name": name, "count": counts[name], "share": counts[name] / total,
+         "cards": _cards(archive, album, archive.scan.lists.get(name, []))}
+        for name in _VERDICTS if counts.get(name)
+    ]  # fmt: skip
+    return {"rows": rows}
+
+
+def given(archive: Archive, album: Album) -> Facts:
+    """Labels that the archive gives, against the model's."""
+    scan = archive.scan
+    if not scan.given:
+        raise MissingPartError("The archive gives no labels to compare with.")
+    return {"given": scan.given, "agreeing": scan.agreeing,
+            "cards": _cards(archive, album, scan.lists["disagreeing"])}  # fmt: skip
+
+
+def drift(archive: Archive) -> Facts:
+    """Each comparison with the training data."""
+    found = archive.manifest.get("drift")
+    if not found:
+        raise MissingPartError("Drift was switched off (bulk.drift.enabled).")
+    return {"drift": found}
+
+
+def rejects(archive: Archive, album: Album) -> Facts:
+    """Members that are no usable images, by reason."""
+    cards = [
+        {"picture": album.file(archive.pictures.get((row["source"], row["member"]))),
+         "alt": f"rejected: {row['member']}",
+         "lines": [row["reason"], row["member"] or row["source"], row["detail"]]}
+        for row in archive.rejects
+    ]  # fmt: skip
+    return {"reasons": archive.manifest["rejects"], "rejected": archive.counts["rejects"],
+            "images_in": archive.counts["members"], "cards": cards,
+            "left_out": archive.counts["rejects"] - len(cards)}  # fmt: skip
+
+
+def job(archive: Archive) -> Facts:
+    """Archives, model, digests, command."""
+    manifest = archive.manifest
+    return {"sources": manifest["sources"], "model": manifest["model"],
+            "command": " ".join(manifest["command"]), "written": manifest["written"],
+            "columns": manifest["schema"], "format": archive.config["format"]}  # fmt: skip
+
+
+def _cards(archive: Archive, album: Album, rows: list[Row]) -> list[dict[str, Any]]:
+    cards = []
+    for row in rows:
+        surety = "" if row.probability is None else f" {100 * row.probability:.1f}\u202f%"
+        lines = [f"{isolated(row.label)}{surety}" if row.label else "no label"]
+        if row.given_label is not None:
+            lines.append(f"labelled {isolated(row.given_label)}")
+        if row.outlier_score is not None and row.verdict:
+            lines.append(f"{row.verdict} {row.outlier_score:.2f}".replace("-", "\u2212"))
+        lines.append(row.member.rpartition("/")[2] or row.source)
+        content = archive.pictures.get((row.source, row.member))
+        alt = f"{row.member}: {row.label or 'no label'}"
+        cards.append({"picture": album.file(content), "alt": alt, "lines": lines})
+    return cards

@@ -1,0 +1,142 @@
+"""`report.html` of a pipeline run; `vaeline run` writes it, `vaeline report` makes it again."""
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.report import model_sections, run_sections
+from pipeline.report.album import Album
+from pipeline.report.answers import Answers, ask_model
+from pipeline.report.generation import Generator, find_generator
+from pipeline.report.page import REPORT, Facts, Page
+from pipeline.report.run_artifacts import RunArtifacts
+
+_LOG = logging.getLogger(__name__)
+
+
+def write_run_report(run: RunArtifacts) -> Path:
+    """Writes the report of a run into its root.
+
+    Args:
+        run: What the run left behind.
+
+    Returns:
+        The page.
+    """
+    begin = time.monotonic()
+    root = run.root
+    album = Album()
+    page = Page("Run report", str(run.config.get("name", root.name)))
+    page.hero("run_hero.html", partial(run_sections.overview, run))
+    _add_overview(page, run)
+    _add_data(page, run, album)
+    page.chapter("training", "Training")
+    page.section("curves", "Curves", "curves.html", partial(run_sections.training, run))
+    page.section("strip", "As it learned", "strip.html", partial(run_sections.strip, run, album))
+    page.section(
+        "units", "Active latent units", "units.html", partial(run_sections.active_units, run)
+    )
+    _add_model(page, run, album)
+    path = root / REPORT
+    path.write_bytes(page.html(left_out=album.left_out))
+    _LOG.info("report in %.1f s: %s", time.monotonic() - begin, path)
+    for note in page.notes:
+        _LOG.info("report: %s", note)
+    return path
+
+
+def _add_overview(page: Page, run: RunArtifacts) -> None:
+    page.chapter("summary", "Summary")
+    page.section("use", "Use the model", "usage.html", partial(run_sections.usage, run))
+    page.section("steps", "Time by step", "steps.html", partial(run_sections.steps, run))
+    page.section(
+        "versions", "Versions and digests", "versions.html", partial(run_sections.versions, run)
+    )
+
+
+def _add_data(page: Page, run: RunArtifacts, album: Album) -> None:
+    page.chapter("data", "Data")
+    for anchor, title, make in (
+        ("balance", "Classes and splits", partial(run_sections.class_balance, run)),
+        ("examples", "Training images by class", partial(run_sections.class_samples, run, album)),
+        ("files", "Sizes and formats", partial(run_sections.files, run)),
+        ("duplicates", "Duplicates", partial(run_sections.duplicates, run)),
+        ("rejects", "Rejects", partial(run_sections.rejects, run, album)),
+        ("anomalies", "Anomalies", partial(run_sections.anomalies, run)),
+    ):
+        page.section(anchor, title, f"{anchor}.html", make)
+
+
+def _add_model(page: Page, run: RunArtifacts, album: Album) -> None:
+    page.chapter("model", "Model")
+    asked = _Asked(run)
+
+    def add(anchor: str, title: str, make: Callable[[], Facts]) -> None:
+        page.section(anchor, title, f"{anchor}.html", make)
+
+    add("confusion", "Confusion", lambda: model_sections.confusion(asked.answers))
+    add("classes", "By class", lambda: model_sections.class_table(asked.answers))
+    add("calibration", "Calibration", lambda: model_sections.calibration(asked.answers, run.card))
+    add(
+        "mistakes", "Most confident mistakes", lambda: model_sections.mistakes(asked.answers, album)
+    )
+    add("uncertain", "Least certain", lambda: model_sections.uncertain(asked.answers, album))
+    add("labels", "Likely label errors", lambda: model_sections.label_errors(asked.answers, album))
+    add("outliers", "Outlier score",
+        lambda: model_sections.outliers(asked.answers, run.card, album))  # fmt: skip
+    add("map", "Latent map", lambda: model_sections.latent_map(asked.answers, album))
+    if run.config.get("model", {}).get("latent_size") == 2:
+        add("plane", "The latent plane, decoded",
+            lambda: model_sections.plane_of_images(asked.generator, album))  # fmt: skip
+    add("samples", "Generated images", lambda: model_sections.samples(asked.generator, album))
+
+
+class _Asked:
+    """The loaded model and its answers, made by the first section that needs them.
+
+    A failure is kept and told again by every section, instead of being tried again.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: RunArtifacts) -> None:
+        self._run = run
+        self._made: dict[str, Any] = {}
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._made:
+            try:
+                self._made[name] = make()
+            except Exception as error:
+                self._made[name] = error
+        made = self._made[name]
+        if isinstance(made, Exception):
+            raise made
+        return made
+
+    @property
+    def _model(self) -> Any:
+        import tensorflow as tf
+
+        return self._once("model", lambda: tf.saved_model.load(str(self._run.model)))
+
+    @property
+    def answers(self) -> Answers:
+        """The model's answers over the test split."""
+        run = self._run
+        found: Answers = self._once(
+            "answers", lambda: ask_model(run.examples, self._model, run.card)
+        )
+        return found
+
+    @property
+    def generator(self) -> Generator:
+        """What makes images."""
+        found: Generator = self._once(
+            "generator", lambda: find_generator(self._model, self._run.card)
+        )
+        return found

@@ -1,0 +1,288 @@
+"""The run report's facts about the run, its data and its training.
+
+Each function gives the values of one template, or says what is missing; `model_sections.py` has
+those about the model.
+"""
+
+import platform
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+
+from components.image_sources.pick import pick_members
+from components.model_gate import metric_names
+from components.model_gate.intervals import share_interval
+from components.model_gate.verdict import Verdict
+from pipeline.jobs import STEP_TITLES
+from pipeline.report import plots
+from pipeline.report.album import Album, decode_file, shrink, spaced
+from pipeline.report.answers import parse_records
+from pipeline.report.page import Facts, MissingPartError
+from pipeline.report.records import sample_split
+from pipeline.report.run_artifacts import RunArtifacts
+from trainer import features
+from trainer.strip import ORIGINALS, SHOWN
+
+_MOST_CLASSES: Final = 100
+"""Rows of a table of classes."""
+_SHOWN_CLASSES: Final = 12
+_PER_CLASS: Final = 8
+_SAMPLED: Final = 2_000
+_SAMPLED_BYTES: Final = 48 * 1024 * 1024
+_REJECTS: Final = 24
+_CONFLICTS: Final = 12
+
+
+def overview(run: RunArtifacts) -> Facts:
+    """Verdict first: what the gate said, the headline number, the data and the time."""
+    verdict: Verdict | None = _or_none(run, "verdict")
+    overall = verdict.measures.get("overall", {}) if verdict else {}
+    images = int(overall.get(metric_names.EXAMPLE_COUNT) or 0)
+    accuracy = overall.get(metric_names.ACCURACY)
+    confidence = run.config.get("evaluation", {}).get("confidence", 0.95)
+    interval = None
+    if accuracy is not None and images:
+        interval = share_interval(accuracy * images, images, confidence)
+    return {
+        "verdict": verdict,
+        "failed": [STEP_TITLES.get(n, n) for n, step in run.steps.items() if step.failed],
+        "accuracy": accuracy,
+        "log_loss": overall.get(metric_names.LOG_LOSS),
+        "interval": interval,
+        "confidence": confidence,
+        "images": images,
+        "pushed": run.pushed,
+        "account": _or_none(run, "account"),
+        "card": _or_none(run, "card"),
+        "seconds": sum(step.seconds for step in run.steps.values()),
+    }
+
+
+def _or_none(run: RunArtifacts, name: str) -> Any:
+    try:
+        return getattr(run, name)
+    except MissingPartError:
+        return None
+
+
+def usage(run: RunArtifacts) -> Facts:
+    """Three commands that work with the pushed model."""
+    if not run.pushed:
+        raise MissingPartError("Nothing was pushed, so there is no model to use.")
+    model = shlex.quote(str(Path(run.pushed).resolve()))
+    paths = [path for path in run.config.get("input", {}).get("paths", []) if "{" not in path]
+    archive = shlex.quote(str(Path(paths[0]).resolve()) if paths else "photos.zip")
+    generates = run.config.get("model", {}).get("conditioning") != "hidden"
+    return {
+        "classify": f"vaeline classify {archive} --model {model} --output labelled",
+        "embed": f"vaeline embed {archive} --model {model} --output embedded",
+        "sample": f"vaeline sample {model} --output grid.png" if generates else "",
+        "inspect": f"saved_model_cli show --dir {model} --tag_set serve",
+    }
+
+
+def steps(run: RunArtifacts) -> Facts:
+    """Wall time of each step."""
+    rows: list[dict[str, Any]] = []
+    for name, step in run.steps.items():
+        state = "failed" if step.failed else "from the cache" if step.cached else ""
+        rows.append({"name": name, "title": STEP_TITLES.get(name, name), "seconds": step.seconds,
+                     "state": state})  # fmt: skip
+    order = list(STEP_TITLES)
+    rows.sort(key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
+    longest = max((row["seconds"] for row in rows), default=1.0)
+    return {"rows": rows, "longest": longest or 1.0}
+
+
+def versions(run: RunArtifacts) -> Facts:
+    """Libraries and digests."""
+    card = run.card
+    libraries = {"Python": platform.python_version(), **card.get("libraries", {})}
+    return {"libraries": libraries, "digests": card.get("digests", {}), "model": str(run.model)}
+
+
+def class_balance(run: RunArtifacts) -> Facts:
+    """Images by class and split."""
+    table = run.account["examples_by_split_and_class"]
+    splits = [split for split in features.SPLITS if sum(table.get(split, {}).values())]
+    classes = run.account["classes"]
+    totals = {name: sum(table[split].get(name, 0) for split in splits) for name in classes}
+    shown = sorted(classes, key=lambda name: -totals[name]) if len(classes) > _MOST_CLASSES else []
+    order = shown[:_MOST_CLASSES] if shown else _natural(run, classes)
+    rows = [
+        {"name": name, "total": totals[name], "counts": [table[s].get(name, 0) for s in splits]}
+        for name in order
+    ]
+    blank = [table[split].get("", 0) for split in splits]
+    return {
+        "splits": splits,
+        "rows": rows,
+        "unlabelled": blank if any(blank) else [],
+        "sums": [sum(table[split].values()) for split in splits],
+        "most": max(totals.values(), default=1) or 1,
+        "left_out": len(classes) - len(rows),
+    }
+
+
+def _natural(run: RunArtifacts, classes: list[str]) -> list[str]:
+    card = _or_none(run, "card")
+    order = {name: place for place, name in enumerate(card["classes"])} if card else {}
+    return sorted(classes, key=lambda name: (order.get(name, len(order)), name))
+
+
+def class_samples(run: RunArtifacts, album: Album) -> Facts:
+    """A few training images of each class."""
+    sampled = sample_split(run.examples, features.TRAIN, most=_SAMPLED, most_bytes=_SAMPLED_BYTES)
+    encoded, _, labels = parse_records(sampled.records)
+    by_class: dict[str, list[bytes]] = {}
+    for image, label in zip(encoded, labels, strict=True):
+        if label:
+            by_class.setdefault(label.decode("utf-8", "replace"), []).append(image)
+    classes = _natural(run, list(by_class))
+    rows = []
+    for name in classes[:_SHOWN_CLASSES]:
+        found = by_class[name]
+        places = np.unique(np.linspace(0, len(found) - 1, _PER_CLASS).astype(int))
+        pictures = [album.file(found[place], 72) for place in places]
+        rows.append({"name": name, "pictures": [picture for picture in pictures if picture]})
+    return {"rows": rows, "left_out": len(run.account["classes"]) - len(rows)}
+
+
+def files(run: RunArtifacts) -> Facts:
+    """Sizes and formats, as TFDV counted them."""
+    rows = []
+    for split, found in run.statistics().items():
+        by_name = {".".join(feature.path.step): feature for feature in found.features}
+        formats = Counter[str]()
+        for bucket in by_name[features.FORMAT].string_stats.rank_histogram.buckets:
+            formats[bucket.label] += int(bucket.sample_count)
+        sides = {}
+        for name in (features.WIDTH, features.HEIGHT):
+            numbers = by_name[name].num_stats
+            sides[name] = (int(numbers.min), int(numbers.median), int(numbers.max))
+        rows.append({"split": split, "images": int(found.num_examples), "formats": formats,
+                     "width": sides[features.WIDTH], "height": sides[features.HEIGHT]})  # fmt: skip
+    return {
+        "rows": rows,
+        "bytes": run.account["bytes"],
+        "converted": run.account["converted_to_png"],
+    }
+
+
+def duplicates(run: RunArtifacts) -> Facts:
+    """Copies that were left out, and contents under two labels."""
+    account = run.account
+    conflicts: dict[str, list[tuple[str, str]]] = {}
+    for digest, name, label in account["label_conflict_names"]:
+        conflicts.setdefault(digest, []).append((name, label))
+    return {
+        "dropped": account["duplicates_dropped"],
+        "kept": account["duplicates_kept"],
+        "conflicts": account["label_conflicts"],
+        "named": list(conflicts.items())[:_CONFLICTS],
+    }
+
+
+def rejects(run: RunArtifacts, album: Album) -> Facts:
+    """What was not a usable image, by reason, with pictures of those that decode."""
+    account = run.account
+    table = run.table("rejects.parquet", _REJECTS) if account["rejected"] else None
+    rows = table.to_pylist() if table is not None else []
+    wanted: dict[str, set[str]] = {}
+    for row in rows:
+        wanted.setdefault(row["source"], set()).add(row["member"])
+    found = pick_members(run.input, wanted) if wanted else {}
+    cards = [
+        {
+            "picture": album.file(found.get((row["source"], row["member"]))),
+            "alt": f"rejected: {row['member']}",
+            "lines": [row["reason"], row["member"], row["detail"]],
+        }
+        for row in rows
+    ]
+    return {"reasons": account["rejects_by_reason"], "rejected": account["rejected"],
+            "images_in": account["images_in"], "cards": cards,
+            "left_out": account["rejected"] - len(cards)}  # fmt: skip
+
+
+def anomalies(run: RunArtifacts) -> Facts:
+    """TFDV's anomalies in words."""
+    return {"splits": run.anomalies()}
+
+
+def training(run: RunArtifacts) -> Facts:
+    """Losses, accuracy and learning rate over steps."""
+    history = run.history
+
+    def values(group: str, name: str) -> tuple[list[float], list[float]]:
+        pairs = [(r["step"], r[group][name]) for r in history if name in r.get(group, {})]
+        return [step for step, _ in pairs], [value for _, value in pairs]
+
+    figures = []
+    for title, wanted in (
+        ("Loss", (("train", "loss"), ("validation", "loss"))),
+        ("Reconstruction, nats", (("train", "reconstruction"),)),
+        ("KL divergence, nats", (("train", "kl"), ("validation", "kl"))),
+        ("Cross-entropy, nats", (("train", "cross_entropy"), ("validation", "cross_entropy"))),
+        ("Accuracy", (("train", "accuracy"), ("validation", "accuracy"))),
+        ("Learning rate", (("train", "learning_rate"),)),
+    ):
+        series = [(group, *values(group, name)) for group, name in wanted]
+        series = [entry for entry in series if entry[1]]
+        if not series:
+            continue
+        ends = ", ".join(f"{name} ends at {y[-1]:.4g}" for name, _, y in series)
+        figures.append(plots.curves(title, series, alt=f"{title} over steps: {ends}"))
+    return {"figures": figures, "steps": history[-1]["step"], "epochs": history[-1]["epoch"]}
+
+
+def strip(run: RunArtifacts, album: Album) -> Facts:
+    """The same images and latents at a few moments of the training."""
+    originals = decode_file((run.strip / ORIGINALS).read_bytes()) if run.strip.is_dir() else None
+    if originals is None:
+        raise MissingPartError("This run has no pictures over epochs.")
+    height = originals.shape[0]
+    epochs = {record["step"]: record["epoch"] for record in run.history}
+    rebuilt = [{"caption": "originals", "picture": _row(album, originals)}]
+    drawn = []
+    for path in sorted(run.strip.glob("step-*.png")):
+        step = int(path.stem.removeprefix("step-"))
+        pixels = decode_file(path.read_bytes())
+        if pixels is None:
+            continue
+        caption = f"epoch {epochs[step]:.4g}" if step in epochs else "untrained"
+        caption = caption if step == 0 or step in epochs else f"step {step}"
+        rebuilt.append({"caption": caption, "picture": _row(album, pixels[:height])})
+        if pixels.shape[0] > height:
+            drawn.append({"caption": caption, "picture": _row(album, pixels[height:])})
+    return {"rebuilt": rebuilt, "drawn": drawn}
+
+
+def _row(album: Album, pixels: np.ndarray) -> Any:
+    """A row of tiles, with a gap between them."""
+    tiles = np.split(pixels.reshape(*pixels.shape[:2], -1), SHOWN, axis=1)
+    side = tiles[0].shape[0]
+    factor = max(1, 48 // side)
+    enlarged = [
+        cv2.resize(shrink(tile, 96), None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)
+        for tile in tiles
+    ]
+    shaped = [tile.reshape(*tile.shape[:2], -1) for tile in enlarged]
+    return album.picture(spaced(shaped), side=900)
+
+
+def active_units(run: RunArtifacts) -> Facts:
+    """Latent dimensions that say something about the image."""
+    latent = run.card.get("summaries", {}).get("latent")
+    if not latent:
+        raise MissingPartError("The model carries no summaries of its latent space.")
+    variance = np.square(np.asarray(latent["std"]))
+    active = int((variance > 0.01).sum())
+    alt = f"{active} of {len(variance)} latent dimensions have a variance above 0.01"
+    figure = plots.bars("Variance of the posterior mean", variance, alt=alt,
+                        label="variance", threshold=0.01)  # fmt: skip
+    return {"figure": figure, "active": active, "size": len(variance)}

@@ -1,0 +1,94 @@
+"""The features that the evaluation slices by; TFX's Evaluator calls `custom_extractors`."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.extractors import slice_key_extractor
+
+from components.model_gate import metric_names
+from trainer import features
+
+_ARCHIVE = re.compile(rb"^(.*?\.(?:zip|tar|tar\.\w+|tgz|tbz2|txz|tzst|tfrecords?|gz))/", re.I)
+_SMALLEST_OCTAVE = 8
+
+
+def custom_extractors(
+    eval_shared_model: Any, eval_config: Any, tensor_adapter_config: Any
+) -> Sequence[tfma.extractors.Extractor]:
+    """TFMA's extractors, and before the slicing one that makes the features to slice by.
+
+    Args:
+        eval_shared_model: The models.
+        eval_config: TFMA's configuration.
+        tensor_adapter_config: How the records become tensors.
+
+    Returns:
+        The extractors in their order.
+    """
+    extractors = tfma.default_extractors(
+        eval_shared_model=eval_shared_model,
+        eval_config=eval_config,
+        tensor_adapter_config=tensor_adapter_config,
+    )
+    (place,) = (
+        at
+        for at, extractor in enumerate(extractors)
+        if extractor.stage_name == slice_key_extractor.SLICE_KEY_EXTRACTOR_STAGE_NAME
+    )
+    ours = tfma.extractors.Extractor(
+        stage_name="ExtractImageSlices", ptransform=beam.Map(_add_slices)
+    )
+    return [*extractors[:place], ours, *extractors[place:]]
+
+
+def _add_slices(extracts: dict[str, Any]) -> dict[str, Any]:
+    raw = extracts[tfma.FEATURES_KEY]
+    text, name, height, width = (
+        _first(raw.get(feature))
+        for feature in (features.LABEL_TEXT, features.FILENAME, features.HEIGHT, features.WIDTH)
+    )
+    slices = {}
+    if text is not None:
+        slices[metric_names.CLASS_SLICE] = np.array([text])
+    if name is not None:
+        slices[metric_names.ARCHIVE_SLICE] = np.array([archive(name, text or b"")])
+    if height is not None and width is not None:
+        slices[metric_names.SIZE_SLICE] = np.array([size(int(height), int(width)).encode()])
+    # The image itself has been through the model; carrying it on into the groups costs memory.
+    kept = {key: value for key, value in raw.items() if key != features.ENCODED}
+    return {**extracts, tfma.FEATURES_KEY: {**kept, **slices}}
+
+
+def archive(name: bytes, label: bytes = b"") -> bytes:
+    """Returns the archive that an image came from.
+
+    Args:
+        name: `image/filename`: an archive's path and the member's name, or a file's path.
+        label: The class's name: the folder of that name is no archive.
+
+    Returns:
+        The archive's path; for files of a folder tree the folder, above that of the class.
+    """
+    found = _ARCHIVE.match(name)
+    if found:
+        return found.group(1)
+    folder = name.rpartition(b"/")[0]
+    above, _, last = folder.rpartition(b"/")
+    return above if label and last == label else folder
+
+
+def size(height: int, width: int) -> str:
+    """Returns the octave of the longer side: 17 to 32 pixels is `17-32 px`."""
+    top = max(_SMALLEST_OCTAVE, 1 << (max(height, width) - 1).bit_length())
+    return f"{top // 2 + 1 if top > _SMALLEST_OCTAVE else 1}-{top} px"
+
+
+def _first(value: Any) -> Any:
+    if value is None:
+        return None
+    values = np.asarray(value).reshape(-1)
+    return values[0] if values.size else None

@@ -1,0 +1,51 @@
+"""TFX's Tuner enters here: from its arguments to a search for the best options.
+
+The component writes the best of them to an artifact, which the Trainer's `run_fn` applies.
+"""
+
+import logging
+from typing import Any
+
+from tfx.v1.components import TunerFnResult
+
+from pipeline.training import prepare
+from pipeline.training_folder import FOLDERS, remove, training_folder
+from trainer.progress import PROGRESS_LOGGER
+from trainer.tuning import OptionTuner
+
+_LOG = logging.getLogger(PROGRESS_LOGGER)
+
+
+class _PipelineTuner(OptionTuner):
+    """Says what was found, and leaves nothing behind."""
+
+    def results_summary(self, num_trials: int = 10) -> None:
+        """TFX calls it last of all that needs the folder."""
+        del num_trials
+        _LOG.info("%s", self.verdict())
+        remove(self.directory)
+
+
+def tuner_fn(fn_args: Any) -> TunerFnResult:
+    """Prepares the search.
+
+    Args:
+        fn_args: TFX's `FnArgs`; `custom_config` as for `run_fn`.
+
+    Returns:
+        The tuner; TFX calls its `search()`.
+
+    Raises:
+        ValueError: The options or the data can't train a model; the message says why.
+    """
+    training = prepare(fn_args, scratch=fn_args.working_dir)
+    identity = {"code": fn_args.custom_config["code_digest"], **training.identity()}
+    folder = training_folder(fn_args.custom_config[FOLDERS], "tuner", identity)
+    tuner = _PipelineTuner(
+        model_config=training.model,
+        trainer_config=training.trainer,
+        directory=folder,
+        strategy=training.strategy,
+        **training.arguments(),
+    )
+    return TunerFnResult(tuner=tuner, fit_kwargs={})

@@ -1,0 +1,110 @@
+"""TF Serving's PredictionService over gRPC; the client uses it for grpc targets.
+
+Importing this imports TensorFlow (4 s): the messages of tensorflow-serving-api hold TensorFlow's
+own, which lie inside its package.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from serving.predictions import ServingError, one_line
+
+_T = TypeVar("_T")
+_NO_LIMIT: Final = -1
+_SIGNATURE_DEF: Final = "signature_def"
+
+
+class GrpcTransport:
+    """Asks over gRPC.
+
+    Args:
+        host: `host:port`.
+        model: The model's name on the server.
+        version: Of the model; None: the server's choice.
+        timeout_secs: Of one request.
+        tls: Encrypt, with the system's certificates.
+    """
+
+    def __init__(
+        self, host: str, *, model: str, version: int | None, timeout_secs: float, tls: bool = False
+    ) -> None:
+        # Images are larger than gRPC's default of 4 MiB; the server has its own limit.
+        options = [
+            ("grpc.max_send_message_length", _NO_LIMIT),
+            ("grpc.max_receive_message_length", _NO_LIMIT),
+        ]
+        self._target = f"{'grpcs' if tls else 'grpc'}://{host}"
+        self._channel = (
+            grpc.secure_channel(host, grpc.ssl_channel_credentials(), options=options)
+            if tls
+            else grpc.insecure_channel(host, options=options)
+        )
+        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._spec = model_pb2.ModelSpec(name=model)
+        if version is not None:
+            self._spec.version.value = version
+        self._timeout_secs = timeout_secs
+
+    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Sends one request; see `PredictClient.predict`."""
+        request = predict_pb2.PredictRequest(model_spec=self._spec)
+        request.model_spec.signature_name = signature
+        for name, array in inputs.items():
+            kind = tf.string if array.dtype.kind in "OSU" else None
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(array, dtype=kind))
+        response = self._ask(self._prediction.Predict, request)
+        return {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
+
+    def signatures(self) -> dict[str, dict[str, list[str]]]:
+        """Asks for the model's metadata."""
+        request = get_model_metadata_pb2.GetModelMetadataRequest(
+            model_spec=self._spec, metadata_field=[_SIGNATURE_DEF]
+        )
+        response = self._ask(self._prediction.GetModelMetadata, request)
+        found = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata[_SIGNATURE_DEF].Unpack(found)
+        return {
+            name: {"inputs": sorted(entry.inputs), "outputs": sorted(entry.outputs)}
+            for name, entry in found.signature_def.items()
+        }
+
+    def served_versions(self) -> list[int]:
+        """Asks for the model's status."""
+        spec = model_pb2.ModelSpec(name=self._spec.name)
+        request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
+        response = self._ask(self._status.GetModelStatus, request)
+        available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
+        return sorted(
+            entry.version for entry in response.model_version_status if entry.state == available
+        )
+
+    def close(self) -> None:
+        """Closes the channel."""
+        self._channel.close()
+
+    def _ask(self, call: Callable[..., _T], request: Any) -> _T:
+        try:
+            return call(request, timeout=self._timeout_secs)
+        except grpc.RpcError as error:
+            code = error.code().name
+            reason = one_line(error.details() or "")
+            if code == "UNAVAILABLE" and "connect" in reason:
+                reason = "can't connect; is the server up?"
+            elif code == "DEADLINE_EXCEEDED":
+                reason = f"{self._target}: no answer within {self._timeout_secs:g} s"
+            elif code != "UNAVAILABLE":
+                reason = f"{self._target}: {reason}"
+            raise ServingError(reason, code) from error

@@ -1,0 +1,52 @@
+"""A SavedModel in this process, asked as a server is; `vaeline predict --model` uses it."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from serving import predictions
+from serving.predictions import Prediction, ServingError, one_line
+
+
+class LocalModel:
+    """A loaded model.
+
+    Args:
+        folder: Of the SavedModel, local or `gs://`.
+
+    Raises:
+        ServingError: It can't be loaded.
+    """
+
+    def __init__(self, folder: str) -> None:
+        try:
+            self._model = tf.saved_model.load(folder)
+        except (OSError, ValueError, tf.errors.OpError) as error:
+            raise ServingError(
+                f"{folder}: can't be loaded: {one_line(str(error))}", "INTERNAL"
+            ) from error
+        self._folder = folder
+
+    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Answers one signature; see `PredictClient.predict`."""
+        known = self._model.signatures
+        if signature not in known:
+            raise ServingError(
+                f"{self._folder}: the model has no signature {signature!r}; it has "
+                + ", ".join(sorted(known)),
+                predictions.INVALID_ARGUMENT,
+            )
+        tensors = {name: tf.constant(array) for name, array in inputs.items()}
+        try:
+            outputs = known[signature](**tensors)
+        except tf.errors.OpError as error:
+            code = predictions.INVALID_ARGUMENT
+            if not isinstance(error, tf.errors.InvalidArgumentError):
+                code = type(error).__name__
+            raise ServingError(one_line(error.message), code) from error
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    def classify(self, images: Sequence[bytes]) -> list[Prediction]:
+        """Classifies image files, all or none."""
+        return predictions.classify(self, images)

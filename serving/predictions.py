@@ -1,0 +1,145 @@
+"""Answers about images as typed values, from whatever computes signatures.
+
+`client.py` asks a server and `local_model.py` a SavedModel in this process; both are predictors.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+
+from serving import names
+
+INVALID_ARGUMENT: Final = "INVALID_ARGUMENT"
+"""The code of requests that the model can't answer, such as a corrupt image."""
+
+_FUNCTION_NODE: Final = re.compile(r"\{\{function_node [^}]*\}\}\s*")
+_LONGEST_MESSAGE: Final = 300
+
+
+class ServingError(ValueError):
+    """A request that got no answer; the message is one line.
+
+    Attributes:
+        code: Name of the gRPC status code, as `INVALID_ARGUMENT` or `UNAVAILABLE`.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Predictor(Protocol):
+    """What answers signatures."""
+
+    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Answers one signature; raises ServingError."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one image.
+
+    Attributes:
+        label: Most probable class.
+        probability: Its calibrated probability.
+        top_k: Most probable classes with their probabilities, best first.
+        outlier_score: Larger: less like the training images.
+        verdict: `accept`, `review` or `reject`, by the score.
+    """
+
+    label: str
+    probability: float
+    top_k: tuple[tuple[str, float], ...]
+    outlier_score: float
+    verdict: str
+
+
+def classify(predictor: Predictor, images: Sequence[bytes]) -> list[Prediction]:
+    """Classifies image files, all or none.
+
+    Args:
+        predictor: A client or a model.
+        images: Contents of PNG, JPEG, GIF or BMP files.
+
+    Returns:
+        One answer for each, in order.
+
+    Raises:
+        ServingError: One of the images can't be decoded, or nothing answers.
+    """
+    if not images:
+        return []
+    outputs = predictor.predict(names.SERVING_DEFAULT, {names.IMAGE_BYTES: _as_strings(images)})
+    labels = _texts(outputs[names.LABEL])
+    verdicts = _texts(outputs[names.VERDICT])
+    top_labels = [_texts(row) for row in outputs[names.TOP_K_LABELS]]
+    return [
+        Prediction(
+            label=labels[at],
+            probability=float(outputs[names.PROBABILITY][at]),
+            top_k=tuple(
+                zip(
+                    top_labels[at],
+                    (float(value) for value in outputs[names.TOP_K_PROBABILITIES][at]),
+                    strict=True,
+                )
+            ),
+            outlier_score=float(outputs[names.OUTLIER_SCORE][at]),
+            verdict=verdicts[at],
+        )
+        for at in range(len(images))
+    ]
+
+
+def classify_each(predictor: Predictor, images: Sequence[bytes]) -> list[Prediction | ServingError]:
+    """Classifies image files, each by itself where they fail together.
+
+    One image that can't be decoded fails its whole batch inside the graph; batches that fail are
+    halved until the bad images stand alone.
+
+    Args:
+        predictor: A client or a model.
+        images: Contents of image files.
+
+    Returns:
+        For each image its answer or its error, in order.
+
+    Raises:
+        ServingError: Nothing answers, whatever the images.
+    """
+    results: list[Prediction | ServingError] = []
+    todo = [(0, len(images))]
+    while todo:
+        begin, end = todo.pop()
+        try:
+            results.extend(classify(predictor, images[begin:end]))
+        except ServingError as error:
+            if error.code != INVALID_ARGUMENT:
+                raise
+            if end - begin == 1:
+                results.append(error)
+            else:
+                middle = (begin + end) // 2
+                todo.extend([(middle, end), (begin, middle)])
+    return results
+
+
+def one_line(message: str) -> str:
+    """Shortens what TensorFlow says of an error to the line that a person needs."""
+    lines = _FUNCTION_NODE.sub("", message).strip().splitlines()
+    return lines[0].strip()[:_LONGEST_MESSAGE] if lines else "no reason given"
+
+
+def _as_strings(images: Sequence[bytes]) -> np.ndarray:
+    # Of objects: numpy's own strings lose zero bytes at the end.
+    array = np.empty(len(images), object)
+    array[:] = images
+    return array
+
+
+def _texts(values: np.ndarray) -> list[str]:
+    return [value.decode() if isinstance(value, bytes) else str(value) for value in values]

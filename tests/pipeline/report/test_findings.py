@@ -1,0 +1,173 @@
+"""The numbers behind the pages, on cases that can be worked out by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from scipy import special
+
+from components.image_example_gen import records
+from components.image_sources.config import InputConfig
+from components.image_sources.pick import pick_members
+from pipeline.report import findings
+from pipeline.report.album import Album, decode_file, sheet, square
+from pipeline.report.answers import Answers
+from pipeline.report.records import sample_split
+from pipeline.report.table_scan import scan_table
+from tests.components.bulk_inference.archives import write_zip
+from tests.pipeline.report.conftest import Images, synthetic_rows
+
+
+def answers(probabilities: list[list[float]], labels: list[int]) -> Answers:
+    p = np.array(probabilities, np.float32)
+    n = len(p)
+    return Answers(
+        [b""] * n, [""] * n, np.array(labels), p, np.zeros((n, 2)), np.zeros(n), ["accept"] * n,
+        [str(k) for k in range(p.shape[1])], n,
+    )  # fmt: skip
+
+
+def test_confusion_and_figures_of_classes() -> None:
+    given = answers([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.5, 0.5]], [0, 0, 1, 1, -1])
+    assert findings.confusion(given).tolist() == [[2, 0], [1, 1]]
+    first, second = findings.by_class(given)
+    assert (first.images, first.recall, first.precision) == (2, 1.0, pytest.approx(2 / 3))
+    assert (second.recall, second.precision, second.f1) == (0.5, 1.0, pytest.approx(2 / 3))
+    assert second.confidence == pytest.approx((0.4 + 0.7) / 2)
+    assert findings.confident_mistakes(given, 5).tolist() == [2]
+    assert findings.least_certain(given, 2).tolist() == [4, 2]
+
+
+def test_the_temperature_is_undone() -> None:
+    logits = np.random.default_rng(0).normal(size=(50, 7)) * 3
+    calibrated = special.softmax(logits / 0.4, axis=1)
+    back = findings.uncalibrated(calibrated, 0.4)
+    np.testing.assert_allclose(back, special.softmax(logits, axis=1), rtol=1e-9)
+
+
+def test_confident_learning_finds_flipped_labels() -> None:
+    draw = np.random.default_rng(3)
+    truth = draw.integers(0, 4, 600)
+    logits = draw.normal(size=(600, 4))
+    logits[np.arange(600), truth] += 6.0
+    labels = truth.copy()
+    flipped = draw.choice(600, 30, replace=False)
+    labels[flipped] = (truth[flipped] + 1) % 4
+    found = findings.doubtful_labels(
+        answers(special.softmax(logits, axis=1).tolist(), labels.tolist()), 600
+    )
+    assert len(set(found) & set(flipped)) >= 28
+    assert len(set(found) - set(flipped)) <= 6
+    assert set(found[:20]) <= set(flipped)
+
+
+def test_the_plane_is_that_of_the_principal_components() -> None:
+    draw = np.random.default_rng(1)
+    points = draw.normal(size=(400, 5)) * [5.0, 3.0, 0.1, 0.1, 0.1]
+    plane, kept = findings.plane(points)
+    assert kept > 0.99
+    assert abs(np.corrcoef(plane[:, 0], points[:, 0])[0, 1]) > 0.999
+    two = draw.normal(size=(9, 2))
+    assert findings.plane(two)[0] == pytest.approx(two)
+
+
+def test_records_are_sampled_evenly_over_files(tmp_path: Path) -> None:
+    folder = tmp_path / "Split-test"
+    folder.mkdir()
+    rows = [f"record {place}".encode() * (1 + place % 5) for place in range(100)]
+    (folder / "a").write_bytes(records.frame(rows[:37]))
+    (folder / "b").write_bytes(records.frame([]))
+    (folder / "c").write_bytes(records.frame(rows[37:]))
+    whole = sample_split(tmp_path, "test", most=1000, most_bytes=10**6)
+    assert whole.records == rows
+    some = sample_split(tmp_path, "test", most=10, most_bytes=10**6)
+    assert (some.total, some.records) == (100, [rows[place] for place in range(0, 100, 11)])
+    assert sum(map(len, sample_split(tmp_path, "test", most=100, most_bytes=900).records)) <= 900
+
+
+@pytest.mark.parametrize("table_format", ["parquet", "csv", "npy"])
+def test_a_table_is_scanned_shard_by_shard(tmp_path: Path, table_format: str) -> None:
+    table = synthetic_rows(5_000)
+    files = []
+    for number, begin in enumerate(range(0, 5_000, 1_700)):
+        part = table.slice(begin, 1_700)
+        if table_format == "csv":
+            plain = part.cast(pa.schema([(f.name, _plain(f.type)) for f in part.schema]))
+            pa.csv.write_csv(plain, tmp_path / f"table-{number}.csv")
+            files.append(f"table-{number}.csv")
+        else:
+            suffix = ".parquet" if table_format == "parquet" else ".index.parquet"
+            pq.write_table(part, tmp_path / f"table-{number}{suffix}")
+            files.append(f"table-{number}{suffix}")
+    frame = table.to_pydict()
+    verdicts = {v: frame["verdict"].count(v) for v in ("accept", "review", "reject")}
+    listed = {"doubtful": 9, "strange": 4, "disagreeing": 3, "verdict": 5}
+    scan = scan_table(str(tmp_path), files, table_format, rows=5_000, verdicts=verdicts,
+                      listed=listed)  # fmt: skip
+    assert scan.rows == 5_000
+    assert scan.every == 1
+    np.testing.assert_allclose(scan.values["probability"], frame["probability"], rtol=1e-6)
+    order = np.argsort(frame["probability"], kind="stable")
+    assert [row.member for row in scan.lists["doubtful"]] == [frame["member"][i] for i in order[:9]]
+    strangest = np.argsort(-np.array(frame["outlier_score"]))[:4]
+    assert [row.member for row in scan.lists["strange"]] == [frame["member"][i] for i in strangest]
+    same = [a == b for a, b in zip(frame["label"], frame["given_label"], strict=True)]
+    assert (scan.given, scan.agreeing) == (5_000, sum(same))
+    surest = max((p for p, s in zip(frame["probability"], same, strict=True) if not s))
+    assert scan.lists["disagreeing"][0].probability == pytest.approx(surest)
+    reviewed = [m for m, v in zip(frame["member"], frame["verdict"], strict=True) if v == "review"]
+    wanted = np.linspace(0, len(reviewed) - 1, 5).astype(int)
+    assert [row.member for row in scan.lists["review"]] == [reviewed[i] for i in wanted]
+    assert scan.lists["reject"] == []
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    return pa.string() if pa.types.is_dictionary(kind) else kind
+
+
+def test_single_members_are_fetched_from_zips_and_folders(tmp_path: Path, images: Images) -> None:
+    members = {f"a/{place}.png": content for place, content in enumerate(images.files)}
+    write_zip(tmp_path / "a.zip", members)
+    folder = tmp_path / "tree"
+    for name in ("a/3.png", "a/7.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(members[name])
+    wanted = {
+        str(tmp_path / "a.zip"): {"a/5.png", "a/150.png", "gone.png"},
+        str(folder): {"a/7.png"},
+        str(tmp_path / "nowhere.zip"): {"x.png"},
+    }
+    found = pick_members(InputConfig(paths=tuple(wanted)), wanted)
+    assert found == {
+        (str(tmp_path / "a.zip"), "a/5.png"): members["a/5.png"],
+        (str(tmp_path / "a.zip"), "a/150.png"): members["a/150.png"],
+        (str(folder), "a/7.png"): members["a/7.png"],
+    }
+
+
+def test_an_album_keeps_its_budget() -> None:
+    draw = np.random.default_rng(0)
+    album = Album(budget=20_000)
+    noise = [draw.integers(0, 256, (300, 200, 3), np.uint8) for _ in range(40)]
+    pictures = [album.picture(pixels) for pixels in noise]
+    kept = [picture for picture in pictures if picture]
+    assert sum(len(picture.uri) for picture in kept) <= 20_000
+    assert len(kept) + album.left_out == 40
+    assert (kept[0].height, kept[0].width) == (112, 75)
+    assert album.picture(None) is None
+    assert decode_file(b"no image") is None
+
+
+def test_tiles_and_sheets_keep_their_pixels() -> None:
+    image = np.arange(12, dtype=np.uint8).reshape(3, 4, 1)
+    tile = square(image, 6)
+    assert tile.shape == (6, 6, 1)
+    assert (tile[1:4, 1:5] == image).all()
+    assert (tile[0] == 128).all()
+    laid = sheet([image, image + 50, image + 100], columns=2)
+    assert laid.shape == (6, 8, 1)
+    assert (laid[3:, :4] == image + 100).all()
+    assert (laid[3:, 4:] == 128).all()

@@ -1,0 +1,193 @@
+"""Both pages: hostile text stays text, missing parts are notes, counts and sizes hold."""
+
+import html.parser
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.storage import read_bytes
+from pipeline.console import Terminal
+from pipeline.jobs import classify_archives
+from pipeline.report.archive_report import write_archive_report
+from pipeline.report.page import MOST_BYTES, ReportError
+from pipeline.report.run_artifacts import RunArtifacts, read_latest
+from pipeline.report.run_report import write_run_report
+from tests.pipeline.report.browser import CHROMIUM, chromium
+from tests.pipeline.report.conftest import CLASSES, SCRIPT
+
+
+class Parsed(html.parser.HTMLParser):
+    """What a browser would make of a page: its elements, attributes and text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.texts: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes.extend((tag, name, value or "") for name, value in attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+def assert_harmless(page: str) -> Parsed:
+    """Asserts that a page runs only our script, loads nothing and describes its pictures."""
+    parsed = Parsed(page)
+    assert len(page.encode()) < MOST_BYTES
+    assert parsed.tags.count("script") == 1 + page.count("tion/json")
+    assert not [entry for entry in parsed.attributes if entry[1].startswith("on")]
+    for tag, name, value in parsed.attributes:
+        if name in ("src", "href", "xlink:href", "action", "srcset"):
+            assert value.startswith(("data:", "#")), (tag, name, value[:80])
+    assert page.count("<img") == len(re.findall(r"<img[^>]* alt=", page))
+    policy = next(value for tag, _, value in parsed.attributes if "default-src" in value)
+    assert "default-src 'none'" in policy
+    assert "unsafe-inline'; script-src 'sha256-" in policy
+    return parsed
+
+
+def test_hostile_names_stay_text_in_the_run_report(run: RunArtifacts) -> None:
+    page = write_run_report(run).read_text("utf-8")
+    parsed = assert_harmless(page)
+    for name in CLASSES[:5]:
+        assert name in parsed.text
+    assert "bell\ufffd and \ufffd[31m" in parsed.text
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", page)
+    assert "This part could not be made" not in parsed.text
+    # The verdict, with Wilson's interval of 57 in 60 (Wilson 1927).
+    assert "Refused" in parsed.text
+    assert "95% interval" in parsed.text.replace("\u202f", "")
+    assert "86.3" in parsed.text
+    assert "98.3" in parsed.text
+    assert "values of <script>alert(1)</script>" in parsed.text
+
+
+def test_every_part_of_the_run_is_shown(run: RunArtifacts) -> None:
+    parsed = Parsed(write_run_report(run).read_text("utf-8"))
+    ids = {value for _, name, value in parsed.attributes if name == "id"}
+    assert {
+        "use", "steps", "versions", "balance", "examples", "files", "duplicates", "rejects",
+        "anomalies", "curves", "strip", "units", "confusion", "classes", "calibration", "mistakes",
+        "uncertain", "labels", "outliers", "map", "samples",
+    } <= ids  # fmt: skip
+    assert parsed.tags.count("circle") == 60  # a point for each test image
+    assert "3 of 4 latent dimensions are active" not in parsed.text
+    assert "2 of 4 latent dimensions are active" in parsed.text
+    assert "untrained" in parsed.text
+    assert "epoch 5" in parsed.text
+    # The rejected member decodes all the same, so it has a picture.
+    (figure,) = re.findall(r'alt="rejected: ([^"]*)"', Path(run.root / "report.html").read_text())
+    assert "&lt;script&gt;" in figure
+
+
+def test_what_is_missing_is_a_note(run: RunArtifacts) -> None:
+    """Takes away one artifact after the other; the page always comes, with what is left."""
+    model_run = Path(run.steps["Trainer"].outputs["model_run"][0])
+    examples = Path(run.steps["ImageExampleGen"].outputs["examples"][0])
+    (model_run / "history.json").unlink()
+    shutil.rmtree(examples / "Split-test")
+    (examples / "rejects.parquet").write_bytes(b"no Parquet")
+    text = Parsed(write_run_report(RunArtifacts(run.root, run.steps)).read_text("utf-8")).text
+    assert "history.json is missing" in text
+    assert "The split test is not there." in text
+    assert "This part could not be made" in text  # the rejects
+    assert "Refused" in text
+
+    (run.root / "blessing" / "verdict.json").unlink()
+    shutil.rmtree(examples)
+    text = Parsed(write_run_report(RunArtifacts(run.root, run.steps)).read_text("utf-8")).text
+    assert "The examples of ImageExampleGen is gone" in text
+    assert "The accuracy is not recorded" in text
+
+    empty = write_run_report(RunArtifacts(run.root, {})).read_text("utf-8")
+    assert "Not judged" in empty
+    assert "Trainer left no model." in empty
+
+
+def test_a_folder_without_a_run_is_refused_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(ReportError, match=r"neither metadata\.sqlite of a run nor _manifest"):
+        read_latest(tmp_path)
+
+
+def test_the_archive_report_shows_the_count_law(labelled: Path) -> None:
+    page = read_bytes(write_archive_report(str(labelled))).decode()
+    parsed = assert_harmless(page)
+    assert "This part could not be made" not in parsed.text
+    law = "Count law: 193 members are 192 rows plus 1 rejects plus 0 duplicates"
+    assert law in {value for _, name, value in parsed.attributes if name == "aria-label"}
+    assert "Complete" in parsed.text
+    assert SCRIPT in parsed.text
+    assert "scans & co.zip" in parsed.text
+    # Every row of the review list has its picture, fetched from the archive.
+    assert "no picture" not in page.partition('id="rejects"')[0].partition('id="review"')[2]
+    manifest = json.loads((labelled / "_manifest.json").read_text())
+    manifest["counts"]["rows"] -= 1
+    (labelled / "_manifest.json").write_text(json.dumps(manifest))
+    assert "Counts differ" in read_bytes(write_archive_report(str(labelled))).decode()
+
+
+def test_the_archive_report_does_without_archive_model_and_table(labelled: Path) -> None:
+    manifest = json.loads((labelled / "_manifest.json").read_text())
+    Path(manifest["config"]["input"]["paths"][0]).unlink()
+    manifest["model"]["path"] = str(labelled / "gone")
+    (labelled / "_manifest.json").write_text(json.dumps(manifest))
+    page = read_bytes(write_archive_report(str(labelled))).decode()
+    assert "no picture" in page
+    assert "This part could not be made" not in page
+    shutil.rmtree(labelled / "table")
+    page = read_bytes(write_archive_report(str(labelled))).decode()
+    assert "This part could not be made" in page
+    assert "Complete" in page
+
+
+def test_a_report_that_fails_never_fails_the_job(
+    labelled: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    def broken(output: str) -> str:
+        raise RuntimeError("no room for a report")
+
+    monkeypatch.setattr("pipeline.report.archive_report.write_archive_report", broken)
+    manifest = json.loads((labelled / "_manifest.json").read_text())
+    config = BulkConfig.model_validate(manifest["config"])
+    result = classify_archives(Terminal(), config, logs=tmp_path)
+    assert result["rows"] == 192
+    assert result["report"] == ""
+    shown = capfd.readouterr().out
+    assert len(re.findall("no report: .*no room for a report", shown)) == 1
+    assert "Traceback" not in shown
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+def test_both_pages_in_a_browser(run: RunArtifacts, labelled: Path, tmp_path: Path) -> None:
+    pages = [write_run_report(run), Path(write_archive_report(str(labelled)))]
+    with chromium() as browser:
+        for kind, page in zip(("run", "archive"), pages, strict=True):
+            for width in (400, 1400):
+                picture = tmp_path / "screenshots" / f"{kind}-{width}.png"
+                seen = browser.open(page, width=width, picture=picture, dark=width == 400)
+                assert seen.scroll_width <= width
+                assert seen.problems == []
+                assert seen.requests == [page.as_uri()]
+                assert picture.stat().st_size > 20_000
+        # The map answers the keyboard: an arrow shows a picture with its description.
+        browser.open(pages[0], width=1400, picture=tmp_path / "screenshots" / "map.png")
+        press = "new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true})"
+        browser.evaluate(f"document.querySelector('.map svg').dispatchEvent({press})")
+        described = browser.evaluate("document.querySelector('.map .tip').innerText")
+        assert "predicted" in described
+        assert browser.evaluate("document.querySelector('.map .tip').hidden") is False

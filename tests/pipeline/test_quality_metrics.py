@@ -1,0 +1,227 @@
+"""Our TFMA metrics against closed computations with numpy; accumulators are merged and pickled."""
+
+import itertools
+import math
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from components.model_gate import metric_names as m
+from components.model_gate.confidence_grid import ConfidenceGrid
+from components.model_gate.config import EvaluationConfig
+from serving import names
+from tests.components.model_gate.measured import equal_mass_error, measure, probabilities
+from trainer import features
+
+tfma = pytest.importorskip("tensorflow_model_analysis")
+
+IMAGES, CLASSES = 600, 4
+PARTS = (0, 1, 250, 251, IMAGES)
+
+
+def drawn(seed: int) -> np.ndarray:
+    return probabilities(np.random.default_rng(seed).normal(0, 2, [IMAGES, CLASSES]))
+
+
+def labels() -> np.ndarray:
+    return np.random.default_rng(7).integers(0, CLASSES, IMAGES)
+
+
+def run(computations: list[Any], inputs: list[Any]) -> dict[str, float]:
+    """Runs combiners as Beam does: several accumulators, sent between processes, merged."""
+    results: dict[str, float] = {}
+    for computation in computations:
+        combiner = computation.combiner
+        accumulators = []
+        for start, stop in itertools.pairwise(PARTS):
+            accumulator = combiner.create_accumulator()
+            for element in inputs[start:stop]:
+                accumulator = combiner.add_input(accumulator, element)
+            accumulators.append(pickle.loads(pickle.dumps(accumulator)))
+        merged = combiner.merge_accumulators([combiner.create_accumulator(), *accumulators])
+        found = combiner.extract_output(merged)
+        assert set(found) == set(computation.keys)
+        results |= {key.name: value for key, value in found.items()}
+    return results
+
+
+def one_model(outputs: dict[str, np.ndarray]) -> list[Any]:
+    return [
+        tfma.metrics.StandardMetricInputs(
+            labels=np.array([label]),
+            predictions={name: values[i] for name, values in outputs.items()},
+        )
+        for i, label in enumerate(labels())
+    ]
+
+
+def test_calibration_error_and_brier_score_are_those_of_numpy() -> None:
+    from pipeline.quality_metrics.calibration import CalibrationQuality
+
+    made = drawn(1)
+    computations = CalibrationQuality().computations(eval_config=tfma.EvalConfig())
+    found = run(computations, one_model({names.PROBABILITIES: made}))
+    right = made.argmax(axis=1) == labels()
+    error = equal_mass_error(made.max(axis=1), right)
+    assert found[m.CALIBRATION_ERROR] == pytest.approx(error, abs=1e-3)
+    brier = np.square(made - np.eye(CLASSES)[labels()]).sum(axis=1).mean()
+    assert found[m.BRIER] == pytest.approx(brier)
+
+
+def test_calibration_error_of_equal_confidences_does_not_follow_their_order() -> None:
+    right = np.arange(300) < 270
+    grids = [ConfidenceGrid(), ConfidenceGrid()]
+    grids[0].add_all(np.full(300, 0.8), right)
+    grids[1].add_all(np.full(300, 0.8), right[::-1])
+    for grid in grids:
+        assert grid.calibration_error() == pytest.approx(0.1)
+    assert math.isnan(ConfidenceGrid().calibration_error())
+
+
+def test_many_images_take_no_more_cells_than_there_are() -> None:
+    draw = np.random.default_rng(3)
+    confidence = 1 - 10.0 ** draw.uniform(-7, -0.3, 30_000)
+    right = draw.random(30_000) < confidence - 0.02
+    grid = ConfidenceGrid()
+    grid.add_all(confidence, right)
+    assert len(pickle.dumps(grid)) < 400_000
+    assert grid.calibration_error() == pytest.approx(equal_mass_error(confidence, right), abs=2e-4)
+
+
+def test_outputs_are_averaged_and_their_quantiles_found() -> None:
+    from pipeline.quality_metrics.outputs import ModelOutputs
+
+    draw = np.random.default_rng(5)
+    elbo, score = draw.normal(-90, 5, IMAGES), draw.exponential(1.0, IMAGES)
+    score[17] = np.inf
+    inputs = one_model(
+        {names.PROBABILITIES: drawn(1), names.ELBO: elbo, names.OUTLIER_SCORE: score}
+    )
+    found = run(ModelOutputs(dimensions=64).computations(eval_config=tfma.EvalConfig()), inputs)
+    assert found[m.ELBO] == pytest.approx(elbo.mean())
+    assert found[m.BITS] == pytest.approx(-elbo.mean() / 64 / math.log(2))
+    finite = np.sort(score[np.isfinite(score)])
+    for level, name in m.OUTLIER_QUANTILES.items():
+        rank = np.searchsorted(finite, found[name]) / len(finite)
+        assert rank == pytest.approx(level, abs=0.005)
+
+
+def test_outputs_that_an_older_model_does_not_give_are_not_measured() -> None:
+    from pipeline.quality_metrics.outputs import ModelOutputs
+
+    inputs = one_model({names.PROBABILITIES: drawn(1)})
+    found = run(ModelOutputs(dimensions=64).computations(eval_config=tfma.EvalConfig()), inputs)
+    assert all(math.isnan(value) for value in found.values())
+
+
+def two_models(candidate: dict[str, np.ndarray], baseline: dict[str, np.ndarray]) -> list[Any]:
+    return [
+        tfma.metrics.StandardMetricInputs(
+            labels={"candidate": np.array([label]), "baseline": np.array([label])},
+            predictions={
+                "candidate": {name: values[i] for name, values in candidate.items()},
+                "baseline": {name: values[i] for name, values in baseline.items()},
+            },
+        )
+        for i, label in enumerate(labels())
+    ]
+
+
+def paired_computations() -> list[Any]:
+    from pipeline.quality_metrics.change import PairedChange
+
+    config = tfma.EvalConfig()
+    config.model_specs.add(name="candidate")
+    config.model_specs.add(name="baseline", is_baseline=True)
+    return PairedChange().computations(
+        eval_config=config, model_names=["candidate", "baseline"], output_names=[""]
+    )
+
+
+def test_gains_losses_and_flips_are_counted_on_the_same_images() -> None:
+    new, old = drawn(1), drawn(2)
+    found = run(
+        paired_computations(),
+        two_models({names.PROBABILITIES: new}, {names.PROBABILITIES: old}),
+    )
+    assert found == pytest.approx(measure(new, labels(), baseline=old).overall.paired)
+
+
+def test_labels_flip_by_name_and_not_by_number() -> None:
+    made = drawn(1)
+    texts = np.array([b"a", b"b", b"c", b"d"])[made.argmax(axis=1)]
+    # The same answers of a model that numbers its classes the other way round.
+    turned = made[:, ::-1]
+    found = run(
+        paired_computations(),
+        two_models(
+            {names.PROBABILITIES: made, names.LABEL: texts},
+            {names.PROBABILITIES: turned, names.LABEL: texts},
+        ),
+    )
+    assert found[m.PAIRED_FLIPS] == 0
+
+
+def test_without_a_baseline_nothing_is_compared() -> None:
+    from pipeline.quality_metrics.change import PairedChange
+
+    config = tfma.EvalConfig(model_specs=[tfma.ModelSpec()])
+    assert PairedChange().computations(eval_config=config, model_names=[""]) == []
+
+
+def test_the_configuration_names_slices_and_metrics_that_tfma_finds() -> None:
+    from tensorflow_model_analysis.metrics import metric_specs
+
+    from pipeline.evaluation import create_eval_config
+
+    config = create_eval_config(EvaluationConfig(slices=("size",), top_k=2), (8, 8, 1))
+    assert [list(spec.feature_keys) for spec in config.slicing_specs] == [[], ["size"]]
+    first = tfma.utils.update_eval_config_with_defaults(config, has_baseline=False)
+    computed = metric_specs.to_computations(first.metrics_specs, eval_config=first)
+    found = {key.name for computation in computed for key in computation.keys}
+    assert {m.EXAMPLE_COUNT, m.ACCURACY, m.TOP_K, m.LOG_LOSS, m.CONFUSION} <= found
+    assert {m.CALIBRATION_ERROR, m.BRIER, m.ELBO, m.BITS} <= found
+    assert m.PAIRED_FLIPS not in found
+    second = tfma.utils.update_eval_config_with_defaults(config, has_baseline=True)
+    computed = metric_specs.to_computations(second.metrics_specs, eval_config=second)
+    by_model = {(key.name, key.model_name) for one in computed for key in one.keys}
+    assert (m.PAIRED_FLIPS, "candidate") in by_model
+    assert (m.ACCURACY, "baseline") not in by_model
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "archive"),
+    [
+        (b"/data/a.zip/train/7/1.png", b"7", b"/data/a.zip"),
+        (b"b.tar.gz/cat/x.y.jpg", b"cat", b"b.tar.gz"),
+        (b"/data/flowers/rose/1.jpg", b"rose", b"/data/flowers"),
+        (b"gs://bucket/part/2/1.jpg", b"dog", b"gs://bucket/part/2"),
+        (b"train-images-idx3-ubyte.gz/00012", b"3", b"train-images-idx3-ubyte.gz"),
+    ],
+)
+def test_the_archive_is_read_from_the_file_name(name: bytes, label: bytes, archive: bytes) -> None:
+    from pipeline import slices
+
+    assert slices.archive(name, label) == archive
+
+
+def test_sizes_are_octaves_of_the_longer_side() -> None:
+    from pipeline import slices
+
+    assert [slices.size(*side) for side in ((1, 1), (8, 3), (9, 2), (32, 32), (20, 33))] == [
+        "1-8 px", "1-8 px", "9-16 px", "17-32 px", "33-64 px",
+    ]  # fmt: skip
+
+
+def test_an_image_without_label_or_size_has_no_such_slice() -> None:
+    from pipeline import slices
+
+    raw = {
+        features.ENCODED: np.array([b"png"]),
+        features.FILENAME: np.array([b"a.zip/1.png"]),
+        features.LABEL_TEXT: np.array([], object),
+    }
+    made = slices._add_slices({tfma.FEATURES_KEY: raw})[tfma.FEATURES_KEY]
+    assert set(made) == {features.FILENAME, features.LABEL_TEXT, "archive"}

@@ -1,0 +1,146 @@
+"""The Trainer's entry under kills, and as one of several workers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.run_fn import run_fn
+from pipeline.training import prepare
+from pipeline.training_folder import training_folder
+from tests.pipeline import small_training
+from trainer.input_pipeline import ImageSet
+from trainer.preemption import PREEMPTED_EXIT_CODE
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed")
+    run_fn(small_training.arguments(inputs, out, small_training.options()))
+    return out
+
+
+def start(inputs: Path, out: Path, cluster: dict | None = None) -> subprocess.Popen:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    environment.pop("TF_CONFIG", None)
+    if cluster:
+        environment["TF_CONFIG"] = json.dumps(cluster)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.pipeline.small_training", str(inputs), str(out)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def stop_at(process: subprocess.Popen, step: int, number: int) -> int:
+    """Sends a signal when the training reports the step; the exit code."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        words = line.split()
+        if words[0] == "step" and int(words[1].split("/")[0]) >= step:
+            process.send_signal(number)
+            break
+    process.communicate(timeout=60)
+    return process.returncode
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.exists() else set()
+
+
+@pytest.mark.slow
+def test_a_new_execution_goes_on_where_a_stopped_one_was(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    assert stop_at(start(inputs, tmp_path / "1"), 9, signal.SIGTERM) == PREEMPTED_EXIT_CODE
+    assert stop_at(start(inputs, tmp_path / "2"), 21, signal.SIGKILL) == -signal.SIGKILL
+    (folder,) = (inputs / "training").iterdir()
+    assert names(folder / "checkpoints")
+
+    seen: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.run_fn._report", lambda event: seen.append(event.step))
+        run_fn(small_training.arguments(inputs, tmp_path / "3", small_training.options()))
+    assert seen[0] >= 21
+    digests = [small_training.exported_digests(out) for out in (tmp_path / "3", undisturbed)]
+    assert digests[0] == digests[1]
+    histories = [
+        json.loads((out / "model_run" / "history.json").read_text())
+        for out in (tmp_path / "3", undisturbed)
+    ]
+    assert histories[0] == histories[1]
+    assert names(inputs / "training") == set()
+
+
+def test_other_options_images_or_code_are_another_training(inputs: Path, tmp_path: Path) -> None:
+    given = small_training.arguments(inputs, tmp_path, small_training.options())
+    training = prepare(given, scratch=str(tmp_path))
+    images = training.data["train"].images.copy()
+    images[7, 3, 3] ^= 1
+    changed = {**training.data, "train": ImageSet(images, training.data["train"].labels)}
+    variants = [
+        ("code", training),
+        ("other code", training),
+        ("code", replace(training, options=small_training.options(seed=7))),
+        ("code", replace(training, data=changed)),
+    ]
+    folders = {
+        training_folder("root", "trainer", {"code": code, **variant.identity()})
+        for code, variant in [*variants, variants[0]]
+    }
+    assert len(folders) == len(variants)
+
+
+def test_what_a_training_says_of_itself_is_in_the_model_run(undisturbed: Path) -> None:
+    run = undisturbed / "model_run"
+    assert names(run) >= {"history.json", "arithmetic.json", "pictures"}
+    assert names(run / "pictures") == {"reconstructions.png", "samples.png", "latent_map.png"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_of_two_workers_the_chief_writes_what_one_would(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    hosts = {role: [f"localhost:{free_port()}"] for role in ("chief", "worker")}
+    # As Vertex writes it: more than the cluster and the task.
+    workers = [
+        start(
+            inputs,
+            tmp_path,
+            {
+                "cluster": hosts,
+                "task": {"type": role, "index": 0, "trial": ""},
+                "environment": "cloud",
+                "job": {"python_module": ""},
+            },
+        )
+        for role in hosts
+    ]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=120)
+        assert worker.returncode == 0, errors[-2000:]
+    alone = json.loads((undisturbed / "model_run" / "history.json").read_text())
+    together = json.loads((tmp_path / "model_run" / "history.json").read_text())
+    for one, two in zip(alone, together, strict=True):
+        assert two["train"] == pytest.approx(one["train"], rel=1e-4, abs=1e-4)
+    assert names(tmp_path / "model_run") >= {"history.json", "pictures"}
+    assert "checkpoints" not in names(tmp_path / "model_run")
+    assert small_training.exported_digests(tmp_path)["code"] == "code"
+    assert names(inputs / "training") == set()

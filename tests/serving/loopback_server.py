@@ -1,0 +1,311 @@
+"""A stand-in for TF Serving: its gRPC and REST APIs over the C++ session loader, on loopback.
+
+Called as `python loopback_server.py FOLDER [--fail N] [--delay SECS]`; prints one line of JSON with
+its ports. Like the real server it serves the highest integer below FOLDER, looked up anew at each
+request. Status codes and texts of errors are those of tensorflow_model_server 2.16.
+"""
+
+import argparse
+import base64
+import http.server
+import json
+import re
+import sys
+import threading
+import time
+from concurrent import futures
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from google.protobuf import json_format
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    get_model_status_pb2,
+    model_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+NAME = "vaeline"
+HTTP = {"INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "FAILED_PRECONDITION": 412, "UNAVAILABLE": 503,
+        "INTERNAL": 500}  # fmt: skip
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Model:
+    """One version in a session."""
+
+    def __init__(self, folder: Path) -> None:
+        self.version = int(folder.name)
+        self.session = tf.compat.v1.Session(graph=tf.Graph())
+        with self.session.graph.as_default():
+            meta = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
+        self.signatures = {
+            name: signature
+            for name, signature in meta.signature_def.items()
+            if not name.startswith("__")
+        }
+
+    def run(self, signature: str, inputs: dict[str, Any]) -> dict[str, np.ndarray]:
+        definition = self.signatures[signature]
+        if set(inputs) != set(definition.inputs):
+            raise RefusedError(
+                "INVALID_ARGUMENT",
+                f"input size does not match signature: {len(inputs)}!={len(definition.inputs)}"
+                f" len({{{','.join(sorted(inputs))}}}) != len({{{','.join(definition.inputs)}}})",
+            )
+        feeds = {definition.inputs[name].name: value for name, value in inputs.items()}
+        fetches = {name: tensor.name for name, tensor in definition.outputs.items()}
+        try:
+            return dict(self.session.run(fetches, feeds))
+        except tf.errors.InvalidArgumentError as error:
+            raise RefusedError("INVALID_ARGUMENT", error.message) from error
+        except (ValueError, TypeError) as error:
+            raise RefusedError("INVALID_ARGUMENT", str(error)) from error
+
+
+class Manager:
+    """Loads the version that TF Serving's default policy serves."""
+
+    def __init__(self, folder: Path, fail: int, delay: float) -> None:
+        self.folder = folder
+        self.fail = fail
+        self.delay = delay
+        self.lock = threading.Lock()
+        self.model: Model | None = None
+
+    def get(self, name: str, version: int | None) -> Model:
+        with self.lock:
+            numbers = [int(e.name) for e in self.folder.iterdir() if e.name.isdecimal()]
+            newest = max(numbers, default=None)
+            if newest is not None and (self.model is None or self.model.version != newest):
+                self.model = Model(self.folder / str(newest))
+        if name != NAME or self.model is None or version not in (None, self.model.version):
+            wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+            raise RefusedError("NOT_FOUND", f"Servable not found for request: {wanted}")
+        return self.model
+
+    def disturb(self) -> None:
+        """Fails or delays a Predict, as told."""
+        with self.lock:
+            failing = self.fail > 0
+            self.fail -= 1
+        if failing:
+            raise RefusedError("UNAVAILABLE", "The batch scheduling queue to which this task was "
+                          "submitted is full")  # fmt: skip
+        time.sleep(self.delay)
+
+
+def spec_of(spec: Any) -> tuple[str, int | None]:
+    return spec.name, spec.version.value if spec.HasField("version") else None
+
+
+def metadata(model: Model) -> get_model_metadata_pb2.GetModelMetadataResponse:
+    response = get_model_metadata_pb2.GetModelMetadataResponse()
+    response.model_spec.name = NAME
+    response.model_spec.version.value = model.version
+    found = get_model_metadata_pb2.SignatureDefMap()
+    for name, signature in model.signatures.items():
+        found.signature_def[name].CopyFrom(signature)
+    response.metadata["signature_def"].Pack(found)
+    return response
+
+
+def status(model: Model) -> get_model_status_pb2.GetModelStatusResponse:
+    response = get_model_status_pb2.GetModelStatusResponse()
+    response.model_version_status.add(
+        version=model.version, state=get_model_status_pb2.ModelVersionStatus.AVAILABLE
+    )
+    return response
+
+
+class Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """The gRPC API."""
+
+    def __init__(self, manager: Manager) -> None:
+        self.manager = manager
+
+    def Predict(self, request: Any, context: Any) -> Any:  # noqa: N802
+        try:
+            self.manager.disturb()
+            model = self.manager.get(*spec_of(request.model_spec))
+            signature = request.model_spec.signature_name or "serving_default"
+            if signature not in model.signatures:
+                raise RefusedError("FAILED_PRECONDITION",
+                              f'Serving signature key "{signature}" not found.')  # fmt: skip
+            inputs = {name: tf.make_ndarray(value) for name, value in request.inputs.items()}
+            outputs = model.run(signature, inputs)
+        except RefusedError as refusal:
+            context.abort(getattr(grpc.StatusCode, refusal.code), str(refusal))
+        spec = model_pb2.ModelSpec(name=NAME, signature_name=signature)
+        spec.version.value = model.version
+        response = predict_pb2.PredictResponse(model_spec=spec)
+        for name, value in outputs.items():
+            response.outputs[name].CopyFrom(tf.make_tensor_proto(value))
+        return response
+
+    def GetModelMetadata(self, request: Any, context: Any) -> Any:  # noqa: N802
+        if list(request.metadata_field) != ["signature_def"]:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "GetModelMetadataRequest must specify"
+                          " at least one metadata_field")  # fmt: skip
+        try:
+            return metadata(self.manager.get(*spec_of(request.model_spec)))
+        except RefusedError as refusal:
+            context.abort(getattr(grpc.StatusCode, refusal.code), str(refusal))
+
+
+class Statuses(model_service_pb2_grpc.ModelServiceServicer):
+    """The part of the model service that asks."""
+
+    def __init__(self, manager: Manager) -> None:
+        self.manager = manager
+
+    def GetModelStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
+        try:
+            return status(self.manager.get(*spec_of(request.model_spec)))
+        except RefusedError as refusal:
+            context.abort(getattr(grpc.StatusCode, refusal.code), str(refusal))
+
+
+PATH = re.compile(r"^/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+))?"
+                  r"(?P<what>/metadata|:predict)?$")  # fmt: skip
+
+
+class Rest(http.server.BaseHTTPRequestHandler):
+    """The REST API."""
+
+    manager: Manager
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self._answer("GET")
+
+    def do_POST(self) -> None:
+        self._answer("POST")
+
+    def _answer(self, method: str) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        try:
+            match = PATH.match(self.path)
+            if match is None or (match["what"] == ":predict") != (method == "POST"):
+                raise RefusedError("INVALID_ARGUMENT", f"Malformed request: {method} {self.path}")
+            version = int(match["version"]) if match["version"] else None
+            if match["what"] == ":predict":
+                self.manager.disturb()
+            model = self.manager.get(match["name"], version)
+            if match["what"] == ":predict":
+                code, answer = 200, predict(model, body)
+            else:
+                found = metadata(model) if match["what"] else status(model)
+                code, answer = (
+                    200,
+                    json_format.MessageToDict(found, preserving_proto_field_name=True),
+                )
+                if match["what"]:
+                    answer["metadata"]["signature_def"].pop("@type")
+        except RefusedError as refusal:
+            code, answer = HTTP[refusal.code], {"error": str(refusal)}
+        content = json.dumps(answer).encode()
+        self.send_response(code)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keeps quiet."""
+
+
+def predict(model: Model, body: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(body)
+    except ValueError as error:
+        raise RefusedError("INVALID_ARGUMENT", f"JSON Parse error: {error}") from error
+    signature = request.get("signature_name", "serving_default")
+    if signature not in model.signatures:
+        raise RefusedError(
+            "INVALID_ARGUMENT", f'Serving signature name: "{signature}" not found in signature def'
+        )
+    definition = model.signatures[signature]
+    by_row = "instances" in request
+    values = request["instances" if by_row else "inputs"]
+    if by_row and not (values and isinstance(values[0], dict) and "b64" not in values[0]):
+        values = {next(iter(definition.inputs)): values}
+    elif by_row:
+        values = {name: [row[name] for row in values] for name in values[0]}
+    elif not isinstance(values, dict) or "b64" in values:
+        values = {next(iter(definition.inputs)): values}
+    inputs = {}
+    for name, value in values.items():
+        if name not in definition.inputs:
+            raise RefusedError("INVALID_ARGUMENT", f"JSON object does not have input {name}")
+        kind = tf.as_dtype(definition.inputs[name].dtype)
+        inputs[name] = from_json(value, name) if kind == tf.string else np.array(
+            value, kind.as_numpy_dtype)  # fmt: skip
+    outputs = {name: to_json(v, name) for name, v in model.run(signature, inputs).items()}
+    if not by_row:
+        return {"outputs": next(iter(outputs.values())) if len(outputs) == 1 else outputs}
+    rows = [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
+    return {"predictions": next(iter(outputs.values())) if len(outputs) == 1 else rows}
+
+
+def from_json(value: Any, name: str) -> np.ndarray:
+    if isinstance(value, list):
+        return np.stack([from_json(item, name) for item in value]) if value else np.empty(0, object)
+    if isinstance(value, dict) and set(value) == {"b64"}:
+        return np.array(base64.b64decode(value["b64"]), object)
+    if not isinstance(value, str):
+        raise RefusedError("INVALID_ARGUMENT", f"JSON Value: {json.dumps(value)} Type: "
+                      f"{type(value).__name__} is not of expected type: string")  # fmt: skip
+    return np.array(value.encode(), object)
+
+
+def to_json(value: np.ndarray, name: str) -> Any:
+    def text(item: Any) -> Any:
+        if isinstance(item, list):
+            return [text(inner) for inner in item]
+        if isinstance(item, bytes):
+            encoded = base64.b64encode(item).decode()
+            return {"b64": encoded} if name.endswith("_bytes") else item.decode()
+        return item
+
+    return text(value.tolist())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--fail", type=int, default=0)
+    parser.add_argument("--delay", type=float, default=0.0)
+    options = parser.parse_args()
+    manager = Manager(options.folder, options.fail, options.delay)
+    server = grpc.server(futures.ThreadPoolExecutor(4), options=[
+        ("grpc.max_receive_message_length", -1)])  # fmt: skip
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        Predictions(manager), server
+    )
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Statuses(manager), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    rest = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), type("Handler", (Rest,), {"manager": manager})
+    )
+    threading.Thread(target=rest.serve_forever, daemon=True).start()
+    print(json.dumps({"grpc": port, "rest": rest.server_port}), flush=True)
+    # The parent holds the other end, so that nothing is left when it dies.
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

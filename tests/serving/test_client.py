@@ -1,0 +1,319 @@
+"""The served APIs and the client: requests as TF Serving documents them, over gRPC and REST.
+
+Against a loopback server over the C++ session loader, and against the real server where there is
+one.
+"""
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+
+from components.model_push.management import open_store, roll_back
+from components.model_push.record import PushRecord
+from serving import names
+from serving.client import PredictClient
+from serving.predictions import ServingError
+from tests.serving.conftest import Exported
+
+SERVER = Path(__file__).parent / "loopback_server.py"
+Addresses = dict[str, str]
+
+
+@contextmanager
+def loopback(folder: Path, *arguments: str) -> Iterator[Addresses]:
+    """Runs the stand-in server in a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, str(SERVER), str(folder), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
+    )
+    assert process.stdout is not None
+    try:
+        ports = json.loads(process.stdout.readline())
+        yield {
+            "grpc": f"grpc://127.0.0.1:{ports['grpc']}",
+            "rest": f"http://127.0.0.1:{ports['rest']}",
+        }
+    finally:
+        process.communicate(input=b"", timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def model_server(folder: Path) -> Iterator[Addresses]:
+    """Runs the real server, where it is installed."""
+    program = shutil.which("tensorflow_model_server")
+    if program is None:
+        pytest.skip("tensorflow_model_server is not on this machine")
+    grpc_port, rest_port = free_port(), free_port()
+    process = subprocess.Popen(
+        [program, f"--port={grpc_port}", f"--rest_api_port={rest_port}", "--model_name=vaeline",
+         f"--model_base_path={folder}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    addresses = {"grpc": f"grpc://127.0.0.1:{grpc_port}", "rest": f"http://127.0.0.1:{rest_port}"}
+    try:
+        with PredictClient(addresses["rest"], attempts=9) as client:
+            while not client.served_versions():
+                time.sleep(0.2)
+        yield addresses
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module", params=["loopback", "tensorflow_model_server"])
+def server(request: pytest.FixtureRequest, exported: Exported) -> Iterator[Addresses]:
+    start = loopback if request.param == "loopback" else model_server
+    with start(exported.folder.parent) as addresses:
+        yield addresses
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def client(request: pytest.FixtureRequest, server: Addresses) -> Iterator[PredictClient]:
+    with PredictClient(server[request.param], first_pause_secs=0.01) as made:
+        yield made
+
+
+def strings(values: list[bytes]) -> np.ndarray:
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def b64(content: bytes) -> dict[str, str]:
+    return {"b64": base64.b64encode(content).decode()}
+
+
+@pytest.fixture(scope="module")
+def in_memory(exported: Exported) -> dict[str, np.ndarray]:
+    unit = (exported.pixels[:10] / 255.0).astype(np.float32)
+    return {name: value.numpy() for name, value in exported.model.analyse(unit).items()}
+
+
+def test_every_signature_answers_alike_over_both_ways(
+    server: Addresses, exported: Exported, in_memory: dict[str, np.ndarray]
+) -> None:
+    contents = strings(exported.contents[:10])
+    with PredictClient(server["grpc"]) as grpc, PredictClient(server["rest"]) as rest:
+        known = grpc.signatures()
+        assert rest.signatures() == known
+        asked = 0
+        for name, sides in known.items():
+            arrays = {
+                names.IMAGE_BYTES: contents,
+                names.PIXELS: exported.pixels[:10],
+                names.LATENT: np.zeros([2, 16], np.float32),
+            }
+            if not set(sides["inputs"]) <= set(arrays):
+                continue
+            inputs = {argument: arrays[argument] for argument in sides["inputs"]}
+            asked += 1
+            by_grpc, by_rest = grpc.predict(name, inputs), rest.predict(name, inputs)
+            assert sorted(by_grpc) == sorted(by_rest) == sides["outputs"]
+            for output, values in by_grpc.items():
+                assert by_rest[output].dtype == values.dtype, (name, output)
+                if values.dtype == object:
+                    np.testing.assert_array_equal(by_rest[output], values)
+                else:
+                    np.testing.assert_allclose(by_rest[output], values, rtol=1e-6)
+        assert asked >= 6
+        probabilities = grpc.predict(names.SERVING_DEFAULT, {names.IMAGE_BYTES: contents})[
+            names.PROBABILITIES
+        ]
+    np.testing.assert_allclose(probabilities, in_memory["probabilities"], atol=1e-5)
+
+
+def test_typed_answers(client: PredictClient, exported: Exported) -> None:
+    answers = client.classify(exported.contents[:150])
+    assert len(answers) == 150
+    assert np.mean([a.label == b for a, b in
+                    zip(answers, exported.labels[:150], strict=True)]) > 0.9  # fmt: skip
+    for answer in answers:
+        assert answer.top_k[0] == (answer.label, answer.probability)
+        assert answer.verdict in ("accept", "review", "reject")
+    assert client.classify([]) == []
+
+
+def test_batches_are_cut_and_joined_in_order(server: Addresses, exported: Exported) -> None:
+    contents = {names.IMAGE_BYTES: strings(exported.contents[:23])}
+    for target in server.values():
+        with PredictClient(target) as whole, PredictClient(target, max_batch=5) as cut:
+            together = whole.predict(names.EMBED, contents)[names.EMBEDDING]
+            apart = cut.predict(names.EMBED, contents)[names.EMBEDDING]
+        assert together.shape == (23, 16)
+        np.testing.assert_allclose(apart, together, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bad_image_is_an_error_and_spoils_no_other(
+    client: PredictClient, exported: Exported
+) -> None:
+    images = [*exported.contents[:5], b"no image", *exported.contents[5:9], b"\x89PNG\r\n\x1a\n"]
+    with pytest.raises(ServingError) as caught:
+        client.classify(images)
+    assert caught.value.code == "INVALID_ARGUMENT"
+    assert "\n" not in str(caught.value)
+    answers = client.classify_each(images)
+    assert [isinstance(answer, ServingError) for answer in answers] == [
+        at in (5, 10) for at in range(11)
+    ]
+    good = [answer for answer in answers if not isinstance(answer, ServingError)]
+    assert [answer.label for answer in good] == [
+        answer.label for answer in client.classify(exported.contents[:9])
+    ]
+
+
+def test_requests_as_documented_over_rest(server: Addresses, exported: Exported) -> None:
+    address = f"{server['rest']}/v1/models/vaeline"
+    images = exported.contents[:3]
+    row = {"instances": [{names.IMAGE_BYTES: b64(image)} for image in images]}
+    by_row = requests.post(f"{address}:predict", json=row, timeout=30).json()["predictions"]
+    bare = {"instances": [b64(image) for image in images]}
+    assert (
+        requests.post(f"{address}:predict", json=bare, timeout=30).json()["predictions"] == by_row
+    )
+    column = {"inputs": {names.IMAGE_BYTES: [b64(image) for image in images]}}
+    by_column = requests.post(f"{address}/versions/1:predict", json=column, timeout=30).json()
+    assert [entry[names.LABEL] for entry in by_row] == by_column["outputs"][names.LABEL]
+    assert by_row[0][names.LABEL] in "0123456789"
+    assert len(by_row[0][names.PROBABILITIES]) == 10
+    state = requests.get(address, timeout=30).json()["model_version_status"]
+    assert [(entry["version"], entry["state"]) for entry in state] == [("1", "AVAILABLE")]
+
+
+def test_predict_requests_of_the_serving_api(server: Addresses, exported: Exported) -> None:
+    import grpc
+    import tensorflow as tf
+    from tensorflow_serving.apis import (
+        get_model_metadata_pb2,
+        predict_pb2,
+        prediction_service_pb2_grpc,
+    )
+
+    with grpc.insecure_channel(server["grpc"].removeprefix("grpc://")) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        request = predict_pb2.PredictRequest()
+        request.model_spec.name = "vaeline"
+        tensor = request.inputs[names.IMAGE_BYTES]
+        tensor.dtype = tf.string.as_datatype_enum
+        tensor.tensor_shape.dim.add().size = 2
+        tensor.string_val.extend(exported.contents[:2])
+        response = stub.Predict(request, timeout=30)
+        assert response.model_spec.version.value == 1
+        assert response.outputs[names.LABEL].dtype == tf.string.as_datatype_enum
+        assert tf.make_ndarray(response.outputs[names.PROBABILITIES]).shape == (2, 10)
+        about = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
+        about.model_spec.name = "vaeline"
+        found = get_model_metadata_pb2.SignatureDefMap()
+        stub.GetModelMetadata(about, timeout=30).metadata["signature_def"].Unpack(found)
+        image = found.signature_def["serving_default"].inputs[names.IMAGE_BYTES]
+        assert (image.dtype, [dim.size for dim in image.tensor_shape.dim]) == (7, [-1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "signature", "inputs", "codes", "message"),
+    [
+        ({"model": "other"}, "embed", {"image_bytes": [b""]}, {"NOT_FOUND"}, "not found"),
+        ({"version": 9}, "embed", {"image_bytes": [b""]}, {"NOT_FOUND"}, "not found"),
+        ({}, "nothing", {"image_bytes": [b""]}, {"FAILED_PRECONDITION", "INVALID_ARGUMENT"},
+         "nothing"),
+        ({}, "embed", {"pictures": [b""]}, {"INVALID_ARGUMENT"}, "pictures"),
+        ({}, "embed", {"image_bytes": [b"", b""], "more": [b""]}, {"INVALID_ARGUMENT"},
+         "arrays of one length"),
+    ],
+)  # fmt: skip
+def test_what_the_server_refuses_is_one_line(
+    server: Addresses, changes: dict[str, Any], signature: str, inputs: dict[str, Any],
+    codes: set[str], message: str,
+) -> None:  # fmt: skip
+    arrays = {name: strings(values) for name, values in inputs.items()}
+    for target in server.values():
+        with (
+            PredictClient(target, **changes) as client,
+            pytest.raises(ServingError, match=message) as caught,
+        ):
+            client.predict(signature, arrays)
+        assert caught.value.code in codes
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("scheme", ["grpc", "http"])
+def test_a_server_that_is_down_is_one_line(scheme: str) -> None:
+    target = f"{scheme}://127.0.0.1:{free_port()}"
+    with (
+        PredictClient(target, attempts=3, first_pause_secs=0.01) as client,
+        pytest.raises(ServingError, match=f"{target}: no answer in 3 attempts: can't c") as caught,
+    ):
+        client.classify([b""])
+    assert caught.value.code == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1:8500", "ftp://host", "grpc://"])
+def test_what_is_no_server_is_named(target: str) -> None:
+    with pytest.raises(ServingError, match="give grpc://host:8500 or http://host:8501"):
+        PredictClient(target)
+
+
+def test_a_full_queue_is_tried_again_and_a_deadline_is_not(exported: Exported) -> None:
+    image = exported.contents[:1]
+    with loopback(exported.folder.parent, "--fail", "5", "--delay", "1.0") as addresses:
+        options: dict[str, Any] = {"first_pause_secs": 0.01, "timeout_secs": 30}
+        with PredictClient(addresses["grpc"], attempts=3, **options) as client:
+            with pytest.raises(ServingError, match="in 3 attempts: The batch scheduling queue"):
+                client.classify(image)
+            # Two failures are left.
+            assert len(client.classify(image)) == 1
+        for target in addresses.values():
+            with (
+                PredictClient(target, timeout_secs=0.2) as client,
+                pytest.raises(ServingError, match=r"no answer within 0\.2 s") as caught,
+            ):
+                client.classify(image)
+            assert caught.value.code == "DEADLINE_EXCEEDED"
+
+
+def test_rollback_changes_what_a_server_answers_with(exported: Exported, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    first = store.publish(exported.folder, PushRecord())
+    with loopback(tmp_path) as addresses, PredictClient(addresses["rest"]) as client:
+        assert client.served_versions() == [first.number]
+        worse = tmp_path / ".worse"
+        shutil.copytree(exported.folder, worse)
+        second = store.publish(worse, PushRecord())
+        assert client.served_versions() == [second.number]
+        back = roll_back(store)
+        assert client.served_versions() == [back.number]
+        assert back.number > second.number
+        assert len(client.classify(exported.contents[:2])) == 2
+
+
+def test_asking_over_rest_needs_neither_tensorflow_nor_grpc() -> None:
+    code = (
+        "import sys; from serving.client import PredictClient;"
+        "PredictClient('http://127.0.0.1:1').close();"
+        "print([m for m in ('tensorflow', 'grpc', 'keras', 'tfx') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,81 @@
+"""The served graph refuses by the header, turns, and says what it refused."""
+
+import resource
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from components.image_checks import ImageFaultError, check, decode
+from components.image_sources.config import LimitsConfig
+from serving import names
+from tests.serving import hostile
+from tests.serving.conftest import Exported
+from trainer import pixels
+from trainer.image_headers.check import FAULTS, read_headers
+
+LIMITS = LimitsConfig()
+SOUND = hostile.sound() | hostile.turned()
+FAULTY = hostile.faulty()
+
+
+@pytest.fixture(scope="module")
+def facts() -> dict[str, np.ndarray]:
+    """What the graph reads in the headers of all sound files, in one batch."""
+    read = tf.function(lambda files: read_headers(files, LIMITS.max_pixels)._asdict())
+    return {name: value.numpy() for name, value in read(tf.constant([*SOUND.values()])).items()}
+
+
+def test_headers_say_what_the_ingest_reads_in_them(facts: dict[str, np.ndarray]) -> None:
+    for place, (name, file) in enumerate(SOUND.items()):
+        header = check(file, LIMITS)
+        assert not isinstance(header, ImageFaultError), name
+        assert FAULTS[facts["fault"][place]] == "sound", name
+        found = tuple(int(facts[key][place]) for key in ("height", "width", "orientation"))
+        assert found == (header.height, header.width, header.orientation), name
+        assert facts["is_deep"][place] == (header.bit_depth == 16), name
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_pixels_are_those_of_the_bulk_job(name: str) -> None:
+    header = check(SOUND[name], LIMITS)
+    assert not isinstance(header, ImageFaultError)
+    expected = decode(SOUND[name], header)
+    height, width, channels = expected.shape
+    found = pixels.decode_batch(tf.constant([SOUND[name]]), (height, width, channels))[0]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.fixture(scope="module")
+def annotate(exported: Exported) -> Any:
+    loaded = tf.saved_model.load(str(exported.folder))
+    signature = loaded.signatures[names.ANNOTATE]
+    # The signature alone does not keep the model's variables.
+    return lambda files, kept=loaded: signature(image_bytes=tf.constant(files))
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_a_bad_image_is_named_by_its_place(name: str, annotate: Any, exported: Exported) -> None:
+    bad, reason = FAULTY[name]
+    good = exported.contents[0]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for files, place in (([bad], 0), ([good, good, bad, good], 2)):
+        with pytest.raises(tf.errors.InvalidArgumentError, match=f"image {place}: {reason}"):
+            annotate(files)
+    assert annotate([good])[names.LABEL].shape == (1,)
+    # Unpacked, the bomb alone is 860 MiB.
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+
+
+def test_all_bad_images_are_named(annotate: Any, exported: Exported) -> None:
+    files = [b"", exported.contents[0], b"text"]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"2 of 3 .*image 0: .*image 2: "):
+        annotate(files)
+
+
+def test_the_limit_is_the_configured_one() -> None:
+    file = SOUND["jpeg"]
+    pixels.decode_batch(tf.constant([file]), (8, 8, 3), max_pixels=48 * 40)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="48, the limit is 1919"):
+        pixels.decode_batch(tf.constant([file]), (8, 8, 3), max_pixels=48 * 40 - 1)

@@ -1,0 +1,78 @@
+"""`vaeline predict`: a table from a model directory or from a server, and a line per bad file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.console import Terminal
+from pipeline.predict import PredictError, predict_images
+from serving.predictions import ServingError
+from tests.pipeline.test_cli import assert_refused, vaeline
+from tests.serving.conftest import Exported
+from tests.serving.test_client import free_port, loopback
+
+
+@pytest.fixture
+def files(exported: Exported, tmp_path: Path) -> list[Path]:
+    """Three digits; then none, a text, a torn PNG and one that breaks only when decoded."""
+    contents = {
+        **{f"{n}.png": exported.contents[n] for n in range(3)},
+        "text.png": b"no image at all",
+        "torn.png": exported.contents[0][:-20],
+        "corrupt.png": exported.contents[0].replace(b"IDAT", b"IDAT", 1)[:50]
+        + bytes(8)
+        + exported.contents[0][58:],
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    return [tmp_path / name for name in ("0.png", "none.png", *list(contents)[1:])]
+
+
+def ask(files: list[Path], **values: Any) -> dict[str, Any]:
+    options: dict[str, Any] = {"model": None, "server": None, "name": "vaeline", "version": None}
+    return predict_images(Terminal(as_json=True), files, **{**options, **values})
+
+
+def test_model_and_server_answer_alike(exported: Exported, files: list[Path]) -> None:
+    done = vaeline("predict", *map(str, files), "--model", str(exported.folder.parent), "--json")
+    assert done.returncode == 1
+    result = json.loads(done.stdout)
+    good = [image for image in result["images"] if "label" in image]
+    assert [image["file"] for image in good] == [str(files[n]) for n in (0, 2, 3)]
+    analysis = exported.model.analyse((exported.pixels[:3] / 255.0).astype(np.float32))
+    best = analysis["probabilities"].numpy().argmax(axis=1)
+    assert [image["label"] for image in good] == [exported.transform.classes[n] for n in best]
+    assert result["failed"] == 4
+    errors = {Path(i["file"]).name: i["error"] for i in result["images"] if "error" in i}
+    assert errors["none.png"] == "No such file or directory"
+    assert errors["text.png"].startswith("not_an_image")
+    assert set(errors) == {"none.png", "text.png", "torn.png", "corrupt.png"}
+    for name, error in errors.items():
+        assert "\n" not in error
+        assert sum(f"{name}: {error}" in line for line in done.stderr.splitlines()) == 1
+    with loopback(exported.folder.parent) as addresses:
+        for server in addresses.values():
+            served = ask(files, server=server)
+            assert [image.get("label") for image in served["images"]] == [
+                image.get("label") for image in result["images"]
+            ]
+            for ours, theirs in zip(result["images"], served["images"], strict=True):
+                if "probability" in ours:
+                    assert theirs["probability"] == pytest.approx(ours["probability"], rel=1e-5)
+
+
+def test_a_server_that_is_down_fails_the_command(files: list[Path]) -> None:
+    server = f"http://127.0.0.1:{free_port()}"
+    done = vaeline("predict", str(files[0]), "--server", server)
+    assert_refused(done, server, "is the server up?")
+    with pytest.raises(ServingError, match="give grpc://host:8500"):
+        ask(files, server="localhost")
+
+
+def test_model_or_server_has_to_be_given(files: list[Path]) -> None:
+    for values in ({}, {"model": "a", "server": "b"}):
+        with pytest.raises(PredictError, match="either --model DIR or --server URL"):
+            ask(files, **values)

@@ -1,0 +1,86 @@
+"""ServingCheck blesses a sound export and names the stage of one that is not."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tfx.types import standard_artifacts
+
+from components.serving_check import executor
+from components.serving_check.check import check_model
+from components.serving_check.config import ServingCheckConfig
+from components.serving_check.probe import run_check
+from serving import names
+from serving.golden import ANSWERS, read_golden, write_golden
+from tests.serving.conftest import Exported
+
+QUICK = ServingCheckConfig(latency_requests=1, batch_sizes=(1, 3))
+
+
+@pytest.fixture
+def copy(exported: Exported, tmp_path: Path) -> Path:
+    """A copy of the export, to damage."""
+    return Path(shutil.copytree(exported.folder, tmp_path / "Format-Serving"))
+
+
+def test_a_sound_export_is_blessed_by_the_component(copy: Path) -> None:
+    model, blessing = standard_artifacts.Model(), standard_artifacts.InfraBlessing()
+    model.uri, blessing.uri = str(copy.parent), str(copy.parent / "blessing")
+    Path(blessing.uri).mkdir()
+    executor.Executor().Do(
+        {executor.MODEL: [model]},
+        {executor.BLESSING: [blessing]},
+        {executor.CHECK_CONFIG: QUICK.model_dump_json()},
+    )
+    report = json.loads((Path(blessing.uri) / executor.REPORT_FILE).read_text())
+    assert report["blessed"], report["summary"]
+    assert blessing.get_int_custom_property("blessed") == 1
+    assert (Path(blessing.uri) / "INFRA_BLESSED").exists()
+    stages = {stage["name"]: stage["difference"] for stage in report["stages"]}
+    assert {"bulk job", "bad images are refused"} <= stages.keys()
+    assert 0 < max(stages.values()) < QUICK.tolerance
+    assert report["figures"]["images"] == 4
+
+
+def test_another_answer_than_in_memory_names_stage_image_and_numbers(copy: Path) -> None:
+    path = str(copy / names.EXTRA_ASSETS / names.GOLDEN)
+    golden = read_golden(path)
+    other = golden.answers[names.EMBEDDING].copy()
+    other[2, 0] += 1.0
+    answers = golden.answers | {names.EMBEDDING: other}
+    write_golden(dataclasses.replace(golden, answers=answers), path)
+    report = run_check(str(copy), QUICK)
+    assert not report.blessed
+    refused = {stage.name for stage in report.stages if stage.fault}
+    assert refused == {
+        "signature annotate in a TF1 session",
+        "signature annotate_pixels in a TF1 session",
+        "signature embed in a TF1 session",
+        "signature embed_pixels in a TF1 session",
+        "bulk job",
+    }
+    assert "embedding of golden image 2" in report.refusals[-1]
+
+
+def test_weights_that_are_missing_refuse_the_model(copy: Path) -> None:
+    shutil.rmtree(copy / "variables")
+    report = run_check(str(copy), QUICK)
+    (refusal,) = report.refusals
+    assert refusal.startswith("load in a TF1 session: ")
+
+
+def test_a_process_that_hangs_is_refused(exported: Exported) -> None:
+    report = check_model(str(exported.folder), ServingCheckConfig(timeout_secs=0.01))
+    assert report.refusals == ["fresh process: no answer in serving_check.timeout_secs = 0.01"]
+
+
+def test_the_golden_set_is_read_as_it_was_written(exported: Exported, tmp_path: Path) -> None:
+    golden = read_golden(str(exported.folder / names.EXTRA_ASSETS / names.GOLDEN))
+    assert golden.levels.shape == (len(golden), 8, 8, 1)
+    assert golden.answers.keys() == set(ANSWERS)
+    np.testing.assert_allclose(golden.answers[names.PROBABILITIES].sum(axis=1), 1, rtol=1e-5)
+    with pytest.raises(ValueError, match="no golden set"):
+        read_golden(str(tmp_path / "nothing.npz"))

@@ -1,0 +1,1 @@
+"""What the headers of image files say, as TensorFlow ops: the served graph's own guard."""

@@ -1,0 +1,208 @@
+"""Refuses image files by their headers, before any pixel is decoded.
+
+`trainer/pixels.py` asks here first, so that the served graph refuses by itself what would fill the
+memory. `components/image_checks` says the same of the same file outside a graph.
+"""
+
+from typing import Final, NamedTuple
+
+import tensorflow as tf
+
+from trainer.image_headers.fields import big_endian, little_endian, signed, starts, take
+from trainer.image_headers.gif import Screen, read_gif
+from trainer.image_headers.jpeg import read_frames
+from trainer.image_headers.png import FIRST_CHUNK, png_orientations
+
+
+class Headers(NamedTuple):
+    """What the headers of a batch say; every tensor is `[batch]`.
+
+    Attributes:
+        height: int64, rows as stored, pixels; 0 where the header does not say.
+        width: int64, columns as stored, pixels.
+        orientation: int32, EXIF orientation, 1 to 8; 1 is upright.
+        is_deep: bool, a PNG of 16 bits per sample.
+        fault: int32, a place in `FAULTS`; 0 is a sound header.
+    """
+
+    height: tf.Tensor
+    width: tf.Tensor
+    orientation: tf.Tensor
+    is_deep: tf.Tensor
+    fault: tf.Tensor
+
+
+FAULTS: Final = (
+    "sound",
+    "empty, 0 bytes",
+    "not an image: neither JPEG, PNG, GIF nor BMP by its content",
+    "truncated: the file ends before the image does",
+    "corrupt: its header makes no sense",
+    "too many pixels",
+    "a kind of JPEG that can't be read: 8 bits, baseline or progressive can; make it a PNG",
+    "a kind of BMP that can't be read: 24 and 32 bits without compression can; make it a PNG",
+    "a GIF with transparency, which can't be read; make it a PNG",
+    "WebP, which can't be read; make it a PNG or a JPEG",
+)
+"""What can be wrong with a file, as the error of a request says it."""
+
+(
+    _SOUND,
+    _EMPTY,
+    _NO_IMAGE,
+    _TRUNCATED,
+    _CORRUPT,
+    _TOO_LARGE,
+    _JPEG_KIND,
+    _BMP_KIND,
+    _CLEAR,
+    _WEBP,
+) = range(10)
+_HEAD_BYTES: Final = FIRST_CHUNK + 8
+_TAIL_BYTES: Final = 12
+_MOST_NAMED: Final = 8
+
+_JPEG: Final = b"\xff\xd8\xff"
+_PNG: Final = b"\x89PNG\r\n\x1a\n"
+_END_OF_PNG: Final = b"\x00\x00\x00\x00IEND\xaeB`\x82"
+"""The last chunk with its checksum."""
+_END_OF_JPEG: Final = b"\xff\xd9"
+
+
+def read_headers(encoded: tf.Tensor, max_pixels: int) -> Headers:
+    """Reads the headers of a batch of image files.
+
+    Args:
+        encoded: string `[batch]`.
+        max_pixels: Height times width above which an image is refused; of a GIF the frames count
+            together.
+
+    Returns:
+        The facts.
+    """
+    size = tf.strings.length(encoded, name="sizes")
+    head = take(encoded, tf.zeros_like(size), _HEAD_BYTES)
+    is_png, is_jpeg = starts(head, _PNG), starts(head, _JPEG)
+    is_gif = starts(head, b"GIF87a") | starts(head, b"GIF89a")
+    is_bmp = starts(head, b"BM")
+    is_webp = starts(head, b"RIFF") & starts(head[:, 8:], b"WEBP")
+
+    jpeg = read_frames(encoded, is_jpeg)
+    none = tf.zeros(tf.shape(size), tf.int64)
+    height, width = tf.where(is_jpeg, jpeg.height, none), tf.where(is_jpeg, jpeg.width, none)
+    height = tf.where(is_png, big_endian(head, 20, 4), height)
+    width = tf.where(is_png, big_endian(head, 16, 4), width)
+    height = tf.where(is_gif, little_endian(head, 8, 2), height)
+    width = tf.where(is_gif, little_endian(head, 6, 2), width)
+    # A negative height says that the rows come from top to bottom.
+    height = tf.where(is_bmp, tf.abs(signed(little_endian(head, 22, 4))), height)
+    width = tf.where(is_bmp, signed(little_endian(head, 18, 4)), width)
+    screens = tf.cond(
+        tf.reduce_any(is_gif),
+        lambda: _screens(encoded, is_gif),
+        lambda: Screen(none, tf.ones_like(is_gif), tf.zeros_like(is_gif)),
+    )
+
+    is_odd_bmp = (little_endian(head, 14, 4) < 40) | (little_endian(head, 30, 4) != 0)
+    depth = little_endian(head, 28, 2)
+    is_odd_bmp |= (depth != 24) & (depth != 32)
+    # Sides are below 2**32: their product may pass 2**63, a quotient can't.
+    is_too_large = height > max_pixels // tf.maximum(width, 1)
+    fault = tf.zeros(tf.shape(size), tf.int32)
+    # The first that applies is told.
+    for code, applies in (
+        (_EMPTY, tf.equal(size, 0)),
+        (_WEBP, is_webp),
+        (_NO_IMAGE, ~(is_png | is_jpeg | is_gif | is_bmp)),
+        (_TRUNCATED, is_jpeg & jpeg.is_cut | is_png & (size < FIRST_CHUNK) | is_bmp & (size < 34)),
+        (_CORRUPT, is_jpeg & jpeg.is_damaged | is_png & ~starts(head[:, 12:], b"IHDR")),
+        (_JPEG_KIND, is_jpeg & jpeg.is_other_kind),
+        (_BMP_KIND, is_bmp & is_odd_bmp),
+        (_CORRUPT, (height <= 0) | (width <= 0)),
+        (_TOO_LARGE, is_too_large | (screens.pixels > max_pixels)),
+        (_CLEAR, screens.is_clear),
+        (_TRUNCATED, ~screens.is_whole | ~_has_end(encoded, is_png, is_jpeg)),
+    ):
+        fault = tf.where(tf.equal(fault, _SOUND) & applies, code, fault)
+
+    has_extras = is_png & ~starts(head[:, FIRST_CHUNK + 4 :], b"IDAT")
+    orientation = tf.cond(
+        tf.reduce_any(has_extras),
+        lambda: tf.where(is_jpeg, jpeg.orientation, png_orientations(encoded, has_extras)),
+        lambda: jpeg.orientation,
+    )
+    return Headers(height, width, orientation, is_png & tf.equal(head[:, 24], 16), fault)
+
+
+def require_sound(headers: Headers, max_pixels: int) -> tf.Operation:
+    """Fails where a header has a fault.
+
+    Args:
+        headers: Of a batch.
+        max_pixels: The limit, for the message.
+
+    Returns:
+        The check, to depend on. It raises InvalidArgumentError with a message that names bad images
+        by their place in the batch, counted from 0, and what is wrong with each.
+    """
+
+    def fail() -> tf.Operation:
+        bad = tf.cast(tf.where(headers.fault > 0)[:, 0], tf.int32)
+        fault = tf.gather(headers.fault, bad[:_MOST_NAMED])
+        named = [tf.gather(fact, bad[:_MOST_NAMED]) for fact in (headers.width, headers.height)]
+        width, height = (tf.strings.as_string(side) for side in named)
+        sides = tf.strings.join([": ", width, " x ", height, f", the limit is {max_pixels}"])
+        lines = tf.strings.join(
+            [
+                "image ",
+                tf.strings.as_string(bad[:_MOST_NAMED]),
+                ": ",
+                tf.gather(tf.constant(FAULTS), fault),
+                tf.where(tf.equal(fault, _TOO_LARGE), sides, ""),
+            ]
+        )
+        counts = [tf.strings.as_string(tf.size(part)) for part in (bad, headers.fault)]
+        message = [counts[0], " of ", counts[1], " images refused; "]
+        return tf.debugging.Assert(
+            False, [tf.strings.join([*message, tf.strings.reduce_join(lines, separator="; ")])]
+        )
+
+    return tf.cond(tf.reduce_all(tf.equal(headers.fault, _SOUND)), tf.no_op, fail)
+
+
+def _has_end(encoded: tf.Tensor, is_png: tf.Tensor, is_jpeg: tf.Tensor) -> tf.Tensor:
+    """Tells which files have the mark of their end; true for formats without one."""
+    size = tf.strings.length(encoded)
+    tail = take(encoded, size - _TAIL_BYTES, _TAIL_BYTES)
+    ends = tf.where(is_png, starts(tail, _END_OF_PNG), True)
+    ends = tf.where(is_jpeg, starts(tail[:, -2:], _END_OF_JPEG), ends)
+
+    def search() -> tf.Tensor:
+        # Something follows the image, as viewers allow, or the end is missing.
+        rows = tf.where(~ends)[:, 0]
+        found = tf.map_fn(_holds_end, tf.gather(encoded, rows), fn_output_signature=tf.bool)
+        return tf.tensor_scatter_nd_update(ends, rows[:, tf.newaxis], found)
+
+    return tf.cond(tf.reduce_all(ends), lambda: ends, search)
+
+
+def _holds_end(content: tf.Tensor) -> tf.Tensor:
+    data = tf.io.decode_raw(content, tf.uint8)
+
+    def holds(mark: bytes) -> tf.Tensor:
+        places = tf.maximum(tf.size(data) - len(mark) + 1, 0)
+        hits = [tf.equal(data[at : at + places], value) for at, value in enumerate(mark)]
+        return tf.reduce_any(tf.reduce_all(tf.stack(hits), axis=0))
+
+    return tf.cond(tf.io.is_jpeg(content), lambda: holds(_END_OF_JPEG), lambda: holds(_END_OF_PNG))
+
+
+def _screens(encoded: tf.Tensor, is_gif: tf.Tensor) -> Screen:
+    rows = tf.where(is_gif)[:, 0]
+    signature = Screen(*(tf.TensorSpec([], kind) for kind in (tf.int64, tf.bool, tf.bool)))
+    found = tf.map_fn(read_gif, tf.gather(encoded, rows), fn_output_signature=signature)
+    places = rows[:, tf.newaxis]
+    none = Screen(tf.zeros(tf.shape(is_gif), tf.int64), tf.ones_like(is_gif), tf.zeros_like(is_gif))
+    return Screen(
+        *(tf.tensor_scatter_nd_update(a, places, b) for a, b in zip(none, found, strict=True))
+    )

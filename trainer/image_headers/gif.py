@@ -1,0 +1,81 @@
+"""Size of GIF files: https://www.w3.org/Graphics/GIF/spec-gif89a.txt.
+
+A frame may claim more than the screen, and the decoder unpacks all frames: so all are counted.
+"""
+
+from typing import Final, NamedTuple
+
+import tensorflow as tf
+
+_EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
+_GRAPHIC_CONTROL: Final = 0xF9
+_MARGIN: Final = 2048
+"""More than the longest step, a frame with its colour table and a block."""
+
+
+class Screen(NamedTuple):
+    """What is in a GIF.
+
+    Attributes:
+        pixels: int64, of all frames together.
+        is_whole: bool, it has a frame and ends after one.
+        is_clear: bool, a frame has a transparent colour.
+    """
+
+    pixels: tf.Tensor
+    is_whole: tf.Tensor
+    is_clear: tf.Tensor
+
+
+def read_gif(content: tf.Tensor) -> Screen:
+    """Walks over the blocks of one file.
+
+    Args:
+        content: string, a GIF file.
+
+    Returns:
+        What is in it.
+    """
+    # Zeros behind the end save a question at every byte.
+    data = tf.pad(tf.cast(tf.io.decode_raw(content, tf.uint8), tf.int64), [[0, _MARGIN]])
+    end = tf.size(data, tf.int64) - _MARGIN
+
+    def skip_blocks(at: tf.Tensor) -> tf.Tensor:
+        def ahead(at: tf.Tensor) -> tuple[tf.Tensor]:
+            return (at + 1 + data[at],)
+
+        (at,) = tf.while_loop(lambda at: (at < end) & (data[at] > 0), ahead, (at,))
+        return at + 1
+
+    def image(at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        wide, high = data[at + 5] + 256 * data[at + 6], data[at + 7] + 256 * data[at + 8]
+        return skip_blocks(at + 11 + _table(data[at + 9])), wide * high
+
+    def step(
+        at: tf.Tensor, pixels: tf.Tensor, is_whole: tf.Tensor, is_clear: tf.Tensor
+    ) -> tuple[tf.Tensor, ...]:
+        is_image = tf.equal(data[at], _IMAGE)
+        is_control = tf.equal(data[at], _EXTENSION) & tf.equal(data[at + 1], _GRAPHIC_CONTROL)
+        is_clear |= is_control & tf.equal(data[at + 3] % 2, 1)
+        after, area = tf.cond(
+            is_image,
+            lambda: image(at),
+            lambda: (skip_blocks(at + 2), tf.constant(0, tf.int64)),
+        )
+        is_whole |= is_image & (after <= end)
+        return tf.minimum(after, end), pixels + area, is_whole, is_clear
+
+    start = (
+        tf.minimum(13 + _table(data[10]), end),
+        tf.constant(0, tf.int64), tf.constant(False), tf.constant(False),
+    )  # fmt: skip
+    _, pixels, is_whole, is_clear = tf.while_loop(
+        lambda at, *_: (at < end) & tf.not_equal(data[at], _TRAILER), step, start
+    )
+    return Screen(pixels, is_whole, is_clear)
+
+
+def _table(flags: tf.Tensor) -> tf.Tensor:
+    """Bytes of the colour table that the flags of a screen or a frame announce."""
+    entries = tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8)
+    return tf.where(flags >= 128, 3 * entries, 0)

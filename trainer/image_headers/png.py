@@ -1,0 +1,41 @@
+"""Orientation of PNG files, from the chunks before the pixels: https://www.w3.org/TR/png-3/."""
+
+from typing import Final
+
+import tensorflow as tf
+
+from trainer.image_headers.exif import orientations
+from trainer.image_headers.fields import big_endian, starts, take
+
+FIRST_CHUNK: Final = 33
+"""Where the chunk after the header starts."""
+
+
+def png_orientations(encoded: tf.Tensor, is_png: tf.Tensor) -> tf.Tensor:
+    """Walks over the chunks before the pixels, side by side in all files of a batch.
+
+    Args:
+        encoded: string `[batch]`.
+        is_png: bool `[batch]`, the files to look at.
+
+    Returns:
+        int32 `[batch]`, EXIF orientation, 1 to 8.
+    """
+    size = tf.cast(tf.strings.length(encoded), tf.int64)
+
+    def step(
+        at: tf.Tensor, running: tf.Tensor, exif: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        head = take(encoded, at, 8)
+        length = big_endian(head, 0, 4)
+        kind = head[:, 4:]
+        is_exif = running & starts(kind, b"eXIf")
+        places = tf.stack([at + 8, at + 8 + length], axis=1)
+        ahead = at + 12 + length
+        running &= ~(starts(kind, b"IDAT") | starts(kind, b"IEND")) & (ahead + 12 <= size)
+        return ahead, running, tf.where(is_exif[:, tf.newaxis], places, exif)
+
+    start = (tf.fill(tf.shape(size), tf.constant(FIRST_CHUNK, tf.int64)), is_png,
+             tf.zeros([tf.size(size), 2], tf.int64))  # fmt: skip
+    _, _, exif = tf.while_loop(lambda at, running, exif: tf.reduce_any(running), step, start)
+    return orientations(encoded, exif[:, 0], exif[:, 1])
