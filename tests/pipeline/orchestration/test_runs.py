@@ -57,8 +57,8 @@ def test_a_model_that_cannot_be_served_is_not_blessed(store: Store) -> None:
     assert summaries(store)[0].blessed is None, "the gate has not spoken"
     store.training_run("first", blessed=True)
     assert summaries(store)[0].blessed is True
-    store.step("second", "ServingCheck", writes={"blessing": store.artifact("InfraBlessing",
-                                                                            blessed=0)})  # fmt: skip
+    refused = store.artifact("InfraBlessing", blessed=0)
+    store.step("second", "ServingCheck", writes={"blessing": refused})
     store.training_run("second", blessed=True)
     assert summaries(store)[1].blessed is False
 
