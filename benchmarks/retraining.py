@@ -130,7 +130,7 @@ def live(week: Week) -> dict[str, float]:
     _write_day(week.folder, 4, _mislabelled(members[1000:1010]))
     week.day("saturday", code=_EXIT_REFUSED, trained=True, because="2 spans are new")
     week.day("sunday", code=0, trained=False, because="trained on these images and was refused")
-    pushed = len(list((week.root / "pushed").iterdir()))
+    pushed = sum(path.name.isdigit() for path in (week.root / "pushed").iterdir())
     if pushed != 2:
         week.wrong.append(f"{pushed} models are pushed, not 2")
     idle = [week.seconds[day] for day in ("tuesday", "wednesday", "friday", "sunday")]
