@@ -92,3 +92,16 @@ worker-image: ## a container for workers of bulk jobs, without TFX; needs Docker
 .PHONY: docs
 docs: install ## write docs/configuration.md from the code
 	$(PY) -m pipeline.config_reference > docs/configuration.md
+
+IMAGE ?= vaeline-steps
+
+.PHONY: image
+image: ## build the container of the pipeline's steps; IMAGE=HOST/NAME names it, WITH_CUDA=1 for GPUs
+	docker build --file docker/steps/Dockerfile --tag $(IMAGE) \
+	  --build-arg WITH_CUDA=$(or $(WITH_CUDA),0) .
+	@docker image inspect --format '{{.Size}} bytes' $(IMAGE)
+
+.PHONY: push-image
+push-image: image ## push it, and say the digest for cluster.image
+	docker push $(IMAGE)
+	@docker image inspect --format '{{index .RepoDigests 0}}' $(IMAGE)

@@ -4,45 +4,18 @@ TensorFlow, Beam and TFX are imported by the commands that need them, so that `-
 once.
 """
 
-import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-# A run that worked but whose model was refused; schedulers tell it from a failure.
-EXIT_NOT_BLESSED = 3
-# A bulk job that worked on an archive that differs from the training data.
-EXIT_DRIFTED = 4
-_EXIT_INTERRUPTED = 130
-
-_CONFIG_HELP = "YAML file, or the name of a preset in configs/."
-_SET_HELP = "Override one value of the configuration; may be given several times."
-
-
-def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--json`, and turns every error into a line or two with the log's path."""
-
-    @click.option("--json", "as_json", is_flag=True, help="Last line on stdout: one JSON object.")
-    @functools.wraps(command)
-    def wrapper(*, as_json: bool, **arguments: Any) -> None:
-        from pipeline.console import Terminal, fail, quiet_teardown
-
-        terminal = Terminal(as_json=as_json)
-        try:
-            code = command(terminal=terminal, **arguments)
-        except KeyboardInterrupt:
-            terminal.say("interrupted; what is finished stays, start again to go on", style="red")
-            code = _EXIT_INTERRUPTED
-        except Exception as error:
-            # The outermost layer: the whole traceback is in the log, a person gets the cause.
-            code = fail(terminal, error)
-        quiet_teardown()
-        sys.exit(code or 0)
-
-    return wrapper
+from pipeline.command import CONFIG_HELP as _CONFIG_HELP
+from pipeline.command import EXIT_DRIFTED, EXIT_NOT_BLESSED
+from pipeline.command import SET_HELP as _SET_HELP
+from pipeline.command import common as _common
+from pipeline.orchestration.cli_cluster import compile_, schedule, submit
+from pipeline.orchestration.cli_runs import gc, retrain, runs
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -309,6 +282,9 @@ def doctor(terminal: Any) -> int:
     terminal.result({"healthy": healthy, "findings": as_dict(findings)})
     return 0 if healthy else 1
 
+
+for _command in (retrain, runs, gc, compile_, submit, schedule):
+    main.add_command(_command)
 
 if __name__ == "__main__":
     main()

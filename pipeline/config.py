@@ -16,8 +16,10 @@ from components.bulk_inference.config import EMBED_COLUMNS, BulkConfig
 from components.image_sources.config import InputConfig
 from components.model_gate.config import EvaluationConfig
 from components.model_push.config import PushConfig
+from components.retraining.config import RetrainConfig
 from components.serving_check.config import ServingCheckConfig
 from pipeline.digests import project_root
+from pipeline.orchestration.config import ClusterConfig, ScheduleConfig
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.options import Section
 
@@ -93,6 +95,11 @@ class PipelineConfig(Section):
     push: PushConfig = PushConfig()
     bulk: BulkConfig = BulkConfig()
     beam: BeamConfig = BeamConfig()
+    retrain: RetrainConfig = RetrainConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    cluster: ClusterConfig | None = Field(
+        default=None, description="where the pipeline runs if not on this machine"
+    )
     cache: bool = Field(default=True, description="reuse steps whose inputs did not change")
 
     @model_validator(mode="after")

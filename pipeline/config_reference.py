@@ -1,9 +1,10 @@
 """Writes docs/configuration.md from the configuration's own descriptions: `make docs`."""
 
+import datetime
 import sys
 from collections.abc import Iterator
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -84,6 +85,8 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 def _kind(annotation: Any) -> str:
     origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kind(get_args(annotation)[0])
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if origin in (Union, UnionType):
@@ -91,7 +94,13 @@ def _kind(annotation: Any) -> str:
         return " or ".join(kinds)
     if origin is tuple:
         return f"list of {_kind(get_args(annotation)[0])}"
-    names = {str: "text", int: "whole number", float: "number", bool: "true or false"}
+    names = {
+        str: "text",
+        int: "whole number",
+        float: "number",
+        bool: "true or false",
+        datetime.datetime: "time",
+    }
     return names.get(annotation, str(annotation))
 
 

@@ -1,8 +1,8 @@
 """The pipeline as one pure function of its configuration; each runner supplies the places."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow_data_validation as tfdv
@@ -17,6 +17,8 @@ from components.image_example_gen.component import ImageExampleGen
 from components.model_gate.component import ModelGate
 from components.model_push.component import Pusher
 from components.model_push.config import vertex_arguments
+from components.pushed_baseline.component import PushedBaseline
+from components.retraining.component import RunRecord
 from components.serving_check.component import ServingCheck
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.evaluation import SLICES_MODULE, create_eval_config
@@ -24,6 +26,8 @@ from pipeline.training_folder import FOLDERS
 from trainer import features
 
 BASELINE = "baseline_model"
+# Argo, below Kubeflow, takes no underscore in a task's name.
+CLUSTER_BASELINE = "baseline-model"
 VERTEX_PUSHER = "vertex_pusher"
 
 
@@ -34,10 +38,17 @@ class Places:
     Attributes:
         artifacts: root of all artifacts.
         metadata: connection to ML Metadata; None where the orchestrator has its own.
+        input_state: exec properties of ImageExampleGen that the orchestrator gives at run time,
+            in place of the driver's; empty where there is a driver. The baseline comes from the
+            folder of pushed models then, because there is no resolver of ours either.
+        history: file in which a last step notes the verdict; empty where a metadata store can be
+            asked.
     """
 
     artifacts: str
     metadata: Any = None
+    input_state: Mapping[str, Any] = field(default_factory=dict)
+    history: str = ""
 
 
 def create_pipeline(
@@ -54,7 +65,9 @@ def create_pipeline(
     Returns:
         The pipeline; nothing has run.
     """
-    example_gen = ImageExampleGen(input_config=config.input, code_digest=code_digest)
+    example_gen = ImageExampleGen(
+        input_config=config.input, code_digest=code_digest, given=places.input_state
+    )
     examples = example_gen.outputs["examples"]
 
     statistics_gen = tfx.components.StatisticsGen(
@@ -112,12 +125,7 @@ def create_pipeline(
         custom_config={"training": _training_config(config), **custom},
         **learning,
     )
-    baseline = tfx.dsl.Resolver(
-        strategy_class=LatestOtherBlessedModelStrategy,
-        candidate=trainer.outputs["model"],
-        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
-    ).with_id(BASELINE)
+    baseline = _baseline(config, places, trainer)
     evaluator = tfx.components.Evaluator(
         examples=examples,
         model=trainer.outputs["model"],
@@ -174,6 +182,15 @@ def create_pipeline(
         *_vertex_pushers(config, places, blessed),
         *labelling,
     ]
+    if places.history:
+        components.append(
+            RunRecord(
+                examples=examples,
+                blessing=model_gate.outputs["blessing"],
+                pushed_model=pusher.outputs["pushed_model"],
+                history=places.history,
+            )
+        )
     return tfx.dsl.Pipeline(
         pipeline_name=config.name,
         pipeline_root=places.artifacts,
@@ -182,6 +199,20 @@ def create_pipeline(
         metadata_connection_config=places.metadata,
         beam_pipeline_args=list(config.beam.args),
     )
+
+
+def _baseline(
+    config: PipelineConfig, places: Places, trainer: base_node.BaseNode
+) -> base_node.BaseNode:
+    if places.input_state:
+        pushed = PushedBaseline(candidate=trainer.outputs["model"], directory=config.push.directory)
+        return pushed.with_id(CLUSTER_BASELINE)
+    return tfx.dsl.Resolver(
+        strategy_class=LatestOtherBlessedModelStrategy,
+        candidate=trainer.outputs["model"],
+        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
+        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+    ).with_id(BASELINE)
 
 
 def _serving_checks(

@@ -87,18 +87,22 @@ class Outcome:
         return dict(vars(self))
 
 
-def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) -> Outcome:
+def train_and_push(
+    terminal: Terminal, config: PipelineConfig, *, root: Path, reason: str = ""
+) -> Outcome:
     """Runs the pipeline on this machine and shows what happens.
 
     Args:
         terminal: Where it is shown.
         config: What to do.
         root: Folder for artifacts, metadata, logs and, by default, pushed models.
+        reason: Why this run was started, for the record; empty when a person started it.
 
     Returns:
         What came of it.
 
     Raises:
+        LockedError: Another run is at work on this root.
         Exception: What stopped the run.
     """
     check_input(config.input)
@@ -106,23 +110,36 @@ def train_and_push(terminal: Terminal, config: PipelineConfig, *, root: Path) ->
         check_input(config.bulk.input)
     # Bulk jobs come through this module on machines that have no TFX.
     from pipeline.local_runner import prepare_root
+    from pipeline.orchestration.lock import run_lock
 
     prepare_root(root)
     log_path = new_log_path(root)
     started = time.monotonic()
-    with logged(terminal, log_path), terminal.live("loading TFX") as line:
-        from pipeline.local_runner import run_pipeline
+    with (
+        run_lock(root, "a pipeline run"),
+        logged(terminal, log_path),
+        terminal.live("loading TFX") as line,
+    ):
+        from pipeline.local_runner import note_latest_run, run_pipeline
+        from pipeline.orchestration.runs import METRIC_NOTE, REASON_NOTE, REFUSALS_NOTE
         from pipeline.outcome import read_evaluation, read_serving_check
 
         display = _StepDisplay(terminal, line)
         progress = logging.getLogger(PROGRESS_LOGGER)
         progress.addHandler(display)
         try:
-            run = run_pipeline(config, root=root, on_step=display.step)
+            run = run_pipeline(config, root=root, on_step=display.step, notes={REASON_NOTE: reason})
         finally:
             progress.removeHandler(display)
         evaluation = read_evaluation(run.steps["ModelGate"])
         check = read_serving_check(run.steps.get("ServingCheck"))
+        note_latest_run(
+            root,
+            {
+                **{f"{METRIC_NOTE}{name}": value for name, value in evaluation.metrics.items()},
+                REFUSALS_NOTE: "\n".join([*evaluation.verdict.refusals, *check.refusals]),
+            },
+        )
     seconds = time.monotonic() - started
     verdict = evaluation.verdict
     outcome = Outcome(

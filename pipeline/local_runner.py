@@ -4,14 +4,14 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import PipelineConfig, to_yaml
 from pipeline.digests import code_digest
-from pipeline.run_record import Step, latest_run
+from pipeline.run_record import Step, latest_run, note_run, sqlite_connection
 
 METADATA_FILE = "metadata.sqlite"
 
@@ -90,8 +90,17 @@ def metadata_connection(root: Path) -> Any:
     return tfx.orchestration.metadata.sqlite_metadata_connection_config(str(root / METADATA_FILE))
 
 
+def note_latest_run(root: Path, notes: Mapping[str, str | float | int]) -> None:
+    """Attaches notes to the latest run of a root folder."""
+    note_run(sqlite_connection(root / METADATA_FILE), notes)
+
+
 def run_pipeline(
-    config: PipelineConfig, *, root: Path, on_step: Callable[[str, float | None], None]
+    config: PipelineConfig,
+    *,
+    root: Path,
+    on_step: Callable[[str, float | None], None],
+    notes: Mapping[str, str | float | int] | None = None,
 ) -> RunResult:
     """Runs every step whose inputs changed, in order.
 
@@ -100,6 +109,7 @@ def run_pipeline(
         root: Folder of artifacts and metadata; see `prepare_root`.
         on_step: Called with a step's name when it starts, and with its name and wall time in
             seconds when it ends.
+        notes: Attached to the run in the metadata store as soon as it has begun.
 
     Returns:
         The steps of this run.
@@ -120,8 +130,18 @@ def run_pipeline(
         places=Places(artifacts=str(root / "artifacts"), metadata=connection),
         code_digest=code_digest(),
     )
+    noted = not notes
+
+    def step(name: str, seconds: float | None) -> None:
+        nonlocal noted
+        # TFX makes the run's record with its first step.
+        if not noted and seconds is not None:
+            note_latest_run(root, notes or {})
+            noted = True
+        on_step(name, seconds)
+
     not_labelled = ""
-    with timed_steps(on_step) as seconds:
+    with timed_steps(step) as seconds:
         try:
             tfx.orchestration.LocalDagRunner().run(pipeline)
         except UnblessedModelError as error:

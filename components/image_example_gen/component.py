@@ -12,7 +12,14 @@ from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.image_example_gen import driver, executor
-from components.image_example_gen.properties import CODE_DIGEST, INPUT_CONFIG, PROCESSES, THREADS
+from components.image_example_gen.properties import (
+    CODE_DIGEST,
+    FINGERPRINT,
+    INPUT_CONFIG,
+    PROCESSES,
+    SPAN,
+    THREADS,
+)
 from components.image_sources.config import InputConfig
 
 EXAMPLES: Final = "examples"
@@ -26,6 +33,8 @@ class ImageExampleGenSpec(ComponentSpec):
         THREADS: ExecutionParameter(type=int, optional=True),
         PROCESSES: ExecutionParameter(type=int, optional=True),
         CODE_DIGEST: ExecutionParameter(type=str, optional=True),
+        FINGERPRINT: ExecutionParameter(type=str, optional=True),
+        SPAN: ExecutionParameter(type=int, optional=True),
     }
     INPUTS: dict[str, ChannelParameter] = {}
     OUTPUTS = {EXAMPLES: ChannelParameter(type=standard_artifacts.Examples)}
@@ -43,6 +52,8 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         threads: Threads that check images, per process; by default they share the cores.
         processes: Processes that read and check; see `ingest`. 0 leaves all to Beam.
         code_digest: Digest of the code that ingests: another digest, another cache entry.
+        given: Exec properties that take the place of what the driver finds, for orchestrators
+            that know no drivers: `input_config` (its spans resolved), `input_fingerprint`, `span`.
     """
 
     SPEC_CLASS = ImageExampleGenSpec
@@ -56,6 +67,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         threads: int | None = None,
         processes: int | None = None,
         code_digest: str | None = None,
+        given: Mapping[str, Any] | None = None,
     ) -> None:
         if isinstance(input_config, str):
             config = InputConfig.model_validate_json(input_config)
@@ -68,6 +80,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
                 PROCESSES: processes,
                 CODE_DIGEST: code_digest,
                 EXAMPLES: types.Channel(type=standard_artifacts.Examples),
+                **(given or {}),
             }
         )
         super().__init__(spec=spec)

@@ -128,7 +128,9 @@ class TFDSConfig(Section):
 class SpansConfig(Section):
     """Which of the spans that match `{SPAN}` or `{YYYY}-{MM}-{DD}` in `paths` are read."""
 
-    latest: int = Field(default=1, ge=1, description="The latest N spans, together.")
+    latest: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
+        default=1, description="The latest N spans, together: a rolling window; or all."
+    )
 
 
 class StorageConfig(Section):

@@ -44,13 +44,11 @@ def resolve(config: InputConfig) -> Resolved:
     Raises:
         InputError: if a pattern is wrong, nothing matches, or paths have no span in common.
     """
-    found = {path: _spans_of(path, config) for path in config.paths if _TOKEN.search(path)}
+    found = _found(config)
     if not found:
         return Resolved(config, 0, None)
-    common = set.intersection(*(set(spans) for spans in found.values()))
-    if not common:
-        raise InputError(f"{', '.join(found)}: no span that all of these paths have")
-    chosen = sorted(common)[-config.spans.latest :]
+    common = _common(found)
+    chosen = common if config.spans.latest == "all" else common[-config.spans.latest :]
     paths: list[str] = []
     for path in config.paths:
         paths += [found[path][span].path for span in chosen] if path in found else [path]
@@ -61,6 +59,27 @@ def resolve(config: InputConfig) -> Resolved:
         chosen[-1],
         max(known) if known else None,
     )
+
+
+def available_spans(config: InputConfig) -> tuple[int, ...]:
+    """Gives every span that all patterns have, oldest first; empty where there is no pattern.
+
+    Raises:
+        InputError: as for `resolve`.
+    """
+    found = _found(config)
+    return tuple(_common(found)) if found else ()
+
+
+def _found(config: InputConfig) -> dict[str, Mapping[int, "_Found"]]:
+    return {path: _spans_of(path, config) for path in config.paths if _TOKEN.search(path)}
+
+
+def _common(found: Mapping[str, Mapping[int, "_Found"]]) -> list[int]:
+    common = set.intersection(*(set(spans) for spans in found.values()))
+    if not common:
+        raise InputError(f"{', '.join(found)}: no span that all of these paths have")
+    return sorted(common)
 
 
 class _Found(NamedTuple):

@@ -1,0 +1,60 @@
+"""The baseline of a run on a cluster: the latest pushed model other than the candidate.
+
+A Resolver with a strategy of ours can't be compiled for Kubeflow or Vertex, and Kubeflow has no
+resolvers at all. What is pushed was blessed, so the folder that TF Serving watches tells the same.
+"""
+
+import json
+import posixpath
+from typing import TypedDict
+
+import tensorflow as tf
+from tfx import v1 as tfx
+from tfx.utils import io_utils, path_utils
+
+from serving import names
+
+
+class PushedBaselineOutputs(TypedDict):
+    """What PushedBaseline gives beside the model: the version; empty where there is none."""
+
+    version: str
+
+
+@tfx.dsl.components.component
+def PushedBaseline(  # noqa: N802 (a component's name is the class that TFX makes of it)
+    candidate: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.Model],
+    model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Model],
+    directory: tfx.dsl.components.Parameter[str],
+) -> PushedBaselineOutputs:
+    """Copies the latest pushed model that is not the candidate.
+
+    Args:
+        candidate: The trained model.
+        model: Gets the baseline; stays without files where nothing else was pushed.
+        directory: The folder of the pushed versions, local or gs://.
+
+    Returns:
+        `version`, the version's number.
+    """
+    own = _digest(path_utils.serving_model_path(candidate.uri))
+    for version in _versions(directory):
+        folder = posixpath.join(directory, version)
+        if _digest(folder) != own:
+            io_utils.copy_dir(folder, path_utils.serving_model_dir(model.uri))
+            return {"version": version}
+    return {"version": ""}
+
+
+def _versions(directory: str) -> list[str]:
+    """Lists versions, newest first; only numbers are versions, as TF Serving has it."""
+    if not tf.io.gfile.isdir(directory):
+        return []
+    found = [name.rstrip("/") for name in tf.io.gfile.listdir(directory)]
+    return sorted((name for name in found if name.isdigit()), key=int, reverse=True)
+
+
+def _digest(folder: str) -> str:
+    """Digest of the weights, from the model's card."""
+    with tf.io.gfile.GFile(posixpath.join(folder, names.EXTRA_ASSETS, names.MODEL_CARD)) as file:
+        return str(json.loads(file.read())["digests"]["model"])

@@ -1,0 +1,1 @@
+"""Decides whether there is a reason to train again."""

@@ -1,0 +1,1 @@
+"""When and where the pipeline runs: locks, runs, retraining, clusters, schedules, retention."""

@@ -1,0 +1,241 @@
+"""Compiles the pipeline for Kubeflow and Vertex: IR 2.1, as JSON or YAML.
+
+TFX's Kubeflow v2 compiler knows neither custom drivers nor custom resolvers, and a schedule starts
+the same specification every day. So the compiled pipeline has a first step that looks which images
+are there (`InputState`, never cached) and everything else in a DAG that runs only where that step
+gave a reason; fingerprint and span go in as parameters and so into the cache's key.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+from tfx import v1 as tfx
+from tfx.dsl.components.base import base_component, base_node, executor_spec
+from tfx.orchestration import data_types
+from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
+
+from components.image_example_gen.properties import FINGERPRINT, INPUT_CONFIG, SPAN
+from components.pushed_baseline.executor import BaselineEvaluator
+from components.retraining.component import InputState
+from components.retraining.history import history_path
+from pipeline.config import BeamConfig, ConfigError, PipelineConfig
+from pipeline.graph import CLUSTER_BASELINE, Places, create_pipeline
+from pipeline.orchestration.config import ClusterConfig
+from pipeline.orchestration.resources import beam_arguments, container_resources, train_on_workers
+
+INPUT_STATE = "InputState"
+RETRAIN = "retrain"
+"""The DAG with all steps but the first."""
+REASON = "reason"
+EXPLANATION = "explanation"
+FORCE = "force"
+"""The specification's only parameter: 1 trains whatever is known."""
+_SPAN_TYPES = {INPUT_CONFIG: str, FINGERPRINT: str, SPAN: int}
+_TYPES = {str: "STRING", int: "NUMBER_INTEGER"}
+# They look at what lies outside the metadata store.
+_NEVER_CACHED = (INPUT_STATE, CLUSTER_BASELINE)
+
+
+def compile_pipeline(config: PipelineConfig, *, code_digest: str) -> dict[str, Any]:
+    """Compiles a configuration.
+
+    Args:
+        config: With a `cluster` section.
+        code_digest: Of the project's code, as in the image.
+
+    Returns:
+        A PipelineJob in the form of JSON: `pipelineSpec`, `runtimeConfig`, and, where secrets are
+        mounted, `platforms`.
+
+    Raises:
+        ConfigError: The configuration can't run on a cluster.
+    """
+    cluster = _checked(config)
+    given = {name: data_types.RuntimeParameter(name=name, ptype=kind)
+             for name, kind in _SPAN_TYPES.items()}  # fmt: skip
+    history = history_path(cluster.pipeline_root, config.name)
+    pipeline = create_pipeline(
+        config.model_copy(update={"beam": BeamConfig(args=beam_arguments(config))}),
+        places=Places(artifacts=cluster.pipeline_root, input_state=given, history=history),
+        code_digest=code_digest,
+    )
+    for node in pipeline.components:
+        _adapt(node, cluster)
+    spec = _compile(pipeline, cluster)
+    _uncache(spec["root"]["dag"]["tasks"])
+    first = _compile(_state_pipeline(config, cluster, history), cluster)
+    _put_under_condition(spec, first)
+    job = {
+        "displayName": config.name,
+        "pipelineSpec": spec,
+        "runtimeConfig": {
+            "gcsOutputDirectory": cluster.pipeline_root,
+            "parameterValues": {FORCE: 0},
+        },
+    }
+    if cluster.secrets:
+        job["platforms"] = _platforms(spec, cluster)
+    return job
+
+
+def validate(job: Mapping[str, Any]) -> None:
+    """Holds a specification against the published proto.
+
+    Raises:
+        ConfigError: It does not fit.
+    """
+    try:
+        spec = pipeline_spec_pb2.PipelineSpec()
+        json_format.ParseDict(job["pipelineSpec"], spec)
+        deployment = pipeline_spec_pb2.PipelineDeploymentConfig()
+        json_format.ParseDict(json_format.MessageToDict(spec.deployment_spec), deployment)
+        if "platforms" in job:
+            platform = pipeline_spec_pb2.PlatformSpec()
+            json_format.ParseDict({"platforms": job["platforms"]}, platform)
+    except json_format.ParseError as error:
+        raise ConfigError(f"the compiled specification is not valid: {error}") from error
+
+
+def to_text(job: Mapping[str, Any], *, as_yaml: bool) -> str:
+    """Writes a specification: a PipelineJob in JSON for Vertex, a PipelineSpec in YAML for KFP."""
+    if not as_yaml:
+        return json.dumps(job, indent=1, sort_keys=True) + "\n"
+    documents = [job["pipelineSpec"]]
+    if "platforms" in job:
+        documents.append({"platforms": job["platforms"]})
+    return str(yaml.safe_dump_all(documents, sort_keys=True, allow_unicode=True))
+
+
+def _checked(config: PipelineConfig) -> ClusterConfig:
+    if config.cluster is None:
+        raise ConfigError("cluster: the section is missing; it says what runs the pipeline")
+    for key, path in _paths(config):
+        if "{root}" in path:
+            raise ConfigError(f"{key}: {path} has no meaning on a cluster; give an address")
+        is_reached = path.startswith(("gs://", "/gcs/", "tfds:"))
+        if config.cluster.platform == "vertex" and not is_reached:
+            raise ConfigError(f"{key}: {path} is on this machine; Vertex reads gs:// or /gcs/")
+    return config.cluster
+
+
+def _paths(config: PipelineConfig) -> Iterable[tuple[str, str]]:
+    yield from (("input.paths", path) for path in config.input.paths)
+    yield "push.directory", config.push.directory
+    if config.data_schema.path is not None:
+        yield "schema.path", config.data_schema.path
+    if config.retrain.drift_report is not None:
+        yield "retrain.drift_report", config.retrain.drift_report
+
+
+def _state_pipeline(config: PipelineConfig, cluster: ClusterConfig, history: str) -> Any:
+    state = InputState(
+        patterns=config.input.model_dump_json(),
+        rules=config.retrain.model_dump_json(),
+        history=history,
+        force=data_types.RuntimeParameter(name=FORCE, ptype=int),
+    ).with_id(INPUT_STATE)
+    _adapt(state, cluster)
+    return tfx.dsl.Pipeline(
+        pipeline_name=config.name, pipeline_root=cluster.pipeline_root, components=[state]
+    )
+
+
+def _adapt(node: base_node.BaseNode, cluster: ClusterConfig) -> None:
+    """Gives a step its container's resources, and executors that a cluster needs."""
+    if not isinstance(node, base_component.BaseComponent):
+        return
+    is_trainer = isinstance(node, tfx.components.Trainer)
+    node.platform_config = container_resources(cluster, is_trainer=is_trainer)
+    if is_trainer and cluster.trainer.workers > 1:
+        train_on_workers(node, cluster)
+    if isinstance(node, tfx.components.Evaluator):
+        arguments = node.executor_spec.beam_pipeline_args
+        node.executor_spec = executor_spec.BeamExecutorSpec(BaselineEvaluator)
+        node.executor_spec.add_beam_pipeline_args(arguments)
+
+
+def _compile(pipeline: Any, cluster: ClusterConfig) -> dict[str, Any]:
+    runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
+        kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
+            default_image=cluster.image, use_pipeline_spec_2_1=True
+        )
+    )
+    spec = dict(runner.run(pipeline, write_out=False)["pipelineSpec"])
+    beam = set(pipeline.beam_pipeline_args)
+    for node in pipeline.components:
+        # The compiler hands Beam's options to every step.
+        if not isinstance(node.executor_spec, executor_spec.BeamExecutorSpec):
+            container = spec["deploymentSpec"]["executors"][f"{node.id}_executor"]["container"]
+            container["args"] = [part for part in container["args"] if part not in beam]
+    return spec
+
+
+def _uncache(tasks: dict[str, Any]) -> None:
+    for name in _NEVER_CACHED:
+        if name in tasks:
+            tasks[name]["cachingOptions"] = {}
+
+
+def _put_under_condition(spec: dict[str, Any], first: dict[str, Any]) -> None:
+    """Makes the pipeline's root a DAG of its own behind the first step, as `dsl.If` does."""
+    inputs = {name: {"parameterType": _TYPES[kind]} for name, kind in _SPAN_TYPES.items()}
+    inputs[REASON] = {"parameterType": "STRING"}
+    body = spec["root"]
+    body["inputDefinitions"] = {"parameters": inputs}
+    spec["components"][RETRAIN] = body
+    spec["components"].update(first["components"])
+    spec["deploymentSpec"]["executors"].update(first["deploymentSpec"]["executors"])
+    outputs = spec["components"][INPUT_STATE]["outputDefinitions"]
+    # TFX gives outputs to later steps as artifacts; conditions and cache keys want parameters.
+    outputs["parameters"] = {**inputs, EXPLANATION: {"parameterType": "STRING"}}
+
+    state = first["root"]["dag"]["tasks"][INPUT_STATE]
+    state["cachingOptions"] = {}
+    spec["root"] = {
+        "inputDefinitions": {
+            "parameters": {FORCE: {"parameterType": "NUMBER_INTEGER", "defaultValue": 0}}
+        },
+        "dag": {
+            "tasks": {
+                INPUT_STATE: state,
+                RETRAIN: {
+                    "taskInfo": {"name": RETRAIN},
+                    "componentRef": {"name": RETRAIN},
+                    "dependentTasks": [INPUT_STATE],
+                    "inputs": {
+                        "parameters": {
+                            name: {
+                                "taskOutputParameter": {
+                                    "producerTask": INPUT_STATE,
+                                    "outputParameterKey": name,
+                                }
+                            }
+                            for name in inputs
+                        }
+                    },
+                    "triggerPolicy": {"condition": f"inputs.parameter_values['{REASON}'] != ''"},
+                },
+            }
+        },
+    }
+
+
+def _platforms(spec: Mapping[str, Any], cluster: ClusterConfig) -> dict[str, Any]:
+    """Mounts secrets by name, as kfp-kubernetes writes it."""
+    mounted = [
+        {
+            "secretName": secret.name,
+            "keyToEnv": [{"secretKey": secret.key, "envVar": secret.variable}],
+        }
+        for secret in cluster.secrets
+    ]
+    executors = {
+        label: {"secretAsEnv": mounted}
+        for label, executor in spec["deploymentSpec"]["executors"].items()
+        if "container" in executor
+    }
+    return {"kubernetes": {"deploymentSpec": {"executors": executors}}}

@@ -1,0 +1,204 @@
+"""The `schedule:` and `cluster:` sections: when scheduled runs start, and what they run on."""
+
+import datetime
+import re
+import zoneinfo
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from trainer.options import Section
+
+_IMAGE = re.compile(r"[a-z0-9][a-z0-9._:/-]*[a-z0-9](@sha256:[0-9a-f]{64})?")
+_ENVIRONMENT = re.compile(r"[A-Z][A-Z0-9_]*")
+
+
+class ScheduleConfig(Section):
+    """When scheduled runs start; one at a time, and none is made up for."""
+
+    cron: str = Field(
+        default="0 3 * * *", description="minute, hour, day of month, month, day of week"
+    )
+    time_zone: str = Field(default="UTC", description="IANA name, such as Europe/Berlin")
+    start: datetime.datetime | None = Field(
+        default=None, description="no run before; ISO 8601, in `time_zone` if it names none"
+    )
+    end: datetime.datetime | None = Field(default=None, description="no run after")
+
+    @field_validator("cron")
+    @classmethod
+    def _is_cron(cls, cron: str) -> str:
+        from croniter import croniter  # the bulk job's workers need no croniter
+
+        if len(cron.split()) != 5 or not croniter.is_valid(cron):
+            raise ValueError(
+                "expected five fields: minute, hour, day of month, month, day of week, "
+                "such as `0 3 * * *`"
+            )
+        return " ".join(cron.split())
+
+    @field_validator("time_zone")
+    @classmethod
+    def _is_zone(cls, name: str) -> str:
+        try:
+            zoneinfo.ZoneInfo(name)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError("no time zone of that name; such as UTC or Europe/Berlin") from error
+        return name
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        start, end = self.instant(self.start), self.instant(self.end)
+        if start is not None and end is not None and end <= start:
+            raise ValueError("schedule.end is not after schedule.start")
+        return self
+
+    def instant(self, time: datetime.datetime | None) -> datetime.datetime | None:
+        """Places a time without a zone in `time_zone`."""
+        if time is None or time.tzinfo is not None:
+            return time
+        return time.replace(tzinfo=zoneinfo.ZoneInfo(self.time_zone))
+
+
+class StepResources(Section):
+    """What a step's container gets."""
+
+    cpu: float = Field(default=2, gt=0, description="cores")
+    memory_gb: float = Field(default=8, gt=0, description="memory, GB")
+
+
+class TrainerResources(StepResources):
+    """What the Trainer's container gets."""
+
+    cpu: float = Field(default=4, gt=0, description="cores")
+    memory_gb: float = Field(default=16, gt=0, description="memory, GB")
+    accelerator: str | None = Field(
+        default=None, description="accelerator type, such as NVIDIA_TESLA_T4 or nvidia.com/gpu"
+    )
+    accelerators: int = Field(default=1, ge=1, description="accelerators of each worker")
+    workers: int = Field(
+        default=1,
+        ge=1,
+        description="machines that train together (MultiWorkerMirroredStrategy); more than one "
+        "needs Vertex, which gives each its TF_CONFIG",
+    )
+    machine_type: str = Field(
+        default="n1-standard-8", description="Vertex: machine of each worker, if more than one"
+    )
+
+
+class DataflowConfig(Section):
+    """Dataflow as the engine of the Beam steps."""
+
+    project: str = Field(description="Google Cloud project")
+    region: str = Field(description="such as europe-west4")
+    temp_location: str = Field(pattern=r"^gs://", description="gs:// folder for temporary files")
+    max_workers: int = Field(default=8, ge=1, description="most machines of one job")
+    machine_type: str | None = Field(default=None, description="such as n2-standard-4")
+    worker_image: str | None = Field(
+        default=None, description="image of the workers; by default that of the steps"
+    )
+    service_account: str | None = Field(default=None, description="account of the workers")
+    subnetwork: str | None = Field(default=None, description="regions/REGION/subnetworks/NAME")
+
+
+class VertexConfig(Section):
+    """Vertex AI Pipelines."""
+
+    project: str = Field(description="Google Cloud project")
+    region: str = Field(description="such as europe-west4")
+    service_account: str | None = Field(default=None, description="account of the steps")
+    network: str | None = Field(default=None, description="projects/NUMBER/global/networks/NAME")
+    endpoint: str | None = Field(
+        default=None, description="address of a private endpoint; by default the region's"
+    )
+    token_variable: str | None = Field(
+        default=None,
+        description="environment variable with an access token; by default Google's application "
+        "default credentials",
+    )
+
+
+class KubeflowConfig(Section):
+    """A Kubeflow Pipelines server."""
+
+    endpoint: str = Field(pattern=r"^https?://", description="address of its API")
+    namespace: str = Field(default="", description="profile's namespace, in multi-user mode")
+    experiment_id: str = Field(default="", description="experiment of the runs; else the default")
+    service_account: str | None = Field(default=None, description="account of the steps")
+    token_variable: str = Field(
+        default="KFP_TOKEN",
+        description="environment variable with the bearer token; the token itself stays out of "
+        "the configuration",
+    )
+    time_zone: str = Field(
+        default="UTC",
+        description="zone of the server's schedules (its CRON_SCHEDULE_TIMEZONE); "
+        "`schedule.time_zone` has to be the same, because a recurring run can't name one",
+    )
+
+
+class SecretConfig(Section):
+    """A Kubernetes secret that steps get as an environment variable: names, never values."""
+
+    name: str = Field(description="name of the Kubernetes secret")
+    key: str = Field(description="key in it")
+    variable: str = Field(description="environment variable of the steps, such as S3_TOKEN")
+
+    @field_validator("variable")
+    @classmethod
+    def _is_variable(cls, name: str) -> str:
+        if not _ENVIRONMENT.fullmatch(name):
+            raise ValueError("expected capitals, digits and _")
+        return name
+
+
+class ClusterConfig(Section):
+    """What `vaeline compile`, `submit` and `schedule` need to run the pipeline elsewhere."""
+
+    platform: Literal["vertex", "kubeflow"] = Field(description="who runs the steps")
+    image: str = Field(
+        description="container image of the steps; by digest (name@sha256:...), so that a run "
+        "can be repeated and its cache is right"
+    )
+    pipeline_root: str = Field(
+        pattern=r"^[a-z0-9]+://", description="folder of the artifacts: gs://, s3://, minio://"
+    )
+    steps: StepResources = Field(default=StepResources(), description="every step but the Trainer")
+    trainer: TrainerResources = TrainerResources()
+    dataflow: DataflowConfig | None = None
+    vertex: VertexConfig | None = None
+    kubeflow: KubeflowConfig | None = None
+    secrets: tuple[SecretConfig, ...] = Field(
+        default=(), description="Kubeflow: secrets that every step gets"
+    )
+
+    @field_validator("image")
+    @classmethod
+    def _is_image(cls, image: str) -> str:
+        if not _IMAGE.fullmatch(image):
+            raise ValueError("expected HOST/PATH/NAME@sha256:DIGEST, or a tag in place of a digest")
+        return image
+
+    @property
+    def names_digest(self) -> bool:
+        """The image is named by its digest, which can't move as a tag can."""
+        return "@sha256:" in self.image
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.platform == "vertex":
+            if self.vertex is None:
+                raise ValueError("cluster.vertex is missing: project and region")
+            if not self.pipeline_root.startswith("gs://"):
+                raise ValueError("cluster.pipeline_root: Vertex keeps artifacts in gs:// only")
+            if self.secrets:
+                raise ValueError(
+                    "cluster.secrets: Vertex gives steps the rights of their service account; "
+                    "secrets are for Kubeflow"
+                )
+        elif self.trainer.workers > 1:
+            raise ValueError("cluster.trainer.workers: more than one needs platform vertex")
+        if self.dataflow is not None and not self.pipeline_root.startswith("gs://"):
+            raise ValueError("cluster.pipeline_root: Dataflow reads artifacts from gs:// only")
+        return self

@@ -1,0 +1,171 @@
+"""Where a pushed model comes from: its steps, its archives, its code; `vaeline runs lineage`."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.run_record import Run, Step
+
+_CARD = Path("assets.extra") / "model.json"
+_PUSH_RECORD = Path("assets.extra") / "push.json"
+
+
+class LineageError(ValueError):
+    """A model whose origin is not recorded; the message says where was looked."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What made a model.
+
+    Attributes:
+        model: folder of the pushed version.
+        pushed_by: run that pushed it.
+        trained_by: run that trained it; another one where the model came from the cache.
+        archives: paths that the images came from.
+        span: latest span among them.
+        fingerprint: digest of their content.
+        images: how many images were ingested.
+        code: digest of the code that trained.
+        digests: what the model's card says of weights, transform, calibration, configuration.
+        metrics: what was recorded when it was pushed.
+        steps: the steps behind it, last first: run, step, outputs.
+    """
+
+    model: str
+    pushed_by: str
+    trained_by: str
+    archives: list[str]
+    span: int | None
+    fingerprint: str
+    images: int | None
+    code: str
+    digests: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns it in a form for JSON."""
+        return asdict(self)
+
+
+def trace(runs: Sequence[Run], model: Path) -> Origin:
+    """Goes back from a pushed version to the archives.
+
+    Args:
+        runs: All runs of the store, oldest first.
+        model: Folder of the pushed version, or of the model's artifact.
+
+    Returns:
+        Its origin.
+
+    Raises:
+        LineageError: No run of this store pushed it.
+    """
+    producers = _producers(runs)
+    pushed = _pushing_step(runs, model)
+    if pushed is None:
+        raise LineageError(f"{model}: no run of this root pushed it; name the root with --root")
+    run, step = pushed
+    steps = list(_upstream(step, producers))
+    behind = {found.name: (owner, found) for owner, found in steps}
+    ingest = next((found for _, found in behind.values() if "examples" in found.outputs), None)
+    trained = next(
+        ((owner, found) for owner, found in behind.values() if "model" in found.outputs), None
+    )
+    examples = ingest.properties["examples"][0] if ingest else {}
+    card = _read_json(model / _CARD)
+    return Origin(
+        model=str(model),
+        pushed_by=run.name,
+        trained_by=trained[0].name if trained else "",
+        archives=_archives(ingest),
+        span=examples.get("span"),
+        fingerprint=str(examples.get("input_fingerprint", "")),
+        images=examples.get("images"),
+        code=_code_digest(trained[1]) if trained else "",
+        digests=dict(card.get("digests", {})),
+        metrics=dict(_read_json(model / _PUSH_RECORD).get("metrics") or {}),
+        steps=[
+            {"run": owner.name, "step": found.name, "outputs": found.outputs}
+            for owner, found in [(run, step), *steps]
+        ],
+    )
+
+
+def find_root(model: Path, metadata_file: str) -> Path | None:
+    """Looks for the metadata store above a model's folder; None where there is none."""
+    for folder in model.resolve().parents:
+        if (folder / metadata_file).is_file():
+            return folder
+    return None
+
+
+def _producers(runs: Sequence[Run]) -> dict[int, tuple[Run, Step]]:
+    """Maps an artifact to the step that made it; a step from the cache made nothing."""
+    producers: dict[int, tuple[Run, Step]] = {}
+    for run in runs:
+        for step in run.steps.values():
+            if step.cached:
+                continue
+            for ids in step.output_ids.values():
+                for artifact in ids:
+                    producers.setdefault(artifact, (run, step))
+    return producers
+
+
+def _pushing_step(runs: Sequence[Run], model: Path) -> tuple[Run, Step] | None:
+    wanted = model.resolve()
+    for run in runs:
+        for step in run.steps.values():
+            if step.cached:
+                continue
+            for properties in step.properties.get("pushed_model", []):
+                place = str(properties.get("pushed_destination", ""))
+                if place and Path(place).resolve() == wanted:
+                    return run, step
+            if any(Path(uri).resolve() == wanted for uri in step.outputs.get("model", [])):
+                return run, step
+    return None
+
+
+def _upstream(step: Step, producers: dict[int, tuple[Run, Step]]) -> Iterator[tuple[Run, Step]]:
+    """Yields every step behind one, nearest first, each once."""
+    seen: set[tuple[str, str]] = set()
+    waiting = [step]
+    while waiting:
+        current = waiting.pop(0)
+        for ids in current.input_ids.values():
+            for artifact in ids:
+                found = producers.get(artifact)
+                if found is None or (found[0].name, found[1].name) in seen:
+                    continue
+                seen.add((found[0].name, found[1].name))
+                yield found
+                waiting.append(found[1])
+
+
+def _archives(ingest: Step | None) -> list[str]:
+    if ingest is None:
+        return []
+    try:
+        return [str(path) for path in json.loads(ingest.settings["input_config"])["paths"]]
+    except (KeyError, ValueError, TypeError):
+        return []
+
+
+def _code_digest(step: Step) -> str:
+    try:
+        return str(json.loads(step.settings["custom_config"])["code_digest"])
+    except (KeyError, ValueError, TypeError):
+        return str(step.settings.get("code_digest", ""))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}

@@ -1,0 +1,157 @@
+"""`vaeline gc`: removes artifacts that no blessed or pushed model needs; the record of them stays.
+
+An artifact's state in the metadata store says whether its files are there. It is marked before the
+files go and called deleted after, so that a removal that was stopped is finished by the next one,
+and TFX's cache, which takes live artifacts only, never finds a folder half gone.
+"""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ml_metadata import proto
+from ml_metadata.metadata_store import metadata_store
+
+from pipeline.orchestration.runs import FINISHED, is_blessed, state_of
+from pipeline.run_record import Run, read_runs
+
+_GONE = (proto.Artifact.DELETED, proto.Artifact.ABANDONED)
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One artifact that may go.
+
+    Attributes:
+        artifact: its id in the store.
+        kind: its type, such as `Model`.
+        path: its folder or file.
+        size: bytes on disk.
+    """
+
+    artifact: int
+    kind: str
+    path: str
+    size: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns it in a form for JSON."""
+        return asdict(self)
+
+
+def plan(
+    connection: proto.ConnectionConfig, artifacts: Path, *, keep_runs: int, with_images: bool
+) -> list[Removal]:
+    """Finds what may go.
+
+    Kept are the artifacts of the latest runs, whatever came of them, and every blessed or pushed
+    model with all that made it. Artifacts outside the folder are never touched.
+
+    Args:
+        connection: The store's connection.
+        artifacts: Folder of the artifacts.
+        keep_runs: How many of the latest runs stay whole.
+        with_images: The images of earlier runs may go although a model was made from them; they
+            can be read again from their archives, and steps that want them would run again.
+
+    Returns:
+        The artifacts, by id.
+    """
+    store = metadata_store.MetadataStore(connection)
+    runs = read_runs(connection)
+    kept = _needed(runs, keep_runs, with_images)
+    removals = []
+    for artifact in store.get_artifacts():
+        path = _place(artifact.uri)
+        if artifact.id in kept or artifact.state in _GONE:
+            continue
+        if not path.resolve().is_relative_to(artifacts.resolve()) or path == artifacts:
+            continue
+        removals.append(Removal(artifact.id, artifact.type, str(path), _size(path)))
+    return sorted(removals, key=lambda removal: removal.artifact)
+
+
+def remove(connection: proto.ConnectionConfig, removals: Sequence[Removal]) -> None:
+    """Removes files and marks their artifacts as deleted.
+
+    Args:
+        connection: The store's connection.
+        removals: What `plan` found; hold the root's lock since then.
+
+    Raises:
+        OSError: A file can't be removed; what is done is recorded.
+    """
+    store = metadata_store.MetadataStore(connection)
+    artifacts = store.get_artifacts_by_id([removal.artifact for removal in removals])
+    _mark(store, artifacts, proto.Artifact.MARKED_FOR_DELETION)
+    for artifact in artifacts:
+        path = _place(artifact.uri)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        _mark(store, [artifact], proto.Artifact.DELETED)
+
+
+def _needed(runs: Sequence[Run], keep_runs: int, with_images: bool) -> set[int]:
+    inputs_of: dict[int, set[int]] = {}
+    kept: set[int] = set()
+    images: set[int] = set()
+    for number, run in enumerate(runs):
+        is_recent = number >= len(runs) - keep_runs
+        for step in run.steps.values():
+            written = {artifact for ids in step.output_ids.values() for artifact in ids}
+            read = {artifact for ids in step.input_ids.values() for artifact in ids}
+            images.update(step.output_ids.get("examples", []))
+            for artifact in written:
+                inputs_of.setdefault(artifact, set()).update(read)
+                if is_recent:
+                    kept.add(artifact)
+    recent = set(kept)
+    for run in runs:
+        kept |= _closure(_blessed_and_pushed(run), inputs_of)
+    return kept - (images - recent) if with_images else kept
+
+
+def _blessed_and_pushed(run: Run) -> set[int]:
+    """Gives what a run with a blessed model wrote from the model on; else nothing."""
+    steps = run.steps.values()
+    if not is_blessed(list(steps)):
+        return set()
+    wanted = ("model", "model_run", "blessing", "evaluation", "pushed_model")
+    found = {n for step in steps for name in wanted for n in step.output_ids.get(name, [])}
+    if state_of(run, is_running=False) == FINISHED:
+        # Whatever else a whole run wrote beside its model: statistics, pictures, reports.
+        found |= {n for step in steps for ids in step.output_ids.values() for n in ids}
+    return found
+
+
+def _closure(start: Iterable[int], inputs_of: dict[int, set[int]]) -> set[int]:
+    found: set[int] = set()
+    waiting = list(start)
+    while waiting:
+        artifact = waiting.pop()
+        if artifact not in found:
+            found.add(artifact)
+            waiting.extend(inputs_of.get(artifact, ()))
+    return found
+
+
+def _mark(store: Any, artifacts: Sequence[proto.Artifact], state: Any) -> None:
+    for artifact in artifacts:
+        artifact.state = state
+    store.put_artifacts(artifacts)
+
+
+def _place(uri: str) -> Path:
+    """Gives the folder to remove; values of steps are files in a folder of their own."""
+    path = Path(uri)
+    return path.parent if path.name == "value" else path
+
+
+def _size(path: Path) -> int:
+    if path.is_file():
+        return path.stat().st_size
+    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,0 +1,137 @@
+"""Calls of a platform's REST interface; every failure becomes one line that says what to do.
+
+Kubeflow's and Vertex's clients use it. Plain REST keeps the commands quick and needs no SDK of
+Kubeflow's.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import requests
+
+_TIMEOUT_SECS = 60.0
+_TOO_MANY = 429
+_ADVICE = {
+    400: "the request was not understood; the versions may not fit",
+    401: "sign in, or renew the token",
+    403: "ask for the rights of this account",
+    404: "check project, region, namespace and name",
+    409: "there is one of that name already",
+    _TOO_MANY: "the quota is used up; wait, or ask for more",
+}
+
+
+class ServiceError(ValueError):
+    """A platform did not do what it was asked; the message says what and why."""
+
+
+class Service:
+    """One REST interface.
+
+    Args:
+        address: Of the interface, version included.
+        token: Bearer token; empty where none is asked for.
+        name: Of the platform, for messages.
+    """
+
+    def __init__(self, address: str, *, token: str, name: str) -> None:
+        self._address = address.rstrip("/")
+        self._name = name
+        self._session = requests.Session()
+        if token:
+            self._session.headers["Authorization"] = f"Bearer {token}"
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Mapping[str, Any] | None = None,
+        query: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Makes one call.
+
+        Args:
+            method: Of HTTP.
+            path: Below the address.
+            body: Sent as JSON.
+            query: Parameters.
+
+        Returns:
+            The answer; empty where it has no content.
+
+        Raises:
+            ServiceError: The platform can't be reached or refuses.
+        """
+        url = f"{self._address}/{path.lstrip('/')}"
+        try:
+            answer = self._session.request(
+                method, url, json=body, params=query, timeout=_TIMEOUT_SECS
+            )
+        except requests.Timeout as error:
+            raise ServiceError(
+                f"{self._name}: {self._address} gave no answer in {_TIMEOUT_SECS:.0f} s; try again"
+            ) from error
+        except requests.RequestException as error:
+            raise ServiceError(
+                f"{self._name}: {self._address} can't be reached ({_innermost(error)}); "
+                "check the address and the network"
+            ) from error
+        if not answer.ok:
+            advice = _ADVICE.get(answer.status_code, "try again later")
+            raise ServiceError(
+                f"{self._name}: {_reason(answer)} (HTTP {answer.status_code}); {advice}"
+            )
+        try:
+            return dict(answer.json()) if answer.content else {}
+        except ValueError as error:
+            raise ServiceError(
+                f"{self._name}: {self._address} answered, but not in JSON; is it the right address?"
+            ) from error
+
+    def pages(
+        self, path: str, key: str, token_keys: tuple[str, str], query: Mapping[str, str]
+    ) -> Iterator[dict[str, Any]]:
+        """Yields the items of a list that comes in pages.
+
+        Args:
+            path: Of the list.
+            key: Of the items in an answer.
+            token_keys: Names of the page's token, in answers and in queries.
+            query: Parameters of every call.
+
+        Raises:
+            ServiceError: as for `call`.
+        """
+        token = ""
+        while True:
+            answer = self.call(
+                "GET", path, query={**query, **({token_keys[1]: token} if token else {})}
+            )
+            yield from answer.get(key) or []
+            token = answer.get(token_keys[0]) or ""
+            if not token:
+                return
+
+
+def _reason(answer: requests.Response) -> str:
+    """Finds what a platform says of its refusal; Google and Kubeflow say it differently."""
+    try:
+        document = answer.json()
+    except ValueError:
+        return answer.reason or "refused"
+    error = document.get("error") if isinstance(document, dict) else None
+    if isinstance(error, dict):
+        return _one_line(str(error.get("message", "refused")))
+    message = document.get("message") if isinstance(document, dict) else None
+    return _one_line(str(message or error or answer.reason or "refused"))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).rstrip(".")
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return _one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__)

@@ -1,0 +1,111 @@
+"""Schedules of this machine: a line for cron, or a timer for systemd; they start `retrain`."""
+
+import datetime
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from croniter import croniter
+
+from pipeline.orchestration.config import ScheduleConfig
+from pipeline.orchestration.lock import EXIT_LOCKED
+
+_DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
+_DAY_OF_MONTH, _DAY_OF_WEEK = 2, 4
+
+
+def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path) -> str:
+    """Writes lines for `crontab -e`.
+
+    Args:
+        schedule: When.
+        command: What is started.
+        root: Folder of the runs; cron's log goes into its `logs`.
+
+    Returns:
+        The zone for cronie's and others' cron, and the line. Cron knows neither start nor end.
+    """
+    line = f"{shlex.join(command)} >> {shlex.quote(str(root / 'logs' / 'cron.log'))} 2>&1"
+    notes = [
+        f"# cron knows no {name}: {time.isoformat()} is up to you"
+        for name, time in (("start", schedule.start), ("end", schedule.end))
+        if time is not None
+    ]
+    # In a crontab a percent sign ends the line.
+    escaped = line.replace("%", r"\%")
+    return "\n".join([*notes, f"CRON_TZ={schedule.time_zone}", f"{schedule.cron} {escaped}"]) + "\n"
+
+
+def systemd_units(schedule: ScheduleConfig, command: Sequence[str], name: str) -> dict[str, str]:
+    """Writes a service and its timer.
+
+    systemd starts a service once at a time; `Persistent=false` makes up for nothing.
+
+    Args:
+        schedule: When; start and end are up to whoever enables the timer.
+        command: What is started.
+        name: Of the pipeline.
+
+    Returns:
+        Texts by file name, for /etc/systemd/system.
+    """
+    unit = f"vaeline-{name}"
+    escaped = shlex.join(command).replace("%", "%%").replace("$", "$$")
+    service = f"""[Unit]
+Description=Retraining of {name}
+
+[Service]
+Type=oneshot
+ExecStart={escaped}
+SuccessExitStatus={EXIT_LOCKED}
+"""
+    lines = "\n".join(f"OnCalendar={line}" for line in on_calendar(schedule))
+    timer = f"""[Unit]
+Description=Schedule of {name}
+
+[Timer]
+{lines}
+Persistent=false
+
+[Install]
+WantedBy=timers.target
+"""
+    return {f"{unit}.service": service, f"{unit}.timer": timer}
+
+
+def on_calendar(schedule: ScheduleConfig) -> list[str]:
+    """Puts a cron expression into systemd's words.
+
+    Cron runs when the day of the month or the day of the week fits, if both are given; systemd
+    asks for both, so that case takes two lines.
+    """
+    expanded, _ = croniter.expand(schedule.cron)[:2]
+    minute, hour, day, month, weekday = (
+        "*" if values == ["*"] else ",".join(f"{int(value):02d}" for value in values)
+        for values in expanded
+    )
+    names = ""
+    if weekday != "*":
+        names = ",".join(_DAYS[int(value) % 7] for value in expanded[_DAY_OF_WEEK]) + " "
+    clock = f"{hour}:{minute}:00 {schedule.time_zone}"
+    if day != "*" and names:
+        return [f"*-{month}-{day} {clock}", f"{names}*-{month}-* {clock}"]
+    return [f"{names}*-{month}-{day} {clock}"]
+
+
+def next_starts(
+    schedule: ScheduleConfig, count: int, *, now: datetime.datetime
+) -> list[datetime.datetime]:
+    """Gives the next starts, between start and end, in the schedule's zone."""
+    import zoneinfo
+
+    begin, end = schedule.instant(schedule.start), schedule.instant(schedule.end)
+    base = max(now, begin) if begin is not None else now
+    times = croniter(schedule.cron, base.astimezone(zoneinfo.ZoneInfo(schedule.time_zone)))
+    found = []
+    for _ in range(count):
+        time = times.get_next(datetime.datetime)
+        if end is not None and time > end:
+            break
+        found.append(time)
+    return found

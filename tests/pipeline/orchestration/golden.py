@@ -1,0 +1,98 @@
+"""The compiled specifications that tests hold the compiler to, and how to renew them.
+
+`python -m tests.pipeline.orchestration.golden` writes them anew; look at the difference before
+committing it. Left out: what TFX's release decides (schemas of artifacts, its version).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config import parse_config
+from pipeline.orchestration.compiler import compile_pipeline
+
+FOLDER = Path(__file__).parent / "golden"
+IMAGE = "registry.example/vaeline@sha256:" + "0" * 64
+VERTEX = {"project": "pictures", "region": "europe-west4", "service_account": "runs@pictures"}
+CLOUD = {"input": {"paths": "gs://pictures/{YYYY}-{MM}-{DD}.zip"},
+         "push": {"directory": "gs://pictures/pushed"}}  # fmt: skip
+ON_VERTEX = {"platform": "vertex", "image": IMAGE, "pipeline_root": "gs://pictures/runs",
+             "vertex": VERTEX}  # fmt: skip
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "local": {
+        "input": {"paths": "/mnt/pictures/{YYYY}-{MM}-{DD}.zip"},
+        "push": {"directory": "/mnt/pushed"},
+        "cluster": {
+            "platform": "kubeflow",
+            "image": IMAGE,
+            "pipeline_root": "minio://mlpipeline/v2",
+            "kubeflow": {"endpoint": "http://ml-pipeline:8888"},
+            "secrets": [{"name": "store", "key": "token", "variable": "STORE_TOKEN"}],
+        },
+    },
+    "gpu": {
+        **CLOUD,
+        "cluster": {
+            **ON_VERTEX,
+            "trainer": {
+                "cpu": 8, "memory_gb": 30, "accelerator": "NVIDIA_TESLA_T4", "accelerators": 2
+            },
+        },
+    },
+    "multi_worker": {
+        **CLOUD,
+        "cluster": {
+            **ON_VERTEX,
+            "trainer": {"workers": 4, "accelerator": "NVIDIA_L4", "machine_type": "g2-standard-8"},
+        },
+    },
+    "dataflow": {
+        **CLOUD,
+        "cluster": {
+            **ON_VERTEX,
+            "dataflow": {
+                "project": "pictures", "region": "europe-west4",
+                "temp_location": "gs://pictures/tmp", "max_workers": 20,
+                "service_account": "beam@pictures", "subnetwork": "regions/e/subnetworks/s",
+            },
+        },
+    },
+}  # fmt: skip
+
+
+def compiled(name: str) -> dict[str, Any]:
+    """Compiles one of the configurations."""
+    return compile_pipeline(parse_config(CONFIGURATIONS[name]), code_digest="c0de")
+
+
+def excerpt(job: dict[str, Any]) -> dict[str, Any]:
+    """Takes the part of a specification that is ours."""
+    spec = job["pipelineSpec"]
+    executors = {}
+    for label, executor in spec["deploymentSpec"]["executors"].items():
+        container = dict(executor["container"])
+        arguments = container["args"]
+        at = arguments.index("--json_serialized_inputs_spec_args")
+        container["args"] = arguments[:at] + arguments[at + 2 :]
+        executors[label] = container
+    return {
+        "root": spec["root"],
+        "retrain": spec["components"]["retrain"],
+        "executors": executors,
+        "runtimeConfig": job["runtimeConfig"],
+        **({"platforms": job["platforms"]} if "platforms" in job else {}),
+    }
+
+
+def as_text(job: dict[str, Any]) -> str:
+    return str(yaml.safe_dump(excerpt(job), sort_keys=True, width=100))
+
+
+def main() -> None:
+    for name in CONFIGURATIONS:
+        (FOLDER / f"{name}.yaml").write_text(as_text(compiled(name)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

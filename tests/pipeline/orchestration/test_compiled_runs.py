@@ -1,0 +1,77 @@
+"""The compiled specification runs: every step's container command, in order, to a pushed model."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.orchestration.cluster import Cluster, WarmProcess
+
+PROJECT = Path(__file__).resolve().parents[3]
+pytestmark = [pytest.mark.slow, pytest.mark.e2e]
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[WarmProcess]:
+    process = WarmProcess(PROJECT)
+    yield process
+    process.close()
+
+
+def test_the_specification_runs_to_a_pushed_model_and_then_rests(
+    warm: WarmProcess, tmp_path: Path
+) -> None:
+    from pipeline.config import load_config
+    from pipeline.digits import write_digits
+    from pipeline.orchestration.compiler import compile_pipeline, to_text, validate
+
+    days = tmp_path / "days"
+    write_digits(days).labelled.rename(days / "2026-11-20.zip")
+    image = "registry.example/vaeline@sha256:" + "0" * 64
+    config = load_config(
+        "digits",
+        root=tmp_path,
+        overrides=[
+            f"input.paths={days}/{{YYYY}}-{{MM}}-{{DD}}.zip",
+            "trainer.epochs=3",
+            "trainer.evaluate_every_epochs=3",
+            "evaluation.min_accuracy=0.5",
+            f"cluster={{platform: kubeflow, image: '{image}', pipeline_root: 'gs://store/root'}}",
+        ],
+    )
+    compiled = compile_pipeline(config, code_digest="c0de")
+    validate(compiled)
+    job = json.loads(to_text(compiled, as_yaml=False))
+
+    cluster = Cluster(tmp_path / "store", warm)
+    outputs = cluster.run(job, "monday")
+    assert cluster.skipped == []
+    assert cluster.ran[0] == "InputState"
+    assert cluster.ran[-1] == "RunRecord"
+    expected = {"ImageExampleGen", "Trainer", "baseline-model", "Evaluator", "Pusher"}
+    assert expected < set(cluster.ran)
+    assert outputs["InputState"]["parameters"]["span"] == 20777
+    assert outputs["ImageExampleGen"]["artifacts"]["examples"]["metadata"]["span"] == 20777
+    (version,) = (p for p in (tmp_path / "pushed").iterdir() if p.name.isdigit())
+    assert (version / "saved_model.pb").is_file()
+    record = json.loads((tmp_path / "store" / "retraining" / "digits.json").read_text())
+    assert record["attempts"][0]["blessed"] is True
+
+    tuesday = Cluster(tmp_path / "store", warm)
+    outputs = tuesday.run(job, "tuesday")
+    assert tuesday.ran == ["InputState"]
+    assert tuesday.skipped == ["retrain"]
+    assert "trained on these images" in outputs["InputState"]["parameters"]["explanation"]
+
+    # Without the shared imports: the command as it stands in the specification.
+    wednesday = Cluster(tmp_path / "store", as_it_stands)
+    wednesday.run(job, "wednesday")
+    assert wednesday.skipped == ["retrain"]
+
+
+def as_it_stands(command: list[str], log: Path) -> int:
+    with log.open("wb") as file:
+        done = subprocess.run(command, cwd=PROJECT, stdout=file, stderr=file, check=False)
+    return done.returncode

@@ -1,0 +1,121 @@
+"""The specification for Kubeflow and Vertex: fits the proto, says what was configured."""
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from pipeline.config import ConfigError, parse_config
+from pipeline.orchestration.compiler import compile_pipeline, to_text, validate
+from tests.pipeline.orchestration import golden
+
+BEAM_STEPS = ("ImageExampleGen", "StatisticsGen", "Transform", "Evaluator")
+
+
+@pytest.fixture(scope="module")
+def jobs() -> dict[str, dict[str, Any]]:
+    return {name: golden.compiled(name) for name in golden.CONFIGURATIONS}
+
+
+@pytest.mark.parametrize("name", golden.CONFIGURATIONS)
+def test_it_fits_the_published_proto(jobs: dict[str, Any], name: str) -> None:
+    validate(jobs[name])
+    job = json.loads(to_text(jobs[name], as_yaml=False))
+    platforms = job.pop("platforms", None)
+    parsed = json_format.ParseDict(job, pipeline_spec_pb2.PipelineJob())
+    assert parsed.runtime_config.gcs_output_directory == job["runtimeConfig"]["gcsOutputDirectory"]
+    assert (platforms is not None) == (name == "local")
+    first, *more = yaml.safe_load_all(to_text(jobs[name], as_yaml=True))
+    spec = json_format.ParseDict(first, pipeline_spec_pb2.PipelineSpec())
+    assert spec.schema_version == "2.1.0"
+    for document in more:
+        json_format.ParseDict(document, pipeline_spec_pb2.PlatformSpec())
+
+
+@pytest.mark.parametrize("name", golden.CONFIGURATIONS)
+def test_it_changes_only_on_purpose(jobs: dict[str, Any], name: str) -> None:
+    expected = (golden.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+    assert golden.as_text(jobs[name]) == expected, (
+        "renew with `python -m tests.pipeline.orchestration.golden` if this is meant"
+    )
+
+
+def test_what_does_not_fit_is_refused(jobs: dict[str, Any]) -> None:
+    job = json.loads(json.dumps(jobs["local"]))
+    job["pipelineSpec"]["root"]["dag"]["taskz"] = {}
+    with pytest.raises(ConfigError, match="taskz"):
+        validate(job)
+
+
+def containers(job: dict[str, Any]) -> dict[str, Any]:
+    executors = job["pipelineSpec"]["deploymentSpec"]["executors"]
+    return {label.removesuffix("_executor"): e["container"] for label, e in executors.items()}
+
+
+def test_every_step_runs_the_image_that_is_named_by_digest(jobs: dict[str, Any]) -> None:
+    for job in jobs.values():
+        assert {container["image"] for container in containers(job).values()} == {golden.IMAGE}
+
+
+def test_only_the_trainer_gets_the_accelerators(jobs: dict[str, Any]) -> None:
+    given = {n: c["resources"].get("accelerator") for n, c in containers(jobs["gpu"]).items()}
+    assert given.pop("Trainer") == {"type": "NVIDIA_TESLA_T4", "count": "2"}
+    assert set(given.values()) == {None}
+    assert containers(jobs["gpu"])["Trainer"]["resources"]["memoryLimit"] == 30
+
+
+def test_workers_train_in_a_job_of_their_own(jobs: dict[str, Any]) -> None:
+    job = jobs["multi_worker"]
+    trainer = containers(job)["Trainer"]
+    assert "google_cloud_ai_platform" in trainer["args"][1]
+    assert "accelerator" not in trainer["resources"], "the step only waits"
+    tasks = job["pipelineSpec"]["components"]["retrain"]["dag"]["tasks"]
+    constant = tasks["Trainer"]["inputs"]["parameters"]["custom_config"]["runtimeValue"]
+    custom_config = json.loads(constant["constant"])
+    arguments = custom_config["ai_platform_training_args"]
+    chief, workers = arguments["worker_pool_specs"]
+    assert (chief["replica_count"], workers["replica_count"]) == (1, 3)
+    assert chief["machine_spec"]["accelerator_type"] == "NVIDIA_L4"
+    assert custom_config["ai_platform_enable_vertex"] is True
+    assert json.loads(custom_config["training"])["image"]["height"] == 28
+
+
+def test_dataflow_is_the_engine_of_the_beam_steps(jobs: dict[str, Any]) -> None:
+    for name, container in containers(jobs["dataflow"]).items():
+        assert ("--runner=DataflowRunner" in container["args"]) == (name in BEAM_STEPS), name
+    arguments = containers(jobs["dataflow"])["Transform"]["args"]
+    assert f"--sdk_container_image={golden.IMAGE}" in arguments
+    assert "--no_use_public_ips" in arguments
+    assert "--runner=DirectRunner" in containers(jobs["local"])["Transform"]["args"]
+
+
+def test_new_images_reach_the_caches_key(jobs: dict[str, Any]) -> None:
+    spec = jobs["local"]["pipelineSpec"]
+    tasks = spec["components"]["retrain"]["dag"]["tasks"]
+    for name in ("input_fingerprint", "span", "input_config"):
+        source = tasks["ImageExampleGen"]["inputs"]["parameters"][name]
+        assert source == {"componentInputParameter": name}
+    cached = {n for n, task in tasks.items() if task["cachingOptions"].get("enableCache")}
+    assert set(tasks) - cached == {"baseline-model"}
+    root = spec["root"]["dag"]["tasks"]
+    assert root["InputState"]["cachingOptions"] == {}
+    assert root["retrain"]["triggerPolicy"] == {
+        "condition": "inputs.parameter_values['reason'] != ''"
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"input": {"paths": "/home/me/a.zip"}}, "input.paths: /home/me/a.zip is on this machine"),
+        ({"push": {"directory": "pushed"}}, "push.directory: pushed is on this machine"),
+        ({"cluster": None}, "cluster: the section is missing"),
+    ],
+)
+def test_what_vertex_cannot_read_is_named(change: dict[str, Any], message: str) -> None:
+    config = parse_config({**golden.CONFIGURATIONS["gpu"], **change})
+    with pytest.raises(ConfigError, match=message):
+        compile_pipeline(config, code_digest="c0de")

@@ -1,0 +1,106 @@
+"""What `vaeline gc` removes, what it keeps, and what it says of it in the metadata."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from ml_metadata import proto
+
+from pipeline.orchestration.retention import plan, remove
+from tests.pipeline.orchestration.stores import FAILED, Store
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def planned(store: Store, *, keep_runs: int = 1, with_images: bool = False) -> set[int]:
+    folder = store.root / "artifacts"
+    found = plan(store.connection, folder, keep_runs=keep_runs, with_images=with_images)
+    return {removal.artifact for removal in found}
+
+
+def test_refused_models_go_and_blessed_ones_stay(store: Store) -> None:
+    refused = store.training_run("1", blessed=False)
+    blessed = store.training_run("2", blessed=True)
+    latest = store.training_run("3", blessed=False)
+    assert planned(store) == set(refused.values())
+    assert planned(store, keep_runs=3) == set()
+    assert planned(store, with_images=True) == {*refused.values(), blessed["examples"]}
+    assert not planned(store) & {*blessed.values(), *latest.values()}
+
+
+def test_what_a_blessed_model_was_made_from_stays(store: Store) -> None:
+    first = store.training_run("1", blessed=False)
+    model = store.artifact("Model")
+    store.step("2", "Trainer", reads={"examples": first["examples"]}, writes={"model": model})
+    store.step("2", "Evaluator", reads={"model": model},
+               writes={"blessing": store.artifact("ModelBlessing", blessed=1,
+                                                  current_model_id=model)})  # fmt: skip
+    store.training_run("3", blessed=False)
+    assert first["examples"] not in planned(store)
+    assert first["model"] in planned(store)
+
+
+def test_the_leavings_of_a_failed_run_go(store: Store) -> None:
+    left = store.artifact("Examples")
+    store.step("1", "ImageExampleGen", writes={"examples": left})
+    store.step("1", "Trainer", state=FAILED)
+    store.training_run("2")
+    assert planned(store) == {left}
+
+
+def test_files_go_and_the_record_says_so(store: Store) -> None:
+    refused = store.training_run("1", blessed=False)
+    store.training_run("2")
+    outside = store.root / "elsewhere"
+    outside.mkdir()
+    (artifact,) = store.store.get_artifacts_by_id([refused["model"]])
+    artifact.uri = str(outside)
+    store.store.put_artifacts([artifact])
+
+    removals = plan(store.connection, store.root / "artifacts", keep_runs=1, with_images=False)
+    assert [removal.size for removal in removals] == [1000] * 4
+    assert refused["model"] not in {removal.artifact for removal in removals}
+    remove(store.connection, removals)
+    for removal in removals:
+        (artifact,) = store.store.get_artifacts_by_id([removal.artifact])
+        assert artifact.state == proto.Artifact.DELETED
+        assert not Path(removal.path).exists()
+    assert outside.is_dir()
+    assert planned(store) == set(), "what is gone is not found again"
+
+
+def test_a_removal_that_was_stopped_is_finished(store: Store) -> None:
+    refused = store.training_run("1", blessed=False)
+    store.training_run("2")
+    (artifact,) = store.store.get_artifacts_by_id([refused["model"]])
+    artifact.state = proto.Artifact.MARKED_FOR_DELETION
+    store.store.put_artifacts([artifact])
+    assert refused["model"] in planned(store)
+
+
+def test_the_command_only_tells_until_it_is_meant(store: Store, tmp_path: Path) -> None:
+    refused = store.training_run("1", blessed=False)
+    store.training_run("2")
+
+    def gc(*flags: str) -> dict[str, object]:
+        done = subprocess.run(
+            [sys.executable, "-m", "pipeline.cli", "gc", "--root", str(tmp_path),
+             "--keep-runs", "1", "--json", *flags],
+            capture_output=True, text=True, cwd=PROJECT, check=True, timeout=60,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        )  # fmt: skip
+        return dict(json.loads(done.stdout))
+
+    told = gc()
+    assert (told["artifacts"], told["bytes"], told["removed"]) == (5, 5000, False)
+    assert store.uri(refused["model"]).is_dir()
+    assert gc("--yes")["removed"] is True
+    assert not store.uri(refused["model"]).exists()

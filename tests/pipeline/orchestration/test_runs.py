@@ -1,0 +1,149 @@
+"""What `vaeline runs` reads out of a metadata store."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.orchestration.lineage import LineageError, trace
+from pipeline.orchestration.runs import METRIC_NOTE, Summary, summarise
+from pipeline.run_record import latest_run, note_run, read_runs
+from tests.pipeline.orchestration.stores import CACHED, FAILED, RUNNING, Store
+
+PROJECT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path)
+
+
+def summaries(store: Store, *, is_held: bool = False) -> list[Summary]:
+    runs = read_runs(store.connection)
+    return [summarise(run, is_latest=run is runs[-1], is_held=is_held) for run in runs]
+
+
+def test_a_run_tells_its_steps_metrics_and_verdict(store: Store) -> None:
+    made = store.training_run("first", span=7, blessed=False)
+    note_run(store.connection, {f"{METRIC_NOTE}accuracy": 0.875, "refusals": "too low\ntoo slow"})
+    (summary,) = summaries(store)
+    assert summary.state == "finished"
+    assert summary.metrics == {"accuracy": 0.875}
+    assert summary.blessed is False
+    assert summary.refusals == ["too low", "too slow"]
+    assert (summary.span, summary.images) == (7, 100)
+    assert [step["name"] for step in summary.steps] == [
+        "ImageExampleGen", "Trainer", "Evaluator", "Pusher",
+    ]  # fmt: skip
+    assert summary.steps[1]["inputs"] == {"examples": [str(store.uri(made["examples"]))]}
+
+
+def test_the_gates_table_gives_the_reasons(store: Store) -> None:
+    made = store.training_run("first", blessed=False)
+    verdict = {"blessed": False, "refusals": ["recall of 3 is 0.51"], "metrics": {"accuracy": 0.9}}
+    (store.uri(made["blessing"]) / "verdict.json").write_text(json.dumps(verdict))
+    (summary,) = summaries(store)
+    assert summary.refusals == ["recall of 3 is 0.51"]
+    assert summary.metrics == {"accuracy": 0.9}
+
+
+def test_a_model_that_cannot_be_served_is_not_blessed(store: Store) -> None:
+    store.step("first", "ServingCheck", writes={"blessing": store.artifact("InfraBlessing",
+                                                                           blessed=1)})  # fmt: skip
+    assert summaries(store)[0].blessed is None, "the gate has not spoken"
+    store.training_run("first", blessed=True)
+    assert summaries(store)[0].blessed is True
+    refused = store.artifact("InfraBlessing", blessed=0)
+    store.step("second", "ServingCheck", writes={"blessing": refused})
+    store.training_run("second", blessed=True)
+    assert summaries(store)[1].blessed is False
+
+
+@pytest.mark.parametrize(
+    ("last", "is_held", "state"),
+    [(FAILED, True, "failed"), (RUNNING, True, "running"), (RUNNING, False, "stopped")],
+)
+def test_a_run_that_did_not_end_says_so(store: Store, last: Any, is_held: bool, state: str) -> None:
+    store.training_run("first")
+    store.step("second", "ImageExampleGen", writes={"examples": store.artifact("Examples")})
+    store.step("second", "Trainer", state=last)
+    first, second = summaries(store, is_held=is_held)
+    assert (first.state, second.state) == ("finished", state)
+    assert second.blessed is None
+
+
+def test_the_latest_run_knows_what_was_cached(store: Store) -> None:
+    made = store.training_run("first")
+    store.step("second", "Trainer", writes={"model": made["model"]}, state=CACHED)
+    steps = latest_run(store.connection)
+    assert list(steps) == ["Trainer"]
+    assert steps["Trainer"].cached
+    assert steps["Trainer"].output("model") == str(store.uri(made["model"]))
+
+
+def test_lineage_goes_back_through_the_cache(store: Store, tmp_path: Path) -> None:
+    pushed = tmp_path / "pushed" / "17"
+    (pushed / "assets.extra").mkdir(parents=True)
+    (pushed / "assets.extra" / "push.json").write_text('{"metrics": {"accuracy": 0.99}}')
+    made = store.training_run("first", span=3, fingerprint="f00", archives=("a.zip", "b.tar"))
+    store.step("second", "Trainer", reads={"examples": made["examples"]},
+               writes={"model": made["model"]}, state=CACHED)  # fmt: skip
+    blessing = store.artifact("ModelBlessing", blessed=1)
+    store.step("second", "Evaluator", reads={"model": made["model"]}, writes={"blessing": blessing})
+    store.step("second", "Pusher", reads={"model": made["model"], "model_blessing": blessing},
+               writes={"pushed_model": store.artifact("PushedModel",
+                                                      pushed_destination=str(pushed))})  # fmt: skip
+    origin = trace(read_runs(store.connection), pushed)
+    assert (origin.pushed_by, origin.trained_by) == ("second", "first")
+    assert origin.archives == ["a.zip", "b.tar"]
+    assert (origin.span, origin.fingerprint, origin.code) == (3, "f00", "c0de")
+    assert origin.metrics == {"accuracy": 0.99}
+    assert [(step["run"], step["step"]) for step in origin.steps] == [
+        ("second", "Pusher"),
+        ("first", "Trainer"),
+        ("second", "Evaluator"),
+        ("first", "ImageExampleGen"),
+    ]
+
+
+def test_a_model_from_elsewhere_has_no_lineage(store: Store, tmp_path: Path) -> None:
+    store.training_run("first", pushed=str(tmp_path / "pushed" / "1"))
+    with pytest.raises(LineageError, match="no run of this root pushed it"):
+        trace(read_runs(store.connection), tmp_path / "pushed" / "2")
+
+
+def vaeline(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_commands_show_and_tell(store: Store, tmp_path: Path) -> None:
+    pushed = str(tmp_path / "pushed" / "1")
+    store.training_run("2026-11-22T10:00:00", pushed=pushed)
+    listed = vaeline("runs", "list", "--root", str(tmp_path), "--json")
+    (run,) = json.loads(listed.stdout)["runs"]
+    assert run["pushed"] == pushed
+    shown = vaeline("runs", "show", "2026-11-22", "--root", str(tmp_path), "--json")
+    assert json.loads(shown.stdout)["run"] == "2026-11-22T10:00:00"
+    traced = vaeline("runs", "lineage", pushed, "--json")
+    assert json.loads(traced.stdout)["archives"] == ["a.zip"]
+    unknown = vaeline("runs", "show", "1999", "--root", str(tmp_path))
+    assert unknown.returncode == 1
+    assert "there is no run '1999'" in unknown.stdout
+
+
+def test_a_root_without_runs_is_named(tmp_path: Path) -> None:
+    done = vaeline("runs", "list", "--root", str(tmp_path))
+    assert done.returncode == 1
+    assert f"error: {tmp_path}/metadata.sqlite: no run has been recorded here" in done.stdout

@@ -1,0 +1,67 @@
+"""Lines for cron and units for systemd that start the local runner."""
+
+import datetime
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.orchestration.config import ScheduleConfig
+from pipeline.orchestration.timers import crontab, next_starts, on_calendar, systemd_units
+
+
+@pytest.mark.parametrize(
+    ("cron", "lines"),
+    [
+        ("0 3 * * *", ["*-*-* 03:00:00 UTC"]),
+        ("*/20 1-3 * * 1-5", ["Mon,Tue,Wed,Thu,Fri *-*-* 01,02,03:00,20,40:00 UTC"]),
+        ("5 4 1 6 *", ["*-06-01 04:05:00 UTC"]),
+        ("0 0 * * 7", ["Sun *-*-* 00:00:00 UTC"]),
+        ("0 0 1 * 1", ["*-*-01 00:00:00 UTC", "Mon *-*-* 00:00:00 UTC"]),
+    ],
+)
+def test_cron_becomes_systemds_calendar(cron: str, lines: list[str]) -> None:
+    assert on_calendar(ScheduleConfig(cron=cron)) == lines
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+@pytest.mark.parametrize("cron", ["0 3 * * *", "*/20 1-3 * * 1-5", "0 0 1 * 1"])
+def test_systemd_understands_it(cron: str) -> None:
+    for line in on_calendar(ScheduleConfig(cron=cron, time_zone="Europe/Berlin")):
+        subprocess.run(["systemd-analyze", "calendar", line], check=True, capture_output=True)
+
+
+def test_a_crontab_line_is_one_line(tmp_path: Path) -> None:
+    schedule = ScheduleConfig.model_validate(
+        {"cron": "0 3 * * *", "time_zone": "Europe/Berlin", "end": "2027-01-01"}
+    )
+    text = crontab(schedule, ["vaeline", "--set", "a=50% b"], tmp_path)
+    note, zone, line = text.splitlines()
+    assert note.startswith("# cron knows no end")
+    assert zone == "CRON_TZ=Europe/Berlin"
+    assert line == f"0 3 * * * vaeline --set 'a=50\\% b' >> {tmp_path}/logs/cron.log 2>&1"
+
+
+def test_units_start_once_at_a_time_and_make_up_for_nothing() -> None:
+    units = systemd_units(ScheduleConfig(), ["vaeline", "retrain", "--root", "/a b"], "flowers")
+    assert set(units) == {"vaeline-flowers.service", "vaeline-flowers.timer"}
+    assert "ExecStart=vaeline retrain --root '/a b'" in units["vaeline-flowers.service"]
+    assert "Type=oneshot" in units["vaeline-flowers.service"]
+    assert "SuccessExitStatus=6" in units["vaeline-flowers.service"]
+    assert "Persistent=false" in units["vaeline-flowers.timer"]
+
+
+def test_starts_lie_between_start_and_end_in_their_zone() -> None:
+    schedule: Any = ScheduleConfig.model_validate(
+        {"time_zone": "Europe/Berlin", "start": "2027-03-27", "end": "2027-03-29T12:00:00"}
+    )
+    now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    times = [time.isoformat() for time in next_starts(schedule, 9, now=now)]
+    # The clock goes forward on the 28th.
+    assert times == [
+        "2027-03-27T03:00:00+01:00",
+        "2027-03-28T03:00:00+02:00",
+        "2027-03-29T03:00:00+02:00",
+    ]
