@@ -145,9 +145,15 @@ def only_property(steps: list[Step], output: str) -> Mapping[str, Any] | None:
 def is_blessed(steps: list[Step]) -> bool | None:
     """Tells whether every check blessed the model; None where the gate did not come to an answer.
 
-    The check of the export gives a blessing, too; only the gate's names the model it is about.
+    The check of the export gives a blessing, too; only the gate's names the model it is about. The
+    Evaluator, which measures and judges nothing, leaves its own without an answer.
     """
-    blessings = [found for step in steps for found in step.properties.get(_BLESSING, [])]
+    blessings = [
+        found
+        for step in steps
+        for found in step.properties.get(_BLESSING, [])
+        if "blessed" in found
+    ]
     if not any(_GATES_MARK in blessing for blessing in blessings):
         return None
     return all(blessing.get("blessed") == 1 for blessing in blessings)

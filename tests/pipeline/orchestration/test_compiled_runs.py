@@ -1,7 +1,9 @@
 """The compiled specification runs: every step's container command, in order, to a pushed model."""
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,5 +75,8 @@ def test_the_specification_runs_to_a_pushed_model_and_then_rests(
 
 def as_it_stands(command: list[str], log: Path) -> int:
     with log.open("wb") as file:
-        done = subprocess.run(command, cwd=PROJECT, stdout=file, stderr=file, check=False)
+        done = subprocess.run(
+            command, cwd=PROJECT, stdout=file, stderr=file, check=False,
+            env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        )  # fmt: skip
     return done.returncode

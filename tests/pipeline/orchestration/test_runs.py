@@ -55,6 +55,7 @@ def test_a_model_that_cannot_be_served_is_not_blessed(store: Store) -> None:
     store.step("first", "ServingCheck", writes={"blessing": store.artifact("InfraBlessing",
                                                                            blessed=1)})  # fmt: skip
     assert summaries(store)[0].blessed is None, "the gate has not spoken"
+    store.step("first", "Measure", writes={"blessing": store.artifact("ModelBlessing")})
     store.training_run("first", blessed=True)
     assert summaries(store)[0].blessed is True
     refused = store.artifact("InfraBlessing", blessed=0)
