@@ -249,7 +249,7 @@ def _pushed_version(run: "RunResult") -> str:
     return str(properties.get("pushed_destination", ""))
 
 
-def _labelled_table(run: RunResult) -> str:
+def _labelled_table(run: "RunResult") -> str:
     step = run.steps.get("BulkInference")
     return step.output("annotations") if step else ""
 
