@@ -64,6 +64,7 @@ def faulty() -> dict[str, tuple[bytes, str]]:
     """Files that are refused, and what the message says."""
     image = Image.fromarray(COARSE)
     jpeg, png = save(image, "JPEG"), save(image, "PNG")
+    palette = image.convert("P", palette=Image.Palette.ADAPTIVE)
     gif = save(image.convert("P"), "GIF")
     return {
         "empty": (b"", "empty, 0 bytes"),
@@ -74,7 +75,7 @@ def faulty() -> dict[str, tuple[bytes, str]]:
         "half a gif": (gif[: len(gif) // 2], "truncated"),
         "bomb": (bomb(30_000), "too many pixels: 30000 x 30000"),
         "palette bmp": (save(image.convert("P"), "BMP"), "a kind of BMP"),
-        "transparent gif": (save(image.convert("P"), "GIF", transparency=3), "transparency"),
+        "transparent gif": (save(palette, "GIF", transparency=3), "a GIF with transparency"),
         "webp": (save(image, "WEBP"), "WebP"),
         "arithmetic jpeg": (jpeg.replace(b"\xff\xc0", b"\xff\xc9", 1), "a kind of JPEG"),
     }
