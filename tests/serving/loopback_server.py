@@ -2,7 +2,8 @@
 
 Called as `python loopback_server.py FOLDER [--fail N] [--delay SECS]`; prints one line of JSON with
 its ports. Like the real server it serves the highest integer below FOLDER, looked up anew at each
-request. Status codes and texts of errors are those of tensorflow_model_server 2.16.
+request. Status codes and texts of errors follow TF Serving's documentation; no real server has been
+held against them.
 """
 
 import argparse
