@@ -1,5 +1,6 @@
 """Ingest by processes of its own: the same files as by Beam, and no end but a clear one."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -45,8 +46,12 @@ def files_of(output: Path) -> dict[str, bytes]:
 
 def children(pid: int | str = "self") -> list[str]:
     """Processes right below one."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [child for task in tasks for child in (task / "children").read_text().split()]
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        # A thread may end while they are listed.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += (task / "children").read_text().split()
+    return found
 
 
 @pytest.mark.parametrize(("name", "duplicates"), [("a.zip", "drop"), ("tree", "keep")])
