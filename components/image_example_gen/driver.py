@@ -4,6 +4,10 @@ Runs on every local run, in well under a second for zips. Kubeflow has a hook fo
 only for TFX's own FileBasedExampleGen; there the executor resolves the spans instead.
 """
 
+import abc
+from collections.abc import Mapping
+from typing import Any
+
 from tfx.dsl.components.base import base_driver
 from tfx.orchestration import data_types_utils, metadata
 from tfx.orchestration.portable import base_driver as portable_driver
@@ -16,8 +20,8 @@ from components.image_sources.fingerprint import fingerprint
 from components.image_sources.spans import resolve
 
 
-class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
-    """Resolves spans and takes the fingerprint of the inputs.
+class InputDriver(base_driver.BaseDriver, portable_driver.BaseDriver):
+    """Adds to the execution's properties what only a look at the inputs tells.
 
     Args:
         mlmd_connection: TFX's store; not used.
@@ -27,23 +31,40 @@ class Driver(base_driver.BaseDriver, portable_driver.BaseDriver):
         base_driver.BaseDriver.__init__(self, mlmd_connection)
         portable_driver.BaseDriver.__init__(self, mlmd_connection)
 
-    def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
-        """Adds fingerprint, span and version to the execution's properties.
+    @abc.abstractmethod
+    def look(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Finds the properties that are added, or take the place of given ones.
+
+        Args:
+            given: Properties as the pipeline has them.
 
         Raises:
             InputError: if a path does not exist or no span matches.
         """
-        config = InputConfig.model_validate_json(execution_info.exec_properties[INPUT_CONFIG])
-        resolved = resolve(config)
-        properties = {
-            **execution_info.exec_properties,
+
+    def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
+        """Adds what `look` finds to the execution's properties.
+
+        Raises:
+            InputError: as `look`.
+        """
+        given = execution_info.exec_properties
+        result = driver_output_pb2.DriverOutput()
+        for name, value in {**given, **self.look(given)}.items():
+            if value is not None:
+                data_types_utils.set_metadata_value(result.exec_properties[name], value)
+        return result
+
+
+class Driver(InputDriver):
+    """Resolves spans and takes the fingerprint of the inputs."""
+
+    def look(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Finds fingerprint, span and version; see the base class."""
+        resolved = resolve(InputConfig.model_validate_json(given[INPUT_CONFIG]))
+        return {
             INPUT_CONFIG: resolved.config.model_dump_json(),
             FINGERPRINT: fingerprint(resolved.config),
             SPAN: resolved.span,
             VERSION: resolved.version,
         }
-        result = driver_output_pb2.DriverOutput()
-        for name, value in properties.items():
-            if value is not None:
-                data_types_utils.set_metadata_value(result.exec_properties[name], value)
-        return result
