@@ -12,7 +12,7 @@ from pipeline.config import load_config, parse_bulk
 from pipeline.console import Terminal, duration
 from pipeline.contact_sheet import draw_labelled
 from pipeline.digits import DigitsArchives, write_digits
-from pipeline.jobs import classify_archives, train_and_push
+from pipeline.jobs import classify_archives, show_outcome, train_and_push
 
 _SHOWN = 48
 
@@ -32,6 +32,7 @@ def run_demo(terminal: Terminal, *, root: Path) -> int:
     terminal.say(f"archives: {archives.labelled}, {archives.held_out}")
     outcome = train_and_push(terminal, load_config("digits", root=root), root=root)
     if not outcome.blessed:
+        show_outcome(terminal, outcome)
         terminal.result(outcome.as_dict())
         return 3
 
@@ -56,6 +57,7 @@ def run_demo(terminal: Terminal, *, root: Path) -> int:
             ("held-out accuracy", f"{accuracy:.4f} on {len(archives.held_out_labels)} images"),
             ("pushed model", outcome.pushed),
             ("labelled table", labelling["output"]),
+            ("report", outcome.report),
             ("pictures", f"{picture}, {outcome.pictures}"),
             *((f"time: {name}", duration(step["seconds"])) for name, step in outcome.steps.items()),
             ("time: label the archive", duration(labelling["seconds"])),

@@ -163,7 +163,11 @@ def train_and_push(
         log=str(log_path),
     )
     outcome = _with_report(terminal, outcome, root=root)
-    show_outcome(terminal, outcome)
+    terminal.table(
+        f"gate, on {outcome.test_images:,} test images: {outcome.gate}",
+        [tuple(check.values()) for check in outcome.checks],
+        header=HEADER,
+    )
     return outcome
 
 
@@ -223,14 +227,8 @@ class _StepDisplay(logging.Handler):
 
 
 def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
-    """Prints the tables that end a run: why the model was or was not blessed, and what there is."""
-    terminal.table(
-        f"gate, on {outcome.test_images:,} test images: {outcome.gate}",
-        [tuple(check.values()) for check in outcome.checks],
-        header=HEADER,
-    )
+    """Prints the table that ends a run, behind the gate's: what there is, and where."""
     rows = [
-        ("gate", outcome.gate),
         *(("refused because", refusal) for refusal in outcome.refusals),
         *((("served as trained", outcome.serving_check),) if outcome.serving_check else ()),
         ("pushed model", outcome.pushed or "nothing was pushed"),

@@ -12,7 +12,7 @@ from typing import Any
 from components.retraining.reasons import Attempt, Decision, Drift, decide, look, read_drift
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.console import Terminal
-from pipeline.jobs import Outcome, train_and_push
+from pipeline.jobs import Outcome, show_outcome, train_and_push
 from pipeline.local_runner import METADATA_FILE
 from pipeline.orchestration.runs import FINISHED, is_blessed, only_property, state_of
 from pipeline.run_record import Run, read_runs, sqlite_connection
@@ -62,7 +62,9 @@ def retrain(
         terminal.say(f"nothing to do: {decision.reason}")
         return Retraining(decision, None)
     terminal.say(f"training, because {decision.reason}")
-    return Retraining(decision, train_and_push(terminal, config, root=root, reason=decision.reason))
+    outcome = train_and_push(terminal, config, root=root, reason=decision.reason)
+    show_outcome(terminal, outcome)
+    return Retraining(decision, outcome)
 
 
 def find_reason(config: PipelineConfig, *, root: Path, force: bool = False) -> Decision:
