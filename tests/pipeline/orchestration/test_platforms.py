@@ -237,10 +237,10 @@ def test_missing_credentials_are_one_line(
 
 
 def test_the_value_of_a_secret_is_refused_and_not_shown() -> None:
-    environment = {"STORE_TOKEN": "pl4nted-value", "HOME": "/root/long-enough", "X_TOKEN": "abc"}
+    environment = {"STORE_TOKEN": "pl4nted-value", "HOME": "/home/long-enough", "X_TOKEN": "abc"}
     with pytest.raises(ConfigError, match="holds the value of \\$STORE_TOKEN") as refused:
         refuse_secrets("... pl4nted-value ...", environment, what="the specification")
     assert "pl4nted" not in str(refused.value)
     with pytest.raises(ConfigError, match="holds a private key"):
         refuse_secrets("-----BEGIN RSA PRIVATE KEY-----", {}, what="the specification")
-    refuse_secrets("/root/long-enough abc", environment, what="the specification")
+    refuse_secrets("/home/long-enough abc", environment, what="the specification")
