@@ -112,7 +112,7 @@ setup(
         "pipeline.report",
         "serving",
         "trainer",
-        "trainer.image_headers",
+        "serving.image_headers",
     ],
     data_files=[("share/vaeline/configs", sorted(str(p) for p in Path("configs").glob("*.yaml")))],
     package_data={"pipeline.report": ["templates/*"]},

@@ -98,7 +98,6 @@ def create_pipeline(
         disable_analyzer_cache=True,
         custom_config={
             "image_shape": list(config.image.shape),
-            "max_pixels": config.input.limits.max_pixels,
             "code_digest": code_digest,
         },
     )

@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from serving import names
+from serving.admission import MAX_PIXELS
 from serving.golden import answer_in_memory, write_golden
 from serving.signatures import create_signatures
 from serving.warmup import write_warm_up
@@ -27,6 +28,7 @@ def export_model(
     card: Mapping[str, Any],
     config_yaml: str,
     golden: Sequence[bytes] = (),
+    max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Exports with `keras.export.ExportArchive`.
 
@@ -41,12 +43,13 @@ def export_model(
         config_yaml: The configuration that made the model, for `assets.extra/config.yaml`.
         golden: Image files, of which the first are kept in `assets.extra/golden.npz` with what the
             model in memory says of them.
+        max_pixels: Height times width of the largest image file that the signatures decode.
     """
     archive = keras.export.ExportArchive()
     archive.track(model)
     # Without it the label vocabulary's table is missing from the export.
     archive.track(transform.resources)
-    for signature in create_signatures(model, transform):
+    for signature in create_signatures(model, transform, max_pixels=max_pixels):
         archive.add_endpoint(
             signature.name, _as_written(signature.function), input_signature=signature.specs
         )

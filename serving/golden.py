@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from serving import names
+from serving.admission import admit
 from trainer import features
 from trainer.model import VaeClassifier
 from trainer.preprocessing import RecordTransform
@@ -73,7 +74,9 @@ def answer_in_memory(
             break
         kept.append(file)
     kept.extend(unusual_files())
-    levels, _ = transform.decode_examples(tf.constant([_record(file) for file in kept]))
+    # The trainer's input knows plain files alone, as the ingest stores them.
+    plain = admit(tf.constant(kept)).numpy()
+    levels, _ = transform.decode_examples(tf.constant([_record(file) for file in plain]))
     answers = model.analyse(tf.cast(levels, tf.float32) / 255.0)
     return GoldenSet(kept, levels.numpy(), {name: answers[name].numpy() for name in ANSWERS})
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from serving import names
+from serving.admission import MAX_PIXELS, admit
 from trainer import pixels
 from trainer.model import VaeClassifier
 from trainer.preprocessing import RecordTransform, parse_records
@@ -46,12 +47,15 @@ class Signature:
     specs: tuple[tf.TensorSpec, ...]
 
 
-def create_signatures(model: VaeClassifier, transform: RecordTransform) -> tuple[Signature, ...]:
+def create_signatures(
+    model: VaeClassifier, transform: RecordTransform, *, max_pixels: int = MAX_PIXELS
+) -> tuple[Signature, ...]:
     """Builds every signature of a trained model.
 
     Args:
         model: The trained and calibrated model.
         transform: The graph that the model was trained behind.
+        max_pixels: Height times width above which an image file is refused, unread.
 
     Returns:
         The signatures; `generate` and `sample` only where the decoder makes images without
@@ -84,8 +88,11 @@ def create_signatures(model: VaeClassifier, transform: RecordTransform) -> tuple
             names.IMAGE: pixels.to_levels(analysis["reconstruction"]),
         }
 
+    def units(image_bytes: tf.Tensor) -> tf.Tensor:
+        return transform.images(admit(image_bytes, max_pixels))
+
     def annotate(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _without_image(annotate_unit(transform.images(image_bytes)))
+        return _without_image(annotate_unit(units(image_bytes)))
 
     def annotate_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         return _without_image(annotate_unit(_fit_unit(pixels, image_shape)))
@@ -109,7 +116,7 @@ def create_signatures(model: VaeClassifier, transform: RecordTransform) -> tuple
         return _only(annotate(image_bytes), _SCORE_OUTPUTS)
 
     def reconstruct(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _only(annotate_unit(transform.images(image_bytes)), (names.IMAGE,))
+        return _only(annotate_unit(units(image_bytes)), (names.IMAGE,))
 
     def classify_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         # No more than the evaluation reads: TFMA fetches every output.

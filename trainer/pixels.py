@@ -4,100 +4,42 @@ The Transform graph, the served signatures and the trainer's input call these fu
 is one decoder, one conversion of channels and one resize method in the whole system.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any
-
 import tensorflow as tf
-
-from trainer.image_headers.check import read_headers, require_sound
-from trainer.image_headers.usual import are_usual
-
-MAX_PIXELS = 50_000_000
-"""Height times width of the largest image that is decoded where nothing else is configured."""
 
 # ITU-R BT.601 luma weights, the ones of JPEG's own YCbCr conversion (ITU-T T.871, section 7).
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def decode_batch(
-    encoded: tf.Tensor, image_shape: tuple[int, int, int], *, max_pixels: int = MAX_PIXELS
-) -> tf.Tensor:
-    """Decodes image files, turns them upright and brings them to the model's size.
+def decode_batch(encoded: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
+    """Decodes image files and brings them to the model's size.
 
     Args:
-        encoded: string `[batch]`, each a JPEG, PNG, GIF (first frame) or BMP file.
+        encoded: string `[batch]`, each a JPEG, PNG, GIF (first frame) or BMP file, upright and of
+            8 bits per sample, as the ingest stores them and `serving/admission.py` makes them.
         image_shape: height, width (pixels) and channels (1 or 3) of the result.
-        max_pixels: height times width above which a file is refused, unread.
 
     Returns:
         uint8 `[batch, height, width, channels]`.
 
     Raises:
-        tf.errors.InvalidArgumentError: When the graph runs and a file is refused by its header,
-            which the message names by its place in the batch, or can't be decoded.
+        tf.errors.InvalidArgumentError: When the graph runs and an image can't be decoded.
     """
-    # A function of its own, because TensorFlow Transform traces its caller half a dozen times.
-    decoded = _decoder(image_shape, max_pixels)(encoded)
-    return tf.ensure_shape(decoded, [None, *image_shape])
-
-
-@functools.cache
-def _decoder(
-    image_shape: tuple[int, int, int], max_pixels: int
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    signature = [tf.TensorSpec([None], tf.string)]
-    return tf.function(
-        lambda encoded: _check_and_decode(encoded, image_shape, max_pixels),
-        input_signature=signature,
-        autograph=False,
+    return tf.map_fn(
+        lambda content: _fit_one(decode_file(content), image_shape),
+        encoded,
+        fn_output_signature=tf.TensorSpec(image_shape, tf.uint8),
     )
 
 
-def _check_and_decode(
-    encoded: tf.Tensor, image_shape: tuple[int, int, int], max_pixels: int
-) -> tf.Tensor:
-    spec = tf.TensorSpec(image_shape, tf.uint8)
+def decode_file(content: tf.Tensor) -> tf.Tensor:
+    """Decodes one JPEG, PNG, GIF (first frame) or BMP file, a string, as it is stored.
 
-    def usual() -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.ones(tf.shape(encoded), tf.int32), tf.zeros(tf.shape(encoded), tf.bool)
-
-    @_apart
-    def checked(encoded: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        headers = read_headers(encoded, max_pixels)
-        with tf.control_dependencies([require_sound(headers, max_pixels)]):
-            return tf.identity(headers.orientation), tf.identity(headers.is_deep)
-
-    orientations, are_deep = tf.cond(
-        are_usual(encoded, max_pixels), usual, lambda: checked(encoded)
+    Returns:
+        uint8 `[any height, any width, 1 to 4 channels]`.
+    """
+    return tf.cond(
+        tf.io.is_jpeg(content), lambda: _decode_jpeg(content), lambda: _decode_other(content)
     )
-
-    def plain() -> tf.Tensor:
-        return tf.map_fn(
-            lambda content: _fit_one(_decode(content), image_shape),
-            encoded,
-            fn_output_signature=spec,
-        )
-
-    @_apart
-    def special(encoded: tf.Tensor, orientations: tf.Tensor, are_deep: tf.Tensor) -> tf.Tensor:
-        def decode_one(facts: tuple[tf.Tensor, ...]) -> tf.Tensor:
-            content, orientation, is_deep = facts
-            image = tf.cond(is_deep, lambda: _decode_deep(content), lambda: _decode(content))
-            return _fit_one(_turn(image, orientation), image_shape)
-
-        facts = (encoded, orientations, are_deep)
-        return tf.map_fn(decode_one, facts, fn_output_signature=spec)
-
-    # Nearly always nothing is special, and asking it of every image would cost a tenth.
-    is_special = tf.reduce_any(are_deep | tf.not_equal(orientations, 1))
-    # Nothing is decoded before the check has passed: the answer depends on what it gives.
-    return tf.cond(is_special, lambda: special(encoded, orientations, are_deep), plain)
-
-
-def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps a rare branch a call: inlined, its hundreds of ops are passed over at every request."""
-    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def fit(pixels: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
@@ -147,12 +89,6 @@ def _fit_one(image: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
     return tf.ensure_shape(fitted, image_shape)
 
 
-def _decode(content: tf.Tensor) -> tf.Tensor:
-    return tf.cond(
-        tf.io.is_jpeg(content), lambda: _decode_jpeg(content), lambda: _decode_other(content)
-    )
-
-
 def _decode_jpeg(content: tf.Tensor) -> tf.Tensor:
     # TensorFlow's default is the fast transform, which other decoders do not compute: with the
     # accurate one OpenCV, and so the bulk job, gives the same pixels bit for bit.
@@ -162,23 +98,6 @@ def _decode_jpeg(content: tf.Tensor) -> tf.Tensor:
 def _decode_other(content: tf.Tensor) -> tf.Tensor:
     # channels=0: the file's own, because not every decoder converts (BMP and GIF refuse).
     return tf.io.decode_image(content, channels=0, expand_animations=False)
-
-
-def _decode_deep(content: tf.Tensor) -> tf.Tensor:
-    # By 257 and rounded, as the bulk job does; TensorFlow's own 8 bits are cut off.
-    samples = tf.cast(tf.io.decode_png(content, channels=0, dtype=tf.uint16), tf.int32)
-    return tf.cast((samples + 128) // 257, tf.uint8)
-
-
-def _turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns an image upright: EXIF 2.32, table 6."""
-    image.set_shape([None, None, None])
-    image = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
-    rows_turn, columns_turn = (
-        tf.reduce_any(tf.equal(orientation, which)) for which in ((3, 4, 7, 8), (2, 3, 6, 7))
-    )
-    image = tf.cond(rows_turn, lambda: image[::-1], lambda: image)
-    return tf.cond(columns_turn, lambda: image[:, ::-1], lambda: image)
 
 
 def _to_grey(pixels: tf.Tensor) -> tf.Tensor:

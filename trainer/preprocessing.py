@@ -38,17 +38,14 @@ def preprocessing_fn(
 
     Args:
         inputs: raw features of a batch: `image/encoded`, and `image/class/text` where known.
-        custom_config: `image_shape`, the model's height, width and channels; `max_pixels`, height
-            times width of the largest image that is decoded.
+        custom_config: `image_shape`, the model's height, width and channels.
 
     Returns:
         The features `image`, `image/mean`, `image/std` and `label` as documented above.
     """
     height, width, channels = custom_config["image_shape"]
     encoded = tf.reshape(_dense(inputs[features.ENCODED]), [-1])
-    limit = custom_config.get("max_pixels", pixels.MAX_PIXELS)
-    image = pixels.decode_batch(encoded, (height, width, channels), max_pixels=limit)
-    image = pixels.to_unit(image)
+    image = pixels.to_unit(pixels.decode_batch(encoded, (height, width, channels)))
 
     per_pixel = tf.reshape(image, [-1, channels])
     mean = tft.mean(per_pixel, reduce_instance_dims=False)

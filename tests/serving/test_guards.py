@@ -10,10 +10,11 @@ import tensorflow as tf
 from components.image_checks import ImageFaultError, check, decode
 from components.image_sources.config import LimitsConfig
 from serving import names
+from serving.admission import admit
+from serving.image_headers.check import FAULTS, read_headers
 from tests.serving import hostile
 from tests.serving.conftest import Exported
 from trainer import pixels
-from trainer.image_headers.check import FAULTS, read_headers
 
 LIMITS = LimitsConfig()
 SOUND = hostile.sound() | hostile.turned()
@@ -43,7 +44,8 @@ def test_pixels_are_those_of_the_bulk_job(name: str) -> None:
     assert not isinstance(header, ImageFaultError)
     expected = decode(SOUND[name], header)
     height, width, channels = expected.shape
-    found = pixels.decode_batch(tf.constant([SOUND[name]]), (height, width, channels))[0]
+    admitted = admit(tf.constant([SOUND[name]]), LIMITS.max_pixels)
+    found = pixels.decode_batch(admitted, (height, width, channels))[0]
     np.testing.assert_array_equal(found, expected)
 
 
@@ -74,8 +76,15 @@ def test_all_bad_images_are_named(annotate: Any, exported: Exported) -> None:
         annotate(files)
 
 
+def test_what_is_plain_stays_as_it_is() -> None:
+    plain = {name: file for name, file in hostile.sound().items() if name != "16-bit png"}
+    admitted = admit(tf.constant([*plain.values()]), LIMITS.max_pixels).numpy()
+    changed = [name for name, file in zip(plain, admitted, strict=True) if plain[name] != file]
+    assert not changed
+
+
 def test_the_limit_is_the_configured_one() -> None:
     file = SOUND["jpeg"]
-    pixels.decode_batch(tf.constant([file]), (8, 8, 3), max_pixels=48 * 40)
+    assert admit(tf.constant([file]), 48 * 40).numpy() == [file]
     with pytest.raises(tf.errors.InvalidArgumentError, match="48, the limit is 1919"):
-        pixels.decode_batch(tf.constant([file]), (8, 8, 3), max_pixels=48 * 40 - 1)
+        admit(tf.constant([file]), 48 * 40 - 1)

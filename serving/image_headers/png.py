@@ -4,8 +4,8 @@ from typing import Final
 
 import tensorflow as tf
 
-from trainer.image_headers.exif import orientations
-from trainer.image_headers.fields import big_endian, starts, take
+from serving.image_headers.exif import orientations
+from serving.image_headers.fields import big_endian, starts, take
 
 FIRST_CHUNK: Final = 33
 """Where the chunk after the header starts."""

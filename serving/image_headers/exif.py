@@ -4,7 +4,7 @@ from typing import Final
 
 import tensorflow as tf
 
-from trainer.image_headers.fields import big_endian, little_endian, take
+from serving.image_headers.fields import big_endian, little_endian, take
 
 _ORIENTATION: Final = 0x0112
 _SHORT: Final = 3

@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 
 import tensorflow as tf
 
-from trainer.image_headers.fields import big_endian, little_endian, signed, starts, take
-from trainer.image_headers.gif import Screen, read_gif
-from trainer.image_headers.jpeg import read_frames
-from trainer.image_headers.png import FIRST_CHUNK, png_orientations
+from serving.image_headers.fields import big_endian, little_endian, signed, starts, take
+from serving.image_headers.gif import Screen, read_gif
+from serving.image_headers.jpeg import read_frames
+from serving.image_headers.png import FIRST_CHUNK, png_orientations
 
 
 class Headers(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 import tensorflow as tf
 
-from trainer.image_headers.exif import orientations
-from trainer.image_headers.fields import big_endian, starts, take
+from serving.image_headers.exif import orientations
+from serving.image_headers.fields import big_endian, starts, take
 
 _SEGMENT, _FRAME, _OTHER_FRAME, _ALONE, _FILL, _STOP = range(6)
 _STEP_BYTES: Final = 10
