@@ -158,17 +158,19 @@ def live(week: Week) -> dict[str, float]:
 def kill_each_step(week: Week) -> dict[str, float]:
     """Kills a run at each step, starts it again each time, and lets it end."""
     _write_day(week.folder, 0, _digits(week.folder)[:600])
-    kills = 0
+    killed = []
     for step in _STEPS:
-        # The push takes no longer than that.
-        delay = 0.0 if step == "ModelGate" else 0.2
-        kills += _kill_after(week.command(), STEP_TITLES[step], delay=delay)
-    week.day("the last start", code=0, trained=True, because="did not come to its end and goes on")
+        # Gate and push take a tenth of a second: the last signal may come when all is done.
+        delay = 0.0 if step in ("Evaluator", "ModelGate") else 0.2
+        killed.append(_kill_after(week.command(), STEP_TITLES[step], delay=delay))
+    is_open = bool(killed[-1])
+    reason = "did not come to its end and goes on" if is_open else "and was blessed"
+    week.day("the last start", code=0, trained=is_open, because=reason)
     pushed = sum(path.name.isdigit() for path in (week.root / "pushed").iterdir())
     if pushed != 1:
         week.wrong.append(f"{pushed} models are pushed, not 1")
     return {
-        "kills": float(kills),
+        "kills": float(sum(killed)),
         "killed_steps_done_twice": float(_done_twice(week.root)),
         "killed_run_as_expected": float(not week.wrong),
     }
