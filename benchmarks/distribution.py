@@ -4,8 +4,8 @@
 Same global batch, float32, MNIST. Beside them runs one device again whose input is off by one
 rounding (`rounding`): with `--encoder conv` the normalisation's statistics carry a rounding error
 into every activation, a few of which pass the kink of a ReLU by it, and from there no two orders of
-summation stay together. And one (`formula`) that normalises as replicas do, not by the fused kernel:
-what is left against it is the replicas' own difference. Runs itself once per kind, in fresh
+summation stay together. And one (`formula`) that normalises as replicas do, not by the fused
+kernel: what is left against it is the replicas' own difference. Runs itself once per kind, in fresh
 processes, because devices and clusters are chosen before TensorFlow starts.
 """
 
@@ -46,7 +46,7 @@ def train_one(arguments: argparse.Namespace) -> None:
     devices = {"mirrored": "mirrored", "worker": "multi_worker"}.get(arguments.role, "one")
     strategy = strategies.create_strategy(devices)
     if arguments.role == "formula":
-        setattr(FusedBatchNorm, "_fused", FusedBatchNorm._synchronised)
+        FusedBatchNorm._fused = FusedBatchNorm._synchronised  # type: ignore[method-assign]
     deviation = np.float32(0.31)
     if arguments.role == "rounding":
         deviation = np.nextafter(deviation, np.float32(1.0))
@@ -124,14 +124,10 @@ def main() -> None:
         return
     arguments.data = arguments.data.resolve()
     with tempfile.TemporaryDirectory() as folder:
-        results = {
-            role: run(arguments, pathlib.Path(folder), role)
-            for role in ROLES
-        }
+        results = {role: run(arguments, pathlib.Path(folder), role) for role in ROLES}
     one = np.array(results["one"]["losses"])
     differences = {
-        role: float(np.abs(np.array(results[role]["losses"]) - one).max())
-        for role in ROLES[1:]
+        role: float(np.abs(np.array(results[role]["losses"]) - one).max()) for role in ROLES[1:]
     }
     formula = np.array(results["formula"]["losses"])
     alike = {
