@@ -24,7 +24,7 @@ MODEL = {
     "decoder_hidden": (512, 512),
     "dropout": 0.3,
 }
-TRAINER = {
+TRAINER: dict[str, Any] = {
     "batch_size": 256,
     "evaluate_every_epochs": 2,
     "augmentation": {"rotation": 15, "zoom": 0.15, "shear": 0.15, "shift": 0.07},
