@@ -22,6 +22,7 @@ CORE = [
     "numpy>=1.26",
     "opencv-python-headless>=4.9",
     "pillow>=10.3",
+    "psutil>=5.9",
     "pyarrow>=10",
     "pydantic>=2.7,<3",
     "pyyaml>=6,<7",

@@ -3,6 +3,7 @@
 The command line, the pipeline and the TFX component call `run_bulk`; all else is behind it.
 """
 
+import contextlib
 import json
 import posixpath
 import time
@@ -183,6 +184,7 @@ def _run_pipeline(
     import apache_beam as beam
 
     from components.bulk_inference.engines import choose_engine
+    from components.bulk_inference.interruption import workers_end_with_us
     from components.bulk_inference.transforms import AnnotateUnits
     from components.bulk_inference.unit import JobSpec
 
@@ -191,7 +193,9 @@ def _run_pipeline(
     with Watch(config.output, todo, in_process=engine.in_process, report=progress) as watch:
         pipeline = beam.Pipeline(options=engine.options)
         _ = pipeline | "PlannedUnits" >> beam.Create(todo) | AnnotateUnits(spec)
-        outcome = pipeline.run()
+        is_local = config.engine.runner == "local" and not engine.in_process
+        with workers_end_with_us() if is_local else contextlib.nullcontext():
+            outcome = pipeline.run()
         watch.follow(outcome)
         try:
             outcome.wait_until_finish()
