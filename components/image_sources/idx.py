@@ -4,6 +4,7 @@ Pixels become PNG files; their identity, and with it their split, is that of the
 Format: http://yann.lecun.com/exdb/mnist/, "the IDX file format".
 """
 
+import contextlib
 import gzip
 import math
 import os
@@ -129,9 +130,14 @@ def _labels(unit: WorkUnit, config: InputConfig) -> list[str]:
         return [str(number) for number in _exactly(path, stream, unit.stop - unit.start)]
 
 
-def _open(path: str, config: InputConfig) -> BinaryIO:
-    stream = files.open_stream(path, config.storage)
-    return gzip.GzipFile(fileobj=stream) if path.endswith(".gz") else stream  # type: ignore[return-value]
+@contextlib.contextmanager
+def _open(path: str, config: InputConfig) -> Iterator[BinaryIO]:
+    with files.open_stream(path, config.storage) as stream:
+        if not path.endswith(".gz"):
+            yield stream
+            return
+        with gzip.GzipFile(fileobj=stream) as unpacked:
+            yield unpacked  # type: ignore[misc]
 
 
 def _header(path: str, stream: BinaryIO) -> _Header:

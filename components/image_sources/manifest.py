@@ -8,7 +8,7 @@ import importlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
@@ -99,18 +99,19 @@ def _rows(path: str, config: InputConfig) -> Iterator[Row]:
             if suffix == "parquet":
                 yield from _parquet(stream, config)
             elif suffix == "csv":
-                text = io.TextIOWrapper(stream, "utf-8-sig", newline="")
-                yield from csv.DictReader(text)
+                with io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
+                    yield from csv.DictReader(text)
             else:
-                yield from _json_lines(path, stream)
+                with io.TextIOWrapper(stream, "utf-8-sig") as text:
+                    yield from _json_lines(path, text)
         except (UnicodeDecodeError, csv.Error, OSError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: not a readable manifest: {error}") from error
 
 
-def _json_lines(path: str, stream: Any) -> Iterator[Row]:
-    for number, line in enumerate(io.TextIOWrapper(stream, "utf-8-sig"), 1):
+def _json_lines(path: str, text: Iterable[str]) -> Iterator[Row]:
+    for number, line in enumerate(text, 1):
         if not line.strip():
             continue
         try:
