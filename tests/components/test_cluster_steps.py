@@ -67,6 +67,30 @@ def test_the_baseline_is_the_latest_pushed_model_other_than_the_candidate(
         assert copied.read_bytes().decode() == pushed[expected]
 
 
+@pytest.mark.parametrize(
+    ("pushed", "expected"),
+    [({}, ""), ({"7": "own"}, ""), ({"7": "mon", "8": "own"}, "7"), ({"9": "mon", "10": ""}, "10")],
+)
+def test_a_training_starts_from_the_latest_pushed_model_of_other_images(
+    tmp_path: Path, pushed: dict[str, str], expected: str
+) -> None:
+    for version, fingerprint in pushed.items():
+        folder = write_model(tmp_path / "pushed" / version, version)
+        if fingerprint:
+            record = json.dumps({"fingerprint": fingerprint})
+            (folder / "assets.extra" / "push.json").write_text(record)
+    base, version = artifact("Model", tmp_path / "base"), artifact("String", tmp_path / "version")
+    run(
+        "components.pushed_baseline.component.PushedBase",
+        {},
+        {"model": base, "version": version},
+        directory=str(tmp_path / "pushed"),
+        input_fingerprint="own",
+    )
+    assert version.read() == expected
+    assert (tmp_path / "base" / "Format-Serving" / "saved_model.pb").exists() == bool(expected)
+
+
 @pytest.mark.parametrize("is_empty", [True, False])
 def test_an_empty_baseline_is_none_to_the_evaluator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_empty: bool

@@ -111,6 +111,25 @@ def test_lineage_goes_back_through_the_cache(store: Store, tmp_path: Path) -> No
     ]
 
 
+def test_lineage_is_not_that_of_the_model_it_started_from(store: Store, tmp_path: Path) -> None:
+    pushed = tmp_path / "pushed" / "2"
+    first = store.training_run("first", fingerprint="mon", archives=("mon.zip",))
+    examples = store.artifact("Examples", input_fingerprint="tue")
+    model = store.artifact("Model")
+    store.step("second", "ImageExampleGen", writes={"examples": examples},
+               input_config=json.dumps({"paths": ["tue.zip"]}))  # fmt: skip
+    store.step("second", "base_model", writes={"model": first["model"], "examples": examples})
+    store.step("second", "Trainer", reads={"examples": examples, "base_model": first["model"]},
+               writes={"model": model})  # fmt: skip
+    store.step("second", "Pusher", reads={"model": model},
+               writes={"pushed_model": store.artifact("PushedModel",
+                                                      pushed_destination=str(pushed))})  # fmt: skip
+    origin = trace(read_runs(store.connection), pushed)
+    assert (origin.trained_by, origin.fingerprint) == ("second", "tue")
+    assert origin.archives == ["tue.zip"]
+    assert origin.started_from == str(store.uri(first["model"]))
+
+
 def test_a_model_from_elsewhere_has_no_lineage(store: Store, tmp_path: Path) -> None:
     store.training_run("first", pushed=str(tmp_path / "pushed" / "1"))
     with pytest.raises(LineageError, match="no run of this root pushed it"):
