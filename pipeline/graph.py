@@ -179,7 +179,8 @@ def create_pipeline(
         step = BulkInference(
             trainer.outputs["model"],
             config.bulk,
-            model_blessing=model_gate.outputs["blessing"],
+            model_blessing=blessed["model_blessing"],
+            infra_blessing=blessed["infra_blessing"],
             code_digest=code_digest,
         )
         # It ends the run where the model was refused: all else has its say before.
@@ -210,6 +211,7 @@ def create_pipeline(
                 blessing=model_gate.outputs["blessing"],
                 pushed_model=pusher.outputs["pushed_model"],
                 history=places.history,
+                **({"infra_blessing": checks[0].outputs["blessing"]} if checks else {}),
             )
         )
     return tfx.dsl.Pipeline(

@@ -111,8 +111,12 @@ def test_an_empty_baseline_is_none_to_the_evaluator(
     assert seen["model"] == ["m"]
 
 
-@pytest.mark.parametrize("blessed", [True, False])
-def test_what_was_judged_is_remembered_and_not_done_again(tmp_path: Path, blessed: bool) -> None:
+@pytest.mark.parametrize(
+    ("blessed", "served"), [(True, None), (True, True), (True, False), (False, True)]
+)
+def test_what_was_judged_is_remembered_and_not_done_again(
+    tmp_path: Path, blessed: bool, served: bool | None
+) -> None:
     (tmp_path / "archive.zip").write_bytes(b"PK\x05\x06" + bytes(18))
     config = InputConfig.model_validate({"paths": str(tmp_path / "archive.zip")})
     history = str(tmp_path / "retraining" / "flowers.json")
@@ -142,16 +146,24 @@ def test_what_was_judged_is_remembered_and_not_done_again(tmp_path: Path, blesse
     blessing = tmp_path / "blessing"
     blessing.mkdir()
     (blessing / ("BLESSED" if blessed else "NOT_BLESSED")).touch()
+    checked = {}
+    if served is not None:
+        infra = tmp_path / "infra_blessing"
+        infra.mkdir()
+        (infra / ("INFRA_BLESSED" if served else "INFRA_NOT_BLESSED")).touch()
+        checked["infra_blessing"] = artifact("InfraBlessing", infra)
     run(
         "components.retraining.component.RunRecord",
         {
             "examples": examples,
             "blessing": artifact("ModelBlessing", blessing),
             "pushed_model": artifact("PushedModel", tmp_path / "pushed_model"),
+            **checked,
         },
         {"record": artifact("String", tmp_path / "record")},
         history=history,
     )
     second = state()
     assert second["reason"] == ""
-    assert f"was {'blessed' if blessed else 'refused'}" in second["explanation"]
+    verdict = "blessed" if blessed and served is not False else "refused"
+    assert f"was {verdict}" in second["explanation"]

@@ -89,6 +89,8 @@ def test_labelling_an_archive_is_the_last_step() -> None:
     assert "BulkInference" in changed(before, after)
     other = config(bulk={**bulk, "columns": ["key", "label"]})
     assert changed(properties(labelling), properties(other)) == {"BulkInference"}
+    dag = create_pipeline(labelling, places=Places(artifacts="/nowhere"), code_digest="code")
+    assert {"model_blessing", "infra_blessing"} < set(dag.components[-1].inputs)
     with pytest.raises(ConfigError, match=r"bulk\.in_pipeline: there is nothing to label"):
         config(bulk={"in_pipeline": True})
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.orchestration.lineage import LineageError, trace
+from pipeline.orchestration.retrain import attempts
 from pipeline.orchestration.runs import METRIC_NOTE, Summary, summarise
 from pipeline.run_record import latest_run, note_run, read_runs
 from tests.pipeline.orchestration.stores import CACHED, FAILED, RUNNING, Store
@@ -58,10 +59,13 @@ def test_a_model_that_cannot_be_served_is_not_blessed(store: Store) -> None:
     store.step("first", "Measure", writes={"blessing": store.artifact("ModelBlessing")})
     store.training_run("first", blessed=True)
     assert summaries(store)[0].blessed is True
-    refused = store.artifact("InfraBlessing", blessed=0)
+    refused = store.artifact("InfraBlessing", blessed=0, summary="REFUSED: label of image 3")
     store.step("second", "ServingCheck", writes={"blessing": refused})
     store.training_run("second", blessed=True)
-    assert summaries(store)[1].blessed is False
+    second = summaries(store)[1]
+    assert (second.blessed, second.verdict) == (False, "REFUSED")
+    assert second.refusals == ["the export does not serve as it was trained: label of image 3"]
+    assert [attempt.blessed for attempt in attempts(read_runs(store.connection))] == [True, False]
 
 
 @pytest.mark.parametrize(
