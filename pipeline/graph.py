@@ -9,15 +9,20 @@ import tensorflow_data_validation as tfdv
 from tfx import v1 as tfx
 from tfx.dsl.components.base import base_node
 from tfx.proto import trainer_pb2, transform_pb2
+from tfx.utils import json_utils
 
 from components.anomaly_gate.component import AnomalyGate
-from components.baseline_model.strategy import LatestOtherBlessedModelStrategy
+from components.baseline_model.strategy import (
+    LatestOtherBlessedModelStrategy,
+    WarmStartStrategy,
+)
 from components.bulk_inference.component import BulkInference
 from components.image_example_gen.component import ImageExampleGen
+from components.image_example_gen.properties import FINGERPRINT
 from components.model_gate.component import ModelGate
 from components.model_push.component import Pusher
 from components.model_push.config import vertex_arguments
-from components.pushed_baseline.component import PushedBaseline
+from components.pushed_baseline.component import PushedBase, PushedBaseline
 from components.retraining.component import RunRecord
 from components.serving_check.component import ServingCheck
 from pipeline.config import ConfigError, PipelineConfig
@@ -28,6 +33,8 @@ from trainer import features
 BASELINE = "baseline_model"
 # Argo, below Kubeflow, takes no underscore in a task's name.
 CLUSTER_BASELINE = "baseline-model"
+BASE = "base_model"
+CLUSTER_BASE = "base-model"
 VERTEX_PUSHER = "vertex_pusher"
 
 
@@ -118,10 +125,23 @@ def create_pipeline(
             custom_config={"training": _training_config(config, tuner=True), **custom},
             **learning,
         )
+    hyperparameters = tuner.outputs["best_hyperparameters"] if tuner else None
+    settings = {"training": _training_config(config), **custom}
+    bases = _bases(
+        config,
+        places,
+        settings,
+        read={
+            "examples": examples,
+            "transform_graph": transform.outputs["transform_graph"],
+            **({"hyperparameters": hyperparameters} if hyperparameters else {}),
+        },
+    )
     trainer = tfx.components.Trainer(
         run_fn="pipeline.run_fn.run_fn",
-        hyperparameters=tuner.outputs["best_hyperparameters"] if tuner else None,
-        custom_config={"training": _training_config(config), **custom},
+        hyperparameters=hyperparameters,
+        base_model=bases[0].outputs["model"] if bases else None,
+        custom_config=settings,
         **learning,
     )
     baseline = _baseline(config, places, trainer)
@@ -158,7 +178,8 @@ def create_pipeline(
         step = BulkInference(
             trainer.outputs["model"],
             config.bulk,
-            model_blessing=model_gate.outputs["blessing"],
+            model_blessing=blessed["model_blessing"],
+            infra_blessing=blessed["infra_blessing"],
             code_digest=code_digest,
         )
         # It ends the run where the model was refused: all else has its say before.
@@ -172,6 +193,7 @@ def create_pipeline(
         gate,
         transform,
         *([tuner] if tuner else []),
+        *bases,
         trainer,
         *checks,
         baseline,
@@ -188,6 +210,7 @@ def create_pipeline(
                 blessing=model_gate.outputs["blessing"],
                 pushed_model=pusher.outputs["pushed_model"],
                 history=places.history,
+                **({"infra_blessing": checks[0].outputs["blessing"]} if checks else {}),
             )
         )
     return tfx.dsl.Pipeline(
@@ -200,6 +223,35 @@ def create_pipeline(
     )
 
 
+def _bases(
+    config: PipelineConfig, places: Places, settings: dict[str, Any], read: dict[str, Any]
+) -> list[base_node.BaseNode]:
+    """Makes the step that finds the model to start from, where training starts from one."""
+    if not config.trainer.warm_start:
+        return []
+    if places.input_state:
+        pushed = PushedBase(
+            directory=config.push.directory, input_fingerprint=places.input_state[FINGERPRINT]
+        )
+        return [pushed.with_id(CLUSTER_BASE)]
+    base = tfx.dsl.Resolver(
+        strategy_class=WarmStartStrategy,
+        config={"settings": json_utils.dumps(settings)},
+        **read,
+        **_blessed_models(config),
+    )
+    return [base.with_id(BASE)]
+
+
+def _blessed_models(config: PipelineConfig) -> dict[str, Any]:
+    """Every model of the pipeline, with what was said of it."""
+    artifacts = tfx.types.standard_artifacts
+    kinds = {"model": artifacts.Model, "model_blessing": artifacts.ModelBlessing}
+    if config.serving_check.enabled:
+        kinds["infra_blessing"] = artifacts.InfraBlessing
+    return {name: tfx.dsl.Channel(type=kind) for name, kind in kinds.items()}
+
+
 def _baseline(
     config: PipelineConfig, places: Places, trainer: base_node.BaseNode
 ) -> base_node.BaseNode:
@@ -209,8 +261,7 @@ def _baseline(
     return tfx.dsl.Resolver(
         strategy_class=LatestOtherBlessedModelStrategy,
         candidate=trainer.outputs["model"],
-        model=tfx.dsl.Channel(type=tfx.types.standard_artifacts.Model),
-        model_blessing=tfx.dsl.Channel(type=tfx.types.standard_artifacts.ModelBlessing),
+        **_blessed_models(config),
     ).with_id(BASELINE)
 
 
@@ -269,9 +320,11 @@ def _without(splits: Sequence[str]) -> list[str]:
 def _training_config(config: PipelineConfig, *, tuner: bool = False) -> str:
     """Returns the sections that determine the model; a changed bound retrains nothing.
 
-    The tuner's options are the Tuner's: what it chose comes to the Trainer as an artifact.
+    The tuner's options are the Tuner's: what it chose comes to the Trainer as an artifact. So does
+    the model to start from, whose absence is the same as a cold start.
     """
     tree = config.model_dump(mode="json", by_alias=True)
+    del tree["trainer"]["warm_start"]
     if not tuner:
         del tree["trainer"]["tuner"]
     sections = ("name", "input", "image", "schema", "model", "trainer")

@@ -30,6 +30,7 @@ STEP_TITLES = {
     "AnomalyGate": "stop on anomalies",
     "Transform": "learn the preprocessing",
     "Tuner": "search for the best options",
+    "base_model": "find the model to start from",
     "Trainer": "train and calibrate",
     "ServingCheck": "check the export as a server loads it",
     "baseline_model": "find the last blessed model",
@@ -60,6 +61,7 @@ class Outcome:
         seconds: wall time of the run.
         labelled: folder of the table that BulkInference wrote; empty where it did not.
         not_labelled: why it wrote none, though it is configured.
+        warm_start: how many weights the training took from which model; empty for a cold start.
         pictures: folder of the pictures that training made.
         log: the log file.
         report: the page that shows the run; empty where it could not be made.
@@ -78,6 +80,7 @@ class Outcome:
     seconds: float
     labelled: str
     not_labelled: str
+    warm_start: str
     pictures: str
     log: str
     report: str = ""
@@ -122,7 +125,7 @@ def train_and_push(
     ):
         from pipeline.local_runner import note_latest_run, run_pipeline
         from pipeline.orchestration.runs import METRIC_NOTE, REASON_NOTE, REFUSALS_NOTE
-        from pipeline.outcome import read_evaluation, read_serving_check
+        from pipeline.outcome import read_evaluation, read_serving_check, read_warm_start
 
         display = _StepDisplay(terminal, line)
         progress = logging.getLogger(PROGRESS_LOGGER)
@@ -159,6 +162,7 @@ def train_and_push(
         seconds=round(seconds, 3),
         labelled="" if run.not_labelled else _labelled_table(run),
         not_labelled=run.not_labelled,
+        warm_start=read_warm_start(run.steps["Trainer"]),
         pictures=str(Path(run.steps["Trainer"].output("model_run")) / "pictures"),
         log=str(log_path),
     )
@@ -231,6 +235,7 @@ def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
     rows = [
         *(("refused because", refusal) for refusal in outcome.refusals),
         *((("served as trained", outcome.serving_check),) if outcome.serving_check else ()),
+        *((("started from", outcome.warm_start),) if outcome.warm_start else ()),
         ("pushed model", outcome.pushed or "nothing was pushed"),
         *((("labelled table", outcome.labelled),) if outcome.labelled else ()),
         *((("NOT LABELLED", outcome.not_labelled),) if outcome.not_labelled else ()),

@@ -1,11 +1,13 @@
-"""The gate's verdict of a run, as its blessing artifact tells it."""
+"""What came of a run's model, as its artifacts tell it: verdicts, and what it started from."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from components.model_gate import metric_names
 from components.model_gate.verdict import VERDICT_JSON, Verdict, read_verdict
 from pipeline.run_record import Step
+from serving import names
 
 _REPORTED = (
     metric_names.ACCURACY,
@@ -88,3 +90,17 @@ def read_evaluation(step: Step) -> Evaluation:
         test_images=int(overall[metric_names.EXAMPLE_COUNT]),
         folder=folder,
     )
+
+
+def read_warm_start(step: Step) -> str:
+    """Reads what a training began with.
+
+    Args:
+        step: The Trainer's step of a run.
+
+    Returns:
+        How many weights came from which model, in a line; empty where all started anew.
+    """
+    folder = Path(step.output("model")) / "Format-Serving" / names.EXTRA_ASSETS
+    card = json.loads((folder / names.MODEL_CARD).read_text(encoding="utf-8"))
+    return str(card.get("base", {}).get("line", "")).removeprefix("warm start: ")

@@ -5,7 +5,6 @@ import logging
 import posixpath
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 import yaml
 
@@ -22,6 +21,8 @@ from trainer.callbacks import Progress
 from trainer.preprocessing import parse_records
 from trainer.progress import PROGRESS_LOGGER
 from trainer.train import TrainResult, train
+from trainer.warm_start import Base, read_base
+from trainer.weights import digest_weights
 
 _LOG = logging.getLogger(PROGRESS_LOGGER)
 _DIGEST_LENGTH = 16
@@ -39,7 +40,8 @@ def run_fn(fn_args: Any) -> None:
     Args:
         fn_args: TFX's `FnArgs`; `custom_config` holds `training`, the JSON of the sections that
             determine the model, `code_digest`, and `training_folders`, where an interrupted
-            training is found again. `hyperparameters` are the tuner's choice, if it ran.
+            training is found again. `hyperparameters` are the tuner's choice, if it ran;
+            `base_model` is the model to start from, if there is one.
 
     Raises:
         ValueError: The data can't train this model; the message says why.
@@ -48,9 +50,9 @@ def run_fn(fn_args: Any) -> None:
     training = prepare(fn_args, scratch=fn_args.model_run_dir)
     is_chief = strategies.is_chief(training.strategy)
     code = fn_args.custom_config["code_digest"]
-    folder = training_folder(
-        fn_args.custom_config[FOLDERS], "trainer", {"code": code, **training.identity()}
-    )
+    base = read_base_model(fn_args)
+    identity = {"code": code, **training.identity(base.digest if base else "")}
+    folder = training_folder(fn_args.custom_config[FOLDERS], "trainer", identity)
     _LOG.info("%s", ", ".join(f"{len(images):,} {name}" for name, images in training.data.items()))
     result = train(
         model_config=training.model,
@@ -58,6 +60,8 @@ def run_fn(fn_args: Any) -> None:
         workdir=folder,
         strategy=training.strategy,
         progress=_report,
+        base=base,
+        classes=training.transform.classes,
         **training.arguments(),
     )
     if is_chief:
@@ -66,6 +70,15 @@ def run_fn(fn_args: Any) -> None:
     strategies.agree(training.strategy, False)
     if is_chief:
         remove(folder)
+
+
+def read_base_model(fn_args: Any) -> Base | None:
+    """Reads the model to start from, where the graph names one and it has files."""
+    folder = fn_args.base_model
+    # On a cluster there is always an artifact; before the first push it is empty.
+    if not folder or not tf.io.gfile.exists(folder):
+        return None
+    return read_base(folder)
 
 
 def _write(fn_args: Any, training: Training, result: TrainResult) -> None:
@@ -106,9 +119,9 @@ def _card(fn_args: Any, training: Training, result: TrainResult) -> dict[str, An
     return {
         "name": training.options["name"],
         "digests": {
-            "model": _digest_weights(model.weights),
+            "model": digest_weights(model.weights),
             "transform": _digest_files(fn_args.transform_graph_path),
-            "calibration": _digest_weights(model.scores.weights),
+            "calibration": digest_weights(model.scores.weights),
             "code": fn_args.custom_config["code_digest"],
             "config": value_digest(training.options),
         },
@@ -117,16 +130,8 @@ def _card(fn_args: Any, training: Training, result: TrainResult) -> dict[str, An
         "summaries": {**result.summaries, **read_mix(fn_args.train_files)},
         "steps": result.steps,
         "libraries": library_versions(),
+        **({"base": result.warm_start.as_dict()} if result.warm_start else {}),
     }
-
-
-def _digest_weights(weights: list[Any]) -> str:
-    digest = hashlib.sha256()
-    # In the model's order: Keras numbers layers by process, so the same weights have other names.
-    for array in (weight.numpy() for weight in weights):
-        digest.update(f"{array.dtype} {array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:_DIGEST_LENGTH]
 
 
 def _digest_files(folder: str) -> str:

@@ -59,8 +59,12 @@ class Training:
             "pixel_std": np.where(std > 0, std, 1.0).tolist(),
         }
 
-    def identity(self) -> dict[str, Any]:
-        """Everything that the weights depend on, as plain values, besides the code."""
+    def identity(self, base: str = "") -> dict[str, Any]:
+        """Everything that the weights depend on, as plain values, besides the code.
+
+        Args:
+            base: digest of the model that the training starts from; empty for a cold start.
+        """
         mean, std = self.transform.moments()
         return {
             "options": self.options,
@@ -68,6 +72,7 @@ class Training:
             "classes": list(self.transform.classes),
             "moments": [mean.tolist(), std.tolist()],
             "replicas": self.strategy.num_replicas_in_sync,
+            **({"base": base} if base else {}),
         }
 
 

@@ -18,6 +18,8 @@ from serving.signatures import create_signatures
 from serving.warmup import write_warm_up
 from trainer.model import VaeClassifier
 from trainer.preprocessing import RecordTransform
+from trainer.warm_start import CARD_WEIGHTS
+from trainer.weights import weight_names
 
 
 def export_model(
@@ -62,6 +64,8 @@ def export_model(
         "image_shape": list(model.image_shape),
         "embedding_size": model.config.latent_size,
         "body_dtype": model.body_dtype,
+        # `track` keeps the variables in this order.
+        CARD_WEIGHTS: weight_names(model.weights),
         **card,
     }
     _write_text(extra / names.MODEL_CARD, json.dumps(description, indent=2, sort_keys=True))

@@ -23,6 +23,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("examples", help="folder with Split-train/* or train*.tfrecord*")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the model")
     parser.add_argument("--config", type=pathlib.Path, help="YAML: sections image, model, trainer")
+    parser.add_argument(
+        "--base-model", help="start from this model's weights: a pushed version, or another --out"
+    )
     return parser.parse_args(argv)
 
 
@@ -58,7 +61,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        _train(arguments.examples, arguments.out, *read_config(arguments.config))
+        image, model, trainer = read_config(arguments.config)
+        if trainer.warm_start and not arguments.base_model:
+            raise ValueError("trainer.warm_start: name the model to start from with --base-model")
+        _train(arguments.examples, arguments.out, image, model, trainer, arguments.base_model)
     except PreemptedError as stopped:
         logging.warning("%s", stopped)
         return PREEMPTED_EXIT_CODE
@@ -74,11 +80,13 @@ def _train(
     image: ImageConfig,
     model: ModelConfig,
     trainer: TrainerConfig,
+    base_model: str | None,
 ) -> None:
     # After the arguments: `--help` and wrong options must not wait for TensorFlow.
     from trainer import examples as folder
     from trainer import strategy as strategies
     from trainer.train import train
+    from trainer.warm_start import read_base
 
     # A multi-worker strategy comes before any other TensorFlow operation.
     strategy = strategies.create_strategy(trainer.devices)
@@ -99,6 +107,8 @@ def _train(
         pixel_std=std,
         workdir=out,
         strategy=strategy,
+        base=read_base(base_model) if base_model else None,
+        classes=classes,
     )
     if strategies.is_chief(strategy):
         result.model.save(out / "model.keras")
@@ -108,6 +118,7 @@ def _train(
             "calibration": result.calibration,
             "summaries": result.summaries,
             "validation": result.history[-1].get("validation"),
+            **({"base": result.warm_start.as_dict()} if result.warm_start else {}),
         }
         (out / "model.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     # A worker that leaves early would take the cluster down under the chief.

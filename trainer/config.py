@@ -155,6 +155,11 @@ class TrainerConfig(Section):
         description="decoded images above this go to a file in the cache directory",
     )
     tensorboard: bool = Field(default=True, description="write scalars and images for TensorBoard")
+    warm_start: bool = Field(
+        default=False,
+        description="start from the weights of the last blessed model (on a cluster: the last "
+        "pushed one) that learned from other images, as far as they fit",
+    )
     objective: ObjectiveConfig = ObjectiveConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     semi_supervised: SemiSupervisedConfig = SemiSupervisedConfig()

@@ -22,6 +22,7 @@ from trainer.input_pipeline import ImageSet
 from trainer.model import VaeClassifier
 from trainer.step import REPORTED, Plan, TrainingStep
 from trainer.streams import create_feeds, images_per_step, run_identity
+from trainer.weights import copy_weights
 
 _LOG = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Run:
         strategy: the distribution strategy.
         workdir: for checkpoints, history and events.
         progress: told of every call and evaluation.
+        base: digest of the weights that the models begin with; empty where they start anew.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Run:
         strategy: Any,
         workdir: str,
         progress: callbacks.ProgressFn | None,
+        base: str = "",
     ) -> None:
         self._config = config
         self._splits = splits
@@ -68,13 +71,13 @@ class Run:
             self._average = build("float32") if config.optimizer.ema_decay else None
         self._evaluated = build("float32")
         if self._average is not None:
-            _copy_weights(self._model, self._average)
+            copy_weights(self._model, self._average)
         self._step = self._create_step(self._model, self._average, chosen)
         self._evaluator = Evaluator(self._evaluated, config.evaluation_batch_size)
         self._checkpoints = Checkpoints(
             os.path.join(workdir, CHECKPOINTS),
             identity=run_identity(
-                config, self._model.get_config(), splits, strategy.num_replicas_in_sync
+                config, self._model.get_config(), splits, strategy.num_replicas_in_sync, base
             ),
             keep=config.checkpoints.keep,
         )
@@ -264,7 +267,7 @@ class Run:
 
     def _evaluate(self) -> None:
         """Looks at the validation split, records, and decides whether to go on."""
-        _copy_weights(self._average or self._model, self._evaluated)
+        copy_weights(self._average or self._model, self._evaluated)
         record: dict[str, Any] = {
             "step": self._done,
             "epoch": self._done / self._plan.steps_per_epoch,
@@ -316,7 +319,7 @@ class Run:
 
     def finish(self) -> VaeClassifier:
         """The model with the weights that the configuration asks for."""
-        _copy_weights(self._average or self._model, self._evaluated)
+        copy_weights(self._average or self._model, self._evaluated)
         if self._config.early_stopping.keep == "best":
             # The other workers read what the chief has written.
             self._agree(False)
@@ -342,8 +345,3 @@ class Run:
     def images_per_sec(self) -> float:
         """Labelled images per second over the last call."""
         return self._config.batch_size / self._clock.step_secs if self._clock.step_secs else 0.0
-
-
-def _copy_weights(source: VaeClassifier, target: VaeClassifier) -> None:
-    for to, value in zip(target.learned_weights, source.learned_weights, strict=True):
-        to.assign(value.value.numpy())

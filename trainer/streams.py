@@ -24,6 +24,8 @@ _NO_PART_OF_IDENTITY = {
     "calibration",
     "tuner",
     "devices",
+    # The base itself is.
+    "warm_start",
 }
 """Options that no weight depends on."""
 
@@ -110,6 +112,7 @@ def run_identity(
     model: dict[str, Any],
     splits: Mapping[str, ImageSet],
     replicas: int,
+    base: str = "",
 ) -> str:
     """Digest of everything that the weights depend on: a checkpoint belongs to one such run.
 
@@ -118,8 +121,10 @@ def run_identity(
         model: the model's `get_config()`.
         splits: images by split name.
         replicas: how many compute.
+        base: digest of the weights that the model begins with; empty where they start anew.
     """
-    options = [config.model_dump(mode="json", exclude=_NO_PART_OF_IDENTITY), model, replicas]
+    part = config.model_dump(mode="json", exclude=_NO_PART_OF_IDENTITY)
+    options = [part, model, replicas, *([base] if base else [])]
     digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
     for name, split in sorted(splits.items()):
         digest.update(f"{name} {split.digest}".encode())

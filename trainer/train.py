@@ -20,10 +20,13 @@ from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consis
 from trainer.input_pipeline import ImageSet
 from trainer.loop import Run
 from trainer.model import VaeClassifier
+from trainer.progress import PROGRESS_LOGGER
 from trainer.streams import learning_splits
 from trainer.summaries import summarise
+from trainer.warm_start import Base, WarmStart, begin_with, fit
 
 _LOG = logging.getLogger(__name__)
+_PROGRESS = logging.getLogger(PROGRESS_LOGGER)
 _FEWEST_SUMMARISED = 100
 """Images below which quantiles say too little about a split."""
 
@@ -40,6 +43,7 @@ class TrainResult:
         summaries: of images like the training's (`summaries.summarise`), for drift checks.
         steps: steps done.
         images_per_sec: in the steady state of the last calls.
+        warm_start: what the training began with; None where all weights started anew.
     """
 
     model: VaeClassifier
@@ -48,6 +52,7 @@ class TrainResult:
     summaries: dict[str, Any]
     steps: int
     images_per_sec: float
+    warm_start: WarmStart | None = None
 
 
 def train(
@@ -63,6 +68,8 @@ def train(
     strategy: Any = None,
     progress: callbacks.ProgressFn | None = None,
     fit_scores: bool = True,
+    base: Base | None = None,
+    classes: Sequence[str] = (),
 ) -> TrainResult:
     """Trains and returns a model.
 
@@ -78,6 +85,8 @@ def train(
         strategy: a tf.distribute strategy; by default what `trainer.devices` says.
         progress: told of every call and every evaluation; logs by default.
         fit_scores: calibrate and summarise after training; off for trials of the tuner.
+        base: an earlier model to begin with; a checkpoint in `workdir` goes before.
+        classes: names of the classes in their order, to hold against those of `base`.
 
     Returns:
         The model with the best or the last weights, as configured. Of several workers only the
@@ -97,7 +106,7 @@ def train(
     strategy = strategy or strategies.create_strategy(trainer_config.devices)
     splits = learning_splits(data, trainer_config)
 
-    def build(body_dtype: str) -> VaeClassifier:
+    def create(body_dtype: str) -> VaeClassifier:
         return VaeClassifier(
             config=model_config,
             image_shape=image_shape,
@@ -107,12 +116,22 @@ def train(
             body_dtype=body_dtype,
         )
 
+    start = None if base is None else fit(base, create("float32"), classes)
+
+    def build(body_dtype: str) -> VaeClassifier:
+        model = create(body_dtype)
+        if start is not None:
+            begin_with(model, start)
+        return model
+
     run = Run(
         build, trainer_config, splits, strategy, os.fspath(workdir),
-        progress or callbacks.log_progress,
+        progress or callbacks.log_progress, start.digest if start else "",
     )  # fmt: skip
     with preemption.stop_on_sigterm() as stop:
         run.restore()
+        if start is not None and not run.steps and strategies.is_chief(strategy):
+            _PROGRESS.info("%s", start.line())
         run.loop(stop)
     model = run.finish()
     report: dict[str, Any] = {}
@@ -127,6 +146,7 @@ def train(
         summaries=summary,
         steps=run.steps,
         images_per_sec=run.images_per_sec,
+        warm_start=start,
     )
 
 

@@ -1,28 +1,48 @@
-"""The baseline: the latest blessed model other than the candidate; the graph's Resolver uses it.
+"""Which earlier model a run needs: one to compare with, and one to start from.
 
-TFX's own LatestBlessedModelStrategy returns the candidate itself when a finished pipeline is run
-again unchanged: the Evaluator then gets an input that it did not have the first time, misses the
-cache, and compares a model with itself.
+The graph's Resolvers use both strategies. TFX's own LatestBlessedModelStrategy returns the
+candidate itself when a finished pipeline is run again unchanged: the Evaluator then gets an input
+that it did not have the first time, misses the cache, and compares a model with itself.
 """
 
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from ml_metadata import proto
 from tfx.dsl.components.common import resolver
+
+from components.serving_check.config import CHECKED_MODEL_ID
 
 CANDIDATE = "candidate"
 MODEL = "model"
 BLESSING = "model_blessing"
+INFRA_BLESSING = "infra_blessing"
+EXAMPLES = "examples"
+BASE_MODEL = "base_model"
 
-# Custom properties that TFX's Evaluator sets on a blessing.
+# Custom properties that the gate sets on its blessing; the check of the export sets the second.
 _BLESSED_MODEL_ID = "current_model_id"
 _BLESSED = "blessed"
+_FINGERPRINT = "input_fingerprint"
+# The Trainer's exec property that holds the options and the code's digest.
+_SETTINGS = "custom_config"
+
+
+@dataclass(frozen=True)
+class _Training:
+    """How a model was trained: ids of the artifacts read, by input, and the settings."""
+
+    inputs: dict[str, list[int]]
+    settings: Any
 
 
 class LatestOtherBlessedModelStrategy(resolver.ResolverStrategy):
     """Resolves the latest blessed model that is not the candidate, with its blessing.
 
     The inputs are named `candidate` (the trained model), `model` and `model_blessing` (all of the
-    pipeline's).
+    pipeline's), and `infra_blessing`, where exports are checked.
     """
 
     def resolve_artifacts(
@@ -30,11 +50,7 @@ class LatestOtherBlessedModelStrategy(resolver.ResolverStrategy):
     ) -> dict[str, list[Any]]:
         """Picks the baseline; both lists are empty where there is none."""
         candidates = {artifact.id for artifact in input_dict[CANDIDATE]}
-        blessings = {
-            blessing.get_int_custom_property(_BLESSED_MODEL_ID): blessing
-            for blessing in input_dict[BLESSING]
-            if blessing.get_int_custom_property(_BLESSED) == 1
-        }
+        blessings = _blessings(input_dict)
         eligible = [
             model
             for model in input_dict[MODEL]
@@ -45,4 +61,104 @@ class LatestOtherBlessedModelStrategy(resolver.ResolverStrategy):
             CANDIDATE: input_dict[CANDIDATE],
             MODEL: [baseline] if baseline else [],
             BLESSING: [blessings[baseline.id]] if baseline else [],
+            INFRA_BLESSING: [],
         }
+
+
+class WarmStartStrategy(resolver.ResolverStrategy):
+    """Resolves the model that a training starts from.
+
+    It is the latest blessed model that learned from other images; where this very training was
+    done before, it is what that one started from (nothing, perhaps). So a repeated run has the
+    same inputs and comes from the cache, whatever was blessed in the meantime.
+
+    The inputs are `examples` and whatever else the Trainer reads, by its names, `model` and
+    `model_blessing` (all of the pipeline's), and `infra_blessing`, where exports are checked.
+
+    Args:
+        settings: The Trainer's `custom_config`, JSON.
+    """
+
+    def __init__(self, settings: str) -> None:
+        self._settings = json.loads(settings)
+
+    def resolve_artifacts(
+        self, store: Any, input_dict: dict[str, list[Any]]
+    ) -> dict[str, list[Any]]:
+        """Picks the model to start from; the list is empty where there is none."""
+        models = sorted(input_dict[MODEL], key=lambda model: model.id)
+        trainings = _trainings(store, [model.id for model in models])
+        given = {
+            key: [artifact.id for artifact in artifacts]
+            for key, artifacts in input_dict.items()
+            if key not in (MODEL, BLESSING, INFRA_BLESSING)
+        }
+        same = [
+            training
+            for training in trainings.values()
+            if training.settings == self._settings
+            and {key: ids for key, ids in training.inputs.items() if key in given} == given
+        ]
+        if same:
+            wanted = set(same[-1].inputs.get(BASE_MODEL, []))
+            found = [model for model in models if model.id in wanted]
+        else:
+            blessings = _blessings(input_dict)
+            own = _fingerprints(store, given[EXAMPLES])
+            found = [
+                model
+                for model in models
+                if model.id in blessings
+                and model.id in trainings
+                and not own & _fingerprints(store, trainings[model.id].inputs.get(EXAMPLES, []))
+            ][-1:]
+        return {**input_dict, MODEL: found, BLESSING: [], INFRA_BLESSING: []}
+
+
+def _blessings(input_dict: dict[str, list[Any]]) -> dict[int, Any]:
+    """Blessings by model; none for a model whose export was refused."""
+    blessed = {
+        blessing.get_int_custom_property(_BLESSED_MODEL_ID): blessing
+        for blessing in input_dict[BLESSING]
+        if blessing.get_int_custom_property(_BLESSED) == 1
+    }
+    # The last check counts: its options may have changed.
+    checks = sorted(input_dict.get(INFRA_BLESSING, []), key=lambda check: check.id)
+    served = {
+        check.get_int_custom_property(CHECKED_MODEL_ID): check.get_int_custom_property(_BLESSED)
+        for check in checks
+    }
+    return {model: found for model, found in blessed.items() if served.get(model, 1) == 1}
+
+
+def _trainings(store: Any, models: Sequence[int]) -> dict[int, _Training]:
+    """How models were trained, in their order."""
+    produced: dict[int, list[int]] = {}
+    for event in store.get_events_by_artifact_ids(models) if models else []:
+        if event.type == proto.Event.OUTPUT:
+            produced.setdefault(event.execution_id, []).append(event.artifact_id)
+    executions = {
+        execution.id: execution.custom_properties[_SETTINGS].string_value
+        for execution in store.get_executions_by_id(list(produced))
+        # Resolvers give models, too.
+        if _SETTINGS in execution.custom_properties
+    }
+    inputs: dict[int, dict[str, list[int]]] = {execution: {} for execution in executions}
+    for event in store.get_events_by_execution_ids(list(executions)) if executions else []:
+        if event.type == proto.Event.INPUT:
+            key = event.path.steps[0].key
+            inputs[event.execution_id].setdefault(key, []).append(event.artifact_id)
+    trained = {
+        model: _Training(inputs[execution], json.loads(settings))
+        for execution, settings in executions.items()
+        for model in produced[execution]
+    }
+    return {model: trained[model] for model in models if model in trained}
+
+
+def _fingerprints(store: Any, examples: Iterable[int]) -> set[str]:
+    """What the images of Examples artifacts are known by: their content, or else the artifact."""
+    return {
+        artifact.custom_properties[_FINGERPRINT].string_value or str(artifact.id)
+        for artifact in store.get_artifacts_by_id(list(examples))
+    }

@@ -16,6 +16,7 @@ from components.bulk_inference.config import BulkConfig
 
 MODEL: Final = executor.MODEL
 MODEL_BLESSING: Final = executor.MODEL_BLESSING
+INFRA_BLESSING: Final = executor.INFRA_BLESSING
 EXAMPLES: Final = executor.EXAMPLES
 ANNOTATIONS: Final = executor.ANNOTATIONS
 
@@ -32,6 +33,7 @@ class BulkInferenceSpec(ComponentSpec):
     INPUTS = {
         MODEL: ChannelParameter(type=standard_artifacts.Model),
         MODEL_BLESSING: ChannelParameter(type=standard_artifacts.ModelBlessing, optional=True),
+        INFRA_BLESSING: ChannelParameter(type=standard_artifacts.InfraBlessing, optional=True),
         EXAMPLES: ChannelParameter(type=standard_artifacts.Examples, optional=True),
     }
     OUTPUTS = {ANNOTATIONS: ChannelParameter(type=standard_artifacts.InferenceResult)}
@@ -47,6 +49,7 @@ class BulkInference(base_component.BaseComponent):
         bulk_config: The job, or what makes one. `model` and `output` are set by the component,
             `input` as well where `examples` is given.
         model_blessing: Blessing of the Evaluator; without one the model is taken as it is.
+        infra_blessing: Blessing of ServingCheck, or of TFX's InfraValidator.
         examples: Images of the pipeline; without them `bulk_config.input` names archives.
         split: Of the examples.
         code_digest: Digest of the code: another digest, another cache entry.
@@ -64,6 +67,7 @@ class BulkInference(base_component.BaseComponent):
         bulk_config: BulkConfig | Mapping[str, Any],
         *,
         model_blessing: types.BaseChannel | None = None,
+        infra_blessing: types.BaseChannel | None = None,
         examples: types.BaseChannel | None = None,
         split: str | None = None,
         code_digest: str | None = None,
@@ -79,6 +83,7 @@ class BulkInference(base_component.BaseComponent):
             **{
                 MODEL: model,
                 MODEL_BLESSING: model_blessing,
+                INFRA_BLESSING: infra_blessing,
                 EXAMPLES: examples,
                 properties.BULK_CONFIG: config.model_dump_json(),
                 properties.SPLIT: split,

@@ -22,6 +22,7 @@ from trainer.progress import PROGRESS_LOGGER
 
 MODEL: Final = "model"
 MODEL_BLESSING: Final = "model_blessing"
+INFRA_BLESSING: Final = "infra_blessing"
 EXAMPLES: Final = "examples"
 ANNOTATIONS: Final = "annotations"
 
@@ -44,12 +45,13 @@ class Executor(base_executor.BaseExecutor):
         """Annotates the images.
 
         Args:
-            input_dict: `model`, and where given `model_blessing` and `examples`.
+            input_dict: `model`, and where given `model_blessing`, `infra_blessing` and
+                `examples`.
             output_dict: `annotations`: the job's output folder; its counts become properties.
             exec_properties: `bulk_config` (JSON) and, with examples, `split`.
 
         Raises:
-            UnblessedModelError: if there is a blessing artifact and it does not bless.
+            UnblessedModelError: if there is a blessing of either kind and it does not bless.
             InputError: if the images or the model cannot be used.
         """
         model = artifact_utils.get_single_instance(input_dict[MODEL])
@@ -58,6 +60,12 @@ class Executor(base_executor.BaseExecutor):
             raise UnblessedModelError(
                 f"{model.uri}: this model was not blessed, so no image is labelled with it; see"
                 " why in the gate's verdict"
+            )
+        checks = input_dict.get(INFRA_BLESSING) or []
+        if checks and not model_utils.is_infra_validated(checks[0]):
+            raise UnblessedModelError(
+                f"{model.uri}: the export of this model was refused by the check before serving,"
+                f" so no image is labelled with it; see why in {checks[0].uri}"
             )
         output = artifact_utils.get_single_instance(output_dict[ANNOTATIONS])
         config = BulkConfig.model_validate_json(exec_properties[BULK_CONFIG])

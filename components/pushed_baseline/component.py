@@ -1,7 +1,8 @@
-"""The baseline of a run on a cluster: the latest pushed model other than the candidate.
+"""The earlier models of a run on a cluster: what to compare with, and what to start from.
 
-A Resolver with a strategy of ours can't be compiled for Kubeflow or Vertex, and Kubeflow has no
-resolvers at all. What is pushed was blessed, so the folder that TF Serving watches tells the same.
+They are pushed versions. A Resolver with a strategy of ours can't be compiled for Kubeflow or
+Vertex, and Kubeflow has no resolvers at all. What is pushed was blessed, so the folder that TF
+Serving watches tells the same.
 """
 
 import json
@@ -16,7 +17,7 @@ from serving import names
 
 
 class PushedBaselineOutputs(TypedDict):
-    """What PushedBaseline gives beside the model: the version; empty where there is none."""
+    """What both steps give beside the model: the version; empty where there is none."""
 
     version: str
 
@@ -46,6 +47,33 @@ def PushedBaseline(  # noqa: N802 (a component's name is the class that TFX make
     return {"version": ""}
 
 
+@tfx.dsl.components.component
+def PushedBase(  # noqa: N802 (as above)
+    model: tfx.dsl.components.OutputArtifact[tfx.types.standard_artifacts.Model],
+    directory: tfx.dsl.components.Parameter[str],
+    input_fingerprint: tfx.dsl.components.Parameter[str],
+) -> PushedBaselineOutputs:
+    """Copies the latest pushed model that learned from other images, to start from.
+
+    The platform's cache keeps what was chosen for the same images: a run that goes on, or is done
+    again, starts from the same model, and its Trainer comes from the cache as well.
+
+    Args:
+        model: Gets the model; stays without files where there is none.
+        directory: The folder of the pushed versions, local or gs://.
+        input_fingerprint: Of the images to learn from.
+
+    Returns:
+        `version`, the version's number.
+    """
+    for version in _versions(directory):
+        folder = posixpath.join(directory, version)
+        if _fingerprint(folder) != input_fingerprint:
+            io_utils.copy_dir(folder, path_utils.serving_model_dir(model.uri))
+            return {"version": version}
+    return {"version": ""}
+
+
 def _versions(directory: str) -> list[str]:
     """Lists versions, newest first; only numbers are versions, as TF Serving has it."""
     if not tf.io.gfile.isdir(directory):
@@ -58,3 +86,12 @@ def _digest(folder: str) -> str:
     """Digest of the weights, from the model's card."""
     with tf.io.gfile.GFile(posixpath.join(folder, names.EXTRA_ASSETS, names.MODEL_CARD)) as file:
         return str(json.loads(file.read())["digests"]["model"])
+
+
+def _fingerprint(folder: str) -> str:
+    """Fingerprint of the images behind a version, from the record of its push."""
+    path = posixpath.join(folder, names.EXTRA_ASSETS, names.PUSH_RECORD)
+    if not tf.io.gfile.exists(path):
+        return ""
+    with tf.io.gfile.GFile(path) as file:
+        return str(json.loads(file.read()).get("fingerprint", ""))

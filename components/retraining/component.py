@@ -7,7 +7,7 @@ so that the same images are not trained on again. `pipeline/orchestration/compil
 
 import posixpath
 import time
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import tensorflow as tf
 from tfx import v1 as tfx
@@ -84,14 +84,19 @@ def RunRecord(  # noqa: N802 (as above)
     blessing: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ModelBlessing],
     pushed_model: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.PushedModel],
     history: tfx.dsl.components.Parameter[str],
+    infra_blessing: tfx.dsl.components.InputArtifact[
+        tfx.types.standard_artifacts.InfraBlessing
+    ] = None,
 ) -> RunRecordOutputs:
     """Remembers that these images were trained on, and the verdict.
 
     Args:
         examples: The images.
-        blessing: The verdict.
+        blessing: The gate's verdict.
         pushed_model: Only so that this step comes last.
         history: Path of the record; made when missing.
+        infra_blessing: Verdict of the check of the export, where there is one: what it refused
+            was refused.
 
     Returns:
         `record`, its path.
@@ -103,7 +108,8 @@ def RunRecord(  # noqa: N802 (as above)
             span=examples.span,
             fingerprint=examples.get_string_custom_property(utils.FINGERPRINT_PROPERTY_NAME),
             ended=time.time(),
-            blessed=tf.io.gfile.exists(posixpath.join(blessing.uri, "BLESSED")),
+            blessed=_is_there(blessing, "BLESSED")
+            and (infra_blessing is None or _is_there(infra_blessing, "INFRA_BLESSED")),
         )
     )
     tf.io.gfile.makedirs(posixpath.dirname(history))
@@ -128,6 +134,10 @@ def find_drift(path: str | None) -> Drift | None:
     with tf.io.gfile.GFile(file) as content:
         reported = tf.io.gfile.stat(file).mtime_nsec / 1e9
         return read_drift(file, content.read(), reported)
+
+
+def _is_there(artifact: Any, name: str) -> bool:
+    return bool(tf.io.gfile.exists(posixpath.join(artifact.uri, name)))
 
 
 def _read_history(path: str) -> list[Attempt]:

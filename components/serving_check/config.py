@@ -4,6 +4,9 @@ from pydantic import Field
 
 from trainer.options import Section
 
+CHECKED_MODEL_ID = "checked_model_id"
+"""Custom property of the check's blessing: which model it is about."""
+
 
 class ServingCheckConfig(Section):
     """What the exported model has to prove in a fresh process before it may be pushed."""

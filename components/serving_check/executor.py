@@ -13,7 +13,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
 from components.serving_check.check import check_model
-from components.serving_check.config import ServingCheckConfig
+from components.serving_check.config import CHECKED_MODEL_ID, ServingCheckConfig
 from trainer.progress import PROGRESS_LOGGER
 
 MODEL: Final = "model"
@@ -45,7 +45,8 @@ class Executor(base_executor.BaseExecutor):
 
         Args:
             input_dict: `model`.
-            output_dict: `blessing`: an InfraBlessing with `report.json` and the property `summary`.
+            output_dict: `blessing`: an InfraBlessing with `report.json` and the properties
+                `summary` and `checked_model_id`.
             exec_properties: `check_config` (JSON).
         """
         model = artifact_utils.get_single_instance(input_dict[MODEL])
@@ -57,5 +58,6 @@ class Executor(base_executor.BaseExecutor):
         name = _BLESSED_FILE if report.blessed else _NOT_BLESSED_FILE
         io_utils.write_string_file(posixpath.join(blessing.uri, name), "")
         blessing.set_int_custom_property(_BLESSED, int(report.blessed))
+        blessing.set_int_custom_property(CHECKED_MODEL_ID, model.id)
         blessing.set_string_custom_property(SUMMARY, report.summary())
         _LOG.info("%s", report.summary())

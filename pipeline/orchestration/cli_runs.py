@@ -166,6 +166,7 @@ def lineage(terminal: Any, model: Path, root: Path | None) -> int:
         [
             ("pushed by run", origin.pushed_by),
             ("trained by run", origin.trained_by),
+            *((("started from", origin.started_from),) if origin.started_from else ()),
             ("archives", "\n".join(origin.archives)),
             ("images", "-" if origin.images is None else f"{origin.images:,}"),
             ("span", "-" if origin.span is None else str(origin.span)),

@@ -32,6 +32,7 @@ class Origin:
         digests: what the model's card says of weights, transform, calibration, configuration.
         metrics: what was recorded when it was pushed.
         steps: the steps behind it, last first: run, step, outputs.
+        started_from: folder of the model whose weights it started from; empty without one.
     """
 
     model: str
@@ -45,6 +46,7 @@ class Origin:
     digests: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     steps: list[dict[str, Any]] = field(default_factory=list)
+    started_from: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Returns it in a form for JSON."""
@@ -70,7 +72,10 @@ def trace(runs: Sequence[Run], model: Path) -> Origin:
         raise LineageError(f"{model}: no run of this root pushed it; name the root with --root")
     run, step = pushed
     steps = list(_upstream(step, producers))
-    behind = {found.name: (owner, found) for owner, found in steps}
+    behind: dict[str, tuple[Run, Step]] = {}
+    for owner, found in steps:
+        # The nearest: behind the models that it started from or was compared with are others.
+        behind.setdefault(found.name, (owner, found))
     ingest = next((found for _, found in behind.values() if "examples" in found.outputs), None)
     trained = next(
         ((owner, found) for owner, found in behind.values() if "model" in found.outputs), None
@@ -92,6 +97,7 @@ def trace(runs: Sequence[Run], model: Path) -> Origin:
             {"run": owner.name, "step": found.name, "outputs": found.outputs}
             for owner, found in [(run, step), *steps]
         ],
+        started_from="".join(trained[1].inputs.get("base_model", [])) if trained else "",
     )
 
 

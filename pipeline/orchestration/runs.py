@@ -103,7 +103,7 @@ def summarise(run: Run, *, is_latest: bool, is_held: bool) -> Summary:
         images=examples.get("images"),
         metrics=metrics or _numbers(verdict.get("metrics")),
         blessed=is_blessed(steps),
-        refusals=_noted_refusals(run) or _lines(verdict.get("refusals")),
+        refusals=_noted_refusals(run) or [*_lines(verdict.get("refusals")), *_not_served(steps)],
         pushed=str(pushed.get("pushed_destination", "")),
         cached=sum(step.cached for step in steps),
         steps=[
@@ -187,6 +187,17 @@ def _verdict(steps: list[Step]) -> dict[str, Any]:
 
 def _noted_refusals(run: Run) -> list[str]:
     return str(run.notes.get(REFUSALS_NOTE, "")).splitlines()
+
+
+def _not_served(steps: list[Step]) -> list[str]:
+    """What the check of the export says where it refused."""
+    return [
+        "the export does not serve as it was trained: "
+        + str(found.get("summary", "")).removeprefix("REFUSED: ")
+        for step in steps
+        for found in step.properties.get(_BLESSING, [])
+        if found.get("blessed") == 0 and _GATES_MARK not in found
+    ]
 
 
 def _lines(value: Any) -> list[str]:

@@ -18,6 +18,7 @@ from components.model_gate import metric_names
 from components.model_gate.intervals import share_interval
 from components.model_gate.verdict import Verdict
 from pipeline.jobs import STEP_TITLES
+from pipeline.outcome import read_serving_check
 from pipeline.report import plots
 from pipeline.report.album import Album, decode_file, shrink, spaced
 from pipeline.report.answers import parse_records
@@ -47,8 +48,11 @@ def overview(run: RunArtifacts) -> Facts:
     interval = None
     if accuracy is not None and images:
         interval = share_interval(accuracy * images, images, confidence)
+    check = run.steps.get("ServingCheck")
+    is_checked = check is not None and check.properties.get("blessing")
     return {
         "verdict": verdict,
+        "not_served": read_serving_check(check).refusals if is_checked else (),
         "failed": [STEP_TITLES.get(n, n) for n, step in run.steps.items() if step.failed],
         "accuracy": accuracy,
         "log_loss": overall.get(metric_names.LOG_LOSS),

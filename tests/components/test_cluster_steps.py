@@ -67,6 +67,30 @@ def test_the_baseline_is_the_latest_pushed_model_other_than_the_candidate(
         assert copied.read_bytes().decode() == pushed[expected]
 
 
+@pytest.mark.parametrize(
+    ("pushed", "expected"),
+    [({}, ""), ({"7": "own"}, ""), ({"7": "mon", "8": "own"}, "7"), ({"9": "mon", "10": ""}, "10")],
+)
+def test_a_training_starts_from_the_latest_pushed_model_of_other_images(
+    tmp_path: Path, pushed: dict[str, str], expected: str
+) -> None:
+    for version, fingerprint in pushed.items():
+        folder = write_model(tmp_path / "pushed" / version, version)
+        if fingerprint:
+            record = json.dumps({"fingerprint": fingerprint})
+            (folder / "assets.extra" / "push.json").write_text(record)
+    base, version = artifact("Model", tmp_path / "base"), artifact("String", tmp_path / "version")
+    run(
+        "components.pushed_baseline.component.PushedBase",
+        {},
+        {"model": base, "version": version},
+        directory=str(tmp_path / "pushed"),
+        input_fingerprint="own",
+    )
+    assert version.read() == expected
+    assert (tmp_path / "base" / "Format-Serving" / "saved_model.pb").exists() == bool(expected)
+
+
 @pytest.mark.parametrize("is_empty", [True, False])
 def test_an_empty_baseline_is_none_to_the_evaluator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_empty: bool
@@ -87,8 +111,12 @@ def test_an_empty_baseline_is_none_to_the_evaluator(
     assert seen["model"] == ["m"]
 
 
-@pytest.mark.parametrize("blessed", [True, False])
-def test_what_was_judged_is_remembered_and_not_done_again(tmp_path: Path, blessed: bool) -> None:
+@pytest.mark.parametrize(
+    ("blessed", "served"), [(True, None), (True, True), (True, False), (False, True)]
+)
+def test_what_was_judged_is_remembered_and_not_done_again(
+    tmp_path: Path, blessed: bool, served: bool | None
+) -> None:
     (tmp_path / "archive.zip").write_bytes(b"PK\x05\x06" + bytes(18))
     config = InputConfig.model_validate({"paths": str(tmp_path / "archive.zip")})
     history = str(tmp_path / "retraining" / "flowers.json")
@@ -118,16 +146,24 @@ def test_what_was_judged_is_remembered_and_not_done_again(tmp_path: Path, blesse
     blessing = tmp_path / "blessing"
     blessing.mkdir()
     (blessing / ("BLESSED" if blessed else "NOT_BLESSED")).touch()
+    checked = {}
+    if served is not None:
+        infra = tmp_path / "infra_blessing"
+        infra.mkdir()
+        (infra / ("INFRA_BLESSED" if served else "INFRA_NOT_BLESSED")).touch()
+        checked["infra_blessing"] = artifact("InfraBlessing", infra)
     run(
         "components.retraining.component.RunRecord",
         {
             "examples": examples,
             "blessing": artifact("ModelBlessing", blessing),
             "pushed_model": artifact("PushedModel", tmp_path / "pushed_model"),
+            **checked,
         },
         {"record": artifact("String", tmp_path / "record")},
         history=history,
     )
     second = state()
     assert second["reason"] == ""
-    assert f"was {'blessed' if blessed else 'refused'}" in second["explanation"]
+    verdict = "blessed" if blessed and served is not False else "refused"
+    assert f"was {verdict}" in second["explanation"]

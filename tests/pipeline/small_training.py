@@ -71,7 +71,9 @@ def options(**trainer: Any) -> dict[str, Any]:
     }
 
 
-def arguments(inputs: Path, out: Path, training: dict[str, Any]) -> SimpleNamespace:
+def arguments(
+    inputs: Path, out: Path, training: dict[str, Any], base_model: str | None = None
+) -> SimpleNamespace:
     """What TFX's Trainer hands to `run_fn`; `out` stands for one execution's folders."""
     model_run = out / "model_run"
     model_run.mkdir(parents=True, exist_ok=True)
@@ -81,6 +83,7 @@ def arguments(inputs: Path, out: Path, training: dict[str, Any]) -> SimpleNamesp
         serving_model_dir=str(out / "model" / "Format-Serving"),
         model_run_dir=str(model_run),
         hyperparameters=None,
+        base_model=base_model,
         custom_config={
             "training": json.dumps(training),
             "code_digest": "code",

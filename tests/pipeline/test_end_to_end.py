@@ -1,18 +1,34 @@
-"""A whole run on the digits, as a person starts it; then what the cache and the gate make of it."""
+"""A whole run on the digits, as a person starts it; what the cache and the gate make of it; and the
+days after it, as cron starts them. The tests go on in one folder, so their order matters.
+"""
 
 import json
 import math
 import os
+import random
+import signal
 import subprocess
 import sys
+import zipfile
+from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import pyarrow.dataset as ds
 import pytest
 
+from pipeline.run_record import read_runs, sqlite_connection
+from tests.pipeline.conftest import PLANTED
+from tests.pipeline.orchestration.cluster import WarmProcess
+
 ROOT = Path(__file__).resolve().parents[2]
+# They only look into the metadata store, at every run.
+RESOLVERS = {"base_model", "baseline_model"}
+BEFORE_TRAINING = {
+    "ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "AnomalyGate", "Transform"
+}  # fmt: skip
 pytestmark = pytest.mark.e2e
 
 
@@ -31,7 +47,7 @@ def vaeline(*arguments: str) -> Run:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **PLANTED},
         timeout=550,
         check=False,
     )
@@ -62,9 +78,7 @@ def labelling(root: Path) -> list[str]:
 
 
 def recomputed(run: Run) -> set[str]:
-    # The resolver only looks into the metadata store, at every run.
-    steps = {name for name, step in run.result["steps"].items() if not step["cached"]}
-    return steps - {"baseline_model"}
+    return {name for name, step in run.result["steps"].items() if not step["cached"]} - RESOLVERS
 
 
 def test_the_demonstration_reaches_its_accuracy(first: Run) -> None:
@@ -193,3 +207,111 @@ def test_a_class_with_one_image_stops_the_run_by_name(first: Run, root: Path) ->
     assert "letter" in done.result["error"]
     assert "min_images" in done.result["error"]
     assert "Traceback" not in done.text
+
+
+CLUSTER = {
+    "platform": "kubeflow",
+    "image": "registry.example/vaeline@sha256:" + "0" * 64,
+    "pipeline_root": "gs://store/root",
+    "secrets": [{"name": "store", "key": "key", "variable": variable} for variable in PLANTED],
+}
+"""It names the secrets that are planted; on this machine nobody asks for it."""
+
+
+@dataclass
+class Days:
+    """Commands on the folder of the demonstration, in forks, with secrets in their environment."""
+
+    root: Path
+    warm: WarmProcess
+    started: int = 0
+
+    def start(self, command: str, *settings: str, kill_at: str = "", output: str = "") -> Run:
+        """Starts a command, to its end or until it has printed `kill_at`."""
+        self.started += 1
+        printed = self.root / "printed" / f"{self.started}.txt"
+        printed.parent.mkdir(exist_ok=True)
+        given = ["trainer.warm_start=true", f"cluster={json.dumps(CLUSTER)}", *settings]
+        argv = ["python", "-m", "pipeline.cli", command, "--config", "digits", "--json"]
+        argv += [part for setting in given for part in ("--set", setting)]
+        argv += ["--output", output] if output else ["--root", str(self.root)]
+        code = self.warm(argv, printed, kill_at=kill_at)
+        text = printed.read_text()
+        results = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        return Run(code, results[-1] if results else {}, text)
+
+    def states(self) -> dict[str, str]:
+        """How the steps of the latest run ended."""
+        (run,) = read_runs(sqlite_connection(self.root / "metadata.sqlite"), latest=1)
+        return {name: step.state for name, step in run.steps.items() if name not in RESOLVERS}
+
+
+@pytest.fixture(scope="module")
+def days(first: Run, root: Path, warm: WarmProcess) -> Days:
+    return Days(root, warm)
+
+
+def write_day(root: Path, day: str) -> str:
+    """Writes digits with labels drawn by lot; gives the setting that names the days."""
+    (root / "days").mkdir()
+    draw = random.Random(7)
+    with (
+        zipfile.ZipFile(root / "archives" / "digits.zip") as digits,
+        zipfile.ZipFile(root / "days" / f"{day}.zip", "w") as archive,
+    ):
+        for name in digits.namelist()[::3]:
+            archive.writestr(f"digits/{draw.randrange(10)}/{Path(name).name}", digits.read(name))
+    return f"input.paths={root}/days/{{YYYY}}-{{MM}}-{{DD}}.zip"
+
+
+def test_the_days_after(first: Run, root: Path, days: Days) -> None:
+    idle = days.start("retrain")
+    assert (idle.code, idle.result["trained"]) == (0, False)
+    assert "trained on these images" in idle.result["reason"]
+
+    # The check of the export has tests of its own, and imports TensorFlow anew.
+    changed = [write_day(root, "2026-11-18"), "trainer.epochs=5", "serving_check.enabled=false"]
+    killed = days.start("retrain", *changed, kill_at="learn the preprocessing")
+    assert killed.code == -signal.SIGKILL, killed.text
+    assert {name for name, state in days.states().items() if state == "done"} == BEFORE_TRAINING
+
+    resumed = days.start("retrain", *changed)
+    assert (resumed.code, resumed.result["trained"]) == (3, True), resumed.text
+    assert resumed.result["reason"].endswith("did not come to its end and goes on")
+    assert {name for name, state in days.states().items() if state == "cached"} == BEFORE_TRAINING
+    run = resumed.result["run"]
+    assert "below evaluation.min_accuracy" in run["refusals"][0]
+    versions = [path.name for path in (root / "pushed").glob("[0-9]*")]
+    assert versions == [Path(first.result["pipeline"]["pushed"]).name], "nothing worse is pushed"
+    trained = Path(first.result["pipeline"]["pictures"]).parent.name
+    assert run["warm_start"].startswith("12 of 12 weights are those of")
+    assert run["warm_start"].endswith(f"Trainer/model/{trained}/Format-Serving")
+
+    idle = days.start("retrain", *changed)
+    assert (idle.code, idle.result["trained"]) == (0, False)
+    assert idle.result["reason"].endswith("trained on these images and was refused")
+    again = days.start("run", *changed)
+    assert again.result["refusals"] == run["refusals"]
+    assert recomputed(again) == set(), "it starts from what it started from, so it is cached"
+
+
+def test_no_value_of_a_secret_is_left_behind(root: Path, days: Days) -> None:
+    reachable = ["input.paths=gs://store/digits.zip", "push.directory=gs://store/pushed"]
+    for name in ("compiled.json", "compiled.yaml"):
+        compiled = days.start("compile", *reachable, output=str(root / name))
+        assert compiled.code == 0, compiled.text
+    # The values were within reach: one in the configuration is seen, and refused by its name.
+    held = f"name={PLANTED['STORE_TOKEN']}"
+    refused = days.start("compile", *reachable, held, output=str(root / "refused.json"))
+    assert refused.code == 1
+    assert "$STORE_TOKEN" in refused.result["error"]
+
+    files = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    for name, value in PLANTED.items():
+        naming = {path.name for path, content in files.items() if name.encode() in content}
+        assert naming >= {"config.yaml", "compiled.json", "compiled.yaml"}, "names are allowed"
+        for form in (value, quote_plus(value), b64encode(value.encode()).decode()):
+            assert [path for path, content in files.items() if form.encode() in content] == []
+    names = {path.name for path in files}
+    assert names >= {"metadata.sqlite", "saved_model.pb", "report.html", "INFRA_BLESSED", "1.txt"}
+    assert "refused.json" not in names

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tfx.dsl.components.common.resolver import RESOLVER_CONFIG
 
 from pipeline import digests
 from pipeline.config import ConfigError, PipelineConfig, parse_config
@@ -63,6 +64,23 @@ def test_a_search_for_options_is_a_step_before_the_training() -> None:
     assert changed(properties(searching), properties(longer)) == {"Tuner"}
 
 
+def test_a_model_to_start_from_is_one_more_input_of_the_training() -> None:
+    warm = config(trainer={"warm_start": True, "tuner": {"enabled": True}})
+    cold = config(trainer={"tuner": {"enabled": True}})
+    assert list(properties(warm)) == [*STEPS[:6], "Tuner", "base_model", *STEPS[6:]]
+    # Without a model to start from, it is the training that it would be else.
+    assert changed(properties(cold), properties(warm)) == set()
+    dag = create_pipeline(warm, places=Places(artifacts="/nowhere"), code_digest="code")
+    steps = {step.id: step for step in dag.components}
+    read = {"examples", "transform_graph", "hyperparameters"}
+    assert set(steps["base_model"].inputs) == {
+        *read, "model", "model_blessing", "infra_blessing"
+    }  # fmt: skip
+    assert set(steps["Trainer"].inputs) == {*read, "base_model"}
+    settings = json.loads(steps["base_model"].exec_properties[RESOLVER_CONFIG]["settings"])
+    assert settings == json.loads(steps["Trainer"].exec_properties["custom_config"])
+
+
 def test_labelling_an_archive_is_the_last_step() -> None:
     bulk = {"in_pipeline": True, "input": {"paths": "scans.zip"}}
     labelling = config(bulk=bulk)
@@ -71,6 +89,8 @@ def test_labelling_an_archive_is_the_last_step() -> None:
     assert "BulkInference" in changed(before, after)
     other = config(bulk={**bulk, "columns": ["key", "label"]})
     assert changed(properties(labelling), properties(other)) == {"BulkInference"}
+    dag = create_pipeline(labelling, places=Places(artifacts="/nowhere"), code_digest="code")
+    assert {"model_blessing", "infra_blessing"} < set(dag.components[-1].inputs)
     with pytest.raises(ConfigError, match=r"bulk\.in_pipeline: there is nothing to label"):
         config(bulk={"in_pipeline": True})
 

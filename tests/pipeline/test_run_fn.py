@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.run_fn import run_fn
+from pipeline.run_fn import read_base_model, run_fn
 from pipeline.training import prepare
 from pipeline.training_folder import training_folder
 from tests.pipeline import small_training
@@ -95,11 +95,32 @@ def test_other_options_images_or_code_are_another_training(inputs: Path, tmp_pat
         ("code", replace(training, options=small_training.options(seed=7))),
         ("code", replace(training, data=changed)),
     ]
-    folders = {
-        training_folder("root", "trainer", {"code": code, **variant.identity()})
-        for code, variant in [*variants, variants[0]]
-    }
-    assert len(folders) == len(variants)
+    identities = [
+        {"code": code, **variant.identity()} for code, variant in [*variants, variants[0]]
+    ]
+    identities += [{"code": "code", **training.identity(base)} for base in ("one", "two")]
+    folders = {training_folder("root", "trainer", identity) for identity in identities}
+    assert len(folders) == len(variants) + 2
+
+
+def test_a_training_starts_from_the_model_that_the_graph_names(
+    inputs: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    base = undisturbed / "model" / "Format-Serving"
+    given = small_training.arguments(
+        inputs, tmp_path, small_training.options(epochs=0.3), base_model=str(base)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pipeline.run_fn.draw_training", lambda *given, **named: None)
+        run_fn(given)
+    card = json.loads((tmp_path / "model/Format-Serving/assets.extra/model.json").read_text())
+    assert card["base"]["model"] == small_training.exported_digests(undisturbed)["model"]
+    assert card["base"]["line"] == f"warm start: 12 of 12 weights are those of {base}"
+    (record,) = json.loads((tmp_path / "model_run" / "history.json").read_text())
+    assert record["train"]["accuracy"] > 0.8, "one that starts anew knows a third"
+    # On a cluster there is an artifact before the first push, too.
+    given.base_model = str(tmp_path / "empty" / "Format-Serving")
+    assert read_base_model(given) is None
 
 
 def test_what_a_training_says_of_itself_is_in_the_model_run(undisturbed: Path) -> None:

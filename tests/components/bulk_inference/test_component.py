@@ -21,7 +21,7 @@ standard_artifacts = pytest.importorskip("tfx.types.standard_artifacts")
 def artifacts(folder: Path, *, blessed: bool) -> dict[str, list[object]]:
     model = standard_artifacts.Model()
     model.uri = str(folder / "model")
-    (folder / "model").mkdir()
+    (folder / "model").mkdir(parents=True)
     export_model(folder / "model" / "Format-Serving")
     blessing = standard_artifacts.ModelBlessing()
     blessing.uri = str(folder / "blessing")
@@ -63,6 +63,12 @@ def test_an_unblessed_model_is_refused_loudly(tmp_path: Path) -> None:
         UnblessedModelError, match="this model was not blessed, so no image is labelled"
     ):
         do(tmp_path, artifacts(tmp_path, blessed=False))
+    inputs = artifacts(tmp_path / "again", blessed=True)
+    check = standard_artifacts.InfraBlessing()
+    check.uri = str(tmp_path / "check")
+    check.set_int_custom_property("blessed", 0)
+    with pytest.raises(UnblessedModelError, match=f"refused by the check .* in {tmp_path}/check"):
+        do(tmp_path, {**inputs, "infra_blessing": [check]})
     assert not (tmp_path / "annotations" / "table").exists()
 
 

@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -166,10 +166,11 @@ class Cluster:
 class WarmProcess:
     """Executes commands in forks; see `warm.py`."""
 
-    def __init__(self, project: Path) -> None:
+    def __init__(self, project: Path, environment: Mapping[str, str]) -> None:
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tests.pipeline.orchestration.warm"],
             cwd=project,
+            env=dict(environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -177,9 +178,11 @@ class WarmProcess:
         )
         assert self._line() == "ready"
 
-    def __call__(self, command: list[str], log: Path) -> int:
+    def __call__(self, command: list[str], log: Path, *, kill_at: str = "") -> int:
+        """Runs a command to its end, or kills it when it has printed `kill_at`."""
         assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps({"argv": command, "log": str(log)}) + "\n")
+        request = {"argv": command, "log": str(log), "kill_at": kill_at}
+        self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         return int(self._line())
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,6 @@ from tests.pipeline.orchestration.cluster import Cluster, WarmProcess
 
 PROJECT = Path(__file__).resolve().parents[3]
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
-
-
-@pytest.fixture(scope="module")
-def warm() -> Iterator[WarmProcess]:
-    process = WarmProcess(PROJECT)
-    yield process
-    process.close()
 
 
 def test_the_specification_runs_to_a_pushed_model_and_then_rests(
@@ -38,6 +30,7 @@ def test_the_specification_runs_to_a_pushed_model_and_then_rests(
         overrides=[
             f"input.paths={days}/{{YYYY}}-{{MM}}-{{DD}}.zip",
             "trainer.epochs=3",
+            "trainer.warm_start=true",
             "trainer.evaluate_every_epochs=3",
             "evaluation.min_accuracy=0.5",
             f"cluster={{platform: kubeflow, image: '{image}', pipeline_root: 'gs://store/root'}}",
@@ -52,12 +45,14 @@ def test_the_specification_runs_to_a_pushed_model_and_then_rests(
     assert cluster.skipped == []
     assert cluster.ran[0] == "InputState"
     assert cluster.ran[-1] == "RunRecord"
-    expected = {"ImageExampleGen", "Trainer", "baseline-model", "Evaluator", "Pusher"}
+    expected = {"ImageExampleGen", "base-model", "Trainer", "baseline-model", "Evaluator", "Pusher"}
     assert expected < set(cluster.ran)
     assert outputs["InputState"]["parameters"]["span"] == 20777
     assert outputs["ImageExampleGen"]["artifacts"]["examples"]["metadata"]["span"] == 20777
     (version,) = (p for p in (tmp_path / "pushed").iterdir() if p.name.isdigit())
     assert (version / "saved_model.pb").is_file()
+    card = json.loads((version / "assets.extra" / "model.json").read_text())
+    assert "base" not in card, "nothing was pushed before that it could have started from"
     record = json.loads((tmp_path / "store" / "retraining" / "digits.json").read_text())
     assert record["attempts"][0]["blessed"] is True
 

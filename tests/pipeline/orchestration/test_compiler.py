@@ -107,6 +107,22 @@ def test_new_images_reach_the_caches_key(jobs: dict[str, Any]) -> None:
     }
 
 
+def test_a_run_that_goes_on_starts_from_the_model_that_it_started_from() -> None:
+    warm = {**golden.CONFIGURATIONS["local"], "trainer": {"warm_start": True}}
+    job = compile_pipeline(parse_config(warm), code_digest="c0de")
+    validate(job)
+    tasks = job["pipelineSpec"]["components"]["retrain"]["dag"]["tasks"]
+    base = tasks["base-model"]
+    # What is pushed changes; for the same images the platform's cache keeps to what was chosen.
+    assert base["cachingOptions"] == {"enableCache": True}
+    assert base["inputs"]["parameters"] == {
+        "directory": {"runtimeValue": {"constant": "/mnt/pushed"}},
+        "input_fingerprint": {"componentInputParameter": "input_fingerprint"},
+    }
+    source = tasks["Trainer"]["inputs"]["artifacts"]["base_model"]["taskOutputArtifact"]
+    assert source == {"producerTask": "base-model", "outputArtifactKey": "model"}
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.orchestration.lineage import LineageError, trace
+from pipeline.orchestration.retrain import attempts
 from pipeline.orchestration.runs import METRIC_NOTE, Summary, summarise
 from pipeline.run_record import latest_run, note_run, read_runs
 from tests.pipeline.orchestration.stores import CACHED, FAILED, RUNNING, Store
@@ -58,10 +59,13 @@ def test_a_model_that_cannot_be_served_is_not_blessed(store: Store) -> None:
     store.step("first", "Measure", writes={"blessing": store.artifact("ModelBlessing")})
     store.training_run("first", blessed=True)
     assert summaries(store)[0].blessed is True
-    refused = store.artifact("InfraBlessing", blessed=0)
+    refused = store.artifact("InfraBlessing", blessed=0, summary="REFUSED: label of image 3")
     store.step("second", "ServingCheck", writes={"blessing": refused})
     store.training_run("second", blessed=True)
-    assert summaries(store)[1].blessed is False
+    second = summaries(store)[1]
+    assert (second.blessed, second.verdict) == (False, "REFUSED")
+    assert second.refusals == ["the export does not serve as it was trained: label of image 3"]
+    assert [attempt.blessed for attempt in attempts(read_runs(store.connection))] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -109,6 +113,25 @@ def test_lineage_goes_back_through_the_cache(store: Store, tmp_path: Path) -> No
         ("second", "Evaluator"),
         ("first", "ImageExampleGen"),
     ]
+
+
+def test_lineage_is_not_that_of_the_model_it_started_from(store: Store, tmp_path: Path) -> None:
+    pushed = tmp_path / "pushed" / "2"
+    first = store.training_run("first", fingerprint="mon", archives=("mon.zip",))
+    examples = store.artifact("Examples", input_fingerprint="tue")
+    model = store.artifact("Model")
+    store.step("second", "ImageExampleGen", writes={"examples": examples},
+               input_config=json.dumps({"paths": ["tue.zip"]}))  # fmt: skip
+    store.step("second", "base_model", writes={"model": first["model"], "examples": examples})
+    store.step("second", "Trainer", reads={"examples": examples, "base_model": first["model"]},
+               writes={"model": model})  # fmt: skip
+    store.step("second", "Pusher", reads={"model": model},
+               writes={"pushed_model": store.artifact("PushedModel",
+                                                      pushed_destination=str(pushed))})  # fmt: skip
+    origin = trace(read_runs(store.connection), pushed)
+    assert (origin.trained_by, origin.fingerprint) == ("second", "tue")
+    assert origin.archives == ["tue.zip"]
+    assert origin.started_from == str(store.uri(first["model"]))
 
 
 def test_a_model_from_elsewhere_has_no_lineage(store: Store, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Runs container commands of steps in forks of one process that has imported TFX already.
 
-`python -m tests.pipeline.orchestration.warm`: reads a JSON object with `argv` and `log` per line,
-answers with the exit status. A fork is a process of its own; only the 14 s of imports are shared.
+`python -m tests.pipeline.orchestration.warm`: reads a JSON object with `argv`, `log` and `kill_at`
+per line, answers with the exit status. A fork is a process of its own; only the 14 s of imports are
+shared. With `kill_at`, SIGKILL is sent when the log holds that text.
 """
 
 import json
@@ -9,7 +10,9 @@ import os
 import runpy
 import signal
 import sys
+import time
 import traceback
+from pathlib import Path
 
 
 def main() -> None:
@@ -24,8 +27,19 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             _run(request["argv"], request["log"])
+        if request["kill_at"]:
+            _kill_at(child, Path(request["log"]), request["kill_at"].encode())
         _, status = os.waitpid(child, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
+
+
+def _kill_at(child: int, log: Path, text: bytes) -> None:
+    while not (log.exists() and text in log.read_bytes()):
+        # Ended without a word; its status is the answer, and the caller's to judge.
+        if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
 
 
 def _run(argv: list[str], log: str) -> None:

@@ -16,6 +16,7 @@ from pipeline.report.archive_report import write_archive_report
 from pipeline.report.page import MOST_BYTES, ReportError
 from pipeline.report.run_artifacts import RunArtifacts, read_latest
 from pipeline.report.run_report import write_run_report
+from pipeline.run_record import Step
 from tests.pipeline.report.browser import CHROMIUM, chromium
 from tests.pipeline.report.conftest import CLASSES, SCRIPT
 
@@ -90,6 +91,18 @@ def test_every_part_of_the_run_is_shown(run: RunArtifacts) -> None:
     # The rejected member decodes all the same, so it has a picture.
     (figure,) = re.findall(r'alt="rejected: ([^"]*)"', Path(run.root / "report.html").read_text())
     assert "&lt;script&gt;" in figure
+
+
+def test_a_refused_export_is_a_refusal(run: RunArtifacts) -> None:
+    path = run.root / "blessing" / "verdict.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "blessed": True, "refusals": []}))
+    found = {"blessed": 0, "summary": f"REFUSED: label of {CLASSES[0]}"}
+    check = Step("ServingCheck", cached=False, failed=False, properties={"blessing": [found]})
+    steps = {**run.steps, "ServingCheck": check}
+    text = assert_harmless(write_run_report(RunArtifacts(run.root, steps)).read_text("utf-8")).text
+    assert "✕ Refused" in text
+    assert "✓ Blessed" not in text
+    assert f"the export does not serve as it was trained: label of {CLASSES[0]}" in text
 
 
 def test_what_is_missing_is_a_note(run: RunArtifacts) -> None:

@@ -1,0 +1,187 @@
+"""Warm start: a training begins with the weights of an earlier model, as far as they fit.
+
+A weight is taken where name and shape are the same; a head over other classes never is. The
+optimizer starts afresh, and a checkpoint of the same training goes before. `pipeline/run_fn.py`
+and `python -m trainer` read the model, `train.py` puts its weights in.
+"""
+
+import dataclasses
+import json
+import posixpath
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.model import VaeClassifier
+from trainer.weights import digest_arrays, weight_names
+
+CARD_WEIGHTS: Final = "weights"
+"""Key of an export's card: names of the weights, in the order of the SavedModel's variables."""
+
+# What `serving/export.py` writes, and what `python -m trainer` does.
+_SAVED_MODEL: Final = "saved_model.pb"
+_CARD: Final = "assets.extra/model.json"
+_KERAS_MODEL: Final = "model.keras"
+_KERAS_CARD: Final = "model.json"
+# As `keras.export.ExportArchive.track` keeps them.
+_VARIABLE: Final = "variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
+
+_CLASSIFIER: Final = "classifier/"
+# The layer of both decoders that sees the class beside z.
+_CLASS_INPUT: Final = "decoder/dense/kernel"
+_MOST_NAMED: Final = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Base:
+    """An earlier model.
+
+    Attributes:
+        source: its folder.
+        digest: of all its weights, as in its card.
+        classes: names of its classes, in the order of its logits.
+        weights: float32 arrays by `weights.weight_names`.
+    """
+
+    source: str
+    digest: str
+    classes: tuple[str, ...]
+    weights: Mapping[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """What a training takes from an earlier model.
+
+    Attributes:
+        source: folder of the model.
+        digest: of its weights.
+        weights: for each learned weight of the new model its start; None where it starts anew.
+        names: of the learned weights, in the same order.
+        same_classes: both models tell the same classes apart.
+    """
+
+    source: str
+    digest: str
+    weights: tuple[np.ndarray | None, ...]
+    names: tuple[str, ...]
+    same_classes: bool
+
+    @property
+    def new(self) -> list[str]:
+        """Names of the weights that start anew."""
+        return [n for n, w in zip(self.names, self.weights, strict=True) if w is None]
+
+    def line(self) -> str:
+        """Says what came from where."""
+        new = self.new
+        taken = f"{len(self.names) - len(new)} of {len(self.names)} weights are those of"
+        text = f"warm start: {taken} {self.source}"
+        if not new:
+            return text
+        more = f" and {len(new) - _MOST_NAMED} more" if len(new) > _MOST_NAMED else ""
+        why = "" if self.same_classes else " (other classes)"
+        return f"{text}; new{why}: {', '.join(new[:_MOST_NAMED])}{more}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns it in a form for JSON, for the new model's card."""
+        return {"source": self.source, "model": self.digest, "new": self.new, "line": self.line()}
+
+
+def read_base(folder: str) -> Base:
+    """Reads an earlier model.
+
+    Args:
+        folder: of a SavedModel that the pipeline exported or pushed, local or gs://, or the
+            output folder of `python -m trainer`.
+
+    Raises:
+        ValueError: there is none, or its weights are not those that its card tells.
+    """
+    if tf.io.gfile.exists(posixpath.join(folder, _SAVED_MODEL)):
+        return _read_export(folder)
+    if tf.io.gfile.exists(posixpath.join(folder, _KERAS_MODEL)):
+        return _read_keras(folder)
+    raise ValueError(
+        f"{folder}: no model to start from; name a folder with {_SAVED_MODEL} (a pushed version) "
+        f"or {_KERAS_MODEL} (an output folder of `python -m trainer`)"
+    )
+
+
+def fit(base: Base, model: VaeClassifier, classes: Sequence[str]) -> WarmStart:
+    """Looks which weights of an earlier model a new one can begin with.
+
+    Args:
+        base: the earlier model.
+        model: a new model of the training's options.
+        classes: names of its classes, in the order of its logits.
+    """
+    same_classes = tuple(classes) == base.classes
+    bound = () if same_classes else _bound_to_classes(model)
+    names = weight_names(model.learned_weights)
+    found: list[np.ndarray | None] = []
+    for name, weight in zip(names, model.learned_weights, strict=True):
+        array = None if name.startswith(bound) else base.weights.get(name)
+        fits = array is not None and array.shape == tuple(weight.shape)
+        found.append(array if fits else None)
+    return WarmStart(base.source, base.digest, tuple(found), tuple(names), same_classes)
+
+
+def begin_with(model: VaeClassifier, start: WarmStart) -> None:
+    """Puts the weights that fit into a new model."""
+    for weight, array in zip(model.learned_weights, start.weights, strict=True):
+        if array is not None:
+            weight.assign(array)
+
+
+def _bound_to_classes(model: VaeClassifier) -> tuple[str, ...]:
+    """Beginnings of the names of weights that have a row or a column for each class."""
+    if model.config.conditioning == "label":
+        return (_CLASSIFIER, _CLASS_INPUT)
+    return (_CLASSIFIER,)
+
+
+def _read_export(folder: str) -> Base:
+    card = _read_json(posixpath.join(folder, _CARD))
+    try:
+        names = [str(name) for name in card[CARD_WEIGHTS]]
+        expected = str(card["digests"]["model"])
+        classes = tuple(str(name) for name in card["classes"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{posixpath.join(folder, _CARD)}: {error} is missing: an earlier version exported it; "
+            "train once with trainer.warm_start off"
+        ) from error
+    reader = tf.train.load_checkpoint(posixpath.join(folder, "variables", "variables"))
+    try:
+        arrays = [reader.get_tensor(_VARIABLE.format(place)) for place in range(len(names))]
+    except tf.errors.OpError as error:
+        raise ValueError(f"{folder}: its weights can't be read: {error.message}") from error
+    # It holds the order of the variables, too: names must not move to other weights.
+    if digest_arrays(arrays) != expected:
+        raise ValueError(f"{folder}: its weights are not those of its card; the export is damaged")
+    return Base(folder, expected, classes, dict(zip(names, arrays, strict=True)))
+
+
+def _read_keras(folder: str) -> Base:
+    import keras
+
+    card = _read_json(posixpath.join(folder, _KERAS_CARD))
+    model = keras.saving.load_model(posixpath.join(folder, _KERAS_MODEL), compile=False)
+    arrays = [np.asarray(weight.numpy()) for weight in model.weights]
+    named = dict(zip(weight_names(model.weights), arrays, strict=True))
+    classes = tuple(str(name) for name in card.get("classes", ()))
+    return Base(folder, digest_arrays(arrays), classes, named)
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            document = json.loads(file.read())
+    except (tf.errors.OpError, ValueError) as error:
+        raise ValueError(f"{path}: can't be read as the card of a model: {error}") from error
+    if not isinstance(document, dict):
+        raise ValueError(f"{path}: is no card of a model")
+    return document
