@@ -18,6 +18,7 @@ import tensorflow as tf
 import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
+from components.image_sources.config import LimitsConfig
 from tests.trainer import tiny
 from tests.trainer.test_streams import write_examples
 from trainer import features
@@ -65,6 +66,7 @@ def options(**trainer: Any) -> dict[str, Any]:
     small = {"epochs": 4, "steps_per_call": 3, "checkpoints": {"every_secs": 0}, **trainer}
     return {
         "name": "small",
+        "input": {"limits": LimitsConfig().model_dump(mode="json")},
         "image": {"height": height, "width": width, "channels": channels},
         "model": tiny.model_config(dropout=0.2).model_dump(mode="json"),
         "trainer": tiny.trainer_config(**small).model_dump(mode="json"),
