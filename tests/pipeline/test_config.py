@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.config import ConfigError, find_config, load_config, parse_config, to_yaml
+from trainer.config import ModelConfig, TrainerConfig
 
 MINIMAL = {"input": {"paths": "archive.zip"}}
 
@@ -91,3 +92,12 @@ def test_an_override_that_does_not_hold_is_shown(tmp_path: Path, override: str) 
     path = write(tmp_path, "name: x\ninput: {paths: a.zip}\n")
     with pytest.raises(ConfigError, match="--set"):
         load_config(path, overrides=[override])
+
+
+def test_a_preset_is_the_recipe_whose_figures_are_told(tmp_path: Path) -> None:
+    from benchmarks import mnist_supervised as measured
+
+    config = load_config("mnist_conv", root=tmp_path)
+    assert config.model == ModelConfig.model_validate(measured.MODEL)
+    recipe = {**measured.TRAINER, "epochs": config.trainer.epochs, "tensorboard": True}
+    assert config.trainer == TrainerConfig.model_validate(recipe)
