@@ -70,7 +70,8 @@ def export_model(
     }
     _write_text(extra / names.MODEL_CARD, json.dumps(description, indent=2, sort_keys=True))
     _write_text(extra / names.CONFIG, config_yaml)
-    write_golden(answer_in_memory(model, transform, golden), str(extra / names.GOLDEN))
+    answers = answer_in_memory(model, transform, golden, max_pixels=max_pixels)
+    write_golden(answers, str(extra / names.GOLDEN))
     write_warm_up(str(extra / names.WARM_UP), model.image_shape)
 
 

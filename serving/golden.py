@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from serving import names
-from serving.admission import admit
+from serving.admission import MAX_PIXELS, admit
 from trainer import features
 from trainer.model import VaeClassifier
 from trainer.preprocessing import RecordTransform
@@ -54,7 +54,11 @@ class GoldenSet:
 
 
 def answer_in_memory(
-    model: VaeClassifier, transform: RecordTransform, files: Sequence[bytes]
+    model: VaeClassifier,
+    transform: RecordTransform,
+    files: Sequence[bytes],
+    *,
+    max_pixels: int = MAX_PIXELS,
 ) -> GoldenSet:
     """Sends images through the trainer's input and the model in memory.
 
@@ -63,6 +67,7 @@ def answer_in_memory(
         transform: The graph it was trained behind.
         files: Images of the training data. Files of other kinds are added, so that every way of
             decoding is held against the others, whatever the data are.
+        max_pixels: Height times width that the export's signatures accept.
 
     Returns:
         The set.
@@ -75,7 +80,7 @@ def answer_in_memory(
         kept.append(file)
     kept.extend(unusual_files())
     # The trainer's input knows plain files alone, as the ingest stores them.
-    plain = admit(tf.constant(kept)).numpy()
+    plain = admit(tf.constant(kept), max_pixels).numpy()
     levels, _ = transform.decode_examples(tf.constant([_record(file) for file in plain]))
     answers = model.analyse(tf.cast(levels, tf.float32) / 255.0)
     return GoldenSet(kept, levels.numpy(), {name: answers[name].numpy() for name in ANSWERS})

@@ -11,6 +11,7 @@ from components.image_checks import ImageFaultError, check, decode
 from components.image_sources.config import LimitsConfig
 from serving import names
 from serving.admission import admit
+from serving.golden import answer_in_memory
 from serving.image_headers.check import FAULTS, read_headers
 from tests.serving import hostile
 from tests.serving.conftest import Exported
@@ -88,3 +89,11 @@ def test_the_limit_is_the_configured_one() -> None:
     assert admit(tf.constant([file]), 48 * 40).numpy() == [file]
     with pytest.raises(tf.errors.InvalidArgumentError, match="48, the limit is 1919"):
         admit(tf.constant([file]), 48 * 40 - 1)
+
+
+def test_images_count_by_the_limit_of_the_export(exported: Exported) -> None:
+    file = tf.io.encode_png(np.zeros((60, 70, 1), np.uint8)).numpy()
+    golden = answer_in_memory(exported.model, exported.transform, [file], max_pixels=60 * 70)
+    assert golden.files[0] == file
+    with pytest.raises(tf.errors.InvalidArgumentError, match="the limit is 4199"):
+        answer_in_memory(exported.model, exported.transform, [file], max_pixels=60 * 70 - 1)
