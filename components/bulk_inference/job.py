@@ -8,13 +8,15 @@ import json
 import posixpath
 import time
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.bulk_inference import drift, identity, ledger, lock, storage
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.counters import NAMES, read_counters
 from components.bulk_inference.drift_sums import DriftSums
+from components.bulk_inference.interruption import workers_end_with_us
 from components.bulk_inference.manifest import Totals, write_manifest
 from components.bulk_inference.model_card import ModelCard, read_card
 from components.bulk_inference.planning import PlannedUnit, plan_units
@@ -23,6 +25,10 @@ from components.bulk_inference.result import BulkResult
 from components.bulk_inference.reuse import NEEDED_COLUMNS
 from components.bulk_inference.schema import require_columns
 from components.image_sources.errors import InputError
+
+if TYPE_CHECKING:
+    # Its module imports Beam.
+    from components.bulk_inference.engines import Engine
 
 
 class CountLawError(RuntimeError):
@@ -158,9 +164,15 @@ def _leave_out_duplicates(config: BulkConfig, planned: list[PlannedUnit]) -> lis
         from components.bulk_inference.transforms import HashUnits
 
         engine = choose_engine(config.engine, len(unhashed))
-        with beam.Pipeline(options=engine.options) as pipeline:
+        with _interruptible(config, engine), beam.Pipeline(options=engine.options) as pipeline:
             _ = pipeline | "PlannedUnits" >> beam.Create(unhashed) | HashUnits(config)
     return without_duplicates(config.output, planned)
+
+
+def _interruptible(config: BulkConfig, engine: "Engine") -> AbstractContextManager[None]:
+    """What a pipeline runs in: the local runner's worker processes end when a person says so."""
+    is_local = config.engine.runner == "local" and not engine.in_process
+    return workers_end_with_us() if is_local else contextlib.nullcontext()
 
 
 def _earlier_shards(config: BulkConfig, unit: PlannedUnit, stale: set[str]) -> tuple[str, ...]:
@@ -184,7 +196,6 @@ def _run_pipeline(
     import apache_beam as beam
 
     from components.bulk_inference.engines import choose_engine
-    from components.bulk_inference.interruption import workers_end_with_us
     from components.bulk_inference.transforms import AnnotateUnits
     from components.bulk_inference.unit import JobSpec
 
@@ -193,8 +204,7 @@ def _run_pipeline(
     with Watch(config.output, todo, in_process=engine.in_process, report=progress) as watch:
         pipeline = beam.Pipeline(options=engine.options)
         _ = pipeline | "PlannedUnits" >> beam.Create(todo) | AnnotateUnits(spec)
-        is_local = config.engine.runner == "local" and not engine.in_process
-        with workers_end_with_us() if is_local else contextlib.nullcontext():
+        with _interruptible(config, engine):
             outcome = pipeline.run()
         watch.follow(outcome)
         try:
