@@ -3,11 +3,15 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from components.model_gate import metric_names
 from components.model_gate.verdict import VERDICT_JSON, Verdict, read_verdict
 from pipeline.run_record import Step
 from serving import names
+
+EXPORT: Final = "Format-Serving"
+"""TFX's folder of the SavedModel in a Model artifact."""
 
 _REPORTED = (
     metric_names.ACCURACY,
@@ -101,6 +105,6 @@ def read_warm_start(step: Step) -> str:
     Returns:
         How many weights came from which model, in a line; empty where all started anew.
     """
-    folder = Path(step.output("model")) / "Format-Serving" / names.EXTRA_ASSETS
+    folder = Path(step.output("model")) / EXPORT / names.EXTRA_ASSETS
     card = json.loads((folder / names.MODEL_CARD).read_text(encoding="utf-8"))
     return str(card.get("base", {}).get("line", "")).removeprefix("warm start: ")

@@ -7,6 +7,7 @@ Serving watches tells the same.
 
 import json
 import posixpath
+from collections.abc import Callable
 from typing import TypedDict
 
 import tensorflow as tf
@@ -39,12 +40,7 @@ def PushedBaseline(  # noqa: N802 (a component's name is the class that TFX make
         `version`, the version's number.
     """
     own = _digest(path_utils.serving_model_path(candidate.uri))
-    for version in _versions(directory):
-        folder = posixpath.join(directory, version)
-        if _digest(folder) != own:
-            io_utils.copy_dir(folder, path_utils.serving_model_dir(model.uri))
-            return {"version": version}
-    return {"version": ""}
+    return _copy_latest(directory, model, lambda folder: _digest(folder) != own)
 
 
 @tfx.dsl.components.component
@@ -66,9 +62,16 @@ def PushedBase(  # noqa: N802 (as above)
     Returns:
         `version`, the version's number.
     """
+    return _copy_latest(directory, model, lambda folder: _fingerprint(folder) != input_fingerprint)
+
+
+def _copy_latest(
+    directory: str, model: tfx.types.standard_artifacts.Model, is_wanted: Callable[[str], bool]
+) -> PushedBaselineOutputs:
+    """Copies the latest version whose folder is wanted, if there is one."""
     for version in _versions(directory):
         folder = posixpath.join(directory, version)
-        if _fingerprint(folder) != input_fingerprint:
+        if is_wanted(folder):
             io_utils.copy_dir(folder, path_utils.serving_model_dir(model.uri))
             return {"version": version}
     return {"version": ""}

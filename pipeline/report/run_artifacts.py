@@ -19,13 +19,13 @@ from components.anomaly_gate.anomalies import describe, read_anomalies
 from components.bulk_inference.ledger import MANIFEST
 from components.image_sources.config import InputConfig
 from components.model_gate.verdict import VERDICT_JSON, Verdict, read_verdict
+from pipeline.outcome import EXPORT
 from pipeline.report.page import MissingPartError, ReportError
 from pipeline.run_record import Step, latest_run
 from serving import names
 
 _METADATA: Final = "metadata.sqlite"
 _ARTIFACTS: Final = "artifacts"
-_MODEL: Final = "Format-Serving"
 
 
 class RunArtifacts:
@@ -89,7 +89,7 @@ class RunArtifacts:
     @property
     def model(self) -> Path:
         """Folder of the trained SavedModel."""
-        return self.folder("Trainer", "model") / _MODEL
+        return self.folder("Trainer", "model") / EXPORT
 
     @cached_property
     def card(self) -> dict[str, Any]:
