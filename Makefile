@@ -1,22 +1,25 @@
 # What people and CI run. `make help` lists the targets.
 #
 # STACK names the extra and the pin file. It follows the C library: the wheels of TFX 1.21 need
-# glibc 2.39 or later. People who know better: make STACK=tfx121 test
+# glibc 2.39 or later. To choose it yourself: make STACK=tfx121 test
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-PYTHON_VERSION := 3.11
 GLIBC := $(shell getconf GNU_LIBC_VERSION 2>/dev/null | cut -d' ' -f2)
 NEWEST := $(shell printf '%s\n' 2.39 $(GLIBC) | sort -V | tail -n 1)
 STACK ?= $(if $(filter $(GLIBC),$(NEWEST)),tfx121,tfx116)
+# What TFX's compiled parts have wheels for, newest first.
+PYTHONS_tfx116 := 3.11
+PYTHONS_tfx121 := 3.13 3.12 3.11
+PYTHONS := $(PYTHONS_$(STACK))
 VENV ?= .venv
 PY := $(VENV)/bin/python
 PINS := requirements/$(STACK).txt
 INSTALLED := $(VENV)/.installed-$(STACK)
 
-# uv of the machine, else one of our own in a private environment.
+# uv of the machine, otherwise one of our own in a private environment.
 UV := $(shell command -v uv 2>/dev/null || echo .tools/bin/uv)
 UV_VERSION := 0.9
 
@@ -29,15 +32,45 @@ help: ## list the targets
 .PHONY: install
 install: $(INSTALLED) ## install everything into $(VENV)
 
-.tools/bin/uv:
-	python3 -m venv .tools
+# One line for what would otherwise end in a resolver's or a compiler's dump.
+MACHINE := $(shell uname -s) $(shell uname -m)
+MISSING = echo "vaeline: $(1)" >&2; exit 1
+
+.PHONY: supported
+supported:
+	@[ "$(MACHINE)" = "Linux x86_64" ] || { $(call MISSING,needs Linux on x86-64; this is \
+	  $(MACHINE)$(comma) for which TFX publishes no wheels. Use a container or a virtual machine.); }
+	@[ -n "$(GLIBC)" ] || { $(call MISSING,needs the GNU C library$(comma) for which TFX's wheels \
+	  are built; Alpine and other musl systems have none. Use Debian or Ubuntu.); }
+	@[ -n "$(PYTHONS)" ] || { $(call MISSING,STACK must be tfx116 or tfx121$(comma) not $(STACK).); }
+	@command -v python3 >/dev/null || { $(call MISSING,python3 is missing: apt install python3 \
+	  python3-venv); }
+	@[ "$(STACK)" != tfx121 ] || command -v g++ >/dev/null || { $(call MISSING,the TFX 1.21 stack \
+	  compiles pyfarmhash and g++ is missing: apt install g++ python3-dev); }
+
+comma := ,
+
+.tools/bin/uv: | supported
+	@python3 -m venv .tools || { $(call MISSING,python3 cannot make environments: apt install \
+	  python3-venv); }
 	.tools/bin/python -m pip install --quiet 'uv>=$(UV_VERSION)'
+
+# The newest supported Python that the machine has; uv fetches one only if there is none.
+$(PY): | supported $(filter .tools/bin/uv,$(UV))
+	@version=$(firstword $(PYTHONS)); \
+	for each in $(PYTHONS); do \
+	  if $(UV) python find --quiet --system --no-python-downloads $$each >/dev/null 2>&1; then \
+	    version=$$each; break; \
+	  fi; \
+	done; \
+	echo "making $(VENV) with Python $$version"; \
+	$(UV) venv --quiet --python $$version $(VENV) || { $(call MISSING,this machine has none of \
+	  Python $(PYTHONS)$(comma) and uv could not fetch one. Install one$(comma) with its headers.); }
 
 # Bytecode is compiled here because many images switch its caching off, and importing TFX without
 # it takes three times as long.
-$(INSTALLED): $(PINS) setup.py | $(filter .tools/bin/uv,$(UV))
+$(INSTALLED): $(PINS) setup.py | supported $(PY)
 	@echo "installing the $(STACK) stack into $(VENV) (glibc $(GLIBC))"
-	test -x $(PY) || $(UV) venv --quiet --python $(PYTHON_VERSION) $(VENV)
 	$(UV) pip sync --quiet --python $(PY) --require-hashes --compile-bytecode $(PINS)
 	$(UV) pip install --quiet --python $(PY) --no-deps --editable .
 	$(PY) -m compileall -q pipeline components trainer serving
@@ -50,7 +83,7 @@ demo: install ## the main job on real images: train, gate, push, label an archiv
 
 .PHONY: test
 test: install ## the test suite
-	$(PY) -m pytest
+	$(PY) -m pytest $(PYTEST_ARGS)
 
 .PHONY: test-fast
 test-fast: install ## the tests that take seconds
@@ -67,14 +100,15 @@ format: install ## let ruff mend what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
+# One file holds for all Pythons of a stack, by environment markers; TFX 1.16 has one Python. Pins
+# that are there are kept where they can be: UPGRADE=1 asks for the newest.
+COMPILE = $(UV) pip compile setup.py --extra kubeflow --extra dev --no-annotate --no-header \
+  --generate-hashes --quiet --python-version 3.11 $(if $(UPGRADE),--upgrade)
+
 .PHONY: pins
-pins: | $(filter .tools/bin/uv,$(UV)) ## resolve both stacks anew into requirements/
-	$(UV) pip compile setup.py --extra tfx116 --extra kubeflow --extra dev --python-version $(PYTHON_VERSION) \
-	  --python-platform x86_64-manylinux_2_28 --no-annotate --no-header --generate-hashes \
-	  --quiet --upgrade --output-file requirements/tfx116.txt
-	$(UV) pip compile setup.py --extra tfx121 --extra kubeflow --extra dev --python-version $(PYTHON_VERSION) \
-	  --python-platform x86_64-manylinux_2_39 --no-annotate --no-header --generate-hashes \
-	  --quiet --upgrade --output-file requirements/tfx121.txt
+pins: | $(filter .tools/bin/uv,$(UV)) ## resolve both stacks into requirements/; UPGRADE=1 renews them
+	$(COMPILE) --extra tfx116 --python-platform x86_64-manylinux_2_28 --output-file requirements/tfx116.txt
+	$(COMPILE) --extra tfx121 --universal --output-file requirements/tfx121.txt
 
 .PHONY: clean
 clean: ## remove what the demo and the tools wrote; the environment stays

@@ -51,8 +51,8 @@ TFX_COMMON = [
 ]
 
 EXTRAS = {
-    # Any Linux with glibc >= 2.17. pyarrow 10 is below the fix for CVE-2023-47248, hence the
-    # hotfix; OpenCV 4.12 and later need numpy 2, which this stack does not take.
+    # Any Linux with glibc >= 2.17, Python 3.11. pyarrow 10 is below the fix for CVE-2023-47248,
+    # hence the hotfix; OpenCV 4.12 and later need numpy 2, which this stack does not take.
     "tfx116": [
         *TFX_COMMON,
         "tfx==1.16.0",
@@ -62,7 +62,7 @@ EXTRAS = {
         "opencv-python-headless<4.12",
         "pyarrow-hotfix>=0.6",
     ],
-    # Linux with glibc >= 2.39. Needs a C++ compiler at install time (pyfarmhash).
+    # Linux with glibc >= 2.39, Python 3.11 to 3.13. pyfarmhash is compiled at install time.
     "tfx121": [
         *TFX_COMMON,
         "tfx==1.21.0",
@@ -80,6 +80,7 @@ EXTRAS = {
         "pre-commit>=3.7",
         "pytest>=8,<9",
         "pytest-timeout>=2.3",
+        "pytest-xdist>=3.6",
         "ruff>=0.8",
         "types-PyYAML",
         "types-requests",
@@ -93,7 +94,7 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11,<3.12",
+    python_requires=">=3.11,<3.14",
     packages=[
         "components",
         "components.anomaly_gate",
@@ -125,6 +126,8 @@ setup(
         "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
         "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

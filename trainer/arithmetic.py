@@ -1,34 +1,36 @@
-"""Chooses precision and XLA by timing them on the real training step.
+"""Chooses precision and XLA by what the network is made of and what the processor supports.
 
-What pays differs by machine and network: on CPUs XLA makes dense networks faster and convolutions
-several times slower, bfloat16 helps where the processor has units for it. Called by `train.py`
-once per run; the choice lies in the working directory, so a resumed run computes as before.
+`loop.py` asks once per run. The choice follows from the configuration and the hardware alone, so it
+costs nothing, and a resumed run on the same machine computes as before.
 """
 
 import dataclasses
-import json
-import logging
 import math
 import os
-import time
-from collections.abc import Callable
-from typing import Any
+import re
+from pathlib import Path
+from typing import Final, Literal
 
 import tensorflow as tf
 
-from trainer.checkpoints import write_atomic
 from trainer.config import TrainerConfig
 from trainer.model import VaeClassifier
 
-_LOG = logging.getLogger(__name__)
+_BFLOAT16_FLAG: Final = "amx_bf16"
+"""The flag in /proc/cpuinfo of processors whose matrix units multiply bfloat16 faster than float32.
 
-_FILE = "arithmetic.json"
-_WORTH_SECS = 300.0
-"""Shorter trainings take the defaults: measuring, compilation above all, costs up to a minute."""
-_ASSUMED_SPEED = 5e10
-"""Operations per second of a small machine, to tell short trainings without running a step."""
-_LEAST_GAIN = 1.05
-"""A choice must be this much faster than the defaults."""
+`avx512_bf16` alone does not pay: the conversions of everything between two convolutions cost what
+the convolutions save (docs/benchmarks.md, "Precision and XLA"). Without either, a convolution in
+bfloat16 is emulated and takes about ten times as long."""
+
+_BFLOAT16_CAPABILITY: Final = (8, 0)
+"""First CUDA compute capability with bfloat16 tensor cores (Ampere)."""
+
+_XLA_WORTH_SECS: Final = 30.0
+"""Estimated seconds of training above which the 5 to 10 seconds of XLA's compilation pay."""
+
+_ASSUMED_SPEED: Final = 5e10
+"""Operations per second of two cores, to estimate a training's length without running a step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +46,62 @@ class Arithmetic:
     xla: bool = False
 
 
-StepRunner = Callable[[int], Any]
-"""Runs this many training steps and returns what they report."""
+@dataclasses.dataclass(frozen=True)
+class Hardware:
+    """What trains.
+
+    Attributes:
+        kind: `gpu` if TensorFlow uses at least one, otherwise `cpu`.
+        fast_bfloat16: whether it multiplies bfloat16 faster than float32.
+    """
+
+    kind: Literal["cpu", "gpu"]
+    fast_bfloat16: bool
 
 
-def candidates(config: TrainerConfig, *, replicas: int, clustered: bool) -> list[Arithmetic]:
-    """What the options leave open; the first is the default.
+def detect_hardware() -> Hardware:
+    """Looks at the GPUs that TensorFlow sees, or at the flags of the processor."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+        capabilities = [tuple(each.get("compute_capability", (0, 0))) for each in details]
+        return Hardware("gpu", min(capabilities) >= _BFLOAT16_CAPABILITY)
+    return Hardware("cpu", _BFLOAT16_FLAG in cpu_flags() and _onednn_may_use_amx())
+
+
+def cpu_flags(path: str = "/proc/cpuinfo") -> frozenset[str]:
+    """Returns the instruction sets of the first processor; empty if the system does not list them.
 
     Args:
-        config: the training's options.
+        path: in the format of Linux's /proc/cpuinfo.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return frozenset()
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return frozenset(found.group(1).split()) if found else frozenset()
+
+
+def choose(
+    config: TrainerConfig,
+    model: VaeClassifier,
+    *,
+    replicas: int,
+    clustered: bool,
+    total_images: int,
+    hardware: Hardware,
+) -> Arithmetic:
+    """Returns the arithmetic of a training.
+
+    Args:
+        config: the training's options; `precision` and `xla` are followed unless they are `auto`.
+        model: the network.
         replicas: XLA takes one only: its graph can't synchronise others.
-        clustered: workers must agree without measuring, as their clocks differ.
+        clustered: several workers train together. They may have different processors, so `auto`
+            gives every one of them the defaults.
+        total_images: images that pass through the network in the whole training.
+        hardware: what trains.
 
     Raises:
         ValueError: XLA is asked for with several replicas.
@@ -63,21 +110,26 @@ def candidates(config: TrainerConfig, *, replicas: int, clustered: bool) -> list
         raise ValueError(
             f"trainer.xla: on needs one replica, there are {replicas}; set it to auto or off"
         )
-    dtypes = {
-        "float32": ["float32"],
-        "bfloat16": ["mixed_bfloat16"],
-        "auto": ["float32", "mixed_bfloat16"],
-    }[config.precision]
-    compiled = {"on": [True], "off": [False], "auto": [False, True]}[config.xla]
-    if replicas > 1:
-        compiled = [False]
-    if clustered:
-        dtypes, compiled = dtypes[:1], compiled[:1]
-    return [Arithmetic(dtype, xla) for xla in compiled for dtype in dtypes]
+    convolutional = "conv" in (model.config.encoder, model.config.decoder_kind)
+    half = config.precision == "bfloat16" or (
+        config.precision == "auto" and convolutional and hardware.fast_bfloat16 and not clustered
+    )
+    # XLA fuses what stands between dense layers. On CPUs its convolutions are several times slower
+    # than oneDNN's.
+    secs = operations_per_image(model) * total_images / _ASSUMED_SPEED
+    compiled = config.xla == "on" or (
+        config.xla == "auto"
+        and not convolutional
+        and hardware.kind == "cpu"
+        and secs > _XLA_WORTH_SECS
+        and replicas == 1
+        and not clustered
+    )
+    return Arithmetic("mixed_bfloat16" if half else "float32", compiled)
 
 
 def operations_per_image(model: VaeClassifier) -> float:
-    """Rough count of arithmetic operations of training on one image."""
+    """Estimates the arithmetic operations of training on one image, within a factor of a few."""
     places = 1.0
     if "conv" in (model.config.encoder, model.config.decoder_kind):
         # Most kernels are used at every place of a grid.
@@ -85,66 +137,9 @@ def operations_per_image(model: VaeClassifier) -> float:
     return 6.0 * places * sum(math.prod(weight.shape) for weight in model.trainable_weights)
 
 
-def choose(
-    options: list[Arithmetic],
-    make: Callable[[Arithmetic], StepRunner],
-    *,
-    total_steps: int,
-    operations_per_step: float,
-    workdir: str,
-) -> Arithmetic:
-    """The fastest option, or the first where the training is too short to measure.
-
-    Args:
-        options: of `candidates`.
-        make: builds a training step on scratch weights.
-        total_steps: of the training.
-        operations_per_step: estimated arithmetic of a step.
-        workdir: where the choice is kept.
-    """
-    path = os.path.join(workdir, _FILE)
-    if tf.io.gfile.exists(path):
-        with tf.io.gfile.GFile(path, "r") as file:
-            stored = Arithmetic(**json.loads(file.read())["chosen"])
-        if stored in options:
-            return stored
-    chosen = options[0]
-    speeds: dict[str, float] = {}
-    if len(options) > 1 and total_steps * operations_per_step / _ASSUMED_SPEED > _WORTH_SECS:
-        chosen, speeds = _measure(options, make, total_steps)
-    content = {"chosen": dataclasses.asdict(chosen), "secs_per_step": speeds}
-    write_atomic(path, json.dumps(content, indent=1).encode())
-    return chosen
-
-
-def _measure(
-    options: list[Arithmetic], make: Callable[[Arithmetic], StepRunner], total_steps: int
-) -> tuple[Arithmetic, dict[str, float]]:
-    times: dict[Arithmetic, float] = {}
-    default = options[0]
-    for option in options:
-        times[option] = _time(make(option))
-        if times[default] * total_steps < _WORTH_SECS:
-            break
-    fastest = min(times, key=lambda option: times[option])
-    chosen = fastest if times[default] / times[fastest] > _LEAST_GAIN else default
-    speeds = {f"{o.body_dtype}{' xla' if o.xla else ''}": secs for o, secs in times.items()}
-    _LOG.info("arithmetic: %s, measured %s", chosen, speeds)
-    return chosen, speeds
-
-
-def _time(run: StepRunner, *, repeats: int = 3, steps: int = 4) -> float:
-    """Seconds per step: the best of some repeats after a warm-up; infinite if it does not run."""
-    try:
-        reported = run(1)
-        if not math.isfinite(float(tf.reduce_sum(reported))):
-            return math.inf
-        times = []
-        for _ in range(repeats):
-            started = time.monotonic()
-            run(steps).numpy()
-            times.append((time.monotonic() - started) / steps)
-        return min(times)
-    except (tf.errors.UnimplementedError, tf.errors.InvalidArgumentError) as error:
-        _LOG.info("an arithmetic does not run here: %s", str(error).splitlines()[0])
-        return math.inf
+def _onednn_may_use_amx() -> bool:
+    """Whether oneDNN is on and not held below AMX by its environment variables."""
+    if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
+        return False
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
+    return limit.upper() in ("ALL", "DEFAULT") or "AMX" in limit.upper()

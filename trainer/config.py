@@ -143,9 +143,13 @@ class TrainerConfig(Section):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         default="auto",
-        description="of the bodies' arithmetic; auto: measured where the run is long",
+        description="of the bodies' arithmetic; auto: bfloat16 for convolutions on processors with "
+        "AMX and on GPUs since Ampere, float32 otherwise",
     )
-    xla: Literal["auto", "on", "off"] = Field(default="auto", description="auto: measured likewise")
+    xla: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="auto: on for long trainings of dense networks on one CPU, off otherwise",
+    )
     devices: Literal["auto", "one", "mirrored", "multi_worker"] = Field(
         default="auto", description="auto: TF_CONFIG, then the number of GPUs, decides"
     )

@@ -1,6 +1,8 @@
 """One training: its state, its loop, its checkpoints. `train.py` makes one and drives it."""
 
 import concurrent.futures
+import dataclasses
+import json
 import logging
 import math
 import os
@@ -15,7 +17,7 @@ from trainer import arithmetic, callbacks, features, preemption
 from trainer import strategy as strategies
 from trainer.arithmetic import Arithmetic
 from trainer.boards import Boards
-from trainer.checkpoints import CHECKPOINTS, Checkpoints
+from trainer.checkpoints import CHECKPOINTS, Checkpoints, write_atomic
 from trainer.config import TrainerConfig
 from trainer.evaluation import Evaluator
 from trainer.input_pipeline import ImageSet
@@ -25,6 +27,9 @@ from trainer.streams import create_feeds, images_per_step, run_identity
 from trainer.weights import copy_weights
 
 _LOG = logging.getLogger(__name__)
+
+_ARITHMETIC = "arithmetic.json"
+"""Record of the precision and of XLA, beside history.json."""
 
 _CALL_SECS = 1.0
 """Aimed duration of one graph call: long enough to hide the call, short enough for progress."""
@@ -77,7 +82,12 @@ class Run:
         self._checkpoints = Checkpoints(
             os.path.join(workdir, CHECKPOINTS),
             identity=run_identity(
-                config, self._model.get_config(), splits, strategy.num_replicas_in_sync, base
+                # Of the float32 model: a run may resume where `precision: auto` decides otherwise.
+                config,
+                self._evaluated.get_config(),
+                splits,
+                strategy.num_replicas_in_sync,
+                base,
             ),
             keep=config.checkpoints.keep,
         )
@@ -111,33 +121,20 @@ class Run:
         )
 
     def _choose_arithmetic(self) -> Arithmetic:
-        """Precision and XLA as configured, or by timing the step on scratch weights."""
-        clustered = strategies.is_clustered(self._strategy)
-        options = arithmetic.candidates(
-            self._config, replicas=self._strategy.num_replicas_in_sync, clustered=clustered
+        images = self._plan.total_steps * images_per_step(self._config, len(self._feeds))
+        chosen = arithmetic.choose(
+            self._config,
+            self._build("float32"),
+            replicas=self._strategy.num_replicas_in_sync,
+            clustered=strategies.is_clustered(self._strategy),
+            total_images=images,
+            hardware=arithmetic.detect_hardware(),
         )
-        if clustered:
-            return options[0]
-
-        def make(option: Arithmetic) -> arithmetic.StepRunner:
-            with self._strategy.scope():
-                scratch = self._build(option.body_dtype)
-            step = self._create_step(scratch, None, option)
-            capacity = self._capacity()
-
-            def run(count: int) -> Any:
-                return step.run(0, count, [feed.block(0, count, capacity) for feed in self._feeds])
-
-            return run
-
-        return arithmetic.choose(
-            options,
-            make,
-            total_steps=self._plan.total_steps,
-            operations_per_step=arithmetic.operations_per_image(self._build("float32"))
-            * images_per_step(self._config, len(self._feeds)),
-            workdir=self._workdir,
-        )
+        _LOG.info("arithmetic: %s", chosen)
+        if strategies.is_chief(self._strategy):
+            content = json.dumps(dataclasses.asdict(chosen), indent=1).encode()
+            write_atomic(os.path.join(self._workdir, _ARITHMETIC), content)
+        return chosen
 
     def _variables(self) -> list[Any]:
         """Everything that training changes, in the checkpoint's order."""

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from serving.tolerance import FLOATS
 from trainer.options import Section
 
 CHECKED_MODEL_ID = "checked_model_id"
@@ -13,7 +14,7 @@ class ServingCheckConfig(Section):
 
     enabled: bool = Field(default=True, description="without it a blessed model is pushed as it is")
     tolerance: float = Field(
-        default=1e-4,
+        default=FLOATS,
         gt=0,
         lt=1,
         description="largest difference from the answers in memory: absolute, and relative for "

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from serving.tolerance import differences
+
 
 @dataclass
 class Stage:
@@ -87,13 +89,10 @@ def compare(
     """
     largest, fault = 0.0, ""
     for name in expected.keys() & found.keys():
-        ours, theirs = np.asarray(found[name], np.float64), np.asarray(expected[name], np.float64)
+        ours, theirs = np.asarray(found[name]), np.asarray(expected[name])
         if ours.shape != theirs.shape:
             return float("inf"), f"{name} has the shape {ours.shape} instead of {theirs.shape}"
-        differs = np.abs(ours - theirs) / np.maximum(np.abs(theirs), 1.0)
-        # Where the model gives no number, both have to give none.
-        differs[np.isnan(ours) & np.isnan(theirs)] = 0.0
-        differs[np.isnan(differs)] = np.inf
+        differs = differences(ours, theirs)
         worst = float(differs.max(initial=0.0))
         if worst > tolerance and worst > largest:
             place = np.unravel_index(differs.argmax(), differs.shape)

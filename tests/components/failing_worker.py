@@ -22,7 +22,7 @@ def verify(data: bytes, header: ImageHeader) -> None:
     if header.width == CRASH:
         os.kill(os.getpid(), signal.SIGSEGV)
     if header.width == SLEEP:
-        time.sleep(600)
+        time.sleep(7200)
     if header.width == BUG:
         raise KeyError("a bug")
     _verify(data, header)

@@ -22,6 +22,7 @@ from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from tests import archives
 from tests.components import failing_worker
+from tests.limits import HANG_SECS
 
 LOCAL = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
 
@@ -186,8 +187,8 @@ def test_no_process_outlives_its_parent(tmp_path: Path, sent: signal.Signals) ->
     assert len(below) == 2
     # As a terminal does it, to all of them.
     os.killpg(process.pid, sent) if sent == signal.SIGINT else process.kill()
-    assert process.wait(20) != 0
-    deadline = time.monotonic() + 20
+    assert process.wait(HANG_SECS) != 0
+    deadline = time.monotonic() + HANG_SECS
     while any(is_running(child) for child in below) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(is_running(child) for child in below)

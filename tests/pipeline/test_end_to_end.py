@@ -20,6 +20,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from pipeline.run_record import read_runs, sqlite_connection
+from tests.limits import HANG_SECS
 from tests.pipeline.conftest import PLANTED
 from tests.pipeline.orchestration.cluster import WarmProcess
 
@@ -48,7 +49,7 @@ def vaeline(*arguments: str) -> Run:
         text=True,
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), **PLANTED},
-        timeout=550,
+        timeout=HANG_SECS,
         check=False,
     )
     lines = done.stdout.splitlines()

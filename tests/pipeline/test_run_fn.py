@@ -14,6 +14,7 @@ import pytest
 from pipeline.run_fn import read_base_model, run_fn
 from pipeline.training import prepare
 from pipeline.training_folder import training_folder
+from tests.limits import HANG_SECS
 from tests.pipeline import small_training
 from trainer.input_pipeline import ImageSet
 from trainer.preemption import PREEMPTED_EXIT_CODE
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("undisturbed")
-    run_fn(small_training.arguments(inputs, out, small_training.options()))
+    finish(start(inputs, out))
     return out
 
 
@@ -43,6 +44,14 @@ def start(inputs: Path, out: Path, cluster: dict | None = None) -> subprocess.Po
     )
 
 
+def finish(process: subprocess.Popen) -> list[int]:
+    """Waits for the end; the steps that it reported."""
+    output, errors = process.communicate(timeout=HANG_SECS)
+    assert process.returncode == 0, errors[-2000:]
+    words = [line.split() for line in output.splitlines()]
+    return [int(each[1].split("/")[0]) for each in words if each[:1] == ["step"]]
+
+
 def stop_at(process: subprocess.Popen, step: int, number: int) -> int:
     """Sends a signal when the training reports the step; the exit code."""
     assert process.stdout is not None
@@ -51,7 +60,7 @@ def stop_at(process: subprocess.Popen, step: int, number: int) -> int:
         if words[0] == "step" and int(words[1].split("/")[0]) >= step:
             process.send_signal(number)
             break
-    process.communicate(timeout=60)
+    process.communicate(timeout=HANG_SECS)
     return process.returncode
 
 
@@ -68,11 +77,8 @@ def test_a_new_execution_goes_on_where_a_stopped_one_was(
     (folder,) = (inputs / "training").iterdir()
     assert names(folder / "checkpoints")
 
-    seen: list[int] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.run_fn._report", lambda event: seen.append(event.step))
-        run_fn(small_training.arguments(inputs, tmp_path / "3", small_training.options()))
-    assert seen[0] >= 21
+    # All in processes of their own: with as many threads, so with equal bits.
+    assert finish(start(inputs, tmp_path / "3"))[0] >= 21
     digests = [small_training.exported_digests(out) for out in (tmp_path / "3", undisturbed)]
     assert digests[0] == digests[1]
     histories = [
@@ -155,8 +161,7 @@ def test_of_two_workers_the_chief_writes_what_one_would(
         for role in hosts
     ]
     for worker in workers:
-        _, errors = worker.communicate(timeout=120)
-        assert worker.returncode == 0, errors[-2000:]
+        finish(worker)
     alone = json.loads((undisturbed / "model_run" / "history.json").read_text())
     together = json.loads((tmp_path / "model_run" / "history.json").read_text())
     for one, two in zip(alone, together, strict=True):

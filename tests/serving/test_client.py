@@ -26,6 +26,8 @@ from components.model_push.record import PushRecord
 from serving import names
 from serving.client import PredictClient
 from serving.predictions import ServingError
+from tests.limits import HANG_SECS
+from tests.numeric import assert_close
 from tests.serving.conftest import Exported
 
 SERVER = Path(__file__).parent / "loopback_server.py"
@@ -49,7 +51,7 @@ def loopback(folder: Path, *arguments: str) -> Iterator[Addresses]:
             "rest": f"http://127.0.0.1:{ports['rest']}",
         }
     finally:
-        process.communicate(input=b"", timeout=60)
+        process.communicate(input=b"", timeout=HANG_SECS)
 
 
 def free_port() -> int:
@@ -78,7 +80,7 @@ def model_server(folder: Path) -> Iterator[Addresses]:
         yield addresses
     finally:
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=HANG_SECS)
 
 
 @pytest.fixture(scope="module", params=["loopback", "tensorflow_model_server"])
@@ -135,12 +137,12 @@ def test_every_signature_answers_alike_over_both_ways(
                 if values.dtype == object:
                     np.testing.assert_array_equal(by_rest[output], values)
                 else:
-                    np.testing.assert_allclose(by_rest[output], values, rtol=1e-6)
+                    assert_close(by_rest[output], values, output)
         assert asked >= 6
         probabilities = grpc.predict(names.SERVING_DEFAULT, {names.IMAGE_BYTES: contents})[
             names.PROBABILITIES
         ]
-    np.testing.assert_allclose(probabilities, in_memory["probabilities"], atol=1e-5)
+    assert_close(probabilities, in_memory["probabilities"])
 
 
 def test_typed_answers(client: PredictClient, exported: Exported) -> None:
@@ -161,7 +163,7 @@ def test_batches_are_cut_and_joined_in_order(server: Addresses, exported: Export
             together = whole.predict(names.EMBED, contents)[names.EMBEDDING]
             apart = cut.predict(names.EMBED, contents)[names.EMBEDDING]
         assert together.shape == (23, 16)
-        np.testing.assert_allclose(apart, together, rtol=1e-4, atol=1e-5)
+        assert_close(apart, together)
 
 
 def test_a_bad_image_is_an_error_and_spoils_no_other(
@@ -186,17 +188,20 @@ def test_requests_as_documented_over_rest(server: Addresses, exported: Exported)
     address = f"{server['rest']}/v1/models/vaeline"
     images = exported.contents[:3]
     row = {"instances": [{names.IMAGE_BYTES: b64(image)} for image in images]}
-    by_row = requests.post(f"{address}:predict", json=row, timeout=30).json()["predictions"]
+    by_row = requests.post(f"{address}:predict", json=row, timeout=HANG_SECS).json()["predictions"]
     bare = {"instances": [b64(image) for image in images]}
     assert (
-        requests.post(f"{address}:predict", json=bare, timeout=30).json()["predictions"] == by_row
+        requests.post(f"{address}:predict", json=bare, timeout=HANG_SECS).json()["predictions"]
+        == by_row
     )
     column = {"inputs": {names.IMAGE_BYTES: [b64(image) for image in images]}}
-    by_column = requests.post(f"{address}/versions/1:predict", json=column, timeout=30).json()
+    by_column = requests.post(
+        f"{address}/versions/1:predict", json=column, timeout=HANG_SECS
+    ).json()
     assert [entry[names.LABEL] for entry in by_row] == by_column["outputs"][names.LABEL]
     assert by_row[0][names.LABEL] in "0123456789"
     assert len(by_row[0][names.PROBABILITIES]) == 10
-    state = requests.get(address, timeout=30).json()["model_version_status"]
+    state = requests.get(address, timeout=HANG_SECS).json()["model_version_status"]
     assert [(entry["version"], entry["state"]) for entry in state] == [("1", "AVAILABLE")]
 
 
@@ -217,14 +222,14 @@ def test_predict_requests_of_the_serving_api(server: Addresses, exported: Export
         tensor.dtype = tf.string.as_datatype_enum
         tensor.tensor_shape.dim.add().size = 2
         tensor.string_val.extend(exported.contents[:2])
-        response = stub.Predict(request, timeout=30)
+        response = stub.Predict(request, timeout=HANG_SECS)
         assert response.model_spec.version.value == 1
         assert response.outputs[names.LABEL].dtype == tf.string.as_datatype_enum
         assert tf.make_ndarray(response.outputs[names.PROBABILITIES]).shape == (2, 10)
         about = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         about.model_spec.name = "vaeline"
         found = get_model_metadata_pb2.SignatureDefMap()
-        stub.GetModelMetadata(about, timeout=30).metadata["signature_def"].Unpack(found)
+        stub.GetModelMetadata(about, timeout=HANG_SECS).metadata["signature_def"].Unpack(found)
         image = found.signature_def["serving_default"].inputs[names.IMAGE_BYTES]
         assert (image.dtype, [dim.size for dim in image.tensor_shape.dim]) == (7, [-1])
 

@@ -13,6 +13,8 @@ import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import names
+from tests.limits import HANG_SECS
+from tests.numeric import assert_close, assert_same_answers
 from tests.serving.conftest import Exported, png
 from trainer import features
 
@@ -57,7 +59,7 @@ def answers(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> dic
          str(folder / "answers.npz")],
         check=True,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        timeout=300,
+        timeout=HANG_SECS,
     )  # fmt: skip
     with np.load(folder / "answers.npz", allow_pickle=True) as found:
         return {name: found[name] for name in found.files}
@@ -75,9 +77,7 @@ def test_a_fresh_process_gives_the_numbers_of_the_model_in_memory(
 ) -> None:
     for name in (names.PROBABILITIES, names.EMBEDDING, names.ELBO, names.RECONSTRUCTION_ERROR,
                  names.OUTLIER_SCORE):  # fmt: skip
-        np.testing.assert_allclose(
-            answers[f"{signature}/{name}"], analysis[name], rtol=1e-4, atol=1e-5, err_msg=name
-        )
+        assert_close(answers[f"{signature}/{name}"], analysis[name], name)
 
 
 def test_annotate_answers_everything_and_the_others_their_part(answers: dict[str, Any]) -> None:
@@ -102,9 +102,8 @@ def test_annotate_answers_everything_and_the_others_their_part(answers: dict[str
         names.CLASSIFY_EXAMPLES,
     ):
         for name in outputs(signature):
-            np.testing.assert_array_equal(
-                answers[f"{signature}/{name}"], answers[f"{names.ANNOTATE}/{name}"]
-            )
+            found, expected = answers[f"{signature}/{name}"], answers[f"{names.ANNOTATE}/{name}"]
+            assert_same_answers({name: found}, {name: expected})
 
 
 def test_labels_and_probabilities_hold_together(
@@ -158,9 +157,7 @@ def test_an_answer_does_not_depend_on_the_batch(exported: Exported) -> None:
     for place in (0, 17, 63):
         alone = annotate(image_bytes=tf.constant(exported.contents[place : place + 1]))
         assert alone[names.LABEL][0] == together[names.LABEL][place]
-        np.testing.assert_allclose(
-            alone[names.OUTLIER_SCORE][0], together[names.OUTLIER_SCORE][place], rtol=1e-4
-        )
+        assert_close(alone[names.OUTLIER_SCORE][0], together[names.OUTLIER_SCORE][place])
 
 
 def test_images_of_other_sizes_are_resized_alike_by_both_ways_in(exported: Exported) -> None:
@@ -170,8 +167,7 @@ def test_images_of_other_sizes_are_resized_alike_by_both_ways_in(exported: Expor
         image_bytes=tf.constant([png(image) for image in large])
     )
     by_pixels = loaded.signatures[names.ANNOTATE_PIXELS](pixels=tf.constant(large))
-    for name in EVERY_OUTPUT:
-        np.testing.assert_array_equal(by_bytes[name], by_pixels[name], err_msg=name)
+    assert_same_answers(by_bytes, by_pixels)
 
 
 def test_a_corrupt_image_is_an_error_and_the_model_lives_on(exported: Exported) -> None:
@@ -211,7 +207,9 @@ def test_samples_come_from_their_seed(exported: Exported) -> None:
     np.testing.assert_array_equal(first[names.LATENT], draw(5, 1)[names.LATENT])
     assert not np.array_equal(first[names.LATENT], draw(5, 2)[names.LATENT])
     again = loaded.signatures[names.GENERATE](latent=first[names.LATENT])
-    np.testing.assert_array_equal(again[names.IMAGE], first[names.IMAGE])
+    # The same numbers through another graph, rounded to levels.
+    apart = np.abs(again[names.IMAGE].numpy().astype(int) - first[names.IMAGE].numpy())
+    assert apart.max() <= 1
     with pytest.raises(tf.errors.InvalidArgumentError, match="count has to be 1 to 4096"):
         draw(0, 1)
 

@@ -10,6 +10,7 @@ import pytest
 from pipeline.console import Terminal
 from pipeline.predict import PredictError, predict_images
 from serving.predictions import ServingError
+from tests.numeric import assert_close
 from tests.pipeline.test_cli import assert_refused, vaeline
 from tests.serving.conftest import Exported
 from tests.serving.test_client import free_port, loopback
@@ -61,7 +62,7 @@ def test_model_and_server_answer_alike(exported: Exported, files: list[Path]) ->
             ]
             for ours, theirs in zip(result["images"], served["images"], strict=True):
                 if "probability" in ours:
-                    assert theirs["probability"] == pytest.approx(ours["probability"], rel=1e-5)
+                    assert_close(theirs["probability"], ours["probability"])
 
 
 def test_a_server_that_is_down_fails_the_command(files: list[Path]) -> None:

@@ -9,33 +9,14 @@ import pytest
 import tensorflow as tf
 
 from tests.trainer import tiny
+from tests.trainer.tiny import build
 from trainer import evaluation, losses
-from trainer.config import ModelConfig
 from trainer.encoders import grid_sides
-from trainer.model import VaeClassifier
 from trainer.noise import Noise
 from trainer.objective import PARTS, Batch, Objective, Schedule
 from trainer.options import ObjectiveConfig, SemiSupervisedConfig
 
 SCHEDULE = Schedule(beta=tf.constant(1.0), consistency=tf.constant(1.0))
-
-
-def build(
-    config: ModelConfig | None = None,
-    shape: tuple[int, int, int] = tiny.SHAPE,
-    classes: int = tiny.CLASSES,
-    **options: str,
-) -> VaeClassifier:
-    keras.utils.set_random_seed(3)
-    channels = shape[2]
-    return VaeClassifier(
-        config=config or tiny.model_config(),
-        image_shape=shape,
-        num_classes=classes,
-        pixel_mean=[0.4] * channels,
-        pixel_std=[0.2] * channels,
-        **options,
-    )
 
 
 def pixels(count: int = 6, shape: tuple[int, int, int] = tiny.SHAPE) -> np.ndarray:

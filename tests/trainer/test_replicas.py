@@ -14,6 +14,7 @@ import sys
 import numpy as np
 import pytest
 
+from tests.limits import HANG_SECS
 from tests.trainer import replicas
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -34,7 +35,7 @@ def _start(out: pathlib.Path, mode: str, cluster: dict | None = None) -> subproc
 
 
 def _finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=HANG_SECS)
     assert process.returncode == 0, errors[-2000:]
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+from typing import Any
 
 import keras
 import numpy as np
@@ -138,38 +139,71 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
     np.testing.assert_allclose(adam.moments[0][0].numpy(), 0.1 * np.array([0.6, 0.8]), rtol=1e-5)
 
 
-def test_arithmetic_options() -> None:
+PLAIN, AMX = arithmetic.Hardware("cpu", False), arithmetic.Hardware("cpu", True)
+AMPERE = arithmetic.Hardware("gpu", True)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "hardware", "images", "expected"),
+    [
+        ("conv", PLAIN, 10**9, ("float32", False)),
+        ("conv", AMX, 10**9, ("mixed_bfloat16", False)),
+        ("conv", AMPERE, 10**9, ("mixed_bfloat16", False)),
+        ("mlp", PLAIN, 10**9, ("float32", True)),
+        ("mlp", PLAIN, 10**3, ("float32", False)),
+        ("mlp", AMX, 10**9, ("float32", True)),
+        ("mlp", AMPERE, 10**9, ("float32", False)),
+    ],
+)
+def test_auto_follows_the_network_and_the_hardware(
+    encoder: str, hardware: arithmetic.Hardware, images: int, expected: tuple[str, bool]
+) -> None:
     config = tiny.trainer_config(precision="auto", xla="auto")
-    assert len(arithmetic.candidates(config, replicas=1, clustered=False)) == 4
-    mirrored = arithmetic.candidates(config, replicas=2, clustered=False)
-    assert [option.xla for option in mirrored] == [False, False]
-    assert len(arithmetic.candidates(config, replicas=4, clustered=True)) == 1
-    with pytest.raises(ValueError, match=r"trainer\.xla: on needs one replica"):
-        arithmetic.candidates(tiny.trainer_config(xla="on"), replicas=2, clustered=False)
+    model = tiny.build(tiny.model_config(encoder=encoder))
 
-
-def test_the_fastest_arithmetic_is_chosen_once(tmp_path: pathlib.Path) -> None:
-    import time
-
-    options = [arithmetic.Arithmetic(), arithmetic.Arithmetic(xla=True)]
-    made = []
-
-    def make(option: arithmetic.Arithmetic) -> arithmetic.StepRunner:
-        made.append(option)
-
-        def run(count: int) -> tf.Tensor:
-            time.sleep(count * (0.001 if option.xla else 0.004))
-            return tf.zeros([count])
-
-        return run
-
-    def choose() -> arithmetic.Arithmetic:
+    def choose(**changes: Any) -> arithmetic.Arithmetic:
+        given: dict[str, Any] = {"replicas": 1, "clustered": False}
         return arithmetic.choose(
-            options, make, total_steps=10**6, operations_per_step=1e9, workdir=str(tmp_path)
+            config, model, total_images=images, hardware=hardware, **{**given, **changes}
         )
 
-    assert choose() == choose() == options[1]
-    assert made == options
+    assert choose() == arithmetic.Arithmetic(*expected)
+    assert not choose(replicas=2).xla
+    # Workers may have different processors.
+    assert choose(replicas=4, clustered=True) == arithmetic.Arithmetic()
+
+
+def test_what_is_asked_for_is_done_whatever_the_hardware() -> None:
+    model = tiny.build(tiny.model_config(encoder="conv"))
+    given: dict[str, Any] = {"clustered": False, "total_images": 1, "hardware": PLAIN}
+    config = tiny.trainer_config(precision="bfloat16", xla="on")
+    assert arithmetic.choose(config, model, replicas=1, **given) == arithmetic.Arithmetic(
+        "mixed_bfloat16", True
+    )
+    with pytest.raises(ValueError, match=r"trainer\.xla: on needs one replica"):
+        arithmetic.choose(config, model, replicas=2, **given)
+
+
+def test_processors_are_known_by_their_flags(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listing = tmp_path / "cpuinfo"
+    listing.write_text("processor\t: 0\nflags\t\t: fpu avx2 amx_bf16\n\nprocessor\t: 1\n")
+    assert arithmetic.cpu_flags(str(listing)) == {"fpu", "avx2", "amx_bf16"}
+    assert arithmetic.cpu_flags(str(tmp_path / "none")) == frozenset()
+    monkeypatch.setattr(arithmetic, "cpu_flags", lambda: frozenset({"amx_bf16"}))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
+    for variable, value, fast in (
+        ("TF_ENABLE_ONEDNN_OPTS", "1", True),
+        ("TF_ENABLE_ONEDNN_OPTS", "0", False),
+        ("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_AMX", True),
+        ("ONEDNN_MAX_CPU_ISA", "AVX2", False),
+    ):
+        with monkeypatch.context() as patch:
+            patch.delenv("TF_ENABLE_ONEDNN_OPTS", raising=False)
+            patch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+            patch.setenv(variable, value)
+            assert arithmetic.detect_hardware() == arithmetic.Hardware("cpu", fast), variable
 
 
 def test_xla_and_bfloat16_learn_the_same(tmp_path: pathlib.Path) -> None:

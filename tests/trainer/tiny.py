@@ -8,12 +8,14 @@ import pathlib
 import sys
 from typing import Any
 
+import keras
 import numpy as np
 
 from trainer import preemption
 from trainer.callbacks import Progress
 from trainer.config import ModelConfig, TrainerConfig
 from trainer.input_pipeline import ImageSet
+from trainer.model import VaeClassifier
 from trainer.train import TrainResult, train
 
 SHAPE = (12, 10, 1)
@@ -29,6 +31,25 @@ def image_set(count: int, *, seed: int = 0, shape: tuple[int, int, int] = SHAPE)
     for image, label in zip(images, labels, strict=True):
         image[2:-2, label * width : label * width + width] += 150
     return ImageSet(images, labels)
+
+
+def build(
+    config: ModelConfig | None = None,
+    shape: tuple[int, int, int] = SHAPE,
+    classes: int = CLASSES,
+    **options: str,
+) -> VaeClassifier:
+    """A model of the same weights at every call."""
+    keras.utils.set_random_seed(3)
+    channels = shape[2]
+    return VaeClassifier(
+        config=config or model_config(),
+        image_shape=shape,
+        num_classes=classes,
+        pixel_mean=[0.4] * channels,
+        pixel_std=[0.2] * channels,
+        **options,
+    )
 
 
 def splits(count: int = 160) -> dict[str, ImageSet]:

@@ -13,6 +13,7 @@ from components.bulk_inference.model_card import read_card
 from serving import names
 from tests.components.bulk_inference.archives import digits, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
+from tests.numeric import assert_same_answers, assert_same_table
 
 Signature = Callable[..., dict[str, Any]]
 
@@ -57,9 +58,27 @@ def test_rows_do_not_depend_on_the_batch(annotator: Annotator, images: np.ndarra
     whole, _ = annotator.annotate_pixels(images)
     for size in (1, 3, 8, 31, 64, 100, 199):
         parts = [annotator.annotate_pixels(images[at : at + size])[0] for at in range(0, 200, size)]
-        for name, expected in whole.items():
-            joined = np.concatenate([part[name] for part in parts])
-            np.testing.assert_array_equal(joined, expected, err_msg=f"{name}, size {size}")
+        joined = {}
+        for name in whole:
+            joined[name] = np.concatenate([part[name] for part in parts])
+        assert_same_answers(joined, whole)
+
+
+def test_the_model_of_these_tests_is_as_bad_as_a_processor_may_be(
+    annotator: Annotator, images: np.ndarray
+) -> None:
+    # So that a comparison of floats across batches for equality fails wherever it is run.
+    embeddings = [annotator.annotate_pixels(images[:n])[0][names.EMBEDDING] for n in (64, 128)]
+    assert (embeddings[0] != embeddings[1][:64]).any()
+
+
+def test_the_same_batch_gives_the_same_bits(annotator: Annotator, images: np.ndarray) -> None:
+    first, _ = annotator.annotate_pixels(images)
+    # In other company before and after, as in a resumed job.
+    annotator.annotate_pixels(images[:7])
+    again, _ = annotator.annotate_pixels(images)
+    for name, value in first.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
 
 
 def test_the_batch_is_halved_when_memory_runs_out_and_stays_so(
@@ -72,8 +91,7 @@ def test_the_batch_is_halved_when_memory_runs_out_and_stays_so(
     assert annotator.batch_limit == 64
     # 200 are padded to 256; half of 200 is cut to a whole tile.
     assert sizes == [256, 64, 64, 64, 64]
-    for name, value in expected.items():
-        np.testing.assert_array_equal(outputs[name], value)
+    assert_same_answers(outputs, expected)
     sizes.clear()
     annotator.annotate_pixels(images)
     assert max(sizes) == 64
@@ -105,8 +123,10 @@ def test_a_failed_batch_is_bisected(
     outputs, faults = annotator.annotate_pixels(images)
     assert faults == dict.fromkeys((4, 5, 33), "cannot take 77")
     good = np.setdiff1d(np.arange(200), [4, 5, 33])
-    for name, value in expected.items():
-        np.testing.assert_array_equal(outputs[name][good], value[good])
+    assert_same_answers(
+        {name: value[good] for name, value in outputs.items()},
+        {name: value[good] for name, value in expected.items()},
+    )
 
 
 def test_answers_that_are_no_numbers_are_faults(
@@ -150,5 +170,5 @@ def test_a_job_that_runs_out_of_memory_finishes_with_the_same_table(
     monkeypatch.setattr(handler, "_load", load_small)
     archive_of_large_batches = run_job(archive, units=64, overwrite=True, source_batch=64)
     assert archive_of_large_batches.batch_limit == 15
-    assert read_table(tmp_path / "out").to_pylist() == expected.to_pylist()
+    assert_same_table(read_table(tmp_path / "out"), expected)
     monkeypatch.setattr(handler, "_LOADED", {})

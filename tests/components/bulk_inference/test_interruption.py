@@ -6,13 +6,15 @@ import sys
 
 import psutil
 
+from tests.limits import HANG_SECS
+
 JOB = """
 import subprocess, sys
 from components.bulk_inference.interruption import workers_end_with_us
 
 try:
     with workers_end_with_us():
-        worker = subprocess.Popen("sleep 300 & wait", shell=True)
+        worker = subprocess.Popen("sleep 7200 & wait", shell=True)
         print("at work", flush=True)
         worker.wait()
 except KeyboardInterrupt:
@@ -29,6 +31,6 @@ def test_workers_end_with_the_job() -> None:
         while len(workers := process.children(recursive=True)) < 2:
             pass
         job.send_signal(signal.SIGINT)
-        assert job.wait(timeout=60) == 130
-        _, alive = psutil.wait_procs(workers, timeout=60)
+        assert job.wait(timeout=HANG_SECS) == 130
+        _, alive = psutil.wait_procs(workers, timeout=HANG_SECS)
         assert not alive

@@ -20,6 +20,7 @@ from tests.components.bulk_inference.archives import (
 )
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.components.bulk_inference.model_fixture import export_model
+from tests.numeric import assert_close
 
 
 def served(model: Path, members: dict[str, bytes]) -> dict[str, np.ndarray]:
@@ -65,10 +66,10 @@ def test_numbers_equal_those_of_the_served_signature(
     expected = served(model, members)
     assert table["member"].to_pylist() == list(members)
     for name in ("probability", "elbo", "outlier_score"):
-        assert table[name].to_numpy().tolist() == expected[name].tolist(), name
+        assert_close(table[name].to_numpy(), expected[name], name)
     for name in ("probabilities", "embedding", "top_k_probabilities"):
         flat = np.concatenate([chunk.flatten() for chunk in table[name].chunks])
-        assert flat.tolist() == expected[name].ravel().tolist(), name
+        assert_close(flat, expected[name].ravel(), name)
     for name in ("label", "verdict", "top_k_labels"):
         assert table[name].to_pylist() == np.char.decode(expected[name].astype("S")).tolist(), name
 

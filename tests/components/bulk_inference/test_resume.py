@@ -10,6 +10,7 @@ import pytest
 from tests.components.bulk_inference.archives import broken, digits, write_folder, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.components.bulk_inference.model_fixture import export_model
+from tests.numeric import assert_close, assert_same_table
 
 DRIVER = """
 import os, random, signal, sys, time
@@ -59,7 +60,7 @@ def test_a_grown_zip_costs_only_its_new_members(
     table = read_table(tmp_path / "out")
     shutil.rmtree(tmp_path / "out")
     run_job(tmp_path / "a.zip")
-    assert table.equals(read_table(tmp_path / "out"))
+    assert_same_table(read_table(tmp_path / "out"), table)
 
 
 def test_files_put_between_others_keep_the_rows_of_those(
@@ -74,7 +75,7 @@ def test_files_put_between_others_keep_the_rows_of_those(
     assert table["given_label"].to_pylist() == ["b"] * 3 + ["x"] * 40
     shutil.rmtree(tmp_path / "out")
     run_job(folder)
-    assert table.equals(read_table(tmp_path / "out"))
+    assert_same_table(read_table(tmp_path / "out"), table)
 
 
 def test_a_changed_member_is_made_anew(
@@ -88,7 +89,9 @@ def test_a_changed_member_is_made_anew(
     result = run_job(write_zip(tmp_path / "a.zip", members))
     after = read_table(tmp_path / "out")
     assert result.reused == 14
-    assert after["embedding"].to_pylist()[0] == before["embedding"].to_pylist()[1]
+    embeddings = after["embedding"].to_pylist(), before["embedding"].to_pylist()
+    assert_close(embeddings[0][:2], embeddings[1][1::-1])
+    # These rows were taken over, so they are the same to the last bit.
     assert after.slice(2).to_pylist() == before.slice(2).to_pylist()
 
 

@@ -107,7 +107,7 @@ import sys, time
 from components.bulk_inference import lock
 with lock.held(sys.argv[1]):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(7200)
 """
 
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.limits import HANG_SECS
+
 _CONDITION = re.compile(r"inputs\.parameter_values\['(\w+)'\] != ''")
 
 
@@ -189,7 +191,7 @@ class WarmProcess:
     def close(self) -> None:
         assert self._server.stdin is not None
         self._server.stdin.close()
-        self._server.wait(timeout=30)
+        self._server.wait(timeout=HANG_SECS)
         assert self._server.stdout is not None
         self._server.stdout.close()
 

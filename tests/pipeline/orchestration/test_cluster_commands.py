@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.limits import HANG_SECS
 from tests.pipeline.orchestration.loopback import loopback
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -23,7 +24,7 @@ def vaeline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         text=True,
         cwd=PROJECT,
         env={**os.environ, "PYTHONPATH": str(PROJECT), **PLANTED, **environment},
-        timeout=300,
+        timeout=HANG_SECS,
         check=False,
     )
 

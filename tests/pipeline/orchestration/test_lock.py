@@ -20,7 +20,7 @@ from pathlib import Path
 from pipeline.orchestration.lock import run_lock
 with run_lock(Path(sys.argv[1]), "a pipeline run"):
     print("held", flush=True)
-    time.sleep(600)
+    time.sleep(7200)
 """
 
 

@@ -10,6 +10,7 @@ import pytest
 from ml_metadata import proto
 
 from pipeline.orchestration.retention import plan, remove
+from tests.limits import HANG_SECS
 from tests.pipeline.orchestration.stores import FAILED, Store
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -94,7 +95,7 @@ def test_the_command_only_tells_until_it_is_meant(store: Store, tmp_path: Path) 
         done = subprocess.run(
             [sys.executable, "-m", "pipeline.cli", "gc", "--root", str(tmp_path),
              "--keep-runs", "1", "--json", *flags],
-            capture_output=True, text=True, cwd=PROJECT, check=True, timeout=60,
+            capture_output=True, text=True, cwd=PROJECT, check=True, timeout=HANG_SECS,
             env={**os.environ, "PYTHONPATH": str(PROJECT)},
         )  # fmt: skip
         return dict(json.loads(done.stdout))

@@ -13,6 +13,7 @@ from pipeline.orchestration.lineage import LineageError, trace
 from pipeline.orchestration.retrain import attempts
 from pipeline.orchestration.runs import METRIC_NOTE, Summary, summarise
 from pipeline.run_record import latest_run, note_run, read_runs
+from tests.limits import HANG_SECS
 from tests.pipeline.orchestration.stores import CACHED, FAILED, RUNNING, Store
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -147,7 +148,7 @@ def vaeline(*arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         cwd=PROJECT,
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        timeout=60,
+        timeout=HANG_SECS,
         check=False,
     )
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.limits import HANG_SECS
+
 CHROMIUM = next(
     (
         path
@@ -145,5 +147,5 @@ def chromium() -> Iterator[Browser]:
             yield Browser(to_write, back_read)
         finally:
             process.terminate()
-            process.wait(timeout=20)
+            process.wait(timeout=HANG_SECS)
             os.close(to_write)

@@ -1,0 +1,99 @@
+"""The numeric contract (docs/numerics.md) on the kernels of other processors, in fresh processes.
+
+Environment variables make TensorFlow use the kernels that it would use on an older processor, or on
+one of another maker. What is promised bit for bit has to be so under each of them; everything else
+has to stay within the tolerance under each, and from one to the next.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.components.bulk_inference.model_fixture import export_model
+from tests.kernels import BATCHES, IMAGES
+from tests.limits import HANG_SECS
+from tests.numeric import assert_same_answers
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = {
+    "as they are": {},
+    "Eigen": {"TF_ENABLE_ONEDNN_OPTS": "0"},
+    "SSE 4.1": {"ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "AVX2, one thread": {
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "TF_NUM_INTEROP_THREADS": "1",
+    },
+}
+pytestmark = pytest.mark.slow
+
+Answers = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
+    """What each setting computes; the processes run two at a time."""
+    folder = tmp_path_factory.mktemp("kernels")
+    model = export_model(folder / "model")
+
+    def start(number: int, setting: str) -> subprocess.Popen:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ONEDNN_")}
+        environment |= {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **SETTINGS[setting]}
+        command = [sys.executable, "-m", "tests.kernels", str(model), str(folder / f"{number}.npz")]
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
+
+    found: dict[str, Answers] = {}
+    names = list(SETTINGS)
+    for begin in range(0, len(names), 2):
+        started = {name: start(names.index(name), name) for name in names[begin : begin + 2]}
+        for name, process in started.items():
+            _, errors = process.communicate(timeout=HANG_SECS)
+            assert process.returncode == 0, errors.decode()[-2000:]
+            with np.load(folder / f"{names.index(name)}.npz") as arrays:
+                found[name] = dict(arrays)
+    return found
+
+
+def part(answers: Answers, prefix: str) -> Answers:
+    return {
+        key.removeprefix(f"{prefix}/"): value
+        for key, value in answers.items()
+        if key.startswith(f"{prefix}/")
+    }
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_an_image_gets_the_same_answer_in_every_batch(
+    answers: dict[str, Answers], setting: str
+) -> None:
+    for kind in ("mlp", "conv", "bulk"):
+        whole = part(answers[setting], f"{kind} in {IMAGES}")
+        assert len(whole) >= 4
+        for size in BATCHES:
+            assert_same_answers(part(answers[setting], f"{kind} in {size}"), whole)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_the_same_call_gives_the_same_bits(answers: dict[str, Answers], setting: str) -> None:
+    again = part(answers[setting], "bulk in again")
+    for name, values in part(answers[setting], f"bulk in {IMAGES}").items():
+        np.testing.assert_array_equal(again[name], values, err_msg=name)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_resumed_training_ends_with_the_same_bits(
+    answers: dict[str, Answers], setting: str
+) -> None:
+    weights = part(answers[setting], "training")
+    np.testing.assert_array_equal(weights["resumed"], weights["whole"])
+
+
+@pytest.mark.parametrize("setting", list(SETTINGS)[1:])
+def test_kernels_agree(answers: dict[str, Answers], setting: str) -> None:
+    for kind in ("mlp", "conv", "bulk"):
+        expected = part(answers["as they are"], f"{kind} in {IMAGES}")
+        assert_same_answers(part(answers[setting], f"{kind} in {IMAGES}"), expected)
