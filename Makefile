@@ -81,13 +81,17 @@ $(INSTALLED): $(PINS) setup.py | supported $(PY)
 demo: install ## the main job on real images: train, gate, push, label an archive
 	$(VENV)/bin/vaeline demo --root $(ROOT)
 
+# Processes that share the suite: one per core, and 2 to 4 GiB of memory each.
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
+
 .PHONY: test
-test: install ## the test suite
-	$(PY) -m pytest $(PYTEST_ARGS)
+test: install ## the test suite; WORKERS=1 runs it in one process
+	$(PY) -m pytest $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadgroup --no-loadscope-reorder) \
+	  $(PYTEST_ARGS)
 
 .PHONY: test-fast
 test-fast: install ## the tests that take seconds
-	$(PY) -m pytest -m "not slow and not e2e"
+	$(PY) -m pytest $(PYTEST_ARGS) -m "not slow and not e2e"
 
 .PHONY: lint
 lint: install ## ruff and mypy over all files

@@ -67,9 +67,42 @@ def first(root: Path) -> Run:
     return vaeline("demo", "--root", str(root))
 
 
-def run_again(root: Path, *settings: str) -> Run:
-    overrides = [part for setting in settings for part in ("--set", setting)]
-    return vaeline("run", "--config", "digits", "--root", str(root), *overrides)
+@dataclass
+class Commands:
+    """Commands on the folder of the demonstration, in forks, with secrets in their environment.
+
+    Attributes:
+        root: the folder.
+        warm: makes the forks.
+        settings: what each of them is given with `--set`.
+    """
+
+    root: Path
+    warm: WarmProcess
+    settings: tuple[str, ...] = ()
+
+    def start(self, command: str, *settings: str, kill_at: str = "", output: str = "") -> Run:
+        """Starts a command, to its end or until it has printed `kill_at`."""
+        folder = self.root / "printed"
+        folder.mkdir(exist_ok=True)
+        printed = folder / f"{len(list(folder.iterdir())) + 1}.txt"
+        argv = ["python", "-m", "pipeline.cli", command, "--config", "digits", "--json"]
+        argv += [part for each in (*self.settings, *settings) for part in ("--set", each)]
+        argv += ["--output", output] if output else ["--root", str(self.root)]
+        code = self.warm(argv, printed, kill_at=kill_at)
+        text = printed.read_text()
+        results = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+        return Run(code, results[-1] if results else {}, text)
+
+    def states(self) -> dict[str, str]:
+        """How the steps of the latest run ended."""
+        (run,) = read_runs(sqlite_connection(self.root / "metadata.sqlite"), latest=1)
+        return {name: step.state for name, step in run.steps.items() if name not in RESOLVERS}
+
+
+@pytest.fixture(scope="module")
+def commands(first: Run, root: Path, warm: WarmProcess) -> Commands:
+    return Commands(root, warm)
 
 
 def labelling(root: Path) -> list[str]:
@@ -133,9 +166,9 @@ def test_held_out_digits_are_no_drift(first: Run) -> None:
 
 
 def test_a_second_run_is_served_from_the_cache_and_may_label_an_archive(
-    first: Run, root: Path
+    first: Run, root: Path, commands: Commands
 ) -> None:
-    second = run_again(root, *labelling(root))
+    second = commands.start("run", *labelling(root))
     assert second.code == 0
     assert recomputed(second) == {"BulkInference"}
     table = ds.dataset(Path(second.result["labelled"]) / "table", format="parquet").to_table()
@@ -144,8 +177,8 @@ def test_a_second_run_is_served_from_the_cache_and_may_label_an_archive(
     assert second.result["metrics"] == first.result["pipeline"]["metrics"]
 
 
-def test_a_bound_that_is_missed_refuses_the_model(first: Run, root: Path) -> None:
-    refused = run_again(root, "evaluation.min_accuracy=1.0", *labelling(root))
+def test_a_bound_that_is_missed_refuses_the_model(root: Path, commands: Commands) -> None:
+    refused = commands.start("run", "evaluation.min_accuracy=1.0", *labelling(root))
     assert refused.code == 3
     assert not refused.result["blessed"]
     assert refused.result["pushed"] == ""
@@ -181,10 +214,12 @@ def test_a_first_model_passes_on_absolute_bounds_and_says_so(first: Run) -> None
     assert images == overall["example_count"] == pipeline["test_images"]
 
 
-def test_a_model_that_hardly_trained_is_refused_by_its_change(first: Run, root: Path) -> None:
+def test_a_model_that_hardly_trained_is_refused_by_its_change(
+    first: Run, commands: Commands
+) -> None:
     # It would pass every absolute bound.
     bounds = ("evaluation.min_accuracy=0", "evaluation.min_class_recall=null")
-    refused = run_again(root, "trainer.epochs=1", *bounds)
+    refused = commands.start("run", "trainer.epochs=1", *bounds)
     assert refused.code == 3
     assert "ModelGate" in recomputed(refused)
     rows = {check["metric"]: check for check in refused.result["checks"]}
@@ -196,14 +231,16 @@ def test_a_model_that_hardly_trained_is_refused_by_its_change(first: Run, root: 
     assert "surely a loss" in refused.result["refusals"][0]
 
 
-def test_a_class_with_one_image_stops_the_run_by_name(first: Run, root: Path) -> None:
+def test_a_class_with_one_image_stops_the_run_by_name(
+    first: Run, root: Path, commands: Commands
+) -> None:
     extra = root / "lonely"
     extra.mkdir()
     (extra / "letter").mkdir()
     picture = Path(first.result["picture"])
     (extra / "letter" / "a.png").write_bytes(picture.read_bytes())
     digits = root / "archives" / "digits.zip"
-    done = run_again(root, f"input.paths=['{digits}', '{extra}']")
+    done = commands.start("run", f"input.paths=['{digits}', '{extra}']")
     assert done.code == 1
     assert "letter" in done.result["error"]
     assert "min_images" in done.result["error"]
@@ -219,37 +256,9 @@ CLUSTER = {
 """It names the secrets that are planted; on this machine nobody asks for it."""
 
 
-@dataclass
-class Days:
-    """Commands on the folder of the demonstration, in forks, with secrets in their environment."""
-
-    root: Path
-    warm: WarmProcess
-    started: int = 0
-
-    def start(self, command: str, *settings: str, kill_at: str = "", output: str = "") -> Run:
-        """Starts a command, to its end or until it has printed `kill_at`."""
-        self.started += 1
-        printed = self.root / "printed" / f"{self.started}.txt"
-        printed.parent.mkdir(exist_ok=True)
-        given = ["trainer.warm_start=true", f"cluster={json.dumps(CLUSTER)}", *settings]
-        argv = ["python", "-m", "pipeline.cli", command, "--config", "digits", "--json"]
-        argv += [part for setting in given for part in ("--set", setting)]
-        argv += ["--output", output] if output else ["--root", str(self.root)]
-        code = self.warm(argv, printed, kill_at=kill_at)
-        text = printed.read_text()
-        results = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-        return Run(code, results[-1] if results else {}, text)
-
-    def states(self) -> dict[str, str]:
-        """How the steps of the latest run ended."""
-        (run,) = read_runs(sqlite_connection(self.root / "metadata.sqlite"), latest=1)
-        return {name: step.state for name, step in run.steps.items() if name not in RESOLVERS}
-
-
 @pytest.fixture(scope="module")
-def days(first: Run, root: Path, warm: WarmProcess) -> Days:
-    return Days(root, warm)
+def days(first: Run, root: Path, warm: WarmProcess) -> Commands:
+    return Commands(root, warm, ("trainer.warm_start=true", f"cluster={json.dumps(CLUSTER)}"))
 
 
 def write_day(root: Path, day: str) -> str:
@@ -265,7 +274,7 @@ def write_day(root: Path, day: str) -> str:
     return f"input.paths={root}/days/{{YYYY}}-{{MM}}-{{DD}}.zip"
 
 
-def test_the_days_after(first: Run, root: Path, days: Days) -> None:
+def test_the_days_after(first: Run, root: Path, days: Commands) -> None:
     idle = days.start("retrain")
     assert (idle.code, idle.result["trained"]) == (0, False)
     assert "trained on these images" in idle.result["reason"]
@@ -296,7 +305,7 @@ def test_the_days_after(first: Run, root: Path, days: Days) -> None:
     assert recomputed(again) == set(), "it starts from what it started from, so it is cached"
 
 
-def test_no_value_of_a_secret_is_left_behind(root: Path, days: Days) -> None:
+def test_no_value_of_a_secret_is_left_behind(root: Path, days: Commands) -> None:
     reachable = ["input.paths=gs://store/digits.zip", "push.directory=gs://store/pushed"]
     for name in ("compiled.json", "compiled.yaml"):
         compiled = days.start("compile", *reachable, output=str(root / name))

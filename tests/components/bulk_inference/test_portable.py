@@ -6,6 +6,7 @@ The jar: `mvn dependency:get -Dtransitive=false
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from components.bulk_inference.config import EngineConfig
 from tests.components.bulk_inference.archives import broken, digits, mixed, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
+from tests.limits import HANG_SECS
 from tests.numeric import assert_same_table
 
 EMBEDDED = ("--runner=PortableRunner", "--job_endpoint=embed")
@@ -63,17 +65,25 @@ def worker_pool() -> Iterator[str]:
     # The pool starts its workers as `python`, whichever that is on its PATH.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "PATH": path}
-    pool = subprocess.Popen([*command, f"--service_port={port}"], env=environment)
+    # In a session of its own, so that the workers that it starts end with it.
+    pool = subprocess.Popen(
+        [*command, f"--service_port={port}"], env=environment, start_new_session=True
+    )
     try:
-        for _ in range(300):
-            with socket.socket() as probe:
-                if probe.connect_ex(("localhost", port)) == 0:
-                    break
+        deadline = time.monotonic() + HANG_SECS
+        while not is_open(port):
+            assert pool.poll() is None, "the worker pool did not start"
+            assert time.monotonic() < deadline
             time.sleep(0.1)
         yield f"localhost:{port}"
     finally:
-        pool.terminate()
+        os.killpg(pool.pid, signal.SIGKILL)
         pool.wait()
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("localhost", port)) == 0
 
 
 @pytest.mark.slow

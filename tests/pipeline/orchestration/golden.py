@@ -1,12 +1,15 @@
 """The compiled specifications that tests hold the compiler to, and how to renew them.
 
 `python -m tests.pipeline.orchestration.golden` writes them anew; look at the difference before
-committing it. Left out: what TFX's release decides (schemas of artifacts, its version).
+committing it. Left out: what the releases of TFX and TFDV decide (schemas of artifacts, versions,
+defaults of the statistics).
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
+import tensorflow_data_validation as tfdv
 import yaml
 
 from pipeline.config import parse_config
@@ -76,12 +79,26 @@ def excerpt(job: dict[str, Any]) -> dict[str, Any]:
         at = arguments.index("--json_serialized_inputs_spec_args")
         container["args"] = arguments[:at] + arguments[at + 2 :]
         executors[label] = container
+    retrain = json.loads(json.dumps(spec["components"]["retrain"]))
+    statistics = retrain["dag"]["tasks"]["StatisticsGen"]["inputs"]["parameters"]
+    value = statistics["stats_options_json"]["runtimeValue"]
+    value["constant"] = json.dumps(chosen_statistics(value["constant"]), sort_keys=True)
     return {
         "root": spec["root"],
-        "retrain": spec["components"]["retrain"],
+        "retrain": retrain,
         "executors": executors,
         "runtimeConfig": job["runtimeConfig"],
         **({"platforms": job["platforms"]} if "platforms" in job else {}),
+    }
+
+
+def chosen_statistics(options: str) -> dict[str, Any]:
+    """Takes from StatsOptions in JSON what TFDV would not choose by itself."""
+    defaults = json.loads(tfdv.StatsOptions().to_json())
+    return {
+        key: value
+        for key, value in json.loads(options).items()
+        if key not in defaults or value != defaults[key]
     }
 
 

@@ -1,0 +1,79 @@
+"""How the suite is divided over processes, and how it ends."""
+
+import os
+import sys
+import threading
+from pathlib import PurePath
+
+import pytest
+
+ENDING_SECS = 60
+"""Between the last test and the end of the process; normally two seconds."""
+
+GROUPS = {
+    "tests/pipeline/test_end_to_end.py": "runs",
+    "tests/pipeline/orchestration/test_compiled_runs.py": "runs",
+    "tests/pipeline/test_run_fn.py": "training inputs",
+    "tests/pipeline/test_tuner_fn.py": "training inputs",
+    "tests/serving": "serving",
+}
+"""Files and folders whose tests share what takes long to make: a pipeline's root and a process that
+has imported TFX, Examples with their Transform graph, an exported model. They stay in one process;
+every other file is a group of its own."""
+
+LONGEST_FIRST = (
+    "serving",
+    "training inputs",
+    "tests/test_kernels.py",
+    "tests/trainer/test_replicas.py",
+    "tests/trainer/test_resume.py",
+    "tests/components/bulk_inference/test_resume.py",
+    "tests/components/test_cloud_storage.py",
+)
+"""Groups that take more than 20 seconds, in the order in which they start at the end."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Groups the tests; in several processes one starts with the pipeline runs, which take longest.
+
+    Fast tests come first everywhere else, so that most failures show within a minute.
+    """
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        group = group_of(item)
+        if group == "runs":
+            return (0 if parallel else 2), 0
+        return (1, LONGEST_FIRST.index(group)) if group in LONGEST_FIRST else (0, 1)
+
+    parallel = bool(os.environ.get("PYTEST_XDIST_WORKER"))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group_of(item)))
+    items.sort(key=place)
+
+
+def group_of(item: pytest.Item) -> str:
+    """The group of a test."""
+    path = PurePath(item.nodeid.split("::")[0])
+    for each in (path, *path.parents):
+        if str(each) in GROUPS:
+            return GROUPS[str(each)]
+    return str(path)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Makes sure that the process ends after its summary.
+
+    A Beam job service that a failed test left behind has threads that wait for ever, and Python
+    waits for them. In several processes pytest-xdist ends the others by itself.
+    """
+
+    def end() -> None:
+        names = sorted({thread.name for thread in threading.enumerate()})
+        sys.stderr.write(f"still running after {ENDING_SECS} s, so ended: {', '.join(names)}\n")
+        sys.stderr.flush()
+        os._exit(int(exitstatus))
+
+    watchdog = threading.Timer(ENDING_SECS, end)
+    watchdog.daemon = True
+    watchdog.start()
