@@ -1,4 +1,4 @@
-"""Facts of an image file from its header alone, before any pixel is decoded.
+"""Facts of an image file from its header and, of a PNG, its checksums, before any pixel is decoded.
 
 Called for every member by ingest and by the bulk job, so each format is parsed by a few
 `struct` reads; what the parsers meet is hostile until proven otherwise.
@@ -45,7 +45,7 @@ _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_HEAD: Final = struct.Struct(">I4sIIBBBBB")
 _PNG_CHUNK: Final = struct.Struct(">I4s")
 _PNG_CHECKSUM: Final = struct.Struct(">I")
-_PNG_CRITICAL: Final = frozenset((b"PLTE", b"IDAT"))
+_PNG_CRITICAL: Final = frozenset((b"PLTE", b"IDAT", b"IEND"))
 _PNG_SAMPLES: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PNG_DEPTHS: Final = {
     0: (1, 2, 4, 8, 16),
@@ -170,8 +170,8 @@ def _png(data: bytes) -> ImageHeader | None:
         if kind in _PNG_CRITICAL:
             # OpenCV 5 shows images whose checksums are wrong; libpng, in TensorFlow, refuses them.
             _check_png_chunk(view, kind, at, length)
-        elif kind == b"IEND":
-            break
+            if kind == b"IEND":
+                break
         elif not kind[0] & 0x20:
             raise ImageFaultError("check", "corrupt", f"unknown critical PNG chunk {kind!r}")
         if kind == b"tRNS":
