@@ -45,8 +45,8 @@ supported:
 	@[ -n "$(PYTHONS)" ] || { $(call MISSING,STACK must be tfx116 or tfx121$(comma) not $(STACK).); }
 	@command -v python3 >/dev/null || { $(call MISSING,python3 is missing: apt install python3 \
 	  python3-venv); }
-	@[ "$(STACK)" != tfx121 ] || command -v g++ >/dev/null || { $(call MISSING,the TFX 1.21 stack \
-	  compiles pyfarmhash and g++ is missing: apt install g++ python3-dev); }
+	@command -v g++ >/dev/null || { $(call MISSING,pyfarmhash$(comma) which TFX needs$(comma) is \
+	  compiled at installation and g++ is missing: apt install g++ python3-dev); }
 
 comma := ,
 
@@ -70,6 +70,8 @@ $(PY): | supported $(filter .tools/bin/uv,$(UV))
 # Bytecode is compiled here because many images switch its caching off, and importing TFX without
 # it takes three times as long.
 $(INSTALLED): $(PINS) setup.py | supported $(PY)
+	@$(PY) -c 'import os, sysconfig as s; exit(not os.path.exists(s.get_path("include") + "/Python.h"))' \
+	  || { $(call MISSING,the headers of $$($(PY) --version) are missing: apt install python3-dev); }
 	@echo "installing the $(STACK) stack into $(VENV) (glibc $(GLIBC))"
 	$(UV) pip sync --quiet --python $(PY) --require-hashes --compile-bytecode $(PINS)
 	$(UV) pip install --quiet --python $(PY) --no-deps --editable .
