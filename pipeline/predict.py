@@ -15,12 +15,13 @@ from serving.predictions import (
     ServingError,
     classify_each,
 )
+from trainer.errors import UserError
 
 _HEADER = ("file", "label", "probability", "next", "outlier score", "verdict")
 _SECONDS = 10.0
 
 
-class PredictError(ValueError):
+class PredictError(UserError, ValueError):
     """The command line asks for nothing that can be answered."""
 
 

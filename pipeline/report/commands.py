@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from components.image_sources.errors import InputError
 from pipeline.console import Terminal, logged, new_log_path
 from pipeline.report.page import MissingPartError
 
@@ -55,7 +56,7 @@ def draw_samples(
         The file, and how many images are in it.
 
     Raises:
-        ValueError: the model makes no images.
+        InputError: the model makes no images.
     """
     with logged(terminal, new_log_path(logs)), terminal.live("loading the model"):
         from components.bulk_inference.model_card import read_card
@@ -69,6 +70,6 @@ def draw_samples(
         try:
             drawn = write_grid(output, find_generator(loaded, facts), count=count, seed=seed)
         except MissingPartError as missing:
-            raise ValueError(f"{card.path}: {missing}") from missing
+            raise InputError(f"{card.path}: {missing}") from missing
     terminal.say(f"{drawn['images']:,} images: {output}")
     return {"output": str(output), **drawn}
