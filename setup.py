@@ -109,6 +109,7 @@ setup(
         "components.retraining",
         "components.serving_check",
         "pipeline",
+        "pipeline.cli",
         "pipeline.orchestration",
         "pipeline.quality_metrics",
         "pipeline.report",

@@ -1,26 +1,16 @@
 """Finds the line that a person needs in an error that has come through several layers."""
 
+import pkgutil
 import re
 
-# Errors that people cause: their message is the whole answer. Beam workers in other processes
-# send errors as text, so the names are looked for in the text, too.
-_USER_ERRORS = (
-    "AnomalyError",
-    "ConfigError",
-    "CountLawError",
-    "InputError",
-    "LineageError",
-    "LockedError",
-    "OutputError",
-    "PredictError",
-    "PreemptedError",
-    "ServiceError",
-    "ServingError",
-    "TrainingDivergedError",
-    "UnblessedModelError",
-)
+from trainer.errors import UserError
+
+# Beam workers in other processes send an error as the text of its traceback. A list of names
+# would have to be kept by hand or would need every module with an error, TFX included. A
+# traceback gives the class in full, so it is looked up there; what raised it is usually imported.
 _IN_TEXT = re.compile(
-    r"^(?:[\w.]+\.)?(?:" + "|".join(_USER_ERRORS) + r"): (?P<message>.+)$", re.MULTILINE
+    r"^(?P<name>(?:components|pipeline|serving|trainer)\.[\w.]+Error): (?P<message>.+)$",
+    re.MULTILINE,
 )
 _BEAM_SUFFIX = re.compile(r"\s*\[while running .*$", re.DOTALL)
 
@@ -32,16 +22,17 @@ def cause(error: BaseException) -> str:
         error: What was raised, possibly by Beam or TFX around the real cause.
 
     Returns:
-        The message of the outermost error that people cause, if there is one; else what the
-        operating system said; else the type and first line of the innermost error.
+        The message of the outermost `UserError`, if there is one; otherwise what the operating
+        system said; otherwise the type and first line of the innermost error.
     """
     chain = _chain(error)
     for link in chain:
-        if type(link).__name__ in _USER_ERRORS:
+        if isinstance(link, UserError):
             return _BEAM_SUFFIX.sub("", str(link))
     for link in chain:
-        if found := _IN_TEXT.search(str(link)):
-            return _BEAM_SUFFIX.sub("", found["message"])
+        for found in _IN_TEXT.finditer(str(link)):
+            if _names_user_error(found["name"]):
+                return _BEAM_SUFFIX.sub("", found["message"])
     for link in reversed(chain):
         if isinstance(link, OSError) and link.strerror:
             place = f"{link.filename}: " if link.filename else ""
@@ -51,6 +42,15 @@ def cause(error: BaseException) -> str:
         if lines:
             return f"{type(link).__name__}: {lines[0].strip()}"
     return type(error).__name__
+
+
+def _names_user_error(name: str) -> bool:
+    """Tells whether a name such as `pipeline.config.ConfigError` is that of a `UserError`."""
+    try:
+        found = pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError):
+        return False
+    return isinstance(found, type) and issubclass(found, UserError)
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -21,6 +21,7 @@ from components.serving_check.config import ServingCheckConfig
 from pipeline.digests import project_root
 from pipeline.orchestration.config import ClusterConfig, ScheduleConfig
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
+from trainer.errors import UserError
 from trainer.options import Section
 
 _ROOT_PLACEHOLDER = "{root}"
@@ -28,7 +29,7 @@ _ROOT_PLACEHOLDER = "{root}"
 _Tree = TypeVar("_Tree", bound=BaseModel)
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A configuration does not hold; the message has one line for each thing that is wrong."""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline.config import PipelineConfig, to_yaml
 from pipeline.digests import code_digest
 from pipeline.run_record import Step, latest_run, note_run, sqlite_connection
+from trainer.errors import UserError
 
 METADATA_FILE = "metadata.sqlite"
 
@@ -19,7 +20,7 @@ METADATA_FILE = "metadata.sqlite"
 _LEAST_FREE_BYTES = 64 * 1024 * 1024
 
 
-class OutputError(ValueError):
+class OutputError(UserError, ValueError):
     """The root folder can't be used; the message says why and what to do."""
 
 

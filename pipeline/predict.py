@@ -1,4 +1,4 @@
-"""`vaeline predict`: a table of answers about single images, from a model or a server."""
+"""Classifies single image files, with a pushed model or a model server."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from components.bulk_inference.model_card import read_card
 from components.image_checks import ImageFaultError, check, to_servable
 from components.image_sources.config import LimitsConfig
-from pipeline.console import Terminal, captured_output
+from pipeline.console import captured_output
 from serving.client import PredictClient
 from serving.predictions import (
     Prediction,
@@ -15,17 +15,16 @@ from serving.predictions import (
     ServingError,
     classify_each,
 )
+from trainer.errors import UserError
 
-_HEADER = ("file", "label", "probability", "next", "outlier score", "verdict")
 _SECONDS = 10.0
 
 
-class PredictError(ValueError):
-    """The command line asks for nothing that can be answered."""
+class PredictError(UserError, ValueError):
+    """Not exactly one of a model and a server was named."""
 
 
 def predict_images(
-    terminal: Terminal,
     files: Sequence[Path],
     *,
     model: str | None,
@@ -33,10 +32,9 @@ def predict_images(
     name: str,
     version: int | None,
 ) -> dict[str, Any]:
-    """Classifies image files and shows a table; bad files get a line each.
+    """Classifies image files; a file that is no usable image gets an error.
 
     Args:
-        terminal: Where it is shown.
         files: The images.
         model: Folder of a model or of pushed versions; this or `server` is given.
         server: Address, as for `PredictClient`.
@@ -65,28 +63,19 @@ def predict_images(
     answers: dict[int, Prediction] = {}
     place_of_model = server or str(model)
     if contents:
-        with terminal.live("asking the model"):
-            if server is not None:
-                with PredictClient(
-                    server, model=name, version=version, timeout_secs=_SECONDS
-                ) as client:
-                    found = classify_each(client, list(contents.values()))
-            else:
-                place_of_model = read_card(str(model)).path
-                found = classify_each(_load(place_of_model), list(contents.values()))
+        if server is not None:
+            with PredictClient(
+                server, model=name, version=version, timeout_secs=_SECONDS
+            ) as client:
+                found = classify_each(client, list(contents.values()))
+        else:
+            place_of_model = read_card(str(model)).path
+            found = classify_each(_load(place_of_model), list(contents.values()))
         for place, answer in zip(contents, found, strict=True):
             if isinstance(answer, ServingError):
                 errors[place] = str(answer)
             else:
                 answers[place] = answer
-    if answers:
-        terminal.table(
-            "predictions",
-            [_row(files[place], answer) for place, answer in sorted(answers.items())],
-            header=_HEADER,
-        )
-    for place, reason in sorted(errors.items()):
-        terminal.say(f"error: {files[place]}: {reason}", style="bold red")
     return {
         "model": place_of_model,
         "failed": len(errors),
@@ -121,18 +110,6 @@ def _load(folder: str) -> Predictor:
         from serving.local_model import LocalModel
 
         return LocalModel(folder)
-
-
-def _row(file: Path, answer: Prediction) -> tuple[str, ...]:
-    others = ", ".join(f"{label} {probability:.3f}" for label, probability in answer.top_k[1:4])
-    return (
-        str(file),
-        answer.label,
-        f"{answer.probability:.4f}",
-        others,
-        f"{answer.outlier_score:.3f}",
-        answer.verdict,
-    )
 
 
 def _as_dict(answer: Prediction) -> dict[str, Any]:

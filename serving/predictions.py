@@ -11,6 +11,7 @@ from typing import Final, Protocol
 import numpy as np
 
 from serving import names
+from trainer.errors import UserError
 
 INVALID_ARGUMENT: Final = "INVALID_ARGUMENT"
 """The code of requests that the model can't answer, such as a corrupt image."""
@@ -19,7 +20,7 @@ _FUNCTION_NODE: Final = re.compile(r"\{\{function_node [^}]*\}\}\s*")
 _LONGEST_MESSAGE: Final = 300
 
 
-class ServingError(ValueError):
+class ServingError(UserError, ValueError):
     """A request that got no answer; the message is one line.
 
     Attributes:

@@ -8,11 +8,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from trainer.errors import UserError
+
 PREEMPTED_EXIT_CODE: Final = 75
 """EX_TEMPFAIL: start the same command again and it goes on where it stopped."""
 
 
-class PreemptedError(RuntimeError):
+class PreemptedError(UserError, RuntimeError):
     """The run was asked to stop; its state is saved.
 
     Entry points exit with `PREEMPTED_EXIT_CODE`; the command line reads it here.
@@ -21,7 +23,7 @@ class PreemptedError(RuntimeError):
     exit_code = PREEMPTED_EXIT_CODE
 
 
-class TrainingDivergedError(ValueError):
+class TrainingDivergedError(UserError, ValueError):
     """A part of the loss is not finite."""
 
 

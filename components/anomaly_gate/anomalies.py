@@ -2,8 +2,10 @@
 
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
+from trainer.errors import UserError
 
-class AnomalyError(ValueError):
+
+class AnomalyError(UserError, ValueError):
     """The data do not fit the schema; the message names the features and what is odd."""
 
 

@@ -18,6 +18,7 @@ from components.bulk_inference.progress import Progress
 from components.bulk_inference.properties import BULK_CONFIG, SPLIT
 from components.image_sources.config import InputConfig
 from trainer import features
+from trainer.errors import UserError
 from trainer.progress import PROGRESS_LOGGER
 
 MODEL: Final = "model"
@@ -29,7 +30,7 @@ ANNOTATIONS: Final = "annotations"
 _LOG = logging.getLogger(PROGRESS_LOGGER)
 
 
-class UnblessedModelError(ValueError):
+class UnblessedModelError(UserError, ValueError):
     """The model was not blessed, so nothing is labelled with it."""
 
 

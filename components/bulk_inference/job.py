@@ -25,13 +25,14 @@ from components.bulk_inference.result import BulkResult
 from components.bulk_inference.reuse import NEEDED_COLUMNS
 from components.bulk_inference.schema import require_columns
 from components.image_sources.errors import InputError
+from trainer.errors import UserError
 
 if TYPE_CHECKING:
     # Its module imports Beam.
     from components.bulk_inference.engines import Engine
 
 
-class CountLawError(RuntimeError):
+class CountMismatchError(UserError, RuntimeError):
     """Members are not rows + rejects + duplicates skipped: a bug, never to be ignored."""
 
 
@@ -53,7 +54,7 @@ def run_bulk(
     Raises:
         InputError: if the input, the model or the output cannot be used, or too many members
             are rejected; one line that says what to do.
-        CountLawError: if a member is unaccounted for.
+        CountMismatchError: if a member is unaccounted for.
     """
     begin = time.perf_counter()
     card = _require_usable(config)
@@ -106,7 +107,7 @@ def _run_locked(
             result.reused += record.reused
     result.members_done_now = now.members
     result.fill(totals, card)
-    _require_count_law(totals, result)
+    _require_matching_counts(totals, result)
     result.notes.extend(_check_counters(config, counted, now))
     if config.drift.enabled:
         result.drift = _report_drift(config, card, sums, changed=bool(todo or stale))
@@ -234,10 +235,10 @@ def _report_drift(
     return report.as_dict()
 
 
-def _require_count_law(totals: Totals, result: BulkResult) -> None:
+def _require_matching_counts(totals: Totals, result: BulkResult) -> None:
     accounted = totals.rows + totals.rejects + totals.duplicates
     if totals.members != accounted:
-        raise CountLawError(
+        raise CountMismatchError(
             f"{result.output}: {totals.members} members, but {totals.rows} rows +"
             f" {totals.rejects} rejects + {totals.duplicates} duplicates = {accounted}; the table"
             " is not complete: report this, and run again with --overwrite"
@@ -251,7 +252,7 @@ def _check_counters(config: BulkConfig, counted: dict[str, int], now: Totals) ->
         Where they part. Clusters do a unit again when a worker is lost, and count it again.
 
     Raises:
-        CountLawError: if they part on the local runner, which does every unit once.
+        CountMismatchError: if they part on the local runner, which does every unit once.
     """
     differences = [
         f"Beam counted {counted.get(name, 0):,} {name}, this run's records {getattr(now, name):,}"
@@ -259,7 +260,7 @@ def _check_counters(config: BulkConfig, counted: dict[str, int], now: Totals) ->
         if counted and counted.get(name, 0) != getattr(now, name)
     ]
     if differences and config.engine.runner == "local":
-        raise CountLawError(
+        raise CountMismatchError(
             f"{config.output}: {differences[0]}; the table is not complete: report this, and run"
             " again with --overwrite"
         )

@@ -1,10 +1,9 @@
-"""The one error that a person sees when an input cannot be used.
+"""Defines the error of inputs that cannot be used; sources, ingest and the bulk job raise it."""
 
-Raised by the sources and by ingest; the command line prints its message and nothing else.
-"""
+from trainer.errors import UserError
 
 
-class InputError(ValueError):
+class InputError(UserError, ValueError):
     """An input that cannot be used, or an output that cannot be written.
 
     The message is one line: what was found where, and what to do about it.

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.model_gate import metric_names
+from trainer.errors import UserError
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError, ValueError):
     """There is nothing to judge; the message says what is missing."""
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.run_record import Run, Step
+from trainer.errors import UserError
 
 _CARD = Path("assets.extra") / "model.json"
 _PUSH_RECORD = Path("assets.extra") / "push.json"
 
 
-class LineageError(ValueError):
+class LineageError(UserError, ValueError):
     """A model whose origin is not recorded; the message says where was looked."""
 
 

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import filelock
 
+from trainer.errors import UserError
+
 LOCK_FILE = ".run.lock"
 HOLDER_FILE = ".run.json"
 
@@ -23,7 +25,7 @@ EXIT_LOCKED = 6
 """Exit code of a run that another one keeps out; a scheduler may take it for success."""
 
 
-class LockedError(ValueError):
+class LockedError(UserError, ValueError):
     """Another run holds the root folder; the message says whose it is and since when."""
 
     exit_code = EXIT_LOCKED

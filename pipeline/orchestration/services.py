@@ -9,6 +9,8 @@ from typing import Any
 
 import requests
 
+from trainer.errors import UserError
+
 _TIMEOUT_SECS = 60.0
 _TOO_MANY = 429
 _ADVICE = {
@@ -21,7 +23,7 @@ _ADVICE = {
 }
 
 
-class ServiceError(ValueError):
+class ServiceError(UserError, ValueError):
     """A platform did not do what it was asked; the message says what and why."""
 
 

@@ -22,6 +22,7 @@ from markupsafe import Markup
 from components.bulk_inference import ledger
 from pipeline.causes import cause
 from pipeline.console import duration
+from trainer.errors import UserError
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class MissingPartError(Exception):
     """What a section needs is not there; the message stands in its place on the page."""
 
 
-class ReportError(ValueError):
+class ReportError(UserError, ValueError):
     """There is nothing to report on; the message says what to do."""
 
 

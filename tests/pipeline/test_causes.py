@@ -1,8 +1,24 @@
 """The line that a person gets from an error of many layers."""
 
+import ast
+from pathlib import Path
+
+import pytest
+
 from components.image_sources.errors import InputError
+from components.model_gate.measures import EvaluationError
 from pipeline.causes import cause
 from pipeline.config import ConfigError
+from pipeline.report.page import ReportError
+
+ROOT = Path(__file__).resolve().parents[2]
+INTERNAL = {
+    "ImageFaultError",  # a row of the rejects table
+    "MissingPartError",  # a sentence on a page of the report
+    "WorkerStartError",  # ingest falls back to one process
+    "_StopSearchError",  # carries another error through KerasTuner
+}
+"""Errors that the code itself handles, so that no user meets them."""
 
 
 def raised_from(error: Exception, inner: Exception | None) -> Exception:
@@ -14,6 +30,27 @@ def raised_from(error: Exception, inner: Exception | None) -> Exception:
 
 def test_an_error_that_people_cause_is_its_message() -> None:
     assert cause(ConfigError("a.yaml: trainr: unknown key")) == "a.yaml: trainr: unknown key"
+
+
+@pytest.mark.parametrize("kind", [EvaluationError, ReportError])
+def test_every_error_of_users_is_its_message(kind: type[Exception]) -> None:
+    assert cause(kind("runs/a: no run is recorded")) == "runs/a: no run is recorded"
+    text = f"Traceback ...\n{kind.__module__}.{kind.__qualname__}: no images [while running 'Read']"
+    assert cause(RuntimeError(text)) == "no images"
+
+
+def test_every_error_class_derives_from_user_error_or_is_internal() -> None:
+    bases = {
+        node.name: {base.id for base in node.bases if isinstance(base, ast.Name)}
+        for package in ("trainer", "serving", "components", "pipeline")
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Error")
+    }
+    known = {"UserError"}
+    while found := {name for name, of in bases.items() if of & known} - known:
+        known |= found
+    assert bases.keys() - known == INTERNAL
 
 
 def test_beam_around_the_cause_is_taken_off() -> None:
@@ -28,6 +65,19 @@ def test_the_cause_is_found_in_the_text_of_a_worker_process() -> None:
         "components.image_sources.errors.InputError: a.zip: is not a zip file\n\nduring ..."
     )
     assert cause(RuntimeError(text)) == "a.zip: is not a zip file"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "components.image_sources.errors.VanishedError: a.zip: is not a zip file",
+        "components.vanished.InputError: a.zip: is not a zip file",
+        "pipeline.causes.cause: a.zip: is not a zip file",
+        "elsewhere.InputError: a.zip: is not a zip file",
+    ],
+)
+def test_a_line_that_names_no_error_of_users_is_not_taken_for_one(line: str) -> None:
+    assert cause(RuntimeError(f"bundle failed\n{line}")) == "RuntimeError: bundle failed"
 
 
 def test_a_full_disk_names_the_file() -> None:

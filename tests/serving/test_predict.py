@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.console import Terminal
 from pipeline.predict import PredictError, predict_images
 from serving.predictions import ServingError
 from tests.numeric import assert_close
@@ -34,7 +33,7 @@ def files(exported: Exported, tmp_path: Path) -> list[Path]:
 
 def ask(files: list[Path], **values: Any) -> dict[str, Any]:
     options: dict[str, Any] = {"model": None, "server": None, "name": "vaeline", "version": None}
-    return predict_images(Terminal(as_json=True), files, **{**options, **values})
+    return predict_images(files, **{**options, **values})
 
 
 def test_model_and_server_answer_alike(exported: Exported, files: list[Path]) -> None:

@@ -10,7 +10,7 @@ from components.bulk_inference import job
 from components.bulk_inference.config import BulkConfig, EngineConfig
 from components.bulk_inference.counters import read_counters
 from components.bulk_inference.engines import choose_engine
-from components.bulk_inference.job import CountLawError
+from components.bulk_inference.job import CountMismatchError
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.planning import plan_units
 from components.bulk_inference.progress import Progress, Watch
@@ -81,5 +81,5 @@ def test_counters_that_part_from_the_records_fail_a_local_job(
         return {**counts, "rows": counts["rows"] - 1}
 
     monkeypatch.setattr(job, "read_counters", one_less)
-    with pytest.raises(CountLawError, match=r"Beam counted 19 rows, this run's records 20"):
+    with pytest.raises(CountMismatchError, match=r"Beam counted 19 rows, this run's records 20"):
         run_job(archive)

@@ -1,11 +1,15 @@
-"""`vaeline models`: the pushed versions listed, rolled back and pruned, for people and as JSON."""
+"""Defines `vaeline models`: pushed versions listed, rolled back and pruned."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from components.model_push.management import open_store, prunable, roll_back, served_version
-from components.model_push.versions import Version, VersionStore
-from pipeline.console import Terminal
+import click
+
+from pipeline.cli.command import common
+
+if TYPE_CHECKING:
+    # Its module imports pydantic.
+    from components.model_push.versions import Version
 
 _HEADER = ("version", "", "pushed", "by", "from", "metrics", "size")
 # Shown in the table where a record has them, under any of the names that evaluations gave them.
@@ -15,19 +19,21 @@ _SHOWN_METRICS = {
 }
 
 
-def list_versions(terminal: Terminal, directory: str) -> dict[str, Any]:
-    """Shows every version of a folder, the newest first.
+@click.group()
+def models() -> None:
+    """List, roll back and prune pushed models; see docs/serving.md.
 
-    Args:
-        terminal: Where it is shown.
-        directory: The folder or `gs://` prefix that models are pushed to.
-
-    Returns:
-        The same in a form for JSON.
-
-    Raises:
-        InputError: There is none, or it can't be read.
+    DIRECTORY is what models are pushed to (push.directory): a folder or gs://bucket/prefix.
     """
+
+
+@models.command("list")
+@click.argument("directory")
+@common
+def list_models(terminal: Any, directory: str) -> int:
+    """Show the versions: which is served, who pushed it, from which data, how good."""
+    from components.model_push.management import open_store, served_version
+
     store = open_store(directory)
     served = served_version(store)
     versions = store.versions()
@@ -41,71 +47,72 @@ def list_versions(terminal: Terminal, directory: str) -> dict[str, Any]:
     if latest != served.number:
         terminal.say(
             f"served is {served.number}, but `latest` names {latest or 'nothing'}, as after a push"
-            " that was stopped; the next push or rollback mends it",
+            " that was stopped; the next push or rollback repairs it",
             style="yellow",
         )
-    return {
-        "directory": store.address,
-        "served": served.number,
-        "latest": latest,
-        "versions": [_as_dict(version) for version in versions],
-    }
+    terminal.result(
+        {
+            "directory": store.address,
+            "served": served.number,
+            "latest": latest,
+            "versions": [_as_dict(version) for version in versions],
+        }
+    )
+    return 0
 
 
-def roll_back_version(
-    terminal: Terminal, directory: str, *, to: int | None, user: str
-) -> dict[str, Any]:
-    """Serves an earlier model again; see `management.roll_back`.
+@models.command()
+@click.argument("directory")
+@click.option("--to", type=int, metavar="VERSION",
+              help="Go back to this one; by default to the model served before.")  # fmt: skip
+@click.option("--user", default="", help="Who is recorded; by default the account's name.")
+@common
+def rollback(terminal: Any, directory: str, to: int | None, user: str) -> int:
+    """Serve an earlier model again, as a new version with its files."""
+    from components.model_push.management import open_store, roll_back
 
-    Raises:
-        InputError: There is nothing to go back to.
-    """
     made = roll_back(open_store(directory), to=to, user=user)
     record = made.record
     terminal.say(
         f"version {made.number} is served now: the model of {record.copy_of}, in place of"
         f" {record.rolled_back_from}"
     )
-    return _as_dict(made)
+    terminal.result(_as_dict(made))
+    return 0
 
 
-def prune_versions(
-    terminal: Terminal, directory: str, *, keep: int, remove: bool
-) -> dict[str, Any]:
-    """Removes old versions, or says which would go.
+@models.command()
+@click.argument("directory")
+@click.option("--keep", type=int, required=True, help="How many of the newest versions stay.")
+@click.option("--yes", is_flag=True, help="Do it; without this nothing is removed.")
+@common
+def prune(terminal: Any, directory: str, keep: int, yes: bool) -> int:
+    """Remove old versions, never the served one."""
+    from components.model_push.management import open_store, prunable, served_version
 
-    Args:
-        terminal: Where it is shown.
-        directory: The folder or `gs://` prefix.
-        keep: How many of the newest stay.
-        remove: Do it; without it nothing changes.
-
-    Returns:
-        Numbers and bytes, in a form for JSON.
-
-    Raises:
-        InputError: There is no model, or none would stay.
-    """
-    store: VersionStore = open_store(directory)
+    store = open_store(directory)
     served = served_version(store)
     doomed = prunable(store, keep=keep)
     size = sum(version.size for version in doomed)
     numbers = [version.number for version in doomed]
-    if remove:
+    if yes:
         store.remove(numbers)
     named = ", ".join(map(str, numbers)) or "nothing"
-    verb = "removed" if remove else "would remove"
-    hint = "" if remove or not doomed else "; do it with --yes"
+    verb = "removed" if yes else "would remove"
+    hint = "" if yes or not doomed else "; do it with --yes"
     terminal.say(f"{verb} {named} ({_size(size)}); {served.number} is served{hint}")
-    return {
-        "directory": store.address,
-        "served": served.number,
-        "removed" if remove else "would_remove": numbers,
-        "bytes": size,
-    }
+    terminal.result(
+        {
+            "directory": store.address,
+            "served": served.number,
+            "removed" if yes else "would_remove": numbers,
+            "bytes": size,
+        }
+    )
+    return 0
 
 
-def _row(version: Version, served: int, taken_back: set[int | None]) -> tuple[str, ...]:
+def _row(version: "Version", served: int, taken_back: set[int | None]) -> tuple[str, ...]:
     record = version.record
     states = []
     if version.number == served:
@@ -138,7 +145,7 @@ def _row(version: Version, served: int, taken_back: set[int | None]) -> tuple[st
     )
 
 
-def _as_dict(version: Version) -> dict[str, Any]:
+def _as_dict(version: "Version") -> dict[str, Any]:
     return {
         "version": version.number,
         "path": version.path,

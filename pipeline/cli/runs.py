@@ -1,83 +1,11 @@
-"""`vaeline retrain`, `runs` and `gc`: what runs on a root folder, what ran, and what may go."""
+"""Defines `vaeline runs`: what ran on a root folder, and where a model comes from."""
 
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.command import CONFIG_HELP, EXIT_NOT_BLESSED, SET_HELP, common
-
-_ROOT = click.option(
-    "--root", type=click.Path(path_type=Path), required=True, help="Folder of the runs."
-)
-
-
-@click.command()
-@click.option("--config", "config_path", required=True, help=CONFIG_HELP)
-@_ROOT
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=SET_HELP)
-@click.option("--force", is_flag=True, help="Train whatever is known.")
-@common
-def retrain(
-    terminal: Any, config_path: str, root: Path, overrides: tuple[str, ...], force: bool
-) -> int:
-    """Train again if there is a reason: new spans, drift, age; else end at once and say why.
-
-    Made for cron: the same images are never trained on twice, and a run that was stopped goes on.
-    Exit codes: 0 a model was pushed or there was nothing to do, 3 the model was refused by the
-    gate, 6 another run is at work on this root, 75 preempted, 1 a step failed.
-    """
-    from pipeline.config import load_config
-    from pipeline.orchestration.retrain import retrain as start
-
-    config = load_config(config_path, overrides=overrides, root=root)
-    result = start(terminal, config, root=root, force=force)
-    terminal.result(result.as_dict())
-    return EXIT_NOT_BLESSED if result.outcome and not result.outcome.blessed else 0
-
-
-@click.command()
-@_ROOT
-@click.option("--keep-runs", type=click.IntRange(min=0), default=5, show_default=True,
-              help="So many of the latest runs stay whole.")  # fmt: skip
-@click.option("--images", "with_images", is_flag=True,
-              help="Also images of earlier runs that a blessed model was made from.")  # fmt: skip
-@click.option("--yes", is_flag=True, help="Remove them; without it they are only listed.")
-@common
-def gc(terminal: Any, root: Path, keep_runs: int, with_images: bool, yes: bool) -> int:
-    """Remove artifacts of old runs that no blessed or pushed model needs.
-
-    Pushed versions are never touched. The runs stay on record; their artifacts are marked deleted.
-    """
-    from pipeline.local_runner import METADATA_FILE
-    from pipeline.orchestration.lock import run_lock
-    from pipeline.orchestration.retention import plan, remove
-    from pipeline.run_record import sqlite_connection
-
-    connection = sqlite_connection(root / METADATA_FILE)
-    with run_lock(root, "vaeline gc"):
-        removals = plan(
-            connection, root / "artifacts", keep_runs=keep_runs, with_images=with_images
-        )
-        if yes:
-            remove(connection, removals)
-    size = sum(removal.size for removal in removals)
-    terminal.table(
-        "removed" if yes else "would be removed; --yes does it",
-        [
-            *((r.kind, f"{r.size / 2**20:,.1f} MiB", r.path) for r in removals),
-            ("all", f"{size / 2**20:,.1f} MiB", f"{len(removals):,} artifacts"),
-        ],
-    )
-    terminal.result(
-        {
-            "removed": yes,
-            "artifacts": len(removals),
-            "bytes": size,
-            "removals": [removal.as_dict() for removal in removals],
-        }
-    )
-    return 0
+from pipeline.cli.command import common, runs_root_option
 
 
 @click.group()
@@ -86,7 +14,7 @@ def runs() -> None:
 
 
 @runs.command("list")
-@_ROOT
+@runs_root_option
 @click.option("--latest", type=int, default=20, show_default=True, help="How many.")
 @common
 def list_runs(terminal: Any, root: Path, latest: int) -> int:
@@ -100,7 +28,7 @@ def list_runs(terminal: Any, root: Path, latest: int) -> int:
             (s.run[:19], s.state, duration(s.seconds), f"{s.cached}/{len(s.steps)}", _outcome(s))
             for s in summaries
         ],
-        header=("run", "state", "time", "cached", "what came of it"),
+        header=("run", "state", "time", "cached", "outcome"),
     )
     terminal.result({"root": str(root), "runs": [summary.as_dict() for summary in summaries]})
     return 0
@@ -108,7 +36,7 @@ def list_runs(terminal: Any, root: Path, latest: int) -> int:
 
 @runs.command()
 @click.argument("name", required=False)
-@_ROOT
+@runs_root_option
 @common
 def show(terminal: Any, root: Path, name: str | None) -> int:
     """Show one run, by NAME or the beginning of it; the latest by default."""

@@ -1,60 +1,16 @@
-"""`vaeline compile`, `submit` and `schedule`: the pipeline on Kubeflow and Vertex, or by cron."""
+"""Defines `vaeline schedule`: runs at set times, on the cluster or by cron."""
 
+import datetime
+import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
-from pipeline.command import CONFIG_HELP, SET_HELP, common
-
-
-def _configured(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--config` and `--set`."""
-    command = click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=SET_HELP)(
-        command
-    )
-    return click.option("--config", "config_path", required=True, help=CONFIG_HELP)(command)
-
-
-@click.command(name="compile")
-@_configured
-@click.option("--output", type=click.Path(path_type=Path), required=True,
-              help="File: .json for Vertex, .yaml for Kubeflow.")  # fmt: skip
-@common
-def compile_(terminal: Any, config_path: str, overrides: tuple[str, ...], output: Path) -> int:
-    """Write the pipeline's specification for Kubeflow or Vertex (IR 2.1)."""
-    from pipeline.config import ConfigError, load_config
-
-    if output.suffix not in (".json", ".yaml", ".yml"):
-        raise ConfigError(f"{output}: expected a name that ends in .json or .yaml")
-    job = _compiled(terminal, load_config(config_path, overrides=overrides))
-    from pipeline.orchestration.compiler import to_text
-
-    text = to_text(job, as_yaml=output.suffix != ".json")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
-    steps = len(job["pipelineSpec"]["deploymentSpec"]["executors"])
-    terminal.say(f"{output}: {steps} steps, {len(text) / 1024:,.0f} kB")
-    terminal.result({"output": str(output), "steps": steps, "bytes": len(text)})
-    return 0
-
-
-@click.command()
-@_configured
-@click.option("--force", is_flag=True, help="Train whatever is known.")
-@common
-def submit(terminal: Any, config_path: str, overrides: tuple[str, ...], force: bool) -> int:
-    """Start one run on the cluster of the configuration; it ends at once without a reason."""
-    from pipeline.config import load_config
-    from pipeline.orchestration.platforms import connect
-
-    config = load_config(config_path, overrides=overrides)
-    platform = connect(config)
-    name = platform.submit(_compiled(terminal, config), force=force)
-    terminal.say(f"submitted: {name}")
-    terminal.result({"run": name})
-    return 0
+from pipeline.cli.cluster import compile_checked
+from pipeline.cli.command import common, config_option, runs_root_option, set_option
 
 
 @click.group()
@@ -63,7 +19,8 @@ def schedule() -> None:
 
 
 @schedule.command()
-@_configured
+@config_option
+@set_option
 @common
 def create(terminal: Any, config_path: str, overrides: tuple[str, ...]) -> int:
     """Make the schedule on the cluster: one run at a time, none made up for."""
@@ -77,7 +34,7 @@ def create(terminal: Any, config_path: str, overrides: tuple[str, ...]) -> int:
             raise ConfigError(
                 f"{config.name} has a schedule already: {found.id} ({found.cron}); delete it first"
             )
-    made = platform.create_schedule(_compiled(terminal, config), config.schedule)
+    made = platform.create_schedule(compile_checked(terminal, config), config.schedule)
     terminal.say(f"scheduled: {made.id}")
     for start in _next_starts(config):
         terminal.say(f"  {start}")
@@ -86,7 +43,8 @@ def create(terminal: Any, config_path: str, overrides: tuple[str, ...]) -> int:
 
 
 @schedule.command("list")
-@_configured
+@config_option
+@set_option
 @common
 def list_schedules(terminal: Any, config_path: str, overrides: tuple[str, ...]) -> int:
     """List the pipeline's schedules on the cluster."""
@@ -109,7 +67,8 @@ def _changing(verb: str, done: str, change: Callable[[Any, str], None], text: st
 
     @schedule.command(verb, help=text)
     @click.argument("schedule_id")
-    @_configured
+    @config_option
+    @set_option
     @common
     def command(
         terminal: Any, schedule_id: str, config_path: str, overrides: tuple[str, ...]
@@ -132,18 +91,15 @@ _changing("delete", "deleted", lambda platform, name: platform.delete_schedule(n
 
 
 @schedule.command()
-@_configured
-@click.option("--root", type=click.Path(path_type=Path), required=True,
-              help="Folder of the runs.")  # fmt: skip
+@config_option
+@set_option
+@runs_root_option
 @click.option("--systemd", is_flag=True, help="A service and a timer in place of a crontab line.")
 @common
 def local(
     terminal: Any, config_path: str, overrides: tuple[str, ...], root: Path, systemd: bool
 ) -> int:
     """Print what starts `vaeline retrain` on this machine; nothing is installed."""
-    import shutil
-    import sys
-
     from pipeline.config import find_config, load_config
     from pipeline.orchestration.timers import crontab, systemd_units
 
@@ -165,35 +121,7 @@ def local(
     return 0
 
 
-def _compiled(terminal: Any, config: Any) -> dict[str, Any]:
-    """Compiles, holds it against the proto, and looks for secrets."""
-    import os
-
-    from pipeline.config import to_yaml
-    from pipeline.console import captured_output
-    from pipeline.digests import code_digest
-    from pipeline.orchestration.secrets import refuse_secrets
-
-    refuse_secrets(to_yaml(config), os.environ, what="the configuration")
-    cluster = config.cluster
-    if cluster is not None and not cluster.names_digest:
-        terminal.say(
-            f"cluster.image: {cluster.image} is a tag, which may move; name it by its digest",
-            style="yellow",
-        )
-    # TFX's imports print their warnings.
-    with captured_output(Path(os.devnull)):
-        from pipeline.orchestration.compiler import compile_pipeline, to_text, validate
-
-        job = compile_pipeline(config, code_digest=code_digest())
-        validate(job)
-    refuse_secrets(to_text(job, as_yaml=False), os.environ, what="the specification")
-    return job
-
-
 def _next_starts(config: Any) -> list[str]:
-    import datetime
-
     from pipeline.orchestration.timers import next_starts
 
     now = datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,5 @@
+"""Runs the `vaeline` command as `python -m pipeline.cli`."""
+
+from pipeline.cli import main
+
+main()

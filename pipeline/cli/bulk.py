@@ -1,0 +1,126 @@
+"""Defines `vaeline classify` and `embed`: the bulk job over archives."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.command import EXIT_DRIFTED, common, logs_option
+
+if TYPE_CHECKING:
+    # Its module imports pydantic.
+    from components.bulk_inference.config import BulkConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class BulkOptions:
+    """Holds the options of `classify` and `embed`; a field has the name that click gives it.
+
+    Attributes:
+        archives: Paths of the input.
+        model: Folder of a model, or of pushed versions.
+        output: Folder for the table.
+        output_format: Format of the table.
+        workers: Cores to use; 0: all.
+        overwrite: Whether to start again, whatever the output folder holds.
+        dry_run: Whether to estimate only.
+        no_report: Whether to leave out report.html.
+        fail_on_drift: Whether drift changes the exit code.
+        logs: The log goes into `logs/` in this folder.
+        overrides: `key.path=value` each, below the section `bulk`.
+    """
+
+    archives: tuple[str, ...]
+    model: str
+    output: str
+    output_format: str
+    workers: int
+    overwrite: bool
+    dry_run: bool
+    no_report: bool
+    fail_on_drift: bool
+    logs: Path
+    overrides: tuple[str, ...]
+
+    def to_config(self, *, embed_only: bool) -> "BulkConfig":
+        """Returns the validated section `bulk`.
+
+        Raises:
+            ConfigError: A value is wrong; the message has a line for each.
+        """
+        from pipeline.config import parse_bulk
+
+        return parse_bulk(
+            {
+                "input": {"paths": list(self.archives)},
+                "model": self.model,
+                "output": self.output,
+                "format": self.output_format,
+                "engine": {"workers": self.workers},
+                "overwrite": self.overwrite,
+                "dry_run": self.dry_run,
+                "report": not self.no_report,
+                "drift": {"fail": self.fail_on_drift},
+            },
+            overrides=self.overrides,
+            embed_only=embed_only,
+        )
+
+
+def _bulk_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the fields of `BulkOptions` as arguments and options."""
+    options = [
+        click.argument("archives", nargs=-1, required=True),
+        click.option("--model", required=True,
+                     help="Folder of a model, or of pushed versions; the newest is taken."),
+        click.option("--output", required=True, help="Folder for the table; made when missing."),
+        click.option("--format", "output_format", default="parquet", show_default=True,
+                     type=click.Choice(["parquet", "jsonl", "csv", "tfrecord", "npy"]),
+                     help="npy: embeddings as .npy shards with a key index."),
+        click.option("--workers", type=int, default=0, help="Cores to use; 0: all."),
+        click.option("--overwrite", is_flag=True, help="Start afresh whatever is there."),
+        click.option("--dry-run", is_flag=True,
+                     help="Only estimate rows, time, memory and size, from a sample."),
+        click.option("--no-report", is_flag=True, help="Write no report.html."),
+        click.option("--fail-on-drift", is_flag=True,
+                     help="Exit with 4 when the archive differs from the training data."),
+        logs_option,
+        click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE",
+                     help="Override one value of the bulk configuration."),
+    ]  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_bulk_options
+@common
+def classify(terminal: Any, **options: Any) -> int:
+    """Label every image of ARCHIVES: folders, zip and tar files, and more.
+
+    Writes a table with a row for every image: label, probability, embedding, outlier score; a
+    table of rejects with reasons; and a manifest with the counts. A job that was stopped goes on
+    where it was; a finished one reads nothing again.
+    """
+    return _run_bulk(terminal, BulkOptions(**options), embed_only=False)
+
+
+@click.command()
+@_bulk_options
+@common
+def embed(terminal: Any, **options: Any) -> int:
+    """Write the embedding of every image of ARCHIVES, with its key and verdict."""
+    return _run_bulk(terminal, BulkOptions(**options), embed_only=True)
+
+
+def _run_bulk(terminal: Any, options: BulkOptions, *, embed_only: bool) -> int:
+    from pipeline.jobs import classify_archives
+
+    config = options.to_config(embed_only=embed_only)
+    result = classify_archives(terminal, config, logs=options.logs)
+    terminal.result(result)
+    has_drifted = bool((result["drift"] or {}).get("alarm"))
+    return EXIT_DRIFTED if config.drift.fail and has_drifted else 0

@@ -1,0 +1,69 @@
+"""Defines what the commands share: `--json`, the handling of errors, exit codes and options."""
+
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+EXIT_NOT_BLESSED = 3
+"""Exit code of a run that worked but whose model was refused; schedulers tell it from a failure."""
+EXIT_DRIFTED = 4
+"""Exit code of a bulk job that worked on an archive that differs from the training data."""
+_EXIT_INTERRUPTED = 130
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    required=True,
+    help="YAML file, or the name of a preset in configs/.",
+)
+set_option = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override one value of the configuration; may be given several times.",
+)
+runs_root_option = click.option(
+    "--root", type=click.Path(path_type=Path), required=True, help="Folder of the runs."
+)
+logs_option = click.option(
+    "--logs",
+    type=click.Path(path_type=Path),
+    default=Path("."),
+    show_default=True,
+    help="The log goes into logs/ in this folder.",
+)
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds `--json`, and turns every error into a line or two with the log's path.
+
+    Args:
+        command: Takes `terminal` and the command's own options; returns the exit code.
+
+    Returns:
+        The function that click calls; it ends the process.
+    """
+
+    @click.option("--json", "as_json", is_flag=True, help="Last line on stdout: one JSON object.")
+    @functools.wraps(command)
+    def wrapper(*, as_json: bool, **arguments: Any) -> None:
+        from pipeline.console import Terminal, fail, quiet_teardown
+
+        terminal = Terminal(as_json=as_json)
+        try:
+            code = command(terminal=terminal, **arguments)
+        except KeyboardInterrupt:
+            terminal.say("interrupted; what is finished stays, start again to go on", style="red")
+            code = _EXIT_INTERRUPTED
+        except Exception as error:
+            # The outermost layer: the log has the whole traceback, the user gets the cause.
+            code = fail(terminal, error)
+        quiet_teardown()
+        sys.exit(code or 0)
+
+    return wrapper

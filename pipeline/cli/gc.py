@@ -1,0 +1,52 @@
+"""Defines `vaeline gc`: artifacts of old runs, listed or removed."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.command import common, runs_root_option
+
+
+@click.command()
+@runs_root_option
+@click.option("--keep-runs", type=click.IntRange(min=0), default=5, show_default=True,
+              help="So many of the latest runs stay whole.")  # fmt: skip
+@click.option("--images", "with_images", is_flag=True,
+              help="Also images of earlier runs that a blessed model was made from.")  # fmt: skip
+@click.option("--yes", is_flag=True, help="Remove them; without it they are only listed.")
+@common
+def gc(terminal: Any, root: Path, keep_runs: int, with_images: bool, yes: bool) -> int:
+    """Remove artifacts of old runs that no blessed or pushed model needs.
+
+    Pushed versions are never touched. The runs stay on record; their artifacts are marked deleted.
+    """
+    from pipeline.local_runner import METADATA_FILE
+    from pipeline.orchestration.lock import run_lock
+    from pipeline.orchestration.retention import plan, remove
+    from pipeline.run_record import sqlite_connection
+
+    connection = sqlite_connection(root / METADATA_FILE)
+    with run_lock(root, "vaeline gc"):
+        removals = plan(
+            connection, root / "artifacts", keep_runs=keep_runs, with_images=with_images
+        )
+        if yes:
+            remove(connection, removals)
+    size = sum(removal.size for removal in removals)
+    terminal.table(
+        "removed" if yes else "would be removed; --yes does it",
+        [
+            *((r.kind, f"{r.size / 2**20:,.1f} MiB", r.path) for r in removals),
+            ("all", f"{size / 2**20:,.1f} MiB", f"{len(removals):,} artifacts"),
+        ],
+    )
+    terminal.result(
+        {
+            "removed": yes,
+            "artifacts": len(removals),
+            "bytes": size,
+            "removals": [removal.as_dict() for removal in removals],
+        }
+    )
+    return 0

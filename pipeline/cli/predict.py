@@ -1,0 +1,56 @@
+"""Defines `vaeline predict`: a table about single images, and a line for each that failed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.command import common
+
+_HEADER = ("file", "label", "probability", "next", "outlier score", "verdict")
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--model", help="Folder of a model, or of pushed versions; the newest is taken.")
+@click.option("--server", metavar="URL", help="grpc://host:8500 or http://host:8501.")
+@click.option("--name", default="vaeline", show_default=True, help="The model's name there.")
+@click.option("--version", type=int, help="Its version there; by default the newest.")
+@common
+def predict(
+    terminal: Any,
+    images: tuple[Path, ...],
+    model: str | None,
+    server: str | None,
+    name: str,
+    version: int | None,
+) -> int:
+    """Classify single image files, with a pushed model or a model server.
+
+    Exit codes: 0 every image was answered, 1 one could not be, or nothing answers.
+    """
+    from pipeline.predict import predict_images
+
+    with terminal.live("asking the model"):
+        result = predict_images(images, model=model, server=server, name=name, version=version)
+    answered = [image for image in result["images"] if "error" not in image]
+    if answered:
+        terminal.table("predictions", [_row(image) for image in answered], header=_HEADER)
+    for image in result["images"]:
+        if "error" in image:
+            terminal.say(f"error: {image['file']}: {image['error']}", style="bold red")
+    terminal.result(result)
+    return 1 if result["failed"] else 0
+
+
+def _row(image: Mapping[str, Any]) -> tuple[str, ...]:
+    others = [f"{other['label']} {other['probability']:.3f}" for other in image["top_k"][1:4]]
+    return (
+        image["file"],
+        image["label"],
+        f"{image['probability']:.4f}",
+        ", ".join(others),
+        f"{image['outlier_score']:.3f}",
+        image["verdict"],
+    )

@@ -1,0 +1,74 @@
+"""Defines `vaeline report` and `sample`: pages and pictures of what was made before."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.command import common, logs_option
+
+
+@click.command()
+@click.argument("folder")
+@logs_option
+@common
+def report(terminal: Any, folder: str, logs: Path) -> int:
+    """Write report.html again: of a run's root, or of the output of classify.
+
+    The page is one file without any reference to another; it can be mailed and opened offline.
+    """
+    from pipeline.console import logged, new_log_path
+
+    with logged(terminal, new_log_path(logs)), terminal.live("writing the report"):
+        from pipeline.report.archive_report import is_archive_output, write_archive_report
+
+        if is_archive_output(folder):
+            page = write_archive_report(folder)
+        else:
+            from pipeline.report.run_artifacts import read_latest
+
+            run = read_latest(Path(folder))
+            # It imports TensorFlow, so a wrong folder is reported first.
+            from pipeline.report.run_report import write_run_report
+
+            page = str(write_run_report(run))
+    terminal.say(f"report: {page}")
+    terminal.result({"report": page})
+    return 0
+
+
+@click.command()
+@click.argument("model")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="The PNG.")
+@click.option(
+    "--count",
+    type=click.IntRange(1, 400),
+    default=64,
+    show_default=True,
+    help="Images; of each class where the decoder takes one, at most 20.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the latents.")
+@logs_option
+@common
+def sample(terminal: Any, model: str, output: Path, count: int, seed: int, logs: Path) -> int:
+    """Write a grid of images that MODEL's decoder makes from samples of its prior."""
+    from pipeline.console import logged, new_log_path
+
+    with logged(terminal, new_log_path(logs)), terminal.live("loading the model"):
+        from components.bulk_inference.model_card import read_card
+        from components.image_sources.errors import InputError
+        from pipeline.report.generation import find_generator, write_grid
+        from pipeline.report.page import MissingPartError
+
+        card = read_card(model)
+        import tensorflow as tf
+
+        loaded = tf.saved_model.load(card.path)
+        facts = {"classes": card.classes, "embedding_size": card.embedding_size}
+        try:
+            drawn = write_grid(output, find_generator(loaded, facts), count=count, seed=seed)
+        except MissingPartError as missing:
+            raise InputError(f"{card.path}: {missing}") from missing
+    terminal.say(f"{drawn['images']:,} images: {output}")
+    terminal.result({"output": str(output), **drawn})
+    return 0
