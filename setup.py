@@ -112,6 +112,7 @@ setup(
         "pipeline.orchestration",
         "pipeline.quality_metrics",
         "pipeline.report",
+        "pipeline.runs",
         "serving",
         "trainer",
         "serving.image_headers",

@@ -52,11 +52,11 @@ def run(terminal: Any, config_path: str, root: Path, overrides: tuple[str, ...])
     pushed, 3 it was refused by the gate, 1 a step failed.
     """
     from pipeline.config import load_config
-    from pipeline.jobs import show_outcome, train_and_push
+    from pipeline.jobs import show_result, train_and_push
 
     config = load_config(config_path, overrides=overrides, root=root)
     outcome = train_and_push(terminal, config, root=root)
-    show_outcome(terminal, outcome)
+    show_result(terminal, outcome)
     terminal.result(outcome.as_dict())
     return 0 if outcome.blessed else EXIT_NOT_BLESSED
 

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.console import Terminal, logged, new_log_path
-from pipeline.report.page import MissingPartError
+from pipeline.report.page import MissingPartError, ReportError
+from pipeline.runs.run import Run
 
 
 def make_report(terminal: Terminal, folder: str, *, logs: Path) -> str:
@@ -27,15 +28,36 @@ def make_report(terminal: Terminal, folder: str, *, logs: Path) -> str:
         if is_archive_output(folder):
             page = write_archive_report(folder)
         else:
-            from pipeline.report.run_artifacts import read_latest
-
-            run = read_latest(Path(folder))
+            run = read_reported(Path(folder))
             # TensorFlow comes with it; a wrong folder is told before.
             from pipeline.report.run_report import write_run_report
 
             page = str(write_run_report(run))
     terminal.say(f"report: {page}")
     return page
+
+
+def read_reported(root: Path) -> Run:
+    """Reads the latest run of a root.
+
+    Args:
+        root: Folder of `vaeline run --root`.
+
+    Raises:
+        ReportError: No run is recorded there.
+    """
+    from components.bulk_inference.ledger import MANIFEST
+    from pipeline.runs.store import METADATA_FILE, read_runs
+
+    if not (root / METADATA_FILE).is_file():
+        raise ReportError(
+            f"{root}: neither {METADATA_FILE} of a run nor {MANIFEST} of a bulk job is there; give"
+            " the folder of `vaeline run --root`, or the output of `vaeline classify`"
+        )
+    runs = read_runs(root, latest=1)
+    if not runs or not runs[-1].steps:
+        raise ReportError(f"{root}: no run is recorded in {METADATA_FILE}; run `vaeline run` first")
+    return runs[-1]
 
 
 def draw_samples(
