@@ -95,8 +95,8 @@ def list_runs(terminal: Any, root: Path, latest: int) -> int:
     terminal.table(
         f"runs of {root}",
         [
-            (run.name[:19], run.state, duration(run.seconds), f"{run.cached_steps}/{len(run.steps)}",
-             _outcome(run))
+            (run.name[:19], run.state, duration(run.seconds),
+             f"{run.cached_steps}/{len(run.steps)}", _outcome(run))
             for run in found
         ],
         header=("run", "state", "time", "cached", "what came of it"),

@@ -28,6 +28,7 @@ class Store:
     counter: int = 0
 
     def __post_init__(self) -> None:
+        self.root.mkdir(exist_ok=True)
         config = proto.ConnectionConfig()
         config.sqlite.filename_uri = str(self.root / METADATA_FILE)
         config.sqlite.connection_mode = (

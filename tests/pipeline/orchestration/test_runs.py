@@ -70,6 +70,25 @@ def test_a_model_that_cannot_be_served_is_not_blessed(store: Store) -> None:
     assert [attempt.blessed for attempt in attempts(read_runs(store.root))] == [True, False]
 
 
+def test_the_verdict_is_found_after_the_root_was_moved(tmp_path: Path) -> None:
+    store = Store(tmp_path / "here")
+    made = store.training_run("first", blessed=True)
+    verdict = Verdict(checks=[], first_model=True, measures={"overall": {"accuracy": 0.9}})
+    (store.uri(made["blessing"]) / "verdict.json").write_text(verdict.to_json())
+    moved = tmp_path.joinpath("here").rename(tmp_path / "there")
+    run = latest_run(moved)
+    assert run.metrics == {"accuracy": 0.9}
+    assert run.folder("Trainer", "model") == moved / "artifacts" / "Model" / "2"
+
+
+def test_a_root_is_read_without_being_written(store: Store) -> None:
+    store.training_run("first")
+    note_latest_run(store.root, {"not_labelled": "the model was refused"})
+    before = (store.root / "metadata.sqlite").read_bytes()
+    assert latest_run(store.root).not_labelled == "the model was refused"
+    assert (store.root / "metadata.sqlite").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("last", "is_held", "state"),
     [(FAILED, True, "failed"), (RUNNING, True, "running"), (RUNNING, False, "stopped")],
