@@ -81,7 +81,7 @@ def remove(root: Path, removals: Sequence[Removal]) -> None:
     Raises:
         OSError: A file can't be removed; what is done is recorded.
     """
-    store = open_store(root, writable=True)
+    store = open_store(root)
     artifacts = store.get_artifacts_by_id([removal.artifact for removal in removals])
     _mark(store, artifacts, proto.Artifact.MARKED_FOR_DELETION)
     for artifact in artifacts:

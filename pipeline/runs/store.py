@@ -3,6 +3,7 @@
 Imports ML Metadata but not TFX, so that `vaeline runs` answers in a second and not in fifteen.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -29,8 +30,8 @@ _STATES = {
 }
 
 
-def open_store(root: Path, *, writable: bool = False) -> metadata_store.MetadataStore:
-    """Opens the existing store of a root folder.
+def open_store(root: Path) -> metadata_store.MetadataStore:
+    """Opens the existing store of a root folder; a folder that is read-only can be read.
 
     Raises:
         FileNotFoundError: There is none.
@@ -39,9 +40,12 @@ def open_store(root: Path, *, writable: bool = False) -> metadata_store.Metadata
     if not path.is_file():
         raise FileNotFoundError(2, "no run has been recorded here", str(path))
     modes = metadata_store_pb2.SqliteMetadataSourceConfig
+    # Readers also need write access where they can have it: SQLite rolls back the transaction of a
+    # killed writer at the next opening, and fails to open such a store read-only.
+    is_writable = os.access(path, os.W_OK) and os.access(root, os.W_OK)
     connection = proto.ConnectionConfig()
     connection.sqlite.filename_uri = str(path)
-    connection.sqlite.connection_mode = modes.READWRITE if writable else modes.READONLY
+    connection.sqlite.connection_mode = modes.READWRITE if is_writable else modes.READONLY
     return metadata_store.MetadataStore(connection)
 
 
@@ -91,7 +95,7 @@ def note_latest_run(root: Path, notes: Mapping[str, str | float | int]) -> None:
     Raises:
         FileNotFoundError: The root has no store.
     """
-    store = open_store(root, writable=True)
+    store = open_store(root)
     contexts = _run_contexts(store)
     if not contexts:
         return

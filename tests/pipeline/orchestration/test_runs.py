@@ -1,7 +1,10 @@
 """What `vaeline runs` reads out of a metadata store."""
 
+import contextlib
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -81,10 +84,28 @@ def test_the_verdict_is_found_after_the_root_was_moved(tmp_path: Path) -> None:
     assert run.folder("Trainer", "model") == moved / "artifacts" / "Model" / "2"
 
 
-def test_a_root_is_read_without_being_written(store: Store) -> None:
+def test_a_store_whose_writer_was_killed_is_repaired(store: Store, tmp_path: Path) -> None:
+    store.training_run("first")
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "metadata.sqlite")) as writer:
+        # With a cache of one page, the pages of an open transaction go to the file.
+        writer.execute("PRAGMA cache_size = 1")
+        writer.execute("CREATE TABLE padding (content BLOB)")
+        writer.commit()
+        writer.executemany("INSERT INTO padding VALUES (?)", [(b"x" * 4096,)] * 50)
+        for file in tmp_path.glob("metadata.sqlite*"):
+            shutil.copy(file, killed)
+        writer.rollback()
+    assert (killed / "metadata.sqlite-journal").stat().st_size > 0
+    assert latest_run(killed).state == "finished"
+
+
+def test_a_read_only_root_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.training_run("first")
     note_latest_run(store.root, {"not_labelled": "the model was refused"})
     before = (store.root / "metadata.sqlite").read_bytes()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     assert latest_run(store.root).not_labelled == "the model was refused"
     assert (store.root / "metadata.sqlite").read_bytes() == before
 
