@@ -113,6 +113,7 @@ setup(
         "pipeline.orchestration",
         "pipeline.quality_metrics",
         "pipeline.report",
+        "pipeline.runs",
         "serving",
         "trainer",
         "serving.image_headers",

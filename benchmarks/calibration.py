@@ -22,8 +22,7 @@ from pipeline.config import PipelineConfig, load_config
 from pipeline.console import Terminal
 from pipeline.digits import write_digits
 from pipeline.jobs import train_and_push
-from pipeline.local_runner import metadata_connection
-from pipeline.run_record import latest_run
+from pipeline.runs.store import latest_run
 from serving import names
 from trainer import features
 from trainer.preprocessing import parse_records
@@ -55,7 +54,7 @@ def measure(root: pathlib.Path) -> dict[str, float]:
     Returns:
         Errors before and after, the temperature, the accuracy, and the number of images.
     """
-    steps = latest_run(metadata_connection(root))
+    steps = latest_run(root).steps
     folder = pathlib.Path(steps["Trainer"].output("model")) / "Format-Serving"
     card = json.loads((folder / names.EXTRA_ASSETS / names.MODEL_CARD).read_text())
     temperature = float(card["calibration"]["temperature"]["value"])

@@ -48,8 +48,8 @@ print(json.dumps([time.monotonic() - begin, peak, page and __import__("os").path
 _RUN = _REPORT.format(
     module="run_report",
     function="write_run_report",
-    read="from pathlib import Path\nfrom pipeline.report.run_artifacts import read_latest",
-    argument="read_latest(Path(sys.argv[1]))",
+    read="from pathlib import Path\nfrom pipeline.runs.store import latest_run",
+    argument="latest_run(Path(sys.argv[1]))",
 )
 _ARCHIVE = _REPORT.format(
     module="archive_report", function="write_archive_report", read="", argument="sys.argv[1]"

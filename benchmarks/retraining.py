@@ -28,9 +28,8 @@ import numpy as np
 
 from benchmarks.record import print_record
 from pipeline.digits import write_digits
-from pipeline.jobs import STEP_TITLES
-from pipeline.local_runner import METADATA_FILE
-from pipeline.run_record import read_runs, sqlite_connection
+from pipeline.runs.step import STEP_TITLES
+from pipeline.runs.store import read_runs
 
 _TARGETS = {
     "idle_day_seconds": 5.0,
@@ -179,7 +178,7 @@ def kill_each_step(week: Week) -> dict[str, float]:
 def _done_twice(root: Path) -> int:
     """Counts steps whose finished work was done again for the same inputs and settings."""
     done: Counter[str] = Counter()
-    for run in read_runs(sqlite_connection(root / METADATA_FILE)):
+    for run in read_runs(root):
         for step in run.steps.values():
             if step.state == "done" and step.outputs:
                 key = json.dumps([step.name, step.input_ids, step.settings], sort_keys=True)

@@ -12,7 +12,7 @@ from pipeline.config import load_config, parse_bulk
 from pipeline.console import Terminal, duration
 from pipeline.contact_sheet import draw_labelled
 from pipeline.digits import DigitsArchives, write_digits
-from pipeline.jobs import classify_archives, show_outcome, train_and_push
+from pipeline.jobs import classify_archives, show_result, train_and_push
 
 _SHOWN = 48
 
@@ -32,7 +32,7 @@ def run_demo(terminal: Terminal, *, root: Path) -> int:
     terminal.say(f"archives: {archives.labelled}, {archives.held_out}")
     outcome = train_and_push(terminal, load_config("digits", root=root), root=root)
     if not outcome.blessed:
-        show_outcome(terminal, outcome)
+        show_result(terminal, outcome)
         terminal.result(outcome.as_dict())
         return 3
 

@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,83 +16,17 @@ from components.model_gate.verdict import HEADER
 from pipeline.causes import cause
 from pipeline.config import PipelineConfig
 from pipeline.console import Terminal, captured_output, duration, logged, new_log_path
+from pipeline.runs.run import REASON_NOTE, Run
+from pipeline.runs.step import STEP_TITLES
 from trainer.progress import PROGRESS_LOGGER
 
 if TYPE_CHECKING:
-    from pipeline.local_runner import RunResult
-
-STEP_TITLES = {
-    "ImageExampleGen": "ingest images",
-    "StatisticsGen": "compute statistics",
-    "SchemaGen": "infer the schema",
-    "ImportSchemaGen": "read the schema",
-    "ExampleValidator": "look for anomalies",
-    "AnomalyGate": "stop on anomalies",
-    "Transform": "learn the preprocessing",
-    "Tuner": "search for the best options",
-    "base_model": "find the model to start from",
-    "Trainer": "train and calibrate",
-    "ServingCheck": "check the export as a server loads it",
-    "baseline_model": "find the last blessed model",
-    "Evaluator": "evaluate",
-    "ModelGate": "judge by the gate",
-    "Pusher": "push",
-    "vertex_pusher": "deploy to Vertex",
-    "BulkInference": "label the archive",
-}
-"""What a person calls the steps; the names in the DAG are TFX's."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a pipeline run came to.
-
-    Attributes:
-        blessed: the gate let the model pass.
-        pushed: folder of the pushed version; empty when it was refused.
-        metrics: of the test split, by name.
-        test_images: how many images these were measured on.
-        refusals: a line for each bound that was missed, and for a failed check of the export.
-        gate: the verdict in a line.
-        checks: a row for each metric: its name, value, bound and verdict.
-        verdict: folder of `verdict.json`, which has every class and slice, and `verdict.txt`.
-        serving_check: what the check of the export found, in one line; empty without one.
-        steps: for each step its wall time, seconds, and whether it came from the cache.
-        seconds: wall time of the run.
-        labelled: folder of the table that BulkInference wrote; empty where it did not.
-        not_labelled: why it wrote none, though it is configured.
-        warm_start: how many weights the training took from which model; empty for a cold start.
-        pictures: folder of the pictures that training made.
-        log: the log file.
-        report: the page that shows the run; empty where it could not be made.
-    """
-
-    blessed: bool
-    pushed: str
-    metrics: dict[str, float]
-    test_images: int
-    refusals: list[str]
-    gate: str
-    checks: list[dict[str, str]]
-    verdict: str
-    serving_check: str
-    steps: dict[str, dict[str, Any]]
-    seconds: float
-    labelled: str
-    not_labelled: str
-    warm_start: str
-    pictures: str
-    log: str
-    report: str = ""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns the outcome in a form for JSON."""
-        return dict(vars(self))
+    from pipeline.runs.result import TrainingResult
 
 
 def train_and_push(
     terminal: Terminal, config: PipelineConfig, *, root: Path, reason: str = ""
-) -> Outcome:
+) -> "TrainingResult":
     """Runs the pipeline on this machine and shows what happens.
 
     Args:
@@ -102,7 +36,7 @@ def train_and_push(
         reason: Why this run was started, for the record; empty when a person started it.
 
     Returns:
-        What came of it.
+        The result, with the report.
 
     Raises:
         LockedError: Another run is at work on this root.
@@ -123,9 +57,9 @@ def train_and_push(
         logged(terminal, log_path),
         terminal.live("loading TFX") as line,
     ):
-        from pipeline.local_runner import note_latest_run, run_pipeline
-        from pipeline.orchestration.runs import METRIC_NOTE, REASON_NOTE, REFUSALS_NOTE
-        from pipeline.outcome import read_evaluation, read_serving_check, read_warm_start
+        from pipeline.local_runner import run_pipeline
+        from pipeline.runs.result import summarise
+        from pipeline.runs.store import note_latest_run
 
         display = _StepDisplay(terminal, line)
         progress = logging.getLogger(PROGRESS_LOGGER)
@@ -134,61 +68,32 @@ def train_and_push(
             run = run_pipeline(config, root=root, on_step=display.step, notes={REASON_NOTE: reason})
         finally:
             progress.removeHandler(display)
-        evaluation = read_evaluation(run.steps["ModelGate"])
-        check = read_serving_check(run.steps.get("ServingCheck"))
-        note_latest_run(
-            root,
-            {
-                **{f"{METRIC_NOTE}{name}": value for name, value in evaluation.metrics.items()},
-                REFUSALS_NOTE: "\n".join([*evaluation.verdict.refusals, *check.refusals]),
-            },
-        )
-    seconds = time.monotonic() - started
-    verdict = evaluation.verdict
-    outcome = Outcome(
-        blessed=verdict.blessed and check.blessed,
-        pushed=_pushed_version(run),
-        metrics=evaluation.metrics,
-        test_images=evaluation.test_images,
-        refusals=[*verdict.refusals, *check.refusals],
-        gate=verdict.headline(),
-        checks=[dict(zip(HEADER, row.row(), strict=True)) for row in verdict.checks],
-        verdict=evaluation.folder,
-        serving_check=check.summary,
-        steps={
-            name: {"seconds": round(run.seconds[name], 3), "cached": run.steps[name].cached}
-            for name in run.seconds
-        },
-        seconds=round(seconds, 3),
-        labelled="" if run.not_labelled else _labelled_table(run),
-        not_labelled=run.not_labelled,
-        warm_start=read_warm_start(run.steps["Trainer"]),
-        pictures=str(Path(run.steps["Trainer"].output("model_run")) / "pictures"),
-        log=str(log_path),
+        note_latest_run(root, run.verdict_notes())
+    result = summarise(
+        run, step_seconds=display.seconds, seconds=time.monotonic() - started, log=log_path
     )
-    outcome = _with_report(terminal, outcome, root=root)
+    result = _with_report(terminal, result, run)
     terminal.table(
-        f"gate, on {outcome.test_images:,} test images: {outcome.gate}",
-        [tuple(check.values()) for check in outcome.checks],
+        f"gate, on {result.test_images:,} test images: {result.gate}",
+        [tuple(check.values()) for check in result.checks],
         header=HEADER,
     )
-    return outcome
+    return result
 
 
-def _with_report(terminal: Terminal, outcome: Outcome, *, root: Path) -> Outcome:
-    """Writes the report; one that fails costs a warning and not the run."""
-    with captured_output(Path(outcome.log)), terminal.live("writing the report"):
+def _with_report(terminal: Terminal, result: "TrainingResult", run: Run) -> "TrainingResult":
+    """Writes the report; a failure costs a warning and not the run."""
+    with captured_output(Path(result.log)), terminal.live("writing the report"):
         try:
-            from pipeline.report.run_artifacts import read_latest
             from pipeline.report.run_report import write_run_report
 
-            if outcome.labelled:
-                _archive_report(terminal, outcome.labelled)
-            return replace(outcome, report=str(write_run_report(read_latest(root))))
+            if result.labelled:
+                _archive_report(terminal, result.labelled)
+            return replace(result, report=str(write_run_report(run)))
         except Exception as error:
             logging.getLogger("vaeline").exception("no report")
             terminal.say(f"no report: {cause(error)}", style="yellow")
-    return outcome
+    return result
 
 
 def check_input(config: InputConfig) -> None:
@@ -214,6 +119,7 @@ class _StepDisplay(logging.Handler):
         self._line = line
         self._title = ""
         self._detail = ""
+        self.seconds: dict[str, float] = {}
 
     def step(self, name: str, seconds: float | None) -> None:
         """Receives the start (`seconds` is None) and the end of a step."""
@@ -221,6 +127,7 @@ class _StepDisplay(logging.Handler):
             self._title, self._detail = STEP_TITLES.get(name, name), ""
             self._line(self._title)
         else:
+            self.seconds[name] = seconds
             detail = f"  {self._detail}" if self._detail else ""
             self._terminal.say(f"{duration(seconds):>12}  {self._title}{detail}")
 
@@ -230,31 +137,21 @@ class _StepDisplay(logging.Handler):
         self._line(f"{self._title}: {self._detail}")
 
 
-def show_outcome(terminal: Terminal, outcome: Outcome) -> None:
-    """Prints the table that ends a run, behind the gate's: what there is, and where."""
+def show_result(terminal: Terminal, result: "TrainingResult") -> None:
+    """Prints the last table of a run, after that of the gate: the files and where they are."""
     rows = [
-        *(("refused because", refusal) for refusal in outcome.refusals),
-        *((("served as trained", outcome.serving_check),) if outcome.serving_check else ()),
-        *((("started from", outcome.warm_start),) if outcome.warm_start else ()),
-        ("pushed model", outcome.pushed or "nothing was pushed"),
-        *((("labelled table", outcome.labelled),) if outcome.labelled else ()),
-        *((("NOT LABELLED", outcome.not_labelled),) if outcome.not_labelled else ()),
-        ("pictures", outcome.pictures),
-        ("report", outcome.report or "could not be made; see the log"),
-        ("verdict", outcome.verdict),
-        ("time", duration(outcome.seconds)),
+        *(("refused because", refusal) for refusal in result.refusals),
+        *((("served as trained", result.serving_check),) if result.serving_check else ()),
+        *((("started from", result.warm_start),) if result.warm_start else ()),
+        ("pushed model", result.pushed or "nothing was pushed"),
+        *((("labelled table", result.labelled),) if result.labelled else ()),
+        *((("NOT LABELLED", result.not_labelled),) if result.not_labelled else ()),
+        ("pictures", result.pictures),
+        ("report", result.report or "could not be made; see the log"),
+        ("verdict", result.verdict),
+        ("time", duration(result.seconds)),
     ]
     terminal.table("pipeline run", rows)
-
-
-def _pushed_version(run: "RunResult") -> str:
-    properties = run.steps["Pusher"].properties["pushed_model"][0]
-    return str(properties.get("pushed_destination", ""))
-
-
-def _labelled_table(run: "RunResult") -> str:
-    step = run.steps.get("BulkInference")
-    return step.output("annotations") if step else ""
 
 
 def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> dict[str, Any]:

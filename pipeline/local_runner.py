@@ -5,16 +5,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import PipelineConfig, to_yaml
 from pipeline.digests import code_digest
-from pipeline.run_record import Step, latest_run, note_run, sqlite_connection
+from pipeline.runs.run import ARTIFACTS, CONFIG_FILE, NOT_LABELLED_NOTE, Run
+from pipeline.runs.store import METADATA_FILE, latest_run, note_latest_run
 from trainer.errors import UserError
-
-METADATA_FILE = "metadata.sqlite"
 
 # The first output of a run that has no room fails in the middle of a step; asking early is kinder.
 _LEAST_FREE_BYTES = 64 * 1024 * 1024
@@ -22,21 +20,6 @@ _LEAST_FREE_BYTES = 64 * 1024 * 1024
 
 class OutputError(UserError, ValueError):
     """The root folder can't be used; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What came out of a run.
-
-    Attributes:
-        steps: every step by its name in the DAG.
-        seconds: wall time of each step, by name.
-        not_labelled: why BulkInference labelled nothing; empty where it did or is not there.
-    """
-
-    steps: dict[str, Step]
-    seconds: dict[str, float]
-    not_labelled: str = ""
 
 
 class _StepListener(logging.Handler):
@@ -91,18 +74,13 @@ def metadata_connection(root: Path) -> Any:
     return tfx.orchestration.metadata.sqlite_metadata_connection_config(str(root / METADATA_FILE))
 
 
-def note_latest_run(root: Path, notes: Mapping[str, str | float | int]) -> None:
-    """Attaches notes to the latest run of a root folder."""
-    note_run(sqlite_connection(root / METADATA_FILE), notes)
-
-
 def run_pipeline(
     config: PipelineConfig,
     *,
     root: Path,
     on_step: Callable[[str, float | None], None],
     notes: Mapping[str, str | float | int] | None = None,
-) -> RunResult:
+) -> Run:
     """Runs every step whose inputs changed, in order.
 
     Args:
@@ -113,7 +91,7 @@ def run_pipeline(
         notes: Attached to the run in the metadata store as soon as it has begun.
 
     Returns:
-        The steps of this run.
+        The run, as the metadata store records it.
 
     Raises:
         Exception: Whatever a step raised; `pipeline.causes.cause` finds the line for a person.
@@ -124,11 +102,10 @@ def run_pipeline(
     from pipeline.graph import Places, create_pipeline
 
     prepare_root(root)
-    (root / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-    connection = metadata_connection(root)
+    (root / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
     pipeline = create_pipeline(
         config,
-        places=Places(artifacts=str(root / "artifacts"), metadata=connection),
+        places=Places(artifacts=str(root / ARTIFACTS), metadata=metadata_connection(root)),
         code_digest=code_digest(),
     )
     noted = not notes
@@ -141,14 +118,13 @@ def run_pipeline(
             noted = True
         on_step(name, seconds)
 
-    not_labelled = ""
-    with timed_steps(step) as seconds:
+    with timed_steps(step):
         try:
             tfx.orchestration.LocalDagRunner().run(pipeline)
         except UnblessedModelError as error:
-            # The last step, and its refusal: the run's own result is there, and is told as such.
-            not_labelled = str(error)
-    return RunResult(latest_run(connection), seconds, not_labelled)
+            # The last step refused to work; the run's own result is complete and is reported.
+            note_latest_run(root, {NOT_LABELLED_NOTE: str(error)})
+    return latest_run(root)
 
 
 @contextlib.contextmanager

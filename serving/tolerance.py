@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 FLOATS: Final = 1e-4
 """Largest difference between float outputs of one exported model for one image, whatever the batch,
@@ -19,7 +20,7 @@ SAME_PIXELS: Final = 1e-5
 Lower than `FLOATS`, because another decoder or resize changes an answer by 1e-4 and more."""
 
 
-def differences(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
+def differences(found: ArrayLike, expected: ArrayLike) -> np.ndarray:
     """Returns |found - expected| / max(|expected|, 1), float64 of the arrays' shape.
 
     Where both are NaN the difference is 0, where one of them is it is infinite.
@@ -28,10 +29,10 @@ def differences(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
         found: floats of any shape.
         expected: floats of the same shape.
     """
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    ours, theirs = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     with np.errstate(invalid="ignore"):
-        result = np.asarray(np.abs(found - expected) / np.maximum(np.abs(expected), 1.0))
-    result[(found == expected) | (np.isnan(found) & np.isnan(expected))] = 0.0
+        result = np.asarray(np.abs(ours - theirs) / np.maximum(np.abs(theirs), 1.0))
+    result[(ours == theirs) | (np.isnan(ours) & np.isnan(theirs))] = 0.0
     result[np.isnan(result)] = np.inf
     return result
 

@@ -38,6 +38,24 @@ def test_imports_point_one_way(layer: str) -> None:
     assert wrong == []
 
 
+def test_runs_know_neither_commands_nor_reports() -> None:
+    above = ("pipeline.jobs", "pipeline.local_runner", "pipeline.orchestration", "pipeline.report")
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in python_files("pipeline/runs")
+        for name in imports_of(path)
+        if name.startswith(above)
+    ]
+    assert wrong == []
+
+
+def test_reports_know_no_jobs() -> None:
+    importing = [
+        path.name for path in python_files("pipeline/report") if "pipeline.jobs" in imports_of(path)
+    ]
+    assert importing == []
+
+
 def test_tfx_stays_at_the_edges() -> None:
     allowed = {"component.py", "executor.py", "strategy.py", "driver.py"}
     wrong = [

@@ -3,7 +3,6 @@
 Pure functions of what is known: no clock, no files, no metadata store.
 """
 
-import datetime
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +17,17 @@ _SECONDS_PER_DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Attempt:
-    """A training that came to a verdict.
+    """What the rules need to know of an earlier run that reached a verdict, and nothing else.
+
+    A cluster has no metadata store that a step could read, so `history.py` keeps attempts in a
+    JSON file there. On one machine they are made from `pipeline.runs.run.Run`.
 
     Attributes:
         run: name of the run.
-        span: latest span that it learned from.
-        fingerprint: of its images.
+        span: latest span of its images.
+        fingerprint: digest of its images.
         ended: seconds since 1970-01-01 UTC.
-        blessed: the gate's answer.
+        blessed: whether the model was blessed.
     """
 
     run: str
@@ -166,13 +168,6 @@ def decide(
         f"{news}; retrain.min_new_spans asks for {config.min_new_spans}, there is no drift alarm "
         "and the model is not too old",
     )
-
-
-def span_name(span: int, config: InputConfig) -> str:
-    """Names a span: a date where the paths hold dates."""
-    if any("{YYYY}" in path for path in config.paths):
-        return (datetime.date(1970, 1, 1) + datetime.timedelta(days=span)).isoformat()
-    return str(span)
 
 
 def _news(images: Images, new: int) -> str:

@@ -21,18 +21,16 @@ def gc(terminal: Any, root: Path, keep_runs: int, with_images: bool, yes: bool) 
 
     Pushed versions are never touched. The runs stay on record; their artifacts are marked deleted.
     """
-    from pipeline.local_runner import METADATA_FILE
     from pipeline.orchestration.lock import run_lock
-    from pipeline.orchestration.retention import plan, remove
-    from pipeline.run_record import sqlite_connection
+    from pipeline.runs.retention import plan, remove
+    from pipeline.runs.store import open_store
 
-    connection = sqlite_connection(root / METADATA_FILE)
+    # Fails for a folder without runs, before the lock writes its files there.
+    open_store(root)
     with run_lock(root, "vaeline gc"):
-        removals = plan(
-            connection, root / "artifacts", keep_runs=keep_runs, with_images=with_images
-        )
+        removals = plan(root, keep_runs=keep_runs, with_images=with_images)
         if yes:
-            remove(connection, removals)
+            remove(root, removals)
     size = sum(removal.size for removal in removals)
     terminal.table(
         "removed" if yes else "would be removed; --yes does it",

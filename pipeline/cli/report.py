@@ -25,9 +25,9 @@ def report(terminal: Any, folder: str, logs: Path) -> int:
         if is_archive_output(folder):
             page = write_archive_report(folder)
         else:
-            from pipeline.report.run_artifacts import read_latest
+            from pipeline.report.reported_run import read_reported
 
-            run = read_latest(Path(folder))
+            run = read_reported(Path(folder))
             # It imports TensorFlow, so a wrong folder is reported first.
             from pipeline.report.run_report import write_run_report
 

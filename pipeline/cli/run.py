@@ -38,13 +38,13 @@ def run(terminal: Any, config_path: str, root: Path, overrides: tuple[str, ...])
     pushed, 3 it was refused by the gate, 1 a step failed.
     """
     from pipeline.config import load_config
-    from pipeline.jobs import show_outcome, train_and_push
+    from pipeline.jobs import show_result, train_and_push
 
     config = load_config(config_path, overrides=overrides, root=root)
-    outcome = train_and_push(terminal, config, root=root)
-    show_outcome(terminal, outcome)
-    terminal.result(outcome.as_dict())
-    return 0 if outcome.blessed else EXIT_NOT_BLESSED
+    result = train_and_push(terminal, config, root=root)
+    show_result(terminal, result)
+    terminal.result(result.as_dict())
+    return 0 if result.blessed else EXIT_NOT_BLESSED
 
 
 @click.command()
@@ -68,4 +68,4 @@ def retrain(
     config = load_config(config_path, overrides=overrides, root=root)
     result = start(terminal, config, root=root, force=force)
     terminal.result(result.as_dict())
-    return EXIT_NOT_BLESSED if result.outcome and not result.outcome.blessed else 0
+    return EXIT_NOT_BLESSED if result.training and not result.training.blessed else 0

@@ -21,16 +21,17 @@ def list_runs(terminal: Any, root: Path, latest: int) -> int:
     """List the runs of a root folder, oldest first."""
     from pipeline.console import duration
 
-    summaries = _summaries(root, latest)
+    found = _read_runs(root, latest)
     terminal.table(
         f"runs of {root}",
         [
-            (s.run[:19], s.state, duration(s.seconds), f"{s.cached}/{len(s.steps)}", _outcome(s))
-            for s in summaries
+            (run.name[:19], run.state, duration(run.seconds),
+             f"{run.cached_steps}/{len(run.steps)}", _outcome(run))
+            for run in found
         ],
         header=("run", "state", "time", "cached", "outcome"),
-    )
-    terminal.result({"root": str(root), "runs": [summary.as_dict() for summary in summaries]})
+    )  # fmt: skip
+    terminal.result({"root": str(root), "runs": [run.as_dict() for run in found]})
     return 0
 
 
@@ -43,34 +44,34 @@ def show(terminal: Any, root: Path, name: str | None) -> int:
     from pipeline.console import duration
     from pipeline.local_runner import OutputError
 
-    found = [s for s in _summaries(root, None) if s.run.startswith(name or "")]
+    found = [run for run in _read_runs(root, None) if run.name.startswith(name or "")]
     if not found:
         raise OutputError(f"{root}: there is no run {name!r}; see vaeline runs list --root {root}")
-    summary = found[-1]
+    run = found[-1]
     terminal.table(
-        f"run {summary.run}",
+        f"run {run.name}",
         [
-            ("state", summary.state),
-            ("started because", summary.reason or "somebody started it"),
-            ("time", duration(summary.seconds)),
-            ("images", "-" if summary.images is None else f"{summary.images:,}"),
-            ("span", "-" if summary.span is None else str(summary.span)),
-            ("metrics", _metrics(summary.metrics)),
-            ("gate", summary.verdict),
-            *(("refused because", refusal) for refusal in summary.refusals),
-            ("pushed model", summary.pushed or "nothing was pushed"),
+            ("state", run.state),
+            ("started because", run.reason or "somebody started it"),
+            ("time", duration(run.seconds)),
+            ("images", "-" if run.images is None else f"{run.images:,}"),
+            ("span", "-" if run.span is None else str(run.span)),
+            ("metrics", _metrics(run.metrics)),
+            ("gate", run.verdict),
+            *(("refused because", refusal) for refusal in run.refusals),
+            ("pushed model", run.pushed or "nothing was pushed"),
         ],
     )
     terminal.table(
         "steps",
         [
-            (step["name"], step["state"], duration(step["seconds"]),
-             _folders(step["inputs"], root), _folders(step["outputs"], root))
-            for step in summary.steps
+            (step.name, step.state, duration(step.seconds),
+             _folders(step.inputs, root), _folders(step.outputs, root))
+            for step in run.steps.values()
         ],
         header=("step", "state", "time", "read", "wrote"),
     )  # fmt: skip
-    terminal.result(summary.as_dict())
+    terminal.result(run.as_dict())
     return 0
 
 
@@ -81,14 +82,11 @@ def show(terminal: Any, root: Path, name: str | None) -> int:
 @common
 def lineage(terminal: Any, model: Path, root: Path | None) -> int:
     """Go back from a pushed MODEL (the folder of a version) to its archives and its code."""
-    from pipeline.local_runner import METADATA_FILE
-    from pipeline.orchestration.lineage import LineageError, find_root, trace
-    from pipeline.run_record import read_runs, sqlite_connection
+    from pipeline.runs.lineage import find_root, trace
+    from pipeline.runs.store import read_runs
 
-    place = root or find_root(model, METADATA_FILE)
-    if place is None:
-        raise LineageError(f"{model}: no {METADATA_FILE} above it; name the root with --root")
-    origin = trace(read_runs(sqlite_connection(place / METADATA_FILE)), model)
+    place = root or find_root(model)
+    origin = trace(read_runs(place), model)
     terminal.table(
         f"where {model} comes from",
         [
@@ -116,28 +114,24 @@ def lineage(terminal: Any, model: Path, root: Path | None) -> int:
     return 0
 
 
-def _summaries(root: Path, latest: int | None) -> list[Any]:
-    from pipeline.local_runner import METADATA_FILE
+def _read_runs(root: Path, latest: int | None) -> list[Any]:
     from pipeline.orchestration.lock import current_holder
-    from pipeline.orchestration.runs import summarise
-    from pipeline.run_record import read_runs, sqlite_connection
+    from pipeline.runs.store import read_runs
 
-    found = read_runs(sqlite_connection(root / METADATA_FILE), latest=latest)
-    is_held = current_holder(root) is not None
-    return [summarise(run, is_latest=run is found[-1], is_held=is_held) for run in found]
+    return read_runs(root, latest=latest, is_held=current_holder(root) is not None)
 
 
 def _metrics(metrics: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items()) or "-"
 
 
-def _outcome(summary: Any) -> str:
-    lines = [f"started because {summary.reason}"] if summary.reason else []
-    lines += [f"span {summary.span}"] if summary.span else []
-    lines += [_metrics(summary.metrics)] if summary.metrics else []
-    lines += [] if summary.blessed is None else [f"gate: {summary.verdict}"]
-    lines += summary.refusals
-    lines += [f"pushed: {summary.pushed}"] if summary.pushed else []
+def _outcome(run: Any) -> str:
+    lines = [f"started because {run.reason}"] if run.reason else []
+    lines += [f"span {run.span}"] if run.span else []
+    lines += [_metrics(run.metrics)] if run.metrics else []
+    lines += [] if run.blessed is None else [f"gate: {run.verdict}"]
+    lines += run.refusals
+    lines += [f"pushed: {run.pushed}"] if run.pushed else []
     return "\n".join(lines)
 
 

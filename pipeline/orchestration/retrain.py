@@ -7,15 +7,17 @@ import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from components.retraining.reasons import Attempt, Decision, Drift, decide, look, read_drift
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.console import Terminal
-from pipeline.jobs import Outcome, show_outcome, train_and_push
-from pipeline.local_runner import METADATA_FILE
-from pipeline.orchestration.runs import FINISHED, is_blessed, only_property, state_of
-from pipeline.run_record import Run, read_runs, sqlite_connection
+from pipeline.jobs import show_result, train_and_push
+from pipeline.runs.run import FINISHED, Run
+from pipeline.runs.store import METADATA_FILE, read_runs
+
+if TYPE_CHECKING:
+    from pipeline.runs.result import TrainingResult
 
 _DRIFT_FILE = "drift.json"
 
@@ -26,16 +28,16 @@ class Retraining:
 
     Attributes:
         decision: whether there was a reason, and which.
-        outcome: of the run; None where there was no reason.
+        training: what the run reported; None when there was no reason.
     """
 
     decision: Decision
-    outcome: Outcome | None
+    training: "TrainingResult | None"
 
     def as_dict(self) -> dict[str, Any]:
         """Returns it in a form for JSON."""
-        outcome = self.outcome.as_dict() if self.outcome is not None else None
-        return {"trained": self.decision.train, "reason": self.decision.reason, "run": outcome}
+        training = self.training.as_dict() if self.training is not None else None
+        return {"trained": self.decision.train, "reason": self.decision.reason, "run": training}
 
 
 def retrain(
@@ -62,16 +64,15 @@ def retrain(
         terminal.say(f"nothing to do: {decision.reason}")
         return Retraining(decision, None)
     terminal.say(f"training, because {decision.reason}")
-    outcome = train_and_push(terminal, config, root=root, reason=decision.reason)
-    show_outcome(terminal, outcome)
-    return Retraining(decision, outcome)
+    training = train_and_push(terminal, config, root=root, reason=decision.reason)
+    show_result(terminal, training)
+    return Retraining(decision, training)
 
 
 def find_reason(config: PipelineConfig, *, root: Path, force: bool = False) -> Decision:
     """Looks for a reason to train; starts nothing."""
     images = look(config.input)
-    store = root / METADATA_FILE
-    runs = read_runs(sqlite_connection(store)) if store.is_file() else []
+    runs = read_runs(root) if (root / METADATA_FILE).is_file() else []
     return decide(
         images,
         attempts(runs),
@@ -84,34 +85,25 @@ def find_reason(config: PipelineConfig, *, root: Path, force: bool = False) -> D
 
 
 def attempts(runs: list[Run]) -> list[Attempt]:
-    """Gives the runs that came to a verdict, oldest first."""
-    found = []
-    for run in runs:
-        if state_of(run, is_running=False) != FINISHED:
-            continue
-        steps = list(run.steps.values())
-        examples = only_property(steps, "examples")
-        blessed = is_blessed(steps)
-        if examples is None or blessed is None:
-            continue
-        found.append(
-            Attempt(
-                run=run.name,
-                span=int(examples.get("span", 0)),
-                fingerprint=str(examples.get("input_fingerprint", "")),
-                ended=max(step.started + step.seconds for step in steps),
-                blessed=blessed,
-            )
+    """Returns what retraining needs to know of the finished runs, oldest first."""
+    return [
+        Attempt(
+            run=run.name,
+            span=run.ingested.span or 0,
+            fingerprint=run.ingested.fingerprint,
+            ended=run.ended,
+            blessed=run.blessed,
         )
-    return found
+        for run in runs
+        if run.state == FINISHED and run.ingested is not None and run.blessed is not None
+    ]
 
 
 def _unfinished(runs: list[Run], fingerprint: str) -> str:
-    if not runs or state_of(runs[-1], is_running=False) == FINISHED:
+    if not runs or runs[-1].state == FINISHED:
         return ""
-    examples = only_property(list(runs[-1].steps.values()), "examples")
-    is_same = examples is not None and examples.get("input_fingerprint") == fingerprint
-    return runs[-1].name if is_same else ""
+    images = runs[-1].ingested
+    return runs[-1].name if images is not None and images.fingerprint == fingerprint else ""
 
 
 def _find_drift(path: str | None) -> Drift | None:

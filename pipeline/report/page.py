@@ -22,6 +22,7 @@ from markupsafe import Markup
 from components.bulk_inference import ledger
 from pipeline.causes import cause
 from pipeline.console import duration
+from pipeline.runs.verdict import MissingArtifactError
 from trainer.errors import UserError
 
 _LOG = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class Page:
     def _render(self, title: str, template: str, make: Callable[[], Facts]) -> Markup:
         try:
             return Markup(_environment().get_template(template).render(**make()))
-        except MissingPartError as missing:
+        except (MissingPartError, MissingArtifactError) as missing:
             note = str(missing)
         except Exception as error:
             # A report must never cost a finished job; the log has the whole story.

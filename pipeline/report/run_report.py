@@ -12,16 +12,17 @@ from pipeline.report.album import Album
 from pipeline.report.answers import Answers, ask_model
 from pipeline.report.generation import Generator, find_generator
 from pipeline.report.page import REPORT, Facts, Page
-from pipeline.report.run_artifacts import RunArtifacts
+from pipeline.runs.artifacts import examples_folder, model_folder, read_card, read_config
+from pipeline.runs.run import Run
 
 _LOG = logging.getLogger(__name__)
 
 
-def write_run_report(run: RunArtifacts) -> Path:
+def write_run_report(run: Run) -> Path:
     """Writes the report of a run into its root.
 
     Args:
-        run: What the run left behind.
+        run: The run.
 
     Returns:
         The page.
@@ -29,7 +30,7 @@ def write_run_report(run: RunArtifacts) -> Path:
     begin = time.monotonic()
     root = run.root
     album = Album()
-    page = Page("Run report", str(run.config.get("name", root.name)))
+    page = Page("Run report", str(read_config(run).get("name", root.name)))
     page.hero("run_hero.html", partial(run_sections.overview, run))
     _add_overview(page, run)
     _add_data(page, run, album)
@@ -48,7 +49,7 @@ def write_run_report(run: RunArtifacts) -> Path:
     return path
 
 
-def _add_overview(page: Page, run: RunArtifacts) -> None:
+def _add_overview(page: Page, run: Run) -> None:
     page.chapter("summary", "Summary")
     page.section("use", "Use the model", "usage.html", partial(run_sections.usage, run))
     page.section("steps", "Time by step", "steps.html", partial(run_sections.steps, run))
@@ -57,7 +58,7 @@ def _add_overview(page: Page, run: RunArtifacts) -> None:
     )
 
 
-def _add_data(page: Page, run: RunArtifacts, album: Album) -> None:
+def _add_data(page: Page, run: Run, album: Album) -> None:
     page.chapter("data", "Data")
     for anchor, title, make in (
         ("balance", "Classes and splits", partial(run_sections.class_balance, run)),
@@ -70,7 +71,7 @@ def _add_data(page: Page, run: RunArtifacts, album: Album) -> None:
         page.section(anchor, title, f"{anchor}.html", make)
 
 
-def _add_model(page: Page, run: RunArtifacts, album: Album) -> None:
+def _add_model(page: Page, run: Run, album: Album) -> None:
     page.chapter("model", "Model")
     asked = _Asked(run)
 
@@ -79,16 +80,20 @@ def _add_model(page: Page, run: RunArtifacts, album: Album) -> None:
 
     add("confusion", "Confusion", lambda: model_sections.confusion(asked.answers))
     add("classes", "By class", lambda: model_sections.class_table(asked.answers))
-    add("calibration", "Calibration", lambda: model_sections.calibration(asked.answers, run.card))
+    add(
+        "calibration",
+        "Calibration",
+        lambda: model_sections.calibration(asked.answers, read_card(run)),
+    )
     add(
         "mistakes", "Most confident mistakes", lambda: model_sections.mistakes(asked.answers, album)
     )
     add("uncertain", "Least certain", lambda: model_sections.uncertain(asked.answers, album))
     add("labels", "Likely label errors", lambda: model_sections.label_errors(asked.answers, album))
     add("outliers", "Outlier score",
-        lambda: model_sections.outliers(asked.answers, run.card, album))  # fmt: skip
+        lambda: model_sections.outliers(asked.answers, read_card(run), album))  # fmt: skip
     add("map", "Latent map", lambda: model_sections.latent_map(asked.answers, album))
-    if run.config.get("model", {}).get("latent_size") == 2:
+    if read_config(run).get("model", {}).get("latent_size") == 2:
         add("plane", "The latent plane, decoded",
             lambda: model_sections.plane_of_images(asked.generator, album))  # fmt: skip
     add("samples", "Generated images", lambda: model_sections.samples(asked.generator, album))
@@ -103,7 +108,7 @@ class _Asked:
         run: The run.
     """
 
-    def __init__(self, run: RunArtifacts) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
         self._made: dict[str, Any] = {}
 
@@ -122,14 +127,14 @@ class _Asked:
     def _model(self) -> Any:
         import tensorflow as tf
 
-        return self._once("model", lambda: tf.saved_model.load(str(self._run.model)))
+        return self._once("model", lambda: tf.saved_model.load(str(model_folder(self._run))))
 
     @property
     def answers(self) -> Answers:
         """The model's answers over the test split."""
         run = self._run
         found: Answers = self._once(
-            "answers", lambda: ask_model(run.examples, self._model, run.card)
+            "answers", lambda: ask_model(examples_folder(run), self._model, read_card(run))
         )
         return found
 
@@ -137,6 +142,6 @@ class _Asked:
     def generator(self) -> Generator:
         """What makes images."""
         found: Generator = self._once(
-            "generator", lambda: find_generator(self._model, self._run.card)
+            "generator", lambda: find_generator(self._model, read_card(self._run))
         )
         return found

@@ -7,26 +7,30 @@ those about the model.
 import platform
 import shlex
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import cv2
 import numpy as np
 
+from components.image_sources.config import InputConfig
 from components.image_sources.pick import pick_members
 from components.model_gate import metric_names
 from components.model_gate.intervals import share_interval
-from components.model_gate.verdict import Verdict
-from pipeline.jobs import STEP_TITLES
-from pipeline.outcome import read_serving_check
 from pipeline.report import plots
 from pipeline.report.album import Album, decode_file, shrink, spaced
 from pipeline.report.answers import parse_records
 from pipeline.report.page import Facts, MissingPartError
 from pipeline.report.records import sample_split
-from pipeline.report.run_artifacts import RunArtifacts
+from pipeline.runs import artifacts
+from pipeline.runs.run import Run
+from pipeline.runs.step import STEP_TITLES
+from pipeline.runs.verdict import MissingArtifactError
 from trainer import features
-from trainer.strip import ORIGINALS, SHOWN
+from trainer.strip import FOLDER, ORIGINALS, SHOWN
+
+_T = TypeVar("_T")
 
 _MOST_CLASSES: Final = 100
 """Rows of a table of classes."""
@@ -38,49 +42,48 @@ _REJECTS: Final = 24
 _CONFLICTS: Final = 12
 
 
-def overview(run: RunArtifacts) -> Facts:
+def overview(run: Run) -> Facts:
     """Verdict first: what the gate said, the headline number, the data and the time."""
-    verdict: Verdict | None = _or_none(run, "verdict")
-    overall = verdict.measures.get("overall", {}) if verdict else {}
-    images = int(overall.get(metric_names.EXAMPLE_COUNT) or 0)
+    evaluation = _or_none(lambda: run.evaluation)
+    overall = evaluation.overall if evaluation else {}
+    images = evaluation.test_images if evaluation else 0
     accuracy = overall.get(metric_names.ACCURACY)
-    confidence = run.config.get("evaluation", {}).get("confidence", 0.95)
+    confidence = artifacts.read_config(run).get("evaluation", {}).get("confidence", 0.95)
     interval = None
     if accuracy is not None and images:
         interval = share_interval(accuracy * images, images, confidence)
-    check = run.steps.get("ServingCheck")
-    is_checked = check is not None and check.properties.get("blessing")
     return {
-        "verdict": verdict,
-        "not_served": read_serving_check(check).refusals if is_checked else (),
-        "failed": [STEP_TITLES.get(n, n) for n, step in run.steps.items() if step.failed],
+        "verdict": evaluation.verdict if evaluation else None,
+        "not_served": run.serving_check.refusals,
+        "failed": [step.title for step in run.steps.values() if step.failed],
         "accuracy": accuracy,
         "log_loss": overall.get(metric_names.LOG_LOSS),
         "interval": interval,
         "confidence": confidence,
         "images": images,
         "pushed": run.pushed,
-        "account": _or_none(run, "account"),
-        "card": _or_none(run, "card"),
+        "account": _or_none(lambda: artifacts.read_account(run)),
+        "card": _or_none(lambda: artifacts.read_card(run)),
         "seconds": sum(step.seconds for step in run.steps.values()),
     }
 
 
-def _or_none(run: RunArtifacts, name: str) -> Any:
+def _or_none(read: Callable[[], _T]) -> _T | None:
     try:
-        return getattr(run, name)
-    except MissingPartError:
+        return read()
+    except MissingArtifactError:
         return None
 
 
-def usage(run: RunArtifacts) -> Facts:
+def usage(run: Run) -> Facts:
     """Three commands that work with the pushed model."""
     if not run.pushed:
         raise MissingPartError("Nothing was pushed, so there is no model to use.")
     model = shlex.quote(str(Path(run.pushed).resolve()))
-    paths = [path for path in run.config.get("input", {}).get("paths", []) if "{" not in path]
+    config = artifacts.read_config(run)
+    paths = [path for path in config.get("input", {}).get("paths", []) if "{" not in path]
     archive = shlex.quote(str(Path(paths[0]).resolve()) if paths else "photos.zip")
-    generates = run.config.get("model", {}).get("conditioning") != "hidden"
+    generates = config.get("model", {}).get("conditioning") != "hidden"
     return {
         "classify": f"vaeline classify {archive} --model {model} --output labelled",
         "embed": f"vaeline embed {archive} --model {model} --output embedded",
@@ -89,12 +92,12 @@ def usage(run: RunArtifacts) -> Facts:
     }
 
 
-def steps(run: RunArtifacts) -> Facts:
+def steps(run: Run) -> Facts:
     """Wall time of each step."""
     rows: list[dict[str, Any]] = []
     for name, step in run.steps.items():
         state = "failed" if step.failed else "from the cache" if step.cached else ""
-        rows.append({"name": name, "title": STEP_TITLES.get(name, name), "seconds": step.seconds,
+        rows.append({"name": name, "title": step.title, "seconds": step.seconds,
                      "state": state})  # fmt: skip
     order = list(STEP_TITLES)
     rows.sort(key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
@@ -102,18 +105,20 @@ def steps(run: RunArtifacts) -> Facts:
     return {"rows": rows, "longest": longest or 1.0}
 
 
-def versions(run: RunArtifacts) -> Facts:
+def versions(run: Run) -> Facts:
     """Libraries and digests."""
-    card = run.card
+    card = artifacts.read_card(run)
     libraries = {"Python": platform.python_version(), **card.get("libraries", {})}
-    return {"libraries": libraries, "digests": card.get("digests", {}), "model": str(run.model)}
+    model = str(artifacts.model_folder(run))
+    return {"libraries": libraries, "digests": card.get("digests", {}), "model": model}
 
 
-def class_balance(run: RunArtifacts) -> Facts:
+def class_balance(run: Run) -> Facts:
     """Images by class and split."""
-    table = run.account["examples_by_split_and_class"]
+    account = artifacts.read_account(run)
+    table = account["examples_by_split_and_class"]
     splits = [split for split in features.SPLITS if sum(table.get(split, {}).values())]
-    classes = run.account["classes"]
+    classes = account["classes"]
     totals = {name: sum(table[split].get(name, 0) for split in splits) for name in classes}
     shown = sorted(classes, key=lambda name: -totals[name]) if len(classes) > _MOST_CLASSES else []
     order = shown[:_MOST_CLASSES] if shown else _natural(run, classes)
@@ -132,15 +137,16 @@ def class_balance(run: RunArtifacts) -> Facts:
     }
 
 
-def _natural(run: RunArtifacts, classes: list[str]) -> list[str]:
-    card = _or_none(run, "card")
+def _natural(run: Run, classes: list[str]) -> list[str]:
+    card = _or_none(lambda: artifacts.read_card(run))
     order = {name: place for place, name in enumerate(card["classes"])} if card else {}
     return sorted(classes, key=lambda name: (order.get(name, len(order)), name))
 
 
-def class_samples(run: RunArtifacts, album: Album) -> Facts:
+def class_samples(run: Run, album: Album) -> Facts:
     """A few training images of each class."""
-    sampled = sample_split(run.examples, features.TRAIN, most=_SAMPLED, most_bytes=_SAMPLED_BYTES)
+    folder = artifacts.examples_folder(run)
+    sampled = sample_split(folder, features.TRAIN, most=_SAMPLED, most_bytes=_SAMPLED_BYTES)
     encoded, _, labels = parse_records(sampled.records)
     by_class: dict[str, list[bytes]] = {}
     for image, label in zip(encoded, labels, strict=True):
@@ -153,13 +159,13 @@ def class_samples(run: RunArtifacts, album: Album) -> Facts:
         places = np.unique(np.linspace(0, len(found) - 1, _PER_CLASS).astype(int))
         pictures = [album.file(found[place], 72) for place in places]
         rows.append({"name": name, "pictures": [picture for picture in pictures if picture]})
-    return {"rows": rows, "left_out": len(run.account["classes"]) - len(rows)}
+    return {"rows": rows, "left_out": len(artifacts.read_account(run)["classes"]) - len(rows)}
 
 
-def files(run: RunArtifacts) -> Facts:
+def files(run: Run) -> Facts:
     """Sizes and formats, as TFDV counted them."""
     rows = []
-    for split, found in run.statistics().items():
+    for split, found in artifacts.read_statistics(run).items():
         by_name = {".".join(feature.path.step): feature for feature in found.features}
         formats = Counter[str]()
         for bucket in by_name[features.FORMAT].string_stats.rank_histogram.buckets:
@@ -172,14 +178,14 @@ def files(run: RunArtifacts) -> Facts:
                      "width": sides[features.WIDTH], "height": sides[features.HEIGHT]})  # fmt: skip
     return {
         "rows": rows,
-        "bytes": run.account["bytes"],
-        "converted": run.account["converted_to_png"],
+        "bytes": artifacts.read_account(run)["bytes"],
+        "converted": artifacts.read_account(run)["converted_to_png"],
     }
 
 
-def duplicates(run: RunArtifacts) -> Facts:
+def duplicates(run: Run) -> Facts:
     """Copies that were left out, and contents under two labels."""
-    account = run.account
+    account = artifacts.read_account(run)
     conflicts: dict[str, list[tuple[str, str]]] = {}
     for digest, name, label in account["label_conflict_names"]:
         conflicts.setdefault(digest, []).append((name, label))
@@ -191,15 +197,16 @@ def duplicates(run: RunArtifacts) -> Facts:
     }
 
 
-def rejects(run: RunArtifacts, album: Album) -> Facts:
+def rejects(run: Run, album: Album) -> Facts:
     """What was not a usable image, by reason, with pictures of those that decode."""
-    account = run.account
-    table = run.table("rejects.parquet", _REJECTS) if account["rejected"] else None
+    account = artifacts.read_account(run)
+    table = artifacts.read_rows(run, "rejects.parquet", _REJECTS) if account["rejected"] else None
     rows = table.to_pylist() if table is not None else []
     wanted: dict[str, set[str]] = {}
     for row in rows:
         wanted.setdefault(row["source"], set()).add(row["member"])
-    found = pick_members(run.input, wanted) if wanted else {}
+    images = InputConfig.model_validate(artifacts.read_config(run)["input"]) if wanted else None
+    found = pick_members(images, wanted) if images else {}
     cards = [
         {
             "picture": album.file(found.get((row["source"], row["member"]))),
@@ -213,14 +220,14 @@ def rejects(run: RunArtifacts, album: Album) -> Facts:
             "left_out": account["rejected"] - len(cards)}  # fmt: skip
 
 
-def anomalies(run: RunArtifacts) -> Facts:
+def anomalies(run: Run) -> Facts:
     """TFDV's anomalies in words."""
-    return {"splits": run.anomalies()}
+    return {"splits": artifacts.read_split_anomalies(run)}
 
 
-def training(run: RunArtifacts) -> Facts:
+def training(run: Run) -> Facts:
     """Losses, accuracy and learning rate over steps."""
-    history = run.history
+    history = artifacts.read_history(run)
 
     def values(group: str, name: str) -> tuple[list[float], list[float]]:
         pairs = [(r["step"], r[group][name]) for r in history if name in r.get(group, {})]
@@ -244,16 +251,17 @@ def training(run: RunArtifacts) -> Facts:
     return {"figures": figures, "steps": history[-1]["step"], "epochs": history[-1]["epoch"]}
 
 
-def strip(run: RunArtifacts, album: Album) -> Facts:
+def strip(run: Run, album: Album) -> Facts:
     """The same images and latents at a few moments of the training."""
-    originals = decode_file((run.strip / ORIGINALS).read_bytes()) if run.strip.is_dir() else None
+    folder = artifacts.model_run_folder(run) / FOLDER
+    originals = decode_file((folder / ORIGINALS).read_bytes()) if folder.is_dir() else None
     if originals is None:
         raise MissingPartError("This run has no pictures over epochs.")
     height = originals.shape[0]
-    epochs = {record["step"]: record["epoch"] for record in run.history}
+    epochs = {record["step"]: record["epoch"] for record in artifacts.read_history(run)}
     rebuilt = [{"caption": "originals", "picture": _row(album, originals)}]
     drawn = []
-    for path in sorted(run.strip.glob("step-*.png")):
+    for path in sorted(folder.glob("step-*.png")):
         step = int(path.stem.removeprefix("step-"))
         pixels = decode_file(path.read_bytes())
         if pixels is None:
@@ -279,9 +287,9 @@ def _row(album: Album, pixels: np.ndarray) -> Any:
     return album.picture(spaced(shaped), side=900)
 
 
-def active_units(run: RunArtifacts) -> Facts:
+def active_units(run: Run) -> Facts:
     """Latent dimensions that say something about the image."""
-    latent = run.card.get("summaries", {}).get("latent")
+    latent = artifacts.read_card(run).get("summaries", {}).get("latent")
     if not latent:
         raise MissingPartError("The model carries no summaries of its latent space.")
     variance = np.square(np.asarray(latent["std"]))

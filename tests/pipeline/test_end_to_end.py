@@ -19,7 +19,7 @@ from urllib.parse import quote_plus
 import pyarrow.dataset as ds
 import pytest
 
-from pipeline.run_record import read_runs, sqlite_connection
+from pipeline.runs.store import latest_run
 from tests.limits import HANG_SECS
 from tests.pipeline.conftest import PLANTED
 from tests.pipeline.orchestration.cluster import WarmProcess
@@ -96,8 +96,8 @@ class Commands:
 
     def states(self) -> dict[str, str]:
         """How the steps of the latest run ended."""
-        (run,) = read_runs(sqlite_connection(self.root / "metadata.sqlite"), latest=1)
-        return {name: step.state for name, step in run.steps.items() if name not in RESOLVERS}
+        steps = latest_run(self.root).steps
+        return {name: step.state for name, step in steps.items() if name not in RESOLVERS}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,8 @@ import pytest
 from tfx import v1 as tfx
 from tfx.proto import trainer_pb2
 
-from pipeline.run_record import Step, latest_run
+from pipeline.runs.step import Step
+from pipeline.runs.store import latest_run
 from tests.pipeline import small_training
 
 SPACE = {
@@ -59,7 +60,7 @@ def run_tuned(inputs: Path, root: Path, tuner_options: dict[str, Any]) -> dict[s
         metadata_connection_config=connection,
     )
     tfx.orchestration.LocalDagRunner().run(pipeline)
-    return latest_run(connection)
+    return latest_run(root).steps
 
 
 @pytest.mark.slow

@@ -83,7 +83,7 @@ def test_an_archive_is_labelled_once_and_again_when_it_has_changed(tmp_path: Pat
     from tfx import v1 as tfx
 
     from components.bulk_inference.component import BulkInference
-    from pipeline.run_record import latest_run
+    from pipeline.runs.store import latest_run
 
     export_model(tmp_path / "model" / "Format-Serving")
     connection = tfx.orchestration.metadata.sqlite_metadata_connection_config(
@@ -111,7 +111,7 @@ def test_an_archive_is_labelled_once_and_again_when_it_has_changed(tmp_path: Pat
                 metadata_connection_config=connection,
             )
         )
-        step = latest_run(connection)["BulkInference"]
+        step = latest_run(tmp_path).steps["BulkInference"]
         return step.cached, step.properties["annotations"][0]["rows"]
 
     assert run(10) == (False, 10)

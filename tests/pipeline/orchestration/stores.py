@@ -9,7 +9,8 @@ from ml_metadata import proto
 from ml_metadata.metadata_store import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
-FILE = "metadata.sqlite"
+from pipeline.runs.store import METADATA_FILE
+
 DONE, CACHED, FAILED, RUNNING = (
     proto.Execution.COMPLETE,
     proto.Execution.CACHED,
@@ -27,8 +28,9 @@ class Store:
     counter: int = 0
 
     def __post_init__(self) -> None:
+        self.root.mkdir(exist_ok=True)
         config = proto.ConnectionConfig()
-        config.sqlite.filename_uri = str(self.root / FILE)
+        config.sqlite.filename_uri = str(self.root / METADATA_FILE)
         config.sqlite.connection_mode = (
             metadata_store_pb2.SqliteMetadataSourceConfig.READWRITE_OPENCREATE
         )

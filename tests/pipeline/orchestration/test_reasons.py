@@ -14,7 +14,7 @@ from components.retraining.history import from_json, to_json
 from components.retraining.reasons import Attempt, Drift, Images, decide, look
 from pipeline.config import ConfigError, parse_config
 from pipeline.orchestration.retrain import attempts, find_reason
-from pipeline.run_record import read_runs
+from pipeline.runs.store import read_runs
 from tests.pipeline.orchestration.stores import FAILED, Store
 
 DAY = 86_400.0
@@ -149,5 +149,5 @@ def test_the_metadata_store_is_asked(tmp_path: Path, days: Path) -> None:
     going_on = find_reason(config(min_new_spans=9), root=tmp_path)
     assert going_on.train
     assert going_on.reason == "run tuesday did not come to its end and goes on"
-    (known,) = attempts(read_runs(store.connection))
+    (known,) = attempts(read_runs(store.root))
     assert (known.run, known.span, known.blessed) == ("monday", 1, True)

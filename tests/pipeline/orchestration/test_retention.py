@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ml_metadata import proto
 
-from pipeline.orchestration.retention import plan, remove
+from pipeline.runs.retention import plan, remove
 from tests.limits import HANG_SECS
 from tests.pipeline.orchestration.stores import FAILED, Store
 
@@ -22,8 +22,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def planned(store: Store, *, keep_runs: int = 1, with_images: bool = False) -> set[int]:
-    folder = store.root / "artifacts"
-    found = plan(store.connection, folder, keep_runs=keep_runs, with_images=with_images)
+    found = plan(store.root, keep_runs=keep_runs, with_images=with_images)
     return {removal.artifact for removal in found}
 
 
@@ -66,10 +65,10 @@ def test_files_go_and_the_record_says_so(store: Store) -> None:
     artifact.uri = str(outside)
     store.store.put_artifacts([artifact])
 
-    removals = plan(store.connection, store.root / "artifacts", keep_runs=1, with_images=False)
+    removals = plan(store.root, keep_runs=1, with_images=False)
     assert [removal.size for removal in removals] == [1000] * 4
     assert refused["model"] not in {removal.artifact for removal in removals}
-    remove(store.connection, removals)
+    remove(store.root, removals)
     for removal in removals:
         (artifact,) = store.store.get_artifacts_by_id([removal.artifact])
         assert artifact.state == proto.Artifact.DELETED

@@ -1,7 +1,10 @@
 """What `vaeline runs` reads out of a metadata store."""
 
+import contextlib
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -9,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.orchestration.lineage import LineageError, trace
+from components.model_gate.verdict import Check, Result, Verdict
 from pipeline.orchestration.retrain import attempts
-from pipeline.orchestration.runs import METRIC_NOTE, Summary, summarise
-from pipeline.run_record import latest_run, note_run, read_runs
+from pipeline.runs.lineage import LineageError, trace
+from pipeline.runs.store import latest_run, note_latest_run, read_runs
 from tests.limits import HANG_SECS
 from tests.pipeline.orchestration.stores import CACHED, FAILED, RUNNING, Store
 
@@ -24,49 +27,87 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
 
 
-def summaries(store: Store, *, is_held: bool = False) -> list[Summary]:
-    runs = read_runs(store.connection)
-    return [summarise(run, is_latest=run is runs[-1], is_held=is_held) for run in runs]
-
-
 def test_a_run_tells_its_steps_metrics_and_verdict(store: Store) -> None:
     made = store.training_run("first", span=7, blessed=False)
-    note_run(store.connection, {f"{METRIC_NOTE}accuracy": 0.875, "refusals": "too low\ntoo slow"})
-    (summary,) = summaries(store)
-    assert summary.state == "finished"
-    assert summary.metrics == {"accuracy": 0.875}
-    assert summary.blessed is False
-    assert summary.refusals == ["too low", "too slow"]
-    assert (summary.span, summary.images) == (7, 100)
-    assert [step["name"] for step in summary.steps] == [
+    note_latest_run(store.root, {"metric:accuracy": 0.875, "refusals": "too low\ntoo slow"})
+    (run,) = read_runs(store.root)
+    assert run.state == "finished"
+    assert run.metrics == {"accuracy": 0.875}
+    assert run.blessed is False
+    assert run.refusals == ["too low", "too slow"]
+    assert (run.span, run.images) == (7, 100)
+    assert [step["name"] for step in run.as_dict()["steps"]] == [
         "ImageExampleGen", "Trainer", "Evaluator", "Pusher",
     ]  # fmt: skip
-    assert summary.steps[1]["inputs"] == {"examples": [str(store.uri(made["examples"]))]}
+    assert run.as_dict()["steps"][1]["inputs"] == {"examples": [str(store.uri(made["examples"]))]}
 
 
 def test_the_gates_table_gives_the_reasons(store: Store) -> None:
     made = store.training_run("first", blessed=False)
-    verdict = {"blessed": False, "refusals": ["recall of 3 is 0.51"], "metrics": {"accuracy": 0.9}}
-    (store.uri(made["blessing"]) / "verdict.json").write_text(json.dumps(verdict))
-    (summary,) = summaries(store)
-    assert summary.refusals == ["recall of 3 is 0.51"]
-    assert summary.metrics == {"accuracy": 0.9}
+    check = Check("recall of 3", "0.51", ">= 0.9", Result.REFUSED, True, "recall of 3 is 0.51")
+    measures = {"overall": {"accuracy": 0.9, "example_count": 60.0}}
+    verdict = Verdict(checks=[check], first_model=True, measures=measures)
+    path = store.uri(made["blessing"]) / "verdict.json"
+    path.write_text(verdict.to_json())
+    (run,) = read_runs(store.root)
+    assert run.refusals == ["recall of 3 is 0.51"]
+    assert run.metrics == {"accuracy": 0.9}
+    path.write_text("[]")
+    (damaged,) = read_runs(store.root)
+    assert (damaged.refusals, damaged.metrics) == ([], {})
 
 
 def test_a_model_that_cannot_be_served_is_not_blessed(store: Store) -> None:
     store.step("first", "ServingCheck", writes={"blessing": store.artifact("InfraBlessing",
                                                                            blessed=1)})  # fmt: skip
-    assert summaries(store)[0].blessed is None, "the gate has not spoken"
+    assert read_runs(store.root)[0].blessed is None, "the gate has not spoken"
     store.step("first", "Measure", writes={"blessing": store.artifact("ModelBlessing")})
     store.training_run("first", blessed=True)
-    assert summaries(store)[0].blessed is True
+    assert read_runs(store.root)[0].blessed is True
     refused = store.artifact("InfraBlessing", blessed=0, summary="REFUSED: label of image 3")
     store.step("second", "ServingCheck", writes={"blessing": refused})
     store.training_run("second", blessed=True)
-    second = summaries(store)[1]
+    second = read_runs(store.root)[1]
     assert (second.blessed, second.verdict) == (False, "REFUSED")
     assert second.refusals == ["the export does not serve as it was trained: label of image 3"]
-    assert [attempt.blessed for attempt in attempts(read_runs(store.connection))] == [True, False]
+    assert [attempt.blessed for attempt in attempts(read_runs(store.root))] == [True, False]
+
+
+def test_the_verdict_is_found_after_the_root_was_moved(tmp_path: Path) -> None:
+    store = Store(tmp_path / "here")
+    made = store.training_run("first", blessed=True)
+    verdict = Verdict(checks=[], first_model=True, measures={"overall": {"accuracy": 0.9}})
+    (store.uri(made["blessing"]) / "verdict.json").write_text(verdict.to_json())
+    moved = tmp_path.joinpath("here").rename(tmp_path / "there")
+    run = latest_run(moved)
+    assert run.metrics == {"accuracy": 0.9}
+    assert run.folder("Trainer", "model") == moved / "artifacts" / "Model" / "2"
+
+
+def test_a_store_whose_writer_was_killed_is_repaired(store: Store, tmp_path: Path) -> None:
+    store.training_run("first")
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "metadata.sqlite")) as writer:
+        # With a cache of one page, the pages of an open transaction go to the file.
+        writer.execute("PRAGMA cache_size = 1")
+        writer.execute("CREATE TABLE padding (content BLOB)")
+        writer.commit()
+        writer.executemany("INSERT INTO padding VALUES (?)", [(b"x" * 4096,)] * 50)
+        for file in tmp_path.glob("metadata.sqlite*"):
+            shutil.copy(file, killed)
+        writer.rollback()
+    assert (killed / "metadata.sqlite-journal").stat().st_size > 0
+    assert latest_run(killed).state == "finished"
+
+
+def test_a_read_only_root_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.training_run("first")
+    note_latest_run(store.root, {"not_labelled": "the model was refused"})
+    before = (store.root / "metadata.sqlite").read_bytes()
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert latest_run(store.root).not_labelled == "the model was refused"
+    assert (store.root / "metadata.sqlite").read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -77,7 +118,7 @@ def test_a_run_that_did_not_end_says_so(store: Store, last: Any, is_held: bool, 
     store.training_run("first")
     store.step("second", "ImageExampleGen", writes={"examples": store.artifact("Examples")})
     store.step("second", "Trainer", state=last)
-    first, second = summaries(store, is_held=is_held)
+    first, second = read_runs(store.root, is_held=is_held)
     assert (first.state, second.state) == ("finished", state)
     assert second.blessed is None
 
@@ -85,7 +126,7 @@ def test_a_run_that_did_not_end_says_so(store: Store, last: Any, is_held: bool, 
 def test_the_latest_run_knows_what_was_cached(store: Store) -> None:
     made = store.training_run("first")
     store.step("second", "Trainer", writes={"model": made["model"]}, state=CACHED)
-    steps = latest_run(store.connection)
+    steps = latest_run(store.root).steps
     assert list(steps) == ["Trainer"]
     assert steps["Trainer"].cached
     assert steps["Trainer"].output("model") == str(store.uri(made["model"]))
@@ -103,7 +144,7 @@ def test_lineage_goes_back_through_the_cache(store: Store, tmp_path: Path) -> No
     store.step("second", "Pusher", reads={"model": made["model"], "model_blessing": blessing},
                writes={"pushed_model": store.artifact("PushedModel",
                                                       pushed_destination=str(pushed))})  # fmt: skip
-    origin = trace(read_runs(store.connection), pushed)
+    origin = trace(read_runs(store.root), pushed)
     assert (origin.pushed_by, origin.trained_by) == ("second", "first")
     assert origin.archives == ["a.zip", "b.tar"]
     assert (origin.span, origin.fingerprint, origin.code) == (3, "f00", "c0de")
@@ -129,7 +170,7 @@ def test_lineage_is_not_that_of_the_model_it_started_from(store: Store, tmp_path
     store.step("second", "Pusher", reads={"model": model},
                writes={"pushed_model": store.artifact("PushedModel",
                                                       pushed_destination=str(pushed))})  # fmt: skip
-    origin = trace(read_runs(store.connection), pushed)
+    origin = trace(read_runs(store.root), pushed)
     assert (origin.trained_by, origin.fingerprint) == ("second", "tue")
     assert origin.archives == ["tue.zip"]
     assert origin.started_from == str(store.uri(first["model"]))
@@ -138,7 +179,7 @@ def test_lineage_is_not_that_of_the_model_it_started_from(store: Store, tmp_path
 def test_a_model_from_elsewhere_has_no_lineage(store: Store, tmp_path: Path) -> None:
     store.training_run("first", pushed=str(tmp_path / "pushed" / "1"))
     with pytest.raises(LineageError, match="no run of this root pushed it"):
-        trace(read_runs(store.connection), tmp_path / "pushed" / "2")
+        trace(read_runs(store.root), tmp_path / "pushed" / "2")
 
 
 def vaeline(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -25,8 +25,8 @@ from components.image_example_gen.tables import REJECTS, to_parquet
 from components.image_sources.config import InputConfig, LabelsConfig
 from components.model_gate.verdict import VERDICT_JSON, Check, Result, Verdict
 from pipeline.report.album import decode_file
-from pipeline.report.run_artifacts import RunArtifacts
-from pipeline.run_record import Step
+from pipeline.runs.run import Run
+from pipeline.runs.step import Step
 from tests.components.bulk_inference.archives import write_zip
 from tests.components.bulk_inference.model_fixture import export_model, summarise
 from trainer import features
@@ -88,7 +88,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, images: Images) -> Path:
 
 
 @pytest.fixture
-def run(tmp_path: Path, model: Path, images: Images) -> RunArtifacts:
+def run(tmp_path: Path, model: Path, images: Images) -> Run:
     """A finished run with all its artifacts."""
     root = tmp_path / f"root {SCRIPT.replace('/', '')}"
     examples = root / "artifacts" / "ImageExampleGen" / "examples" / "1"
@@ -125,11 +125,12 @@ def run(tmp_path: Path, model: Path, images: Images) -> RunArtifacts:
         "Trainer": _step("Trainer", model=model.parent, model_run=model_run),
         "ModelGate": _step("ModelGate", blessing=blessing),
     }
-    return RunArtifacts(root, steps)
+    return Run("2026-11-22T10:00:00", 0.0, root, steps)
 
 
 def _step(name: str, **outputs: Path) -> Step:
-    return Step(name, False, False, 1.5, {key: [str(path)] for key, path in outputs.items()})
+    folders = {key: [str(path)] for key, path in outputs.items()}
+    return Step(name, seconds=1.5, outputs=folders)
 
 
 def _write_examples(folder: Path, images: Images) -> None:

@@ -4,6 +4,7 @@ import html.parser
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from pipeline.console import Terminal
 from pipeline.jobs import classify_archives
 from pipeline.report.archive_report import write_archive_report
 from pipeline.report.page import MOST_BYTES, ReportError
-from pipeline.report.run_artifacts import RunArtifacts, read_latest
+from pipeline.report.reported_run import read_reported
 from pipeline.report.run_report import write_run_report
-from pipeline.run_record import Step
+from pipeline.runs.run import Run
+from pipeline.runs.step import Step
 from tests.pipeline.report.browser import CHROMIUM, chromium
 from tests.pipeline.report.conftest import CLASSES, SCRIPT
 
@@ -59,7 +61,7 @@ def assert_harmless(page: str) -> Parsed:
     return parsed
 
 
-def test_hostile_names_stay_text_in_the_run_report(run: RunArtifacts) -> None:
+def test_hostile_names_stay_text_in_the_run_report(run: Run) -> None:
     page = write_run_report(run).read_text("utf-8")
     parsed = assert_harmless(page)
     for name in CLASSES[:5]:
@@ -75,7 +77,7 @@ def test_hostile_names_stay_text_in_the_run_report(run: RunArtifacts) -> None:
     assert "values of <script>alert(1)</script>" in parsed.text
 
 
-def test_every_part_of_the_run_is_shown(run: RunArtifacts) -> None:
+def test_every_part_of_the_run_is_shown(run: Run) -> None:
     parsed = Parsed(write_run_report(run).read_text("utf-8"))
     ids = {value for _, name, value in parsed.attributes if name == "id"}
     assert {
@@ -93,26 +95,26 @@ def test_every_part_of_the_run_is_shown(run: RunArtifacts) -> None:
     assert "&lt;script&gt;" in figure
 
 
-def test_a_refused_export_is_a_refusal(run: RunArtifacts) -> None:
+def test_a_refused_export_is_a_refusal(run: Run) -> None:
     path = run.root / "blessing" / "verdict.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "blessed": True, "refusals": []}))
     found = {"blessed": 0, "summary": f"REFUSED: label of {CLASSES[0]}"}
-    check = Step("ServingCheck", cached=False, failed=False, properties={"blessing": [found]})
+    check = Step("ServingCheck", properties={"blessing": [found]})
     steps = {**run.steps, "ServingCheck": check}
-    text = assert_harmless(write_run_report(RunArtifacts(run.root, steps)).read_text("utf-8")).text
+    text = assert_harmless(write_run_report(replace(run, steps=steps)).read_text("utf-8")).text
     assert "✕ Refused" in text
     assert "✓ Blessed" not in text
     assert f"the export does not serve as it was trained: label of {CLASSES[0]}" in text
 
 
-def test_what_is_missing_is_a_note(run: RunArtifacts) -> None:
+def test_what_is_missing_is_a_note(run: Run) -> None:
     """Takes away one artifact after the other; the page always comes, with what is left."""
     model_run = Path(run.steps["Trainer"].outputs["model_run"][0])
     examples = Path(run.steps["ImageExampleGen"].outputs["examples"][0])
     (model_run / "history.json").unlink()
     shutil.rmtree(examples / "Split-test")
     (examples / "rejects.parquet").write_bytes(b"no Parquet")
-    text = Parsed(write_run_report(RunArtifacts(run.root, run.steps)).read_text("utf-8")).text
+    text = Parsed(write_run_report(replace(run)).read_text("utf-8")).text
     assert "history.json is missing" in text
     assert "The split test is not there." in text
     assert "This part could not be made" in text  # the rejects
@@ -120,18 +122,18 @@ def test_what_is_missing_is_a_note(run: RunArtifacts) -> None:
 
     (run.root / "blessing" / "verdict.json").unlink()
     shutil.rmtree(examples)
-    text = Parsed(write_run_report(RunArtifacts(run.root, run.steps)).read_text("utf-8")).text
+    text = Parsed(write_run_report(replace(run)).read_text("utf-8")).text
     assert "The examples of ImageExampleGen is gone" in text
     assert "The accuracy is not recorded" in text
 
-    empty = write_run_report(RunArtifacts(run.root, {})).read_text("utf-8")
+    empty = write_run_report(replace(run, steps={})).read_text("utf-8")
     assert "Not judged" in empty
     assert "Trainer left no model." in empty
 
 
 def test_a_folder_without_a_run_is_refused_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(ReportError, match=r"neither metadata\.sqlite of a run nor _manifest"):
-        read_latest(tmp_path)
+        read_reported(tmp_path)
 
 
 def test_the_archive_report_shows_the_count_law(labelled: Path) -> None:
@@ -186,7 +188,7 @@ def test_a_report_that_fails_never_fails_the_job(
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
-def test_both_pages_in_a_browser(run: RunArtifacts, labelled: Path, tmp_path: Path) -> None:
+def test_both_pages_in_a_browser(run: Run, labelled: Path, tmp_path: Path) -> None:
     pages = [write_run_report(run), Path(write_archive_report(str(labelled)))]
     with chromium() as browser:
         for kind, page in zip(("run", "archive"), pages, strict=True):

@@ -1,4 +1,4 @@
-"""Where a pushed model comes from: its steps, its archives, its code; `vaeline runs lineage`."""
+"""Traces a pushed model back to its steps, archives and code; `vaeline runs lineage` shows it."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.run_record import Run, Step
+from pipeline.runs.run import Run
+from pipeline.runs.step import Step
+from pipeline.runs.store import METADATA_FILE
 from trainer.errors import UserError
 
 _CARD = Path("assets.extra") / "model.json"
@@ -14,12 +16,12 @@ _PUSH_RECORD = Path("assets.extra") / "push.json"
 
 
 class LineageError(UserError, ValueError):
-    """A model whose origin is not recorded; the message says where was looked."""
+    """A model's origin is not recorded; the message names the place that was searched."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What made a model.
+    """The origin of a model.
 
     Attributes:
         model: folder of the pushed version.
@@ -55,7 +57,7 @@ class Origin:
 
 
 def trace(runs: Sequence[Run], model: Path) -> Origin:
-    """Goes back from a pushed version to the archives.
+    """Traces a pushed version back to its archives.
 
     Args:
         runs: All runs of the store, oldest first.
@@ -81,16 +83,16 @@ def trace(runs: Sequence[Run], model: Path) -> Origin:
     trained = next(
         ((owner, found) for owner, found in behind.values() if "model" in found.outputs), None
     )
-    examples = ingest.properties["examples"][0] if ingest else {}
+    images = ingest.ingested if ingest else None
     card = _read_json(model / _CARD)
     return Origin(
         model=str(model),
         pushed_by=run.name,
         trained_by=trained[0].name if trained else "",
         archives=_archives(ingest),
-        span=examples.get("span"),
-        fingerprint=str(examples.get("input_fingerprint", "")),
-        images=examples.get("images"),
+        span=images.span if images else None,
+        fingerprint=images.fingerprint if images else "",
+        images=images.count if images else None,
         code=_code_digest(trained[1]) if trained else "",
         digests=dict(card.get("digests", {})),
         metrics=dict(_read_json(model / _PUSH_RECORD).get("metrics") or {}),
@@ -102,12 +104,16 @@ def trace(runs: Sequence[Run], model: Path) -> Origin:
     )
 
 
-def find_root(model: Path, metadata_file: str) -> Path | None:
-    """Looks for the metadata store above a model's folder; None where there is none."""
+def find_root(model: Path) -> Path:
+    """Returns the closest folder above a model that has a metadata store.
+
+    Raises:
+        LineageError: There is none.
+    """
     for folder in model.resolve().parents:
-        if (folder / metadata_file).is_file():
+        if (folder / METADATA_FILE).is_file():
             return folder
-    return None
+    raise LineageError(f"{model}: no {METADATA_FILE} above it; name the root with --root")
 
 
 def _producers(runs: Sequence[Run]) -> dict[int, tuple[Run, Step]]:
@@ -129,11 +135,8 @@ def _pushing_step(runs: Sequence[Run], model: Path) -> tuple[Run, Step] | None:
         for step in run.steps.values():
             if step.cached:
                 continue
-            for properties in step.properties.get("pushed_model", []):
-                place = str(properties.get("pushed_destination", ""))
-                if place and Path(place).resolve() == wanted:
-                    return run, step
-            if any(Path(uri).resolve() == wanted for uri in step.outputs.get("model", [])):
+            places = [*step.pushed, *step.outputs.get("model", [])]
+            if any(Path(place).resolve() == wanted for place in places):
                 return run, step
     return None
 

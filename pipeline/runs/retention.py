@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ml_metadata import proto
-from ml_metadata.metadata_store import metadata_store
 
-from pipeline.orchestration.runs import FINISHED, is_blessed, state_of
-from pipeline.run_record import Run, read_runs
+from pipeline.runs.run import ARTIFACTS, FINISHED, Run
+from pipeline.runs.store import open_store, read_runs
 
 _GONE = (proto.Artifact.DELETED, proto.Artifact.ABANDONED)
 
@@ -41,29 +40,28 @@ class Removal:
         return asdict(self)
 
 
-def plan(
-    connection: proto.ConnectionConfig, artifacts: Path, *, keep_runs: int, with_images: bool
-) -> list[Removal]:
-    """Finds what may go.
+def plan(root: Path, *, keep_runs: int, with_images: bool) -> list[Removal]:
+    """Finds the artifacts that may be removed.
 
-    Kept are the artifacts of the latest runs, whatever came of them, and every blessed or pushed
-    model with all that made it. Artifacts outside the folder are never touched.
+    Kept are the artifacts of the latest runs, whatever their state, and every blessed or pushed
+    model with all that made it. Artifacts outside the root's folder of artifacts are never touched.
 
     Args:
-        connection: The store's connection.
-        artifacts: Folder of the artifacts.
+        root: Folder of the runs.
         keep_runs: How many of the latest runs stay whole.
         with_images: The images of earlier runs may go although a model was made from them; they
             can be read again from their archives, and steps that want them would run again.
 
     Returns:
         The artifacts, by id.
+
+    Raises:
+        FileNotFoundError: The root has no metadata store.
     """
-    store = metadata_store.MetadataStore(connection)
-    runs = read_runs(connection)
-    kept = _needed(runs, keep_runs, with_images)
+    artifacts = root / ARTIFACTS
+    kept = _needed(read_runs(root), keep_runs, with_images)
     removals = []
-    for artifact in store.get_artifacts():
+    for artifact in open_store(root).get_artifacts():
         path = _place(artifact.uri)
         if artifact.id in kept or artifact.state in _GONE:
             continue
@@ -73,17 +71,17 @@ def plan(
     return sorted(removals, key=lambda removal: removal.artifact)
 
 
-def remove(connection: proto.ConnectionConfig, removals: Sequence[Removal]) -> None:
+def remove(root: Path, removals: Sequence[Removal]) -> None:
     """Removes files and marks their artifacts as deleted.
 
     Args:
-        connection: The store's connection.
+        root: Folder of the runs.
         removals: What `plan` found; hold the root's lock since then.
 
     Raises:
         OSError: A file can't be removed; what is done is recorded.
     """
-    store = metadata_store.MetadataStore(connection)
+    store = open_store(root)
     artifacts = store.get_artifacts_by_id([removal.artifact for removal in removals])
     _mark(store, artifacts, proto.Artifact.MARKED_FOR_DELETION)
     for artifact in artifacts:
@@ -116,13 +114,13 @@ def _needed(runs: Sequence[Run], keep_runs: int, with_images: bool) -> set[int]:
 
 
 def _blessed_and_pushed(run: Run) -> set[int]:
-    """Gives what a run with a blessed model wrote from the model on; else nothing."""
+    """Returns what a run with a blessed model wrote from the model on; empty without one."""
     steps = run.steps.values()
-    if not is_blessed(list(steps)):
+    if not run.blessed:
         return set()
     wanted = ("model", "model_run", "blessing", "evaluation", "pushed_model")
     found = {n for step in steps for name in wanted for n in step.output_ids.get(name, [])}
-    if state_of(run, is_running=False) == FINISHED:
+    if run.state == FINISHED:
         # Whatever else a whole run wrote beside its model: statistics, pictures, reports.
         found |= {n for step in steps for ids in step.output_ids.values() for n in ids}
     return found

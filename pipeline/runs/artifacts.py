@@ -1,0 +1,107 @@
+"""Reads the files that a run's steps left: account, model card, history, anomalies, rejects.
+
+The run report shows them. Nothing here imports TensorFlow or TFX.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from tensorflow_metadata.proto.v0 import statistics_pb2
+
+from components.anomaly_gate.anomalies import describe, read_anomalies
+from pipeline.runs.run import CONFIG_FILE, Run
+from pipeline.runs.verdict import MissingArtifactError
+from serving import names
+
+EXPORT: Final = "Format-Serving"
+"""TFX's folder of the SavedModel in a Model artifact."""
+
+
+def read_config(run: Run) -> dict[str, Any]:
+    """Reads the configuration of the root's latest run; empty when the file is gone."""
+    try:
+        tree = yaml.safe_load((run.root / CONFIG_FILE).read_text("utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
+
+
+def examples_folder(run: Run) -> Path:
+    """Returns the folder of the splits."""
+    return run.folder("ImageExampleGen", "examples")
+
+
+def read_account(run: Run) -> dict[str, Any]:
+    """Reads the ingest's account."""
+    account: dict[str, Any] = _read_json(examples_folder(run) / "account.json")
+    return account
+
+
+def read_rows(run: Run, name: str, most: int) -> pa.Table:
+    """Reads the first rows of `rejects.parquet` or `duplicates.parquet`."""
+    with pq.ParquetFile(examples_folder(run) / name) as file:
+        for batch in file.iter_batches(batch_size=most):
+            return pa.Table.from_batches([batch])
+        return file.schema_arrow.empty_table()
+
+
+def read_split_anomalies(run: Run) -> dict[str, list[str]]:
+    """Reads what the validator found, in words, by split."""
+    folder = run.folder("ExampleValidator", "anomalies")
+    return {
+        path.parent.name.removeprefix("Split-"): describe(read_anomalies(path.read_bytes()))
+        for path in sorted(folder.glob("Split-*/SchemaDiff.pb"))
+    }
+
+
+def read_statistics(run: Run) -> dict[str, statistics_pb2.DatasetFeatureStatistics]:
+    """Reads TFDV's statistics by split."""
+    folder = run.folder("StatisticsGen", "statistics")
+    found = {}
+    for path in sorted(folder.glob("Split-*/FeatureStats.pb")):
+        listed = statistics_pb2.DatasetFeatureStatisticsList()
+        listed.ParseFromString(path.read_bytes())
+        found[path.parent.name.removeprefix("Split-")] = listed.datasets[0]
+    return found
+
+
+def model_folder(run: Run) -> Path:
+    """Returns the folder of the trained SavedModel."""
+    return run.folder("Trainer", "model") / EXPORT
+
+
+def read_card(run: Run) -> dict[str, Any]:
+    """Reads the model card."""
+    card: dict[str, Any] = _read_json(model_folder(run) / names.EXTRA_ASSETS / names.MODEL_CARD)
+    return card
+
+
+def read_warm_start(run: Run) -> str:
+    """Tells how many weights came from which model, in a line; empty for a cold start."""
+    return str(read_card(run).get("base", {}).get("line", "")).removeprefix("warm start: ")
+
+
+def model_run_folder(run: Run) -> Path:
+    """Returns the folder that a training leaves beside its model: history, pictures, strip."""
+    return run.folder("Trainer", "model_run")
+
+
+def read_history(run: Run) -> list[dict[str, Any]]:
+    """Reads the training's history, a record for each evaluation."""
+    records: list[dict[str, Any]] = _read_json(model_run_folder(run) / "history.json")
+    if not records:
+        raise MissingArtifactError("The training's history is empty.")
+    return records
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise MissingArtifactError(f"{path.name} is missing: {error.strerror}.") from error
+    except ValueError as error:
+        raise MissingArtifactError(f"{path.name} cannot be read: {error}.") from error

@@ -1,0 +1,99 @@
+"""The result that `vaeline run`, `retrain` and `demo` report when a run has ended."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.model_gate.verdict import HEADER
+from pipeline.runs.artifacts import model_run_folder, read_warm_start
+from pipeline.runs.run import Run
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a command reports about the run that it started; `Run` has what is recorded.
+
+    Attributes:
+        blessed: the gate and ServingCheck let the model pass.
+        pushed: folder of the pushed version; empty when the model was refused.
+        metrics: of the test split, by name.
+        test_images: how many images these were measured on.
+        refusals: a line for each missed bound and for a refused export.
+        gate: the gate's verdict in a line.
+        checks: a row for each metric: its name, value, bound and verdict.
+        verdict: folder of `verdict.json`, which has every class and slice, and `verdict.txt`.
+        serving_check: what ServingCheck found, in one line; empty without it.
+        steps: for each step its wall time, seconds, and whether it came from the cache.
+        seconds: wall time of the command up to the report.
+        labelled: folder of the table that BulkInference wrote; empty when it wrote none.
+        not_labelled: why it wrote none, though it is configured.
+        warm_start: how many weights the training took from which model; empty for a cold start.
+        pictures: folder of the pictures that training made.
+        log: the log file.
+        report: the page that shows the run; empty when it could not be made.
+    """
+
+    blessed: bool
+    pushed: str
+    metrics: dict[str, float]
+    test_images: int
+    refusals: list[str]
+    gate: str
+    checks: list[dict[str, str]]
+    verdict: str
+    serving_check: str
+    steps: dict[str, dict[str, Any]]
+    seconds: float
+    labelled: str
+    not_labelled: str
+    warm_start: str
+    pictures: str
+    log: str
+    report: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the result in a form for JSON."""
+        return dict(vars(self))
+
+
+def summarise(
+    run: Run, *, step_seconds: Mapping[str, float], seconds: float, log: Path
+) -> TrainingResult:
+    """Summarises a run that has reached its verdict.
+
+    Args:
+        run: The run.
+        step_seconds: Wall time of each step, by name.
+        seconds: Wall time of the command.
+        log: The log file.
+
+    Returns:
+        The result, without a report.
+
+    Raises:
+        MissingArtifactError: The run left no verdict or no model.
+    """
+    evaluation, check = run.evaluation, run.serving_check
+    labelling = run.steps.get("BulkInference")
+    return TrainingResult(
+        blessed=evaluation.verdict.blessed and check.blessed,
+        pushed=run.pushed,
+        metrics=evaluation.metrics,
+        test_images=evaluation.test_images,
+        refusals=[*evaluation.verdict.refusals, *check.refusals],
+        gate=evaluation.verdict.headline(),
+        checks=[dict(zip(HEADER, row.row(), strict=True)) for row in evaluation.verdict.checks],
+        verdict=evaluation.folder,
+        serving_check=check.summary,
+        steps={
+            name: {"seconds": round(elapsed, 3), "cached": run.steps[name].cached}
+            for name, elapsed in step_seconds.items()
+        },
+        seconds=round(seconds, 3),
+        labelled=labelling.output("annotations") if labelling and not run.not_labelled else "",
+        not_labelled=run.not_labelled,
+        warm_start=read_warm_start(run),
+        pictures=str(model_run_folder(run) / "pictures"),
+        log=str(log),
+    )

@@ -1,0 +1,115 @@
+"""One step of a run, and the titles of the steps for people."""
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+DONE, CACHED, FAILED, RUNNING = "done", "cached", "failed", "running"
+"""States of a step. A step that was killed stays `running`."""
+
+PUSHED_MODEL: Final = "pushed_model"
+"""Output of the steps that push."""
+_EXAMPLES: Final = "examples"
+
+STEP_TITLES: Final = {
+    "ImageExampleGen": "ingest images",
+    "StatisticsGen": "compute statistics",
+    "SchemaGen": "infer the schema",
+    "ImportSchemaGen": "read the schema",
+    "ExampleValidator": "look for anomalies",
+    "AnomalyGate": "stop on anomalies",
+    "Transform": "learn the preprocessing",
+    "Tuner": "search for the best options",
+    "base_model": "find the model to start from",
+    "Trainer": "train and calibrate",
+    "ServingCheck": "check the export as a server loads it",
+    "baseline_model": "find the last blessed model",
+    "Evaluator": "evaluate",
+    "ModelGate": "judge by the gate",
+    "Pusher": "push",
+    "vertex_pusher": "deploy to Vertex",
+    "BulkInference": "label the archive",
+}
+"""Titles of the steps for people, by their names in the DAG, in the order of the DAG."""
+
+
+@dataclass(frozen=True)
+class IngestedImages:
+    """The images that a run ingested.
+
+    Attributes:
+        span: the latest span; None without spans.
+        count: how many images there are; None when it was not recorded.
+        fingerprint: digest of the input's content.
+    """
+
+    span: int | None
+    count: int | None
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One node of a run.
+
+    Attributes:
+        name: the node's id in the DAG.
+        state: `done`, `cached`, `failed`, or `running` (at work, or killed).
+        seconds: wall time, as the metadata store recorded it.
+        outputs: folders of the artifacts by output name.
+        properties: properties of the artifacts by output name.
+        started: seconds since 1970-01-01 UTC.
+        inputs: folders of the artifacts that it read, by input name.
+        settings: its exec properties.
+        output_ids: ids of the artifacts by output name.
+        input_ids: ids of the artifacts that it read, by input name.
+    """
+
+    name: str
+    state: str = DONE
+    seconds: float = 0.0
+    outputs: dict[str, list[str]] = field(default_factory=dict)
+    properties: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    started: float = 0.0
+    inputs: dict[str, list[str]] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    output_ids: dict[str, list[int]] = field(default_factory=dict)
+    input_ids: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def cached(self) -> bool:
+        """Whether the outputs come from an earlier run."""
+        return self.state == CACHED
+
+    @property
+    def failed(self) -> bool:
+        """Whether the step ended with an error."""
+        return self.state == FAILED
+
+    @property
+    def title(self) -> str:
+        """The title for people; the name itself when it has none."""
+        return STEP_TITLES.get(self.name, self.name)
+
+    @property
+    def ingested(self) -> IngestedImages | None:
+        """The images of the step's Examples artifact; None for a step without one."""
+        found = self.properties.get(_EXAMPLES)
+        if not found:
+            return None
+        return IngestedImages(
+            span=found[0].get("span"),
+            count=found[0].get("images"),
+            fingerprint=str(found[0].get("input_fingerprint", "")),
+        )
+
+    @property
+    def pushed(self) -> list[str]:
+        """Folders of the versions that this step pushed."""
+        models = self.properties.get(PUSHED_MODEL, [])
+        places = [str(model.get("pushed_destination", "")) for model in models]
+        return [place for place in places if place]
+
+    def output(self, name: str) -> str:
+        """Returns the folder of the only artifact of an output."""
+        (uri,) = self.outputs[name]
+        return uri
