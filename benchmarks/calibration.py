@@ -26,6 +26,7 @@ from pipeline.local_runner import metadata_connection
 from pipeline.run_record import latest_run
 from serving import names
 from trainer import features
+from trainer.model_card import EXPORTED_CARD, parse_card
 from trainer.preprocessing import parse_records
 
 _BATCH = 512
@@ -57,8 +58,8 @@ def measure(root: pathlib.Path) -> dict[str, float]:
     """
     steps = latest_run(metadata_connection(root))
     folder = pathlib.Path(steps["Trainer"].output("model")) / "Format-Serving"
-    card = json.loads((folder / names.EXTRA_ASSETS / names.MODEL_CARD).read_text())
-    temperature = float(card["calibration"]["temperature"]["value"])
+    card = parse_card((folder / EXPORTED_CARD).read_bytes())
+    temperature = card.calibration.temperature.value
     signatures = tf.saved_model.load(str(folder)).signatures
     before, after = ConfidenceGrid(), ConfidenceGrid()
     hits = images = 0

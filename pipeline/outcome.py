@@ -1,6 +1,5 @@
 """What came of a run's model, as its artifacts tell it: verdicts, and what it started from."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -8,7 +7,7 @@ from typing import Final
 from components.model_gate import metric_names
 from components.model_gate.verdict import VERDICT_JSON, Verdict, read_verdict
 from pipeline.run_record import Step
-from serving import names
+from trainer.model_card import EXPORTED_CARD, parse_card
 
 EXPORT: Final = "Format-Serving"
 """TFX's folder of the SavedModel in a Model artifact."""
@@ -105,6 +104,6 @@ def read_warm_start(step: Step) -> str:
     Returns:
         How many weights came from which model, in a line; empty where all started anew.
     """
-    folder = Path(step.output("model")) / EXPORT / names.EXTRA_ASSETS
-    card = json.loads((folder / names.MODEL_CARD).read_text(encoding="utf-8"))
-    return str(card.get("base", {}).get("line", "")).removeprefix("warm start: ")
+    path = Path(step.output("model")) / EXPORT / EXPORTED_CARD
+    base = parse_card(path.read_bytes()).base
+    return base.line.removeprefix("warm start: ") if base else ""

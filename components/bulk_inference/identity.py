@@ -22,7 +22,7 @@ def job_identity(config: BulkConfig, card: ModelCard) -> dict[str, Any]:
     source = config.input
     return {
         "layout": _VERSION,
-        "digests": card.digests,
+        "digests": card.answer_digests,
         "classes": hashlib.sha256("\0".join(card.classes).encode()).hexdigest()[:16],
         "format": config.format,
         "columns": list(config.columns),

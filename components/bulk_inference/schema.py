@@ -129,7 +129,7 @@ def _top_k_probabilities(batch: Annotated, _: ModelCard) -> pa.Array:
 def _digest(part: str) -> Column:
     return Column(
         lambda _: _FEW,
-        lambda batch, card: _constant(card.digests.get(part, ""), len(batch)),
+        lambda batch, card: _constant(card.answer_digests.get(part, ""), len(batch)),
         f"digest of the {part} that made the row",
     )
 

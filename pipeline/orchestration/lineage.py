@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.run_record import Run, Step
+from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 
-_CARD = Path("assets.extra") / "model.json"
 _PUSH_RECORD = Path("assets.extra") / "push.json"
 
 
@@ -81,7 +81,6 @@ def trace(runs: Sequence[Run], model: Path) -> Origin:
         ((owner, found) for owner, found in behind.values() if "model" in found.outputs), None
     )
     examples = ingest.properties["examples"][0] if ingest else {}
-    card = _read_json(model / _CARD)
     return Origin(
         model=str(model),
         pushed_by=run.name,
@@ -91,7 +90,7 @@ def trace(runs: Sequence[Run], model: Path) -> Origin:
         fingerprint=str(examples.get("input_fingerprint", "")),
         images=examples.get("images"),
         code=_code_digest(trained[1]) if trained else "",
-        digests=dict(card.get("digests", {})),
+        digests=_read_card(model).digests.as_dict(),
         metrics=dict(_read_json(model / _PUSH_RECORD).get("metrics") or {}),
         steps=[
             {"run": owner.name, "step": found.name, "outputs": found.outputs}
@@ -167,6 +166,13 @@ def _code_digest(step: Step) -> str:
         return str(json.loads(step.settings["custom_config"])["code_digest"])
     except (KeyError, ValueError, TypeError):
         return str(step.settings.get("code_digest", ""))
+
+
+def _read_card(model: Path) -> ModelCard:
+    try:
+        return parse_card((model / EXPORTED_CARD).read_bytes())
+    except (OSError, CardError):
+        return ModelCard()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -65,9 +65,8 @@ def draw_samples(
         import tensorflow as tf
 
         loaded = tf.saved_model.load(card.path)
-        facts = {"classes": card.classes, "embedding_size": card.embedding_size}
         try:
-            drawn = write_grid(output, find_generator(loaded, facts), count=count, seed=seed)
+            drawn = write_grid(output, find_generator(loaded, card), count=count, seed=seed)
         except MissingPartError as missing:
             raise ValueError(f"{card.path}: {missing}") from missing
     terminal.say(f"{drawn['images']:,} images: {output}")

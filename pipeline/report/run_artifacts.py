@@ -22,7 +22,7 @@ from components.model_gate.verdict import VERDICT_JSON, Verdict, read_verdict
 from pipeline.outcome import EXPORT
 from pipeline.report.page import MissingPartError, ReportError
 from pipeline.run_record import Step, latest_run
-from serving import names
+from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 
 _METADATA: Final = "metadata.sqlite"
 _ARTIFACTS: Final = "artifacts"
@@ -92,9 +92,16 @@ class RunArtifacts:
         return self.folder("Trainer", "model") / EXPORT
 
     @cached_property
-    def card(self) -> dict[str, Any]:
-        """The model card."""
-        return _json(self.model / names.EXTRA_ASSETS / names.MODEL_CARD)
+    def card(self) -> ModelCard:
+        """The model card, with classes, shape and embedding size."""
+        path = self.model / EXPORTED_CARD
+        try:
+            card = parse_card(path.read_bytes())
+            return card.require("classes", "image_shape", "embedding_size")
+        except OSError as error:
+            raise MissingPartError(f"{path.name} is missing: {error.strerror}.") from error
+        except CardError as error:
+            raise MissingPartError(f"{path.name} cannot be read: {error}.") from error
 
     @cached_property
     def history(self) -> list[dict[str, Any]]:

@@ -105,8 +105,8 @@ def steps(run: RunArtifacts) -> Facts:
 def versions(run: RunArtifacts) -> Facts:
     """Libraries and digests."""
     card = run.card
-    libraries = {"Python": platform.python_version(), **card.get("libraries", {})}
-    return {"libraries": libraries, "digests": card.get("digests", {}), "model": str(run.model)}
+    libraries = {"Python": platform.python_version(), **card.libraries}
+    return {"libraries": libraries, "digests": card.digests.as_dict(), "model": str(run.model)}
 
 
 def class_balance(run: RunArtifacts) -> Facts:
@@ -134,7 +134,7 @@ def class_balance(run: RunArtifacts) -> Facts:
 
 def _natural(run: RunArtifacts, classes: list[str]) -> list[str]:
     card = _or_none(run, "card")
-    order = {name: place for place, name in enumerate(card["classes"])} if card else {}
+    order = {name: place for place, name in enumerate(card.classes)} if card else {}
     return sorted(classes, key=lambda name: (order.get(name, len(order)), name))
 
 
@@ -281,10 +281,10 @@ def _row(album: Album, pixels: np.ndarray) -> Any:
 
 def active_units(run: RunArtifacts) -> Facts:
     """Latent dimensions that say something about the image."""
-    latent = run.card.get("summaries", {}).get("latent")
-    if not latent:
+    latent = run.card.summaries.latent
+    if not latent.std:
         raise MissingPartError("The model carries no summaries of its latent space.")
-    variance = np.square(np.asarray(latent["std"]))
+    variance = np.square(np.asarray(latent.std))
     active = int((variance > 0.01).sum())
     alt = f"{active} of {len(variance)} latent dimensions have a variance above 0.01"
     figure = plots.bars("Variance of the posterior mean", variance, alt=alt,
