@@ -13,8 +13,7 @@ import numpy as np
 from scipy import stats
 
 from components.bulk_inference.drift_sums import PIXEL_BINS, DriftSums, expected_shares
-from components.bulk_inference.model_card import ModelCard
-from trainer.model_card import FileMix
+from trainer.model_card import FileMix, ModelCard
 
 _FAMILIES: Final = (
     "latent",

@@ -10,8 +10,8 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from components.bulk_inference.model_card import ModelCard
 from serving import names
+from trainer.model_card import ModelCard
 
 PIXEL_BINS: Final = 32
 """Bins of the histogram of pixel levels, 8 levels each."""

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 from components.bulk_inference import storage
-from components.bulk_inference.model_card import ModelCard
 from components.image_sources.errors import InputError
 from serving import names
 from serving.tolerance import same_answers
+from trainer.model_card import ModelCard
 
 _LOG = logging.getLogger(__name__)
 

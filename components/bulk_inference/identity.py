@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from components.bulk_inference import ledger, storage
 from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.model_card import ModelCard
 from components.image_sources.errors import InputError
+from trainer.model_card import ModelCard
 
 _VERSION: Final = 1
 """Of the layout and of the numbers; a job over an older one starts afresh."""

@@ -12,8 +12,8 @@ from typing import Any
 
 from components.bulk_inference import ledger, storage
 from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.model_card import ModelCard
 from components.bulk_inference.schema import COLUMNS, table_schema
+from trainer.model_card import ModelCard
 
 
 @dataclass

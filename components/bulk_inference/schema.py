@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from components.bulk_inference.model_card import ModelCard
 from components.image_sources.errors import InputError
 from serving import names
+from trainer.model_card import ModelCard
 
 _TEXT: Final = pa.string()
 _FEW: Final = pa.dictionary(pa.int32(), pa.string())

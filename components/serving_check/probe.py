@@ -18,7 +18,7 @@ from typing import Final
 import numpy as np
 import tensorflow as tf
 
-from components.bulk_inference.model_card import ModelCard, read_card
+from components.bulk_inference.model_card import read_card
 from components.serving_check.bulk_path import answer_as_bulk_job
 from components.serving_check.config import ServingCheckConfig
 from components.serving_check.report import CheckReport, Stage, compare
@@ -26,6 +26,7 @@ from components.serving_check.requests import Request, build_request
 from components.serving_check.session import SessionModel
 from serving import names
 from serving.golden import GoldenSet, read_golden
+from trainer.model_card import ModelCard
 
 _BOMB_SIDE = 30_000
 _MOST_GROWTH_MIB = 256
