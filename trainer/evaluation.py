@@ -76,6 +76,7 @@ class Evaluator:
     def __call__(self, data: ImageSet, *, alpha: float = 1.0) -> dict[str, float]:
         """Means over the split: accuracy, cross_entropy, elbo (nats), loss and others.
 
+        `reconstruction_error` is the mean square over pixel values in [0, 1].
         Labels count where they are present; a split without any has no accuracy. `alpha` weighs
         the cross-entropy in `loss`, as in training. Decoders that see h have a
         `conditional_bound` instead of an `elbo`.

@@ -181,7 +181,9 @@ COLUMNS: Final[dict[str, Column]] = {
     ),
     "elbo": Column(lambda _: pa.float32(), _scalar(names.ELBO), "nats per image"),
     "reconstruction_error": Column(
-        lambda _: pa.float32(), _scalar(names.RECONSTRUCTION_ERROR), "nats per image"
+        lambda _: pa.float32(),
+        _scalar(names.RECONSTRUCTION_ERROR),
+        "mean square over pixel values in [0, 1]",
     ),
     "embedding": Column(
         lambda card: _floats(card.embedding_size), _vector(names.EMBEDDING), "posterior mean"
