@@ -30,7 +30,8 @@ def differences(found: np.ndarray, expected: np.ndarray) -> np.ndarray:
     """
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     with np.errstate(invalid="ignore"):
-        result = np.abs(found - expected) / np.maximum(np.abs(expected), 1.0)
+        # NumPy gives a scalar, which takes no assignment, for arrays without dimensions.
+        result = np.asarray(np.abs(found - expected) / np.maximum(np.abs(expected), 1.0))
     result[(found == expected) | (np.isnan(found) & np.isnan(expected))] = 0.0
     result[np.isnan(result)] = np.inf
     return result
