@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.image_sets import parser, record
-from components.model_gate.confidence_grid import ConfidenceGrid
 from pipeline.config import PipelineConfig, load_config
 from pipeline.console import Terminal
 from pipeline.digits import write_digits
@@ -26,6 +25,7 @@ from pipeline.local_runner import metadata_connection
 from pipeline.run_record import latest_run
 from serving import names
 from trainer import features
+from trainer.confidence_grid import ConfidenceGrid
 from trainer.model_card import EXPORTED_CARD, parse_card
 from trainer.preprocessing import parse_records
 

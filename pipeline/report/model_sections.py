@@ -12,6 +12,7 @@ from pipeline.report.album import Album, decode_file, sheet, spaced, square
 from pipeline.report.answers import Answers
 from pipeline.report.generation import Generator, manifold, prior_samples
 from pipeline.report.page import Facts, MissingPartError, isolated
+from trainer.confidence_grid import expected_calibration_error
 from trainer.model_card import ModelCard
 
 _MATRIX_CLASSES: Final = 24
@@ -74,7 +75,7 @@ def calibration(answers: Answers, card: ModelCard) -> Facts:
         ("Before, temperature 1", findings.uncalibrated(after, value)),
         (f"After, temperature {value:.3g}", after),
     ):
-        error = findings.calibration_error(probabilities, labels)
+        error = expected_calibration_error(probabilities, labels)
         right = probabilities.argmax(axis=1) == labels
         alt = f"{title}: share of right answers over confidence; calibration error {error:.4f}"
         plot = plots.reliability(title, probabilities.max(axis=1), right, alt=alt)
