@@ -17,7 +17,6 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks.image_sets import parser, record
-from components.model_gate.confidence_grid import ConfidenceGrid
 from pipeline.config import PipelineConfig, load_config
 from pipeline.console import Terminal
 from pipeline.digits import write_digits
@@ -25,6 +24,8 @@ from pipeline.jobs import train_and_push
 from pipeline.runs.store import latest_run
 from serving import names
 from trainer import features
+from trainer.confidence_grid import ConfidenceGrid
+from trainer.model_card import EXPORTED_CARD, parse_card
 from trainer.preprocessing import parse_records
 
 _BATCH = 512
@@ -56,8 +57,8 @@ def measure(root: pathlib.Path) -> dict[str, float]:
     """
     steps = latest_run(root).steps
     folder = pathlib.Path(steps["Trainer"].output("model")) / "Format-Serving"
-    card = json.loads((folder / names.EXTRA_ASSETS / names.MODEL_CARD).read_text())
-    temperature = float(card["calibration"]["temperature"]["value"])
+    card = parse_card((folder / EXPORTED_CARD).read_bytes())
+    temperature = card.calibration.temperature.value
     signatures = tf.saved_model.load(str(folder)).signatures
     before, after = ConfidenceGrid(), ConfidenceGrid()
     hits = images = 0

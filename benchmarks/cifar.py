@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.image_sets import cifar, mean_and_worst, record, split_off
 from benchmarks.trainings import run_training, started, training_parser
 from trainer import evaluation
+from trainer.confidence_grid import expected_calibration_error
 
 MODEL: dict[str, Any] = {
     "encoder": "conv",
@@ -71,7 +72,7 @@ def main() -> None:
                 "accuracy": measures["accuracy"],
                 "bits_per_dimension": measures["bits_per_dimension"],
                 "reconstruction_error": measures["reconstruction_error"],
-                "ece": evaluation.expected_calibration_error(outputs["probabilities"], test.labels),
+                "ece": expected_calibration_error(outputs["probabilities"], test.labels),
                 "finite": all(
                     bool(np.isfinite(list(entry["train"].values())).all())
                     for entry in result.history

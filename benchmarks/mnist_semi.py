@@ -14,6 +14,7 @@ import numpy as np
 from benchmarks.image_sets import mean_and_worst, mnist, record, split_off
 from benchmarks.trainings import run_training, started, training_parser
 from trainer import evaluation
+from trainer.confidence_grid import expected_calibration_error
 from trainer.input_pipeline import ImageSet
 
 PER_CLASS = 10
@@ -89,7 +90,7 @@ def main() -> None:
             "steps": trained.result.steps,
             **trained.cost(),
             "error": float(np.mean(probabilities.argmax(-1) != test.labels)),
-            "ece": evaluation.expected_calibration_error(probabilities, test.labels),
+            "ece": expected_calibration_error(probabilities, test.labels),
             "elbo_grey": float(np.mean(outputs["elbo"])),
         }
         logging.info("%s", run)

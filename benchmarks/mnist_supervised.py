@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.image_sets import mean_and_worst, mnist, record, split_off
 from benchmarks.trainings import run_training, started, training_parser
 from trainer import evaluation
+from trainer.confidence_grid import expected_calibration_error
 from trainer.input_pipeline import ImageSet
 from trainer.train import TrainResult
 
@@ -66,7 +67,7 @@ def main() -> None:
             **trained.cost(),
             "accuracy": measures["accuracy"],
             "elbo_grey": measures["elbo"],
-            "ece": evaluation.expected_calibration_error(logits["probabilities"], test.labels),
+            "ece": expected_calibration_error(logits["probabilities"], test.labels),
             "false_positive_rate": float(np.mean(logits["is_outlier"])),
             "threshold_interval": result.calibration["thresholds"]["review"]["interval"],
             "bound_nats": bound(result, test, arguments.bound_images, arguments.samples),

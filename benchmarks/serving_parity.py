@@ -25,6 +25,7 @@ from trainer import features
 from trainer.config import ModelConfig, TrainerConfig
 from trainer.examples import pixel_moments
 from trainer.input_pipeline import ImageSet
+from trainer.model_card import ModelCard
 from trainer.preprocessing import RecordTransform, preprocessing_fn
 from trainer.train import train
 
@@ -104,7 +105,7 @@ def main() -> None:
             model,
             model=result.model,
             transform=transform,
-            card={},
+            card=ModelCard(),
             config_yaml="name: serving-parity",
             golden=files,
         )

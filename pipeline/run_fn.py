@@ -18,6 +18,7 @@ from serving.golden import MOST_IMAGES
 from trainer import features
 from trainer import strategy as strategies
 from trainer.callbacks import Progress
+from trainer.model_card import ModelCard
 from trainer.preprocessing import parse_records
 from trainer.progress import PROGRESS_LOGGER
 from trainer.train import TrainResult, train
@@ -114,9 +115,9 @@ def _golden_files(fn_args: Any) -> list[bytes]:
     return []
 
 
-def _card(fn_args: Any, training: Training, result: TrainResult) -> dict[str, Any]:
+def _card(fn_args: Any, training: Training, result: TrainResult) -> ModelCard:
     model = result.model
-    return {
+    facts = {
         "name": training.options["name"],
         "digests": {
             "model": digest_weights(model.weights),
@@ -132,6 +133,7 @@ def _card(fn_args: Any, training: Training, result: TrainResult) -> dict[str, An
         "libraries": library_versions(),
         **({"base": result.warm_start.as_dict()} if result.warm_start else {}),
     }
+    return ModelCard.model_validate(facts)
 
 
 def _digest_files(folder: str) -> str:

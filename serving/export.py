@@ -3,8 +3,7 @@
 `pipeline/run_fn.py` calls it at the end of training.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from serving.golden import answer_in_memory, write_golden
 from serving.signatures import create_signatures
 from serving.warmup import write_warm_up
 from trainer.model import VaeClassifier
+from trainer.model_card import EXPORTED_CARD, ModelCard, format_card
 from trainer.preprocessing import RecordTransform
-from trainer.warm_start import CARD_WEIGHTS
 from trainer.weights import weight_names
 
 
@@ -27,7 +26,7 @@ def export_model(
     *,
     model: VaeClassifier,
     transform: RecordTransform,
-    card: Mapping[str, Any],
+    card: ModelCard,
     config_yaml: str,
     golden: Sequence[bytes] = (),
     max_pixels: int = MAX_PIXELS,
@@ -41,7 +40,7 @@ def export_model(
         folder: The SavedModel's folder; made here.
         model: The trained and calibrated model.
         transform: The graph that the model was trained behind.
-        card: What `assets.extra/model.json` says beside the shapes and classes: digests, metrics.
+        card: Facts about the training; the export adds those about the model itself.
         config_yaml: The configuration that made the model, for `assets.extra/config.yaml`.
         golden: Image files, of which the first are kept in `assets.extra/golden.npz` with what the
             model in memory says of them.
@@ -59,17 +58,18 @@ def export_model(
 
     extra = Path(folder) / names.EXTRA_ASSETS
     tf.io.gfile.makedirs(str(extra))
-    description = {
-        "classes": list(transform.classes),
-        "image_shape": list(model.image_shape),
-        "embedding_size": model.config.latent_size,
-        "body_dtype": model.body_dtype,
-        # `track` keeps the variables in this order.
-        CARD_WEIGHTS: weight_names(model.weights),
-        **card,
-    }
-    _write_text(extra / names.MODEL_CARD, json.dumps(description, indent=2, sort_keys=True))
-    _write_text(extra / names.CONFIG, config_yaml)
+    described = card.model_copy(
+        update={
+            "classes": tuple(transform.classes),
+            "image_shape": model.image_shape,
+            "embedding_size": model.config.latent_size,
+            "body_dtype": model.body_dtype,
+            # `track` keeps the variables in this order.
+            "weights": tuple(weight_names(model.weights)),
+        }
+    )
+    _write_text(Path(folder) / EXPORTED_CARD, format_card(described))
+    _write_text(extra / names.CONFIG, config_yaml + "\n")
     answers = answer_in_memory(model, transform, golden, max_pixels=max_pixels)
     write_golden(answers, str(extra / names.GOLDEN))
     write_warm_up(str(extra / names.WARM_UP), model.image_shape)
@@ -82,4 +82,4 @@ def _as_written(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _write_text(path: Path, text: str) -> None:
     with tf.io.gfile.GFile(str(path), "w") as file:
-        file.write(text + "\n")
+        file.write(text)

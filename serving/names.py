@@ -45,7 +45,6 @@ IMAGE: Final = "image"
 
 # Files beside a SavedModel, under assets.extra/.
 EXTRA_ASSETS: Final = "assets.extra"
-MODEL_CARD: Final = "model.json"
 CONFIG: Final = "config.yaml"
 PUSH_RECORD: Final = "push.json"
 WARM_UP: Final = "tf_serving_warmup_requests"

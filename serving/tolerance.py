@@ -31,6 +31,7 @@ def differences(found: ArrayLike, expected: ArrayLike) -> np.ndarray:
     """
     ours, theirs = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     with np.errstate(invalid="ignore"):
+        # NumPy gives a scalar, which takes no assignment, for arrays without dimensions.
         result = np.asarray(np.abs(ours - theirs) / np.maximum(np.abs(theirs), 1.0))
     result[(ours == theirs) | (np.isnan(ours) & np.isnan(theirs))] = 0.0
     result[np.isnan(result)] = np.inf

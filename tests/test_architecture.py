@@ -76,6 +76,7 @@ def test_tfx_stays_at_the_edges() -> None:
         ("pipeline.config", ("tensorflow", "tfx", "apache_beam")),
         ("components.image_sources.config", ("tensorflow", "tfx")),
         ("trainer.config", ("tensorflow", "tfx")),
+        ("trainer.model_card", ("tensorflow", "tfx", "apache_beam", "numpy")),
         ("serving.names", ("tensorflow", "tfx")),
     ],
 )

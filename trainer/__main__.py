@@ -4,7 +4,6 @@ Writes `model.keras` and `model.json` (classes, calibration, summaries) to the o
 """
 
 import argparse
-import json
 import logging
 import os
 import pathlib
@@ -85,6 +84,7 @@ def _train(
     # After the arguments: `--help` and wrong options must not wait for TensorFlow.
     from trainer import examples as folder
     from trainer import strategy as strategies
+    from trainer.model_card import CARD_FILE, ModelCard, format_card
     from trainer.train import train
     from trainer.warm_start import read_base
 
@@ -112,7 +112,7 @@ def _train(
     )
     if strategies.is_chief(strategy):
         result.model.save(out / "model.keras")
-        record = {
+        facts = {
             "classes": classes,
             "image": image.model_dump(),
             "calibration": result.calibration,
@@ -120,7 +120,8 @@ def _train(
             "validation": result.history[-1].get("validation"),
             **({"base": result.warm_start.as_dict()} if result.warm_start else {}),
         }
-        (out / "model.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+        card = ModelCard.model_validate(facts)
+        (out / CARD_FILE).write_text(format_card(card), encoding="utf-8")
     # A worker that leaves early would take the cluster down under the chief.
     strategies.agree(strategy, False)
 

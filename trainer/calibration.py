@@ -13,12 +13,8 @@ import tensorflow as tf
 from scipy import optimize, stats
 
 from trainer import outliers
-from trainer.evaluation import (
-    Forward,
-    expected_calibration_error,
-    log_softmax,
-    negative_log_likelihood,
-)
+from trainer.confidence_grid import expected_calibration_error
+from trainer.evaluation import Forward, log_softmax, negative_log_likelihood
 from trainer.input_pipeline import ImageSet
 from trainer.model import VaeClassifier
 from trainer.options import CalibrationConfig

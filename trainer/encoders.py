@@ -4,6 +4,7 @@ A body gives two things: `trunk`, which the posterior head reads, and `features`
 classifier, the neighbour search and the `hidden` decoder read. For `mlp` they are the same.
 """
 
+import dataclasses
 from typing import Any
 
 import keras
@@ -14,6 +15,25 @@ from trainer.normalization import FusedBatchNorm
 
 _LEAST_SIDE = 4
 """The convolutional trunk ends at a grid of at most this many places a side."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """What the encoder says of a batch, all float32.
+
+    Attributes:
+        mean: [batch, d], mu.
+        log_variance: [batch, d], clipped.
+        features: [batch, m], h.
+    """
+
+    mean: tf.Tensor
+    log_variance: tf.Tensor
+    features: tf.Tensor
+
+    def latent(self, noise: tf.Tensor) -> tf.Tensor:
+        """Mu + sigma * noise; `noise` is [..., batch or 1, d]."""
+        return self.mean + tf.exp(0.5 * self.log_variance) * noise
 
 
 def grid_sides(height: int, width: int) -> list[tuple[int, int]]:

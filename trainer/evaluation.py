@@ -1,4 +1,4 @@
-"""Measures of a model on a split: accuracy, bounds, calibration error.
+"""Measures of a model on a split: accuracy, cross-entropy, bounds.
 
 Every image is seen exactly once; the last batch is padded, so nothing is traced anew. Called by
 `train.py`, `calibration.py` and the benchmarks.
@@ -76,6 +76,7 @@ class Evaluator:
     def __call__(self, data: ImageSet, *, alpha: float = 1.0) -> dict[str, float]:
         """Means over the split: accuracy, cross_entropy, elbo (nats), loss and others.
 
+        `reconstruction_error` is the mean square over pixel values in [0, 1].
         Labels count where they are present; a split without any has no accuracy. `alpha` weighs
         the cross-entropy in `loss`, as in training. Decoders that see h have a
         `conditional_bound` instead of an `elbo`.
@@ -110,23 +111,6 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
     """Mean of -log p(y|x), nats."""
     return float(-np.mean(log_softmax(logits)[np.arange(len(labels)), labels]))
-
-
-def expected_calibration_error(
-    probabilities: np.ndarray, labels: np.ndarray, *, bins: int = 15
-) -> float:
-    """Mean distance of confidence and accuracy over equal-width bins (Guo et al. 2017).
-
-    Args:
-        probabilities: [n, K].
-        labels: int [n], 0 to K - 1.
-        bins: how many.
-    """
-    confidence = probabilities.max(axis=-1)
-    right = probabilities.argmax(axis=-1) == labels
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
 
 
 def importance_bound(

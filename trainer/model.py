@@ -1,10 +1,9 @@
 """The VAE-classifier: one encoder for classifying, embedding, reconstructing and scoring.
 
-`objective.py` trains it, `calibration.py` fits its quality scores, `serving/` exports `analyse`.
-docs/model.md has the formulas.
+`step.py` trains it, and Keras's `fit` through `keras_training.py`; `calibration.py` fits its
+quality scores, `serving/` exports `analyse`. docs/model.md has the formulas.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,34 +15,16 @@ import tensorflow as tf
 from trainer import losses, outliers
 from trainer.config import ModelConfig
 from trainer.decoders import build_decoder
-from trainer.encoders import build_encoder
+from trainer.encoders import Encoded, build_encoder
+from trainer.keras_training import KerasTraining
 from trainer.observations import observation_model
 
 _ELBO_NOISE_SEED = 20140501
 """Of analyse()'s fixed noise; a constant, so that equal weights give equal scores."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Encoded:
-    """What the encoder says of a batch, all float32.
-
-    Attributes:
-        mean: [batch, d], mu.
-        log_variance: [batch, d], clipped.
-        features: [batch, m], h.
-    """
-
-    mean: tf.Tensor
-    log_variance: tf.Tensor
-    features: tf.Tensor
-
-    def latent(self, noise: tf.Tensor) -> tf.Tensor:
-        """Mu + sigma * noise; `noise` is [..., batch or 1, d]."""
-        return self.mean + tf.exp(0.5 * self.log_variance) * noise
-
-
 @keras.saving.register_keras_serializable("vaeline")
-class VaeClassifier(keras.Model):
+class VaeClassifier(KerasTraining):
     """A variational autoencoder whose encoder also classifies.
 
     All weights exist after construction.

@@ -12,6 +12,18 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+Shape = Sequence[int | tf.Tensor]
+"""A shape whose batch may be known in the graph alone."""
+
+
+def shape_of(values: tf.Tensor) -> list[int | tf.Tensor]:
+    """Returns a tensor's shape: integers where it is known, scalar tensors otherwise."""
+    known = values.shape.as_list()
+    if None not in known:
+        return known
+    found = tf.shape(values)
+    return [found[axis] if size is None else size for axis, size in enumerate(known)]
+
 
 @dataclasses.dataclass(frozen=True)
 class Noise:
@@ -33,16 +45,16 @@ class Noise:
         mixed = (zlib.crc32(stream.encode()) ^ self.seed) & 0x7FFFFFFF
         return tf.stack([tf.constant(mixed, tf.int32), tf.cast(self.step, tf.int32)])
 
-    def _local(self, values: tf.Tensor, batch: int, axis: int) -> tf.Tensor:
+    def _local(self, values: tf.Tensor, batch: int | tf.Tensor, axis: int) -> tf.Tensor:
         if self.replicas == 1:
             return values
         places = tf.range(batch) + self.replica * batch
         return tf.gather(values, places, axis=axis)
 
-    def _global_shape(self, shape: Sequence[int], axis: int) -> list[int]:
+    def _global_shape(self, shape: Shape, axis: int) -> list[int | tf.Tensor]:
         return [n * self.replicas if i == axis else n for i, n in enumerate(shape)]
 
-    def uniform(self, stream: str, shape: Sequence[int], *, axis: int = 0) -> tf.Tensor:
+    def uniform(self, stream: str, shape: Shape, *, axis: int = 0) -> tf.Tensor:
         """Uniform noise in [0, 1).
 
         Args:
@@ -58,7 +70,7 @@ class Noise:
         )
         return self._local(values, shape[axis], axis)
 
-    def normal(self, stream: str, shape: Sequence[int], *, axis: int = 0) -> tf.Tensor:
+    def normal(self, stream: str, shape: Shape, *, axis: int = 0) -> tf.Tensor:
         """Standard normal noise; arguments as in `uniform`."""
         values = tf.random.stateless_normal(
             self._global_shape(shape, axis), self._key(stream), alg="philox"
@@ -69,5 +81,5 @@ class Noise:
         """`values` [batch, ...] with a share `rate` set to 0 and the rest scaled up."""
         if rate == 0:
             return values
-        keep = self.uniform(stream, values.shape.as_list()) >= rate
+        keep = self.uniform(stream, shape_of(values)) >= rate
         return tf.where(keep, values / (1.0 - rate), tf.zeros_like(values))

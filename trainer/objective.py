@@ -6,13 +6,15 @@ one device.
 """
 
 import dataclasses
-from typing import Final
+from typing import Final, Protocol
 
 import tensorflow as tf
 
 from trainer import losses
-from trainer.model import Encoded, VaeClassifier
-from trainer.noise import Noise
+from trainer.config import ModelConfig
+from trainer.encoders import Encoded
+from trainer.noise import Noise, shape_of
+from trainer.observations import ObservationModel
 from trainer.options import ObjectiveConfig, SemiSupervisedConfig
 from trainer.synchronisation import replica_mean
 
@@ -28,6 +30,33 @@ PARTS: Final = (
     "mutual_information",
 )
 """What a step reports; reconstruction is -E log p(x|z), the bounds and parts are in nats/image."""
+
+
+class JointModel(Protocol):
+    """What the objective asks of a model; `model.VaeClassifier` is one."""
+
+    config: ModelConfig
+    num_classes: int
+    dimensions: int
+    observation: ObservationModel
+
+    @property
+    def label_cost(self) -> float:
+        """-log p(y) of a uniform class, nats; 0 if the decoder does not see the class."""
+
+    def encode(self, pixels: tf.Tensor, *, training: bool = False) -> Encoded:
+        """Returns posterior and features."""
+
+    def classify(self, encoded: Encoded, features: tf.Tensor | None = None) -> tf.Tensor:
+        """Returns logits, float32 [batch, K]."""
+
+    def decode(
+        self, latent: tf.Tensor, beside: tf.Tensor | None = None, *, training: bool = False
+    ) -> tf.Tensor:
+        """Returns the raw output of the observation model."""
+
+    def beside_latent(self, encoded: Encoded, labels: tf.Tensor) -> tf.Tensor | None:
+        """Returns what the decoder sees besides z."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +94,7 @@ def _binarised(batch: Batch, noise: Noise) -> Batch:
     def draw(name: str, images: tf.Tensor | None) -> tf.Tensor | None:
         if images is None:
             return None
-        threshold = noise.uniform(f"binarise/{name}", images.shape.as_list())
+        threshold = noise.uniform(f"binarise/{name}", shape_of(images))
         return tf.cast(threshold < images, tf.float32)
 
     return dataclasses.replace(
@@ -75,7 +104,7 @@ def _binarised(batch: Batch, noise: Noise) -> Batch:
     )
 
 
-def _slice(encoded: Encoded, start: int, size: int) -> Encoded:
+def _slice(encoded: Encoded, start: int | tf.Tensor, size: int | tf.Tensor) -> Encoded:
     return Encoded(
         mean=encoded.mean[start : start + size],
         log_variance=encoded.log_variance[start : start + size],
@@ -94,7 +123,7 @@ class Objective:
 
     def __init__(
         self,
-        model: VaeClassifier,
+        model: JointModel,
         config: ObjectiveConfig,
         semi: SemiSupervisedConfig,
     ) -> None:
@@ -139,7 +168,8 @@ class Objective:
         return total, tf.stack([parts[name] for name in PARTS])
 
     def _mean(self, values: tf.Tensor, noise: Noise) -> tf.Tensor:
-        return tf.reduce_sum(values) / (values.shape[0] * noise.replicas)
+        images = tf.cast(shape_of(values)[0] * noise.replicas, tf.float32)
+        return tf.reduce_sum(values) / images
 
     def _encode(self, batch: Batch) -> dict[str, Encoded]:
         """One pass of the encoder over all streams; they share the normalisation's statistics."""
@@ -158,8 +188,9 @@ class Objective:
         encoded = self._model.encode(together, training=True)
         parts, start = {}, 0
         for name, images in streams.items():
-            parts[name] = _slice(encoded, start, images.shape[0])
-            start += images.shape[0]
+            size = shape_of(images)[0]
+            parts[name] = _slice(encoded, start, size)
+            start += size
         return parts
 
     def _classification(
@@ -232,7 +263,7 @@ class Objective:
         the entropy of p(y|x) is added (Kingma et al. 2014, eq. 7).
         """
         model, samples = self._model, self._config.samples
-        size, batch = model.config.latent_size, images.shape[0]
+        size, batch = model.config.latent_size, shape_of(images)[0]
         latent = encoded.latent(noise.normal(f"latent/{stream}", [samples, batch, size], axis=1))
         flat = tf.reshape(latent, [samples * batch, size])
         repeated = images if samples == 1 else tf.tile(images, [samples, 1, 1, 1])
@@ -271,7 +302,7 @@ class Objective:
         images = tf.convert_to_tensor(batch.unlabelled)
         weight = semi.elbo_weight * self._config.generative_weight
         if weight:
-            none = tf.fill([images.shape[0]], -1)
+            none = tf.fill([shape_of(images)[0]], -1)
             objective, bound = self._generative(
                 images, encoded["unlabelled"], none, logits["unlabelled"], noise, schedule,
                 "unlabelled", parts,

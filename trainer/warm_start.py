@@ -6,7 +6,6 @@ and `python -m trainer` read the model, `train.py` puts its weights in.
 """
 
 import dataclasses
-import json
 import posixpath
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -15,16 +14,12 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.model import VaeClassifier
+from trainer.model_card import CARD_FILE, EXPORTED_CARD, CardError, ModelCard, parse_card
 from trainer.weights import digest_arrays, weight_names
-
-CARD_WEIGHTS: Final = "weights"
-"""Key of an export's card: names of the weights, in the order of the SavedModel's variables."""
 
 # What `serving/export.py` writes, and what `python -m trainer` does.
 _SAVED_MODEL: Final = "saved_model.pb"
-_CARD: Final = "assets.extra/model.json"
 _KERAS_MODEL: Final = "model.keras"
-_KERAS_CARD: Final = "model.json"
 # As `keras.export.ExportArchive.track` keeps them.
 _VARIABLE: Final = "variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -144,44 +139,40 @@ def _bound_to_classes(model: VaeClassifier) -> tuple[str, ...]:
 
 
 def _read_export(folder: str) -> Base:
-    card = _read_json(posixpath.join(folder, _CARD))
+    path = posixpath.join(folder, EXPORTED_CARD)
+    card = _read_card(path)
     try:
-        names = [str(name) for name in card[CARD_WEIGHTS]]
-        expected = str(card["digests"]["model"])
-        classes = tuple(str(name) for name in card["classes"])
-    except (KeyError, TypeError) as error:
+        card.require("weights", "digests.model", "classes")
+    except CardError as error:
         raise ValueError(
-            f"{posixpath.join(folder, _CARD)}: {error} is missing: an earlier version exported it; "
+            f"{path}: {error}: an earlier version exported it; "
             "train once with trainer.warm_start off"
         ) from error
     reader = tf.train.load_checkpoint(posixpath.join(folder, "variables", "variables"))
     try:
-        arrays = [reader.get_tensor(_VARIABLE.format(place)) for place in range(len(names))]
+        arrays = [reader.get_tensor(_VARIABLE.format(place)) for place in range(len(card.weights))]
     except tf.errors.OpError as error:
         raise ValueError(f"{folder}: its weights can't be read: {error.message}") from error
     # It holds the order of the variables, too: names must not move to other weights.
-    if digest_arrays(arrays) != expected:
+    if digest_arrays(arrays) != card.digests.model:
         raise ValueError(f"{folder}: its weights are not those of its card; the export is damaged")
-    return Base(folder, expected, classes, dict(zip(names, arrays, strict=True)))
+    named = dict(zip(card.weights, arrays, strict=True))
+    return Base(folder, card.digests.model, card.classes, named)
 
 
 def _read_keras(folder: str) -> Base:
     import keras
 
-    card = _read_json(posixpath.join(folder, _KERAS_CARD))
+    card = _read_card(posixpath.join(folder, CARD_FILE))
     model = keras.saving.load_model(posixpath.join(folder, _KERAS_MODEL), compile=False)
     arrays = [np.asarray(weight.numpy()) for weight in model.weights]
     named = dict(zip(weight_names(model.weights), arrays, strict=True))
-    classes = tuple(str(name) for name in card.get("classes", ()))
-    return Base(folder, digest_arrays(arrays), classes, named)
+    return Base(folder, digest_arrays(arrays), card.classes, named)
 
 
-def _read_json(path: str) -> dict[str, Any]:
+def _read_card(path: str) -> ModelCard:
     try:
         with tf.io.gfile.GFile(path) as file:
-            document = json.loads(file.read())
+            return parse_card(file.read())
     except (tf.errors.OpError, ValueError) as error:
         raise ValueError(f"{path}: can't be read as the card of a model: {error}") from error
-    if not isinstance(document, dict):
-        raise ValueError(f"{path}: is no card of a model")
-    return document

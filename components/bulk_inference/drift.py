@@ -13,7 +13,7 @@ import numpy as np
 from scipy import stats
 
 from components.bulk_inference.drift_sums import PIXEL_BINS, DriftSums, expected_shares
-from components.bulk_inference.model_card import ModelCard
+from trainer.model_card import FileMix, ModelCard
 
 _FAMILIES: Final = (
     "latent",
@@ -128,11 +128,11 @@ def judge(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftReport:
     images = sums.mix["format"].total()
     mixes = {name: dict(sums.mix[name].most_common(20)) for name in ("format", "size")}
     report = partial(DriftReport, images, formats=mixes["format"], sizes=mixes["size"])
-    if not card.summaries:
+    if not card.summaries.images:
         return report(note="The model carries no summaries of its training data.")
     if images < _FEWEST_IMAGES:
         return report(note=f"Fewer than {_FEWEST_IMAGES} images are not judged.")
-    known = int(card.summaries["images"])
+    known = card.summaries.images
     expected = _expected(card)
     tests = []
     for family in _FAMILIES:
@@ -141,18 +141,18 @@ def judge(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftReport:
             for name in sorted(expected)
             if (name == family or name.startswith(f"{family}/")) and name in sums.counts
         ]
-        if family in _MIXES and family in card.summaries.get("mix", {}):
-            results = [(family, *_compare_mix(card.summaries["mix"], sums.mix[family], family))]
+        if family in _MIXES and card.summaries.mix.images:
+            results = [(family, *_compare_mix(card.summaries.mix, sums.mix[family], family))]
         if results:
             name, statistic, p_value, distance = min(results, key=lambda entry: entry[2])
             p_value = min(1.0, p_value * len(results))
             sure = p_value < alarm_rate / len(_FAMILIES)
             alarm = sure and distance >= _SMALLEST_EFFECT
             tests.append(Test(name, statistic, p_value, distance, alarm))
-    trained = np.asarray(card.summaries["classes"])
+    trained = np.asarray(card.summaries.classes)
     shares = sums.counts["classes"] / max(sums.counts["classes"].sum(), 1)
     # Priors are those of the labels; cards that have none are served by the predicted shares.
-    priors = np.asarray(card.summaries.get("priors", trained))
+    priors = trained if card.summaries.priors is None else np.asarray(card.summaries.priors)
     prior = prior_shift(np.asarray(sums.posteriors), priors)
     return report(
         training_images=known,
@@ -217,12 +217,10 @@ def _pool(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return np.bincount(joined, ours), np.bincount(joined, theirs)
 
 
-def _compare_mix(
-    trained: dict[str, Any], found: Counter[str], family: str
-) -> tuple[float, float, float]:
+def _compare_mix(trained: FileMix, found: Counter[str], family: str) -> tuple[float, float, float]:
     """Compares formats or sizes, by the commonest categories of the training data."""
-    total = int(trained["images"])
-    known = Counter(trained[family]).most_common(_MOST_CATEGORIES)
+    total = trained.images
+    known = Counter(getattr(trained, family)).most_common(_MOST_CATEGORIES)
     theirs = [count for _, count in known]
     ours = [found[name] for name, _ in known]
     shares = np.array([*theirs, total - sum(theirs)]) / total
@@ -258,17 +256,16 @@ def prior_shift(posteriors: np.ndarray, trained: np.ndarray) -> np.ndarray:
 
 def _expected(card: ModelCard) -> dict[str, np.ndarray]:
     summaries = card.summaries
-    levels = summaries["levels"]
-    expected = {
-        f"latent/{dimension}": expected_shares(row, levels)
-        for dimension, row in enumerate(summaries["latent"]["quantiles"])
+    levels = summaries.levels
+    quantiles = {
+        **{f"latent/{place}": row for place, row in enumerate(summaries.latent.quantiles)},
+        "brightness": summaries.pixels.brightness,
+        "contrast": summaries.pixels.contrast,
+        "outlier_score": summaries.outlier_score,
+        "confidence": summaries.confidence,
     }
-    for name in ("brightness", "contrast"):
-        expected[name] = expected_shares(summaries["pixels"][name], levels)
-    for name in ("outlier_score", "confidence"):
-        if name in summaries:
-            expected[name] = expected_shares(summaries[name], levels)
-    expected["classes"] = np.asarray(summaries["classes"])
+    expected = {name: expected_shares(row, levels) for name, row in quantiles.items() if row}
+    expected["classes"] = np.asarray(summaries.classes)
     return expected
 
 
@@ -276,7 +273,7 @@ def _outlier_share(card: ModelCard, sums: DriftSums) -> float | None:
     counts = sums.counts.get("outlier_score")
     if counts is None:
         return None
-    quantiles, levels = card.summaries["outlier_score"], card.summaries["levels"]
+    quantiles, levels = card.summaries.outlier_score, card.summaries.levels
     upto = np.cumsum(expected_shares(quantiles, levels))
     above = upto > 0.95 + 1e-9
     return float(counts[above].sum() / max(counts.sum(), 1))
@@ -310,7 +307,7 @@ def draw(card: ModelCard, sums: DriftSums, report: DriftReport) -> bytes:
     labels.bar(places + 0.2, list(report.labels.values()), 0.4, label="archive")
     labels.set(title="predicted labels", xlabel="class number", ylabel="share")
     labels.legend()
-    trained = card.summaries.get("pixels", {}).get("histogram", [])
+    trained = card.summaries.pixels.histogram
     if "pixels" in sums.counts and len(trained) == PIXEL_BINS:
         step = 256 // PIXEL_BINS
         edges = np.arange(PIXEL_BINS) * step

@@ -10,8 +10,8 @@ from typing import Any, Final, Self
 
 import numpy as np
 
-from components.bulk_inference.model_card import ModelCard
 from serving import names
+from trainer.model_card import ModelCard
 
 PIXEL_BINS: Final = 32
 """Bins of the histogram of pixel levels, 8 levels each."""
@@ -44,15 +44,13 @@ class DriftSums:
         self.mix: dict[str, Counter[str]] = {"format": Counter(), "size": Counter()}
         self.posteriors: list[list[float]] = []
         self._edges: dict[str, np.ndarray] = {}
-        latent = summaries.get("latent", {}).get("quantiles", [])
-        self._latent = [inner_edges(row) for row in latent]
-        pixels = summaries.get("pixels", {})
-        for name in ("brightness", "contrast"):
-            if name in pixels:
-                self._edges[name] = inner_edges(pixels[name])
-        for name in _SCALARS:
-            if name in summaries:
-                self._edges[name] = inner_edges(summaries[name])
+        self._latent = [inner_edges(row) for row in summaries.latent.quantiles]
+        quantiles = {
+            "brightness": summaries.pixels.brightness,
+            "contrast": summaries.pixels.contrast,
+            **{name: getattr(summaries, name) for name in _SCALARS},
+        }
+        self._edges.update({name: inner_edges(row) for name, row in quantiles.items() if row})
         self._classes = len(card.classes)
 
     def add_answers(self, outputs: Mapping[str, np.ndarray]) -> None:

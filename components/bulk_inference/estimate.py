@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.model_card import ModelCard
 from components.bulk_inference.planning import PlannedUnit
+from trainer.model_card import ModelCard
 
 _LEAST_SECONDS: Final = 3.0
 """The sample grows unit by unit until it took this long, so that warming up does not count."""

@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 
 from components.bulk_inference import storage
-from components.bulk_inference.model_card import ModelCard
 from components.image_sources.errors import InputError
 from serving import names
 from serving.tolerance import same_answers
+from trainer.model_card import ModelCard
 
 _LOG = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def shared_annotator(card: ModelCard, *, workers: int, max_images: int) -> Annot
         workers: Cores that calls may use together.
         max_images: Most images of one call, to begin with.
     """
-    identity = (card.path, tuple(card.digests.values()))
+    identity = (card.path, tuple(card.answer_digests.values()))
     with _LOADING:
         if identity not in _LOADED:
             # One model at a time: a process that goes on to another one drops the first.

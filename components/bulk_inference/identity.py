@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from components.bulk_inference import ledger, storage
 from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.model_card import ModelCard
 from components.image_sources.errors import InputError
+from trainer.model_card import ModelCard
 
 _VERSION: Final = 1
 """Of the layout and of the numbers; a job over an older one starts afresh."""
@@ -22,7 +22,7 @@ def job_identity(config: BulkConfig, card: ModelCard) -> dict[str, Any]:
     source = config.input
     return {
         "layout": _VERSION,
-        "digests": card.digests,
+        "digests": card.answer_digests,
         "classes": hashlib.sha256("\0".join(card.classes).encode()).hexdigest()[:16],
         "format": config.format,
         "columns": list(config.columns),

@@ -18,7 +18,7 @@ from components.bulk_inference.counters import NAMES, read_counters
 from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.interruption import workers_end_with_us
 from components.bulk_inference.manifest import Totals, write_manifest
-from components.bulk_inference.model_card import ModelCard, read_card
+from components.bulk_inference.model_card import read_card
 from components.bulk_inference.planning import PlannedUnit, plan_units
 from components.bulk_inference.progress import Progress, Watch
 from components.bulk_inference.result import BulkResult
@@ -26,6 +26,7 @@ from components.bulk_inference.reuse import NEEDED_COLUMNS
 from components.bulk_inference.schema import require_columns
 from components.image_sources.errors import InputError
 from trainer.errors import UserError
+from trainer.model_card import ModelCard
 
 if TYPE_CHECKING:
     # Its module imports Beam.

@@ -12,8 +12,8 @@ from typing import Any
 
 from components.bulk_inference import ledger, storage
 from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.model_card import ModelCard
 from components.bulk_inference.schema import COLUMNS, table_schema
+from trainer.model_card import ModelCard
 
 
 @dataclass
@@ -75,7 +75,7 @@ def write_manifest(
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
         "config": config.model_dump(mode="json"),
-        "model": {"path": card.path, "digests": card.digests, "classes": list(card.classes)},
+        "model": {"path": card.path, "digests": card.answer_digests, "classes": list(card.classes)},
         "counts": {
             name: result[name]
             for name in ("members", "rows", "rejects", "duplicates", "ignored", "units")

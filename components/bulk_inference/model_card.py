@@ -1,41 +1,13 @@
-"""What a model directory says about itself, read without TensorFlow.
+"""Finds a pushed model and reads its card, without TensorFlow.
 
 The job reads it before anything heavy is imported; workers read it when they load the model.
 """
 
-import json
 import posixpath
-from dataclasses import dataclass
-from typing import Any
 
 from components.bulk_inference import storage
 from components.image_sources.errors import InputError
-from serving import names
-
-_DIGESTS = ("model", "transform", "calibration", "code")
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """The facts of `assets.extra/model.json` that a bulk job needs.
-
-    Attributes:
-        path: The version's folder.
-        classes: Names of the classes, in the order of `label_index`.
-        image_shape: Height, width, channels of the model's images.
-        embedding_size: Length of an embedding.
-        digests: Of model, transform, calibration and code; empty where the card has none.
-        summaries: Of the training data, for the drift report; empty where the card has none.
-        body_dtype: Keras dtype policy that encoder and decoder compute in.
-    """
-
-    path: str
-    classes: tuple[str, ...]
-    image_shape: tuple[int, int, int]
-    embedding_size: int
-    digests: dict[str, str]
-    summaries: dict[str, Any]
-    body_dtype: str = "float32"
+from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 
 
 def find_model(path: str) -> str:
@@ -74,32 +46,24 @@ def read_card(path: str) -> ModelCard:
     Args:
         path: As for `find_model`.
 
+    Returns:
+        The card, with the version's folder as `path`; classes, shape and embedding size are known.
+
     Raises:
         InputError: if the folder holds no model of vaeline.
     """
     folder = find_model(path)
-    file = posixpath.join(folder, names.EXTRA_ASSETS, names.MODEL_CARD)
+    file = posixpath.join(folder, EXPORTED_CARD)
     try:
-        facts = json.loads(storage.read_bytes(file))
-        height, width, channels = (int(side) for side in facts["image_shape"])
-        digests = facts.get("digests", {})
-        return ModelCard(
-            path=folder,
-            classes=tuple(str(name) for name in facts["classes"]),
-            image_shape=(height, width, channels),
-            embedding_size=int(facts["embedding_size"]),
-            digests={name: str(digests.get(name, "")) for name in _DIGESTS},
-            summaries=facts.get("summaries") or {},
-            body_dtype=str(facts.get("body_dtype", "float32")),
-        )
+        card = parse_card(storage.read_bytes(file), path=folder)
+        return card.require("image_shape", "classes", "embedding_size")
     except FileNotFoundError:
         raise InputError(
-            f"{folder}: a SavedModel, but not one of vaeline: {names.EXTRA_ASSETS}/"
-            f"{names.MODEL_CARD} is missing; push it with `vaeline run`"
+            f"{folder}: a SavedModel, but not one of vaeline: {EXPORTED_CARD} is missing; push it"
+            " with `vaeline run`"
         ) from None
-    except (KeyError, TypeError, ValueError) as error:
-        what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+    except CardError as error:
         raise InputError(
-            f"{file}: not a model card that this version reads: {what}; push the model again with"
+            f"{file}: not a model card that this version reads: {error}; push the model again with"
             " `vaeline run`"
         ) from error

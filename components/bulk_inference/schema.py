@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from components.bulk_inference.model_card import ModelCard
 from components.image_sources.errors import InputError
 from serving import names
+from trainer.model_card import ModelCard
 
 _TEXT: Final = pa.string()
 _FEW: Final = pa.dictionary(pa.int32(), pa.string())
@@ -129,7 +129,7 @@ def _top_k_probabilities(batch: Annotated, _: ModelCard) -> pa.Array:
 def _digest(part: str) -> Column:
     return Column(
         lambda _: _FEW,
-        lambda batch, card: _constant(card.digests.get(part, ""), len(batch)),
+        lambda batch, card: _constant(card.answer_digests.get(part, ""), len(batch)),
         f"digest of the {part} that made the row",
     )
 
@@ -181,7 +181,9 @@ COLUMNS: Final[dict[str, Column]] = {
     ),
     "elbo": Column(lambda _: pa.float32(), _scalar(names.ELBO), "nats per image"),
     "reconstruction_error": Column(
-        lambda _: pa.float32(), _scalar(names.RECONSTRUCTION_ERROR), "nats per image"
+        lambda _: pa.float32(),
+        _scalar(names.RECONSTRUCTION_ERROR),
+        "mean square over pixel values in [0, 1]",
     ),
     "embedding": Column(
         lambda card: _floats(card.embedding_size), _vector(names.EMBEDDING), "posterior mean"

@@ -25,7 +25,6 @@ from components.bulk_inference.counters import UnitCounts
 from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.duplicates import skipped_positions
 from components.bulk_inference.handler import Annotator, shared_annotator
-from components.bulk_inference.model_card import ModelCard
 from components.bulk_inference.planning import PlannedUnit
 from components.bulk_inference.progress import TALLY
 from components.bulk_inference.reuse import EarlierRows
@@ -39,6 +38,7 @@ from components.bulk_inference.sinks import SINKS
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.errors import InputError
 from components.image_sources.sources import open_source
+from trainer.model_card import ModelCard
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from components.image_checks.exif import orientation_of
 from components.image_checks.reasons import ImageFaultError
-from components.image_sources.config import LimitsConfig
+from components.image_sources.config import RATIO_FLOOR, LimitsConfig
 
 
 class ImageHeader(NamedTuple):
@@ -37,9 +37,6 @@ class ImageHeader(NamedTuple):
     frames: int = 1
     convert: str = ""
 
-
-RATIO_FLOOR: Final = 16 * 1024 * 1024
-"""Unpacked bytes below which no compression ratio is suspicious: a blank page packs well."""
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _PNG_HEAD: Final = struct.Struct(">I4sIIBBBBB")

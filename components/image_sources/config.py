@@ -14,6 +14,9 @@ Format = Literal[
 ]
 
 MIB: Final = 1024 * 1024
+RATIO_FLOOR: Final = 16 * MIB
+"""Unpacked bytes below which no ratio counts against `LimitsConfig.max_ratio`, in zip members, in
+packed tar streams and in the pixels of an image: a blank page packs well."""
 
 
 class LimitsConfig(Section):
@@ -31,8 +34,8 @@ class LimitsConfig(Section):
         default=200.0,
         ge=1,
         description=(
-            "Largest ratio of unpacked to packed bytes, of archive members and of the pixels of"
-            " PNG, GIF and WebP images above 1 MiB. Deflate cannot pass 1,032."
+            "Largest ratio of unpacked to packed bytes, of zip members, packed tar files and the"
+            " pixels of images, each above 16 MiB unpacked. Deflate cannot pass 1,032."
         ),
     )
     max_members: int = Field(

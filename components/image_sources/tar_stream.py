@@ -15,15 +15,13 @@ from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 import zstandard
 
 from components.image_sources import files
-from components.image_sources.config import InputConfig
+from components.image_sources.config import RATIO_FLOOR, InputConfig
 from components.image_sources.errors import InputError
 
 BLOCK: Final = 512
 _LONGEST_HEADER: Final = 1024 * 1024
 _SKIP: Final = 1024 * 1024
 _ZSTD_WINDOW: Final = 1 << 27
-# A stream is held against the ratio limit once it has unpacked this much.
-_RATIO_FLOOR: Final = 64 * 1024 * 1024
 _KINDS: Final = {
     b"0": "",
     b"\0": "",
@@ -159,7 +157,7 @@ class _Blocks:
             raise InputError(
                 f"{self._path}: cut short after {self._given} bytes; copy or download it again"
             )
-        if self._given > _RATIO_FLOOR and self._given > self._ratio * self._packed.consumed:
+        if self._given > RATIO_FLOOR and self._given > self._ratio * self._packed.consumed:
             raise InputError(
                 f"{self._path}: a decompression bomb: {self._packed.consumed} bytes unpack to more"
                 f" than {self._given}; raise limits.max_ratio if that is meant"

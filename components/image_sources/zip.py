@@ -13,7 +13,7 @@ from typing import Final
 from components.image_sources import files
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import InputConfig, LimitsConfig
+from components.image_sources.config import RATIO_FLOOR, InputConfig, LimitsConfig
 from components.image_sources.errors import InputError
 from components.image_sources.naming import PathNaming, is_litter
 from components.image_sources.zip_directory import (
@@ -33,8 +33,6 @@ _LOCAL_LENGTHS: Final = struct.Struct("<HH")
 _GAP: Final = 64 * 1024
 _SLACK: Final = 512
 _READ: Final = 16 * 1024 * 1024
-RATIO_FLOOR: Final = 1024 * 1024
-"""Unpacked bytes below which no ratio is suspicious."""
 
 
 def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:

@@ -3,7 +3,6 @@
 TFX makes it; the rules know no TFX.
 """
 
-import json
 import posixpath
 from typing import Any, Final
 
@@ -18,7 +17,7 @@ from components.model_gate.config import EvaluationConfig
 from components.model_gate.measures import read_measures
 from components.model_gate.rules import judge
 from components.model_gate.verdict import VERDICT_JSON, VERDICT_TEXT
-from serving import names
+from trainer.model_card import EXPORTED_CARD, CardError, parse_card
 
 EVALUATION: Final = "evaluation"
 MODEL: Final = "model"
@@ -85,6 +84,8 @@ class Executor(base_executor.BaseExecutor):
 
 
 def _classes(model: types.Artifact) -> list[str]:
-    folder = path_utils.serving_model_path(model.uri)
-    card = posixpath.join(folder, names.EXTRA_ASSETS, names.MODEL_CARD)
-    return list(json.loads(io_utils.read_string_file(card))["classes"])
+    path = posixpath.join(path_utils.serving_model_path(model.uri), EXPORTED_CARD)
+    try:
+        return list(parse_card(io_utils.read_string_file(path)).require("classes").classes)
+    except CardError as error:
+        raise CardError(f"{path}: {error}; train the model again") from error

@@ -18,6 +18,7 @@ import yaml
 
 from components.image_sources.errors import InputError
 from serving import names
+from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 
 _LOG = logging.getLogger(__name__)
 
@@ -94,15 +95,15 @@ def describe(
     Returns:
         The record, without a version.
     """
-    extra = model / names.EXTRA_ASSETS
-    card = _mapping(extra / names.MODEL_CARD)
-    paths = (_mapping(extra / names.CONFIG).get("input") or {}).get("paths") or ()
+    card = _card(model / EXPORTED_CARD)
+    config = _mapping(model / names.EXTRA_ASSETS / names.CONFIG)
+    paths = (config.get("input") or {}).get("paths") or ()
     record = PushRecord(
-        name=str(card.get("name", "")),
+        name=card.name,
         sources=(paths,) if isinstance(paths, str) else tuple(str(path) for path in paths),
         fingerprint=fingerprint,
-        images=dict(card.get("images") or {}),
-        digests=dict(card.get("digests") or {}),
+        images=card.images,
+        digests=card.digests.as_dict(),
         metrics=dict(metrics or {}),
     )
     return signed(record, user)
@@ -129,8 +130,16 @@ def parse_record(content: bytes, place: str) -> PushRecord:
         return PushRecord()
 
 
+def _card(path: Path) -> ModelCard:
+    try:
+        return parse_card(path.read_bytes())
+    except FileNotFoundError:
+        return ModelCard()
+    except CardError as error:
+        raise InputError(f"{path}: can't be read, so the model is not pushed: {error}") from error
+
+
 def _mapping(path: Path) -> dict[str, Any]:
-    # A card is JSON, which is YAML.
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -15,6 +15,7 @@ from tfx import v1 as tfx
 from tfx.utils import io_utils, path_utils
 
 from serving import names
+from trainer.model_card import EXPORTED_CARD, CardError, parse_card
 
 
 class PushedBaselineOutputs(TypedDict):
@@ -87,8 +88,12 @@ def _versions(directory: str) -> list[str]:
 
 def _digest(folder: str) -> str:
     """Digest of the weights, from the model's card."""
-    with tf.io.gfile.GFile(posixpath.join(folder, names.EXTRA_ASSETS, names.MODEL_CARD)) as file:
-        return str(json.loads(file.read())["digests"]["model"])
+    path = posixpath.join(folder, EXPORTED_CARD)
+    try:
+        with tf.io.gfile.GFile(path) as file:
+            return parse_card(file.read()).require("digests.model").digests.model
+    except CardError as error:
+        raise CardError(f"{path}: {error}; push the model again") from error
 
 
 def _fingerprint(folder: str) -> str:

@@ -18,10 +18,10 @@ from typing import Final
 import numpy as np
 import tensorflow as tf
 
-from components.bulk_inference.model_card import ModelCard, read_card
+from components.bulk_inference.model_card import read_card
 from components.serving_check.bulk_path import answer_as_bulk_job
 from components.serving_check.config import ServingCheckConfig
-from components.serving_check.report import CheckReport, Stage, compare
+from components.serving_check.report import CheckReport, Stage, Tolerance, compare, tolerance_of
 from components.serving_check.requests import Request, build_request
 from components.serving_check.session import SessionModel
 from serving import names
@@ -30,12 +30,14 @@ from serving.golden import GoldenSet, read_golden
 _BOMB_SIDE = 30_000
 _MOST_GROWTH_MIB = 256
 _ASSERTED: Final = re.compile(r"assertion failed: \[(.*?)\]", re.DOTALL)
-_BFLOAT16_FACTOR = 500.0
-"""By how much coarser bfloat16 rounds than what the tolerance is meant for."""
 
 
 def check_in_session(
-    model: SessionModel, golden: GoldenSet, config: ServingCheckConfig, tolerance: float, label: str
+    model: SessionModel,
+    golden: GoldenSet,
+    config: ServingCheckConfig,
+    tolerance: Tolerance,
+    label: str,
 ) -> list[Stage]:
     """Asks every signature at every batch size.
 
@@ -81,7 +83,7 @@ def _answer(
 
 
 def hold_against(
-    request: Request, found: dict[str, np.ndarray], tolerance: float
+    request: Request, found: dict[str, np.ndarray], tolerance: Tolerance
 ) -> tuple[float, str]:
     """Compares an answer and its rows; as `report.compare`."""
     short = [name for name, value in found.items() if len(value) != request.rows]
@@ -139,7 +141,7 @@ def bomb(side: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
-def check_bulk_job(model: str, golden: GoldenSet, tolerance: float) -> Stage:
+def check_bulk_job(model: str, golden: GoldenSet, tolerance: Tolerance) -> Stage:
     """Holds the bulk job's numbers against those in memory."""
     stage = Stage("bulk job")
     expected = dict(golden.answers)
@@ -191,12 +193,6 @@ def run_check(model: str, config: ServingCheckConfig) -> CheckReport:
         "images": len(golden),
     }
     return report
-
-
-def tolerance_of(card: ModelCard, config: ServingCheckConfig) -> float:
-    """The tolerance for a model's arithmetic."""
-    coarse = "bfloat16" in card.body_dtype
-    return config.tolerance * (_BFLOAT16_FACTOR if coarse else 1.0)
 
 
 def first_line(error: BaseException) -> str:

@@ -3,11 +3,46 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
+from components.serving_check.config import ServingCheckConfig
 from serving.tolerance import differences
+from trainer.model_card import ModelCard
+
+_BFLOAT16_FACTOR: Final = 500.0
+"""How much more coarsely bfloat16 rounds than the arithmetic that the tolerance is meant for."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """The largest allowed difference from an answer in memory.
+
+    Attributes:
+        configured: `serving_check.tolerance`.
+        factor: what it is multiplied with for the model's arithmetic.
+        body_dtype: Keras dtype policy of the model's encoder and decoder.
+    """
+
+    configured: float
+    factor: float = 1.0
+    body_dtype: str = "float32"
+
+    @property
+    def limit(self) -> float:
+        """The largest allowed difference itself."""
+        return self.configured * self.factor
+
+    def __str__(self) -> str:
+        scaled = f", times {self.factor:g} for {self.body_dtype}" if self.factor != 1 else ""
+        return f"serving_check.tolerance is {self.configured:g}{scaled}"
+
+
+def tolerance_of(card: ModelCard, config: ServingCheckConfig) -> Tolerance:
+    """Returns the tolerance for a model's arithmetic, the same in every stage of the check."""
+    factor = _BFLOAT16_FACTOR if "bfloat16" in card.body_dtype else 1.0
+    return Tolerance(config.tolerance, factor, card.body_dtype)
 
 
 @dataclass
@@ -74,14 +109,14 @@ class CheckReport:
 
 
 def compare(
-    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: float
+    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: Tolerance
 ) -> tuple[float, str]:
     """Holds answers against those in memory.
 
     Args:
         found: arrays [n, ...] by output name; only names that are expected count.
         expected: likewise.
-        tolerance: largest allowed difference, as in the configuration.
+        tolerance: largest allowed difference; a fault names its parts.
 
     Returns:
         The largest difference, and what is wrong: the output, the image and both numbers; empty
@@ -94,11 +129,11 @@ def compare(
             return float("inf"), f"{name} has the shape {ours.shape} instead of {theirs.shape}"
         differs = differences(ours, theirs)
         worst = float(differs.max(initial=0.0))
-        if worst > tolerance and worst > largest:
+        if worst > tolerance.limit and worst > largest:
             place = np.unravel_index(differs.argmax(), differs.shape)
             fault = (
                 f"{name} of golden image {place[0]} is {ours[place]:.6g} and was "
-                f"{theirs[place]:.6g} in memory; serving_check.tolerance is {tolerance:g}"
+                f"{theirs[place]:.6g} in memory; {tolerance}"
             )
         largest = max(largest, worst)
     return largest, fault

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from components.bulk_inference.model_card import read_card
 from components.serving_check.config import ServingCheckConfig
-from components.serving_check.report import Stage, compare
+from components.serving_check.report import Stage, Tolerance, compare, tolerance_of
 from serving import names
 from serving.golden import GoldenSet, read_golden
 
@@ -32,19 +33,20 @@ def check_server(model: str, config: ServingCheckConfig) -> list[Stage]:
         A stage for each protocol.
     """
     golden = read_golden(f"{model}/{names.EXTRA_ASSETS}/{names.GOLDEN}")
+    tolerance = tolerance_of(read_card(model), config)
     if config.server:
-        return [_ask(config.server, config, golden)]
+        return [_ask(config.server, config, golden, tolerance)]
     binary = shutil.which(_BINARY)
     if binary is None:
         return []
     try:
         with _started(binary, model, config) as targets:
-            return [_ask(target, config, golden) for target in targets]
+            return [_ask(target, config, golden, tolerance) for target in targets]
     except OSError as error:
         return [Stage(_BINARY, str(error))]
 
 
-def _ask(target: str, config: ServingCheckConfig, golden: GoldenSet) -> Stage:
+def _ask(target: str, config: ServingCheckConfig, golden: GoldenSet, tolerance: Tolerance) -> Stage:
     # The client needs requests and grpc, which a check without a server can do without.
     client_module = importlib.import_module("serving.client")
 
@@ -62,7 +64,7 @@ def _ask(target: str, config: ServingCheckConfig, golden: GoldenSet) -> Stage:
             stage.fault = f"no answer to {size} images: {str(error).splitlines()[0][:300]}"
             break
         expected = {name: answer[rows] for name, answer in golden.answers.items()}
-        difference, fault = compare(found, expected, config.tolerance)
+        difference, fault = compare(found, expected, tolerance)
         stage.difference = max(stage.difference, difference)
         stage.fault = stage.fault or fault
     return stage

@@ -64,9 +64,8 @@ def sample(terminal: Any, model: str, output: Path, count: int, seed: int, logs:
         import tensorflow as tf
 
         loaded = tf.saved_model.load(card.path)
-        facts = {"classes": card.classes, "embedding_size": card.embedding_size}
         try:
-            drawn = write_grid(output, find_generator(loaded, facts), count=count, seed=seed)
+            drawn = write_grid(output, find_generator(loaded, card), count=count, seed=seed)
         except MissingPartError as missing:
             raise InputError(f"{card.path}: {missing}") from missing
     terminal.say(f"{drawn['images']:,} images: {output}")

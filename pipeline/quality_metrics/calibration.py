@@ -5,13 +5,13 @@ from typing import Any
 import tensorflow_model_analysis as tfma
 
 from components.model_gate import metric_names
-from components.model_gate.confidence_grid import ConfidenceGrid
 from pipeline.quality_metrics.inputs import (
     MergingCombiner,
     label_of,
     outputs_of,
     probabilities_of,
 )
+from trainer.confidence_grid import ConfidenceGrid
 
 
 class _Sums:

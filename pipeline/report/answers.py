@@ -12,6 +12,7 @@ import numpy as np
 from pipeline.report.records import sample_split
 from serving import names
 from trainer import features
+from trainer.model_card import ModelCard
 
 _MOST_IMAGES: Final = 10_000
 _MOST_BYTES: Final = 128 * 1024 * 1024
@@ -61,7 +62,7 @@ class Answers:
         return self.probabilities.max(axis=1)
 
 
-def ask_model(examples: Path, model: Any, card: dict[str, Any]) -> Answers:
+def ask_model(examples: Path, model: Any, card: ModelCard) -> Answers:
     """Asks the model about an even sample of the test split.
 
     Args:
@@ -74,10 +75,10 @@ def ask_model(examples: Path, model: Any, card: dict[str, Any]) -> Answers:
     """
     import tensorflow as tf
 
-    values = int(np.prod(card["image_shape"]))
+    values = int(np.prod(card.image_shape))
     most = min(_MOST_IMAGES, max(_BATCH, _MOST_VALUES // values))
     sampled = sample_split(examples, features.TEST, most=most, most_bytes=_MOST_BYTES)
-    classes = [str(name) for name in card["classes"]]
+    classes = list(card.classes)
     numbers = {name.encode(): number for number, name in enumerate(classes)}
     annotate = model.signatures[names.ANNOTATE]
     encoded, keys, labels = parse_records(sampled.records)

@@ -22,6 +22,7 @@ from pipeline.report import plots
 from pipeline.report.album import Album
 from pipeline.report.page import Facts, MissingPartError, isolated
 from pipeline.report.table_scan import Row, Scan, scan_table
+from trainer.model_card import ModelCard
 
 _LISTED: Final = {"doubtful": 36, "strange": 12, "disagreeing": 12, "verdict": 8}
 _REJECTS: Final = 12
@@ -113,19 +114,12 @@ class Archive:
         return pick_members(InputConfig.model_validate(self.config["input"]), wanted)
 
     @cached_property
-    def card(self) -> dict[str, Any]:
-        """Calibration of the model's card; empty where the model is gone."""
-        import json
-
-        from serving import names
-
+    def card(self) -> ModelCard:
+        """The model's card; one without facts if the model is gone or its card is damaged."""
         try:
-            card = read_card(self.manifest["model"]["path"])
-            path = posixpath.join(card.path, names.EXTRA_ASSETS, names.MODEL_CARD)
-            facts: dict[str, Any] = json.loads(storage.read_bytes(path))
+            return read_card(self.manifest["model"]["path"])
         except (InputError, OSError, ValueError):
-            return {}
-        return facts
+            return ModelCard()
 
 
 def overview(archive: Archive) -> Facts:
@@ -186,12 +180,7 @@ def distributions(archive: Archive) -> Facts:
         )  # fmt: skip
     scores = scan.values.get("outlier_score")
     if scores is not None:
-        thresholds = archive.card.get("calibration", {}).get("thresholds", {})
-        marks = [
-            (float(thresholds[name]["score"]), name, colour)
-            for name, colour in (("review", plots.WARN), ("reject", plots.BAD))
-            if thresholds.get(name, {}).get("score") is not None
-        ]
+        marks = plots.threshold_marks(archive.card.calibration.thresholds.scores())
         high = max([float(np.quantile(scores, 0.999)), *(mark[0] * 1.1 for mark in marks)])
         figures.append(
             plots.histogram(

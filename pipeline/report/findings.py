@@ -73,15 +73,6 @@ def uncalibrated(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     return exponent / exponent.sum(axis=1, keepdims=True)
 
 
-def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Mean distance of confidence and accuracy over equal-width bins (Guo et al. 2017)."""
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(place, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
 def confident_mistakes(answers: Answers, most: int) -> np.ndarray:
     """Places of wrong answers, the surest first."""
     wrong = (answers.labels >= 0) & (answers.predicted != answers.labels)

@@ -15,6 +15,7 @@ from scipy import stats
 from pipeline.report.album import sheet
 from pipeline.report.page import MissingPartError
 from serving import names
+from trainer.model_card import ModelCard
 
 _TILE: Final = 32
 """Tiles of a written grid are enlarged to at least this many pixels."""
@@ -64,7 +65,7 @@ class Generator:
         return np.asarray(self.function(**inputs)[names.IMAGE])
 
 
-def find_generator(model: Any, card: dict[str, Any]) -> Generator:
+def find_generator(model: Any, card: ModelCard) -> Generator:
     """The generator of a loaded SavedModel.
 
     Raises:
@@ -80,8 +81,7 @@ def find_generator(model: Any, card: dict[str, Any]) -> Generator:
     others = [name for name in inputs if name != names.LATENT]
     label_input = others[0] if others else ""
     takes_names = bool(label_input) and inputs[label_input].dtype.name == "string"
-    classes = [str(name) for name in card["classes"]]
-    return Generator(function, int(card["embedding_size"]), label_input, takes_names, classes)
+    return Generator(function, card.embedding_size, label_input, takes_names, list(card.classes))
 
 
 def prior_samples(generator: Generator, *, count: int, seed: int) -> np.ndarray:

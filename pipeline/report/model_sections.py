@@ -12,6 +12,8 @@ from pipeline.report.album import Album, decode_file, sheet, spaced, square
 from pipeline.report.answers import Answers
 from pipeline.report.generation import Generator, manifold, prior_samples
 from pipeline.report.page import Facts, MissingPartError, isolated
+from trainer.confidence_grid import expected_calibration_error
+from trainer.model_card import ModelCard
 
 _MATRIX_CLASSES: Final = 24
 """More classes are shown as the pairs that are confused most."""
@@ -60,11 +62,11 @@ def class_table(answers: Answers) -> Facts:
     return {"rows": rows[:_MOST_CLASSES], "left_out": left_out, **_sample(answers)}
 
 
-def calibration(answers: Answers, card: dict[str, Any]) -> Facts:
+def calibration(answers: Answers, card: ModelCard) -> Facts:
     """Reliability before and after the temperature."""
     _require_labels(answers)
-    temperature = card.get("calibration", {}).get("temperature", {})
-    value = float(temperature.get("value", 1.0))
+    temperature = card.calibration.temperature
+    value = temperature.value
     known = answers.labels >= 0
     labels = answers.labels[known]
     after = answers.probabilities[known]
@@ -73,13 +75,13 @@ def calibration(answers: Answers, card: dict[str, Any]) -> Facts:
         ("Before, temperature 1", findings.uncalibrated(after, value)),
         (f"After, temperature {value:.3g}", after),
     ):
-        error = findings.calibration_error(probabilities, labels)
+        error = expected_calibration_error(probabilities, labels)
         right = probabilities.argmax(axis=1) == labels
         alt = f"{title}: share of right answers over confidence; calibration error {error:.4f}"
         plot = plots.reliability(title, probabilities.max(axis=1), right, alt=alt)
         figures.append({"plot": plot, "error": error})
     return {"figures": figures, "temperature": temperature, "images": int(known.sum()),
-            "split": card.get("calibration", {}).get("split", "")}  # fmt: skip
+            "split": card.calibration.split}  # fmt: skip
 
 
 def mistakes(answers: Answers, album: Album) -> Facts:
@@ -103,14 +105,10 @@ def label_errors(answers: Answers, album: Album) -> Facts:
             **_sample(answers)}  # fmt: skip
 
 
-def outliers(answers: Answers, card: dict[str, Any], album: Album) -> Facts:
+def outliers(answers: Answers, card: ModelCard, album: Album) -> Facts:
     """The outlier score with its thresholds, and the strangest images."""
-    thresholds = card.get("calibration", {}).get("thresholds", {})
-    marks = [
-        (float(thresholds[name]["score"]), name, colour)
-        for name, colour in (("review", plots.WARN), ("reject", plots.BAD))
-        if thresholds.get(name, {}).get("score") is not None
-    ]
+    thresholds = card.calibration.thresholds
+    marks = plots.threshold_marks(thresholds.scores())
     high = max([float(np.quantile(answers.scores, 0.999)), *(mark[0] * 1.1 for mark in marks)])
     low = float(answers.scores.min())
     alt = "; ".join(
@@ -124,9 +122,9 @@ def outliers(answers: Answers, card: dict[str, Any], album: Album) -> Facts:
     strangest = np.argsort(-answers.scores, kind="stable")[:12]
     return {
         "figure": figure,
-        "thresholds": thresholds,
+        "thresholds": {"review": thresholds.review, "reject": thresholds.reject},
         "verdicts": {v: answers.verdicts.count(v) for v in ("accept", "review", "reject")},
-        "chosen": card.get("calibration", {}).get("outlier_score", {}).get("chosen", ""),
+        "chosen": card.calibration.outlier_score.chosen,
         "cards": _cards(answers, album, strangest),
         **_sample(answers),
     }

@@ -5,7 +5,7 @@ matplotlib draws with placeholder colours, which become CSS variables of `templa
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import matplotlib as mpl
@@ -141,6 +141,19 @@ def histogram(
             axis.legend(loc="upper right", handlelength=1.6)
         axis.grid(axis="x", visible=False)
         return _svg(figure, alt)
+
+
+def threshold_marks(scores: Mapping[str, float]) -> list[tuple[float, str, str]]:
+    """Returns the marks of a histogram of the outlier score.
+
+    Args:
+        scores: The thresholds by verdict.
+
+    Returns:
+        Place, name and colour of each.
+    """
+    colours = {"review": WARN, "reject": BAD}
+    return [(score, name, colours[name]) for name, score in scores.items()]
 
 
 def reliability(

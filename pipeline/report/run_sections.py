@@ -108,9 +108,9 @@ def steps(run: Run) -> Facts:
 def versions(run: Run) -> Facts:
     """Libraries and digests."""
     card = artifacts.read_card(run)
-    libraries = {"Python": platform.python_version(), **card.get("libraries", {})}
+    libraries = {"Python": platform.python_version(), **card.libraries}
     model = str(artifacts.model_folder(run))
-    return {"libraries": libraries, "digests": card.get("digests", {}), "model": model}
+    return {"libraries": libraries, "digests": card.digests.as_dict(), "model": model}
 
 
 def class_balance(run: Run) -> Facts:
@@ -139,7 +139,7 @@ def class_balance(run: Run) -> Facts:
 
 def _natural(run: Run, classes: list[str]) -> list[str]:
     card = _or_none(lambda: artifacts.read_card(run))
-    order = {name: place for place, name in enumerate(card["classes"])} if card else {}
+    order = {name: place for place, name in enumerate(card.classes)} if card else {}
     return sorted(classes, key=lambda name: (order.get(name, len(order)), name))
 
 
@@ -289,10 +289,10 @@ def _row(album: Album, pixels: np.ndarray) -> Any:
 
 def active_units(run: Run) -> Facts:
     """Latent dimensions that say something about the image."""
-    latent = artifacts.read_card(run).get("summaries", {}).get("latent")
-    if not latent:
+    latent = artifacts.read_card(run).summaries.latent
+    if not latent.std:
         raise MissingPartError("The model carries no summaries of its latent space.")
-    variance = np.square(np.asarray(latent["std"]))
+    variance = np.square(np.asarray(latent.std))
     active = int((variance > 0.01).sum())
     alt = f"{active} of {len(variance)} latent dimensions have a variance above 0.01"
     figure = plots.bars("Variance of the posterior mean", variance, alt=alt,

@@ -15,7 +15,7 @@ from tensorflow_metadata.proto.v0 import statistics_pb2
 from components.anomaly_gate.anomalies import describe, read_anomalies
 from pipeline.runs.run import CONFIG_FILE, Run
 from pipeline.runs.verdict import MissingArtifactError
-from serving import names
+from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 
 EXPORT: Final = "Format-Serving"
 """TFX's folder of the SavedModel in a Model artifact."""
@@ -74,15 +74,22 @@ def model_folder(run: Run) -> Path:
     return run.folder("Trainer", "model") / EXPORT
 
 
-def read_card(run: Run) -> dict[str, Any]:
-    """Reads the model card."""
-    card: dict[str, Any] = _read_json(model_folder(run) / names.EXTRA_ASSETS / names.MODEL_CARD)
-    return card
+def read_card(run: Run) -> ModelCard:
+    """Reads the model card, with classes, shape and embedding size."""
+    path = model_folder(run) / EXPORTED_CARD
+    try:
+        card = parse_card(path.read_bytes())
+        return card.require("classes", "image_shape", "embedding_size")
+    except OSError as error:
+        raise MissingArtifactError(f"{path.name} is missing: {error.strerror}.") from error
+    except CardError as error:
+        raise MissingArtifactError(f"{path.name} cannot be read: {error}.") from error
 
 
 def read_warm_start(run: Run) -> str:
     """Tells how many weights came from which model, in a line; empty for a cold start."""
-    return str(read_card(run).get("base", {}).get("line", "")).removeprefix("warm start: ")
+    base = read_card(run).base
+    return base.line.removeprefix("warm start: ") if base else ""
 
 
 def model_run_folder(run: Run) -> Path:

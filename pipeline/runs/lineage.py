@@ -10,8 +10,8 @@ from pipeline.runs.run import Run
 from pipeline.runs.step import Step
 from pipeline.runs.store import METADATA_FILE
 from trainer.errors import UserError
+from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 
-_CARD = Path("assets.extra") / "model.json"
 _PUSH_RECORD = Path("assets.extra") / "push.json"
 
 
@@ -84,7 +84,6 @@ def trace(runs: Sequence[Run], model: Path) -> Origin:
         ((owner, found) for owner, found in behind.values() if "model" in found.outputs), None
     )
     images = ingest.ingested if ingest else None
-    card = _read_json(model / _CARD)
     return Origin(
         model=str(model),
         pushed_by=run.name,
@@ -94,7 +93,7 @@ def trace(runs: Sequence[Run], model: Path) -> Origin:
         fingerprint=images.fingerprint if images else "",
         images=images.count if images else None,
         code=_code_digest(trained[1]) if trained else "",
-        digests=dict(card.get("digests", {})),
+        digests=_read_card(model).digests.as_dict(),
         metrics=dict(_read_json(model / _PUSH_RECORD).get("metrics") or {}),
         steps=[
             {"run": owner.name, "step": found.name, "outputs": found.outputs}
@@ -171,6 +170,13 @@ def _code_digest(step: Step) -> str:
         return str(json.loads(step.settings["custom_config"])["code_digest"])
     except (KeyError, ValueError, TypeError):
         return str(step.settings.get("code_digest", ""))
+
+
+def _read_card(model: Path) -> ModelCard:
+    try:
+        return parse_card((model / EXPORTED_CARD).read_bytes())
+    except (OSError, CardError):
+        return ModelCard()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

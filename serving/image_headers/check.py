@@ -1,7 +1,7 @@
 """Refuses image files by their headers, before any pixel is decoded.
 
-`trainer/pixels.py` asks here first, so that the served graph refuses by itself what would fill the
-memory. `components/image_checks` says the same of the same file outside a graph.
+`serving/admission.py` calls it in the signatures that take files, so that the served graph refuses
+what would fill the memory. `components/image_checks` applies the same rules outside a graph.
 """
 
 from typing import Final, NamedTuple

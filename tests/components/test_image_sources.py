@@ -2,6 +2,7 @@
 
 import errno
 import io
+import math
 import os
 import stat
 import tarfile
@@ -13,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from components.image_checks import ImageFaultError, ImageHeader, check
 from components.image_sources import listing
 from components.image_sources.batch import MemberBatch, Reject
-from components.image_sources.config import InputConfig
+from components.image_sources.config import RATIO_FLOOR, InputConfig, LimitsConfig
 from components.image_sources.errors import InputError
 from components.image_sources.naming import is_litter, split_of_file
 from components.image_sources.sources import open_source
@@ -124,7 +126,7 @@ def test_zip_defects(tmp_path: Path) -> None:
         pipe.create_system = 3
         pipe.external_attr = (stat.S_IFIFO | 0o600) << 16
         archive.writestr(pipe, "")
-        archive.writestr("a/bomb.png", bytes(3_000_000))
+        archive.writestr("a/bomb.png", bytes(30_000_000))
         archive.writestr("a/large.png", os.urandom(50_000))
         archive.writestr("a/lzma.png", archives.png(), zipfile.ZIP_LZMA)
         archive.writestr("a/crc.png", archives.png(2), zipfile.ZIP_STORED)
@@ -148,6 +150,23 @@ def test_zip_defects(tmp_path: Path) -> None:
     }
     assert sum(batch.ignored for batch in batches) == 1
     assert rejects(read_all(paths=str(path)))["a/bomb.png"] == "too_compressed"
+
+
+def test_every_ratio_has_the_same_floor(tmp_path: Path) -> None:
+    """A blank page packs well, as a member of a zip, in a packed tar and as a PNG."""
+    for name in ("a.zip", "a.tar.gz"):
+        path = archives.write(tmp_path / name, {"a/blank.bmp": bytes(RATIO_FLOOR // 2)})
+        assert list(members(read_all(paths=str(path)))) == ["a/blank.bmp"]
+    path = archives.write(tmp_path / "b.zip", {"a/bomb.bmp": bytes(RATIO_FLOOR + 1)})
+    assert rejects(read_all(paths=str(path))) == {"a/bomb.bmp": "too_compressed"}
+    path = archives.write(tmp_path / "b.tar.gz", {"a/bomb.bmp": bytes(RATIO_FLOOR + 1)})
+    with pytest.raises(InputError, match="a decompression bomb"):
+        read_all(paths=str(path))
+    side = math.isqrt(RATIO_FLOOR)
+    assert isinstance(check(archives.blank_png(side), LimitsConfig()), ImageHeader)
+    fault = check(archives.blank_png(side + 1), LimitsConfig())
+    assert isinstance(fault, ImageFaultError)
+    assert fault.reason == "too_compressed"
 
 
 def test_zip_that_lies_about_sizes(tmp_path: Path) -> None:

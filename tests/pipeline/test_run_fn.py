@@ -16,7 +16,9 @@ from pipeline.training import prepare
 from pipeline.training_folder import training_folder
 from tests.limits import HANG_SECS
 from tests.pipeline import small_training
+from tests.trainer.test_model_card import unknown_keys
 from trainer.input_pipeline import ImageSet
+from trainer.model_card import parse_card
 from trainer.preemption import PREEMPTED_EXIT_CODE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -119,7 +121,9 @@ def test_a_training_starts_from_the_model_that_the_graph_names(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.run_fn.draw_training", lambda *given, **named: None)
         run_fn(given)
-    card = json.loads((tmp_path / "model/Format-Serving/assets.extra/model.json").read_text())
+    content = (tmp_path / "model/Format-Serving/assets.extra/model.json").read_text()
+    assert unknown_keys(parse_card(content)) == []
+    card = json.loads(content)
     assert card["base"]["model"] == small_training.exported_digests(undisturbed)["model"]
     assert card["base"]["line"] == f"warm start: 12 of 12 weights are those of {base}"
     (record,) = json.loads((tmp_path / "model_run" / "history.json").read_text())

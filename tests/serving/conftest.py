@@ -22,6 +22,7 @@ from serving.export import export_model
 from trainer import features
 from trainer.input_pipeline import ImageSet
 from trainer.model import VaeClassifier
+from trainer.model_card import Digests, ModelCard
 from trainer.preprocessing import RecordTransform, preprocessing_fn
 from trainer.train import train
 
@@ -121,7 +122,7 @@ def exported(transform_graph: Path, tmp_path_factory: pytest.TempPathFactory) ->
         folder / "model" / "1",
         model=result.model,
         transform=transform,
-        card={"digests": {"model": "abc"}},
+        card=ModelCard(digests=Digests(model="abc")),
         config_yaml=CONFIG_YAML,
     )
     return Exported(

@@ -17,6 +17,7 @@ from tests.limits import HANG_SECS
 from tests.numeric import assert_close, assert_same_answers
 from tests.serving.conftest import Exported, png
 from trainer import features
+from trainer.model_card import EXPORTED_CARD
 
 LOADER = Path(__file__).parent / "session_loader.py"
 EVERY_OUTPUT = {
@@ -216,7 +217,7 @@ def test_samples_come_from_their_seed(exported: Exported) -> None:
 
 def test_the_card_and_the_configuration_lie_beside_the_model(exported: Exported) -> None:
     extra = exported.folder / names.EXTRA_ASSETS
-    card = json.loads((extra / names.MODEL_CARD).read_text())
+    card = json.loads((exported.folder / EXPORTED_CARD).read_text())
     assert card["classes"] == list("0123456789")
     assert card["image_shape"] == [8, 8, 1]
     assert card["embedding_size"] == 16

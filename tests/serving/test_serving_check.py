@@ -13,9 +13,11 @@ from components.serving_check import executor
 from components.serving_check.check import check_model
 from components.serving_check.config import ServingCheckConfig
 from components.serving_check.probe import run_check
+from components.serving_check.server import check_server
 from serving import names
 from serving.golden import ANSWERS, read_golden, write_golden
 from tests.serving.conftest import Exported
+from trainer.model_card import EXPORTED_CARD
 
 QUICK = ServingCheckConfig(latency_requests=1, batch_sizes=(1, 3))
 
@@ -84,3 +86,47 @@ def test_the_golden_set_is_read_as_it_was_written(exported: Exported, tmp_path: 
     np.testing.assert_allclose(golden.answers[names.PROBABILITIES].sum(axis=1), 1, rtol=1e-5)
     with pytest.raises(ValueError, match="no golden set"):
         read_golden(str(tmp_path / "nothing.npz"))
+
+
+class Server:
+    """A model server whose embeddings differ from the golden ones by `offset`."""
+
+    offset = 0.0
+
+    def __init__(self, target: str, **_: object) -> None:
+        self.folder = target
+
+    def predict(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        golden = read_golden(self.folder)
+        rows = np.arange(len(inputs[names.IMAGE_BYTES])) % len(golden)
+        found = {name: answer[rows] for name, answer in golden.answers.items()}
+        return found | {names.EMBEDDING: found[names.EMBEDDING] + type(self).offset}
+
+
+@pytest.mark.parametrize(
+    ("body_dtype", "offset", "limit"),
+    [
+        ("float32", 0.00001, ""),
+        ("float32", 0.01, "serving_check.tolerance is 0.0001"),
+        ("mixed_bfloat16", 0.01, ""),
+        ("mixed_bfloat16", 0.5, "serving_check.tolerance is 0.0001, times 500 for mixed_bfloat16"),
+    ],
+)
+def test_a_server_is_held_to_the_same_tolerance_as_a_session(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, body_dtype: str, offset: float, limit: str
+) -> None:
+    path = copy / EXPORTED_CARD
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"body_dtype": body_dtype}))
+    golden = str(copy / names.EXTRA_ASSETS / names.GOLDEN)
+    monkeypatch.setattr(Server, "offset", offset)
+    monkeypatch.setattr("serving.client.PredictClient", Server)
+    (stage,) = check_server(str(copy), QUICK.model_copy(update={"server": golden}))
+    assert bool(stage.fault) == bool(limit)
+    assert stage.fault.endswith(limit)
+
+    exact = read_golden(golden)
+    moved = exact.answers | {names.EMBEDDING: exact.answers[names.EMBEDDING] + np.float32(offset)}
+    write_golden(dataclasses.replace(exact, answers=moved), golden)
+    refusals = run_check(str(copy), QUICK).refusals
+    assert bool(refusals) == bool(limit)
+    assert all(line.endswith(limit) for line in refusals)

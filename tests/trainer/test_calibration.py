@@ -6,8 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 
+from tests.components.model_gate.measured import equal_mass_error
 from tests.trainer import tiny
 from trainer import calibration, evaluation, summaries
+from trainer.confidence_grid import ConfidenceGrid, expected_calibration_error
 from trainer.synthetic_outliers import synthetic_outliers
 
 
@@ -26,12 +28,27 @@ def test_temperature_undoes_overconfidence() -> None:
     assert temperature.kept
     assert temperature.value == pytest.approx(3.0, rel=0.1)
     before, after = (
-        evaluation.expected_calibration_error(
-            np.exp(evaluation.log_softmax(logits / value)), labels
-        )
+        expected_calibration_error(np.exp(evaluation.log_softmax(logits / value)), labels)
         for value in (1.0, temperature.value)
     )
     assert after < 0.25 * before
+
+
+def test_the_card_and_the_gate_measure_the_same_calibration_error() -> None:
+    """Too sure above 0.97 and too unsure below: in one bin of equal width both would cancel."""
+    draw = np.random.default_rng(4)
+    confidence = draw.uniform(0.94, 1.0, 4000)
+    right = draw.random(4000) < np.where(confidence > 0.97, confidence - 0.05, 1.0)
+    probabilities = np.stack([confidence, 1.0 - confidence], axis=1)
+    found = expected_calibration_error(probabilities, np.where(right, 0, 1))
+    assert 0.03 < found < 0.06
+    assert found == pytest.approx(equal_mass_error(confidence, right), abs=1e-3)
+    # Each half of the answers in a grid of its own, as the gate's workers fill them.
+    grid, other = ConfidenceGrid(), ConfidenceGrid()
+    grid.add_all(confidence[:700], right[:700])
+    other.add_all(confidence[700:], right[700:])
+    grid.merge(other)
+    assert grid.calibration_error() == pytest.approx(found, rel=1e-12)
 
 
 def test_temperature_that_gains_less_than_its_error_is_not_kept() -> None:

@@ -11,12 +11,14 @@ import pytest
 import tensorflow as tf
 
 from tests.trainer import tiny
+from tests.trainer.test_model_card import unknown_keys
 from trainer.__main__ import main
 from trainer.input_pipeline import ImageSet
 from trainer.model import VaeClassifier
+from trainer.model_card import parse_card
 from trainer.progress import PROGRESS_LOGGER
 from trainer.train import TrainResult
-from trainer.warm_start import CARD_WEIGHTS, Base, begin_with, fit, read_base
+from trainer.warm_start import Base, begin_with, fit, read_base
 from trainer.weights import digest_weights, weight_names
 
 NAMES = ("left", "middle", "right")
@@ -49,7 +51,7 @@ def export(folder: pathlib.Path, model: VaeClassifier) -> pathlib.Path:
     card = {
         "classes": NAMES,
         "digests": {"model": digest_weights(model.weights)},
-        CARD_WEIGHTS: weight_names(model.weights),
+        "weights": weight_names(model.weights),
     }
     (folder / "assets.extra" / "model.json").write_text(json.dumps(card))
     return folder
@@ -170,7 +172,7 @@ def test_a_damaged_or_foreign_model_is_named(tmp_path: pathlib.Path) -> None:
     card.write_text(json.dumps({**facts, "digests": {"model": "0123"}}))
     with pytest.raises(ValueError, match="are not those of its card; the export is damaged"):
         read_base(str(folder))
-    del facts[CARD_WEIGHTS]
+    del facts["weights"]
     card.write_text(json.dumps(facts))
     with pytest.raises(ValueError, match="an earlier version exported it; train once with"):
         read_base(str(folder))
@@ -201,6 +203,8 @@ def test_the_program_starts_from_what_it_wrote(
     assert main([*command, str(tmp_path / "one")]) == 0
     first = ["--base-model", str(tmp_path / "one")]
     assert main([*command, str(tmp_path / "two"), *first]) == 0
-    record = json.loads((tmp_path / "two" / "model.json").read_text())
+    content = (tmp_path / "two" / "model.json").read_text()
+    assert unknown_keys(parse_card(content)) == []
+    record = json.loads(content)
     assert record["base"]["source"] == str(tmp_path / "one")
     assert record["base"]["new"] == []

@@ -1,8 +1,8 @@
 """The drift report: quiet on the training data's own halves, loud on data that changed."""
 
-import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -12,11 +12,12 @@ from sklearn.datasets import load_digits
 from components.bulk_inference.drift import DriftReport, judge, prior_shift, two_sample
 from components.bulk_inference.drift_sums import DriftSums, expected_shares, inner_edges
 from components.bulk_inference.handler import Annotator
-from components.bulk_inference.model_card import ModelCard, read_card
+from components.bulk_inference.model_card import read_card
 from serving import names
 from tests.components.bulk_inference.archives import png, write_zip
 from tests.components.bulk_inference.conftest import RunJob
 from tests.components.bulk_inference.model_fixture import export_model, summarise
+from trainer.model_card import ModelCard, TrainingSummaries
 
 RATE = 0.05
 
@@ -36,7 +37,11 @@ def annotator(model: Path) -> Annotator:
 def card(annotator: Annotator, images: np.ndarray) -> ModelCard:
     """The model's card with summaries of all digits."""
     outputs, _ = annotator.annotate_pixels(images)
-    return dataclasses.replace(annotator.card, summaries=summarise(images, outputs))
+    return with_summaries(annotator.card, summarise(images, outputs))
+
+
+def with_summaries(card: ModelCard, summaries: dict[str, Any]) -> ModelCard:
+    return card.model_copy(update={"summaries": TrainingSummaries.model_validate(summaries)})
 
 
 def report_on(card: ModelCard, annotator: Annotator, images: np.ndarray) -> DriftReport:
@@ -62,7 +67,7 @@ def test_other_images_of_the_same_kind_do_not_alarm(
     card: ModelCard, annotator: Annotator, images: np.ndarray
 ) -> None:
     outputs, _ = annotator.annotate_pixels(images[:900])
-    first = dataclasses.replace(card, summaries=summarise(images[:900], outputs))
+    first = with_summaries(card, summarise(images[:900], outputs))
     assert not report_on(first, annotator, images[900:]).alarm
 
 
@@ -89,7 +94,7 @@ def test_other_formats_and_sizes_alarm_and_the_same_ones_do_not(
 ) -> None:
     outputs, _ = annotator.annotate_pixels(images[:400])
     trained = {"images": 4000, "format": {"png": 3000, "jpeg": 1000}, "size": {"8x8": 3900}}
-    mixed = dataclasses.replace(card, summaries={**card.summaries, "mix": trained})
+    mixed = with_summaries(card, {**card.summaries.model_dump(), "mix": trained})
 
     def alarms(formats: dict[str, int], side: int) -> set[str]:
         sums = DriftSums(mixed)
@@ -147,7 +152,7 @@ def test_prior_shift_finds_the_shares_behind_a_blurry_classifier() -> None:
 def test_a_job_writes_a_table_and_a_picture(
     tmp_path: Path, run_job: RunJob, card: ModelCard, images: np.ndarray
 ) -> None:
-    model = export_model(tmp_path / "m", summaries=card.summaries)
+    model = export_model(tmp_path / "m", summaries=card.summaries.model_dump(exclude_unset=True))
     members = {f"{at:03d}.png": png(255 - image[..., 0]) for at, image in enumerate(images[:80])}
     result = run_job(write_zip(tmp_path / "a.zip", members), model=str(model))
     assert result.drift is not None

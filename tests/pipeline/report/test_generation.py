@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from pipeline.report.generation import find_generator, manifold, prior_samples, write_grid
 from pipeline.report.page import MissingPartError
+from trainer.model_card import ModelCard
 
 
 class Decoder(tf.Module):
@@ -42,7 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return loaded
 
 
-CARD = {"classes": ["a", "b", "c"], "embedding_size": 2}
+CARD = ModelCard(classes=("a", "b", "c"), embedding_size=2)
 
 
 def test_each_class_has_its_row(models: dict[str, Any], tmp_path: Path) -> None:
@@ -72,6 +73,6 @@ def test_a_decoder_that_makes_nothing_says_so(models: dict[str, Any]) -> None:
 
     with pytest.raises(MissingPartError, match="no signature `generate`"):
         find_generator(Silent(), CARD)
-    wide = find_generator(models["plane"], {**CARD, "embedding_size": 16})
+    wide = find_generator(models["plane"], CARD.model_copy(update={"embedding_size": 16}))
     with pytest.raises(MissingPartError, match="this model has 16"):
         manifold(wide)

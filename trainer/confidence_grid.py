@@ -1,6 +1,7 @@
-"""Confidences and hits in a grid of fixed size, from which the calibration error is computed.
+"""The expected calibration error, over bins of equal mass; the only definition in the project.
 
-TFMA's metric fills one for each slice and merges them; benchmarks/calibration.py fills one itself.
+The trainer's calibration, the run report and the benchmarks call `expected_calibration_error` on
+all answers at once. TFMA's metric fills a `ConfidenceGrid` for each slice and merges them.
 """
 
 import math
@@ -71,6 +72,21 @@ class ConfidenceGrid:
         confidence = np.interp(borders, ends[:, 0], ends[:, 1])
         hits = np.interp(borders, ends[:, 0], ends[:, 2])
         return float(np.abs(np.diff(hits) - np.diff(confidence)).sum() / total)
+
+
+def expected_calibration_error(
+    probabilities: np.ndarray, labels: np.ndarray, *, bins: int = BINS
+) -> float:
+    """Returns the calibration error of answers, as `ConfidenceGrid.calibration_error` defines it.
+
+    Args:
+        probabilities: float [n, K].
+        labels: int [n], 0 to K - 1.
+        bins: how many.
+    """
+    grid = ConfidenceGrid()
+    grid.add_all(probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels)
+    return grid.calibration_error(bins)
 
 
 def _cell(confidence: float) -> int:

@@ -1,0 +1,266 @@
+"""The model card: the JSON file beside every trained model, as one typed schema.
+
+`serving/export.py` and `python -m trainer` write it; whatever reads a model's facts parses it here.
+Callers read and write the bytes themselves, because a card may lie in a folder, in Cloud Storage or
+in a TFX artifact. Importing this module is cheap: no TensorFlow, no TFX.
+"""
+
+import json
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+CARD_FILE: Final = "model.json"
+"""Name of the file; `python -m trainer` writes it beside `model.keras`."""
+
+EXPORTED_CARD: Final = "assets.extra/model.json"
+"""Path of the file within an exported SavedModel."""
+
+
+class CardError(ValueError):
+    """A model card that cannot be read. The message names the key, and the caller the file."""
+
+
+class CardPart(BaseModel):
+    """A frozen part of the card. Keys of later releases are kept, so that a copy loses nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", coerce_numbers_to_str=True)
+
+
+class Digests(CardPart):
+    """Digests, hexadecimal; empty where an earlier release did not record one."""
+
+    model: str = Field(default="", description="of all weights, in the model's order")
+    transform: str = Field(default="", description="of the files of the Transform graph")
+    calibration: str = Field(default="", description="of the weights of the quality scores")
+    code: str = Field(default="", description="of the project's code and library versions")
+    config: str = Field(default="", description="of the options that the model depends on")
+
+    def as_dict(self) -> dict[str, str]:
+        """Returns the recorded digests by name."""
+        return self.model_dump(exclude_unset=True)
+
+
+class TemperatureFit(CardPart):
+    """The temperature of the class probabilities and its effect on the calibration split."""
+
+    value: float = Field(default=1.0, description="temperature that the model divides logits by")
+    fitted: float | None = Field(default=None, description="best one on the calibration split")
+    kept: bool = Field(default=False, description="whether `value` is the fitted one")
+    gain: float | None = Field(default=None, description="mean fall of -log p(y|x), nats")
+    standard_error: float | None = Field(default=None, description="of `gain`, nats")
+    calibration_error_before: float | None = Field(
+        default=None, description="expected calibration error at temperature 1, in [0, 1]"
+    )
+    calibration_error: float | None = Field(
+        default=None, description="expected calibration error at `value`, in [0, 1]"
+    )
+
+
+class ScoreChoice(CardPart):
+    """The choice of the outlier score, measured on synthetic outliers."""
+
+    chosen: str = Field(default="", description="name of the score that the model returns")
+    mean_auroc: dict[str, float] = Field(default={}, description="by score, over all kinds")
+    auroc: dict[str, dict[str, float]] = Field(default={}, description="by score and kind")
+
+
+class VerdictThreshold(CardPart):
+    """One threshold of the outlier score."""
+
+    score: float | None = Field(
+        default=None, description="an image above it gets the verdict; none: too few images"
+    )
+    rate: float | None = Field(
+        default=None, description="share of ordinary images that may exceed it"
+    )
+    interval: tuple[float, float] | None = Field(
+        default=None, description="central 95 % interval of the share that does"
+    )
+
+
+class VerdictThresholds(CardPart):
+    """The thresholds of both verdicts."""
+
+    review: VerdictThreshold = VerdictThreshold()
+    reject: VerdictThreshold = VerdictThreshold()
+
+    def scores(self) -> dict[str, float]:
+        """Returns the fitted thresholds by verdict, the lower one first."""
+        found = {"review": self.review.score, "reject": self.reject.score}
+        return {name: score for name, score in found.items() if score is not None}
+
+
+class CalibrationReport(CardPart):
+    """The result of `trainer/calibration.py`; empty if there was no split to calibrate on."""
+
+    split: str = Field(default="", description="split that the scores were fitted on")
+    images: int = Field(default=0, description="images in that split")
+    temperature: TemperatureFit = TemperatureFit()
+    outlier_score: ScoreChoice = ScoreChoice()
+    thresholds: VerdictThresholds = VerdictThresholds()
+
+
+class PixelSummary(CardPart):
+    """Pixel values of the training data; quantiles at `TrainingSummaries.levels`."""
+
+    histogram: list[float] = Field(default=[], description="shares in 32 bins of 8 levels")
+    brightness: list[float] = Field(
+        default=[], description="quantiles of the mean over an image, in [0, 1]"
+    )
+    contrast: list[float] = Field(
+        default=[], description="quantiles of the standard deviation over an image"
+    )
+
+
+class LatentSummary(CardPart):
+    """The posterior mean mu of the training data, by latent dimension."""
+
+    mean: list[float] = Field(default=[], description="[d]")
+    std: list[float] = Field(default=[], description="standard deviation, [d]")
+    quantiles: list[list[float]] = Field(default=[], description="[d, levels]")
+    posterior_variance: list[float] = Field(default=[], description="mean of sigma squared, [d]")
+
+
+class FileMix(CardPart):
+    """Image files of the ingest that the training data came from."""
+
+    images: int = Field(default=0, description="usable images")
+    format: dict[str, int] = Field(default={}, description="images by format")
+    size: dict[str, int] = Field(default={}, description="images by `WIDTHxHEIGHT`, pixels")
+
+
+class TrainingSummaries(CardPart):
+    """What images like the training's look like to the model, for the drift report.
+
+    Every list of a score holds its quantiles at `levels`, and is empty if the card has none.
+    """
+
+    images: int = Field(default=0, description="images summarised; 0: there are no summaries")
+    levels: list[float] = Field(default=[], description="levels of all quantiles, in (0, 1)")
+    pixels: PixelSummary = PixelSummary()
+    latent: LatentSummary = LatentSummary()
+    classes: list[float] = Field(default=[], description="share of each predicted class")
+    priors: list[float] | None = Field(
+        default=None, description="share of each class among the train labels"
+    )
+    confidence: list[float] = Field(default=[], description="of the largest probability")
+    elbo: list[float] = Field(default=[], description="nats per image")
+    kl: list[float] = Field(default=[], description="nats per image")
+    reconstruction_error: list[float] = Field(
+        default=[], description="mean square over pixel values in [0, 1]"
+    )
+    outlier_score: list[float] = Field(default=[], description="of the outlier score")
+    mix: FileMix = FileMix()
+
+
+class StartedFrom(CardPart):
+    """The earlier model that a warm start took weights from."""
+
+    source: str = Field(default="", description="folder of the earlier model")
+    model: str = Field(default="", description="digest of its weights")
+    new: list[str] = Field(default=[], description="names of the weights that started anew")
+    line: str = Field(default="", description="both in one line, for people")
+
+
+class ModelCard(CardPart):
+    """The facts about a trained model.
+
+    Every key has a default, because exports of earlier releases lack some, and `python -m trainer`
+    writes no facts about an export. `require` tells a missing key from a default.
+    """
+
+    path: str = Field(
+        default="", exclude=True, description="the model's folder; not part of the file"
+    )
+    name: str = Field(default="", description="name of the pipeline")
+    classes: tuple[str, ...] = Field(
+        default=(), description="names of the classes, in the order of `label_index`"
+    )
+    image_shape: tuple[int, int, int] = Field(
+        default=(0, 0, 0), description="height, width and channels of the model's images"
+    )
+    embedding_size: int = Field(default=0, description="length of an embedding")
+    body_dtype: str = Field(
+        default="float32", description="Keras dtype policy of the encoder and the decoder"
+    )
+    weights: tuple[str, ...] = Field(
+        default=(), description="names of the weights, in the order of the SavedModel's variables"
+    )
+    digests: Digests = Digests()
+    images: dict[str, int] = Field(default={}, description="images by split")
+    calibration: CalibrationReport = CalibrationReport()
+    summaries: TrainingSummaries = TrainingSummaries()
+    steps: int | None = Field(default=None, description="training steps done")
+    libraries: dict[str, str] = Field(default={}, description="versions by library")
+    base: StartedFrom | None = Field(default=None, description="none: all weights started anew")
+    image: dict[str, int] | None = Field(
+        default=None,
+        description="height and width (pixels) and channels; from `python -m trainer` alone",
+    )
+    validation: dict[str, float] | None = Field(
+        default=None, description="last measures on validation; from `python -m trainer` alone"
+    )
+
+    @property
+    def answer_digests(self) -> dict[str, str]:
+        """The digests of all that the model's answers depend on, empty where there is none."""
+        found = self.digests
+        return {
+            "model": found.model,
+            "transform": found.transform,
+            "calibration": found.calibration,
+            "code": found.code,
+        }
+
+    def require(self, *keys: str) -> "ModelCard":
+        """Checks that the file has some keys.
+
+        Args:
+            keys: Of the card, or of a part of it with a dot: `digests.model`.
+
+        Returns:
+            The card itself.
+
+        Raises:
+            CardError: One is missing; the message names it.
+        """
+        for key in keys:
+            part: Any = self
+            for name in key.split("."):
+                if name not in part.model_fields_set:
+                    raise CardError(f"'{name}' is missing")
+                part = getattr(part, name)
+        return self
+
+
+def parse_card(content: str | bytes, *, path: str = "") -> ModelCard:
+    """Reads a model card.
+
+    Args:
+        content: The file's content.
+        path: The model's folder, for `ModelCard.path`.
+
+    Returns:
+        The card. Keys that are missing have their defaults.
+
+    Raises:
+        CardError: It is not JSON, or a key has a wrong type; the message is one line.
+    """
+    try:
+        facts = json.loads(content)
+        if not isinstance(facts, dict):
+            raise CardError(f"expected a JSON object, got {type(facts).__name__}")
+        return ModelCard.model_validate({**facts, "path": path})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise CardError(f"{key}: {first['msg']}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CardError(str(error)) from error
+
+
+def format_card(card: ModelCard) -> str:
+    """Returns the file's content: the keys that were given, sorted, as indented JSON."""
+    facts = card.model_dump(exclude_unset=True)
+    return json.dumps(facts, indent=2, sort_keys=True) + "\n"
