@@ -6,16 +6,15 @@ A sink is given an open binary file that appears whole when the unit is done (st
 import csv
 import io
 import json
-import struct
 from collections.abc import Callable
 from typing import IO, Any, Final, Protocol
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.image_sources.errors import InputError
+from components.tfrecord_frames import frame
 
 _ROW_GROUP_BYTES: Final = 64 * 1024 * 1024
 """Rows held back before they are written; a unit is usually one row group. Writing batches of a
@@ -111,8 +110,7 @@ class TFRecordSink:
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Appends records."""
-        for row in rows.to_pylist():
-            self._file.write(frame_record(_example(row)))
+        self._file.write(frame(_example(row) for row in rows.to_pylist()))
 
     def close(self) -> None:
         """Nothing is held back."""
@@ -159,20 +157,6 @@ def _as_field(value: Any) -> Any:
     if isinstance(value, list):
         return json.dumps(value, ensure_ascii=False)
     return repr(value) if isinstance(value, float) else value
-
-
-def frame_record(record: bytes) -> bytes:
-    """One record of a TFRecord file.
-
-    Length, its checksum, the record, its checksum (tensorflow/core/lib/io/record_writer.h).
-    """
-    length = struct.pack("<Q", len(record))
-    return length + _masked_crc(length) + record + _masked_crc(record)
-
-
-def _masked_crc(data: bytes) -> bytes:
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _example(row: dict[str, Any]) -> bytes:
