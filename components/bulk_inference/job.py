@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from components.bulk_inference import drift, identity, ledger, lock, storage
+from components.bulk_inference import drift, identity, ledger, storage
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.counters import NAMES, read_counters
 from components.bulk_inference.drift_sums import DriftSums
@@ -60,7 +60,7 @@ def run_bulk(
     result = BulkResult(config.output, card.path)
     if config.dry_run:
         return _dry_run(config, card, result)
-    with lock.held(config.output):
+    with ledger.exclusive(config.output):
         return _run_locked(config, card, result, progress, list(command), begin)
 
 

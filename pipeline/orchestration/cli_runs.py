@@ -190,12 +190,12 @@ def lineage(terminal: Any, model: Path, root: Path | None) -> int:
 
 def _summaries(root: Path, latest: int | None) -> list[Any]:
     from pipeline.local_runner import METADATA_FILE
-    from pipeline.orchestration.lock import current_holder
+    from pipeline.orchestration.lock import current_owner
     from pipeline.orchestration.runs import summarise
     from pipeline.run_record import read_runs, sqlite_connection
 
     found = read_runs(sqlite_connection(root / METADATA_FILE), latest=latest)
-    is_held = current_holder(root) is not None
+    is_held = current_owner(root) is not None
     return [summarise(run, is_latest=run is found[-1], is_held=is_held) for run in found]
 
 
