@@ -25,6 +25,7 @@ from components.model_push.versions import (
     next_number,
     require_model,
     stamped,
+    version_numbers,
 )
 
 _LOCK: Final = ".lock"
@@ -106,8 +107,7 @@ class LocalStore(VersionStore):
             entries = list(os.scandir(self._folder))
         except FileNotFoundError:
             return []
-        return sorted(int(entry.name) for entry in entries
-                      if entry.name.isdecimal() and entry.is_dir())  # fmt: skip
+        return version_numbers(entry.name for entry in entries if entry.is_dir())
 
     def _version(self, number: int) -> Version:
         folder = self._folder / str(number)
