@@ -3,7 +3,6 @@
 Pure functions of what is known: no clock, no files, no metadata store.
 """
 
-import datetime
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -166,13 +165,6 @@ def decide(
         f"{news}; retrain.min_new_spans asks for {config.min_new_spans}, there is no drift alarm "
         "and the model is not too old",
     )
-
-
-def span_name(span: int, config: InputConfig) -> str:
-    """Names a span: a date where the paths hold dates."""
-    if any("{YYYY}" in path for path in config.paths):
-        return (datetime.date(1970, 1, 1) + datetime.timedelta(days=span)).isoformat()
-    return str(span)
 
 
 def _news(images: Images, new: int) -> str:

@@ -5,7 +5,6 @@ Reads only the metadata store and the small JSON files that steps leave beside t
 
 import datetime
 import json
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -163,12 +162,6 @@ def local_time(seconds: float) -> str:
     """Formats seconds since 1970-01-01 UTC as local time with its zone."""
     zone = datetime.datetime.fromtimestamp(seconds).astimezone()
     return zone.isoformat(timespec="seconds")
-
-
-def age_in_words(seconds: float, *, now: float | None = None) -> str:
-    """Says how long ago a moment was: `3.2 days`, `5.0 hours`."""
-    hours = max(0.0, (time.time() if now is None else now) - seconds) / 3600
-    return f"{hours / 24:.1f} days" if hours >= 48 else f"{hours:.1f} hours"
 
 
 def _verdict(steps: list[Step]) -> dict[str, Any]:
