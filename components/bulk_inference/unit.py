@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from components.bulk_inference import ledger, storage
 from components.bulk_inference.annotation import BatchResult, annotate_batch
-from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.config import BulkJob
 from components.bulk_inference.counters import UnitCounts
 from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.duplicates import skipped_positions
@@ -50,7 +50,7 @@ class JobSpec:
         workers: Cores of one worker process.
     """
 
-    config: BulkConfig
+    config: BulkJob
     card: ModelCard
     workers: int
 
@@ -137,8 +137,6 @@ def annotate_unit(
 def _results(planned: PlannedUnit, spec: JobSpec, annotator: Annotator) -> Iterator[BatchResult]:
     """Yields results in source order, with a bounded number of batches under way."""
     config = spec.config
-    if config.input is None:
-        return
     pool = _shared_pool(spec.threads)
     earlier = EarlierRows(config.output, planned.earlier)
     skip = skipped_positions(planned)
