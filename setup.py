@@ -10,6 +10,7 @@ ROOT = Path(__file__).parent
 CORE = [
     "apache-beam[gcp]>=2.72,<3",
     "click>=8.1,<9",
+    "filelock>=3.12",
     "google-cloud-storage>=2.18",
     "google-crc32c>=1.5",
     "grpcio>=1.60",
@@ -43,7 +44,6 @@ CORE = [
 TFX_COMMON = [
     "croniter>=2",
     "dill",
-    "filelock>=3.12",
     "google-cloud-aiplatform>=1.60",
     "keras-tuner>=1.4.7",
     "setuptools<81",

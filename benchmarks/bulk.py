@@ -205,7 +205,7 @@ def write_records(archive: Path, folder: Path, most: int) -> tuple[list[str], in
     Returns:
         Paths of the TFRecord files, and the number of images.
     """
-    from components.bulk_inference.sinks import frame_record
+    from components.tfrecord_frames import frame
     from trainer import features
 
     images = members(archive, most)
@@ -214,7 +214,7 @@ def write_records(archive: Path, folder: Path, most: int) -> tuple[list[str], in
     path = split / "data-00000-of-00001"
     with path.open("wb") as file:
         for _, data in images:
-            file.write(frame_record(example(features.ENCODED, data)))
+            file.write(frame([example(features.ENCODED, data)]))
     return [str(path)], len(images)
 
 

@@ -162,9 +162,13 @@ def run_stock(options: argparse.Namespace) -> dict[str, Any]:
 
 def count(source: Path) -> int:
     """Counts the records of the stock side's input."""
-    from components.image_example_gen.records import frames
+    from components.tfrecord_frames import record_spans
 
-    return sum(1 for path in source.glob("*/*.tfrecord") for _ in frames(path.read_bytes()))
+    images = 0
+    for path in source.glob("*/*.tfrecord"):
+        with path.open("rb") as file:
+            images += sum(1 for _ in record_spans(file))
+    return images
 
 
 def peak_mib() -> float:

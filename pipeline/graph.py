@@ -18,7 +18,7 @@ from components.baseline_model.strategy import (
 )
 from components.bulk_inference.component import BulkInference
 from components.image_example_gen.component import ImageExampleGen
-from components.image_example_gen.properties import FINGERPRINT
+from components.image_example_gen.executor import FINGERPRINT
 from components.model_gate.component import ModelGate
 from components.model_push.component import Pusher
 from components.model_push.config import vertex_arguments

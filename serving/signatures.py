@@ -11,13 +11,12 @@ import tensorflow as tf
 
 from serving import names
 from serving.admission import MAX_PIXELS, admit
-from trainer import pixels
+from trainer import outliers, pixels
 from trainer.model import VaeClassifier
 from trainer.preprocessing import RecordTransform, parse_records
 
 _TOP_K = 5
 _MOST_SAMPLES = 4096
-_VERDICTS = ("accept", "review", "reject")
 
 _DEFAULT_OUTPUTS = (
     names.LABEL,
@@ -84,7 +83,7 @@ def create_signatures(
             names.ELBO: analysis["elbo"],
             names.RECONSTRUCTION_ERROR: analysis["reconstruction_error"],
             names.OUTLIER_SCORE: analysis["outlier_score"],
-            names.VERDICT: tf.gather(tf.constant(_VERDICTS), analysis["verdict"]),
+            names.VERDICT: tf.gather(tf.constant(outliers.VERDICTS), analysis["verdict"]),
             names.IMAGE: pixels.to_levels(analysis["reconstruction"]),
         }
 

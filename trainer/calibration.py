@@ -72,9 +72,12 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
 
 
 def auroc(good: np.ndarray, bad: np.ndarray) -> float:
-    """Probability that a bad image scores above a good one; ties count half."""
-    ranks = stats.rankdata(np.concatenate([good, bad]))[len(good) :]
-    wins = ranks.sum() - len(bad) * (len(bad) + 1) / 2
+    """Returns the probability that a bad image scores above a good one; ties count half.
+
+    That is the Mann-Whitney statistic over the number of pairs. `sklearn.metrics.roc_auc_score`
+    gives the same number but refuses infinite scores, which outliers may have.
+    """
+    wins = stats.mannwhitneyu(bad, good, method="asymptotic").statistic
     return float(wins / (len(good) * len(bad)))
 
 
@@ -97,7 +100,7 @@ def conformal_threshold(scores: np.ndarray, rate: float) -> tuple[float, tuple[f
     if place > count:
         return float("inf"), (0.0, 1.0 / (count + 1))
     threshold = float(np.sort(scores)[place - 1])
-    low, high = stats.beta.ppf([0.025, 0.975], count + 1 - place, place)
+    low, high = stats.beta.interval(0.95, count + 1 - place, place)
     return threshold, (float(low), float(high))
 
 

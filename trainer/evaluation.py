@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from scipy import special
 
 from trainer import losses
 from trainer.input_pipeline import ImageSet
@@ -103,9 +104,8 @@ class Evaluator:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """float64 [n, K]."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
+    """Returns log probabilities, float64 [n, K], of logits of any precision."""
+    return special.log_softmax(logits.astype(np.float64), axis=-1)
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:

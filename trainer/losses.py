@@ -92,11 +92,6 @@ def categorical_entropy(logits: tf.Tensor) -> tf.Tensor:
     return -tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)
 
 
-def soft_cross_entropy(targets: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """-sum over classes of target * log p: float32 [batch], nats."""
-    return -tf.reduce_sum(targets * tf.nn.log_softmax(logits), axis=-1)
-
-
 def joint_classes(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
     """Joint distribution of the classes that two views of the same images get.
 

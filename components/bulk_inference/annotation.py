@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.bulk_inference import decoding
-from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.config import BulkJob
 from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.handler import Annotator, Outputs
 from components.bulk_inference.reuse import EarlierRows
@@ -57,7 +57,7 @@ class BatchResult:
 def annotate_batch(
     batch: MemberBatch,
     skip: frozenset[int],
-    config: BulkConfig,
+    config: BulkJob,
     annotator: Annotator,
     earlier: EarlierRows,
 ) -> BatchResult:
@@ -73,7 +73,7 @@ def annotate_batch(
     result = BatchResult(
         members=len(batch) + len(batch.rejects), ignored=batch.ignored, rejects=list(batch.rejects)
     )
-    if config.input is None or not len(batch):
+    if not len(batch):
         return result
     drift = result.drift = DriftSums(annotator.card)
     sha256 = decoding.digests(batch)

@@ -11,7 +11,7 @@ from tfx.dsl.components.base import base_component, executor_spec
 from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
-from components.bulk_inference import driver, executor, properties
+from components.bulk_inference import driver, executor
 from components.bulk_inference.config import BulkConfig
 
 MODEL: Final = executor.MODEL
@@ -25,10 +25,10 @@ class BulkInferenceSpec(ComponentSpec):
     """What BulkInference takes and gives."""
 
     PARAMETERS = {
-        properties.BULK_CONFIG: ExecutionParameter(type=str),
-        properties.SPLIT: ExecutionParameter(type=str, optional=True),
-        properties.CODE_DIGEST: ExecutionParameter(type=str, optional=True),
-        properties.INPUT_FINGERPRINT: ExecutionParameter(type=str, optional=True),
+        executor.BULK_CONFIG: ExecutionParameter(type=str),
+        executor.SPLIT: ExecutionParameter(type=str, optional=True),
+        executor.CODE_DIGEST: ExecutionParameter(type=str, optional=True),
+        executor.INPUT_FINGERPRINT: ExecutionParameter(type=str, optional=True),
     }
     INPUTS = {
         MODEL: ChannelParameter(type=standard_artifacts.Model),
@@ -85,10 +85,10 @@ class BulkInference(base_component.BaseComponent):
                 MODEL_BLESSING: model_blessing,
                 INFRA_BLESSING: infra_blessing,
                 EXAMPLES: examples,
-                properties.BULK_CONFIG: config.model_dump_json(),
-                properties.SPLIT: split,
-                properties.CODE_DIGEST: code_digest,
-                properties.INPUT_FINGERPRINT: input_fingerprint,
+                executor.BULK_CONFIG: config.model_dump_json(),
+                executor.SPLIT: split,
+                executor.CODE_DIGEST: code_digest,
+                executor.INPUT_FINGERPRINT: input_fingerprint,
                 ANNOTATIONS: types.Channel(type=standard_artifacts.InferenceResult),
             }
         )

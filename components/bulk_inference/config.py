@@ -8,6 +8,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
 from trainer.options import Section
 
 CLASSIFY_COLUMNS: Final = (
@@ -162,3 +163,22 @@ class BulkConfig(Section):
     batch: BatchConfig = BatchConfig()
     engine: EngineConfig = EngineConfig()
     drift: DriftConfig = DriftConfig()
+
+
+class BulkJob(BulkConfig):
+    """A bulk job that can run: its images and its output are known."""
+
+    input: InputConfig = Field(description="The images.")
+
+    @classmethod
+    def of(cls, config: BulkConfig) -> "BulkJob":
+        """Returns the job that a configuration asks for.
+
+        Raises:
+            InputError: No archive or no output is named.
+        """
+        if config.input is None:
+            raise InputError("no archive is named; give at least one (bulk.input.paths)")
+        if not config.output:
+            raise InputError("no output is named; give a folder (bulk.output)")
+        return cls(**dict(config))

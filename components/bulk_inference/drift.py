@@ -167,11 +167,10 @@ def judge(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftReport:
 
 
 def two_sample(counts: np.ndarray, expected: np.ndarray, known: int) -> tuple[float, float, float]:
-    """Two-sample chi-square test of counts against another sample's shares.
+    """Runs a two-sample chi-square test of counts against another sample's shares.
 
-    The training side is a sample too, which a goodness-of-fit test would take for the truth:
-    sum of (sqrt(m/n) a - sqrt(n/m) b)^2 / (a + b) with k - 1 degrees of freedom (Press et al.,
-    Numerical Recipes, section 14.3).
+    The training side is a sample too, which a goodness-of-fit test (`scipy.stats.chisquare`) would
+    take for the truth.
 
     Args:
         counts: int [k], of the archive.
@@ -185,10 +184,10 @@ def two_sample(counts: np.ndarray, expected: np.ndarray, known: int) -> tuple[fl
     total = ours.sum()
     if total == 0 or len(ours) < 2:
         return 0.0, 1.0, 0.0
-    scale = np.sqrt(known / total)
-    statistic = float((((scale * ours) - theirs / scale) ** 2 / (ours + theirs)).sum())
+    # Yates' correction is for tables of four cells only, so bins would not be comparable with it.
+    test = stats.chi2_contingency([ours, theirs], correction=False)
     distance = 0.5 * float(np.abs(ours / total - theirs / known).sum())
-    return statistic, float(stats.chi2.sf(statistic, len(ours) - 1)), distance
+    return float(test.statistic), float(test.pvalue), distance
 
 
 def _pool(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

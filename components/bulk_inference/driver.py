@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.properties import BULK_CONFIG, INPUT_FINGERPRINT
+from components.bulk_inference.executor import BULK_CONFIG, INPUT_FINGERPRINT
 from components.image_example_gen.driver import InputDriver
 from components.image_sources.fingerprint import fingerprint
 from components.image_sources.spans import resolve

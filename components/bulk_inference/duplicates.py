@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from components.bulk_inference import ledger, storage
-from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.config import BulkJob
 from components.bulk_inference.planning import PlannedUnit
 from components.image_sources.sources import open_source
 
@@ -28,7 +28,7 @@ def hashes_path(output: str, name: str) -> str:
     return posixpath.join(output, ledger.HASHES, f"{name}.sha256")
 
 
-def hash_unit(planned: PlannedUnit, config: BulkConfig) -> int:
+def hash_unit(planned: PlannedUnit, config: BulkJob) -> int:
     """Hashes the members of one unit; a Beam step.
 
     Args:
@@ -38,8 +38,6 @@ def hash_unit(planned: PlannedUnit, config: BulkConfig) -> int:
     Returns:
         How many members it has, rejects left out.
     """
-    if config.input is None:
-        return 0
     digests = [
         hashlib.sha256(data).digest()
         for batch in open_source(config.input).read(planned.unit)

@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.config import BulkJob
 from components.bulk_inference.planning import PlannedUnit
 from trainer.model_card import ModelCard
 
@@ -50,9 +50,7 @@ class Estimate:
         return asdict(self)
 
 
-def estimate(
-    config: BulkConfig, card: ModelCard, todo: list[PlannedUnit], workers: int
-) -> Estimate:
+def estimate(config: BulkJob, card: ModelCard, todo: list[PlannedUnit], workers: int) -> Estimate:
     """Does units spread over the archive until the sample tells enough, and projects.
 
     Args:

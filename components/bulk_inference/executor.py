@@ -15,7 +15,6 @@ from tfx.utils import path_utils
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
 from components.bulk_inference.progress import Progress
-from components.bulk_inference.properties import BULK_CONFIG, SPLIT
 from components.image_sources.config import InputConfig
 from trainer import features
 from trainer.errors import UserError
@@ -26,6 +25,14 @@ MODEL_BLESSING: Final = "model_blessing"
 INFRA_BLESSING: Final = "infra_blessing"
 EXAMPLES: Final = "examples"
 ANNOTATIONS: Final = "annotations"
+
+BULK_CONFIG: Final = "bulk_config"
+"""JSON of the `bulk:` section; the driver replaces its spans by the paths they stand for."""
+SPLIT: Final = "split"
+CODE_DIGEST: Final = "code_digest"
+INPUT_FINGERPRINT: Final = "input_fingerprint"
+"""Fingerprint of the archives' content; the driver computes it unless the component was given
+one."""
 
 _LOG = logging.getLogger(PROGRESS_LOGGER)
 

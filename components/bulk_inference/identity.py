@@ -9,7 +9,7 @@ import posixpath
 from typing import Any, Final
 
 from components.bulk_inference import ledger, storage
-from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.config import BulkJob
 from components.image_sources.errors import InputError
 from trainer.model_card import ModelCard
 
@@ -17,9 +17,8 @@ _VERSION: Final = 1
 """Of the layout and of the numbers; a job over an older one starts afresh."""
 
 
-def job_identity(config: BulkConfig, card: ModelCard) -> dict[str, Any]:
+def job_identity(config: BulkJob, card: ModelCard) -> dict[str, Any]:
     """Everything that decides what rows look like; two jobs of one identity share a table."""
-    source = config.input
     return {
         "layout": _VERSION,
         "digests": card.answer_digests,
@@ -28,8 +27,8 @@ def job_identity(config: BulkConfig, card: ModelCard) -> dict[str, Any]:
         "columns": list(config.columns),
         "partition_by": config.partition_by,
         "duplicates": config.duplicates,
-        "limits": source.limits.model_dump(mode="json") if source else {},
-        "labels": source.labels.model_dump(mode="json") if source else {},
+        "limits": config.input.limits.model_dump(mode="json"),
+        "labels": config.input.labels.model_dump(mode="json"),
     }
 
 
@@ -50,7 +49,7 @@ def write_identity(output: str, identity: dict[str, Any]) -> None:
     storage.write_bytes(posixpath.join(output, ledger.IDENTITY), content)
 
 
-def settle(config: BulkConfig, card: ModelCard) -> list[str]:
+def settle(config: BulkJob, card: ModelCard) -> list[str]:
     """Starts afresh where the output is another job's, and says why."""
     output = config.output
     wanted = job_identity(config, card)

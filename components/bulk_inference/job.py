@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from components.bulk_inference import drift, identity, ledger, lock, storage
-from components.bulk_inference.config import BulkConfig
+from components.bulk_inference import drift, identity, ledger, storage
+from components.bulk_inference.config import BulkConfig, BulkJob
 from components.bulk_inference.counters import NAMES, read_counters
 from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.interruption import workers_end_with_us
@@ -58,16 +58,17 @@ def run_bulk(
         CountMismatchError: if a member is unaccounted for.
     """
     begin = time.perf_counter()
-    card = _require_usable(config)
-    result = BulkResult(config.output, card.path)
-    if config.dry_run:
-        return _dry_run(config, card, result)
-    with lock.held(config.output):
-        return _run_locked(config, card, result, progress, list(command), begin)
+    job = BulkJob.of(config)
+    card = _require_usable(job)
+    result = BulkResult(job.output, card.path)
+    if job.dry_run:
+        return _dry_run(job, card, result)
+    with ledger.exclusive(job.output):
+        return _run_locked(job, card, result, progress, list(command), begin)
 
 
 def _run_locked(
-    config: BulkConfig,
+    config: BulkJob,
     card: ModelCard,
     result: BulkResult,
     progress: Callable[[Progress], None] | None,
@@ -120,11 +121,7 @@ def _run_locked(
     return result
 
 
-def _require_usable(config: BulkConfig) -> ModelCard:
-    if config.input is None:
-        raise InputError("no archive is named; give at least one (bulk.input.paths)")
-    if not config.output:
-        raise InputError("no output is named; give a folder (bulk.output)")
+def _require_usable(config: BulkJob) -> ModelCard:
     require_columns(config.columns)
     if config.format == "npy" and "embedding" not in config.columns:
         raise InputError("bulk.format npy needs the column `embedding` in bulk.columns")
@@ -134,7 +131,7 @@ def _require_usable(config: BulkConfig) -> ModelCard:
     return card
 
 
-def _dry_run(config: BulkConfig, card: ModelCard, result: BulkResult) -> BulkResult:
+def _dry_run(config: BulkJob, card: ModelCard, result: BulkResult) -> BulkResult:
     """Estimates what is left to do; leaves the output as it is."""
     from components.bulk_inference.engines import usable_cores
     from components.bulk_inference.estimate import estimate
@@ -153,7 +150,7 @@ def _dry_run(config: BulkConfig, card: ModelCard, result: BulkResult) -> BulkRes
     return result
 
 
-def _leave_out_duplicates(config: BulkConfig, planned: list[PlannedUnit]) -> list[PlannedUnit]:
+def _leave_out_duplicates(config: BulkJob, planned: list[PlannedUnit]) -> list[PlannedUnit]:
     from components.bulk_inference.duplicates import hashes_path, without_duplicates
 
     unhashed = [
@@ -171,13 +168,13 @@ def _leave_out_duplicates(config: BulkConfig, planned: list[PlannedUnit]) -> lis
     return without_duplicates(config.output, planned)
 
 
-def _interruptible(config: BulkConfig, engine: "Engine") -> AbstractContextManager[None]:
+def _interruptible(config: BulkJob, engine: "Engine") -> AbstractContextManager[None]:
     """What a pipeline runs in: the local runner's worker processes end when a person says so."""
     is_local = config.engine.runner == "local" and not engine.in_process
     return workers_end_with_us() if is_local else contextlib.nullcontext()
 
 
-def _earlier_shards(config: BulkConfig, unit: PlannedUnit, stale: set[str]) -> tuple[str, ...]:
+def _earlier_shards(config: BulkJob, unit: PlannedUnit, stale: set[str]) -> tuple[str, ...]:
     """Shards of the same archive that are about to go; their rows may be taken over."""
     if config.format != "parquet" or not set(config.columns) >= NEEDED_COLUMNS:
         return ()
@@ -188,7 +185,7 @@ def _earlier_shards(config: BulkConfig, unit: PlannedUnit, stale: set[str]) -> t
 
 
 def _run_pipeline(
-    config: BulkConfig,
+    config: BulkJob,
     card: ModelCard,
     todo: list[PlannedUnit],
     progress: Callable[[Progress], None] | None,
@@ -223,7 +220,7 @@ def _run_pipeline(
 
 
 def _report_drift(
-    config: BulkConfig, card: ModelCard, sums: DriftSums, *, changed: bool
+    config: BulkJob, card: ModelCard, sums: DriftSums, *, changed: bool
 ) -> dict[str, Any]:
     report = drift.judge(card, sums, config.drift.alarm_rate)
     content = json.dumps(report.as_dict(), indent=2).encode()
@@ -246,7 +243,7 @@ def _require_matching_counts(totals: Totals, result: BulkResult) -> None:
         )
 
 
-def _check_counters(config: BulkConfig, counted: dict[str, int], now: Totals) -> list[str]:
+def _check_counters(config: BulkJob, counted: dict[str, int], now: Totals) -> list[str]:
     """Holds what this run stored against what Beam counted.
 
     Returns:
@@ -268,11 +265,9 @@ def _check_counters(config: BulkConfig, counted: dict[str, int], now: Totals) ->
     return differences
 
 
-def _require_enough_rows(config: BulkConfig, result: BulkResult) -> None:
+def _require_enough_rows(config: BulkJob, result: BulkResult) -> None:
     if not result.members:
-        raise InputError(
-            f"{', '.join(config.input.paths) if config.input else ''}: no image files in there"
-        )
+        raise InputError(f"{', '.join(config.input.paths)}: no image files in there")
     share = result.rejects / result.members
     if share > config.max_rejected_share or result.rejects == result.members:
         most = max(result.reasons, key=lambda reason: result.reasons[reason])

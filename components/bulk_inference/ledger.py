@@ -7,15 +7,19 @@ Workers write records; the job reads them to resume, to count and to sum up.
 import json
 import posixpath
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from components import locks
 from components.bulk_inference import storage
 from components.bulk_inference.config import BulkConfig
+from components.image_sources.errors import InputError
 
 RECORDS: Final = "_units"
 HASHES: Final = "_hashes"
 IDENTITY: Final = "_job.json"
+LOCK: Final = "_lock"
 MANIFEST: Final = "_manifest.json"
 TABLE: Final = "table"
 REJECTS: Final = "rejects"
@@ -70,6 +74,28 @@ class UnitRecord:
     seconds: float = 0.0
     batch_limit: int = 0
     drift: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def exclusive(output: str) -> Iterator[None]:
+    """Keeps other jobs out of an output while the block runs.
+
+    Args:
+        output: The job's folder, writable.
+
+    Raises:
+        InputError: Another job holds it; the message says which.
+    """
+
+    def refusal(owner: locks.Owner | None) -> InputError:
+        who = f"process {owner.pid} on {owner.host}" if owner else "an unknown process"
+        return InputError(
+            f"{output}: another job writes there, {who}; wait for it, stop it, or name another"
+            " output"
+        )
+
+    with locks.hold(posixpath.join(output, LOCK), "a bulk job", refusal=refusal):
+        yield
 
 
 def record_path(output: str, name: str) -> str:

@@ -7,6 +7,7 @@ import posixpath
 
 from components.bulk_inference import storage
 from components.image_sources.errors import InputError
+from components.model_push.versions import MODEL_FILE, newest_folders
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 
 
@@ -25,13 +26,11 @@ def find_model(path: str) -> str:
     """
     if not path:
         raise InputError("no model is named; give the folder of a pushed model (bulk.model)")
-    if storage.exists(posixpath.join(path, "saved_model.pb")):
+    if storage.exists(posixpath.join(path, MODEL_FILE)):
         return path
-    versions = [name for name in storage.list_names(path) if name.isdigit()]
-    for version in sorted(versions, key=int, reverse=True):
-        folder = posixpath.join(path, version)
-        if storage.exists(posixpath.join(folder, "saved_model.pb")):
-            return folder
+    newest = next(newest_folders(path), None)
+    if newest is not None:
+        return newest
     if not storage.is_folder(path):
         raise InputError(f"{path}: no such folder; give the folder of a pushed model")
     raise InputError(

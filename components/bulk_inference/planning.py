@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.config import BulkJob
 from components.image_sources import files, folder
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
@@ -36,17 +36,15 @@ class PlannedUnit:
     earlier: tuple[str, ...] = ()
 
 
-def plan_units(config: BulkConfig) -> Iterator[PlannedUnit]:
+def plan_units(config: BulkJob) -> Iterator[PlannedUnit]:
     """Plans the whole input, in source order.
 
     Args:
-        config: The job; its `input` is set.
+        config: The job.
 
     Raises:
         InputError: if there is nothing to read.
     """
-    if config.input is None:
-        return
     ordinals: Counter[str] = Counter()
     for unit in open_source(config.input).units():
         ordinal = ordinals[unit.source]

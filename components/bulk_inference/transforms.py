@@ -13,7 +13,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from components.beam_metrics import count
-from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.config import BulkJob
 from components.bulk_inference.counters import NAMESPACE, UnitCounts
 from components.bulk_inference.duplicates import hash_unit
 from components.bulk_inference.ledger import UnitRecord
@@ -90,7 +90,7 @@ class HashUnits(beam.PTransform):
         config: The job.
     """
 
-    config: BulkConfig
+    config: BulkJob
 
     def __post_init__(self) -> None:
         super().__init__()

@@ -16,11 +16,10 @@ from typing import Any, Final
 
 import cv2
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from components.bulk_inference import ledger, storage
 from components.bulk_inference.annotation import BatchResult, annotate_batch
-from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.config import BulkJob
 from components.bulk_inference.counters import UnitCounts
 from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.duplicates import skipped_positions
@@ -34,10 +33,10 @@ from components.bulk_inference.schema import (
     table_schema,
     texts,
 )
-from components.bulk_inference.sinks import SINKS
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.errors import InputError
 from components.image_sources.sources import open_source
+from components.sinks import SINKS, ParquetSink
 from trainer.model_card import ModelCard
 
 
@@ -51,7 +50,7 @@ class JobSpec:
         workers: Cores of one worker process.
     """
 
-    config: BulkConfig
+    config: BulkJob
     card: ModelCard
     workers: int
 
@@ -107,7 +106,7 @@ def annotate_unit(
                 path = posixpath.join(config.output, index)
                 files[index] = stack.enter_context(storage.writing(path))
                 columns = [field for field in schema if field.name != "embedding"]
-                sinks.append(SINKS["parquet"](files[index], pa.schema(columns)))
+                sinks.append(ParquetSink(files[index], pa.schema(columns)))
             for result in _results(planned, spec, annotator):
                 _add(record, result)
                 TALLY.add(result.members, len(result.rejects))
@@ -138,8 +137,6 @@ def annotate_unit(
 def _results(planned: PlannedUnit, spec: JobSpec, annotator: Annotator) -> Iterator[BatchResult]:
     """Yields results in source order, with a bounded number of batches under way."""
     config = spec.config
-    if config.input is None:
-        return
     pool = _shared_pool(spec.threads)
     earlier = EarlierRows(config.output, planned.earlier)
     skip = skipped_positions(planned)
@@ -216,7 +213,8 @@ def _write_rest(
         tables.append((ledger.DUPLICATES, DUPLICATE_SCHEMA, list(zip(*copies, strict=True))))
     for part, schema, columns in tables:
         path = posixpath.join(part, f"{record.name}.parquet")
-        table = pa.table([texts(column) for column in columns], schema)
         with storage.writing(posixpath.join(output, path)) as file:
-            pq.write_table(table, file, compression="zstd")
+            sink = ParquetSink(file, schema)
+            sink.write(pa.record_batch([texts(column) for column in columns], schema))
+            sink.close()
             record.files[path] = file.tell()

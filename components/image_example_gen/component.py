@@ -12,7 +12,7 @@ from tfx.types import standard_artifacts
 from tfx.types.component_spec import ChannelParameter, ComponentSpec, ExecutionParameter
 
 from components.image_example_gen import driver, executor
-from components.image_example_gen.properties import (
+from components.image_example_gen.executor import (
     CODE_DIGEST,
     FINGERPRINT,
     INPUT_CONFIG,

@@ -14,7 +14,7 @@ from tfx.orchestration.portable import base_driver as portable_driver
 from tfx.orchestration.portable import data_types
 from tfx.proto.orchestration import driver_output_pb2
 
-from components.image_example_gen.properties import FINGERPRINT, INPUT_CONFIG, SPAN, VERSION
+from components.image_example_gen.executor import FINGERPRINT, INPUT_CONFIG, SPAN, VERSION
 from components.image_sources.config import InputConfig
 from components.image_sources.fingerprint import fingerprint
 from components.image_sources.spans import resolve

@@ -1,6 +1,6 @@
 """ImageExampleGen's executor: unpacks what TFX hands over and calls `ingest`."""
 
-from typing import Any
+from typing import Any, Final
 
 from tfx import types
 from tfx.components.example_gen import utils
@@ -10,18 +10,21 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils
 
 from components.image_example_gen.ingest import ingest
-from components.image_example_gen.properties import (
-    FINGERPRINT,
-    INPUT_CONFIG,
-    PROCESSES,
-    SPAN,
-    THREADS,
-    VERSION,
-)
 from components.image_sources.config import InputConfig
 from components.image_sources.fingerprint import fingerprint
 from components.image_sources.spans import resolve
 from trainer import features
+
+INPUT_CONFIG: Final = "input_config"
+"""JSON of the input section; the driver replaces its spans by the paths they stand for."""
+THREADS: Final = "threads"
+PROCESSES: Final = "processes"
+CODE_DIGEST: Final = "code_digest"
+
+# TFX's own names, which its span resolvers read from the artifact.
+FINGERPRINT: Final = "input_fingerprint"
+SPAN: Final = "span"
+VERSION: Final = "version"
 
 
 class Executor(base_beam_executor.BaseBeamExecutor):
@@ -38,7 +41,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         Args:
             input_dict: Empty.
             output_dict: `examples`: one Examples artifact.
-            exec_properties: See `properties.py`.
+            exec_properties: By the names above.
 
         Raises:
             InputError: if the input cannot be used or the output cannot be written.

@@ -4,17 +4,19 @@ Files that lose rows are written again without them, the others are moved. Calle
 in `transforms.py`, and by `local_run.py` for all parts at once.
 """
 
+import io
 from collections.abc import Iterable, Iterator, Set
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from components.image_example_gen import duplicates, records, tables
+from components.image_example_gen import duplicates, tables
 from components.image_example_gen.account import CONFLICTS_NAMED, Account, dumps, name_of
 from components.image_example_gen.output import OutputFolder
 from components.image_example_gen.parts import STAGING, Part, digests_file, part_name, staged
 from components.image_example_gen.splits import SLOTS, final_split
 from components.image_sources.example_proto import example_class
+from components.tfrecord_frames import HEAD_BYTES, TAIL_BYTES, record_spans
 from trainer import features
 
 DUPLICATES: Final = f"{STAGING}/duplicates"
@@ -118,14 +120,14 @@ def _take(content: bytes, places: np.ndarray, drop: np.ndarray) -> tuple[list[by
     Returns:
         The wanted records, and the file without those that go.
     """
-    bounds = list(records.frames(content))
+    spans = list(record_spans(io.BytesIO(content)))
     found, rest, kept_to = [], [], 0
     for place, goes in zip(places.tolist(), drop.tolist(), strict=True):
-        start, stop = bounds[place]
-        found.append(content[start + 12 : stop - 4])
+        start, size = spans[place]
+        found.append(content[start : start + size])
         if goes:
-            rest.append(content[kept_to:start])
-            kept_to = stop
+            rest.append(content[kept_to : start - HEAD_BYTES])
+            kept_to = start + size + TAIL_BYTES
     rest.append(content[kept_to:])
     return found, b"".join(rest)
 

@@ -10,6 +10,7 @@ from typing import BinaryIO, Final
 
 import numpy as np
 
+from components import tfrecord_frames
 from components.image_example_gen import duplicates, records
 from components.image_example_gen.account import Account
 from components.image_example_gen.inspection import Inspected
@@ -118,7 +119,7 @@ class PartWriter:
                 if len(present) == 1
                 else [encoded[i] for i in np.flatnonzero(slots == slot).tolist()]
             )
-            framed = records.frame(chosen)
+            framed = tfrecord_frames.frame(chosen)
             self._file(slot).write(framed)
             self.size += len(framed)
         self.rows += len(images.data)

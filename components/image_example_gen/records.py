@@ -1,26 +1,20 @@
-"""Image records: columns to serialised tf.Examples, and their frames in a TFRecord file.
+"""Encodes images as serialised tf.Examples.
 
 Written by `parts.py`. No TensorFlow is imported; feature names are those of `trainer/features.py`.
 """
 
-import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
-import google_crc32c
 import numpy as np
 
 from components.image_checks import ImageHeader
 from trainer import features
 
-_LENGTH: Final = struct.Struct("<Q")
-_CRC: Final = struct.Struct("<I")
 _ENCODED: Final = features.ENCODED.encode("ascii")
 _FILENAME: Final = features.FILENAME.encode("ascii")
 _SHA256: Final = features.SHA256.encode("ascii")
-FRAME_BYTES: Final = 16
-"""What a frame adds to its record: length and two checksums."""
 
 
 def encode(
@@ -106,41 +100,3 @@ def _varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
-
-
-def frame(records: Sequence[bytes]) -> bytes:
-    """Frames records as TFRecord: length, its checksum, data, its checksum.
-
-    https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
-    """
-    parts: list[bytes] = []
-    for record in records:
-        parts += (_frame_head(len(record)), record, _masked(record))
-    return b"".join(parts)
-
-
-@lru_cache(maxsize=65536)
-def _frame_head(size: int) -> bytes:
-    length = _LENGTH.pack(size)
-    return length + _masked(length)
-
-
-def _masked(data: bytes) -> bytes:
-    crc = google_crc32c.value(data)
-    return _CRC.pack(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
-def frames(content: bytes) -> Iterator[tuple[int, int]]:
-    """Finds the frames of a TFRecord file that we wrote ourselves.
-
-    Args:
-        content: The file's bytes.
-
-    Yields:
-        First byte of each frame, and the byte after its last.
-    """
-    at = 0
-    while at < len(content):
-        stop = at + FRAME_BYTES + _LENGTH.unpack_from(content, at)[0]
-        yield at, stop
-        at = stop

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from components.image_example_gen.output import OutputFolder
 from components.image_sources.batch import Reject
+from components.sinks import ParquetSink
 
 REJECTS: Final = pa.schema([(name, pa.string()) for name in Reject._fields])
 """Columns of `rejects.parquet`: source, member, stage, reason, detail."""
@@ -38,9 +39,11 @@ def to_parquet(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> bytes:
         pa.array([printable(v) if isinstance(v, str) else v for v in values], column.type)
         for column, values in zip(schema, columns, strict=True)
     ]
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(arrays, schema=schema), sink)
-    return sink.getvalue()
+    file = io.BytesIO()
+    sink = ParquetSink(file, schema)
+    sink.write(pa.record_batch(arrays, schema=schema))
+    sink.close()
+    return file.getvalue()
 
 
 def merge(output: OutputFolder, parts: str, target: str, schema: pa.Schema) -> int:
@@ -56,9 +59,11 @@ def merge(output: OutputFolder, parts: str, target: str, schema: pa.Schema) -> i
         Rows of the table.
     """
     rows = 0
-    with output.create(target) as sink, pq.ParquetWriter(sink, schema) as writer:
+    with output.create(target) as file:
+        sink = ParquetSink(file, schema)
         for name in output.names(parts):
-            table = pq.read_table(io.BytesIO(output.read(name)), schema=schema)
-            writer.write_table(table)
-            rows += table.num_rows
+            for batch in pq.read_table(io.BytesIO(output.read(name)), schema=schema).to_batches():
+                sink.write(batch)
+                rows += batch.num_rows
+        sink.close()
     return rows

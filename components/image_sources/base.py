@@ -1,11 +1,11 @@
-"""The interface of a source of images: it plans work units, and it reads one unit in batches.
+"""Defines the interface of a format: a reader plans work units and reads one unit in batches.
 
 Planning happens once, in the process that starts the job; units travel to workers.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
@@ -34,36 +34,16 @@ class WorkUnit:
     extra: bytes = b""
 
 
-class Source(Protocol):
-    """Images of one or several archives."""
-
-    def units(self) -> Iterator[WorkUnit]:
-        """Plans the work, streaming: memory does not grow with the number of members.
-
-        Raises:
-            InputError: if there is nothing to read, or it cannot be opened.
-        """
-
-    def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
-        """Reads one unit.
-
-        Args:
-            unit: One of `units()`, perhaps from another process.
-
-        Yields:
-            Batches of at most `units.batch` members, in source order.
-
-        Raises:
-            InputError: if the archive as a whole turns out unreadable.
-        """
-
-
 class Reader(NamedTuple):
     """One format's entry in the dispatch table.
 
     Attributes:
-        plan: Plans the units of one file or folder; their index is given later.
-        read: Reads one unit of it.
+        plan: Plans the units of one file or folder; their index is given later. It streams, so
+            that memory does not grow with the number of members. It raises `InputError` if the
+            archive cannot be opened.
+        read: Reads one unit, perhaps in another process than planned it, in batches of at most
+            `units.batch` members in source order. It raises `InputError` if the archive as a whole
+            turns out unreadable.
     """
 
     plan: Callable[[str, InputConfig], Iterator[WorkUnit]]

@@ -1,15 +1,14 @@
 """TFRecord files of tf.Examples, packed by gzip or not; feature names are configurable.
 
-Read without TensorFlow: frames are checked here, records are parsed by protobuf.
+Frames are read by `components/tfrecord_frames.py`, records are parsed by protobuf: both without
+TensorFlow.
 """
 
 import gzip
-import struct
 import zlib
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
-import google_crc32c
 from google.protobuf.message import DecodeError
 
 from components.image_sources import files
@@ -20,9 +19,8 @@ from components.image_sources.errors import InputError
 from components.image_sources.example_proto import example_class
 from components.image_sources.naming import SPLIT_NAMES, split_of_file
 from components.image_sources.tar import BATCH_BYTES
+from components.tfrecord_frames import FrameError, read_frames
 
-_HEAD: Final = struct.Struct("<QI")
-_SKIP: Final = 1024 * 1024
 # What a record may hold beside its image.
 _ROOM: Final = MIB
 
@@ -127,40 +125,10 @@ def _number_of(features: Any, key: str) -> int | None:
 
 
 def _frames(path: str, stream: BinaryIO, config: InputConfig) -> Iterator[tuple[bytes, str]]:
-    """Reads frames; a record that is too large or damaged comes with the reason instead.
-
-    https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
-    """
-    limit = config.limits.max_bytes + _ROOM
+    """Reads the frames of a file; damage to the file as a whole becomes an `InputError`."""
     try:
-        while head := stream.read(_HEAD.size):
-            if len(head) < _HEAD.size:
-                raise EOFError("the file ends inside a record")
-            length, crc = _HEAD.unpack(head)
-            if _masked(head[:8]) != crc:
-                raise InputError(f"{path}: not a TFRecord file, or damaged; copy it again")
-            if length > limit:
-                _skip(stream, length + 4)
-                yield b"", "too_large"
-                continue
-            data = stream.read(length + 4)
-            if len(data) < length + 4:
-                raise EOFError("the file ends inside a record")
-            record = data[:-4]
-            good = _masked(record) == int.from_bytes(data[-4:], "little")
-            yield record, "" if good else "checksum"
+        yield from read_frames(stream, config.limits.max_bytes + _ROOM)
+    except FrameError as error:
+        raise InputError(f"{path}: not a TFRecord file, or damaged; copy it again") from error
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise InputError(f"{path}: damaged or cut short ({error}); copy it again") from error
-
-
-def _skip(stream: BinaryIO, size: int) -> None:
-    while size > 0:
-        piece = stream.read(min(size, _SKIP))
-        if not piece:
-            raise EOFError("the file ends inside a record")
-        size -= len(piece)
-
-
-def _masked(data: bytes) -> int:
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

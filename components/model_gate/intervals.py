@@ -22,28 +22,27 @@ def normal_quantile(confidence: float) -> float:
 
 
 def share_interval(count: float, total: float, confidence: float) -> Interval:
-    """Wilson's score interval of a share (Wilson 1927, J. Am. Stat. Assoc. 22:209).
+    """Returns Wilson's score interval of a share (Wilson 1927, J. Am. Stat. Assoc. 22:209).
 
     Args:
-        count: How many of them.
-        total: Of how many; 0 gives [0, 1].
+        count: Images that have the property. An accuracy times the number of images is rounded to
+            the count that it stands for; NaN gives [0, 1].
+        total: All images; 0 gives [0, 1].
         confidence: Two-sided.
     """
-    if total <= 0:
+    if total <= 0 or math.isnan(count):
         return Interval(0.0, 1.0)
-    z2 = normal_quantile(confidence) ** 2
-    share = count / total
-    centre = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = math.sqrt(z2 * (share * (1 - share) / total + z2 / (4 * total**2))) / (1 + z2 / total)
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    found = stats.binomtest(round(count), round(total)).proportion_ci(confidence, "wilson")
+    return Interval(float(found.low), float(found.high))
 
 
 def paired_interval(gained: float, lost: float, total: float, confidence: float) -> Interval:
-    """Tango's score interval of the difference of two paired shares.
+    """Returns Tango's score interval of the difference of two paired shares.
 
     Tango (1998), Statistics in Medicine 17:891: the differences d that the score test of
     "p1 - p2 = d" does not reject. At d = 0 that test is McNemar's. It holds its level on small
-    samples and stays sensible where the two models never differ.
+    samples and stays sensible where the two models never differ. SciPy has no interval of the
+    difference of paired shares.
 
     Args:
         gained: Images that only the first is right on.
@@ -81,7 +80,10 @@ def paired_interval(gained: float, lost: float, total: float, confidence: float)
 
 
 def mean_interval(mean: float, deviation: float, count: float, confidence: float) -> Interval:
-    """Student's interval of a mean; without two values it is the whole line.
+    """Returns Student's interval of a mean; with fewer than two values it is the whole line.
+
+    `scipy.stats.t.interval` computes the same, but returns NaN for values that are all equal, where
+    the interval is the mean itself.
 
     Args:
         mean: Of the values.

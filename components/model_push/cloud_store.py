@@ -31,6 +31,7 @@ from components.model_push.versions import (
     next_number,
     require_model,
     stamped,
+    version_numbers,
 )
 
 _CLAIM: Final = ".claim"
@@ -57,7 +58,8 @@ class CloudStore(VersionStore):
         """See the base class."""
         with self._explained():
             folders = self._folders()
-            return [self._version(int(name), folders[name]) for name in _numbers(folders)]
+            numbers = version_numbers(folders)
+            return [self._version(number, folders[str(number)]) for number in numbers]
 
     def latest(self) -> int | None:
         """See the base class."""
@@ -121,7 +123,7 @@ class CloudStore(VersionStore):
     def _claim(self) -> int:
         """Finds a number and makes it this push's own; pushes at the same time get others."""
         while True:
-            numbers = [int(name) for name in _numbers(self._folders(), with_temporary=True)]
+            numbers = version_numbers(name.removeprefix(TEMPORARY) for name in self._folders())
             number = next_number([*numbers, self._pointer()[0] or 0])
             claim = self._bucket.blob(f"{self._prefix}{TEMPORARY}{number}/{_CLAIM}")
             try:
@@ -231,11 +233,6 @@ class CloudStore(VersionStore):
         except (exceptions.GoogleAPIError, requests.exceptions.RequestException) as error:
             line = str(error).strip().partition("\n")[0][:200]
             raise InputError(f"{self.address}: Cloud Storage fails: {line}") from error
-
-
-def _numbers(folders: Iterable[str], *, with_temporary: bool = False) -> list[str]:
-    names = [name.removeprefix(TEMPORARY) if with_temporary else name for name in folders]
-    return sorted((name for name in names if name.isdecimal()), key=int)
 
 
 def _delete_one(blob: Any) -> None:

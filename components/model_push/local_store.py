@@ -1,18 +1,18 @@
 """Versions in a folder of this machine or of a shared file system.
 
 A version is put together under a name that TF Serving ignores, written through to the disk, and
-renamed. One lock per folder, which a killed process loses, orders pushes, so that whatever is
+renamed. One lock per folder (`components/locks.py`) orders pushes, so that whatever is
 unfinished while a push holds it was left by a dead one and is removed.
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
+from components import locks
 from components.image_sources.errors import InputError
 from components.model_push.record import PushRecord, parse_record
 from components.model_push.versions import (
@@ -25,6 +25,7 @@ from components.model_push.versions import (
     next_number,
     require_model,
     stamped,
+    version_numbers,
 )
 
 _LOCK: Final = ".lock"
@@ -106,8 +107,7 @@ class LocalStore(VersionStore):
             entries = list(os.scandir(self._folder))
         except FileNotFoundError:
             return []
-        return sorted(int(entry.name) for entry in entries
-                      if entry.name.isdecimal() and entry.is_dir())  # fmt: skip
+        return version_numbers(entry.name for entry in entries if entry.is_dir())
 
     def _version(self, number: int) -> Version:
         folder = self._folder / str(number)
@@ -138,19 +138,23 @@ class LocalStore(VersionStore):
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise InputError(
-                f"{self._folder}: {error.strerror}; give a folder that you may write"
-                " (push.directory)"
-            ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as stack:
+            try:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(
+                    locks.hold(
+                        str(self._folder / _LOCK),
+                        "a push",
+                        refusal=lambda owner: InputError(f"{self._folder} is in use: {owner}"),
+                        timeout_secs=-1,
+                    )
+                )
+            except OSError as error:
+                raise InputError(
+                    f"{self._folder}: {error.strerror}; give a folder that you may write"
+                    " (push.directory)"
+                ) from error
             yield
-        finally:
-            os.close(descriptor)
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -8,12 +8,14 @@ latest               the served version's number, for readers other than TF Serv
 """
 
 import abc
+import posixpath
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from components.bulk_inference import storage
 from components.image_sources.errors import InputError
 from components.model_push.record import PushRecord
 from serving import names
@@ -106,6 +108,26 @@ class VersionStore(abc.ABC):
                 return version
         there = ", ".join(str(version.number) for version in found) or "no version"
         raise InputError(f"{self.address}: there is no version {number}; there is {there}")
+
+
+def version_numbers(names: Iterable[str]) -> list[int]:
+    """Returns the versions among the names in a folder, oldest first: TF Serving's integers."""
+    # Not `07`: a number has to give its folder's name again.
+    return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
+
+
+def newest_folders(address: str) -> Iterator[str]:
+    """Yields the folders of the versions that can be served, newest first.
+
+    Reads names alone, so it also finds versions that something else than a push wrote.
+
+    Args:
+        address: Folder or `gs://bucket/prefix`; nothing is found if it does not exist.
+    """
+    for number in reversed(version_numbers(storage.list_names(address))):
+        folder = posixpath.join(address, str(number))
+        if storage.exists(posixpath.join(folder, MODEL_FILE)):
+            yield folder
 
 
 def next_number(taken: Sequence[int]) -> int:

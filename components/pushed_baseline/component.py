@@ -14,6 +14,7 @@ import tensorflow as tf
 from tfx import v1 as tfx
 from tfx.utils import io_utils, path_utils
 
+from components.model_push.versions import newest_folders
 from serving import names
 from trainer.model_card import EXPORTED_CARD, CardError, parse_card
 
@@ -70,20 +71,11 @@ def _copy_latest(
     directory: str, model: tfx.types.standard_artifacts.Model, is_wanted: Callable[[str], bool]
 ) -> PushedBaselineOutputs:
     """Copies the latest version whose folder is wanted, if there is one."""
-    for version in _versions(directory):
-        folder = posixpath.join(directory, version)
+    for folder in newest_folders(directory):
         if is_wanted(folder):
             io_utils.copy_dir(folder, path_utils.serving_model_dir(model.uri))
-            return {"version": version}
+            return {"version": posixpath.basename(folder)}
     return {"version": ""}
-
-
-def _versions(directory: str) -> list[str]:
-    """Lists versions, newest first; only numbers are versions, as TF Serving has it."""
-    if not tf.io.gfile.isdir(directory):
-        return []
-    found = [name.rstrip("/") for name in tf.io.gfile.listdir(directory)]
-    return sorted((name for name in found if name.isdigit()), key=int, reverse=True)
 
 
 def _digest(folder: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from components.bulk_inference.annotation import annotate_batch
-from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.config import BulkJob
 from components.bulk_inference.handler import Annotator
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.reuse import EarlierRows
@@ -41,21 +41,19 @@ def answer_as_bulk_job(model: str, golden: GoldenSet, folder: Path) -> dict[str,
         for place, file in enumerate(golden.files):
             # The sources go by the content, whatever the suffix.
             writer.writestr(f"{place:04d}.png", file)
-    config = BulkConfig(
+    job = BulkJob(
         input=InputConfig(paths=(str(archive),)),
         model=model,
         output=str(folder / "table"),
         columns=_COLUMNS,
     )
-    annotator = Annotator(read_card(model), workers=1, max_images=config.batch.max_images)
-    earlier = EarlierRows(config.output, ())
+    annotator = Annotator(read_card(model), workers=1, max_images=job.batch.max_images)
+    earlier = EarlierRows(job.output, ())
     found: dict[str, dict[str, object]] = {}
-    if config.input is None:
-        raise ValueError("the bulk job has no input")
-    source = open_source(config.input)
+    source = open_source(job.input)
     for unit in source.units():
         for batch in source.read(unit):
-            result = annotate_batch(batch, frozenset(), config, annotator, earlier)
+            result = annotate_batch(batch, frozenset(), job, annotator, earlier)
             for reject in result.rejects:
                 raise ValueError(
                     f"the bulk job rejects golden image {int(Path(reject.member).stem)} as "

@@ -115,10 +115,10 @@ def lineage(terminal: Any, model: Path, root: Path | None) -> int:
 
 
 def _read_runs(root: Path, latest: int | None) -> list[Any]:
-    from pipeline.orchestration.lock import current_holder
+    from pipeline.orchestration.lock import current_owner
     from pipeline.runs.store import read_runs
 
-    return read_runs(root, latest=latest, is_held=current_holder(root) is not None)
+    return read_runs(root, latest=latest, is_held=current_owner(root) is not None)
 
 
 def _metrics(metrics: dict[str, float]) -> str:

@@ -18,7 +18,7 @@ from tfx.dsl.components.base import base_component, base_node, executor_spec
 from tfx.orchestration import data_types
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
 
-from components.image_example_gen.properties import FINGERPRINT, INPUT_CONFIG, SPAN
+from components.image_example_gen.executor import FINGERPRINT, INPUT_CONFIG, SPAN
 from components.pushed_baseline.executor import BaselineEvaluator
 from components.retraining.component import InputState
 from components.retraining.history import history_path

@@ -4,20 +4,14 @@ Reports of large data sets take the same time as those of small ones: the frames
 are stepped over by their lengths.
 """
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
-from components.image_example_gen.records import FRAME_BYTES
+from components.tfrecord_frames import record_spans
 from pipeline.report.page import MissingPartError
-
-_LENGTH: Final = struct.Struct("<Q")
-_HEAD: Final = 12
-"""Bytes of a frame before the record: its length and the length's checksum."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +64,8 @@ def sample_split(examples: Path, split: str, *, most: int, most_bytes: int) -> S
 
 
 def _frames(path: Path) -> list[tuple[int, int]]:
-    """First byte and size of each record."""
-    found = []
-    size = path.stat().st_size
     with path.open("rb") as file:
-        at = 0
-        while at + FRAME_BYTES <= size:
-            file.seek(at)
-            (length,) = _LENGTH.unpack(file.read(8))
-            found.append((at + _HEAD, length))
-            at += FRAME_BYTES + length
-    return found
+        return list(record_spans(file))
 
 
 def _within(

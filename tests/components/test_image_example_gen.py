@@ -1,6 +1,7 @@
 """Ingest end to end: records, splits, duplicates, rejects, and the account that adds up."""
 
 import errno
+import io
 import itertools
 import json
 import os
@@ -17,6 +18,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components import tfrecord_frames
 from components.image_checks import ImageHeader
 from components.image_example_gen import duplicates, records
 from components.image_example_gen.account import Account
@@ -46,8 +48,8 @@ def read_records(output: Path) -> dict[str, list[dict[str, Any]]]:
         found[split] = []
         for path in sorted((output / f"Split-{split}").iterdir()):
             content = path.read_bytes()
-            for start, stop in records.frames(content):
-                message = example_class().FromString(content[start + 12 : stop - 4])
+            for start, size in tfrecord_frames.record_spans(io.BytesIO(content)):
+                message = example_class().FromString(content[start : start + size])
                 found[split].append(
                     {
                         name: list(feature.bytes_list.value or feature.int64_list.value)
@@ -122,7 +124,7 @@ def test_encoding_is_that_of_protobuf() -> None:
 
 
 def test_checksums_are_what_tensorflow_expects() -> None:
-    assert records.frame([b"abc"]) == archives.tfrecord_bytes([b"abc"])
+    assert tfrecord_frames.frame([b"abc"]) == archives.tfrecord_bytes([b"abc"])
 
 
 @pytest.mark.parametrize("name", ["a.tar", "a.tar.zst", "m.csv", "m.jsonl", "tree"])

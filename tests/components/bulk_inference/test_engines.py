@@ -18,7 +18,7 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.transforms.environments import DockerEnvironment
 
-from components.bulk_inference.config import BulkConfig, EngineConfig
+from components.bulk_inference.config import BulkJob, EngineConfig
 from components.bulk_inference.engines import choose_engine
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.planning import plan_units
@@ -37,7 +37,7 @@ DATAFLOW = ("--project=p", "--region=europe-west4", "--temp_location=gs://b/tmp"
 def spec(model: Path, tmp_path: Path) -> JobSpec:
     archive = write_zip(tmp_path / "a.zip", digits(20))
     inputs = InputConfig(paths=(str(archive),))
-    config = BulkConfig(input=inputs, model=str(model), output="gs://bucket/out")
+    config = BulkJob(input=inputs, model=str(model), output="gs://bucket/out")
     return JobSpec(config, read_card(str(model)), workers=2)
 
 

@@ -7,7 +7,7 @@ import apache_beam as beam
 import pytest
 
 from components.bulk_inference import job
-from components.bulk_inference.config import BulkConfig, EngineConfig
+from components.bulk_inference.config import BulkJob, EngineConfig
 from components.bulk_inference.counters import read_counters
 from components.bulk_inference.engines import choose_engine
 from components.bulk_inference.job import CountMismatchError
@@ -31,7 +31,7 @@ def test_counters_are_read_back_from_a_runner(
 ) -> None:
     archive = write_zip(tmp_path / "a.zip", digits(40) | broken())
     inputs = InputConfig(paths=(str(archive),), units=UnitsConfig(members=16))
-    config = BulkConfig(input=inputs, model=str(model), output=str(tmp_path / "out"))
+    config = BulkJob(input=inputs, model=str(model), output=str(tmp_path / "out"))
     units = list(plan_units(config))
     pipeline = beam.Pipeline(options=choose_engine(engine, len(units)).options)
     spec = JobSpec(config, read_card(str(model)), workers=2)

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from components.bulk_inference import lock, storage
+from components import locks
+from components.bulk_inference import ledger, storage
 from components.image_sources import cloud_storage
 from components.image_sources.errors import InputError
 from tests.components.bulk_inference.archives import broken, digits, write_zip
@@ -73,7 +74,7 @@ def test_archive_model_and_output_in_cloud_storage(
     assert (again.units_done_now, again.rows) == (0, 40)
     bytes_before = storage.read_bytes(f"{bucket}/out/_manifest.json")
     assert json.loads(bytes_before)["counts"]["rows"] == 40
-    assert not storage.exists(f"{bucket}/out/{lock.LOCK}")
+    assert not storage.exists(f"{bucket}/out/{ledger.LOCK}")
 
     other = export_model(tmp_path / "other", seed=8)
     result = run_job(f"{bucket}/in/a.zip", **{**remote, "model": str(other)})
@@ -95,7 +96,7 @@ def test_an_output_takes_one_job_at_a_time(tmp_path: Path, run_job: RunJob) -> N
     archive = write_zip(tmp_path / "a.zip", digits(20))
     run_job(archive)
     with (
-        lock.held(str(tmp_path / "out")),
+        ledger.exclusive(str(tmp_path / "out")),
         pytest.raises(InputError, match=rf"another job writes there, process {os.getpid()} on "),
     ):
         run_job(archive, overwrite=True)
@@ -104,8 +105,8 @@ def test_an_output_takes_one_job_at_a_time(tmp_path: Path, run_job: RunJob) -> N
 
 HOLDER = """
 import sys, time
-from components.bulk_inference import lock
-with lock.held(sys.argv[1]):
+from components.bulk_inference import ledger
+with ledger.exclusive(sys.argv[1]):
     print("held", flush=True)
     time.sleep(7200)
 """
@@ -121,28 +122,31 @@ def test_a_killed_job_leaves_no_lock(
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         if place == "local":
-            with pytest.raises(InputError, match="another job writes there"), lock.held(output):
+            with (
+                pytest.raises(InputError, match="another job writes there"),
+                ledger.exclusive(output),
+            ):
                 pass
         holder.kill()
-    with lock.held(output):
+    with ledger.exclusive(output):
         pass
 
 
 def test_a_lock_object_that_is_renewed_is_respected_and_a_still_one_taken(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "_BEAT_SECS", 0.1)
-    monkeypatch.setattr(lock, "_STILL_SECS", 1.0)
+    monkeypatch.setattr(locks, "_HEARTBEAT_SECS", 0.1)
+    monkeypatch.setattr(locks, "_STALE_SECS", 1.0)
     output = f"{bucket}/beating"
     with (
-        lock.held(output),
+        ledger.exclusive(output),
         pytest.raises(InputError, match=f"{output}: another job"),
-        lock.held(output),
+        ledger.exclusive(output),
     ):
         pass
-    storage.write_bytes(f"{output}/{lock.LOCK}", b'{"host": "elsewhere", "process": 1}')
-    with lock.held(output):
-        assert b"elsewhere" not in storage.read_bytes(f"{output}/{lock.LOCK}")
+    storage.write_bytes(f"{output}/{ledger.LOCK}", b'{"host": "elsewhere", "process": 1}')
+    with ledger.exclusive(output):
+        assert b"elsewhere" not in storage.read_bytes(f"{output}/{ledger.LOCK}")
 
 
 def test_a_full_disk_gets_one_line_and_leaves_no_half_file(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import yaml
 from sklearn.datasets import load_digits
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
+from components import tfrecord_frames
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
 from components.image_checks import ImageHeader
@@ -149,8 +150,8 @@ def _write_examples(folder: Path, images: Images) -> None:
         target = folder / f"Split-{split}"
         target.mkdir(parents=True)
         # Two files, so that sampling has to count over both.
-        (target / "0.tfrecord").write_bytes(records.frame(encoded[: count // 3]))
-        (target / "1.tfrecord").write_bytes(records.frame(encoded[count // 3 :]))
+        (target / "0.tfrecord").write_bytes(tfrecord_frames.frame(encoded[: count // 3]))
+        (target / "1.tfrecord").write_bytes(tfrecord_frames.frame(encoded[count // 3 :]))
     account.rejected["too_large"] = 1
     account.conflicts = 2
     account.conflict_names = [("d1", "a.zip/x.png", CLASSES[0]), ("d1", "a.zip/y.png", CLASSES[1])]

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import special
 
-from components.image_example_gen import records
+from components import tfrecord_frames
 from components.image_sources.config import InputConfig
 from components.image_sources.pick import pick_members
 from pipeline.report import findings
@@ -78,9 +78,9 @@ def test_records_are_sampled_evenly_over_files(tmp_path: Path) -> None:
     folder = tmp_path / "Split-test"
     folder.mkdir()
     rows = [f"record {place}".encode() * (1 + place % 5) for place in range(100)]
-    (folder / "a").write_bytes(records.frame(rows[:37]))
-    (folder / "b").write_bytes(records.frame([]))
-    (folder / "c").write_bytes(records.frame(rows[37:]))
+    (folder / "a").write_bytes(tfrecord_frames.frame(rows[:37]))
+    (folder / "b").write_bytes(tfrecord_frames.frame([]))
+    (folder / "c").write_bytes(tfrecord_frames.frame(rows[37:]))
     whole = sample_split(tmp_path, "test", most=1000, most_bytes=10**6)
     assert whole.records == rows
     some = sample_split(tmp_path, "test", most=10, most_bytes=10**6)

@@ -1,41 +1,51 @@
-"""Where rows go: one writer per output format, each one file for one work unit.
+"""Writes Arrow rows as Parquet, JSON Lines, CSV, TFRecord or npy, through one interface.
 
-A sink is given an open binary file that appears whole when the unit is done (storage.py).
+The bulk job and ingest write their tables with it. The caller opens and closes the binary file, so
+that it decides how the file appears whole.
 """
 
+import abc
 import csv
 import io
 import json
-import struct
-from collections.abc import Callable
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final
 
-import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.image_sources.errors import InputError
+from components.tfrecord_frames import frame
 
 _ROW_GROUP_BYTES: Final = 64 * 1024 * 1024
-"""Rows held back before they are written; a unit is usually one row group. Writing batches of a
-few hundred rows one by one took two and a half times as long."""
+"""Rows held back before they are written; a bulk unit is usually one row group. Writing batches of
+a few hundred rows one by one took two and a half times as long."""
 
 
-class Sink(Protocol):
-    """Writes the rows of one unit."""
+class Sink(abc.ABC):
+    """Writes rows to one file.
 
+    Args:
+        file: Open for writing.
+        schema: Of the rows.
+    """
+
+    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        self._file = file
+
+    @abc.abstractmethod
     def write(self, rows: pa.RecordBatch) -> None:
         """Appends rows."""
 
-    def close(self) -> None:
-        """Writes what is left, for instance a footer; the file itself is the caller's."""
+    def close(self) -> None:  # noqa: B027 (most formats hold nothing back)
+        """Writes what is left, for instance a footer; the file stays open."""
 
 
-class ParquetSink:
+class ParquetSink(Sink):
     """Parquet; strings that repeat are dictionary-encoded, all is packed with Zstandard."""
 
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
+        super().__init__(file, schema)
         self._schema = schema
         repeated = [field.name for field in schema if _is_repeated(field.type)]
         self._writer = pq.ParquetWriter(
@@ -67,26 +77,20 @@ class ParquetSink:
         self._held, self._held_bytes = [], 0
 
 
-class JsonLinesSink:
+class JsonLinesSink(Sink):
     """One JSON object a line, UTF-8, keys in the columns' order."""
-
-    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
-        self._file = file
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Appends lines."""
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows.to_pylist())
         self._file.write("".join(lines).encode())
 
-    def close(self) -> None:
-        """Nothing is held back."""
 
-
-class CsvSink:
+class CsvSink(Sink):
     """CSV (RFC 4180, UTF-8, with a header line); vectors are JSON lists in one field."""
 
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
-        self._file = file
+        super().__init__(file, schema)
         self._write_lines([schema.names])
 
     def write(self, rows: pa.RecordBatch) -> None:
@@ -94,37 +98,27 @@ class CsvSink:
         columns = [[_as_field(value) for value in column.to_pylist()] for column in rows.columns]
         self._write_lines(list(zip(*columns, strict=True)))
 
-    def close(self) -> None:
-        """Nothing is held back."""
-
     def _write_lines(self, lines: list[Any]) -> None:
         text = io.StringIO()
         csv.writer(text, lineterminator="\r\n").writerows(lines)
         self._file.write(text.getvalue().encode())
 
 
-class TFRecordSink:
+class TFRecordSink(Sink):
     """TFRecord of tf.Examples, a feature for each column; a null is an absent feature."""
-
-    def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
-        self._file = file
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Appends records."""
-        for row in rows.to_pylist():
-            self._file.write(frame_record(_example(row)))
-
-    def close(self) -> None:
-        """Nothing is held back."""
+        self._file.write(frame(_example(row) for row in rows.to_pylist()))
 
 
-class NpySink:
+class NpySink(Sink):
     """Embeddings as one float32 array [rows, d]; the index of keys is beside it."""
 
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
         if "embedding" not in schema.names:
             raise InputError("bulk.format npy needs the column `embedding`")
-        self._file = file
+        super().__init__(file, schema)
         self._width = schema.field("embedding").type.list_size
         self._parts: list[np.ndarray] = []
 
@@ -139,7 +133,7 @@ class NpySink:
         np.lib.format.write_array(self._file, np.concatenate(parts), allow_pickle=False)
 
 
-SINKS: Final[dict[str, Callable[[IO[bytes], pa.Schema], Sink]]] = {
+SINKS: Final[dict[str, type[Sink]]] = {
     "parquet": ParquetSink,
     "jsonl": JsonLinesSink,
     "csv": CsvSink,
@@ -159,20 +153,6 @@ def _as_field(value: Any) -> Any:
     if isinstance(value, list):
         return json.dumps(value, ensure_ascii=False)
     return repr(value) if isinstance(value, float) else value
-
-
-def frame_record(record: bytes) -> bytes:
-    """One record of a TFRecord file.
-
-    Length, its checksum, the record, its checksum (tensorflow/core/lib/io/record_writer.h).
-    """
-    length = struct.pack("<Q", len(record))
-    return length + _masked_crc(length) + record + _masked_crc(record)
-
-
-def _masked_crc(data: bytes) -> bytes:
-    crc = google_crc32c.value(data)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
 def _example(row: dict[str, Any]) -> bytes:

@@ -1,0 +1,249 @@
+"""Locks on a folder or a Cloud Storage prefix: one run, job or push at a time.
+
+On disk the operating system holds the lock (`flock`), so a process that dies by any cause releases
+it. In Cloud Storage the owner rewrites an object every few seconds, and a lock object without such
+a heartbeat is taken over.
+"""
+
+import contextlib
+import datetime
+import errno
+import getpass
+import io
+import json
+import logging
+import os
+import posixpath
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import filelock
+
+from components.bulk_inference import storage
+from components.image_sources.config import StorageConfig
+from components.image_sources.errors import InputError
+
+_LOG = logging.getLogger(__name__)
+
+_HEARTBEAT_SECS: Final = 15.0
+_STALE_SECS: Final = 50.0
+"""Age of the last heartbeat from which a lock object belongs to a process that is gone."""
+_CLOUD: Final = StorageConfig()
+_UNSUPPORTED: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems without locks answer."""
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that holds a lock.
+
+    Attributes:
+        user: name of the account.
+        host: name of the machine.
+        pid: the process.
+        since: time of the start, ISO 8601 with its zone.
+        what: the command that runs.
+        token: distinguishes the locks of one process.
+    """
+
+    user: str
+    host: str
+    pid: int
+    since: str
+    what: str
+    token: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what} by {self.user} on {self.host}, process {self.pid}, since {self.since}"
+
+
+@contextlib.contextmanager
+def hold(
+    path: str,
+    what: str,
+    *,
+    refusal: Callable[[Owner | None], Exception],
+    timeout_secs: float = 0.0,
+) -> Iterator[None]:
+    """Holds a lock while the body runs.
+
+    Args:
+        path: The lock file or object; its folder exists. On disk the owner is described in a file
+            beside it, because a locked file cannot be read everywhere.
+        what: The command that runs, for those who are refused.
+        refusal: Makes the error to raise when another process holds the lock. It gets the owner,
+            or None if the owner is unknown.
+        timeout_secs: How long to wait for a lock on disk; -1: as long as it takes.
+
+    Raises:
+        OutputError: Another process took over an object whose owner stood still.
+        OSError: The lock file cannot be opened.
+    """
+    owner = _this_process(what)
+    if storage.is_remote(path):
+        with _held_object(path, owner, refusal):
+            yield
+    else:
+        with _held_file(Path(path), owner, refusal, timeout_secs):
+            yield
+
+
+def current_owner(path: Path) -> Owner | None:
+    """Returns the process that holds a lock on disk now; None if there is none.
+
+    A description that a killed process left behind does not count: the lock itself is tried.
+    """
+    if not path.exists():
+        return None
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        return read_owner(path) or Owner("someone", "this machine", 0, "just now", "a run")
+    lock.release()
+    return None
+
+
+def read_owner(path: Path) -> Owner | None:
+    """Reads who took a lock on disk last; None if that is not known."""
+    try:
+        return _parse_owner(_description(path).read_bytes())
+    except OSError:
+        return None
+
+
+@contextlib.contextmanager
+def _held_file(
+    path: Path, owner: Owner, refusal: Callable[[Owner | None], Exception], timeout_secs: float
+) -> Iterator[None]:
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(timeout=timeout_secs)
+    except filelock.Timeout:
+        raise refusal(read_owner(path)) from None
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        # There a second process is kept out by its user alone.
+        _LOG.warning("%s: no locks on this file system: %s", path, error)
+    try:
+        storage.write_bytes(str(_description(path)), _as_json(owner))
+        yield
+    finally:
+        _description(path).unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def _held_object(
+    path: str, owner: Owner, refusal: Callable[[Owner | None], Exception]
+) -> Iterator[None]:
+    # Written once for all heartbeats, so that the owner recognises its own object.
+    content = _as_json(owner)
+    generation = _take(path, content, refusal)
+    done = threading.Event()
+    lost: list[Exception] = []
+
+    def beat() -> None:
+        nonlocal generation
+        while not done.wait(_HEARTBEAT_SECS):
+            try:
+                generation = _renew(path, generation, content)
+            except FileExistsError as error:
+                lost.append(error)
+                return
+            except (InputError, OSError) as error:
+                _LOG.warning("%s: not renewed: %s", path, error)
+
+    thread = threading.Thread(target=beat, name="lock", daemon=True)
+    thread.start()
+    try:
+        yield
+        if lost:
+            raise storage.OutputError(
+                f"{posixpath.dirname(path)}: another job took this output over while this one"
+                " stood still; wait for it, then start again"
+            )
+    finally:
+        done.set()
+        thread.join()
+        if not lost:
+            storage.remove(path)
+
+
+def _take(path: str, content: bytes, refusal: Callable[[Owner | None], Exception]) -> int:
+    """Writes the lock object if it is missing or its owner is gone; returns its generation."""
+    if not storage.exists(path):
+        with contextlib.suppress(FileExistsError):
+            return _write(path, 0, content)
+    try:
+        owner = _parse_owner(storage.read_bytes(path))
+        before = _generation(path)
+        if owner is None or not _is_gone(owner):
+            deadline = time.monotonic() + _STALE_SECS
+            while time.monotonic() < deadline:
+                time.sleep(min(_HEARTBEAT_SECS / 5, 1.0))
+                if _generation(path) != before:
+                    raise refusal(owner)
+        return _write(path, before, content)
+    except FileNotFoundError:
+        return _take(path, content, refusal)
+    except FileExistsError:
+        raise refusal(owner) from None
+
+
+def _renew(path: str, generation: int, content: bytes) -> int:
+    try:
+        return _write(path, generation, content)
+    except FileExistsError:
+        # Still ours if the answer to a request was lost and the request was repeated.
+        if storage.read_bytes(path) != content:
+            raise
+        return _generation(path)
+
+
+def _generation(path: str) -> int:
+    from components.image_sources import files
+
+    return int(files.facts(path, _CLOUD).version)
+
+
+def _write(path: str, generation: int, content: bytes) -> int:
+    from components.image_sources import cloud_writes
+
+    return cloud_writes.write_object(path, io.BytesIO(content), _CLOUD, generation)
+
+
+def _description(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def _this_process(what: str) -> Owner:
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        user = f"user {os.getuid()}"
+    since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+    return Owner(user, socket.gethostname(), os.getpid(), since, what, uuid.uuid4().hex)
+
+
+def _as_json(owner: Owner) -> bytes:
+    return json.dumps(asdict(owner)).encode()
+
+
+def _parse_owner(content: bytes) -> Owner | None:
+    try:
+        return Owner(**json.loads(content))
+    except (ValueError, TypeError):
+        return None
+
+
+def _is_gone(owner: Owner) -> bool:
+    """Tells whether the owner was a process of this machine that no longer runs."""
+    return owner.host == socket.gethostname() and not Path(f"/proc/{owner.pid}").exists()

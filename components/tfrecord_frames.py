@@ -1,0 +1,109 @@
+"""Reads and writes the frames of TFRecord files without TensorFlow.
+
+A frame is the record's length, a checksum of the length, the record, and a checksum of the record:
+https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
+"""
+
+import struct
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import BinaryIO, Final
+
+import google_crc32c
+
+HEAD_BYTES: Final = 12
+"""Bytes of a frame before its record: the length and the length's checksum."""
+TAIL_BYTES: Final = 4
+"""Bytes of a frame after its record: the record's checksum."""
+
+_LENGTH: Final = struct.Struct("<Q")
+_HEAD: Final = struct.Struct("<QI")
+_CRC: Final = struct.Struct("<I")
+_SKIPPED_BYTES: Final = 1024 * 1024
+_TRUNCATED: Final = "the file ends inside a record"
+
+
+class FrameError(ValueError):
+    """The length of a frame does not match its checksum, so no later frame can be found."""
+
+
+def frame(records: Iterable[bytes]) -> bytes:
+    """Returns the records as they stand in a TFRecord file."""
+    parts: list[bytes] = []
+    for record in records:
+        parts += (_head(len(record)), record, _CRC.pack(_masked_crc(record)))
+    return b"".join(parts)
+
+
+def read_frames(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes, str]]:
+    """Reads the records of a TFRecord file and verifies their checksums.
+
+    Args:
+        stream: The file, unpacked; it need not be seekable.
+        max_bytes: Larger records are skipped.
+
+    Yields:
+        Each record and an empty string, or the reason for which the record is unusable:
+        `too_large` (the record is then empty) or `checksum`.
+
+    Raises:
+        EOFError: The file ends inside a record.
+        FrameError: The file is damaged or no TFRecord file.
+    """
+    while head := stream.read(HEAD_BYTES):
+        if len(head) < HEAD_BYTES:
+            raise EOFError(_TRUNCATED)
+        length, crc = _HEAD.unpack(head)
+        if _masked_crc(head[: _LENGTH.size]) != crc:
+            raise FrameError("a record's length does not match its checksum")
+        if length > max_bytes:
+            _skip(stream, length + TAIL_BYTES)
+            yield b"", "too_large"
+            continue
+        data = stream.read(length + TAIL_BYTES)
+        if len(data) < length + TAIL_BYTES:
+            raise EOFError(_TRUNCATED)
+        record = data[:-TAIL_BYTES]
+        is_sound = _masked_crc(record) == _CRC.unpack(data[-TAIL_BYTES:])[0]
+        yield record, "" if is_sound else "checksum"
+
+
+def record_spans(file: BinaryIO) -> Iterator[tuple[int, int]]:
+    """Finds the records of a TFRecord file by their lengths, without reading or verifying them.
+
+    Args:
+        file: The file, seekable and not packed.
+
+    Yields:
+        First byte and size of each record.
+    """
+    start = 0
+    while True:
+        file.seek(start)
+        head = file.read(HEAD_BYTES)
+        if len(head) < HEAD_BYTES:
+            return
+        (length,) = _LENGTH.unpack_from(head)
+        yield start + HEAD_BYTES, length
+        start += HEAD_BYTES + length + TAIL_BYTES
+
+
+# Many images of a data set have the same size, and the checksum of a length costs as much as that
+# of a small record.
+@lru_cache(maxsize=65536)
+def _head(length: int) -> bytes:
+    packed = _LENGTH.pack(length)
+    return packed + _CRC.pack(_masked_crc(packed))
+
+
+def _masked_crc(data: bytes) -> int:
+    crc = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def _skip(stream: BinaryIO, size: int) -> None:
+    while size > 0:
+        piece = stream.read(min(size, _SKIPPED_BYTES))
+        if not piece:
+            raise EOFError(_TRUNCATED)
+        size -= len(piece)
