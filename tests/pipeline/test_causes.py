@@ -14,6 +14,7 @@ from pipeline.report.page import ReportError
 ROOT = Path(__file__).resolve().parents[2]
 INTERNAL = {
     "CardError",  # its callers name the file
+    "FrameError",  # likewise
     "ImageFaultError",  # a row of the rejects table
     "MissingPartError",  # a sentence on a page of the report
     "WorkerStartError",  # ingest falls back to one process
