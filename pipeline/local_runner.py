@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import PipelineConfig, to_yaml
-from pipeline.digests import code_digest
 from pipeline.run_record import Step, latest_run, note_run, sqlite_connection
+from pipeline.step_digests import step_digests
 
 METADATA_FILE = "metadata.sqlite"
 
@@ -128,7 +128,7 @@ def run_pipeline(
     pipeline = create_pipeline(
         config,
         places=Places(artifacts=str(root / "artifacts"), metadata=connection),
-        code_digest=code_digest(),
+        code_digest=step_digests(),
     )
     noted = not notes
 

@@ -23,11 +23,13 @@ class CheckedSplits(TypedDict):
 @tfx.dsl.components.component
 def AnomalyGate(  # noqa: N802 (a component's name is the class that TFX makes of it)
     anomalies: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ExampleAnomalies],
+    code_digest: tfx.dsl.components.Parameter[str] = "",
 ) -> CheckedSplits:
     """Fails with the anomalies' text when ExampleValidator found any.
 
     Args:
         anomalies: Output of ExampleValidator.
+        code_digest: Digest of the code: another digest, another cache entry.
 
     Returns:
         `checked_splits`, their names joined by commas.
@@ -35,6 +37,7 @@ def AnomalyGate(  # noqa: N802 (a component's name is the class that TFX makes o
     Raises:
         AnomalyError: A split has anomalies; the message names split, feature and reason.
     """
+    del code_digest
     splits = artifact_utils.decode_split_names(anomalies.split_names)
     found: list[str] = []
     for split in splits:

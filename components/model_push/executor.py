@@ -27,6 +27,7 @@ PUSHED_MODEL: Final = "pushed_model"
 
 DIRECTORY: Final = "directory"
 USER: Final = "user"
+CODE_DIGEST: Final = "code_digest"
 
 _FINGERPRINT: Final = "input_fingerprint"
 """Custom property of an Examples artifact, as TFX's ExampleGen names it."""
@@ -48,7 +49,7 @@ class Executor(tfx_pusher.Executor):
                 `infra_blessing`, `examples` (for the data's fingerprint) and `evaluation` (for
                 the metrics).
             output_dict: `pushed_model`: gets a copy, and where the version is as properties.
-            exec_properties: `directory`, `user`.
+            exec_properties: `directory`, `user`; `code_digest` is for TFX's cache.
 
         Raises:
             InputError: if the directory cannot be written.
