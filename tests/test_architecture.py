@@ -1,6 +1,7 @@
 """The house rules that a test can hold: which way imports point, and what they cost."""
 
 import ast
+import collections
 import subprocess
 import sys
 import tomllib
@@ -56,6 +57,52 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         for number in np.unique(component)
     ]
     assert [group for group in groups if len(group) > 1] == KNOWN_CYCLES
+
+
+# Names that are defined in several modules on purpose, with the reason.
+SHARED_NAMES = {
+    # TFX looks for these classes.
+    "Executor": "the class that TFX makes of a component's executor module",
+    "Driver": "the class that TFX makes of a component's driver module",
+    "main": "the entry of a process",
+    # One interface with several implementations, called through one of them.
+    "plan": "every reader of a format has it; see `image_sources/base.py`",
+    "read": "every reader of a format has it; see `image_sources/base.py`",
+    "open_ranged": "`files` hands paths at gs:// to `cloud_storage`",
+    "open_stream": "`files` hands paths at gs:// to `cloud_storage`",
+    "facts": "`files` hands paths at gs:// to `cloud_storage`",
+    "expand": "`locate` hands paths at gs:// to `cloud_storage`",
+    "exists": "`storage` hands paths at gs:// to `cloud_writes`",
+    "walk": "lists what is under a folder: on disk, in Cloud Storage, in either",
+    "overview": "the first section of each report",
+    "rejects": "the section about rejects of each report",
+    # A command is named as the function that does its work.
+    "classify": "the command, and the function that it calls",
+    "retrain": "the command, and the function that it calls",
+    "run": "the command, and the run of ingest's own processes",
+    # To be resolved with the modules that they are in: runs, retention, storage of the bulk job.
+    "OutputError": "the folder of a run, and the output of a bulk job",
+    "remove": "of artifacts, and of a file in a job's output",
+}
+# Files of a component are named alike, so that knowing one component is knowing all.
+SHARED_MODULES = {"component", "config", "driver", "executor", "properties", "transforms"}
+
+
+def test_a_public_name_has_one_meaning() -> None:
+    places = collections.defaultdict(list)
+    for module, tree in ImportGraph(ROOT).trees.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                places[node.name].append(module)
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    assert {name: found for name, found in twice.items() if name not in SHARED_NAMES} == {}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_file_has_a_name_of_its_own_within_its_package(layer: str) -> None:
+    count = collections.Counter(path.stem for path in python_files(layer))
+    twice = {name for name, times in count.items() if times > 1}
+    assert twice - SHARED_MODULES - {"__init__"} == set()
 
 
 def test_tfx_stays_at_the_edges() -> None:

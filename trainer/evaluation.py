@@ -129,7 +129,7 @@ def expected_calibration_error(
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def importance_bound(
+def bound_of_images(
     model: VaeClassifier,
     images: np.ndarray,
     *,

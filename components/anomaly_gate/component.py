@@ -9,7 +9,7 @@ from tfx import v1 as tfx
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
-from components.anomaly_gate.anomalies import AnomalyError, describe, read_anomalies
+from components.anomaly_gate.anomalies import AnomalyError, describe_anomalies, read_anomalies
 
 _ANOMALIES_FILE = "SchemaDiff.pb"
 
@@ -43,7 +43,7 @@ def AnomalyGate(  # noqa: N802 (a component's name is the class that TFX makes o
     for split in splits:
         folder = artifact_utils.get_split_uri([anomalies], split)
         content = io_utils.read_bytes_file(f"{folder}/{_ANOMALIES_FILE}")
-        found.extend(f"{split}: {line}" for line in describe(read_anomalies(content)))
+        found.extend(f"{split}: {line}" for line in describe_anomalies(read_anomalies(content)))
     if found:
         raise AnomalyError(
             f"the data do not fit the schema: {'; '.join(found)}. "

@@ -23,7 +23,7 @@ from components.bulk_inference.annotation import BatchResult, annotate_batch
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.counters import UnitCounts
 from components.bulk_inference.drift_sums import DriftSums
-from components.bulk_inference.duplicates import skipped_positions
+from components.bulk_inference.exact_copies import skipped_positions
 from components.bulk_inference.handler import Annotator, shared_annotator
 from components.bulk_inference.model_card import ModelCard
 from components.bulk_inference.planning import PlannedUnit

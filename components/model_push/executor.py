@@ -16,7 +16,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from components.model_push.management import open_store
-from components.model_push.record import describe
+from components.model_push.record import create_record
 
 MODEL: Final = "model"
 MODEL_BLESSING: Final = "model_blessing"
@@ -61,7 +61,7 @@ class Executor(tfx_pusher.Executor):
             return
         path = self.GetModelPath(input_dict)
         with _local(path) as model:
-            record = describe(
+            record = create_record(
                 model,
                 user=exec_properties.get(USER) or "",
                 fingerprint=_fingerprint(input_dict.get(EXAMPLES)),

@@ -15,7 +15,7 @@ import yaml
 from ml_metadata.proto import metadata_store_pb2
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from components.anomaly_gate.anomalies import describe, read_anomalies
+from components.anomaly_gate.anomalies import describe_anomalies, read_anomalies
 from components.bulk_inference.ledger import MANIFEST
 from components.image_sources.config import InputConfig
 from components.model_gate.verdict import VERDICT_JSON, Verdict, read_verdict
@@ -129,7 +129,9 @@ class RunArtifacts:
         """What the validator found, in words, by split."""
         folder = self.folder("ExampleValidator", "anomalies")
         return {
-            path.parent.name.removeprefix("Split-"): describe(read_anomalies(path.read_bytes()))
+            path.parent.name.removeprefix("Split-"): describe_anomalies(
+                read_anomalies(path.read_bytes())
+            )
             for path in sorted(folder.glob("Split-*/SchemaDiff.pb"))
         }
 

@@ -20,11 +20,11 @@ from components.model_gate.verdict import Verdict
 from pipeline.jobs import STEP_TITLES
 from pipeline.outcome import read_serving_check
 from pipeline.report import plots
-from pipeline.report.album import Album, decode_file, shrink, spaced
-from pipeline.report.answers import parse_records
+from pipeline.report.album import Album, decode_picture, shrink, spaced
+from pipeline.report.answers import parse_examples
 from pipeline.report.page import Facts, MissingPartError
-from pipeline.report.records import sample_split
 from pipeline.report.run_artifacts import RunArtifacts
+from pipeline.report.sampled_records import sample_split
 from trainer import features
 from trainer.strip import ORIGINALS, SHOWN
 
@@ -141,7 +141,7 @@ def _natural(run: RunArtifacts, classes: list[str]) -> list[str]:
 def class_samples(run: RunArtifacts, album: Album) -> Facts:
     """A few training images of each class."""
     sampled = sample_split(run.examples, features.TRAIN, most=_SAMPLED, most_bytes=_SAMPLED_BYTES)
-    encoded, _, labels = parse_records(sampled.records)
+    encoded, _, labels = parse_examples(sampled.records)
     by_class: dict[str, list[bytes]] = {}
     for image, label in zip(encoded, labels, strict=True):
         if label:
@@ -246,7 +246,7 @@ def training(run: RunArtifacts) -> Facts:
 
 def strip(run: RunArtifacts, album: Album) -> Facts:
     """The same images and latents at a few moments of the training."""
-    originals = decode_file((run.strip / ORIGINALS).read_bytes()) if run.strip.is_dir() else None
+    originals = decode_picture((run.strip / ORIGINALS).read_bytes()) if run.strip.is_dir() else None
     if originals is None:
         raise MissingPartError("This run has no pictures over epochs.")
     height = originals.shape[0]
@@ -255,7 +255,7 @@ def strip(run: RunArtifacts, album: Album) -> Facts:
     drawn = []
     for path in sorted(run.strip.glob("step-*.png")):
         step = int(path.stem.removeprefix("step-"))
-        pixels = decode_file(path.read_bytes())
+        pixels = decode_picture(path.read_bytes())
         if pixels is None:
             continue
         caption = f"epoch {epochs[step]:.3g}" if step in epochs else "untrained"

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import tensorflow as tf
 
-from serving.image_headers.fields import big_endian, little_endian, signed, starts, take
+from serving.image_headers.fields import as_signed, big_endian, little_endian, starts, take
 from serving.image_headers.gif import Screen, read_gif
 from serving.image_headers.jpeg import read_frames
 from serving.image_headers.png import FIRST_CHUNK, png_orientations
@@ -95,8 +95,8 @@ def read_headers(encoded: tf.Tensor, max_pixels: int) -> Headers:
     height = tf.where(is_gif, little_endian(head, 8, 2), height)
     width = tf.where(is_gif, little_endian(head, 6, 2), width)
     # A negative height says that the rows come from top to bottom.
-    height = tf.where(is_bmp, tf.abs(signed(little_endian(head, 22, 4))), height)
-    width = tf.where(is_bmp, signed(little_endian(head, 18, 4)), width)
+    height = tf.where(is_bmp, tf.abs(as_signed(little_endian(head, 22, 4))), height)
+    width = tf.where(is_bmp, as_signed(little_endian(head, 18, 4)), width)
     screens = tf.cond(
         tf.reduce_any(is_gif),
         lambda: _screens(encoded, is_gif),
