@@ -44,7 +44,7 @@ def main() -> None:
         bounds = {
             samples: -float(
                 np.mean(
-                    evaluation.importance_bound(
+                    evaluation.bound_of_images(
                         trained.result.model,
                         test.images[: arguments.images],
                         samples=samples,

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from benchmarks.record import print_record
-from components.bulk_inference.drift import DriftReport, judge
+from components.bulk_inference.drift import DriftReport, judge_drift
 from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.handler import Annotator, Outputs
 from components.bulk_inference.model_card import read_card
@@ -84,7 +84,7 @@ class Judged:
             sums.add_pixels(images[places])
             count = len(places)
             sums.add_files(["png"] * count, np.full(count, width), np.full(count, height))
-        return judge(self._annotator.card, sums, self._rate)
+        return judge_drift(self._annotator.card, sums, self._rate)
 
 
 def measure(options: argparse.Namespace, judged: Judged) -> dict[str, float]:

@@ -45,7 +45,7 @@ TRAINER: dict[str, Any] = {
 
 def bound(result: TrainResult, test: ImageSet, count: int, samples: int) -> float:
     """Importance-weighted bound of binarised test digits on -log p(x), nats; less is better."""
-    bounds = evaluation.importance_bound(
+    bounds = evaluation.bound_of_images(
         result.model, test.images[:count], samples=samples, binarise=True
     )
     return -float(np.mean(bounds))

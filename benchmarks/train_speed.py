@@ -91,7 +91,7 @@ def bare_step(
     loss = objective.Objective(model, config.objective, config.semi_supervised)
     variables = [weight.value for weight in model.trainable_variables]
     adam = Adam(config.optimizer, variables)
-    schedule = objective.Schedule(tf.constant(1.0), tf.constant(1.0))
+    schedule = objective.ScheduledWeights(tf.constant(1.0), tf.constant(1.0))
 
     @tf.function(autograph=False)
     def step(images: tf.Tensor, labels: tf.Tensor, number: tf.Tensor) -> tf.Tensor:

@@ -1,7 +1,6 @@
-"""Digests that name what made a model: the project's code, a configuration, a set of files.
+"""Digests of values and versions of libraries, which name what made a model.
 
-The graph puts them into exec properties, so that TFX's cache sees a changed line of code or a
-changed value; the export writes them beside the model, so that a table names what labelled it.
+The export writes them beside the model. `pipeline/step_digests.py` digests the code.
 """
 
 import hashlib
@@ -11,33 +10,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("pipeline", "components", "trainer", "serving")
 _LIBRARIES = ("apache-beam", "keras", "tensorflow", "tfx")
 
 
 def project_root() -> Path:
     """Returns the folder that holds the project's packages, installed or checked out."""
     return Path(__file__).resolve().parent.parent
-
-
-def code_digest() -> str:
-    """Digests every Python file of the project and the versions of what computes for it.
-
-    TFX keys its cache on the dotted path of a function and not on what the function says
-    (`run_fn="pipeline.run_fn.run_fn"` is the same string after an edit), so the digest goes into
-    the exec properties of every component that runs project code.
-
-    Returns:
-        16 hexadecimal digits, the same for the same code wherever it is installed.
-    """
-    digest = hashlib.sha256()
-    for path in _sources(_PACKAGES):
-        relative = path.relative_to(project_root()).as_posix()
-        digest.update(relative.encode())
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    for name, version in sorted(library_versions().items()):
-        digest.update(f"{name}=={version}".encode())
-    return digest.hexdigest()[:16]
 
 
 def library_versions(names: Iterable[str] = _LIBRARIES) -> dict[str, str]:
@@ -63,10 +41,3 @@ def value_digest(value: Mapping[str, Any]) -> str:
     """
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _sources(packages: Iterable[str]) -> list[Path]:
-    files: list[Path] = []
-    for package in packages:
-        files.extend((project_root() / package).rglob("*.py"))
-    return sorted(files)

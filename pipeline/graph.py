@@ -27,6 +27,7 @@ from components.retraining.component import RunRecord
 from components.serving_check.component import ServingCheck
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.evaluation import SLICES_MODULE, create_eval_config
+from pipeline.step_digests import by_step
 from pipeline.training_folder import FOLDERS
 from trainer import features
 
@@ -59,21 +60,22 @@ class Places:
 
 
 def create_pipeline(
-    config: PipelineConfig, *, places: Places, code_digest: str
+    config: PipelineConfig, *, places: Places, code_digest: str | Mapping[str, str]
 ) -> tfx.dsl.Pipeline:
     """Builds the DAG from images to a pushed model.
 
     Args:
         config: What to do.
         places: Where to keep it.
-        code_digest: Of the project's code. It goes into the exec properties of the steps that
-            run project code, because TFX's cache does not look behind a dotted path.
+        code_digest: Of the project's code, by step (`step_digests`) or one for all steps. It goes
+            into the exec properties, because TFX's cache does not look behind a dotted path.
 
     Returns:
         The pipeline; nothing has run.
     """
+    digests = by_step(code_digest)
     example_gen = ImageExampleGen(
-        input_config=config.input, code_digest=code_digest, given=places.input_state
+        config.input, code_digest=digests["ImageExampleGen"], given=places.input_state
     )
     examples = example_gen.outputs["examples"]
 
@@ -91,7 +93,8 @@ def create_pipeline(
         # The images of `unlabelled` have no label, which the schema demands.
         exclude_splits=[*_without(config.statistics.splits), features.UNLABELLED],
     )
-    gate = AnomalyGate(anomalies=validator.outputs["anomalies"])
+    anomalies = validator.outputs["anomalies"]
+    gate = AnomalyGate(anomalies=anomalies, code_digest=digests["AnomalyGate"])
 
     transform = tfx.components.Transform(
         examples=examples,
@@ -105,7 +108,7 @@ def create_pipeline(
         disable_analyzer_cache=True,
         custom_config={
             "image_shape": list(config.image.shape),
-            "code_digest": code_digest,
+            "code_digest": digests["Transform"],
         },
     )
     transform.add_upstream_node(gate)
@@ -117,16 +120,20 @@ def create_pipeline(
         # run_fn finds the other splits beside this one; TFX's default, `eval`, is not there.
         "eval_args": trainer_pb2.EvalArgs(splits=[features.TRAIN]),
     }
-    custom = {"code_digest": code_digest, FOLDERS: f"{places.artifacts}/training"}
+    folders = {FOLDERS: f"{places.artifacts}/training"}
     tuner = None
     if config.trainer.tuner.enabled:
         tuner = tfx.components.Tuner(
             tuner_fn="pipeline.tuner_fn.tuner_fn",
-            custom_config={"training": _training_config(config, tuner=True), **custom},
+            custom_config={
+                "training": _training_config(config, tuner=True),
+                "code_digest": digests["Tuner"],
+                **folders,
+            },
             **learning,
         )
     hyperparameters = tuner.outputs["best_hyperparameters"] if tuner else None
-    settings = {"training": _training_config(config), **custom}
+    settings = {"training": _training_config(config), "code_digest": digests["Trainer"], **folders}
     bases = _bases(
         config,
         places,
@@ -153,14 +160,16 @@ def create_pipeline(
         eval_config=create_eval_config(config.evaluation, config.image.shape),
         module_path=SLICES_MODULE,
     )
+    # TFX's component has no parameter of that kind; its executor ignores what it does not know.
+    evaluator.exec_properties["code_digest"] = digests["Evaluator"]
     model_gate = ModelGate(
         evaluation=evaluator.outputs["evaluation"],
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
         bounds=config.evaluation,
-        code_digest=code_digest,
+        code_digest=digests["ModelGate"],
     )
-    checks = _serving_checks(config, trainer.outputs["model"], code_digest)
+    checks = _serving_checks(config, trainer.outputs["model"], digests["ServingCheck"])
     blessed = {
         "model": trainer.outputs["model"],
         "model_blessing": model_gate.outputs["blessing"],
@@ -172,6 +181,7 @@ def create_pipeline(
         examples=examples,
         evaluation=evaluator.outputs["evaluation"],
         user=config.push.user,
+        code_digest=digests["Pusher"],
     )
     labelling = []
     if config.bulk.in_pipeline:
@@ -180,7 +190,7 @@ def create_pipeline(
             config.bulk,
             model_blessing=blessed["model_blessing"],
             infra_blessing=blessed["infra_blessing"],
-            code_digest=code_digest,
+            code_digest=digests["BulkInference"],
         )
         # It ends the run where the model was refused: all else has its say before.
         step.add_upstream_node(pusher)

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import PipelineConfig, to_yaml
-from pipeline.digests import code_digest
 from pipeline.runs.run import ARTIFACTS, CONFIG_FILE, NOT_LABELLED_NOTE, Run
 from pipeline.runs.store import METADATA_FILE, latest_run, note_latest_run
+from pipeline.step_digests import step_digests
 from trainer.errors import UserError
 
 # The first output of a run that has no room fails in the middle of a step; asking early is kinder.
 _LEAST_FREE_BYTES = 64 * 1024 * 1024
 
 
-class OutputError(UserError, ValueError):
+class RootError(UserError, ValueError):
     """The root folder can't be used; the message says why and what to do."""
 
 
@@ -48,7 +48,7 @@ def prepare_root(root: Path) -> None:
     """Makes the root folder and checks that it can be written.
 
     Raises:
-        OutputError: It can't, or there is no room.
+        RootError: It can't, or there is no room.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -56,12 +56,12 @@ def prepare_root(root: Path) -> None:
         probe.write_bytes(b"vaeline")
         probe.unlink()
     except OSError as error:
-        raise OutputError(
+        raise RootError(
             f"{root}: {error.strerror}; give a folder that you may write with --root"
         ) from error
     free = os.statvfs(root)
     if free.f_bavail * free.f_frsize < _LEAST_FREE_BYTES:
-        raise OutputError(
+        raise RootError(
             f"{root}: only {free.f_bavail * free.f_frsize // 2**20} MiB are free; "
             "make room or give another folder with --root"
         )
@@ -106,7 +106,7 @@ def run_pipeline(
     pipeline = create_pipeline(
         config,
         places=Places(artifacts=str(root / ARTIFACTS), metadata=metadata_connection(root)),
-        code_digest=code_digest(),
+        code_digest=step_digests(),
     )
     noted = not notes
 

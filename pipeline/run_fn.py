@@ -12,12 +12,12 @@ from pipeline.digests import library_versions, value_digest
 from pipeline.ingested_mix import read_mix
 from pipeline.pictures import draw_training
 from pipeline.training import Training, prepare, split_files
-from pipeline.training_folder import FOLDERS, publish, remove, training_folder
+from pipeline.training_folder import FOLDERS, publish, remove_training, training_folder
 from serving.export import export_model
 from serving.golden import MOST_IMAGES
 from trainer import features
 from trainer import strategy as strategies
-from trainer.callbacks import Progress
+from trainer.callbacks import TrainingProgress
 from trainer.model_card import ModelCard
 from trainer.preprocessing import parse_records
 from trainer.progress import PROGRESS_LOGGER
@@ -70,7 +70,7 @@ def run_fn(fn_args: Any) -> None:
         publish(folder, fn_args.model_run_dir)
     strategies.agree(training.strategy, False)
     if is_chief:
-        remove(folder)
+        remove_training(folder)
 
 
 def read_base_model(fn_args: Any) -> Base | None:
@@ -150,5 +150,5 @@ def _digest_files(folder: str) -> str:
     return digest.hexdigest()[:_DIGEST_LENGTH]
 
 
-def _report(event: Progress) -> None:
+def _report(event: TrainingProgress) -> None:
     _LOG.info("%s", event.line())

@@ -48,7 +48,7 @@ def publish(folder: str, destination: str) -> None:
             )
 
 
-def remove(folder: str) -> None:
+def remove_training(folder: str) -> None:
     """Removes the folder of a training whose result is written."""
     if tf.io.gfile.exists(folder):
         tf.io.gfile.rmtree(folder)

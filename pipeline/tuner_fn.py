@@ -9,7 +9,7 @@ from typing import Any
 from tfx.v1.components import TunerFnResult
 
 from pipeline.training import prepare
-from pipeline.training_folder import FOLDERS, remove, training_folder
+from pipeline.training_folder import FOLDERS, remove_training, training_folder
 from trainer.progress import PROGRESS_LOGGER
 from trainer.tuning import OptionTuner
 
@@ -23,7 +23,7 @@ class _PipelineTuner(OptionTuner):
         """TFX calls it last of all that needs the folder."""
         del num_trials
         _LOG.info("%s", self.verdict())
-        remove(self.directory)
+        remove_training(self.directory)
 
 
 def tuner_fn(fn_args: Any) -> TunerFnResult:

@@ -7,7 +7,7 @@ import io
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import tensorflow as tf
@@ -15,8 +15,11 @@ import tensorflow as tf
 from serving import names
 from serving.admission import MAX_PIXELS, admit
 from trainer import features
-from trainer.model import VaeClassifier
-from trainer.preprocessing import RecordTransform
+
+if TYPE_CHECKING:
+    # ServingCheck reads golden sets and runs no trainer: its code digest leaves the trainer out.
+    from trainer.model import VaeClassifier
+    from trainer.preprocessing import RecordTransform
 
 ANSWERS: Final = (
     names.PROBABILITIES,
@@ -54,8 +57,8 @@ class GoldenSet:
 
 
 def answer_in_memory(
-    model: VaeClassifier,
-    transform: RecordTransform,
+    model: "VaeClassifier",
+    transform: "RecordTransform",
     files: Sequence[bytes],
     *,
     max_pixels: int = MAX_PIXELS,

@@ -67,7 +67,7 @@ def create_signatures(
     # One graph function that all signatures call: it is traced once, and in each of them what is
     # not asked for is pruned away.
     @tf.function(input_signature=[tf.TensorSpec([None, *image_shape])], autograph=False)
-    def annotate_unit(unit: tf.Tensor) -> dict[str, tf.Tensor]:
+    def annotate_scaled(unit: tf.Tensor) -> dict[str, tf.Tensor]:
         analysis = model.analyse(unit)
         probabilities = analysis["probabilities"]
         top = tf.math.top_k(probabilities, k=top_k)
@@ -91,10 +91,10 @@ def create_signatures(
         return transform.images(admit(image_bytes, max_pixels))
 
     def annotate(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _without_image(annotate_unit(units(image_bytes)))
+        return _without_image(annotate_scaled(units(image_bytes)))
 
     def annotate_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _without_image(annotate_unit(_fit_unit(pixels, image_shape)))
+        return _without_image(annotate_scaled(_fit_unit(pixels, image_shape)))
 
     def serving_default(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return _only(annotate(image_bytes), _DEFAULT_OUTPUTS)
@@ -115,7 +115,7 @@ def create_signatures(
         return _only(annotate(image_bytes), _SCORE_OUTPUTS)
 
     def reconstruct(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _only(annotate_unit(units(image_bytes)), (names.IMAGE,))
+        return _only(annotate_scaled(units(image_bytes)), (names.IMAGE,))
 
     def classify_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         # No more than the evaluation reads: TFMA fetches every output.
@@ -207,7 +207,7 @@ def _numbers(labels: tf.Tensor, classes: tuple[str, ...]) -> tf.Tensor:
 
 
 def _fit_unit(levels: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
-    return pixels.to_unit(pixels.fit(levels, image_shape))
+    return pixels.to_unit(pixels.fit_to_shape(levels, image_shape))
 
 
 def _without_image(outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -56,7 +56,7 @@ def bulk(model: str) -> dict[str, np.ndarray]:
 def training() -> dict[str, np.ndarray]:
     """Weights of a training that went through, and of one that was killed and resumed."""
 
-    def kill(event: tiny.Progress) -> None:
+    def kill(event: tiny.TrainingProgress) -> None:
         if event.step >= 17:
             raise KilledError
 

@@ -1,13 +1,18 @@
 """The house rules that a test can hold: which way imports point, and what they cost."""
 
 import ast
+import collections
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.sparse import csgraph
+
+from pipeline.imports import ImportGraph, imported_names
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("trainer", "serving", "components", "pipeline")
@@ -19,11 +24,10 @@ def python_files(package: str) -> list[Path]:
 
 
 def imports_of(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module
+    package = ".".join(path.parent.relative_to(ROOT).parts)
+    yield from imported_names(
+        ast.parse(path.read_text(encoding="utf-8")), package, type_checking=True
+    )
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -54,6 +58,64 @@ def test_reports_know_no_jobs() -> None:
         path.name for path in python_files("pipeline/report") if "pipeline.jobs" in imports_of(path)
     ]
     assert importing == []
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Imports within functions count, those under `if TYPE_CHECKING:` do not."""
+    imports = ImportGraph(ROOT).imports
+    modules = sorted(imports)
+    edges = np.array([[name in imports[module] for name in modules] for module in modules])
+    _, component = csgraph.connected_components(edges, connection="strong")
+    groups = [
+        [modules[at] for at in np.flatnonzero(component == number)]
+        for number in np.unique(component)
+    ]
+    assert [group for group in groups if len(group) > 1] == []
+
+
+# Names that are defined in several modules on purpose, with the reason.
+SHARED_NAMES = {
+    # TFX looks for these classes.
+    "Executor": "the class that TFX makes of a component's executor module",
+    "Driver": "the class that TFX makes of a component's driver module",
+    "main": "the entry of a process",
+    # One interface with several implementations, called through one of them.
+    "plan": "every reader of a format has it; see `image_sources/base.py`",
+    "read": "every reader of a format has it; see `image_sources/base.py`",
+    "open_ranged": "`files` hands paths at gs:// to `cloud_storage`",
+    "open_stream": "`files` hands paths at gs:// to `cloud_storage`",
+    "facts": "`files` hands paths at gs:// to `cloud_storage`",
+    "expand": "`locate` hands paths at gs:// to `cloud_storage`",
+    "exists": "`storage` hands paths at gs:// to `cloud_writes`",
+    "walk": "lists what is under a folder: on disk, in Cloud Storage, in either",
+    "overview": "the first section of each report",
+    "rejects": "the section about rejects of each report",
+    # A command is named as the function that does its work.
+    "classify": "the command, and the function that it calls",
+    "retrain": "the command, and the function that it calls",
+    "run": "the command, and the run of ingest's own processes",
+}
+# Files of a component are named alike, so that knowing one component is knowing all.
+SHARED_MODULES = {"component", "config", "driver", "executor", "transforms"}
+
+
+def test_a_public_name_has_one_meaning() -> None:
+    places = collections.defaultdict(list)
+    for module, tree in ImportGraph(ROOT).trees.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                places[node.name].append(module)
+    twice = {name: found for name, found in places.items() if len(found) > 1}
+    assert {name: found for name, found in twice.items() if name not in SHARED_NAMES} == {}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_file_has_a_name_of_its_own_within_its_package(layer: str) -> None:
+    # A command's file is named as the module that does its work.
+    paths = [path for path in python_files(layer) if path.parent.name != "cli"]
+    count = collections.Counter(path.stem for path in paths)
+    twice = {name for name, times in count.items() if times > 1}
+    assert twice - SHARED_MODULES - {"__init__"} == set()
 
 
 def test_tfx_stays_at_the_edges() -> None:

@@ -20,7 +20,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Progress:
+class TrainingProgress:
     """Where a training is.
 
     Attributes:
@@ -56,10 +56,10 @@ class Progress:
         return text
 
 
-ProgressFn = Callable[[Progress], None]
+ProgressFn = Callable[[TrainingProgress], None]
 
 
-def log_progress(event: Progress) -> None:
+def log_progress(event: TrainingProgress) -> None:
     """The default: a line in the log."""
     _LOG.info("%s", event.line())
 

@@ -33,14 +33,14 @@ def write_atomic(path: str, content: bytes) -> None:
     tf.io.gfile.rename(temporary, path, overwrite=True)
 
 
-def pack(arrays: Sequence[np.ndarray]) -> bytes:
+def pack_arrays(arrays: Sequence[np.ndarray]) -> bytes:
     """Arrays as the bytes of an .npz file, uncompressed."""
     buffer = io.BytesIO()
     np.savez(buffer, **{f"a{i:05d}": array for i, array in enumerate(arrays)})
     return buffer.getvalue()
 
 
-def unpack(content: bytes) -> list[np.ndarray]:
+def unpack_arrays(content: bytes) -> list[np.ndarray]:
     """The arrays of `pack`."""
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         return [stored[name] for name in sorted(stored.files)]
@@ -70,7 +70,7 @@ class Checkpoints:
             notes: plain values that the run needs to go on.
         """
         tf.io.gfile.makedirs(self._directory)
-        content = pack(arrays)
+        content = pack_arrays(arrays)
         name = f"step-{step:09d}"
         write_atomic(self._path(f"{name}.npz"), content)
         manifest = {
@@ -101,13 +101,13 @@ class Checkpoints:
                 )
             content = self._arrays(name, manifest)
             if content is not None:
-                return manifest["step"], unpack(content), manifest["notes"]
+                return manifest["step"], unpack_arrays(content), manifest["notes"]
         return None
 
     def save_best(self, arrays: Sequence[np.ndarray]) -> None:
         """Keeps these weights as the best so far."""
         tf.io.gfile.makedirs(self._directory)
-        content = pack(arrays)
+        content = pack_arrays(arrays)
         digest = hashlib.sha256(content).hexdigest().encode()
         write_atomic(self._path("best.npz"), content + digest)
 
@@ -121,7 +121,7 @@ class Checkpoints:
         if hashlib.sha256(content).hexdigest().encode() != digest:
             _LOG.warning("%s is damaged; the last weights are used", path)
             return None
-        return unpack(content)
+        return unpack_arrays(content)
 
     def _arrays(self, name: str, manifest: dict[str, Any]) -> bytes | None:
         name = name.replace(".json", ".npz")

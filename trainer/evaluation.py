@@ -113,7 +113,7 @@ def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.mean(log_softmax(logits)[np.arange(len(labels)), labels]))
 
 
-def importance_bound(
+def bound_of_images(
     model: VaeClassifier,
     images: np.ndarray,
     *,

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from trainer import losses
 from trainer.noise import Noise, shape_of
-from trainer.objective import PARTS, Batch, Objective, Schedule
+from trainer.objective import PARTS, Batch, Objective, ScheduledWeights
 from trainer.options import ObjectiveConfig, SemiSupervisedConfig
 
 
@@ -120,7 +120,9 @@ class KerasTraining(keras.Model):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Descends the objective of one batch."""
         pixels, labels = _unpack(data)
-        schedule = Schedule(beta=tf.constant(self.objective.beta), consistency=tf.constant(0.0))
+        schedule = ScheduledWeights(
+            beta=tf.constant(self.objective.beta), consistency=tf.constant(0.0)
+        )
         noise = Noise(self.noise_seed, self.optimizer.iterations.value)
         weights = self.trainable_weights
         with tf.GradientTape() as tape:

@@ -35,7 +35,7 @@ _CALL_SECS = 1.0
 """Aimed duration of one graph call: long enough to hide the call, short enough for progress."""
 
 
-class Run:
+class TrainingLoop:
     """The state of one training and its loop.
 
     Args:
@@ -251,7 +251,7 @@ class Run:
             return
         left = self._plan.total_steps - self._done
         self._progress(
-            callbacks.Progress(
+            callbacks.TrainingProgress(
                 step=self._done,
                 total_steps=self._plan.total_steps,
                 epoch=self._done / self._plan.steps_per_epoch,

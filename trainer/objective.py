@@ -81,7 +81,7 @@ class Batch:
 
 
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class ScheduledWeights:
     """Weights that change while training: float32 scalars."""
 
     beta: tf.Tensor
@@ -133,7 +133,7 @@ class Objective:
         self._dropout = model.config.dropout
 
     def __call__(
-        self, batch: Batch, noise: Noise, schedule: Schedule
+        self, batch: Batch, noise: Noise, schedule: ScheduledWeights
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The loss and the parts of it.
 
@@ -218,7 +218,7 @@ class Objective:
         labels: tf.Tensor,
         logits: tf.Tensor,
         noise: Noise,
-        schedule: Schedule,
+        schedule: ScheduledWeights,
         stream: str,
         parts: dict[str, tf.Tensor],
     ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -294,7 +294,7 @@ class Objective:
         encoded: dict[str, Encoded],
         logits: dict[str, tf.Tensor],
         noise: Noise,
-        schedule: Schedule,
+        schedule: ScheduledWeights,
         parts: dict[str, tf.Tensor],
     ) -> tf.Tensor:
         """Loss of the images without labels; adds to `parts`."""

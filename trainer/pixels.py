@@ -42,7 +42,7 @@ def decode_file(content: tf.Tensor) -> tf.Tensor:
     )
 
 
-def fit(pixels: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
+def fit_to_shape(pixels: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
     """Brings decoded images of one size to the model's channels and size.
 
     Colour becomes grey by BT.601 luma, grey becomes colour by repetition, alpha is dropped. The
@@ -85,7 +85,7 @@ def _fit_one(image: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
     image.set_shape([None, None, None])
     # Most archives hold images of the model's shape: one comparison instead of three.
     is_fit = tf.reduce_all(tf.equal(tf.shape(image), image_shape))
-    fitted = tf.cond(is_fit, lambda: image, lambda: fit(image[tf.newaxis], image_shape)[0])
+    fitted = tf.cond(is_fit, lambda: image, lambda: fit_to_shape(image[tf.newaxis], image_shape)[0])
     return tf.ensure_shape(fitted, image_shape)
 
 

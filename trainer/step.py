@@ -17,7 +17,7 @@ from trainer.batches import Feed
 from trainer.config import TrainerConfig
 from trainer.model import VaeClassifier
 from trainer.noise import Noise
-from trainer.objective import Batch, Objective, Schedule
+from trainer.objective import Batch, Objective, ScheduledWeights
 from trainer.optimizer import Adam, learning_rate, update_average
 from trainer.synchronisation import ordered_sums
 
@@ -171,7 +171,7 @@ class TrainingStep:
         )
         return gradients, parts
 
-    def _schedule(self, step: tf.Tensor) -> Schedule:
+    def _schedule(self, step: tf.Tensor) -> ScheduledWeights:
         done = tf.cast(step, tf.float32)
         warmup = self._config.objective.beta_warmup_epochs * self._plan.steps_per_epoch
         beta = tf.constant(self._config.objective.beta)
@@ -179,7 +179,7 @@ class TrainingStep:
             beta *= tf.minimum(1.0, done / warmup)
         start, end = (share * self._plan.total_steps for share in self._config.semi_supervised.ramp)
         ramp = tf.clip_by_value((done - start) / max(end - start, 1.0), 0.0, 1.0)
-        return Schedule(beta=beta, consistency=ramp)
+        return ScheduledWeights(beta=beta, consistency=ramp)
 
     def _update_average(self, step: tf.Tensor) -> None:
         if not self._averaged:

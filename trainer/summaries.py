@@ -33,7 +33,7 @@ def pixel_summary(images: np.ndarray) -> dict[str, Any]:
     }
 
 
-def summarise(
+def summarise_images(
     model: VaeClassifier, data: ImageSet, *, seed: int, batch_size: int = 512
 ) -> dict[str, Any]:
     """Summary of a split as the model sees it.

@@ -18,12 +18,12 @@ from trainer import strategy as strategies
 from trainer.calibration import calibrate
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.input_pipeline import ImageSet
-from trainer.loop import Run
+from trainer.loop import TrainingLoop
 from trainer.model import VaeClassifier
 from trainer.progress import PROGRESS_LOGGER
 from trainer.streams import learning_splits
-from trainer.summaries import summarise
-from trainer.warm_start import Base, WarmStart, begin_with, fit
+from trainer.summaries import summarise_images
+from trainer.warm_start import Base, WarmStart, begin_with, fit_base
 
 _LOG = logging.getLogger(__name__)
 _PROGRESS = logging.getLogger(PROGRESS_LOGGER)
@@ -40,7 +40,7 @@ class TrainResult:
         history: one record per evaluation.
         calibration: what was fitted after training (`calibration.calibrate`), empty without a
             calibration or validation split.
-        summaries: of images like the training's (`summaries.summarise`), for drift checks.
+        summaries: of images like the training's (`summaries.summarise_images`), for drift checks.
         steps: steps done.
         images_per_sec: in the steady state of the last calls.
         warm_start: what the training began with; None where all weights started anew.
@@ -116,7 +116,7 @@ def train(
             body_dtype=body_dtype,
         )
 
-    start = None if base is None else fit(base, create("float32"), classes)
+    start = None if base is None else fit_base(base, create("float32"), classes)
 
     def build(body_dtype: str) -> VaeClassifier:
         model = create(body_dtype)
@@ -124,7 +124,7 @@ def train(
             begin_with(model, start)
         return model
 
-    run = Run(
+    run = TrainingLoop(
         build, trainer_config, splits, strategy, os.fspath(workdir),
         progress or callbacks.log_progress, start.digest if start else "",
     )  # fmt: skip
@@ -153,7 +153,7 @@ def train(
 def _summarise(
     model: VaeClassifier, config: TrainerConfig, splits: Mapping[str, ImageSet]
 ) -> dict[str, Any]:
-    summary = summarise(
+    summary = summarise_images(
         model,
         _unlearned(splits),
         seed=config.seed,

@@ -13,7 +13,7 @@ import keras_tuner
 import tensorflow as tf
 
 from trainer import strategy as strategies
-from trainer.callbacks import Progress
+from trainer.callbacks import TrainingProgress
 from trainer.checkpoints import CHECKPOINTS
 from trainer.config import ModelConfig, TrainerConfig
 from trainer.input_pipeline import ImageSet
@@ -180,7 +180,7 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
         workdir = os.path.join(self.project_dir, f"trial_{trial.trial_id}")
         opening = f"trial {len(self.oracle.trials)} of {options.trials}"
 
-        def report(event: Progress) -> None:
+        def report(event: TrainingProgress) -> None:
             _LOG.info("%s: %s", opening, event.line())
 
         result = train(

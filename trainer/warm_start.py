@@ -105,7 +105,7 @@ def read_base(folder: str) -> Base:
     )
 
 
-def fit(base: Base, model: VaeClassifier, classes: Sequence[str]) -> WarmStart:
+def fit_base(base: Base, model: VaeClassifier, classes: Sequence[str]) -> WarmStart:
     """Looks which weights of an earlier model a new one can begin with.
 
     Args:

@@ -16,7 +16,7 @@ def read_anomalies(content: bytes) -> anomalies_pb2.Anomalies:
     return anomalies
 
 
-def describe(anomalies: anomalies_pb2.Anomalies) -> list[str]:
+def describe_anomalies(anomalies: anomalies_pb2.Anomalies) -> list[str]:
     """Puts anomalies into words.
 
     Returns:

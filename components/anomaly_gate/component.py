@@ -9,7 +9,7 @@ from tfx import v1 as tfx
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
-from components.anomaly_gate.anomalies import AnomalyError, describe, read_anomalies
+from components.anomaly_gate.anomalies import AnomalyError, describe_anomalies, read_anomalies
 
 _ANOMALIES_FILE = "SchemaDiff.pb"
 
@@ -23,11 +23,13 @@ class CheckedSplits(TypedDict):
 @tfx.dsl.components.component
 def AnomalyGate(  # noqa: N802 (a component's name is the class that TFX makes of it)
     anomalies: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ExampleAnomalies],
+    code_digest: tfx.dsl.components.Parameter[str] = "",
 ) -> CheckedSplits:
     """Fails with the anomalies' text when ExampleValidator found any.
 
     Args:
         anomalies: Output of ExampleValidator.
+        code_digest: Digest of the code: another digest, another cache entry.
 
     Returns:
         `checked_splits`, their names joined by commas.
@@ -35,12 +37,13 @@ def AnomalyGate(  # noqa: N802 (a component's name is the class that TFX makes o
     Raises:
         AnomalyError: A split has anomalies; the message names split, feature and reason.
     """
+    del code_digest
     splits = artifact_utils.decode_split_names(anomalies.split_names)
     found: list[str] = []
     for split in splits:
         folder = artifact_utils.get_split_uri([anomalies], split)
         content = io_utils.read_bytes_file(f"{folder}/{_ANOMALIES_FILE}")
-        found.extend(f"{split}: {line}" for line in describe(read_anomalies(content)))
+        found.extend(f"{split}: {line}" for line in describe_anomalies(read_anomalies(content)))
     if found:
         raise AnomalyError(
             f"the data do not fit the schema: {'; '.join(found)}. "

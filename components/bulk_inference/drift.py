@@ -116,7 +116,7 @@ class DriftReport:
         return "\n".join(lines) + "\n"
 
 
-def judge(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftReport:
+def judge_drift(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftReport:
     """Compares an archive's sums with the training summaries.
 
     Args:

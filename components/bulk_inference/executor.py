@@ -14,7 +14,7 @@ from tfx.utils import path_utils
 
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
-from components.bulk_inference.progress import Progress
+from components.bulk_inference.progress import BulkProgress
 from components.image_sources.config import InputConfig
 from trainer import features
 from trainer.errors import UserError
@@ -104,5 +104,5 @@ class Executor(base_executor.BaseExecutor):
             output.set_int_custom_property(name, getattr(result, name))
 
 
-def _report(event: Progress) -> None:
+def _report(event: BulkProgress) -> None:
     _LOG.info("%s", event.line())

@@ -248,7 +248,7 @@ def _fitter(shape: tuple[int, int, int]) -> Callable[[np.ndarray], Any]:
     from trainer import pixels
 
     spec = tf.TensorSpec([None, None, None, None], tf.uint8)
-    return tf.function(lambda batch: pixels.fit(batch, shape), input_signature=[spec])
+    return tf.function(lambda batch: pixels.fit_to_shape(batch, shape), input_signature=[spec])
 
 
 def _first_line(error: BaseException) -> str:

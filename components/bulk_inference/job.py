@@ -17,10 +17,10 @@ from components.bulk_inference.config import BulkConfig, BulkJob
 from components.bulk_inference.counters import NAMES, read_counters
 from components.bulk_inference.drift_sums import DriftSums
 from components.bulk_inference.interruption import workers_end_with_us
-from components.bulk_inference.manifest import Totals, write_manifest
+from components.bulk_inference.job_manifest import Totals, write_manifest
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.planning import PlannedUnit, plan_units
-from components.bulk_inference.progress import Progress, Watch
+from components.bulk_inference.progress import BulkProgress, Watch
 from components.bulk_inference.result import BulkResult
 from components.bulk_inference.reuse import NEEDED_COLUMNS
 from components.bulk_inference.schema import require_columns
@@ -39,7 +39,7 @@ class CountMismatchError(UserError, RuntimeError):
 
 def run_bulk(
     config: BulkConfig,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[BulkProgress], None] | None = None,
     command: Iterable[str] = (),
 ) -> BulkResult:
     """Annotates every image of the input that is not annotated yet.
@@ -71,7 +71,7 @@ def _run_locked(
     config: BulkJob,
     card: ModelCard,
     result: BulkResult,
-    progress: Callable[[Progress], None] | None,
+    progress: Callable[[BulkProgress], None] | None,
     command: list[str],
     begin: float,
 ) -> BulkResult:
@@ -101,7 +101,7 @@ def _run_locked(
     totals, now = Totals(), Totals()
     sums = DriftSums(card)
     done_now = {unit.name for unit in todo}
-    for record in ledger.read_records(config.output, [unit.name for unit in planned]):
+    for record in ledger.read_unit_records(config.output, [unit.name for unit in planned]):
         totals.add(record)
         sums.add_dict(record.drift)
         if record.name in done_now:
@@ -151,7 +151,7 @@ def _dry_run(config: BulkJob, card: ModelCard, result: BulkResult) -> BulkResult
 
 
 def _leave_out_duplicates(config: BulkJob, planned: list[PlannedUnit]) -> list[PlannedUnit]:
-    from components.bulk_inference.duplicates import hashes_path, without_duplicates
+    from components.bulk_inference.exact_copies import hashes_path, without_duplicates
 
     unhashed = [
         unit for unit in planned if not storage.exists(hashes_path(config.output, unit.name))
@@ -188,7 +188,7 @@ def _run_pipeline(
     config: BulkJob,
     card: ModelCard,
     todo: list[PlannedUnit],
-    progress: Callable[[Progress], None] | None,
+    progress: Callable[[BulkProgress], None] | None,
 ) -> dict[str, int]:
     """Runs the units; gives what Beam's counters say of them."""
     # Beam takes seconds to import, and a job with nothing to do never needs it.
@@ -222,7 +222,7 @@ def _run_pipeline(
 def _report_drift(
     config: BulkJob, card: ModelCard, sums: DriftSums, *, changed: bool
 ) -> dict[str, Any]:
-    report = drift.judge(card, sums, config.drift.alarm_rate)
+    report = drift.judge_drift(card, sums, config.drift.alarm_rate)
     content = json.dumps(report.as_dict(), indent=2).encode()
     storage.write_bytes(posixpath.join(config.output, "drift.json"), content)
     text = report.as_markdown().encode()

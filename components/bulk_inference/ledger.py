@@ -147,7 +147,7 @@ def read_error(output: str, name: str) -> str:
     return message
 
 
-def read_records(output: str, names: list[str]) -> Iterator[UnitRecord]:
+def read_unit_records(output: str, names: list[str]) -> Iterator[UnitRecord]:
     """Reads records in order."""
     contents = storage.read_each(record_path(output, name) for name in names)
     return (UnitRecord(**json.loads(content)) for content in contents)

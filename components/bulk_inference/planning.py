@@ -26,7 +26,7 @@ class PlannedUnit:
         unit: What to read.
         name: `<archive>/<ordinal>-<fingerprint>`, sorting in source order; another content, or
             another place in the archive, gives another name.
-        skip: Positions of copies to leave out, packed by `duplicates.py`.
+        skip: Positions of copies to leave out, packed by `exact_copies.py`.
         earlier: Shards of earlier versions of the archive, in which rows may be found.
     """
 
@@ -79,7 +79,7 @@ def _fingerprint(unit: WorkUnit, config: InputConfig) -> bytes:
         finally:
             archive.close()
     if unit.format == "folder" and not files.is_cloud(unit.source):
-        names = folder.unpack(unit.extra)
+        names = folder.unpack_names(unit.extra)
         return "\0".join(f"{name}\0{_version(unit.source, name)}" for name in names).encode(
             "utf-8", "surrogateescape"
         )

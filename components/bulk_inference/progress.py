@@ -22,7 +22,7 @@ _RECORDS_PERIOD_SECS: Final = 2.0
 
 
 @dataclass(frozen=True)
-class Progress:
+class BulkProgress:
     """A moment of a running job.
 
     Attributes:
@@ -105,7 +105,7 @@ class Watch:
         todo: list[PlannedUnit],
         *,
         in_process: bool,
-        report: Callable[[Progress], None] | None,
+        report: Callable[[BulkProgress], None] | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._output = output
@@ -145,7 +145,7 @@ class Watch:
         """Asks this `PipelineResult` for its counters from now on."""
         self._outcome = outcome
 
-    def look(self) -> Progress:
+    def look(self) -> BulkProgress:
         """Takes stock now."""
         members, rejects = self._counts()
         now = self._clock()
@@ -155,7 +155,7 @@ class Watch:
         rate = (members - before) / (now - since) if now > since else 0.0
         left = max(self._total - members, 0)
         eta = left / rate if self._total and rate > 0 else None
-        return Progress(members, self._total, rejects, now - self._begin, rate, eta)
+        return BulkProgress(members, self._total, rejects, now - self._begin, rate, eta)
 
     def _run(self) -> None:
         period = _PERIOD_SECS if self._in_process else _RECORDS_PERIOD_SECS

@@ -6,7 +6,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from components.bulk_inference.manifest import Totals
+from components.bulk_inference.job_manifest import Totals
 from components.bulk_inference.progress import TALLY
 from trainer.model_card import ModelCard
 

@@ -15,7 +15,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from components.beam_metrics import count
 from components.bulk_inference.config import BulkJob
 from components.bulk_inference.counters import NAMESPACE, UnitCounts
-from components.bulk_inference.duplicates import hash_unit
+from components.bulk_inference.exact_copies import hash_unit
 from components.bulk_inference.ledger import UnitRecord
 from components.bulk_inference.planning import PlannedUnit
 from components.bulk_inference.unit import JobSpec, annotate_unit

@@ -22,7 +22,7 @@ from components.bulk_inference.annotation import BatchResult, annotate_batch
 from components.bulk_inference.config import BulkJob
 from components.bulk_inference.counters import UnitCounts
 from components.bulk_inference.drift_sums import DriftSums
-from components.bulk_inference.duplicates import skipped_positions
+from components.bulk_inference.exact_copies import skipped_positions
 from components.bulk_inference.handler import Annotator, shared_annotator
 from components.bulk_inference.planning import PlannedUnit
 from components.bulk_inference.progress import TALLY

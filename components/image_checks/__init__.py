@@ -5,9 +5,9 @@ Free of TensorFlow and TFX; ingest and the bulk job call it for every member.
 
 from components.image_checks.header import ImageHeader as ImageHeader
 from components.image_checks.header import check as check
-from components.image_checks.pixels import decode as decode
-from components.image_checks.pixels import encode_png as encode_png
-from components.image_checks.pixels import to_servable as to_servable
-from components.image_checks.pixels import verify as verify
-from components.image_checks.reasons import REASONS as REASONS
-from components.image_checks.reasons import ImageFaultError as ImageFaultError
+from components.image_checks.pixel_decoding import decode as decode
+from components.image_checks.pixel_decoding import encode_png as encode_png
+from components.image_checks.pixel_decoding import to_servable as to_servable
+from components.image_checks.pixel_decoding import verify as verify
+from components.image_checks.reject_reasons import REASONS as REASONS
+from components.image_checks.reject_reasons import ImageFaultError as ImageFaultError

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from components.image_checks.exif import orientation_of
-from components.image_checks.reasons import ImageFaultError
+from components.image_checks.reject_reasons import ImageFaultError
 from components.image_sources.config import RATIO_FLOOR, LimitsConfig
 
 

@@ -23,7 +23,7 @@ DUPLICATES: Final = f"{STAGING}/duplicates"
 ACCOUNTS: Final = f"{STAGING}/accounts"
 
 
-class Facts(NamedTuple):
+class PartFacts(NamedTuple):
     """What finishing needs of every part: small."""
 
     number: int
@@ -31,13 +31,13 @@ class Facts(NamedTuple):
     named_splits: list[str]
 
 
-def facts_of(part: Part) -> Facts:
+def facts_of(part: Part) -> PartFacts:
     """Takes a part's facts out of it."""
-    return Facts(part.number, part.bounds, part.account.named_splits)
+    return PartFacts(part.number, part.bounds, part.account.named_splits)
 
 
 def find_copies(
-    partition: int, facts: Iterable[Facts], output: OutputFolder, drop_all: bool
+    partition: int, facts: Iterable[PartFacts], output: OutputFolder, drop_all: bool
 ) -> Iterator[tuple[int, bytes]]:
     """Reads one partition's rows of every part, and finds their copies.
 
@@ -61,7 +61,7 @@ def find_copies(
 
 
 def finish_part(
-    part: Part, packed: Iterable[bytes], facts: Iterable[Facts], output: OutputFolder
+    part: Part, packed: Iterable[bytes], facts: Iterable[PartFacts], output: OutputFolder
 ) -> None:
     """Moves a part's files into their splits without the copies that go; writes its account.
 

@@ -33,11 +33,11 @@ DUPLICATES_FILE: Final = "duplicates.parquet"
 _LOG: Final = logging.getLogger(PROGRESS_LOGGER)
 _INTERVAL_SECS: Final = 2.0
 
-Progress = Callable[[int, float], None]
+IngestProgressFn = Callable[[int, float], None]
 """Called while it runs, with the members met so far and the seconds since the start."""
 
 
-def log_progress(members: int, seconds: float) -> None:
+def log_ingest_progress(members: int, seconds: float) -> None:
     """Says how far it is: `65,536 images, 24,000 images/s`."""
     _LOG.info("%s images, %s images/s", f"{members:,}", f"{members / max(seconds, 1e-9):,.0f}")
 
@@ -49,7 +49,7 @@ def ingest(
     *,
     threads: int | None = None,
     processes: int | None = None,
-    progress: Progress = log_progress,
+    progress: IngestProgressFn = log_ingest_progress,
 ) -> accounts.Account:
     """Reads all images into an Examples artifact.
 
@@ -170,7 +170,7 @@ def _run_beam(
 
 
 @contextmanager
-def _reported(output: OutputFolder, progress: Progress, begin: float) -> Iterator[None]:
+def _reported(output: OutputFolder, progress: IngestProgressFn, begin: float) -> Iterator[None]:
     """Reports progress from the markers that finished parts leave, whichever process wrote them."""
     stop = threading.Event()
 

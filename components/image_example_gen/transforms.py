@@ -14,7 +14,7 @@ import apache_beam as beam
 
 from components import beam_metrics
 from components.image_example_gen import duplicates
-from components.image_example_gen.finishing import Facts, facts_of, find_copies, finish_part
+from components.image_example_gen.finishing import PartFacts, facts_of, find_copies, finish_part
 from components.image_example_gen.output import OutputFolder, unwritable
 from components.image_example_gen.parts import STAGING, Part
 from components.image_example_gen.units import write_unit
@@ -101,7 +101,7 @@ def _count(part: Part) -> None:
 
 
 def _find(
-    partition: int, facts: Iterable[Facts], uri: str, drop_all: bool
+    partition: int, facts: Iterable[PartFacts], uri: str, drop_all: bool
 ) -> Iterator[tuple[int, bytes]]:
     yield from find_copies(partition, facts, OutputFolder(uri), drop_all)
 
@@ -117,7 +117,7 @@ class FinishPart(beam.DoFn):
         self._uri = uri
 
     def process(
-        self, group: tuple[int, dict[str, Iterable[Any]]], facts: Iterable[Facts]
+        self, group: tuple[int, dict[str, Iterable[Any]]], facts: Iterable[PartFacts]
     ) -> Iterator[str]:
         """Yields the part's name."""
         output = OutputFolder(self._uri)

@@ -34,6 +34,18 @@ class WorkUnit:
     extra: bytes = b""
 
 
+class FileFacts(NamedTuple):
+    """What tells one version of a file from another without reading it.
+
+    Attributes:
+        size: Bytes.
+        version: Times of the last changes of content and inode, or the object's generation.
+    """
+
+    size: int
+    version: str
+
+
 class Reader(NamedTuple):
     """One format's entry in the dispatch table.
 

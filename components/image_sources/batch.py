@@ -14,7 +14,7 @@ class Reject(NamedTuple):
         source: The archive, folder or file that held it, as configured.
         member: Its name there; empty where the whole source is meant.
         stage: `read` (found by a source), `check` (by its header) or `decode` (by its pixels).
-        reason: One of `components.image_checks.reasons.REASONS`.
+        reason: One of `components.image_checks.reject_reasons.REASONS`.
         detail: What was found, for a person.
     """
 

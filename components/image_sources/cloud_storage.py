@@ -19,9 +19,9 @@ from google.auth import exceptions as auth_exceptions
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage as gcs
 
+from components.image_sources.base import FileFacts
 from components.image_sources.config import MIB, StorageConfig
 from components.image_sources.errors import InputError
-from components.image_sources.files import FileFacts
 
 _T = TypeVar("_T")
 _PAGE: Final = 1000

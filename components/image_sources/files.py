@@ -6,24 +6,13 @@ The readers use it so that each is written once; `gs://` is in `cloud_storage.py
 import io
 import os
 import stat
-from typing import Any, BinaryIO, Final, NamedTuple, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
+from components.image_sources.base import FileFacts
 from components.image_sources.config import StorageConfig
 from components.image_sources.errors import InputError
 
 _BUFFER: Final = 1 << 20
-
-
-class FileFacts(NamedTuple):
-    """What tells one version of a file from another without reading it.
-
-    Attributes:
-        size: Bytes.
-        version: Times of the last changes of content and inode, or the object's generation.
-    """
-
-    size: int
-    version: str
 
 
 class RangedFile(Protocol):

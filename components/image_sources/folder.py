@@ -30,13 +30,13 @@ def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
     else:
         names = listing.walk(path)
     while chunk := list(islice(names, config.units.members)):
-        yield WorkUnit(0, path, "folder", members=len(chunk), extra=pack(chunk))
+        yield WorkUnit(0, path, "folder", members=len(chunk), extra=pack_names(chunk))
 
 
 def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     """Reads the files of one unit."""
     naming = PathNaming(config)
-    rows = ((name, *naming.place(name)) for name in unpack(unit.extra))
+    rows = ((name, *naming.place(name)) for name in unpack_names(unit.extra))
     yield from read_files(unit.source, rows, config)
 
 
@@ -113,11 +113,11 @@ class _FileReader:
         return data
 
 
-def pack(rows: list[str]) -> bytes:
+def pack_names(rows: list[str]) -> bytes:
     """Packs strings for a work unit."""
     return zlib.compress(json.dumps(rows).encode("ascii"), 1)
 
 
-def unpack(packed: bytes) -> list[str]:
+def unpack_names(packed: bytes) -> list[str]:
     """Undoes `pack`."""
     return json.loads(zlib.decompress(packed))

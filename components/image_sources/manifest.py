@@ -17,7 +17,7 @@ from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
-from components.image_sources.folder import pack, read_files, unpack
+from components.image_sources.folder import pack_names, read_files, unpack_names
 from components.image_sources.naming import SPLIT_NAMES
 
 Row = dict[str, Any]
@@ -39,12 +39,12 @@ def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
     rows = chain([first], rows)
     while chunk := list(islice(rows, config.units.members)):
         flat = [_text(row.get(name)) for row in chunk for name in names]
-        yield WorkUnit(0, path, "manifest", members=len(chunk), extra=pack(flat))
+        yield WorkUnit(0, path, "manifest", members=len(chunk), extra=pack_names(flat))
 
 
 def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     """Reads the files that a unit's rows name."""
-    flat = unpack(unit.extra)
+    flat = unpack_names(unit.extra)
     folder = unit.source.rpartition("/")[0] or "."
     labelled = config.labels.source == "auto"
     refused = MemberBatch(unit.source, names_are_paths=True)

@@ -15,21 +15,22 @@ from components.image_sources.errors import InputError
 from components.image_sources.locate import locate
 
 _READERS: Final = {
-    "folder": "folder",
-    "zip": "zip",
-    "tar": "tar",
-    "webdataset": "webdataset",
-    "idx": "idx",
-    "tfrecord": "tfrecord",
-    "tfds": "tfds",
-    "manifest": "manifest",
+    "folder": "components.image_sources.folder",
+    "zip": "components.image_sources.zip",
+    "tar": "components.image_sources.tar",
+    "webdataset": "components.image_sources.webdataset",
+    "idx": "components.image_sources.idx",
+    "tfrecord": "components.image_sources.tfrecord",
+    "tfds": "components.image_sources.tfds",
+    "manifest": "components.image_sources.manifest",
 }
-"""Format to module; a module is imported when its format is met."""
+"""Module by format; a module is imported when its format is met. The names are written out, so that
+the digest of a step's code covers the readers (`pipeline/imports.py`)."""
 
 
 def reader(image_format: str) -> Reader:
     """Gives the reader of a format."""
-    module = importlib.import_module(f"components.image_sources.{_READERS[image_format]}")
+    module = importlib.import_module(_READERS[image_format])
     return Reader(module.plan, module.read)
 
 

@@ -59,7 +59,7 @@ def change_checks(paired: Mapping[str, float], bounds: EvaluationConfig) -> Iter
     yield _consequence(paired[m.PAIRED_FLIPS], images, gain, bounds)
 
 
-def decide(interval: Interval, margin: float) -> Result:
+def judge_interval(interval: Interval, margin: float) -> Result:
     """The rule on a change, of which more is better.
 
     Passed: the interval's lower end is no lower than -margin, so a loss of more than the margin is
@@ -86,7 +86,7 @@ def _change(
     bounds: EvaluationConfig,
     note: str = "",
 ) -> Check:
-    result = decide(interval, margin)
+    result = judge_interval(interval, margin)
     shown = f"{change:+.4f} ({interval.low:+.4f} to {interval.high:+.4f})"
     reason = ""
     if result is Result.REFUSED:

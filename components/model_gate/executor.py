@@ -15,7 +15,7 @@ from tfx.utils import io_utils, path_utils
 
 from components.model_gate.config import EvaluationConfig
 from components.model_gate.measures import read_measures
-from components.model_gate.rules import judge
+from components.model_gate.rules import judge_model
 from components.model_gate.verdict import VERDICT_JSON, VERDICT_TEXT
 from trainer.model_card import EXPORTED_CARD, CardError, parse_card
 
@@ -51,7 +51,7 @@ class Executor(base_executor.BaseExecutor):
         model = artifact_utils.get_single_instance(input_dict[MODEL])
         blessing = artifact_utils.get_single_instance(output_dict[BLESSING])
         metrics = tfma.load_metrics(artifact_utils.get_single_uri(input_dict[EVALUATION]))
-        verdict = judge(
+        verdict = judge_model(
             read_measures(metrics, _classes(model)),
             EvaluationConfig.model_validate_json(exec_properties[BOUNDS]),
         )

@@ -15,7 +15,7 @@ from components.model_gate.measures import Measures, SliceMeasures
 from components.model_gate.verdict import Check, Result, Verdict
 
 
-def judge(measures: Measures, bounds: EvaluationConfig) -> Verdict:
+def judge_model(measures: Measures, bounds: EvaluationConfig) -> Verdict:
     """Judges a model.
 
     Args:

@@ -18,6 +18,7 @@ class PusherSpec(ComponentSpec):
     PARAMETERS = {
         executor.DIRECTORY: ExecutionParameter(type=str),
         executor.USER: ExecutionParameter(type=str, optional=True),
+        executor.CODE_DIGEST: ExecutionParameter(type=str, optional=True),
     }
     INPUTS = {
         executor.MODEL: ChannelParameter(type=standard_artifacts.Model, optional=True),
@@ -50,6 +51,7 @@ class Pusher(base_component.BaseComponent):
         examples: The images, whose fingerprint is recorded.
         evaluation: Of the Evaluator, whose metrics are recorded.
         user: Who is recorded; by default the account that runs the step.
+        code_digest: Digest of the code: another digest, another cache entry.
     """
 
     SPEC_CLASS = PusherSpec
@@ -65,6 +67,7 @@ class Pusher(base_component.BaseComponent):
         examples: types.BaseChannel | None = None,
         evaluation: types.BaseChannel | None = None,
         user: str | None = None,
+        code_digest: str | None = None,
     ) -> None:
         if model is None and infra_blessing is None:
             raise ValueError("Pusher needs a `model`, or an `infra_blessing` that holds one")
@@ -72,6 +75,7 @@ class Pusher(base_component.BaseComponent):
             **{
                 executor.DIRECTORY: directory,
                 executor.USER: user or None,
+                executor.CODE_DIGEST: code_digest,
                 executor.MODEL: model,
                 executor.MODEL_BLESSING: model_blessing,
                 executor.INFRA_BLESSING: infra_blessing,

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from trainer.options import Section
 
 
-class VertexConfig(Section):
+class VertexEndpointConfig(Section):
     """A Vertex endpoint that every pushed model is deployed to, by TFX's own Pusher."""
 
     project: str = Field(min_length=1, description="Google Cloud project of the endpoint")
@@ -52,7 +52,7 @@ class PushConfig(Section):
         default="",
         description="who is recorded as the one who pushed; by default the account's name",
     )
-    vertex: VertexConfig | None = Field(
+    vertex: VertexEndpointConfig | None = Field(
         default=None,
         description="deploy to a Vertex endpoint as well; the artifacts must lie at gs:// then",
     )
@@ -66,7 +66,7 @@ class PushConfig(Section):
         return directory
 
 
-def vertex_arguments(config: VertexConfig) -> dict[str, object]:
+def vertex_arguments(config: VertexEndpointConfig) -> dict[str, object]:
     """Puts the section into the names of Vertex's `Model.deploy`, as TFX's Pusher takes them."""
     return {
         "project": config.project,

@@ -16,7 +16,7 @@ from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from components.model_push.management import open_store
-from components.model_push.record import describe
+from components.model_push.record import create_record
 
 MODEL: Final = "model"
 MODEL_BLESSING: Final = "model_blessing"
@@ -27,6 +27,7 @@ PUSHED_MODEL: Final = "pushed_model"
 
 DIRECTORY: Final = "directory"
 USER: Final = "user"
+CODE_DIGEST: Final = "code_digest"
 
 _FINGERPRINT: Final = "input_fingerprint"
 """Custom property of an Examples artifact, as TFX's ExampleGen names it."""
@@ -48,7 +49,7 @@ class Executor(tfx_pusher.Executor):
                 `infra_blessing`, `examples` (for the data's fingerprint) and `evaluation` (for
                 the metrics).
             output_dict: `pushed_model`: gets a copy, and where the version is as properties.
-            exec_properties: `directory`, `user`.
+            exec_properties: `directory`, `user`; `code_digest` is for TFX's cache.
 
         Raises:
             InputError: if the directory cannot be written.
@@ -60,7 +61,7 @@ class Executor(tfx_pusher.Executor):
             return
         path = self.GetModelPath(input_dict)
         with _local(path) as model:
-            record = describe(
+            record = create_record(
                 model,
                 user=exec_properties.get(USER) or "",
                 fingerprint=_fingerprint(input_dict.get(EXAMPLES)),

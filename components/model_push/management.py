@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from components.image_sources.errors import InputError
-from components.model_push.record import signed
+from components.model_push.record import sign_record
 from components.model_push.versions import Version, VersionStore
 
 _CLOUD = "gs://"
@@ -71,7 +71,7 @@ def roll_back(store: VersionStore, *, to: int | None = None, user: str = "") -> 
             f"{store.address}: version {served.number} is the model of {target.number} already"
         )
     record = replace(target.record, copy_of=target.origin, rolled_back_from=served.number)
-    return store.republish(target.number, signed(record, user))
+    return store.republish(target.number, sign_record(record, user))
 
 
 def prunable(store: VersionStore, *, keep: int) -> list[Version]:

@@ -62,7 +62,7 @@ class PushRecord:
         return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
 
 
-def signed(record: PushRecord, user: str = "") -> PushRecord:
+def sign_record(record: PushRecord, user: str = "") -> PushRecord:
     """Fills in who does this, where and when.
 
     Args:
@@ -77,7 +77,7 @@ def signed(record: PushRecord, user: str = "") -> PushRecord:
     )
 
 
-def describe(
+def create_record(
     model: Path,
     *,
     user: str = "",
@@ -106,7 +106,7 @@ def describe(
         digests=card.digests.as_dict(),
         metrics=dict(metrics or {}),
     )
-    return signed(record, user)
+    return sign_record(record, user)
 
 
 def parse_record(content: bytes, place: str) -> PushRecord:

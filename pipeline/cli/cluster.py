@@ -66,8 +66,8 @@ def compile_checked(terminal: Any, config: Any) -> dict[str, Any]:
     """
     from pipeline.config import to_yaml
     from pipeline.console import captured_output
-    from pipeline.digests import code_digest
     from pipeline.orchestration.secrets import refuse_secrets
+    from pipeline.step_digests import step_digests
 
     refuse_secrets(to_yaml(config), os.environ, what="the configuration")
     cluster = config.cluster
@@ -80,7 +80,7 @@ def compile_checked(terminal: Any, config: Any) -> dict[str, Any]:
     with captured_output(Path(os.devnull)):
         from pipeline.orchestration.compiler import compile_pipeline, to_text, validate
 
-        job = compile_pipeline(config, code_digest=code_digest())
+        job = compile_pipeline(config, code_digest=step_digests())
         validate(job)
     refuse_secrets(to_text(job, as_yaml=False), os.environ, what="the specification")
     return job

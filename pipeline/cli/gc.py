@@ -22,15 +22,15 @@ def gc(terminal: Any, root: Path, keep_runs: int, with_images: bool, yes: bool) 
     Pushed versions are never touched. The runs stay on record; their artifacts are marked deleted.
     """
     from pipeline.orchestration.lock import run_lock
-    from pipeline.runs.retention import plan, remove
-    from pipeline.runs.store import open_store
+    from pipeline.runs.retention import plan, remove_artifacts
+    from pipeline.runs.store import open_metadata
 
     # Fails for a folder without runs, before the lock writes its files there.
-    open_store(root)
+    open_metadata(root)
     with run_lock(root, "vaeline gc"):
         removals = plan(root, keep_runs=keep_runs, with_images=with_images)
         if yes:
-            remove(root, removals)
+            remove_artifacts(root, removals)
     size = sum(removal.size for removal in removals)
     terminal.table(
         "removed" if yes else "would be removed; --yes does it",

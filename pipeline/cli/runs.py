@@ -42,11 +42,11 @@ def list_runs(terminal: Any, root: Path, latest: int) -> int:
 def show(terminal: Any, root: Path, name: str | None) -> int:
     """Show one run, by NAME or the beginning of it; the latest by default."""
     from pipeline.console import duration
-    from pipeline.local_runner import OutputError
+    from pipeline.local_runner import RootError
 
     found = [run for run in _read_runs(root, None) if run.name.startswith(name or "")]
     if not found:
-        raise OutputError(f"{root}: there is no run {name!r}; see vaeline runs list --root {root}")
+        raise RootError(f"{root}: there is no run {name!r}; see vaeline runs list --root {root}")
     run = found[-1]
     terminal.table(
         f"run {run.name}",
@@ -115,10 +115,10 @@ def lineage(terminal: Any, model: Path, root: Path | None) -> int:
 
 
 def _read_runs(root: Path, latest: int | None) -> list[Any]:
-    from pipeline.orchestration.lock import current_owner
+    from pipeline.orchestration.lock import current_run_owner
     from pipeline.runs.store import read_runs
 
-    return read_runs(root, latest=latest, is_held=current_owner(root) is not None)
+    return read_runs(root, latest=latest, is_held=current_run_owner(root) is not None)
 
 
 def _metrics(metrics: dict[str, float]) -> str:

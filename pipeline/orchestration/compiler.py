@@ -40,12 +40,14 @@ _TYPES = {str: "STRING", int: "NUMBER_INTEGER"}
 _NEVER_CACHED = (INPUT_STATE, CLUSTER_BASELINE)
 
 
-def compile_pipeline(config: PipelineConfig, *, code_digest: str) -> dict[str, Any]:
+def compile_pipeline(
+    config: PipelineConfig, *, code_digest: str | Mapping[str, str]
+) -> dict[str, Any]:
     """Compiles a configuration.
 
     Args:
         config: With a `cluster` section.
-        code_digest: Of the project's code, as in the image.
+        code_digest: Of the project's code, as in the image: by step, or one for all steps.
 
     Returns:
         A PipelineJob in the form of JSON: `pipelineSpec`, `runtimeConfig`, and, where secrets are

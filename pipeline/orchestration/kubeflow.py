@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config import ConfigError
 from pipeline.orchestration.config import ClusterConfig, ScheduleConfig
-from pipeline.orchestration.platforms import Schedule, timestamp
+from pipeline.orchestration.schedules import Schedule, timestamp
 from pipeline.orchestration.services import Service
 
 _STATES = {"ENABLED": "active", "DISABLED": "paused"}

@@ -38,16 +38,16 @@ def run_lock(root: Path, what: str) -> Iterator[None]:
         return LockedError(f"{root} is in use: {who}; wait, or stop it first")
 
     root.mkdir(parents=True, exist_ok=True)
-    # `current_owner` takes the lock for an instant to try it, hence the wait.
+    # `current_run_owner` takes the lock for an instant to try it, hence the wait.
     with locks.hold(str(root / _LOCK_FILE), what, refusal=refusal, timeout_secs=0.5):
         yield
 
 
-def current_owner(root: Path) -> Owner | None:
+def current_run_owner(root: Path) -> Owner | None:
     """Returns the process that holds a root folder now; None if there is none."""
     return locks.current_owner(root / _LOCK_FILE)
 
 
-def read_owner(root: Path) -> Owner | None:
+def read_run_owner(root: Path) -> Owner | None:
     """Reads who took a root folder last; None if that is not known."""
     return locks.read_owner(root / _LOCK_FILE)

@@ -1,35 +1,11 @@
 """What a platform can be asked for: a run, and schedules; picks Kubeflow's or Vertex's client."""
 
-import datetime
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.orchestration.config import ScheduleConfig
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """A schedule on a platform.
-
-    Attributes:
-        id: what the platform calls it.
-        name: the pipeline's name.
-        cron: as the platform has it.
-        state: `active`, `paused` or `ended`.
-        next_run: time of the next run, as the platform says it; empty where it doesn't.
-    """
-
-    id: str
-    name: str
-    cron: str
-    state: str
-    next_run: str = ""
-
-    def as_dict(self) -> dict[str, str]:
-        """Returns it in a form for JSON."""
-        return asdict(self)
+from pipeline.orchestration.schedules import Schedule
 
 
 class Platform(Protocol):
@@ -67,10 +43,3 @@ def connect(config: PipelineConfig) -> Platform:
     from pipeline.orchestration.kubeflow import Kubeflow
 
     return Kubeflow(config.cluster)
-
-
-def timestamp(time: datetime.datetime | None) -> str | None:
-    """Formats a time as both platforms want it: RFC 3339, UTC."""
-    if time is None:
-        return None
-    return time.astimezone(datetime.UTC).isoformat().replace("+00:00", "Z")

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.config import ConfigError
 from pipeline.orchestration.config import ClusterConfig, ScheduleConfig, VertexConfig
-from pipeline.orchestration.platforms import Schedule, timestamp
+from pipeline.orchestration.schedules import Schedule, timestamp
 from pipeline.orchestration.services import Service, ServiceError
 
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"

@@ -71,10 +71,10 @@ class Album:
 
     def file(self, content: bytes | None, side: int = 112) -> Picture | None:
         """Inlines an image file; None where it cannot be decoded."""
-        return self.picture(decode_file(content) if content else None, side)
+        return self.picture(decode_picture(content) if content else None, side)
 
 
-def decode_file(content: bytes) -> np.ndarray | None:
+def decode_picture(content: bytes) -> np.ndarray | None:
     """Decodes an image file, within the limits that hold for every member.
 
     Returns:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.report.records import sample_split
+from pipeline.report.sampled_records import sample_split
 from serving import names
 from trainer import features
 from trainer.model_card import ModelCard
@@ -81,7 +81,7 @@ def ask_model(examples: Path, model: Any, card: ModelCard) -> Answers:
     classes = list(card.classes)
     numbers = {name.encode(): number for number, name in enumerate(classes)}
     annotate = model.signatures[names.ANNOTATE]
-    encoded, keys, labels = parse_records(sampled.records)
+    encoded, keys, labels = parse_examples(sampled.records)
     parts = []
     for begin in range(0, len(encoded), _BATCH):
         batch = tf.constant(encoded[begin : begin + _BATCH], tf.string)
@@ -101,7 +101,7 @@ def ask_model(examples: Path, model: Any, card: ModelCard) -> Answers:
     )
 
 
-def parse_records(records: list[bytes]) -> tuple[list[bytes], list[str], list[bytes]]:
+def parse_examples(records: list[bytes]) -> tuple[list[bytes], list[str], list[bytes]]:
     """Image file, name and label (empty without one) of each record."""
     import tensorflow as tf
 

@@ -59,7 +59,7 @@ class Archive:
     @cached_property
     def _records(self) -> list[ledger.UnitRecord]:
         names = sorted(ledger.finished_names(self.output))
-        return list(ledger.read_records(self.output, names))
+        return list(ledger.read_unit_records(self.output, names))
 
     def _files(self, part: str) -> list[str]:
         return [f for record in self._records for f in sorted(record.files) if f.startswith(part)]

@@ -31,7 +31,7 @@ class ClassFigures:
     confidence: float
 
 
-def confusion(answers: Answers) -> np.ndarray:
+def confusion_counts(answers: Answers) -> np.ndarray:
     """Images by given (row) and predicted (column) class: int [K, K]."""
     known = answers.labels >= 0
     size = len(answers.classes)
@@ -41,7 +41,7 @@ def confusion(answers: Answers) -> np.ndarray:
 
 def by_class(answers: Answers) -> list[ClassFigures]:
     """Figures of each class, in their order."""
-    counts = confusion(answers).astype(float)
+    counts = confusion_counts(answers).astype(float)
     right, given, called = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     known = answers.labels >= 0
     own = answers.probabilities[known, answers.labels[known]]

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from pipeline.report import findings, plots
-from pipeline.report.album import Album, decode_file, sheet, spaced, square
+from pipeline.report.album import Album, decode_picture, sheet, spaced, square
 from pipeline.report.answers import Answers
 from pipeline.report.generation import Generator, manifold, prior_samples
 from pipeline.report.page import Facts, MissingPartError, isolated
@@ -30,7 +30,7 @@ _WIDTH, _HEIGHT, _MARGIN = 640, 480, 18
 def confusion(answers: Answers) -> Facts:
     """The matrix, or for many classes its largest cells off the diagonal."""
     _require_labels(answers)
-    counts = findings.confusion(answers)
+    counts = findings.confusion_counts(answers)
     off = counts - np.diag(counts.diagonal())
     order = np.argsort(-off, axis=None, kind="stable")[:_PAIRS]
     pairs = [
@@ -141,7 +141,7 @@ def latent_map(answers: Answers, album: Album) -> Facts:
     y = _MARGIN + (1 - unit[:, 1]) * (_HEIGHT - 2 * _MARGIN)
     tiles = []
     for place in places:
-        pixels = decode_file(answers.encoded[place])
+        pixels = decode_picture(answers.encoded[place])
         tiles.append(square(np.zeros((1, 1, 1), np.uint8) if pixels is None else pixels, _MAP_SIDE))
     most = max(tile.shape[2] for tile in tiles)
     tiles = [np.repeat(tile, most, axis=2) if tile.shape[2] < most else tile for tile in tiles]

@@ -47,7 +47,7 @@ class ReportError(UserError, ValueError):
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     """A part of the page.
 
     Attributes:
@@ -73,7 +73,7 @@ class Chapter:
 
     anchor: str
     title: str
-    sections: list[Section] = field(default_factory=list)
+    sections: list[PageSection] = field(default_factory=list)
 
 
 class Page:
@@ -109,7 +109,7 @@ class Page:
             make: gives the template's values; may raise anything.
         """
         html = self._render(title, template, make)
-        self._chapters[-1].sections.append(Section(anchor, title, html))
+        self._chapters[-1].sections.append(PageSection(anchor, title, html))
 
     def html(self, *, left_out: int) -> bytes:
         """Renders the page, UTF-8.

@@ -12,7 +12,12 @@ from pipeline.report.album import Album
 from pipeline.report.answers import Answers, ask_model
 from pipeline.report.generation import Generator, find_generator
 from pipeline.report.page import REPORT, Facts, Page
-from pipeline.runs.artifacts import examples_folder, model_folder, read_card, read_config
+from pipeline.runs.artifacts import (
+    examples_folder,
+    model_folder,
+    read_run_config,
+    read_trained_card,
+)
 from pipeline.runs.run import Run
 
 _LOG = logging.getLogger(__name__)
@@ -30,7 +35,7 @@ def write_run_report(run: Run) -> Path:
     begin = time.monotonic()
     root = run.root
     album = Album()
-    page = Page("Run report", str(read_config(run).get("name", root.name)))
+    page = Page("Run report", str(read_run_config(run).get("name", root.name)))
     page.hero("run_hero.html", partial(run_sections.overview, run))
     _add_overview(page, run)
     _add_data(page, run, album)
@@ -83,7 +88,7 @@ def _add_model(page: Page, run: Run, album: Album) -> None:
     add(
         "calibration",
         "Calibration",
-        lambda: model_sections.calibration(asked.answers, read_card(run)),
+        lambda: model_sections.calibration(asked.answers, read_trained_card(run)),
     )
     add(
         "mistakes", "Most confident mistakes", lambda: model_sections.mistakes(asked.answers, album)
@@ -91,9 +96,9 @@ def _add_model(page: Page, run: Run, album: Album) -> None:
     add("uncertain", "Least certain", lambda: model_sections.uncertain(asked.answers, album))
     add("labels", "Likely label errors", lambda: model_sections.label_errors(asked.answers, album))
     add("outliers", "Outlier score",
-        lambda: model_sections.outliers(asked.answers, read_card(run), album))  # fmt: skip
+        lambda: model_sections.outliers(asked.answers, read_trained_card(run), album))  # fmt: skip
     add("map", "Latent map", lambda: model_sections.latent_map(asked.answers, album))
-    if read_config(run).get("model", {}).get("latent_size") == 2:
+    if read_run_config(run).get("model", {}).get("latent_size") == 2:
         add("plane", "The latent plane, decoded",
             lambda: model_sections.plane_of_images(asked.generator, album))  # fmt: skip
     add("samples", "Generated images", lambda: model_sections.samples(asked.generator, album))
@@ -134,7 +139,7 @@ class _Asked:
         """The model's answers over the test split."""
         run = self._run
         found: Answers = self._once(
-            "answers", lambda: ask_model(examples_folder(run), self._model, read_card(run))
+            "answers", lambda: ask_model(examples_folder(run), self._model, read_trained_card(run))
         )
         return found
 
@@ -142,6 +147,6 @@ class _Asked:
     def generator(self) -> Generator:
         """What makes images."""
         found: Generator = self._once(
-            "generator", lambda: find_generator(self._model, read_card(self._run))
+            "generator", lambda: find_generator(self._model, read_trained_card(self._run))
         )
         return found

@@ -19,10 +19,10 @@ from components.image_sources.pick import pick_members
 from components.model_gate import metric_names
 from components.model_gate.intervals import share_interval
 from pipeline.report import plots
-from pipeline.report.album import Album, decode_file, shrink, spaced
-from pipeline.report.answers import parse_records
+from pipeline.report.album import Album, decode_picture, shrink, spaced
+from pipeline.report.answers import parse_examples
 from pipeline.report.page import Facts, MissingPartError
-from pipeline.report.records import sample_split
+from pipeline.report.sampled_records import sample_split
 from pipeline.runs import artifacts
 from pipeline.runs.run import Run
 from pipeline.runs.step import STEP_TITLES
@@ -48,7 +48,7 @@ def overview(run: Run) -> Facts:
     overall = evaluation.overall if evaluation else {}
     images = evaluation.test_images if evaluation else 0
     accuracy = overall.get(metric_names.ACCURACY)
-    confidence = artifacts.read_config(run).get("evaluation", {}).get("confidence", 0.95)
+    confidence = artifacts.read_run_config(run).get("evaluation", {}).get("confidence", 0.95)
     interval = None
     if accuracy is not None and images:
         interval = share_interval(accuracy * images, images, confidence)
@@ -63,7 +63,7 @@ def overview(run: Run) -> Facts:
         "images": images,
         "pushed": run.pushed,
         "account": _or_none(lambda: artifacts.read_account(run)),
-        "card": _or_none(lambda: artifacts.read_card(run)),
+        "card": _or_none(lambda: artifacts.read_trained_card(run)),
         "seconds": sum(step.seconds for step in run.steps.values()),
     }
 
@@ -80,7 +80,7 @@ def usage(run: Run) -> Facts:
     if not run.pushed:
         raise MissingPartError("Nothing was pushed, so there is no model to use.")
     model = shlex.quote(str(Path(run.pushed).resolve()))
-    config = artifacts.read_config(run)
+    config = artifacts.read_run_config(run)
     paths = [path for path in config.get("input", {}).get("paths", []) if "{" not in path]
     archive = shlex.quote(str(Path(paths[0]).resolve()) if paths else "photos.zip")
     generates = config.get("model", {}).get("conditioning") != "hidden"
@@ -107,7 +107,7 @@ def steps(run: Run) -> Facts:
 
 def versions(run: Run) -> Facts:
     """Libraries and digests."""
-    card = artifacts.read_card(run)
+    card = artifacts.read_trained_card(run)
     libraries = {"Python": platform.python_version(), **card.libraries}
     model = str(artifacts.model_folder(run))
     return {"libraries": libraries, "digests": card.digests.as_dict(), "model": model}
@@ -138,7 +138,7 @@ def class_balance(run: Run) -> Facts:
 
 
 def _natural(run: Run, classes: list[str]) -> list[str]:
-    card = _or_none(lambda: artifacts.read_card(run))
+    card = _or_none(lambda: artifacts.read_trained_card(run))
     order = {name: place for place, name in enumerate(card.classes)} if card else {}
     return sorted(classes, key=lambda name: (order.get(name, len(order)), name))
 
@@ -147,7 +147,7 @@ def class_samples(run: Run, album: Album) -> Facts:
     """A few training images of each class."""
     folder = artifacts.examples_folder(run)
     sampled = sample_split(folder, features.TRAIN, most=_SAMPLED, most_bytes=_SAMPLED_BYTES)
-    encoded, _, labels = parse_records(sampled.records)
+    encoded, _, labels = parse_examples(sampled.records)
     by_class: dict[str, list[bytes]] = {}
     for image, label in zip(encoded, labels, strict=True):
         if label:
@@ -205,7 +205,7 @@ def rejects(run: Run, album: Album) -> Facts:
     wanted: dict[str, set[str]] = {}
     for row in rows:
         wanted.setdefault(row["source"], set()).add(row["member"])
-    images = InputConfig.model_validate(artifacts.read_config(run)["input"]) if wanted else None
+    images = InputConfig.model_validate(artifacts.read_run_config(run)["input"]) if wanted else None
     found = pick_members(images, wanted) if images else {}
     cards = [
         {
@@ -254,7 +254,7 @@ def training(run: Run) -> Facts:
 def strip(run: Run, album: Album) -> Facts:
     """The same images and latents at a few moments of the training."""
     folder = artifacts.model_run_folder(run) / FOLDER
-    originals = decode_file((folder / ORIGINALS).read_bytes()) if folder.is_dir() else None
+    originals = decode_picture((folder / ORIGINALS).read_bytes()) if folder.is_dir() else None
     if originals is None:
         raise MissingPartError("This run has no pictures over epochs.")
     height = originals.shape[0]
@@ -263,7 +263,7 @@ def strip(run: Run, album: Album) -> Facts:
     drawn = []
     for path in sorted(folder.glob("step-*.png")):
         step = int(path.stem.removeprefix("step-"))
-        pixels = decode_file(path.read_bytes())
+        pixels = decode_picture(path.read_bytes())
         if pixels is None:
             continue
         caption = f"epoch {epochs[step]:.3g}" if step in epochs else "untrained"
@@ -289,7 +289,7 @@ def _row(album: Album, pixels: np.ndarray) -> Any:
 
 def active_units(run: Run) -> Facts:
     """Latent dimensions that say something about the image."""
-    latent = artifacts.read_card(run).summaries.latent
+    latent = artifacts.read_trained_card(run).summaries.latent
     if not latent.std:
         raise MissingPartError("The model carries no summaries of its latent space.")
     variance = np.square(np.asarray(latent.std))

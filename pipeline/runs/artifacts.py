@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import yaml
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
-from components.anomaly_gate.anomalies import describe, read_anomalies
+from components.anomaly_gate.anomalies import describe_anomalies, read_anomalies
 from pipeline.runs.run import CONFIG_FILE, Run
 from pipeline.runs.verdict import MissingArtifactError
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
@@ -21,7 +21,7 @@ EXPORT: Final = "Format-Serving"
 """TFX's folder of the SavedModel in a Model artifact."""
 
 
-def read_config(run: Run) -> dict[str, Any]:
+def read_run_config(run: Run) -> dict[str, Any]:
     """Reads the configuration of the root's latest run; empty when the file is gone."""
     try:
         tree = yaml.safe_load((run.root / CONFIG_FILE).read_text("utf-8"))
@@ -53,7 +53,9 @@ def read_split_anomalies(run: Run) -> dict[str, list[str]]:
     """Reads what the validator found, in words, by split."""
     folder = run.folder("ExampleValidator", "anomalies")
     return {
-        path.parent.name.removeprefix("Split-"): describe(read_anomalies(path.read_bytes()))
+        path.parent.name.removeprefix("Split-"): describe_anomalies(
+            read_anomalies(path.read_bytes())
+        )
         for path in sorted(folder.glob("Split-*/SchemaDiff.pb"))
     }
 
@@ -74,7 +76,7 @@ def model_folder(run: Run) -> Path:
     return run.folder("Trainer", "model") / EXPORT
 
 
-def read_card(run: Run) -> ModelCard:
+def read_trained_card(run: Run) -> ModelCard:
     """Reads the model card, with classes, shape and embedding size."""
     path = model_folder(run) / EXPORTED_CARD
     try:
@@ -88,7 +90,7 @@ def read_card(run: Run) -> ModelCard:
 
 def read_warm_start(run: Run) -> str:
     """Tells how many weights came from which model, in a line; empty for a cold start."""
-    base = read_card(run).base
+    base = read_trained_card(run).base
     return base.line.removeprefix("warm start: ") if base else ""
 
 

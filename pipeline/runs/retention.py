@@ -14,7 +14,7 @@ from typing import Any
 from ml_metadata import proto
 
 from pipeline.runs.run import ARTIFACTS, FINISHED, Run
-from pipeline.runs.store import open_store, read_runs
+from pipeline.runs.store import open_metadata, read_runs
 
 _GONE = (proto.Artifact.DELETED, proto.Artifact.ABANDONED)
 
@@ -61,7 +61,7 @@ def plan(root: Path, *, keep_runs: int, with_images: bool) -> list[Removal]:
     artifacts = root / ARTIFACTS
     kept = _needed(read_runs(root), keep_runs, with_images)
     removals = []
-    for artifact in open_store(root).get_artifacts():
+    for artifact in open_metadata(root).get_artifacts():
         path = _place(artifact.uri)
         if artifact.id in kept or artifact.state in _GONE:
             continue
@@ -71,7 +71,7 @@ def plan(root: Path, *, keep_runs: int, with_images: bool) -> list[Removal]:
     return sorted(removals, key=lambda removal: removal.artifact)
 
 
-def remove(root: Path, removals: Sequence[Removal]) -> None:
+def remove_artifacts(root: Path, removals: Sequence[Removal]) -> None:
     """Removes files and marks their artifacts as deleted.
 
     Args:
@@ -81,7 +81,7 @@ def remove(root: Path, removals: Sequence[Removal]) -> None:
     Raises:
         OSError: A file can't be removed; what is done is recorded.
     """
-    store = open_store(root)
+    store = open_metadata(root)
     artifacts = store.get_artifacts_by_id([removal.artifact for removal in removals])
     _mark(store, artifacts, proto.Artifact.MARKED_FOR_DELETION)
     for artifact in artifacts:

@@ -30,7 +30,7 @@ _STATES = {
 }
 
 
-def open_store(root: Path) -> metadata_store.MetadataStore:
+def open_metadata(root: Path) -> metadata_store.MetadataStore:
     """Opens the existing store of a root folder; a folder that is read-only can be read.
 
     Raises:
@@ -63,7 +63,7 @@ def read_runs(root: Path, *, latest: int | None = None, is_held: bool = False) -
     Raises:
         FileNotFoundError: The root has no store.
     """
-    store = open_store(root)
+    store = open_metadata(root)
     contexts = _run_contexts(store)
     if latest is not None:
         contexts = contexts[-latest:]
@@ -95,7 +95,7 @@ def note_latest_run(root: Path, notes: Mapping[str, str | float | int]) -> None:
     Raises:
         FileNotFoundError: The root has no store.
     """
-    store = open_store(root)
+    store = open_metadata(root)
     contexts = _run_contexts(store)
     if not contexts:
         return

@@ -8,9 +8,9 @@ from typing import Final, NamedTuple
 
 import tensorflow as tf
 
-from serving.image_headers.fields import big_endian, little_endian, signed, starts, take
+from serving.image_headers.fields import as_signed, big_endian, little_endian, starts, take
 from serving.image_headers.gif import Screen, read_gif
-from serving.image_headers.jpeg import read_frames
+from serving.image_headers.jpeg import read_jpeg_frames
 from serving.image_headers.png import FIRST_CHUNK, png_orientations
 
 
@@ -87,7 +87,7 @@ def read_headers(encoded: tf.Tensor, max_pixels: int) -> Headers:
     is_bmp = starts(head, b"BM")
     is_webp = starts(head, b"RIFF") & starts(head[:, 8:], b"WEBP")
 
-    jpeg = read_frames(encoded, is_jpeg)
+    jpeg = read_jpeg_frames(encoded, is_jpeg)
     none = tf.zeros(tf.shape(size), tf.int64)
     height, width = tf.where(is_jpeg, jpeg.height, none), tf.where(is_jpeg, jpeg.width, none)
     height = tf.where(is_png, big_endian(head, 20, 4), height)
@@ -95,8 +95,8 @@ def read_headers(encoded: tf.Tensor, max_pixels: int) -> Headers:
     height = tf.where(is_gif, little_endian(head, 8, 2), height)
     width = tf.where(is_gif, little_endian(head, 6, 2), width)
     # A negative height says that the rows come from top to bottom.
-    height = tf.where(is_bmp, tf.abs(signed(little_endian(head, 22, 4))), height)
-    width = tf.where(is_bmp, signed(little_endian(head, 18, 4)), width)
+    height = tf.where(is_bmp, tf.abs(as_signed(little_endian(head, 22, 4))), height)
+    width = tf.where(is_bmp, as_signed(little_endian(head, 18, 4)), width)
     screens = tf.cond(
         tf.reduce_any(is_gif),
         lambda: _screens(encoded, is_gif),

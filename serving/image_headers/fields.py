@@ -42,6 +42,6 @@ def little_endian(rows: tf.Tensor, at: int, count: int) -> tf.Tensor:
     return tf.reduce_sum(rows[..., at : at + count] * weights, axis=-1)
 
 
-def signed(number: tf.Tensor) -> tf.Tensor:
+def as_signed(number: tf.Tensor) -> tf.Tensor:
     """Reads 32 bits as a two's complement."""
     return tf.where(number >= 2**31, number - 2**32, number)

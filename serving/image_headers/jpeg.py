@@ -39,7 +39,7 @@ class Frames(NamedTuple):
     is_other_kind: tf.Tensor
 
 
-def read_frames(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> Frames:
+def read_jpeg_frames(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> Frames:
     """Walks to the frame headers.
 
     Args:

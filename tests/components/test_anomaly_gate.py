@@ -8,7 +8,7 @@ import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 from tfx.types import standard_artifacts
 
-from components.anomaly_gate.anomalies import AnomalyError, describe, read_anomalies
+from components.anomaly_gate.anomalies import AnomalyError, describe_anomalies, read_anomalies
 from components.anomaly_gate.component import AnomalyGate
 
 
@@ -34,7 +34,7 @@ def artifact(
 
 
 def test_a_new_class_is_put_into_words() -> None:
-    (line,) = describe(read_anomalies(found_anomalies().SerializeToString()))
+    (line,) = describe_anomalies(read_anomalies(found_anomalies().SerializeToString()))
     assert line.startswith("label: ")
     assert "zebra" in line
 
@@ -52,6 +52,6 @@ def test_the_gate_lets_clean_data_pass(tmp_path: Path) -> None:
 
 
 def test_missing_data_is_an_anomaly() -> None:
-    assert describe(anomalies_pb2.Anomalies(data_missing=True)) == [
+    assert describe_anomalies(anomalies_pb2.Anomalies(data_missing=True)) == [
         "data set: there are no examples"
     ]

@@ -160,7 +160,7 @@ def test_nothing_is_accepted_that_the_served_graph_cannot_decode() -> None:
     import tensorflow as tf
 
     from components.image_checks import ImageHeader, check, to_servable, verify
-    from components.image_checks.reasons import ImageFaultError
+    from components.image_checks.reject_reasons import ImageFaultError
     from components.image_sources.config import LimitsConfig
 
     rng = random.Random(0)

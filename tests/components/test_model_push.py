@@ -17,7 +17,7 @@ import pytest
 
 from components.image_sources.errors import InputError
 from components.model_push.management import open_store, prunable, roll_back, served_version
-from components.model_push.record import PushRecord, describe
+from components.model_push.record import PushRecord, create_record
 from components.model_push.versions import RECORD_FILE, VersionStore
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +55,9 @@ def model(folder: Path, mark: str = "") -> Path:
 
 def push(store: VersionStore, folder: Path, mark: str = "") -> int:
     source = model(folder / f"model-{mark}", mark)
-    return store.publish(source, describe(source, user="ada", metrics={"accuracy": 0.9})).number
+    return store.publish(
+        source, create_record(source, user="ada", metrics={"accuracy": 0.9})
+    ).number
 
 
 def what_tf_serving_serves(folder: Path) -> bytes:

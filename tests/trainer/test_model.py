@@ -13,10 +13,10 @@ from tests.trainer.tiny import build
 from trainer import evaluation, losses
 from trainer.encoders import grid_sides
 from trainer.noise import Noise
-from trainer.objective import PARTS, Batch, Objective, Schedule
+from trainer.objective import PARTS, Batch, Objective, ScheduledWeights
 from trainer.options import ObjectiveConfig, SemiSupervisedConfig
 
-SCHEDULE = Schedule(beta=tf.constant(1.0), consistency=tf.constant(1.0))
+SCHEDULE = ScheduledWeights(beta=tf.constant(1.0), consistency=tf.constant(1.0))
 
 
 def pixels(count: int = 6, shape: tuple[int, int, int] = tiny.SHAPE) -> np.ndarray:
@@ -108,7 +108,7 @@ def test_importance_bound_rises_from_the_elbo(conditioning: str) -> None:
         weight.assign_add(0.05 * tf.random.stateless_normal(weight.shape, [4, 2]))
     images = np.tile(tiny.image_set(8).images, (60, 1, 1, 1))
     bounds = {
-        k: evaluation.importance_bound(model, images, samples=k, seed=1, batch_size=480).mean()
+        k: evaluation.bound_of_images(model, images, samples=k, seed=1, batch_size=480).mean()
         for k in (1, 8, 64)
     }
     assert bounds[1] < bounds[8] < bounds[64]
@@ -125,7 +125,7 @@ def test_loss_is_the_formula_of_the_documentation() -> None:
         free_bits=0.02, entropy_weight=0.3, generative_weight=0.7, alpha=1.5, label_smoothing=0.1
     )
     images, labels = tf.constant(pixels(6)), tf.constant([0, 1, 2, 0, -1, 1])
-    schedule = Schedule(beta=tf.constant(0.4), consistency=tf.constant(1.0))
+    schedule = ScheduledWeights(beta=tf.constant(0.4), consistency=tf.constant(1.0))
     objective = Objective(model, config, SemiSupervisedConfig())
     loss, _ = objective(Batch(clean=images, labels=labels), Noise(1, 0), schedule)
 
@@ -200,7 +200,7 @@ def test_hidden_conditioning_reports_no_elbo() -> None:
     assert model.scores.score == "neighbours"
     assert set(model.outlier_terms(pixels(2))) == {"energy", "neighbours", "mahalanobis"}
     with pytest.raises(ValueError, match="no density"):
-        evaluation.importance_bound(model, tiny.image_set(1).images, samples=1)
+        evaluation.bound_of_images(model, tiny.image_set(1).images, samples=1)
 
 
 def test_bfloat16_bodies_keep_float32_heads() -> None:

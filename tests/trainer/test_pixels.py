@@ -41,13 +41,13 @@ def test_every_format_and_kind_of_channels_decodes() -> None:
 
 def test_grey_is_the_luma_of_jpeg() -> None:
     image = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]], np.uint8)
-    grey = pixels.fit(tf.constant(image[np.newaxis]), (1, 4, 1))
+    grey = pixels.fit_to_shape(tf.constant(image[np.newaxis]), (1, 4, 1))
     np.testing.assert_array_equal(grey[0, 0, :, 0], [76, 150, 29, 9])
 
 
 def test_colour_of_grey_repeats_it_and_alpha_is_dropped() -> None:
     grey_alpha = RNG.integers(0, 256, (1, 4, 4, 2), np.uint8)
-    colour = pixels.fit(tf.constant(grey_alpha), (4, 4, 3)).numpy()
+    colour = pixels.fit_to_shape(tf.constant(grey_alpha), (4, 4, 3)).numpy()
     for channel in range(3):
         np.testing.assert_array_equal(colour[..., channel], grey_alpha[..., 0])
 
@@ -55,15 +55,15 @@ def test_colour_of_grey_repeats_it_and_alpha_is_dropped() -> None:
 @pytest.mark.parametrize("size", [(64, 48), (20, 20), (9, 31)])
 def test_resizing_agrees_with_pillow(size: tuple[int, int]) -> None:
     image = RNG.integers(0, 256, (*size, 3), np.uint8)
-    ours = pixels.fit(tf.constant(image[np.newaxis]), (16, 16, 3))[0].numpy().astype(int)
+    ours = pixels.fit_to_shape(tf.constant(image[np.newaxis]), (16, 16, 3))[0].numpy().astype(int)
     theirs = np.asarray(Image.fromarray(image).resize((16, 16), Image.Resampling.BILINEAR))
     assert np.abs(ours - theirs).max() <= 1
 
 
 def test_an_image_does_not_depend_on_its_batch() -> None:
     batch = RNG.integers(0, 256, (8, 30, 20, 1), np.uint8)
-    together = pixels.fit(tf.constant(batch), (12, 12, 1)).numpy()
-    alone = [pixels.fit(tf.constant(batch[i : i + 1]), (12, 12, 1))[0] for i in range(8)]
+    together = pixels.fit_to_shape(tf.constant(batch), (12, 12, 1)).numpy()
+    alone = [pixels.fit_to_shape(tf.constant(batch[i : i + 1]), (12, 12, 1))[0] for i in range(8)]
     np.testing.assert_array_equal(together, alone)
 
 

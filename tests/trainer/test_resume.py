@@ -13,7 +13,7 @@ import pytest
 
 from tests.limits import HANG_SECS
 from tests.trainer import tiny
-from trainer.checkpoints import Checkpoints, pack
+from trainer.checkpoints import Checkpoints, pack_arrays
 from trainer.preemption import PREEMPTED_EXIT_CODE
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -110,7 +110,7 @@ def test_damaged_best_weights_are_not_used(tmp_path: pathlib.Path) -> None:
     best = checkpoints.restore_best()
     assert best is not None
     np.testing.assert_array_equal(best[0], np.arange(3.0))
-    (tmp_path / "best.npz").write_bytes(pack([np.zeros(3)]) + b"0" * 64)
+    (tmp_path / "best.npz").write_bytes(pack_arrays([np.zeros(3)]) + b"0" * 64)
     assert checkpoints.restore_best() is None
 
 

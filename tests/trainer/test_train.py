@@ -23,7 +23,7 @@ from trainer.step import REPORTED
 
 
 def test_learns_and_writes_its_files(tmp_path: pathlib.Path) -> None:
-    events: list[callbacks.Progress] = []
+    events: list[callbacks.TrainingProgress] = []
     result = tiny.run(
         tmp_path,
         trainer_config=tiny.trainer_config(

@@ -18,7 +18,7 @@ from trainer.model import VaeClassifier
 from trainer.model_card import parse_card
 from trainer.progress import PROGRESS_LOGGER
 from trainer.train import TrainResult
-from trainer.warm_start import Base, begin_with, fit, read_base
+from trainer.warm_start import Base, begin_with, fit_base, read_base
 from trainer.weights import digest_weights, weight_names
 
 NAMES = ("left", "middle", "right")
@@ -102,7 +102,7 @@ def test_the_first_step_sees_the_earlier_models_outputs(
     for one, two in zip(*weights, strict=True):
         np.testing.assert_allclose(two.numpy(), one.numpy(), atol=1e-6)
     begun = create(encoder="conv", decoder="mlp")
-    begin_with(begun, fit(base, begun, NAMES))
+    begin_with(begun, fit_base(base, begun, NAMES))
     pixels = tiny.image_set(32, seed=5).images / np.float32(255)
     expected = trained.model.analyse(pixels)
     for name in ("logits", "embedding", "reconstruction", "elbo"):
@@ -133,17 +133,17 @@ def test_a_new_class_starts_the_head_anew_and_nothing_else(
 
 
 def test_what_does_not_fit_starts_anew() -> None:
-    wider = fit(base_of(create()), create(hidden=(24,)), NAMES)
+    wider = fit_base(base_of(create()), create(hidden=(24,)), NAMES)
     assert wider.new == [
         "encoder/dense/kernel", "encoder/dense/bias", "posterior_mean/kernel",
         "posterior_log_variance/kernel", "classifier/kernel",
     ]  # fmt: skip
-    renamed = fit(base_of(create()), create(), ("left", "middle", "top"))
+    renamed = fit_base(base_of(create()), create(), ("left", "middle", "top"))
     assert renamed.new == ["classifier/kernel", "classifier/bias"]
     by_class = base_of(create(conditioning="label"))
-    reordered = fit(by_class, create(conditioning="label"), NAMES[::-1])
+    reordered = fit_base(by_class, create(conditioning="label"), NAMES[::-1])
     assert reordered.new == ["classifier/kernel", "classifier/bias", "decoder/dense/kernel"]
-    other = fit(base_of(create(encoder="conv")), create(), NAMES)
+    other = fit_base(base_of(create(encoder="conv")), create(), NAMES)
     assert other.line().endswith("more")
 
 

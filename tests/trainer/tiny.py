@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from trainer import preemption
-from trainer.callbacks import Progress
+from trainer.callbacks import TrainingProgress
 from trainer.config import ModelConfig, TrainerConfig
 from trainer.input_pipeline import ImageSet
 from trainer.model import VaeClassifier
@@ -136,7 +136,7 @@ def flat_weights(result: TrainResult) -> np.ndarray:
     return np.concatenate([w.reshape(-1) for w in weights])
 
 
-def _say(event: Progress) -> None:
+def _say(event: TrainingProgress) -> None:
     sys.stdout.write(f"{event.step}\n")
     sys.stdout.flush()
 

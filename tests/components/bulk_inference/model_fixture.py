@@ -110,7 +110,7 @@ def export_model(
 
                 accurate = tf.logical_and(accurate_jpeg, tf.io.is_jpeg(content))
                 image = tf.cond(accurate, jpeg, any_format)
-                return trained_pixels.fit(image[tf.newaxis], shape)[0]
+                return trained_pixels.fit_to_shape(image[tf.newaxis], shape)[0]
 
             spec = tf.TensorSpec(shape, tf.uint8)
             return self.analyse(tf.map_fn(decode, image_bytes, fn_output_signature=spec))
@@ -119,7 +119,7 @@ def export_model(
             input_signature=[tf.TensorSpec([None, None, None, None], tf.uint8, name="pixels")]
         )
         def annotate_pixels(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self.analyse(trained_pixels.fit(pixels, shape))
+            return self.analyse(trained_pixels.fit_to_shape(pixels, shape))
 
     module = Annotator()
     tf.saved_model.save(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from components.bulk_inference.drift import DriftReport, judge, prior_shift, two_sample
+from components.bulk_inference.drift import DriftReport, judge_drift, prior_shift, two_sample
 from components.bulk_inference.drift_sums import DriftSums, expected_shares, inner_edges
 from components.bulk_inference.handler import Annotator
 from components.bulk_inference.model_card import read_card
@@ -51,7 +51,7 @@ def report_on(card: ModelCard, annotator: Annotator, images: np.ndarray) -> Drif
     for begin in range(0, len(images), 64):
         sums.add_pixels(images[begin : begin + 64])
     sums.add_files(["png"] * len(images), *np.full((2, len(images)), 8))
-    return judge(card, sums, RATE)
+    return judge_drift(card, sums, RATE)
 
 
 def test_random_halves_of_the_training_data_alarm_at_most_at_the_stated_rate(
@@ -102,7 +102,7 @@ def test_other_formats_and_sizes_alarm_and_the_same_ones_do_not(
         names = [name for name, count in formats.items() for _ in range(count)]
         sums.add_files(names, np.full(390, 8), np.full(390, side))
         sums.add_files(["png"] * 10, *np.full((2, 10), 50))
-        return {test.name for test in judge(mixed, sums, RATE).tests if test.alarm}
+        return {test.name for test in judge_drift(mixed, sums, RATE).tests if test.alarm}
 
     assert alarms({"png": 290, "jpeg": 100}, 8) == set()
     assert alarms({"png": 390}, 8) == {"format"}

@@ -13,7 +13,7 @@ from components.bulk_inference.engines import choose_engine
 from components.bulk_inference.job import CountMismatchError
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.planning import plan_units
-from components.bulk_inference.progress import Progress, Watch
+from components.bulk_inference.progress import BulkProgress, Watch
 from components.bulk_inference.transforms import AnnotateUnits
 from components.bulk_inference.unit import JobSpec
 from components.image_sources.config import InputConfig, UnitsConfig
@@ -66,9 +66,9 @@ def test_a_watch_shows_what_the_runner_counts_while_it_runs(tmp_path: Path) -> N
     times = iter([0.0, 1.0, 2.0])
     watch = Watch(str(tmp_path), [], in_process=False, report=None, clock=lambda: next(times))
     watch.follow(told)
-    assert watch.look() == Progress(10, 0, 1, 1.0, 10.0, None)
+    assert watch.look() == BulkProgress(10, 0, 1, 1.0, 10.0, None)
     told.counts["members"] = 30
-    assert watch.look() == Progress(30, 0, 1, 2.0, 15.0, None)
+    assert watch.look() == BulkProgress(30, 0, 1, 2.0, 15.0, None)
 
 
 def test_counters_that_part_from_the_records_fail_a_local_job(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from components.model_gate.change_rules import decide
+from components.model_gate.change_rules import judge_interval
 from components.model_gate.intervals import (
     Interval,
     images_to_decide,
@@ -92,7 +92,7 @@ def test_a_mean_without_two_values_tells_nothing() -> None:
 
 @functools.cache
 def verdict(gained: int, lost: int, images: int) -> Result:
-    return decide(paired_interval(gained, lost, images, 0.95), MARGIN)
+    return judge_interval(paired_interval(gained, lost, images, 0.95), MARGIN)
 
 
 def outcomes(true_change: float, differing: float, images: int) -> dict[Result, float]:
@@ -132,11 +132,11 @@ def test_enough_images_decide_either_way() -> None:
 
 
 def test_the_rule_has_three_answers() -> None:
-    assert decide(Interval(-0.009, 0.02), MARGIN) is Result.PASSED
-    assert decide(Interval(-0.008, -0.001), MARGIN) is Result.PASSED
-    assert decide(Interval(-0.02, -0.001), MARGIN) is Result.REFUSED
-    assert decide(Interval(-0.02, 0.02), MARGIN) is Result.UNDECIDED
-    assert decide(Interval(math.nan, math.nan), MARGIN) is Result.UNDECIDED
+    assert judge_interval(Interval(-0.009, 0.02), MARGIN) is Result.PASSED
+    assert judge_interval(Interval(-0.008, -0.001), MARGIN) is Result.PASSED
+    assert judge_interval(Interval(-0.02, -0.001), MARGIN) is Result.REFUSED
+    assert judge_interval(Interval(-0.02, 0.02), MARGIN) is Result.UNDECIDED
+    assert judge_interval(Interval(math.nan, math.nan), MARGIN) is Result.UNDECIDED
 
 
 def test_the_number_of_images_that_would_decide_does() -> None:

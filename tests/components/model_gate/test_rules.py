@@ -8,7 +8,7 @@ import pytest
 
 from components.model_gate.config import EvaluationConfig
 from components.model_gate.measures import EvaluationError, read_measures
-from components.model_gate.rules import judge
+from components.model_gate.rules import judge_model
 from components.model_gate.verdict import Result, Verdict, read_verdict
 from tests.components.model_gate.measured import measure, probabilities
 
@@ -51,7 +51,7 @@ GOOD = model(0.96, 1)
 
 
 def test_a_first_model_is_blessed_on_absolute_bounds_and_says_so() -> None:
-    verdict = judge(measure(GOOD, labels()), BOUNDS)
+    verdict = judge_model(measure(GOOD, labels()), BOUNDS)
     assert verdict.blessed
     assert verdict.first_model
     assert verdict.headline() == "blessed as the first model, on absolute bounds only"
@@ -62,7 +62,7 @@ def test_a_better_model_is_blessed() -> None:
     # It mends half of the mistakes and makes none anew.
     mended = (GOOD.argmax(axis=1) != labels()) & (np.arange(IMAGES) % 2 == 0)
     better = np.where(mended[:, None], np.eye(CLASSES)[labels()] * 0.9 + 0.01, GOOD)
-    verdict = judge(measure(better, labels(), baseline=GOOD), BOUNDS)
+    verdict = judge_model(measure(better, labels(), baseline=GOOD), BOUNDS)
     assert verdict.blessed, verdict.refusals
     assert not verdict.first_model
     assert verdict.headline() == "blessed"
@@ -70,7 +70,7 @@ def test_a_better_model_is_blessed() -> None:
 
 def test_wrong_labels_are_refused_by_the_accuracy() -> None:
     shifted = np.roll(GOOD, 1, axis=1)
-    verdict = judge(measure(shifted, labels()), BOUNDS)
+    verdict = judge_model(measure(shifted, labels()), BOUNDS)
     assert "accuracy" in refused_rows(verdict)
     assert "is below evaluation.min_accuracy 0.9000" in verdict.refusals[0]
 
@@ -83,7 +83,7 @@ def test_one_class_unlearned_is_refused_by_that_class_alone() -> None:
         update={"min_accuracy": 0.8, "min_balanced_accuracy": 0.8, "max_log_loss": None,
                 "max_calibration_error": None}
     )  # fmt: skip
-    verdict = judge(measure(unlearned, labels()), bounds)
+    verdict = judge_model(measure(unlearned, labels()), bounds)
     assert refused_rows(verdict) == ["weakest class: 7"]
     assert verdict.refusals[0].startswith("recall of class 7 is 0.0000, at most 0.0")
     assert verdict.refusals[0].endswith("below evaluation.min_class_recall 0.8000")
@@ -92,7 +92,7 @@ def test_one_class_unlearned_is_refused_by_that_class_alone() -> None:
 @pytest.mark.parametrize("power", [0.3, 6.0])
 def test_a_miscalibrated_model_is_refused_by_the_calibration_error_alone(power: float) -> None:
     bounds = BOUNDS.model_copy(update={"max_log_loss": None})
-    verdict = judge(measure(sharpened(model(0.93, 3), power), labels()), bounds)
+    verdict = judge_model(measure(sharpened(model(0.93, 3), power), labels()), bounds)
     assert refused_rows(verdict) == ["calibration error"]
     assert "is above evaluation.max_calibration_error 0.0500" in verdict.refusals[0]
 
@@ -102,7 +102,7 @@ def test_half_the_labels_flipped_is_refused_by_the_consequence_alone() -> None:
     quarter = (np.arange(IMAGES) // CLASSES % 4)[:, None]
     wrong = np.roll(GOOD, 3, axis=1)
     bounds = EvaluationConfig(min_accuracy=0.7, max_accuracy_drop=0.05)
-    verdict = judge(
+    verdict = judge_model(
         measure(
             np.where(quarter == 0, wrong, GOOD),
             labels(),
@@ -117,11 +117,13 @@ def test_half_the_labels_flipped_is_refused_by_the_consequence_alone() -> None:
 def test_a_gain_pays_for_flips() -> None:
     old, new = model(0.80, 4), model(0.96, 5)
     bounds = EvaluationConfig(min_accuracy=0.9, max_flips=0.0, flips_per_gain=2.0)
-    verdict = judge(measure(new, labels(), baseline=old), bounds)
+    verdict = judge_model(measure(new, labels(), baseline=old), bounds)
     (row,) = (check for check in verdict.checks if check.metric == "flipped labels")
     assert row.result is Result.PASSED
     stingy = bounds.model_copy(update={"flips_per_gain": 1.0})
-    assert refused_rows(judge(measure(new, labels(), baseline=old), stingy)) == ["flipped labels"]
+    assert refused_rows(judge_model(measure(new, labels(), baseline=old), stingy)) == [
+        "flipped labels"
+    ]
 
 
 def test_a_weak_archive_is_refused_by_its_floor_and_a_tiny_one_is_not() -> None:
@@ -131,7 +133,7 @@ def test_a_weak_archive_is_refused_by_its_floor_and_a_tiny_one_is_not() -> None:
     damaged[:60] = np.roll(damaged[:60], 1, axis=1)
     damaged[-2:-1] = np.roll(damaged[-2:-1], 1, axis=1)
     bounds = EvaluationConfig(min_accuracy=0.9, min_slice_accuracy=0.8)
-    verdict = judge(measure(damaged, labels(), archives=archives), bounds)
+    verdict = judge_model(measure(damaged, labels(), archives=archives), bounds)
     (refused,) = refused_rows(verdict)
     assert refused == "weakest archive: weak.zip"
     assert verdict.refusals[0].startswith("accuracy of archive weak.zip is 0.0167, at most 0.1")
@@ -139,32 +141,32 @@ def test_a_weak_archive_is_refused_by_its_floor_and_a_tiny_one_is_not() -> None:
 
 def test_a_worse_model_is_refused_and_an_undecided_one_as_configured() -> None:
     tolerant = BOUNDS.model_copy(update={"max_flips": 0.3})
-    worse = judge(measure(model(0.92, 6), labels(), baseline=GOOD), tolerant)
+    worse = judge_model(measure(model(0.92, 6), labels(), baseline=GOOD), tolerant)
     assert refused_rows(worse) == ["change of accuracy"]
     assert "is surely a loss" in worse.refusals[0]
 
     few = slice(0, 300)
     undecided = measure(model(0.96, 8)[few], labels()[few], baseline=GOOD[few])
     bounds = EvaluationConfig(min_accuracy=0.9)
-    verdict = judge(undecided, bounds)
+    verdict = judge_model(undecided, bounds)
     assert refused_rows(verdict) == ["change of accuracy"]
     assert "undecided" in verdict.refusals[0]
     assert "test images instead of 300" in verdict.refusals[0]
-    blessed = judge(undecided, bounds.model_copy(update={"when_undecided": "bless"}))
+    blessed = judge_model(undecided, bounds.model_copy(update={"when_undecided": "bless"}))
     assert blessed.blessed
     assert Result.UNDECIDED in {check.result for check in blessed.checks}
 
 
 def test_a_surer_wrong_model_is_refused_by_the_log_loss_where_that_is_bounded() -> None:
     bounds = EvaluationConfig(min_accuracy=0.9, max_log_loss_rise=0.02)
-    verdict = judge(measure(sharpened(GOOD, 4.0), labels(), baseline=GOOD), bounds)
+    verdict = judge_model(measure(sharpened(GOOD, 4.0), labels(), baseline=GOOD), bounds)
     assert refused_rows(verdict) == ["fall of log loss"]
 
 
 def test_a_value_that_is_not_a_number_does_not_pass() -> None:
     measures = measure(GOOD, labels())
     measures.overall.values["log_loss"] = math.nan  # type: ignore[index]
-    assert "log loss" in refused_rows(judge(measures, BOUNDS))
+    assert "log loss" in refused_rows(judge_model(measures, BOUNDS))
 
 
 def test_a_split_without_images_is_an_error_that_says_what_to_do() -> None:
@@ -173,7 +175,7 @@ def test_a_split_without_images_is_an_error_that_says_what_to_do() -> None:
 
 
 def test_a_verdict_is_stored_and_read_again() -> None:
-    verdict = judge(measure(GOOD, labels(), baseline=model(0.9, 9)), BOUNDS)
+    verdict = judge_model(measure(GOOD, labels(), baseline=model(0.9, 9)), BOUNDS)
     again = read_verdict(verdict.to_json())
     assert again.checks == verdict.checks
     assert (again.blessed, again.first_model) == (verdict.blessed, verdict.first_model)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.orchestration.lock import LockedError, current_owner, read_owner, run_lock
+from pipeline.orchestration.lock import LockedError, current_run_owner, read_run_owner, run_lock
 
 PROJECT = Path(__file__).resolve().parents[3]
 HOLD = """
@@ -50,7 +50,7 @@ def test_the_second_is_told_who_holds_the_root(
     assert getpass.getuser() in message
     assert "a pipeline run" in message
     assert "\n" not in message
-    found = current_owner(tmp_path)
+    found = current_run_owner(tmp_path)
     assert found is not None
     assert found.pid == holder.pid
 
@@ -58,22 +58,22 @@ def test_the_second_is_told_who_holds_the_root(
 def test_a_killed_holder_holds_nothing(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
     holder.send_signal(signal.SIGKILL)
     holder.wait()
-    assert read_owner(tmp_path) is not None, "what it left behind lies there"
-    assert current_owner(tmp_path) is None
+    assert read_run_owner(tmp_path) is not None, "what it left behind lies there"
+    assert current_run_owner(tmp_path) is None
     with run_lock(tmp_path, "the next"):
-        mine = current_owner(tmp_path)
+        mine = current_run_owner(tmp_path)
         assert mine is not None
         assert mine.pid == os.getpid()
-    assert read_owner(tmp_path) is None
+    assert read_run_owner(tmp_path) is None
 
 
 def test_a_run_that_fails_gives_the_root_back(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), run_lock(tmp_path, "a run"):
         raise RuntimeError
-    assert current_owner(tmp_path) is None
+    assert current_run_owner(tmp_path) is None
 
 
 def test_a_damaged_note_is_no_obstacle(tmp_path: Path) -> None:
     (tmp_path / ".run.json").write_text("{")
     with run_lock(tmp_path, "a run"):
-        assert current_owner(tmp_path) is not None
+        assert current_run_owner(tmp_path) is not None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from ml_metadata import proto
 
-from pipeline.runs.retention import plan, remove
+from pipeline.runs.retention import plan, remove_artifacts
 from tests.limits import HANG_SECS
 from tests.pipeline.orchestration.stores import FAILED, Store
 
@@ -68,7 +68,7 @@ def test_files_go_and_the_record_says_so(store: Store) -> None:
     removals = plan(store.root, keep_runs=1, with_images=False)
     assert [removal.size for removal in removals] == [1000] * 4
     assert refused["model"] not in {removal.artifact for removal in removals}
-    remove(store.root, removals)
+    remove_artifacts(store.root, removals)
     for removal in removals:
         (artifact,) = store.store.get_artifacts_by_id([removal.artifact])
         assert artifact.state == proto.Artifact.DELETED

@@ -25,7 +25,7 @@ from components.image_example_gen.account import Account, name_of
 from components.image_example_gen.tables import REJECTS, to_parquet
 from components.image_sources.config import InputConfig, LabelsConfig
 from components.model_gate.verdict import VERDICT_JSON, Check, Result, Verdict
-from pipeline.report.album import decode_file
+from pipeline.report.album import decode_picture
 from pipeline.runs.run import Run
 from pipeline.runs.step import Step
 from tests.components.bulk_inference.archives import write_zip
@@ -80,7 +80,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, images: Images) -> Path:
     answer = tf.saved_model.load(str(folder)).signatures["annotate"](
         image_bytes=tf.constant(images.files)
     )
-    decoded = map(decode_file, images.files)
+    decoded = map(decode_picture, images.files)
     pixels = np.stack([image for image in decoded if image is not None])
     card["summaries"] = summarise(pixels, {name: value.numpy() for name, value in answer.items()})
     card["summaries"]["latent"]["std"] = [1.0, 0.5, 0.05, 0.001]

@@ -13,9 +13,9 @@ from components import tfrecord_frames
 from components.image_sources.config import InputConfig
 from components.image_sources.pick import pick_members
 from pipeline.report import findings
-from pipeline.report.album import Album, decode_file, sheet, square
+from pipeline.report.album import Album, decode_picture, sheet, square
 from pipeline.report.answers import Answers
-from pipeline.report.records import sample_split
+from pipeline.report.sampled_records import sample_split
 from pipeline.report.table_scan import scan_table
 from tests.components.bulk_inference.archives import write_zip
 from tests.pipeline.report.conftest import Images, synthetic_rows
@@ -32,7 +32,7 @@ def answers(probabilities: list[list[float]], labels: list[int]) -> Answers:
 
 def test_confusion_and_figures_of_classes() -> None:
     given = answers([[0.9, 0.1], [0.8, 0.2], [0.6, 0.4], [0.3, 0.7], [0.5, 0.5]], [0, 0, 1, 1, -1])
-    assert findings.confusion(given).tolist() == [[2, 0], [1, 1]]
+    assert findings.confusion_counts(given).tolist() == [[2, 0], [1, 1]]
     first, second = findings.by_class(given)
     assert (first.images, first.recall, first.precision) == (2, 1.0, pytest.approx(2 / 3))
     assert (second.recall, second.precision, second.f1) == (0.5, 1.0, pytest.approx(2 / 3))
@@ -158,7 +158,7 @@ def test_an_album_keeps_its_budget() -> None:
     assert len(kept) + album.left_out == 40
     assert (kept[0].height, kept[0].width) == (112, 75)
     assert album.picture(None) is None
-    assert decode_file(b"no image") is None
+    assert decode_picture(b"no image") is None
 
 
 def test_tiles_and_sheets_keep_their_pixels() -> None:

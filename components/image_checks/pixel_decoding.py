@@ -12,7 +12,7 @@ from PIL import Image
 
 from components.image_checks.header import ImageHeader
 from components.image_checks.jpeg_scan import fault_in_scans
-from components.image_checks.reasons import ImageFaultError
+from components.image_checks.reject_reasons import ImageFaultError
 
 _UNCHANGED: Final = cv2.IMREAD_UNCHANGED
 # A JPEG's errors are in its entropy-coded data, which is read whole at any scale; at an eighth,

@@ -1,0 +1,141 @@
+"""Reads which of the project's modules use which, from their source and without importing them.
+
+The digest of a step's code and the test of the architecture use it.
+"""
+
+import ast
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+PACKAGES: Final = ("pipeline", "components", "serving", "trainer")
+"""The project's packages, from the top down."""
+
+
+def imported_names(
+    tree: ast.Module, package: str = "", *, type_checking: bool = False
+) -> Iterator[str]:
+    """Finds the names that a module imports, wherever the statement stands.
+
+    Args:
+        tree: The parsed module.
+        package: Package of the module, which relative imports start from.
+        type_checking: Whether to include what is imported under `if TYPE_CHECKING:` only.
+
+    Yields:
+        Dotted names: `a.b` for `import a.b` and for `from a import b`, which may be a module or
+        one of its attributes.
+    """
+    for node in _statements(tree, type_checking=type_checking):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            relative = "." * node.level + (node.module or "")
+            origin = importlib.util.resolve_name(relative, package)
+            yield from (f"{origin}.{alias.name}" for alias in node.names)
+
+
+class ImportGraph:
+    """The modules of some packages and what each of them uses.
+
+    Args:
+        root: Folder that holds the packages.
+        packages: Names of the top-level packages.
+    """
+
+    def __init__(self, root: Path, packages: Iterable[str] = PACKAGES) -> None:
+        self.files: Mapping[str, Path] = {
+            _module_name(path.relative_to(root)): path
+            for package in packages
+            for path in sorted((root / package).rglob("*.py"))
+        }
+
+    @cached_property
+    def trees(self) -> Mapping[str, ast.Module]:
+        """Each module, parsed."""
+        return {
+            module: ast.parse(path.read_text(encoding="utf-8"), str(path))
+            for module, path in self.files.items()
+        }
+
+    @cached_property
+    def imports(self) -> Mapping[str, frozenset[str]]:
+        """The modules that each module imports, without those under `if TYPE_CHECKING:`."""
+        return {module: self._imports_of(module) for module in self.files}
+
+    @cached_property
+    def references(self) -> Mapping[str, frozenset[str]]:
+        """The modules that each module names in a string, to import or start them by name."""
+        return {
+            module: frozenset(
+                node.value
+                for node in ast.walk(self.trees[module])
+                if isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and "." in node.value
+                and node.value in self.files
+            )
+            for module in self.files
+        }
+
+    def closure(self, modules: Iterable[str]) -> list[str]:
+        """Follows imports and references to everything that some modules may run.
+
+        Args:
+            modules: Where to start.
+
+        Returns:
+            Sorted names of the modules, of those that they use directly or indirectly, and of the
+            packages around them.
+
+        Raises:
+            KeyError: There is no such module.
+        """
+        found: set[str] = set()
+        waiting = list(modules)
+        while waiting:
+            module = waiting.pop()
+            if module in found:
+                continue
+            found.add(module)
+            waiting += self.imports[module] | self.references[module]
+            if "." in module:
+                # Python runs the `__init__` of a package before any module of it.
+                waiting.append(module.rpartition(".")[0])
+        return sorted(found)
+
+    def _imports_of(self, module: str) -> frozenset[str]:
+        is_package = self.files[module].name == "__init__.py"
+        package = module if is_package else module.rpartition(".")[0]
+        names = imported_names(self.trees[module], package)
+        found = {known for name in names if (known := self._resolve(name)) is not None}
+        return frozenset(found - {module})
+
+    def _resolve(self, name: str) -> str | None:
+        """Returns the module that a dotted name belongs to; None if it is not the project's."""
+        while name and name not in self.files:
+            name = name.rpartition(".")[0]
+        return name or None
+
+
+def _statements(node: ast.AST, *, type_checking: bool) -> Iterator[ast.AST]:
+    """Yields all nodes below a node, without the bodies of `if TYPE_CHECKING:` unless asked for."""
+    for child in ast.iter_child_nodes(node):
+        yield child
+        if isinstance(child, ast.If) and not type_checking and _is_type_checking(child.test):
+            for other in child.orelse:
+                yield other
+                yield from _statements(other, type_checking=type_checking)
+        else:
+            yield from _statements(child, type_checking=type_checking)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return ast.unparse(test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+
+
+def _module_name(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

@@ -1,0 +1,69 @@
+"""Digests of the code that each step runs, so that the cache sees an edit of that code only.
+
+TFX keys its cache on the dotted path of a function and not on what the function says
+(`run_fn="pipeline.run_fn.run_fn"` is the same string after an edit), so the graph puts a step's
+digest into its exec properties.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from pipeline.digests import library_versions, project_root
+from pipeline.imports import ImportGraph
+
+STEP_MODULES: Final[Mapping[str, Sequence[str]]] = {
+    "ImageExampleGen": ("components.image_example_gen.component",),
+    "AnomalyGate": ("components.anomaly_gate.component",),
+    "Transform": ("trainer.preprocessing",),
+    "Tuner": ("pipeline.tuner_fn",),
+    "Trainer": ("pipeline.run_fn",),
+    "ServingCheck": ("components.serving_check.component",),
+    "Evaluator": (
+        "pipeline.slices",
+        "pipeline.quality_metrics.calibration",
+        "pipeline.quality_metrics.change",
+        "pipeline.quality_metrics.outputs",
+        "components.pushed_baseline.executor",
+    ),
+    "ModelGate": ("components.model_gate.component",),
+    "Pusher": ("components.model_push.component",),
+    "BulkInference": ("components.bulk_inference.component",),
+}
+"""Modules in which a step enters the project's code, by the step's id.
+
+Not listed: steps that are TFX's alone; Resolvers, InputState and `baseline-model`, which are never
+cached; `base-model`, whose choice has to hold for the same images; and RunRecord, which would note
+the same training a second time.
+"""
+
+
+def step_digests(root: Path | None = None) -> dict[str, str]:
+    """Digests the modules that each step may run and the versions of what computes for them.
+
+    Args:
+        root: Folder that holds the project's packages; by default the one of this module.
+
+    Returns:
+        16 hexadecimal digits by step, the same for the same code wherever it is installed.
+    """
+    graph = ImportGraph(root or project_root())
+    libraries = sorted(library_versions().items())
+    digests = {}
+    for step, modules in STEP_MODULES.items():
+        digest = hashlib.sha256()
+        for module in graph.closure(modules):
+            digest.update(module.encode())
+            digest.update(hashlib.sha256(graph.files[module].read_bytes()).digest())
+        for name, version in libraries:
+            digest.update(f"{name}=={version}".encode())
+        digests[step] = digest.hexdigest()[:16]
+    return digests
+
+
+def by_step(code_digest: str | Mapping[str, str]) -> Mapping[str, str]:
+    """Returns digests by step; one digest alone is taken for the code of every step."""
+    if isinstance(code_digest, str):
+        return dict.fromkeys(STEP_MODULES, code_digest)
+    return code_digest
