@@ -37,7 +37,8 @@ LONGEST_FIRST = (
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Groups the tests; in several processes one starts with the pipeline runs, which take longest.
 
-    First of the hooks, because pytest-xdist reads the groups in its own. Fast tests come first everywhere else, so that most failures show within a minute.
+    First of the hooks, because pytest-xdist reads the groups in its own. Fast tests come first
+    everywhere else, so that most failures show within a minute.
     """
 
     def place(item: pytest.Item) -> tuple[int, int]:

@@ -22,9 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
     "as they are": {},
     "Eigen": {"TF_ENABLE_ONEDNN_OPTS": "0"},
-    "SSE 4.1": {"ONEDNN_MAX_CPU_ISA": "SSE41"},
-    "AVX2, one thread": {
-        "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "SSE 4.1, one thread": {
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
         "TF_NUM_INTRAOP_THREADS": "1",
         "TF_NUM_INTEROP_THREADS": "1",
     },
