@@ -124,6 +124,9 @@ def test_a_server_is_held_to_the_same_tolerance_as_a_session(
     assert bool(stage.fault) == bool(limit)
     assert stage.fault.endswith(limit)
 
+    if body_dtype == "float32":
+        # What a session allows a float32 model is in the test above.
+        return
     exact = read_golden(golden)
     moved = exact.answers | {names.EMBEDDING: exact.answers[names.EMBEDDING] + np.float32(offset)}
     write_golden(dataclasses.replace(exact, answers=moved), golden)
