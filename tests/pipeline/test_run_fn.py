@@ -1,11 +1,8 @@
 """The Trainer's entry under kills, and as one of several workers."""
 
 import json
-import os
 import signal
 import socket
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +11,12 @@ import pytest
 from pipeline.run_fn import read_base_model, run_fn
 from pipeline.training import prepare
 from pipeline.training_folder import training_folder
-from tests.limits import HANG_SECS
+from tests.forked import Forked
 from tests.pipeline import small_training
 from tests.trainer.test_model_card import unknown_keys
 from trainer.input_pipeline import ImageSet
 from trainer.model_card import parse_card
 from trainer.preemption import PREEMPTED_EXIT_CODE
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -31,39 +26,36 @@ def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def start(inputs: Path, out: Path, cluster: dict | None = None) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment.pop("TF_CONFIG", None)
-    if cluster:
-        environment["TF_CONFIG"] = json.dumps(cluster)
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.pipeline.small_training", str(inputs), str(out)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+def start(inputs: Path, out: Path, cluster: dict | None = None) -> Forked:
+    out.mkdir(exist_ok=True)
+    return Forked(
+        "tests.pipeline.small_training",
+        str(inputs),
+        str(out),
+        output=out / f"printed-{len(list(out.glob('printed-*')))}.txt",
+        environment={"TF_CONFIG": json.dumps(cluster) if cluster else None},
     )
 
 
-def finish(process: subprocess.Popen) -> list[int]:
+def finish(process: Forked) -> list[int]:
     """Waits for the end; the steps that it reported."""
-    output, errors = process.communicate(timeout=HANG_SECS)
-    assert process.returncode == 0, errors[-2000:]
-    words = [line.split() for line in output.splitlines()]
-    return [int(each[1].split("/")[0]) for each in words if each[:1] == ["step"]]
+    assert process.wait() == 0, process.text[-2000:]
+    return [step for line in process.text.splitlines() if (step := step_of(line)) is not None]
 
 
-def stop_at(process: subprocess.Popen, step: int, number: int) -> int:
+def step_of(line: str) -> int | None:
+    """The step of a line such as `step 9/40 ...`."""
+    words = line.split()
+    return int(words[1].split("/")[0]) if words[:1] == ["step"] else None
+
+
+def stop_at(process: Forked, step: int, number: int) -> int:
     """Sends a signal when the training reports the step; the exit code."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        words = line.split()
-        if words[0] == "step" and int(words[1].split("/")[0]) >= step:
-            process.send_signal(number)
+    for line in process.lines():
+        if (step_of(line) or 0) >= step:
+            process.send(number)
             break
-    process.communicate(timeout=HANG_SECS)
-    return process.returncode
+    return process.wait()
 
 
 def names(folder: Path) -> set[str]:

@@ -5,38 +5,24 @@ starts, and two strategies of one process would share collective keys.
 """
 
 import json
-import os
 import pathlib
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.limits import HANG_SECS
+from tests.forked import Forked
 from tests.trainer import replicas
 
-ROOT = pathlib.Path(__file__).parents[2]
+
+def _start(out: pathlib.Path, mode: str, cluster: dict | None = None) -> Forked:
+    environment = {"TF_CONFIG": json.dumps(cluster) if cluster else None}
+    output = out.with_suffix(".txt")
+    return Forked("tests.trainer.replicas", mode, str(out), output=output, environment=environment)
 
 
-def _start(out: pathlib.Path, mode: str, cluster: dict | None = None) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
-    environment.pop("TF_CONFIG", None)
-    if cluster:
-        environment["TF_CONFIG"] = json.dumps(cluster)
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.trainer.replicas", mode, str(out)],
-        cwd=ROOT,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def _finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=HANG_SECS)
-    assert process.returncode == 0, errors[-2000:]
+def _finish(process: Forked) -> None:
+    assert process.wait() == 0, process.text[-2000:]
 
 
 def _free_port() -> int:

@@ -1,22 +1,17 @@
 """A run that was killed ends with the weights of one that was not."""
 
 import json
-import os
 import pathlib
 import random
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-from tests.limits import HANG_SECS
+from tests.forked import Forked
 from tests.trainer import tiny
 from trainer.checkpoints import Checkpoints, pack_arrays
 from trainer.preemption import PREEMPTED_EXIT_CODE
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -24,33 +19,25 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray,
     return _finish(tmp_path_factory.mktemp("whole"))
 
 
-def _start(workdir: pathlib.Path) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.trainer.tiny", str(workdir), str(workdir / "out.npy")],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+def _start(workdir: pathlib.Path) -> Forked:
+    output = workdir / f"printed-{len(list(workdir.glob('printed-*')))}.txt"
+    return Forked("tests.trainer.tiny", str(workdir), str(workdir / "out.npy"), output=output)
 
 
 def _finish(workdir: pathlib.Path) -> tuple[np.ndarray, list[dict]]:
     """Runs to the end in a process like the others: with as many threads, so with equal bits."""
     process = _start(workdir)
-    process.communicate(timeout=HANG_SECS)
-    assert process.returncode == 0
+    assert process.wait() == 0, process.text[-2000:]
     return np.load(workdir / "out.npy"), json.loads((workdir / "history.json").read_text())
 
 
-def _signal_at(process: subprocess.Popen, step: int, number: int) -> int:
+def _signal_at(process: Forked, step: int, number: int) -> int:
     """Sends a signal when the process reports the step; its exit code."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if int(line) >= step:
-            process.send_signal(number)
+    for line in process.lines():
+        if line.isdigit() and int(line) >= step:
+            process.send(number)
             break
-    process.communicate(timeout=HANG_SECS)
-    return process.returncode
+    return process.wait()
 
 
 @pytest.mark.slow
