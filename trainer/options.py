@@ -3,15 +3,32 @@
 Importing this module is cheap: no TensorFlow.
 """
 
-from typing import Literal
+from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+_WORDS: Final = {True: ("on", "yes"), False: ("off", "no")}
+"""What YAML 1.1 turns into a boolean: `off` without quotes arrives as False."""
 
 
 class Section(BaseModel):
     """A frozen section of the configuration; unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _restore_words(cls, values: Any) -> Any:
+        """Gives options that want a word, such as `off`, the word that YAML took for a boolean."""
+        if not isinstance(values, dict):
+            return values
+        restored = dict(values)
+        for name, value in values.items():
+            if isinstance(value, bool) and name in cls.model_fields:
+                allowed = get_args(cls.model_fields[name].annotation)
+                words = [word for word in _WORDS[value] if word in allowed]
+                restored[name] = words[0] if words else value
+        return restored
 
 
 class ObjectiveConfig(Section):

@@ -4,6 +4,7 @@ from typing import Any
 
 import pydantic
 import pytest
+import yaml
 
 from tests.trainer import tiny
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
@@ -31,6 +32,14 @@ from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consis
 def test_wrong_options(section: Any, values: dict[str, Any], message: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=message):
         section.model_validate(values)
+
+
+@pytest.mark.parametrize("word", ["on", "off", "auto"])
+def test_a_word_that_yaml_takes_for_a_boolean_is_the_word(word: str) -> None:
+    assert TrainerConfig.model_validate(yaml.safe_load(f"xla: {word}")).xla == word
+    with pytest.raises(pydantic.ValidationError, match="'float32'"):
+        TrainerConfig.model_validate({"precision": False})
+    assert TrainerConfig.model_validate(yaml.safe_load("tensorboard: off")).tensorboard is False
 
 
 @pytest.mark.parametrize(
