@@ -49,7 +49,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
     cache.
 
     Args:
-        input_config: The input section, or a placeholder that yields one.
+        input_config: The input section, as a model, a mapping or JSON.
         threads: Threads that check images, per process; by default they share the cores.
         processes: Processes that read and check; see `ingest`. 0 leaves all work to Beam.
         code_digest: Digest of the ingest code, so that a code change misses the cache.
