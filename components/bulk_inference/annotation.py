@@ -152,7 +152,7 @@ def _outputs(
 
 
 def _calls(groups: Groups, annotator: Annotator) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yields model calls for decoded groups; one call covers all sizes if we resize ourselves."""
+    """Yields model calls for decoded groups: one for all sizes if resizing here is exact."""
     shape = annotator.card.image_shape
     if set(groups) <= {shape} or not annotator.agrees("the resize", decoding.probe_png):
         for places, images in groups.values():

@@ -185,7 +185,7 @@ def two_sample(counts: np.ndarray, expected: np.ndarray, known: int) -> tuple[fl
     total = ours.sum()
     if total == 0 or len(ours) < 2:
         return 0.0, 1.0, 0.0
-    # Yates' correction applies only to 2 x 2 tables and would make tests of other sizes differ.
+    # Yates' correction applies only to 2 x 2 tables, whose results would not be comparable.
     test = stats.chi2_contingency([ours, theirs], correction=False)
     distance = 0.5 * float(np.abs(ours / total - theirs / known).sum())
     return float(test.statistic), float(test.pvalue), distance

@@ -85,7 +85,7 @@ class Tally:
 
 
 TALLY: Final = Tally()
-"""The process's tally; a watch reports the difference to its value at the start."""
+"""The process's tally; a watch reports the difference from its value at the start."""
 
 
 class Watch:

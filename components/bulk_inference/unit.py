@@ -42,7 +42,7 @@ from trainer.model_card import ModelCard
 
 @dataclass(frozen=True)
 class JobSpec:
-    """Holds what a worker needs; it is small and pickled, so it names the model only.
+    """Holds what a worker needs; it is pickled, so it names the model instead of holding it.
 
     Attributes:
         config: The job.

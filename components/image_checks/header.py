@@ -144,7 +144,7 @@ def _unknown(data: bytes) -> ImageFaultError:
 
 
 def _png(data: bytes) -> ImageHeader | None:
-    """Parses a PNG's https://www.w3.org/TR/png-3/#11IHDR and the chunks that affect decoding."""
+    """Parses a PNG's IHDR (https://www.w3.org/TR/png-3/#11IHDR) and chunks that affect decoding."""
     if not data.startswith(_PNG):
         return None
     length, kind, width, height, depth, colour, *methods = _PNG_HEAD.unpack_from(data, 8)

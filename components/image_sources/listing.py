@@ -96,7 +96,7 @@ def _unspill(run: TextIO) -> Iterator[str]:
 
 
 def kind_of(path: str) -> str:
-    """Returns the kind of an irregular file: `link` (dangling) or `device`; empty if regular.
+    """Returns `link` (dangling) or `device` for a file that is not regular, otherwise "".
 
     Raises:
         OSError: if the path cannot be inspected.

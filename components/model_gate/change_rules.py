@@ -47,7 +47,7 @@ def change_checks(paired: Mapping[str, float], bounds: EvaluationConfig) -> Iter
     if bounds.max_log_loss_rise is None:
         yield Check("rise of log loss", f"{rise:+.4f} ({low:+.4f} to {high:+.4f})")
     else:
-        # The rule expects higher to be better, so the sign of a loss is inverted.
+        # The rule expects higher to be better, so the sign of a rise in log loss is inverted.
         yield _change(
             "fall of log loss",
             -rise,

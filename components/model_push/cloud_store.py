@@ -105,8 +105,8 @@ class CloudStore(VersionStore):
 
     def _publish(self, record: PushRecord, fill: Callable[[str], list[str]]) -> Version:
         with self._explained():
-            # A server that saw a dead push's number has given up on it, so the number is claimed
-            # before the dead push is removed and never used again.
+            # Claiming before the dead pushes are removed keeps their numbers from being reused: a
+            # server that saw such a number has given up on it.
             number = self._claim()
             self._remove_dead(number)
             staging, final = (f"{self._prefix}{TEMPORARY}{number}/", f"{self._prefix}{number}/")
@@ -213,7 +213,7 @@ class CloudStore(VersionStore):
                 return
 
     def _delete(self, blobs: list[Any]) -> None:
-        # Deleting saved_model.pb first ensures that readers never see a partial version.
+        # Readers take a version for complete while it has saved_model.pb, so that goes first.
         first = [blob for blob in blobs if blob.name.endswith(f"/{MODEL_FILE}")]
         for part in (first, [blob for blob in blobs if blob not in first]):
             _side_by_side(_delete_one, part)
