@@ -1,1 +1,1 @@
-"""TFX components of vaeline and the Beam transforms they share with the bulk jobs."""
+"""Provides vaeline's TFX components and the Beam transforms that they share with bulk jobs."""

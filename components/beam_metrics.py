@@ -1,6 +1,6 @@
-"""Counters and timers of our Beam steps, through one helper each.
+"""Updates the counters and timers of Beam steps.
 
-Used by ingest and by the bulk job; names carry their unit.
+Ingest and the bulk job use it; names of timers carry their unit.
 """
 
 import time
@@ -11,7 +11,7 @@ from apache_beam.metrics import Metrics
 
 
 def count(namespace: str, name: str, number: int = 1) -> None:
-    """Adds to a counter; inside a running Beam step."""
+    """Adds to a counter; must be called inside a running Beam step."""
     if number:
         Metrics.counter(namespace, name).inc(number)
 
@@ -20,12 +20,12 @@ def count(namespace: str, name: str, number: int = 1) -> None:
 def timed(
     namespace: str, name: str, clock: Callable[[], int] = time.perf_counter_ns
 ) -> Iterator[None]:
-    """Adds the time of a block to the counter `<name>_micro_secs`, also when the block fails.
+    """Adds the duration of a block to the counter `<name>_micro_secs`, even if the block fails.
 
     Args:
-        namespace: Of the counter, a component's name.
-        name: What is timed.
-        clock: Nanoseconds; tests inject their own.
+        namespace: The counter's namespace, the name of a component.
+        name: The name of the timed operation.
+        clock: Clock in nanoseconds; injectable for tests.
     """
     begin = clock()
     try:

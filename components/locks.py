@@ -1,8 +1,8 @@
-"""Locks on a folder or a Cloud Storage prefix: one run, job or push at a time.
+"""Locks a folder or a Cloud Storage prefix for one run, job or push at a time.
 
-On disk the operating system holds the lock (`flock`), so a process that dies by any cause releases
-it. In Cloud Storage the owner rewrites an object every few seconds, and a lock object without such
-a heartbeat is taken over.
+On disk the operating system holds the lock (`flock`), so it is released whenever the process ends,
+even by a crash. In Cloud Storage the owner rewrites an object every few seconds, and a lock object
+without such a heartbeat is taken over.
 """
 
 import contextlib
@@ -33,23 +33,23 @@ _LOG = logging.getLogger(__name__)
 
 _HEARTBEAT_SECS: Final = 15.0
 _STALE_SECS: Final = 50.0
-"""Age of the last heartbeat from which a lock object belongs to a process that is gone."""
+"""Age of the last heartbeat after which the owner of a lock object is considered dead."""
 _CLOUD: Final = StorageConfig()
 _UNSUPPORTED: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What file systems without locks answer."""
+"""Error numbers of file systems that do not support locks."""
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that holds a lock.
+    """Identifies the process that holds a lock.
 
     Attributes:
-        user: name of the account.
-        host: name of the machine.
-        pid: the process.
-        since: time of the start, ISO 8601 with its zone.
-        what: the command that runs.
-        token: distinguishes the locks of one process.
+        user: Name of the account.
+        host: Name of the machine.
+        pid: Process id.
+        since: Time at which it took the lock, ISO 8601 with time zone.
+        what: The command that is running.
+        token: Random value that distinguishes the locks of one process.
     """
 
     user: str
@@ -74,16 +74,16 @@ def hold(
     """Holds a lock while the body runs.
 
     Args:
-        path: The lock file or object; its folder exists. On disk the owner is described in a file
-            beside it, because a locked file cannot be read everywhere.
-        what: The command that runs, for those who are refused.
-        refusal: Makes the error to raise when another process holds the lock. It gets the owner,
-            or None if the owner is unknown.
-        timeout_secs: How long to wait for a lock on disk; -1: as long as it takes.
+        path: The lock file or object; its folder must exist. On disk a second file next to it
+            describes the owner, because some systems do not allow reading a locked file.
+        what: The command that is running, for the error message of other processes.
+        refusal: Returns the error to raise if another process holds the lock. Its argument is the
+            owner, or None if the owner is unknown.
+        timeout_secs: How long to wait for a lock on disk; -1 waits forever.
 
     Raises:
-        OutputError: Another process took over an object whose owner stood still.
-        OSError: The lock file cannot be opened.
+        OutputError: if another process took over the lock object because its heartbeat stopped.
+        OSError: if the lock file cannot be opened.
     """
     owner = _this_process(what)
     if storage.is_remote(path):
@@ -95,9 +95,9 @@ def hold(
 
 
 def current_owner(path: Path) -> Owner | None:
-    """Returns the process that holds a lock on disk now; None if there is none.
+    """Returns the process that currently holds a lock on disk; None if there is none.
 
-    A description that a killed process left behind does not count: the lock itself is tried.
+    It tries the lock itself, because a killed process leaves its description behind.
     """
     if not path.exists():
         return None
@@ -111,7 +111,7 @@ def current_owner(path: Path) -> Owner | None:
 
 
 def read_owner(path: Path) -> Owner | None:
-    """Reads who took a lock on disk last; None if that is not known."""
+    """Reads the last owner of a lock on disk; None if it is unknown."""
     try:
         return _parse_owner(_description(path).read_bytes())
     except OSError:
@@ -130,7 +130,7 @@ def _held_file(
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
-        # There a second process is kept out by its user alone.
+        # Without lock support only the user can prevent a second process.
         _LOG.warning("%s: no locks on this file system: %s", path, error)
     try:
         storage.write_bytes(str(_description(path)), _as_json(owner))
@@ -144,7 +144,7 @@ def _held_file(
 def _held_object(
     path: str, owner: Owner, refusal: Callable[[Owner | None], Exception]
 ) -> Iterator[None]:
-    # Written once for all heartbeats, so that the owner recognises its own object.
+    # All heartbeats write the same content, so that the owner recognises its own object.
     content = _as_json(owner)
     generation = _take(path, content, refusal)
     done = threading.Event()
@@ -178,7 +178,7 @@ def _held_object(
 
 
 def _take(path: str, content: bytes, refusal: Callable[[Owner | None], Exception]) -> int:
-    """Writes the lock object if it is missing or its owner is gone; returns its generation."""
+    """Writes the lock object if it is missing or its owner is dead; returns its generation."""
     if not storage.exists(path):
         with contextlib.suppress(FileExistsError):
             return _write(path, 0, content)
@@ -202,7 +202,7 @@ def _renew(path: str, generation: int, content: bytes) -> int:
     try:
         return _write(path, generation, content)
     except FileExistsError:
-        # Still ours if the answer to a request was lost and the request was repeated.
+        # The object is still ours if only a response was lost and the request was repeated.
         if storage.read_bytes(path) != content:
             raise
         return _generation(path)
@@ -227,7 +227,7 @@ def _description(path: Path) -> Path:
 def _this_process(what: str) -> Owner:
     try:
         user = getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
+    except (OSError, KeyError):  # the user of a container may have no name
         user = f"user {os.getuid()}"
     since = datetime.datetime.now().astimezone().isoformat(timespec="seconds")
     return Owner(user, socket.gethostname(), os.getpid(), since, what, uuid.uuid4().hex)
@@ -245,5 +245,5 @@ def _parse_owner(content: bytes) -> Owner | None:
 
 
 def _is_gone(owner: Owner) -> bool:
-    """Tells whether the owner was a process of this machine that no longer runs."""
+    """Returns whether the owner is a process of this machine that no longer runs."""
     return owner.host == socket.gethostname() and not Path(f"/proc/{owner.pid}").exists()

@@ -1,7 +1,7 @@
 """Writes Arrow rows as Parquet, JSON Lines, CSV, TFRecord or npy, through one interface.
 
-The bulk job and ingest write their tables with it. The caller opens and closes the binary file, so
-that it decides how the file appears whole.
+The bulk job and ingest write their tables with it. The caller opens and closes the binary file, and
+thereby decides how it is written atomically.
 """
 
 import abc
@@ -18,16 +18,16 @@ from components.image_sources.errors import InputError
 from components.tfrecord_frames import frame
 
 _ROW_GROUP_BYTES: Final = 64 * 1024 * 1024
-"""Rows held back before they are written; a bulk unit is usually one row group. Writing batches of
-a few hundred rows one by one took two and a half times as long."""
+"""Bytes of rows buffered before they are written; a bulk unit is usually one row group. Writing
+batches of a few hundred rows one by one took two and a half times as long."""
 
 
 class Sink(abc.ABC):
     """Writes rows to one file.
 
     Args:
-        file: Open for writing.
-        schema: Of the rows.
+        file: A binary file, open for writing.
+        schema: The schema of the rows.
     """
 
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
@@ -38,11 +38,11 @@ class Sink(abc.ABC):
         """Appends rows."""
 
     def close(self) -> None:  # noqa: B027 (most formats hold nothing back)
-        """Writes what is left, for instance a footer; the file stays open."""
+        """Writes buffered rows and any footer; leaves the file open."""
 
 
 class ParquetSink(Sink):
-    """Parquet; strings that repeat are dictionary-encoded, all is packed with Zstandard."""
+    """Writes Parquet with Zstandard compression and dictionary-encoded repeated strings."""
 
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
         super().__init__(file, schema)
@@ -55,7 +55,7 @@ class ParquetSink(Sink):
         self._held_bytes = 0
 
     def write(self, rows: pa.RecordBatch) -> None:
-        """Appends rows, of which it takes its columns; writes a row group when it is full."""
+        """Appends the columns of the schema; writes a row group when it is full."""
         if rows.schema.names != self._schema.names:
             columns = [rows.column(rows.schema.get_field_index(n)) for n in self._schema.names]
             rows = pa.RecordBatch.from_arrays(columns, schema=self._schema)
@@ -71,14 +71,14 @@ class ParquetSink(Sink):
 
     def _flush(self) -> None:
         if self._held:
-            # Batches bring dictionaries of their own; a row group has one.
+            # Each batch has its own dictionary, but a row group has only one.
             table = pa.Table.from_batches(self._held, self._schema)
             self._writer.write_table(table.unify_dictionaries().combine_chunks())
         self._held, self._held_bytes = [], 0
 
 
 class JsonLinesSink(Sink):
-    """One JSON object a line, UTF-8, keys in the columns' order."""
+    """Writes one JSON object per line, UTF-8, with keys in the order of the columns."""
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Appends lines."""
@@ -87,7 +87,7 @@ class JsonLinesSink(Sink):
 
 
 class CsvSink(Sink):
-    """CSV (RFC 4180, UTF-8, with a header line); vectors are JSON lists in one field."""
+    """Writes CSV (RFC 4180, UTF-8, with a header line); vectors are JSON lists in one field."""
 
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
         super().__init__(file, schema)
@@ -105,7 +105,7 @@ class CsvSink(Sink):
 
 
 class TFRecordSink(Sink):
-    """TFRecord of tf.Examples, a feature for each column; a null is an absent feature."""
+    """Writes TFRecords of tf.Examples with one feature per column; nulls are omitted."""
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Appends records."""
@@ -113,7 +113,7 @@ class TFRecordSink(Sink):
 
 
 class NpySink(Sink):
-    """Embeddings as one float32 array [rows, d]; the index of keys is beside it."""
+    """Writes embeddings as one float32 array [rows, d]; a separate index holds the keys."""
 
     def __init__(self, file: IO[bytes], schema: pa.Schema) -> None:
         if "embedding" not in schema.names:
@@ -123,7 +123,7 @@ class NpySink(Sink):
         self._parts: list[np.ndarray] = []
 
     def write(self, rows: pa.RecordBatch) -> None:
-        """Keeps the embeddings; the header of the file needs their number."""
+        """Buffers the embeddings, because the file's header states their number."""
         values = rows.column(rows.schema.get_field_index("embedding")).flatten()
         self._parts.append(np.asarray(values).reshape(-1, self._width))
 
@@ -140,7 +140,7 @@ SINKS: Final[dict[str, type[Sink]]] = {
     "tfrecord": TFRecordSink,
     "npy": NpySink,
 }
-"""The dispatch table of `bulk.format`."""
+"""Sink classes by `bulk.format`."""
 
 
 def _is_repeated(kind: pa.DataType) -> bool:

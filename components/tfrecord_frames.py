@@ -24,11 +24,11 @@ _TRUNCATED: Final = "the file ends inside a record"
 
 
 class FrameError(ValueError):
-    """The length of a frame does not match its checksum, so no later frame can be found."""
+    """Reports a frame length that does not match its checksum, so later frames are lost."""
 
 
 def frame(records: Iterable[bytes]) -> bytes:
-    """Returns the records as they stand in a TFRecord file."""
+    """Returns the records encoded as the content of a TFRecord file."""
     parts: list[bytes] = []
     for record in records:
         parts += (_head(len(record)), record, _CRC.pack(_masked_crc(record)))
@@ -39,16 +39,16 @@ def read_frames(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes, str]]
     """Reads the records of a TFRecord file and verifies their checksums.
 
     Args:
-        stream: The file, unpacked; it need not be seekable.
+        stream: The file, decompressed; it need not be seekable.
         max_bytes: Larger records are skipped.
 
     Yields:
-        Each record and an empty string, or the reason for which the record is unusable:
-        `too_large` (the record is then empty) or `checksum`.
+        Each record and an empty string, or the reason why the record is unusable: `too_large`
+        (the record is then empty) or `checksum`.
 
     Raises:
-        EOFError: The file ends inside a record.
-        FrameError: The file is damaged or no TFRecord file.
+        EOFError: if the file ends inside a record.
+        FrameError: if the file is damaged or not a TFRecord file.
     """
     while head := stream.read(HEAD_BYTES):
         if len(head) < HEAD_BYTES:
@@ -72,10 +72,10 @@ def record_spans(file: BinaryIO) -> Iterator[tuple[int, int]]:
     """Finds the records of a TFRecord file by their lengths, without reading or verifying them.
 
     Args:
-        file: The file, seekable and not packed.
+        file: The file, seekable and not compressed.
 
     Yields:
-        First byte and size of each record.
+        Offset and size of each record in bytes.
     """
     start = 0
     while True:
@@ -88,8 +88,8 @@ def record_spans(file: BinaryIO) -> Iterator[tuple[int, int]]:
         start += HEAD_BYTES + length + TAIL_BYTES
 
 
-# Many images of a data set have the same size, and the checksum of a length costs as much as that
-# of a small record.
+# Many images of a dataset have the same size, and the checksum of a length costs as much as that of
+# a small record.
 @lru_cache(maxsize=65536)
 def _head(length: int) -> bytes:
     packed = _LENGTH.pack(length)

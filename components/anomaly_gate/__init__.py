@@ -1,1 +1,1 @@
-"""Stops a pipeline whose data do not fit the schema."""
+"""Stops a pipeline whose data does not conform to the schema."""

@@ -1,4 +1,4 @@
-"""Anomalies protos in words; the gate and the run report use them."""
+"""Describes Anomalies protos in words, for the gate and the run report."""
 
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
@@ -6,21 +6,21 @@ from trainer.errors import UserError
 
 
 class AnomalyError(UserError, ValueError):
-    """The data do not fit the schema; the message names the features and what is odd."""
+    """Reports data that does not conform to the schema; the message names feature and anomaly."""
 
 
 def read_anomalies(content: bytes) -> anomalies_pb2.Anomalies:
-    """Parses what ExampleValidator wrote for one split."""
+    """Parses the anomalies that ExampleValidator wrote for one split."""
     anomalies = anomalies_pb2.Anomalies()
     anomalies.ParseFromString(content)
     return anomalies
 
 
 def describe_anomalies(anomalies: anomalies_pb2.Anomalies) -> list[str]:
-    """Puts anomalies into words.
+    """Describes anomalies in words.
 
     Returns:
-        One line for each feature with an anomaly, and one for the data set where it has one.
+        One line per feature with an anomaly, and one for the dataset if it has an anomaly.
     """
     lines = []
     if anomalies.HasField("dataset_anomaly_info"):

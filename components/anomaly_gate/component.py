@@ -1,6 +1,7 @@
-"""The AnomalyGate component: TFX's ExampleValidator finds anomalies, this one acts on them.
+"""Declares the AnomalyGate component, which fails on anomalies that ExampleValidator found.
 
-The graph puts it before Transform; nothing is computed from data that do not fit the schema.
+The graph places it before Transform, so that nothing is computed from data that does not conform
+to the schema.
 """
 
 from typing import TypedDict
@@ -15,7 +16,7 @@ _ANOMALIES_FILE = "SchemaDiff.pb"
 
 
 class CheckedSplits(TypedDict):
-    """What the gate gives: the names of the splits that it let pass, joined by commas."""
+    """Declares the gate's output: the names of the splits that passed, joined by commas."""
 
     checked_splits: str
 
@@ -25,17 +26,17 @@ def AnomalyGate(  # noqa: N802 (a component's name is the class that TFX makes o
     anomalies: tfx.dsl.components.InputArtifact[tfx.types.standard_artifacts.ExampleAnomalies],
     code_digest: tfx.dsl.components.Parameter[str] = "",
 ) -> CheckedSplits:
-    """Fails with the anomalies' text when ExampleValidator found any.
+    """Raises an error with a description of the anomalies if ExampleValidator found any.
 
     Args:
         anomalies: Output of ExampleValidator.
-        code_digest: Digest of the code: another digest, another cache entry.
+        code_digest: Digest of the code, so that a code change misses the cache.
 
     Returns:
         `checked_splits`, their names joined by commas.
 
     Raises:
-        AnomalyError: A split has anomalies; the message names split, feature and reason.
+        AnomalyError: if a split has anomalies; the message names split, feature and reason.
     """
     del code_digest
     splits = artifact_utils.decode_split_names(anomalies.split_names)

@@ -1,1 +1,1 @@
-"""Finds the model that a candidate is compared with."""
+"""Finds the model to compare a candidate with, and the model to start training from."""

@@ -1,7 +1,7 @@
-"""Which earlier model a run needs: one to compare with, and one to start from.
+"""Selects the earlier models that a run needs: one to compare with, and one to start from.
 
 The graph's Resolvers use both strategies. TFX's own LatestBlessedModelStrategy returns the
-candidate itself when a finished pipeline is run again unchanged: the Evaluator then gets an input
+candidate itself when a finished pipeline is run again unchanged: the Evaluator then has an input
 that it did not have the first time, misses the cache, and compares a model with itself.
 """
 
@@ -22,17 +22,17 @@ INFRA_BLESSING = "infra_blessing"
 EXAMPLES = "examples"
 BASE_MODEL = "base_model"
 
-# Custom properties that the gate sets on its blessing; the check of the export sets the second.
+# Custom properties of the gate's blessing; the check of the export sets only the second.
 _BLESSED_MODEL_ID = "current_model_id"
 _BLESSED = "blessed"
 _FINGERPRINT = "input_fingerprint"
-# The Trainer's exec property that holds the options and the code's digest.
+# The Trainer's exec property that holds its options and the digest of the code.
 _SETTINGS = "custom_config"
 
 
 @dataclass(frozen=True)
 class _Training:
-    """How a model was trained: ids of the artifacts read, by input, and the settings."""
+    """Describes how a model was trained: artifact ids by input, and the settings."""
 
     inputs: dict[str, list[int]]
     settings: Any
@@ -42,13 +42,13 @@ class LatestOtherBlessedModelStrategy(resolver.ResolverStrategy):
     """Resolves the latest blessed model that is not the candidate, with its blessing.
 
     The inputs are named `candidate` (the trained model), `model` and `model_blessing` (all of the
-    pipeline's), and `infra_blessing`, where exports are checked.
+    pipeline's), and `infra_blessing` if exports are checked.
     """
 
     def resolve_artifacts(
         self, store: Any, input_dict: dict[str, list[Any]]
     ) -> dict[str, list[Any]]:
-        """Picks the baseline; both lists are empty where there is none."""
+        """Returns the baseline and its blessing; both lists are empty if there is none."""
         candidates = {artifact.id for artifact in input_dict[CANDIDATE]}
         blessings = _blessings(input_dict)
         eligible = [
@@ -68,12 +68,12 @@ class LatestOtherBlessedModelStrategy(resolver.ResolverStrategy):
 class WarmStartStrategy(resolver.ResolverStrategy):
     """Resolves the model that a training starts from.
 
-    It is the latest blessed model that learned from other images; where this very training was
-    done before, it is what that one started from (nothing, perhaps). So a repeated run has the
-    same inputs and comes from the cache, whatever was blessed in the meantime.
+    It is the latest blessed model that learned from other images. If the same training was done
+    before, it is the model that that training started from, or none. A repeated run therefore has
+    the same inputs and is served from the cache, whatever was blessed in the meantime.
 
-    The inputs are `examples` and whatever else the Trainer reads, by its names, `model` and
-    `model_blessing` (all of the pipeline's), and `infra_blessing`, where exports are checked.
+    The inputs are `examples` and the Trainer's other inputs by their names, `model` and
+    `model_blessing` (all of the pipeline's), and `infra_blessing` if exports are checked.
 
     Args:
         settings: The Trainer's `custom_config`, JSON.
@@ -85,7 +85,7 @@ class WarmStartStrategy(resolver.ResolverStrategy):
     def resolve_artifacts(
         self, store: Any, input_dict: dict[str, list[Any]]
     ) -> dict[str, list[Any]]:
-        """Picks the model to start from; the list is empty where there is none."""
+        """Returns the model to start from; the list is empty if there is none."""
         models = sorted(input_dict[MODEL], key=lambda model: model.id)
         trainings = _trainings(store, [model.id for model in models])
         given = {
@@ -116,13 +116,13 @@ class WarmStartStrategy(resolver.ResolverStrategy):
 
 
 def _blessings(input_dict: dict[str, list[Any]]) -> dict[int, Any]:
-    """Blessings by model; none for a model whose export was refused."""
+    """Returns blessings by model id, without models whose export was refused."""
     blessed = {
         blessing.get_int_custom_property(_BLESSED_MODEL_ID): blessing
         for blessing in input_dict[BLESSING]
         if blessing.get_int_custom_property(_BLESSED) == 1
     }
-    # The last check counts: its options may have changed.
+    # The last check counts, because the options of the check may have changed.
     checks = sorted(input_dict.get(INFRA_BLESSING, []), key=lambda check: check.id)
     served = {
         check.get_int_custom_property(CHECKED_MODEL_ID): check.get_int_custom_property(_BLESSED)
@@ -132,7 +132,7 @@ def _blessings(input_dict: dict[str, list[Any]]) -> dict[int, Any]:
 
 
 def _trainings(store: Any, models: Sequence[int]) -> dict[int, _Training]:
-    """How models were trained, in their order."""
+    """Returns how the models were trained, in the order of `models`."""
     produced: dict[int, list[int]] = {}
     for event in store.get_events_by_artifact_ids(models) if models else []:
         if event.type == proto.Event.OUTPUT:
@@ -140,7 +140,7 @@ def _trainings(store: Any, models: Sequence[int]) -> dict[int, _Training]:
     executions = {
         execution.id: execution.custom_properties[_SETTINGS].string_value
         for execution in store.get_executions_by_id(list(produced))
-        # Resolvers give models, too.
+        # Resolvers output models, too.
         if _SETTINGS in execution.custom_properties
     }
     inputs: dict[int, dict[str, list[int]]] = {execution: {} for execution in executions}
@@ -157,7 +157,7 @@ def _trainings(store: Any, models: Sequence[int]) -> dict[int, _Training]:
 
 
 def _fingerprints(store: Any, examples: Iterable[int]) -> set[str]:
-    """What the images of Examples artifacts are known by: their content, or else the artifact."""
+    """Returns the fingerprints of Examples artifacts, or their ids if there is no fingerprint."""
     return {
         artifact.custom_properties[_FINGERPRINT].string_value or str(artifact.id)
         for artifact in store.get_artifacts_by_id(list(examples))

@@ -1,1 +1,1 @@
-"""Bulk jobs: label and embed whole archives with a pushed model, on Beam."""
+"""Runs bulk jobs on Beam, which label and embed whole archives with a pushed model."""

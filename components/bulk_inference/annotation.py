@@ -1,4 +1,4 @@
-"""One batch from bytes to rows: hash, check, decode, ask the model, count.
+"""Turns one batch of image bytes into rows: hashes, checks, decodes, calls the model, counts.
 
 `unit.py` runs `annotate_batch` on the worker's threads.
 """
@@ -25,15 +25,15 @@ Groups = dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]]
 
 @dataclass
 class BatchResult:
-    """What one batch came to.
+    """Holds the result of one batch.
 
     Attributes:
-        members: Members met, good or bad.
-        ignored: Entries that are no members.
-        rows: The good members, in source order; None where there are none.
-        rejects: The bad ones.
-        duplicates: Key and SHA-256 of copies left out.
-        reused: Rows taken over from an earlier version of the archive.
+        members: Number of members read, usable or not.
+        ignored: Number of entries that are not members.
+        rows: The annotated members in source order; None if there are none.
+        rejects: The unusable members.
+        duplicates: Key and SHA-256 of the copies that were skipped.
+        reused: Number of rows reused from an earlier version of the archive.
         drift: Sums for the drift report.
     """
 
@@ -46,7 +46,7 @@ class BatchResult:
     drift: DriftSums | None = None
 
     def counts(self, column: str) -> Counter[str]:
-        """Rows by the values of a column; empty where the table has no such column."""
+        """Counts rows by the values of a column; empty if the table has no such column."""
         if self.rows is None or column not in self.rows.schema.names:
             return Counter()
         values = self.rows.column(self.rows.schema.get_field_index(column))
@@ -61,11 +61,11 @@ def annotate_batch(
     annotator: Annotator,
     earlier: EarlierRows,
 ) -> BatchResult:
-    """Takes one batch from bytes to rows.
+    """Annotates one batch, reusing earlier rows where possible.
 
     Args:
-        batch: From a source.
-        skip: Positions in it of copies that are left out.
+        batch: A batch of a source.
+        skip: Positions in the batch of copies to skip.
         config: The job.
         annotator: The model.
         earlier: Rows of an earlier version of the archive.
@@ -109,7 +109,7 @@ def annotate_batch(
 
 
 def _sorted(parts: list[pa.RecordBatch], order: list[int]) -> pa.RecordBatch | None:
-    """Joins rows and brings them into source order."""
+    """Concatenates rows and sorts them into source order."""
     if len(parts) <= 1:
         return parts[0] if parts else None
     table = pa.Table.from_batches(parts).unify_dictionaries().combine_chunks()
@@ -121,7 +121,7 @@ def _sorted(parts: list[pa.RecordBatch], order: list[int]) -> pa.RecordBatch | N
 def _outputs(
     files: list[bytes], headers: list[ImageHeader], annotator: Annotator, drift: DriftSums
 ) -> tuple[Outputs, dict[int, ImageFaultError]]:
-    """Runs the model; outputs [n, ...] in the files' order, and faults by position."""
+    """Runs the model; returns outputs [n, ...] in file order, and faults by position."""
     by_graph = [
         at for at, header in enumerate(headers) if header.format == "jpeg" and not header.convert
     ]
@@ -152,7 +152,7 @@ def _outputs(
 
 
 def _calls(groups: Groups, annotator: Annotator) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Makes model calls of decoded groups: one for all sizes where the resize can be ours."""
+    """Yields model calls for decoded groups: one for all sizes if resizing here is exact."""
     shape = annotator.card.image_shape
     if set(groups) <= {shape} or not annotator.agrees("the resize", decoding.probe_png):
         for places, images in groups.values():

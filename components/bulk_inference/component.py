@@ -1,6 +1,6 @@
-"""BulkInference, the component: annotates images with a blessed model inside a pipeline.
+"""Declares the BulkInference component, which annotates images inside a pipeline.
 
-For those who want the job in the DAG, after the Evaluator; `vaeline classify` does without TFX.
+It runs the job in the DAG, after the Evaluator; `vaeline classify` runs the same job without TFX.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ ANNOTATIONS: Final = executor.ANNOTATIONS
 
 
 class BulkInferenceSpec(ComponentSpec):
-    """What BulkInference takes and gives."""
+    """Declares the inputs, outputs and parameters of BulkInference."""
 
     PARAMETERS = {
         executor.BULK_CONFIG: ExecutionParameter(type=str),
@@ -42,19 +42,19 @@ class BulkInferenceSpec(ComponentSpec):
 class BulkInference(base_component.BaseComponent):
     """Annotates a split of the pipeline's own examples, or archives of the configuration.
 
-    Unlike TFX's BulkInferrer, which passes over an unblessed model in silence, it fails.
+    It fails on an unblessed model, which TFX's BulkInferrer skips silently.
 
     Args:
         model: Model of the Trainer.
-        bulk_config: The job, or what makes one. `model` and `output` are set by the component,
-            `input` as well where `examples` is given.
-        model_blessing: Blessing of the Evaluator; without one the model is taken as it is.
+        bulk_config: The job, as a model or a mapping. The component sets `model` and `output`,
+            and also `input` if `examples` is given.
+        model_blessing: Blessing of the Evaluator; without one the model is used unchecked.
         infra_blessing: Blessing of ServingCheck, or of TFX's InfraValidator.
         examples: Images of the pipeline; without them `bulk_config.input` names archives.
-        split: Of the examples.
-        code_digest: Digest of the code: another digest, another cache entry.
-        input_fingerprint: Of the archives, where the configuration names them: TFX's cache does
-            not see their content. The driver takes it, where TFX asks one.
+        split: The split of the examples to annotate.
+        code_digest: Digest of the code, so that a code change misses the cache.
+        input_fingerprint: Fingerprint of the archives that the configuration names, because TFX's
+            cache does not see their content. The driver computes it on orchestrators that run one.
     """
 
     SPEC_CLASS = BulkInferenceSpec

@@ -1,6 +1,6 @@
-"""The `bulk:` section of the configuration: one bulk job from archives to a table.
+"""Defines the `bulk:` section of the configuration: one bulk job from archives to a table.
 
-Composed into the pipeline's configuration, and built by the command line for a job of its own.
+The pipeline's configuration includes it, and the command line builds one for a stand-alone job.
 """
 
 from typing import Final, Literal
@@ -33,7 +33,7 @@ CLASSIFY_COLUMNS: Final = (
     "calibration_digest",
     "code_digest",
 )
-"""Columns of `vaeline classify`."""
+"""Default columns of `vaeline classify`."""
 
 EMBED_COLUMNS: Final = (
     "key",
@@ -47,7 +47,7 @@ EMBED_COLUMNS: Final = (
     "model_digest",
     "transform_digest",
 )
-"""Columns of `vaeline embed`."""
+"""Default columns of `vaeline embed`."""
 
 
 class BatchConfig(Section):
@@ -166,16 +166,16 @@ class BulkConfig(Section):
 
 
 class BulkJob(BulkConfig):
-    """A bulk job that can run: its images and its output are known."""
+    """Holds the configuration of a bulk job that can run: images and output are set."""
 
     input: InputConfig = Field(description="The images.")
 
     @classmethod
     def of(cls, config: BulkConfig) -> "BulkJob":
-        """Returns the job that a configuration asks for.
+        """Returns the job that a configuration describes.
 
         Raises:
-            InputError: No archive or no output is named.
+            InputError: if it names no archive or no output.
         """
         if config.input is None:
             raise InputError("no archive is named; give at least one (bulk.input.paths)")

@@ -1,7 +1,7 @@
-"""The job's Beam counters: how a step feeds them, and how the job reads them back.
+"""Updates the job's Beam counters from a step, and reads them back from the runner.
 
-`transforms.py` counts while a unit is under way; `progress.py` shows what the runner tells of it
-before the end, and `job.py` holds the sums of the records against them.
+`transforms.py` counts while a unit is in progress; `progress.py` shows what the runner reports
+before the end, and `job.py` compares the counters with the sums of the records.
 """
 
 import copy
@@ -11,51 +11,51 @@ from typing import Any, Final
 
 NAMESPACE: Final = "bulk"
 NAMES: Final = ("members", "rows", "rejects", "duplicates")
-"""Counters of members, beside `units`."""
+"""Counters of members, in addition to `units`."""
 
 
 @dataclass
 class UnitCounts:
-    """What a unit came to so far; its own threads add, Beam's thread takes.
+    """Accumulates the counts of a unit: its threads add, Beam's thread takes.
 
-    Beam's counters belong to the thread that runs the step, which only waits meanwhile.
+    Only the thread that runs the step may update Beam's counters, and it waits for the unit.
     """
 
     _counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, **counts: int) -> None:
-        """Adds a finished batch, by counter."""
+        """Adds the counts of a finished batch."""
         with self._lock:
             for name, count in counts.items():
                 self._counts[name] += count
 
     def take(self) -> dict[str, int]:
-        """Gives what was added since it was asked before."""
+        """Returns the counts added since the previous call."""
         with self._lock:
             taken, self._counts = self._counts, dict.fromkeys(NAMES, 0)
         return taken
 
 
 def read_counters(outcome: Any) -> dict[str, int]:
-    """Reads the counters of a pipeline that runs or is done.
+    """Reads the counters of a running or finished pipeline.
 
-    Runners differ in when they tell: Dataflow from the beginning, Beam's local runner and the job
-    services of Flink and Spark at the end.
+    Dataflow reports counters from the start; Beam's local runner and the job services of Flink and
+    Spark report them only at the end.
 
     Args:
         outcome: The `PipelineResult`.
 
     Returns:
-        Counts by name, committed ones where the runner knows them; empty where it tells nothing.
+        Counts by name, committed ones if the runner provides them; empty if it reports none.
     """
     from apache_beam.metrics.metric import MetricsFilter
 
     try:
-        # A portable result keeps its first answer for good; a copy asks anew.
+        # A portable result caches its first answer; a copy queries again.
         found = copy.copy(outcome).metrics().query(MetricsFilter().with_namespace(NAMESPACE))
     except Exception:
-        # Whatever a runner raises here, the job goes on without its counters.
+        # Runners raise various errors here; the job can continue without counters.
         return {}
     counts: dict[str, int] = {}
     for counter in found["counters"]:

@@ -1,6 +1,6 @@
-"""From a batch of image files to pixels at the model's size, and the rejects met on the way.
+"""Checks and decodes batches of image files, and records the rejects.
 
-Called on the worker's threads; OpenCV and hashlib release the interpreter lock.
+It runs on the worker's threads; OpenCV and hashlib release the interpreter lock.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from components.image_sources.config import LimitsConfig
 
 @dataclass
 class Checked:
-    """Members whose headers are in order, and those whose headers are not.
+    """Separates the members with valid headers from the rejects.
 
     Attributes:
         places: Positions in the batch of the members that may be decoded.
-        headers: Their headers.
-        rejects: The others.
+        headers: The headers of these members.
+        rejects: The members whose headers are invalid.
     """
 
     places: list[int] = field(default_factory=list)
@@ -32,17 +32,17 @@ class Checked:
 
 
 def digests(batch: MemberBatch) -> list[str]:
-    """SHA-256 of every member's bytes, 64 lower-case hexadecimal digits each."""
+    """Returns the SHA-256 of every member's bytes as 64 lower-case hexadecimal digits."""
     return [hashlib.sha256(data).hexdigest() for data in batch.data]
 
 
 def check_batch(batch: MemberBatch, skip: Collection[int], limits: LimitsConfig) -> Checked:
-    """Reads the headers; decodes nothing.
+    """Validates the headers without decoding any pixels.
 
     Args:
-        batch: From a source.
-        skip: Positions that are left out.
-        limits: What an image may cost.
+        batch: A batch of a source.
+        skip: Positions to skip.
+        limits: Limits on bytes, pixels and ratio.
     """
     checked = Checked()
     for place, data in enumerate(batch.data):
@@ -58,19 +58,19 @@ def check_batch(batch: MemberBatch, skip: Collection[int], limits: LimitsConfig)
 
 
 def reject_of(batch: MemberBatch, place: int, fault: ImageFaultError) -> Reject:
-    """The row of the rejects table for one member."""
+    """Returns the row of the rejects table for one member."""
     return Reject(batch.source, batch.names[place], fault.stage, fault.reason, fault.detail)
 
 
 def chunks(headers: list[ImageHeader], config: BatchConfig) -> Iterator[tuple[int, int]]:
-    """Divides images into model calls by pixels and by count.
+    """Divides images into model calls by number of pixels and images.
 
     Args:
-        headers: Of the images, in order.
-        config: The bounds; an image above the bound on pixels gets a call of its own.
+        headers: The headers of the images, in order.
+        config: The limits; an image above the limit on pixels gets a call of its own.
 
     Yields:
-        Begin and end of each call.
+        Start and exclusive end of each call.
     """
     begin = pixels = 0
     for place, header in enumerate(headers):
@@ -87,15 +87,15 @@ def chunks(headers: list[ImageHeader], config: BatchConfig) -> Iterator[tuple[in
 def decode_into_groups(
     files: list[bytes], headers: list[ImageHeader]
 ) -> tuple[dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]], dict[int, ImageFaultError]]:
-    """Decodes images and groups them by size, because the graph takes one size at a time.
+    """Decodes images and groups them by size, because the graph takes one size per call.
 
     Args:
-        files: Image files.
+        files: The image files.
         headers: Their headers.
 
     Returns:
         For each shape (height, width, channels) the positions and the pixels, uint8; and the
-        faults of those that cannot be decoded, by position.
+        faults of images that cannot be decoded, by position.
     """
     groups: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
     faults: dict[int, ImageFaultError] = {}
@@ -112,17 +112,17 @@ def decode_into_groups(
 
 
 def upright_size(header: ImageHeader) -> tuple[int, int]:
-    """Width and height as a viewer shows the image."""
+    """Returns width and height after the EXIF orientation is applied."""
     if header.orientation >= 5:
         return header.height, header.width
     return header.width, header.height
 
 
 def probe_jpeg() -> tuple[bytes, np.ndarray]:
-    """A JPEG that tells decoders apart, and its pixels as OpenCV decodes them.
+    """Returns a JPEG on which decoders differ, and its pixels as OpenCV decodes them.
 
-    Noise, a size that is no multiple of a block, and halved chroma: decoders differ in the
-    inverse transform and in the upsampling of chroma.
+    It has noise, a size that is not a multiple of a block, and subsampled chroma, because decoders
+    differ in the inverse transform and in the upsampling of chroma.
 
     Returns:
         The file, and uint8 [height, width, 3].
@@ -135,7 +135,7 @@ def probe_jpeg() -> tuple[bytes, np.ndarray]:
 
 
 def probe_png() -> tuple[bytes, np.ndarray]:
-    """A PNG of another size than any model's, for the resize outside the graph; its pixels."""
+    """Returns a PNG of a size that no model has, to test the resize, and its pixels."""
     noise = np.random.default_rng(1).integers(0, 256, (67, 41, 3), np.uint8)
     _, encoded = cv2.imencode(".png", noise)
     file = encoded.tobytes()

@@ -1,7 +1,7 @@
-"""The archive against the data the model was trained on: tests, estimates, a verdict, a table.
+"""Compares an archive with the model's training data: tests, estimates, a verdict, a table.
 
-`job.py` calls it at the end, on the sums that workers kept. Statistics are two-sample tests on
-binned counts, so they cost nothing and add up exactly over any division of the work.
+`job.py` calls it at the end, on the sums that workers accumulated. The statistics are two-sample
+tests on binned counts, which are cheap and exactly additive over any division of the work.
 """
 
 from collections import Counter
@@ -25,18 +25,19 @@ _FAMILIES: Final = (
     "format",
     "size",
 )
-"""What is tested; each family gets an equal part of the alarm rate."""
+"""Families of tests; each gets an equal share of the alarm rate."""
 
 _MIXES: Final = ("format", "size")
 _MOST_CATEGORIES: Final = 19
-"""Formats and sizes told apart, the commonest of the training data; the rest is one category."""
+"""Number of formats or sizes that form categories, the most common of the training data; all others
+form one category."""
 
 _SMALLEST_EFFECT: Final = 0.05
-"""Total variation below which a difference is no alarm, however sure: with a million images
-everything differs."""
+"""Total variation below which a difference never raises an alarm, because with a million images
+every difference is significant."""
 
 _LEAST_EXPECTED: Final = 5.0
-"""Images that each bin should hold of the smaller sample, for the chi-square law to be near."""
+"""Images of the smaller sample expected per bin for the chi-square approximation to be accurate."""
 
 _EM_STEPS: Final = 200
 _FEWEST_IMAGES: Final = 50
@@ -44,14 +45,14 @@ _FEWEST_IMAGES: Final = 50
 
 @dataclass(frozen=True)
 class Test:
-    """One comparison.
+    """Holds the result of one comparison.
 
     Attributes:
-        name: What is compared; of latent dimensions the one that differs most.
-        statistic: Two-sample chi-square.
-        p_value: Corrected for the number of dimensions.
+        name: The quantity that is compared; of latent dimensions the one that differs most.
+        statistic: Two-sample chi-square statistic.
+        p_value: The p-value, corrected for the number of dimensions.
         distance: Total variation between archive and training data, 0 to 1.
-        alarm: Whether both say that they differ.
+        alarm: Whether both the p-value and the distance indicate a difference.
     """
 
     name: str
@@ -63,21 +64,21 @@ class Test:
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What the comparison gave.
+    """Holds the result of comparing an archive with the training data.
 
     Attributes:
-        images: Images of the archive that were counted.
-        training_images: Images behind the training summaries.
-        alarm: Whether any test alarms.
-        alarm_rate: Share of undrifted archives that may alarm.
-        tests: One a family.
+        images: Number of images of the archive that were counted.
+        training_images: Number of images behind the training summaries.
+        alarm: Whether any test raises an alarm.
+        alarm_rate: Share of archives without drift that may raise an alarm.
+        tests: One test per family.
         outlier_share: Share of images that score above the training data's 95 % quantile.
-        labels: Share of each class as predicted.
-        prior_shift: Share of each class as estimated with the classifier's errors in mind.
+        labels: Predicted share of each class.
+        prior_shift: Estimated share of each class, corrected for the classifier's errors.
         training_labels: Share of each class as predicted on the training data.
         formats: Images by format.
-        sizes: Images by width and height, the commonest.
-        note: Why there is no more than this.
+        sizes: Images by width and height, for the most common sizes.
+        note: The reason why parts of the report are missing.
     """
 
     images: int
@@ -94,11 +95,11 @@ class DriftReport:
     note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Returns the report as plain values."""
         return asdict(self)
 
     def as_markdown(self) -> str:
-        """A table for a person."""
+        """Returns the report as a Markdown table."""
         verdict = "ALARM" if self.alarm else "no alarm"
         lines = [f"# Drift: {verdict}", "", f"{self.images} images. {self.note}".strip(), ""]
         lines += ["| compared | distance | p | |", "| --- | --- | --- | --- |"]
@@ -121,9 +122,9 @@ def judge_drift(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftRep
 
     Args:
         card: The model with its summaries.
-        sums: Over the whole archive.
-        alarm_rate: Share of undrifted archives that may alarm, over all tests together
-            (Bonferroni over families, and over the dimensions within the latent one).
+        sums: Sums over the whole archive.
+        alarm_rate: Share of archives without drift that may raise an alarm, over all tests
+            together (Bonferroni over families, and over dimensions within the latent family).
     """
     images = sums.mix["format"].total()
     mixes = {name: dict(sums.mix[name].most_common(20)) for name in ("format", "size")}
@@ -151,7 +152,7 @@ def judge_drift(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftRep
             tests.append(Test(name, statistic, p_value, distance, alarm))
     trained = np.asarray(card.summaries.classes)
     shares = sums.counts["classes"] / max(sums.counts["classes"].sum(), 1)
-    # Priors are those of the labels; cards that have none are served by the predicted shares.
+    # Priors come from the labels; cards without priors fall back to the predicted shares.
     priors = trained if card.summaries.priors is None else np.asarray(card.summaries.priors)
     prior = prior_shift(np.asarray(sums.posteriors), priors)
     return report(
@@ -169,13 +170,13 @@ def judge_drift(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftRep
 def two_sample(counts: np.ndarray, expected: np.ndarray, known: int) -> tuple[float, float, float]:
     """Runs a two-sample chi-square test of counts against another sample's shares.
 
-    The training side is a sample too, which a goodness-of-fit test (`scipy.stats.chisquare`) would
-    take for the truth.
+    The training data is a sample too; a goodness-of-fit test (`scipy.stats.chisquare`) would take
+    its shares as exact.
 
     Args:
-        counts: int [k], of the archive.
+        counts: int [k], counts in the archive.
         expected: float [k], shares in the training data.
-        known: Images behind those shares.
+        known: Number of images behind those shares.
 
     Returns:
         Statistic, p-value, and total variation distance.
@@ -184,17 +185,17 @@ def two_sample(counts: np.ndarray, expected: np.ndarray, known: int) -> tuple[fl
     total = ours.sum()
     if total == 0 or len(ours) < 2:
         return 0.0, 1.0, 0.0
-    # Yates' correction is for tables of four cells only, so bins would not be comparable with it.
+    # Yates' correction applies only to 2 x 2 tables, whose results would not be comparable.
     test = stats.chi2_contingency([ours, theirs], correction=False)
     distance = 0.5 * float(np.abs(ours / total - theirs / known).sum())
     return float(test.statistic), float(test.pvalue), distance
 
 
 def _pool(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Joins neighbouring bins until each is expected to hold enough of the smaller sample.
+    """Merges neighbouring bins until each is expected to hold enough of the smaller sample.
 
-    In sparse bins the statistic has heavier tails than chi-square: with 200 images in bins of 1 %
-    p-values of 1e-4 came twice as often as they should.
+    In sparse bins the statistic has heavier tails than chi-square: with 200 images in bins of 1 %,
+    p-values of 1e-4 occurred twice as often as they should.
 
     Args:
         ours: float [k], counts.
@@ -211,13 +212,13 @@ def _pool(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         filled += expected
         if filled >= _LEAST_EXPECTED:
             group, filled = group + 1, 0.0
-    # What is left at the end is no bin of its own.
+    # An incomplete last group is merged into the group before it.
     joined = np.minimum(groups, max(group - 1, 0))
     return np.bincount(joined, ours), np.bincount(joined, theirs)
 
 
 def _compare_mix(trained: FileMix, found: Counter[str], family: str) -> tuple[float, float, float]:
-    """Compares formats or sizes, by the commonest categories of the training data."""
+    """Compares formats or sizes, by the most common categories of the training data."""
     total = trained.images
     known = Counter(getattr(trained, family)).most_common(_MOST_CATEGORIES)
     theirs = [count for _, count in known]
@@ -227,17 +228,17 @@ def _compare_mix(trained: FileMix, found: Counter[str], family: str) -> tuple[fl
 
 
 def prior_shift(posteriors: np.ndarray, trained: np.ndarray) -> np.ndarray:
-    """Estimates the classes' true shares by expectation maximisation.
+    """Estimates the true class shares by expectation maximisation.
 
-    Saerens, Latinne and Decaestecker (2002): reweighs the calibrated probabilities by the ratio
-    of new to old shares until they agree with their own mean.
+    Saerens, Latinne and Decaestecker (2002): the calibrated probabilities are reweighted by the
+    ratio of new to old shares until the shares agree with the mean of the probabilities.
 
     Args:
         posteriors: float [n, k], a sample of the archive's class probabilities.
-        trained: float [k], shares that the classifier was trained with.
+        trained: float [k], class shares in the classifier's training data.
 
     Returns:
-        float [k], summing to 1.
+        float [k], shares that sum to 1.
     """
     if not len(posteriors):
         return trained

@@ -1,6 +1,7 @@
-"""What a worker counts for the drift report: integers over fixed bins, which add up exactly.
+"""Accumulates counts over fixed bins for the drift report; sums of workers add exactly.
 
-Bins come from the quantiles of the training data in the model's card; `drift.py` judges the sums.
+Bins come from the quantiles of the training data in the model's card; `drift.py` evaluates the
+sums.
 """
 
 from collections import Counter
@@ -17,9 +18,9 @@ PIXEL_BINS: Final = 32
 """Bins of the histogram of pixel levels, 8 levels each."""
 
 _PIXEL_IMAGES: Final = 64
-"""Images of a batch whose pixels are looked at, evenly spread over it."""
+"""Images per batch whose pixels are counted, evenly spread over the batch."""
 _POSTERIORS: Final = 512
-"""Images of a batch whose class probabilities are kept for the estimate of the classes' shares."""
+"""Images per batch whose class probabilities are kept to estimate the class shares."""
 _POSTERIORS_PER_UNIT: Final = 512
 _MOST_SIZES: Final = 200
 
@@ -31,10 +32,10 @@ _SCALARS: Final = {
 
 
 class DriftSums:
-    """Sums over images; nothing but integers and a small sample of probabilities.
+    """Accumulates integer counts over images, and a small sample of class probabilities.
 
     Args:
-        card: The model; one without summaries gives sums of sizes, formats and labels only.
+        card: The model; without summaries only sizes, formats and labels are counted.
     """
 
     def __init__(self, card: ModelCard) -> None:
@@ -54,7 +55,7 @@ class DriftSums:
         self._classes = len(card.classes)
 
     def add_answers(self, outputs: Mapping[str, np.ndarray]) -> None:
-        """Adds the model's answers, [n, ...] by name."""
+        """Adds the model's outputs, [n, ...] by name."""
         embedding = outputs[names.EMBEDDING]
         for dimension, edges in enumerate(self._latent):
             self._bin(f"latent/{dimension}", embedding[:, dimension], edges)
@@ -67,7 +68,7 @@ class DriftSums:
         self.posteriors.extend(np.round(probabilities[::step], 4).astype(float).tolist())
 
     def add_pixels(self, pixels: np.ndarray) -> None:
-        """Adds images that have the model's size, uint8 [n, height, width, channels]."""
+        """Adds images at the model's input size, uint8 [n, height, width, channels]."""
         if pixels.shape[1:] != self._shape or "brightness" not in self._edges:
             return
         some = pixels[:: -(-len(pixels) // _PIXEL_IMAGES)]
@@ -79,14 +80,14 @@ class DriftSums:
         self._bin("contrast", unit.std(axis=1), self._edges["contrast"])
 
     def add_files(self, formats: list[str], widths: np.ndarray, heights: np.ndarray) -> None:
-        """Adds formats and sizes as found."""
+        """Adds the original formats and sizes."""
         self.mix["format"].update(formats)
         sizes, counts = np.unique(np.stack([widths, heights]), axis=1, return_counts=True)
         for (width, height), count in zip(sizes.T.tolist(), counts.tolist(), strict=True):
             self.mix["size"][f"{width}x{height}"] += count
 
     def merge(self, other: Self) -> None:
-        """Adds another's sums."""
+        """Adds the sums of another instance."""
         for name, counts in other.counts.items():
             self._add(name, counts)
         for name, mix in other.mix.items():
@@ -94,7 +95,7 @@ class DriftSums:
         self.posteriors.extend(other.posteriors)
 
     def as_dict(self) -> dict[str, Any]:
-        """The sums of a unit as plain values; rare sizes are put together."""
+        """Returns the sums as plain values; rare sizes are grouped."""
         step = -(-len(self.posteriors) // _POSTERIORS_PER_UNIT) or 1
         return {
             "counts": {name: counts.tolist() for name, counts in sorted(self.counts.items())},
@@ -103,7 +104,7 @@ class DriftSums:
         }
 
     def add_dict(self, sums: Mapping[str, Any]) -> None:
-        """Adds what `as_dict` gave."""
+        """Adds sums that `as_dict` returned."""
         for name, counts in sums.get("counts", {}).items():
             self._add(name, np.array(counts))
         for name, mix in sums.get("mix", {}).items():
@@ -119,20 +120,20 @@ class DriftSums:
 
 
 def inner_edges(quantiles: list[float]) -> np.ndarray:
-    """Edges between bins; quantiles that fall together, as of a constant, are one edge."""
+    """Returns the edges between bins; equal quantiles, as of a constant, become one edge."""
     return np.unique(np.asarray(quantiles, np.float64).astype(np.float32))
 
 
 def expected_shares(quantiles: list[float], levels: list[float]) -> np.ndarray:
-    """Share of the training data in each bin of `inner_edges`.
+    """Returns the share of the training data in each bin of `inner_edges`.
 
     Args:
-        quantiles: Of the training data, rising.
-        levels: What they are quantiles of, rising, in (0, 1).
+        quantiles: Quantiles of the training data, ascending.
+        levels: Probabilities of these quantiles, ascending, in (0, 1).
     """
     values = np.asarray(quantiles, np.float64).astype(np.float32)
     edges = np.unique(values)
-    # A bin ends at its edge, so it holds all up to the highest level of that value.
+    # A bin includes its upper edge, so it extends to the highest level with that value.
     upto = [max(level for level, value in zip(levels, values, strict=True) if value == edge)
             for edge in edges]  # fmt: skip
     return np.array([high - low for low, high in pairwise([0.0, *upto, 1.0])])

@@ -1,7 +1,7 @@
-"""BulkInference's driver: what must be known before TFX asks its cache.
+"""Implements BulkInference's driver, which inspects the archives before TFX looks up its cache.
 
-A path is the same string after the archive behind it has changed, so its fingerprint becomes part
-of the execution's properties. Kubeflow has no hook for such a driver; there the job finds the
+A path stays the same when the archive behind it changes, so the archive's fingerprint becomes part
+of the execution's properties. Kubeflow does not support such a driver; there the job finds the
 images itself, and a changed archive needs another span or `cache: false`.
 """
 
@@ -16,10 +16,10 @@ from components.image_sources.spans import resolve
 
 
 class Driver(InputDriver):
-    """Resolves spans and takes the fingerprint of the archives, where any are configured."""
+    """Resolves spans and computes the fingerprint of the configured archives, if any."""
 
     def look(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Finds the fingerprint, unless it is given; see the base class."""
+        """Returns the fingerprint unless it is given; see the base class."""
         config = BulkConfig.model_validate_json(given[BULK_CONFIG])
         if config.input is None:
             return {}

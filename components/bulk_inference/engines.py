@@ -1,6 +1,6 @@
-"""Which Beam runner a job uses, with which options; the runner is always named.
+"""Chooses the Beam runner of a job and its options; the runner is always explicit.
 
-Called by `job.py`. DirectRunner would look for Prism and download it.
+`job.py` calls it. Beam's default, DirectRunner, would look for Prism and download it.
 """
 
 import os
@@ -13,18 +13,18 @@ from components.bulk_inference.config import EngineConfig
 from components.image_sources.errors import InputError
 
 _WORKERS_PER_PROCESS: Final = 16
-"""Threads that one interpreter feeds: per image about 10 us hold the interpreter lock, and an
-image costs a core 50 us and more."""
+"""Threads that one interpreter can keep busy: each image holds the interpreter lock for about
+10 us and costs a core at least 50 us."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A runner with its options.
+    """Describes a runner with its options.
 
     Attributes:
         options: Beam's options.
-        workers: Cores of one worker process.
-        in_process: The workers are threads of this process.
+        workers: Number of cores of one worker process.
+        in_process: Whether the workers are threads of this process.
     """
 
     options: PipelineOptions
@@ -33,7 +33,7 @@ class Engine:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -42,7 +42,7 @@ def choose_engine(config: EngineConfig, units: int) -> Engine:
 
     Args:
         config: The section `engine`.
-        units: Work units to do; no more processes than that are started.
+        units: Number of work units to do, which limits the number of processes.
 
     Raises:
         InputError: if options contradict each other or a jar is missing.
@@ -58,7 +58,7 @@ def _local(config: EngineConfig, units: int) -> Engine:
     workers = config.workers or usable_cores()
     wanted = config.processes or -(-workers // _WORKERS_PER_PROCESS)
     processes = max(1, min(wanted, workers, units))
-    # FnApiRunner itself: DirectRunner asks Prism first, whatever its running mode.
+    # FnApiRunner is named directly, because DirectRunner tries Prism first in every running mode.
     arguments = ["--runner=FnApiRunner"]
     if processes > 1:
         arguments += [
@@ -86,7 +86,7 @@ def _portable(config: EngineConfig) -> Engine:
         )
     arguments = [f"--environment_type={environment}", f"--parallelism={parallelism}"]
     if environment == "LOOPBACK":
-        # One worker process, in which the slots are threads that share the model.
+        # One worker process, whose slots are threads that share the model.
         arguments.append("--sdk_worker_parallelism=1")
     if config.environment_config:
         arguments.append(f"--environment_config={config.environment_config}")
@@ -104,7 +104,7 @@ def _portable(config: EngineConfig) -> Engine:
 
 def _dataflow(config: EngineConfig) -> Engine:
     arguments = ["--runner=DataflowRunner", "--experiments=use_runner_v2"]
-    # One Python process for all cores of a machine: they share the model.
+    # One Python process per machine, so that all cores share the model.
     arguments.append("--experiments=no_use_multiple_sdk_containers")
     if config.environment_config:
         arguments.append(f"--sdk_container_image={config.environment_config}")

@@ -1,6 +1,6 @@
-"""`--dry-run`: what a job would cost, from a sample of its own archive.
+"""Estimates the cost of a job for `--dry-run`, from a sample of its own archive.
 
-Called by `job.py` in place of the pipeline; writes into a temporary folder only.
+`job.py` calls it in place of the pipeline; it writes only to a temporary folder.
 """
 
 import os
@@ -15,24 +15,25 @@ from components.bulk_inference.planning import PlannedUnit
 from trainer.model_card import ModelCard
 
 _LEAST_SECONDS: Final = 3.0
-"""The sample grows unit by unit until it took this long, so that warming up does not count."""
+"""Duration up to which the sample grows unit by unit, so that warm-up does not dominate."""
 _MOST_UNITS: Final = 20
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a whole job is expected to cost on this machine.
+    """Holds the expected cost of a whole job on this machine.
 
     Attributes:
-        units: Work units to do.
-        members: Members in them; a guess from the sample where the archive does not tell.
-        rows: Rows among them.
-        rejects: Members that would be rejected.
-        seconds: Wall time, start-up included.
-        images_per_second: Of the sample, start-up left out.
-        memory_bytes: Peak of the process so far, which later units do not raise.
+        units: Number of work units to do.
+        members: Members in these units, extrapolated from the sample if the archive does not
+            state them.
+        rows: Expected number of rows.
+        rejects: Expected number of rejects.
+        seconds: Wall time, including start-up.
+        images_per_second: Throughput of the sample, without start-up.
+        memory_bytes: Peak memory of the process so far, which later units do not raise.
         output_bytes: Size of the output.
-        sampled: Members in the sample.
+        sampled: Number of members in the sample.
     """
 
     units: int
@@ -46,18 +47,18 @@ class Estimate:
     sampled: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
+        """Returns the estimate as plain values."""
         return asdict(self)
 
 
 def estimate(config: BulkJob, card: ModelCard, todo: list[PlannedUnit], workers: int) -> Estimate:
-    """Does units spread over the archive until the sample tells enough, and projects.
+    """Processes units spread over the archive until the sample suffices, and extrapolates.
 
     Args:
         config: The job.
         card: The model.
-        todo: Units that the job would do.
-        workers: Cores it would use.
+        todo: The units that the job would do.
+        workers: Number of cores that the job would use.
     """
     from components.bulk_inference.unit import JobSpec, annotate_unit
 
@@ -71,7 +72,7 @@ def estimate(config: BulkJob, card: ModelCard, todo: list[PlannedUnit], workers:
         for unit in todo[::step][:_MOST_UNITS]:
             record = annotate_unit(unit, spec)
             if not done:
-                # The first unit pays for imports, loading and tracing.
+                # The first unit includes imports, loading and tracing.
                 startup = max(0.0, time.perf_counter() - begin - record.seconds)
             done += 1
             seconds += record.seconds

@@ -1,7 +1,8 @@
-"""Exact copies within an archive: which members to leave out, decided before the model runs.
+"""Finds exact copies within an archive, to skip them before the model runs.
 
-With `bulk.duplicates: drop` a first pass hashes every member; of equal bytes the first in source
-order stays. The sums of a unit's hashes are kept, so that a second run reads nothing again.
+With `bulk.duplicates: drop` a first pass hashes every member; of members with equal bytes the
+first in source order is kept. The hashes of each unit are stored, so that a second run does not
+read the archive again.
 """
 
 import hashlib
@@ -20,23 +21,23 @@ from components.image_sources.sources import open_source
 
 _BYTES: Final = 32
 _AT_A_TIME: Final = 4_000_000
-"""Hashes sorted in memory together; more are divided by their first bytes."""
+"""Largest number of hashes sorted in memory at once; more are partitioned by their first bytes."""
 
 
 def hashes_path(output: str, name: str) -> str:
-    """Where the hashes of a unit are: 32 bytes a member, in source order."""
+    """Returns the path of a unit's hashes: 32 bytes per member, in source order."""
     return posixpath.join(output, ledger.HASHES, f"{name}.sha256")
 
 
 def hash_unit(planned: PlannedUnit, config: BulkJob) -> int:
-    """Hashes the members of one unit; a Beam step.
+    """Hashes the members of one unit, as a Beam step.
 
     Args:
         planned: The unit.
         config: The job.
 
     Returns:
-        How many members it has, rejects left out.
+        The number of its members without rejects.
     """
     digests = [
         hashlib.sha256(data).digest()
@@ -48,13 +49,14 @@ def hash_unit(planned: PlannedUnit, config: BulkJob) -> int:
 
 
 def without_duplicates(output: str, planned: list[PlannedUnit]) -> list[PlannedUnit]:
-    """Gives units that leave out copies of members before them.
+    """Returns units that skip copies of earlier members.
 
-    What is left out becomes part of a unit's name: other copies, another unit.
+    The skipped positions become part of a unit's name, so that a unit with other copies is
+    another unit.
 
     Args:
-        output: Of the job.
-        planned: All units, in source order, their hashes written.
+        output: The job's output folder.
+        planned: All units in source order, with their hashes written.
     """
     skips = _later_copies(output, planned)
     units = []
@@ -69,7 +71,7 @@ def without_duplicates(output: str, planned: list[PlannedUnit]) -> list[PlannedU
 
 
 def skipped_positions(planned: PlannedUnit) -> frozenset[int]:
-    """Positions among a unit's members that are left out."""
+    """Returns the positions of the members of a unit that are skipped."""
     if not planned.skip:
         return frozenset()
     return frozenset(np.frombuffer(zlib.decompress(planned.skip), "<u4").tolist())
@@ -88,7 +90,7 @@ def _later_copies(output: str, planned: list[PlannedUnit]) -> list[np.ndarray]:
             positions.append(mine + start)
         digests = np.concatenate(chosen).view(f"V{_BYTES}").ravel()
         where = np.concatenate(positions)
-        # The first of each value: positions rise, and numpy's unique reports the first.
+        # Positions ascend and `np.unique` reports the first index of each value.
         _, first = np.unique(digests, return_index=True)
         copies.append(np.delete(where, first))
     found = np.sort(np.concatenate(copies)) if copies else np.zeros(0, np.int64)

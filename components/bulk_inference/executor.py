@@ -1,6 +1,6 @@
-"""The executor of BulkInference: unpacks artifacts, refuses an unblessed model, runs the job.
+"""Implements BulkInference's executor: unpacks artifacts, checks the blessings, runs the job.
 
-TFX makes it; the job itself knows no TFX.
+TFX instantiates it; the job itself does not depend on TFX.
 """
 
 import logging
@@ -27,18 +27,18 @@ EXAMPLES: Final = "examples"
 ANNOTATIONS: Final = "annotations"
 
 BULK_CONFIG: Final = "bulk_config"
-"""JSON of the `bulk:` section; the driver replaces its spans by the paths they stand for."""
+"""JSON of the `bulk:` section; the driver replaces its spans by the paths of those spans."""
 SPLIT: Final = "split"
 CODE_DIGEST: Final = "code_digest"
 INPUT_FINGERPRINT: Final = "input_fingerprint"
-"""Fingerprint of the archives' content; the driver computes it unless the component was given
+"""Fingerprint of the archives' content; the driver computes it unless the component received
 one."""
 
 _LOG = logging.getLogger(PROGRESS_LOGGER)
 
 
 class UnblessedModelError(UserError, ValueError):
-    """The model was not blessed, so nothing is labelled with it."""
+    """Reports that the model was not blessed and therefore labels nothing."""
 
 
 class Executor(base_executor.BaseExecutor):
@@ -53,13 +53,13 @@ class Executor(base_executor.BaseExecutor):
         """Annotates the images.
 
         Args:
-            input_dict: `model`, and where given `model_blessing`, `infra_blessing` and
+            input_dict: `model`, and optionally `model_blessing`, `infra_blessing` and
                 `examples`.
             output_dict: `annotations`: the job's output folder; its counts become properties.
             exec_properties: `bulk_config` (JSON) and, with examples, `split`.
 
         Raises:
-            UnblessedModelError: if there is a blessing of either kind and it does not bless.
+            UnblessedModelError: if either blessing is given and denied.
             InputError: if the images or the model cannot be used.
         """
         model = artifact_utils.get_single_instance(input_dict[MODEL])
@@ -80,9 +80,9 @@ class Executor(base_executor.BaseExecutor):
         changes: dict[str, Any] = {
             "model": path_utils.serving_model_path(model.uri),
             "output": output.uri,
-            # The folder of an artifact is the component's own, whatever an earlier try left there.
+            # The component owns its artifact's folder, including leftovers of an earlier attempt.
             "overwrite": True,
-            # For people who ask beforehand; a step has to give a table.
+            # A dry run is for interactive use; a pipeline step must produce a table.
             "dry_run": False,
         }
         if input_dict.get(EXAMPLES):

@@ -1,6 +1,6 @@
-"""The pushed model inside a worker process: loaded once, shared by its threads, asked in batches.
+"""Loads the pushed model once per worker process and runs it in batches from several threads.
 
-Called by `unit.py`; the only module of the bulk job that imports TensorFlow.
+`unit.py` calls it; it is the only module of the bulk job that imports TensorFlow.
 """
 
 import logging
@@ -20,15 +20,15 @@ from trainer.model_card import ModelCard
 _LOG = logging.getLogger(__name__)
 
 _ROWS: Final = 64
-"""Model calls are padded to a multiple of this, so that the graph meets few shapes. What bits a row
-gets depends on the shape of its call and on its place in it: kernels for other shapes round in
-another order. A unit of work is cut into the same calls each time, so a resumed job gives the table
-of an undisturbed one bit for bit, on one machine; everything else is equal within
+"""Multiple to which model calls are padded, so that the graph sees few shapes. The exact bits of a
+row depend on the shape of its call and on its position, because kernels for other shapes round in
+another order. A unit is always divided into the same calls, so on one machine a resumed job
+reproduces the table of an uninterrupted one bit for bit; all other results agree within
 `serving.tolerance`."""
 
 _FEWEST_ROWS: Final = 8
-"""Least rows of calls that are not padded to whole tiles: where memory is short, or images are
-resized inside the graph."""
+"""Smallest number of rows of a call that is not padded to `_ROWS`: if memory is short, or if images
+are resized inside the graph."""
 
 _OUTPUTS: Final = (
     names.LABEL_INDEX,
@@ -47,15 +47,15 @@ Outputs = dict[str, np.ndarray]
 
 
 class Annotator:
-    """A loaded model.
+    """Runs a loaded model on batches of images.
 
-    Thread-safe: calls run side by side, each on one core, which for batches beats one call
-    spread over all cores.
+    It is thread-safe: calls run concurrently, each on one core, which for batches is faster than
+    one call spread over all cores.
 
     Args:
-        card: Which model.
-        workers: Cores that calls may use together.
-        max_images: Most images of one call, to begin with.
+        card: The model to load.
+        workers: Number of cores that all calls together may use.
+        max_images: Initial largest number of images per call.
     """
 
     def __init__(self, card: ModelCard, *, workers: int, max_images: int) -> None:
@@ -70,7 +70,7 @@ class Annotator:
 
     @property
     def batch_limit(self) -> int:
-        """Most images of one call by now: halved whenever memory ran out."""
+        """Returns the current limit on images per call, halved each time memory ran out."""
         return self._limit
 
     def annotate_pixels(self, pixels: np.ndarray) -> tuple[Outputs, dict[int, str]]:
@@ -80,8 +80,8 @@ class Annotator:
             pixels: uint8 [n, height, width, 1, 3 or 4].
 
         Returns:
-            Outputs [n, ...] by name, and what is wrong with those that the model cannot process,
-            by position; their outputs hold nothing of use.
+            Outputs [n, ...] by name, and by position the faults of images that the model cannot
+            process; the outputs of these images are undefined.
         """
 
         def call(begin: int, end: int) -> Outputs:
@@ -90,7 +90,7 @@ class Annotator:
         return self._in_parts(call, len(pixels))
 
     def annotate_bytes(self, files: Sequence[bytes]) -> tuple[Outputs, dict[int, str]]:
-        """Runs the model on image files, decoded inside the graph; else as `annotate_pixels`."""
+        """Runs the model on image files, decoded in the graph; returns as `annotate_pixels`."""
         array = np.empty(len(files), object)
         array[:] = files
 
@@ -100,18 +100,18 @@ class Annotator:
         return self._in_parts(call, len(files))
 
     def fit(self, pixels: np.ndarray) -> np.ndarray:
-        """Brings uint8 [n, height, width, channels] to the model's size, as the model would."""
+        """Resizes uint8 [n, height, width, channels] to the input size just as the model does."""
         return np.asarray(self._fit(pixels))
 
     def agrees(self, kind: str, probe: Callable[[], tuple[bytes, np.ndarray]]) -> bool:
-        """Tells whether decoding outside the graph gives the served signature's numbers.
+        """Returns whether decoding outside the graph reproduces the served signature's outputs.
 
-        Asked once per kind and process; the probe goes through `annotate` and, decoded by the
-        caller and fitted, through `annotate_pixels`.
+        The result is cached per kind and process. The probe runs through `annotate` and, decoded
+        by the caller and resized, through `annotate_pixels`.
 
         Args:
-            kind: Name of what is probed.
-            probe: Makes an image file and its decoded pixels uint8 [height, width, channels].
+            kind: Name of the probed path.
+            probe: Returns an image file and its decoded pixels uint8 [height, width, channels].
         """
         with self._lock:
             if kind not in self._agreements:
@@ -185,17 +185,17 @@ _LOADING: Final = threading.Lock()
 
 
 def shared_annotator(card: ModelCard, *, workers: int, max_images: int) -> Annotator:
-    """The process's one annotator of a model; loaded at the first call.
+    """Returns the process's only annotator of a model, which the first call loads.
 
     Args:
-        card: Which model.
-        workers: Cores that calls may use together.
-        max_images: Most images of one call, to begin with.
+        card: The model to load.
+        workers: Number of cores that all calls together may use.
+        max_images: Initial largest number of images per call.
     """
     identity = (card.path, tuple(card.answer_digests.values()))
     with _LOADING:
         if identity not in _LOADED:
-            # One model at a time: a process that goes on to another one drops the first.
+            # Memory holds one model at a time, so loading another one releases the first.
             _LOADED.clear()
             _LOADED[identity] = Annotator(card, workers=workers, max_images=max_images)
         return _LOADED[identity]
@@ -205,15 +205,15 @@ def _load(path: str, workers: int) -> dict[str, Callable[..., dict[str, Any]]]:
     import tensorflow as tf
 
     try:
-        # One core for each call and several calls at a time: no thread waits for another inside
-        # an op, and OpenCV's decoding finds its core free.
+        # Each call uses one core and several calls run concurrently: no thread waits for another
+        # inside an op, and OpenCV's decoding has a core of its own.
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(workers)
         for device in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(device, True)
     except RuntimeError:
-        # TensorFlow runs already in this process (inside a pipeline's component, for instance)
-        # and keeps the threads it has.
+        # TensorFlow is already running in this process, for example in a pipeline's component,
+        # and its threads can no longer be changed.
         _LOG.debug("TensorFlow's threads are already set")
     try:
         with storage.local_copy(path) as folder:
@@ -232,7 +232,7 @@ def _load(path: str, workers: int) -> dict[str, Callable[..., dict[str, Any]]]:
 
 
 class _KeptAlive:
-    """A signature together with the object that owns its variables."""
+    """Holds a signature together with the object that owns its variables."""
 
     def __init__(self, owner: Any, function: Callable[..., dict[str, Any]]) -> None:
         self._owner = owner
@@ -262,7 +262,7 @@ def _not_finite(part: Outputs, begin: int) -> dict[int, str]:
 
 
 def _join(parts: list[Outputs]) -> Outputs:
-    """Joins parts in order; a part without outputs stands for one image that failed."""
+    """Concatenates parts in order; a part without outputs represents one failed image."""
     if len(parts) == 1 and parts[0]:
         return parts[0]
     sample = next((part for part in parts if part), None)

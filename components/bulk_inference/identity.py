@@ -1,6 +1,6 @@
-"""Whose table an output holds: what decides how rows look, and what to do when it changed.
+"""Records which job an output belongs to, and decides what to do if that job has changed.
 
-`job.py` settles it before it plans anything.
+`job.py` calls it before it plans anything.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from components.image_sources.errors import InputError
 from trainer.model_card import ModelCard
 
 _VERSION: Final = 1
-"""Of the layout and of the numbers; a job over an older one starts afresh."""
+"""Version of the layout and of the numerical results; an output of another version is replaced."""
 
 
 def job_identity(config: BulkJob, card: ModelCard) -> dict[str, Any]:
-    """Everything that decides what rows look like; two jobs of one identity share a table."""
+    """Returns everything that determines the rows; jobs of equal identity share a table."""
     return {
         "layout": _VERSION,
         "digests": card.answer_digests,
@@ -33,7 +33,7 @@ def job_identity(config: BulkJob, card: ModelCard) -> dict[str, Any]:
 
 
 def read_identity(output: str) -> dict[str, Any] | None:
-    """The identity of the job that wrote an output; None where none did."""
+    """Reads the identity of the job that wrote an output; None if no job did."""
     try:
         identity: dict[str, Any] = json.loads(
             storage.read_bytes(posixpath.join(output, ledger.IDENTITY))
@@ -44,13 +44,13 @@ def read_identity(output: str) -> dict[str, Any] | None:
 
 
 def write_identity(output: str, identity: dict[str, Any]) -> None:
-    """Marks an output as this job's."""
+    """Marks an output as belonging to this job."""
     content = json.dumps(identity, indent=2, sort_keys=True).encode()
     storage.write_bytes(posixpath.join(output, ledger.IDENTITY), content)
 
 
 def settle(config: BulkJob, card: ModelCard) -> list[str]:
-    """Starts afresh where the output is another job's, and says why."""
+    """Clears an output that belongs to another job, and returns notes with the reason."""
     output = config.output
     wanted = job_identity(config, card)
     found = read_identity(output)

@@ -1,7 +1,7 @@
-"""Ends the local runner's worker processes when a person interrupts the job.
+"""Ends the local runner's worker processes when a user interrupts the job.
 
-Used by `job.py`. Beam's runner waits for them first, and each does half of the archive before it
-looks up.
+`job.py` uses it. Otherwise Beam's runner waits for its workers, and each processes half of the
+archive before it returns.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ import psutil
 
 @contextlib.contextmanager
 def workers_end_with_us() -> Iterator[None]:
-    """On SIGINT kills all processes that this one has started, then raises KeyboardInterrupt.
+    """Kills all child processes on SIGINT, then raises KeyboardInterrupt.
 
-    No unit is lost by it: one that is not finished leaves nothing that counts. Outside of the main
-    thread, which alone may handle signals, nothing is changed.
+    This is safe, because an unfinished unit leaves no record. Outside the main thread, the only
+    one that may handle signals, it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -1,6 +1,6 @@
-"""The bulk job itself: plan, resume, run, count, sum up.
+"""Runs a bulk job: plans, resumes, annotates, checks the counts and summarises.
 
-The command line, the pipeline and the TFX component call `run_bulk`; all else is behind it.
+The command line, the pipeline and the TFX component call `run_bulk`, the only entry point.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ from trainer.errors import UserError
 from trainer.model_card import ModelCard
 
 if TYPE_CHECKING:
-    # Its module imports Beam.
+    # Importing the module at run time would import Beam.
     from components.bulk_inference.engines import Engine
 
 
 class CountMismatchError(UserError, RuntimeError):
-    """Members are not rows + rejects + duplicates skipped: a bug, never to be ignored."""
+    """Reports that members differ from rows + rejects + skipped duplicates, which is a bug."""
 
 
 def run_bulk(
@@ -46,15 +46,15 @@ def run_bulk(
 
     Args:
         config: The job; `input`, `model` and `output` are set.
-        progress: Called about twice a second while the pipeline runs, from another thread.
+        progress: Called about twice a second from another thread while the pipeline runs.
         command: The command line, for the manifest.
 
     Returns:
-        Counts over the whole table, whichever run wrote its parts.
+        Counts over the whole table, including units of earlier runs.
 
     Raises:
         InputError: if the input, the model or the output cannot be used, or too many members
-            are rejected; one line that says what to do.
+            are rejected; its message is one line that says how to fix it.
         CountMismatchError: if a member is unaccounted for.
     """
     begin = time.perf_counter()
@@ -75,7 +75,7 @@ def _run_locked(
     command: list[str],
     begin: float,
 ) -> BulkResult:
-    """Does what is missing, with the output to itself."""
+    """Processes the missing units while holding the lock of the output."""
     result.notes.extend(identity.settle(config, card))
     planned = list(plan_units(config))
     if config.duplicates == "drop":
@@ -132,7 +132,7 @@ def _require_usable(config: BulkJob) -> ModelCard:
 
 
 def _dry_run(config: BulkJob, card: ModelCard, result: BulkResult) -> BulkResult:
-    """Estimates what is left to do; leaves the output as it is."""
+    """Estimates the cost of the remaining units without changing the output."""
     from components.bulk_inference.engines import usable_cores
     from components.bulk_inference.estimate import estimate
 
@@ -169,13 +169,13 @@ def _leave_out_duplicates(config: BulkJob, planned: list[PlannedUnit]) -> list[P
 
 
 def _interruptible(config: BulkJob, engine: "Engine") -> AbstractContextManager[None]:
-    """What a pipeline runs in: the local runner's worker processes end when a person says so."""
+    """Returns the context of a pipeline, in which Ctrl-C ends the local worker processes."""
     is_local = config.engine.runner == "local" and not engine.in_process
     return workers_end_with_us() if is_local else contextlib.nullcontext()
 
 
 def _earlier_shards(config: BulkJob, unit: PlannedUnit, stale: set[str]) -> tuple[str, ...]:
-    """Shards of the same archive that are about to go; their rows may be taken over."""
+    """Returns stale shards of the same archive, whose rows may be reused."""
     if config.format != "parquet" or not set(config.columns) >= NEEDED_COLUMNS:
         return ()
     archive = unit.name.split("/")[0]
@@ -190,8 +190,8 @@ def _run_pipeline(
     todo: list[PlannedUnit],
     progress: Callable[[BulkProgress], None] | None,
 ) -> dict[str, int]:
-    """Runs the units; gives what Beam's counters say of them."""
-    # Beam takes seconds to import, and a job with nothing to do never needs it.
+    """Runs the units on Beam and returns the values of its counters."""
+    # Beam takes seconds to import, which a job with nothing to do avoids.
     import apache_beam as beam
 
     from components.bulk_inference.engines import choose_engine
@@ -209,7 +209,7 @@ def _run_pipeline(
         try:
             outcome.wait_until_finish()
         except KeyboardInterrupt:
-            # Else a cluster goes on with a job whose owner has left.
+            # Otherwise a cluster would continue a job that nobody waits for.
             outcome.cancel()
             raise
     finished = ledger.finished_names(config.output)
@@ -244,13 +244,14 @@ def _require_matching_counts(totals: Totals, result: BulkResult) -> None:
 
 
 def _check_counters(config: BulkJob, counted: dict[str, int], now: Totals) -> list[str]:
-    """Holds what this run stored against what Beam counted.
+    """Compares the records of this run with Beam's counters.
 
     Returns:
-        Where they part. Clusters do a unit again when a worker is lost, and count it again.
+        Descriptions of the differences. Clusters repeat a unit when a worker is lost, and then
+        count it twice.
 
     Raises:
-        CountMismatchError: if they part on the local runner, which does every unit once.
+        CountMismatchError: if they differ on the local runner, which processes each unit once.
     """
     differences = [
         f"Beam counted {counted.get(name, 0):,} {name}, this run's records {getattr(now, name):,}"

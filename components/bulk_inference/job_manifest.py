@@ -1,6 +1,6 @@
-"""`_manifest.json`: what a finished table is, from what and how it was made.
+"""Writes `_manifest.json`, which describes a finished table and how it was made.
 
-Written last by the job, so that a table with a manifest is whole.
+The job writes it last, so that a table with a manifest is complete.
 """
 
 import datetime
@@ -18,7 +18,7 @@ from trainer.model_card import ModelCard
 
 @dataclass
 class Totals:
-    """Sums over the records of units."""
+    """Sums the records of units."""
 
     members: int = 0
     rows: int = 0
@@ -35,7 +35,7 @@ class Totals:
     sources: dict[str, Counter[str]] = field(default_factory=dict)
 
     def add(self, record: ledger.UnitRecord) -> None:
-        """Adds one unit."""
+        """Adds the record of one unit."""
         self.members += record.members
         self.rows += record.rows
         self.rejects += record.rejects
@@ -65,7 +65,7 @@ def write_manifest(
 
     Args:
         config: The job.
-        card: The model's facts.
+        card: The model's card.
         totals: Sums over all units.
         result: The job's result.
         command: The command line; empty for a call from Python.

@@ -1,7 +1,7 @@
-"""What is done: a small record beside each finished unit, and the identity of the job.
+"""Keeps a small record of each finished unit next to its rows.
 
-The record is written last and appears whole, so a unit is done exactly when its record is there.
-Workers write records; the job reads them to resume, to count and to sum up.
+The record is written last and atomically, so a unit is finished exactly when its record exists.
+Workers write records; the job reads them to resume, to count and to summarise.
 """
 
 import json
@@ -31,31 +31,31 @@ SUFFIXES: Final = {
     "tfrecord": ".tfrecord",
     "npy": ".npy",
 }
-"""How names of shards end, by format."""
+"""Suffixes of shards by format."""
 DRIFT_FILES: Final = ("drift.json", "drift.md", "drift.png")
 REPORT: Final = "report.html"
-"""The command line writes it beside the table; it goes when the table is made afresh."""
+"""Report that the command line writes next to the table; removed when the table is rebuilt."""
 
 
 @dataclass
 class UnitRecord:
-    """What came of one unit.
+    """Records the outcome of one unit.
 
     Attributes:
-        name: Of the planned unit.
+        name: Name of the planned unit.
         source: The archive.
-        members: Members met, good or bad.
+        members: Members read, usable or not.
         rows: Rows written.
         rejects: Members rejected.
-        duplicates: Exact copies left out.
-        ignored: Entries that are no members.
-        reused: Rows taken over from an earlier version of the archive.
+        duplicates: Exact copies skipped.
+        ignored: Entries that are not members.
+        reused: Rows reused from an earlier version of the archive.
         files: Files written, relative to the output, with their sizes in bytes.
         reasons: Rejects by `stage/reason`.
-        labels: Rows by predicted label, where the table has it.
+        labels: Rows by predicted label, if the table has that column.
         verdicts: Rows by verdict.
         seconds: Wall time of the unit.
-        batch_limit: Most images of one model call at its end.
+        batch_limit: Largest number of images per model call at the end of the unit.
         drift: Sums for the drift report.
     """
 
@@ -81,10 +81,10 @@ def exclusive(output: str) -> Iterator[None]:
     """Keeps other jobs out of an output while the block runs.
 
     Args:
-        output: The job's folder, writable.
+        output: The job's folder, which must be writable.
 
     Raises:
-        InputError: Another job holds it; the message says which.
+        InputError: if another job holds the lock; the message names it.
     """
 
     def refusal(owner: locks.Owner | None) -> InputError:
@@ -99,12 +99,12 @@ def exclusive(output: str) -> Iterator[None]:
 
 
 def record_path(output: str, name: str) -> str:
-    """Where the record of a unit is."""
+    """Returns the path of a unit's record."""
     return posixpath.join(output, RECORDS, f"{name}.json")
 
 
 def shard_path(name: str, config: BulkConfig) -> str:
-    """Where the rows of a unit are, relative to the output."""
+    """Returns the path of a unit's rows, relative to the output."""
     archive, part = name.split("/")
     folder = f"archive={archive}" if config.partition_by == "archive" else ""
     stem = f"part-{part}" if config.partition_by == "archive" else f"part-{archive}-{part}"
@@ -112,7 +112,7 @@ def shard_path(name: str, config: BulkConfig) -> str:
 
 
 def write_record(output: str, record: UnitRecord) -> None:
-    """Stores a record; from then on the unit is done."""
+    """Writes a record, which marks the unit as finished."""
     content = json.dumps(asdict(record), sort_keys=True).encode()
     storage.write_bytes(record_path(output, record.name), content)
 
@@ -123,7 +123,7 @@ def read_record(output: str, name: str) -> UnitRecord:
 
 
 def finished_names(output: str) -> set[str]:
-    """Names of the finished units."""
+    """Returns the names of the finished units."""
     return {
         name.removesuffix(".json")
         for name in storage.walk(posixpath.join(output, RECORDS))
@@ -132,12 +132,12 @@ def finished_names(output: str) -> set[str]:
 
 
 def write_error(output: str, name: str, message: str) -> None:
-    """Stores why a unit's archive cannot be used; the job reads it and fails."""
+    """Writes the reason why a unit's archive is unusable; the job reads it and fails."""
     storage.write_bytes(posixpath.join(output, RECORDS, f"{name}.error"), message.encode())
 
 
 def read_error(output: str, name: str) -> str:
-    """Why a unit was not done."""
+    """Reads the reason why a unit failed."""
     path = posixpath.join(output, RECORDS, f"{name}.error")
     try:
         message = storage.read_bytes(path).decode()
@@ -148,13 +148,13 @@ def read_error(output: str, name: str) -> str:
 
 
 def read_unit_records(output: str, names: list[str]) -> Iterator[UnitRecord]:
-    """Reads records in order."""
+    """Reads the records of units in the given order."""
     contents = storage.read_each(record_path(output, name) for name in names)
     return (UnitRecord(**json.loads(content)) for content in contents)
 
 
 def forget(output: str, name: str) -> None:
-    """Removes a unit: the record first, so that a crash leaves no record without its rows."""
+    """Removes a unit, the record first, so that a crash leaves no record without its rows."""
     record = read_record(output, name)
     storage.remove(record_path(output, name))
     for file in record.files:

@@ -1,6 +1,6 @@
 """Finds a pushed model and reads its card, without TensorFlow.
 
-The job reads it before anything heavy is imported; workers read it when they load the model.
+The job reads the card before any slow import; workers read it when they load the model.
 """
 
 import posixpath
@@ -16,7 +16,7 @@ def find_model(path: str) -> str:
 
     Args:
         path: A model's folder, or a folder of pushed versions (`1/`, `2/`, ...), of which the
-            highest is taken.
+            highest is used.
 
     Returns:
         The folder that holds `saved_model.pb`.
@@ -46,10 +46,10 @@ def read_card(path: str) -> ModelCard:
         path: As for `find_model`.
 
     Returns:
-        The card, with the version's folder as `path`; classes, shape and embedding size are known.
+        The card, with the version's folder as `path`; classes, shape and embedding size are set.
 
     Raises:
-        InputError: if the folder holds no model of vaeline.
+        InputError: if the folder holds no model that vaeline exported.
     """
     folder = find_model(path)
     file = posixpath.join(folder, EXPORTED_CARD)

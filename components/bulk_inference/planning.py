@@ -1,6 +1,6 @@
-"""What a job has to do: work units with names that stay the same as long as their content does.
+"""Plans the work units of a job, with names that are stable as long as their content is.
 
-Called by `job.py` before the pipeline is built; reads directories and dates, never an image.
+`job.py` calls it before it builds the pipeline; it reads directories and timestamps, but no image.
 """
 
 import hashlib
@@ -20,14 +20,14 @@ from components.image_sources.sources import open_source
 
 @dataclass(frozen=True)
 class PlannedUnit:
-    """A work unit and the name of everything that comes of it.
+    """Holds a work unit and the name under which its results are stored.
 
     Attributes:
-        unit: What to read.
-        name: `<archive>/<ordinal>-<fingerprint>`, sorting in source order; another content, or
-            another place in the archive, gives another name.
-        skip: Positions of copies to leave out, packed by `exact_copies.py`.
-        earlier: Shards of earlier versions of the archive, in which rows may be found.
+        unit: The unit to read.
+        name: `<archive>/<ordinal>-<fingerprint>`, which sorts in source order and changes with
+            the content and the position in the archive.
+        skip: Positions of copies to skip, packed by `exact_copies.py`.
+        earlier: Shards of earlier versions of the archive, whose rows may be reused.
     """
 
     unit: WorkUnit
@@ -37,7 +37,7 @@ class PlannedUnit:
 
 
 def plan_units(config: BulkJob) -> Iterator[PlannedUnit]:
-    """Plans the whole input, in source order.
+    """Plans the whole input in source order.
 
     Args:
         config: The job.
@@ -56,21 +56,22 @@ def plan_units(config: BulkJob) -> Iterator[PlannedUnit]:
 
 
 def archive_name(source: str) -> str:
-    """A source's name as a folder's: its last part, in plain characters.
+    """Returns a folder name for a source: the last part of its path, in portable characters.
 
-    Different sources of one name share the folder; fingerprints keep their files apart.
+    Different sources of one name share the folder; fingerprints distinguish their files.
     """
     last = posixpath.basename(source.rstrip("/")) or "root"
     return re.sub(r"[^A-Za-z0-9._-]+", "_", last).lstrip("._") or "archive"
 
 
 def _fingerprint(unit: WorkUnit, config: InputConfig) -> bytes:
-    """What changes when the unit's members do, found without reading one.
+    """Returns a value that changes with the unit's members, computed without reading them.
 
-    A zip's directory has every member's name, size and checksum, so that the parts of a grown zip
-    keep their fingerprints. Of files in a folder it takes size and time of change. Objects under
-    a Cloud Storage prefix count by name alone: a request for each would cost as much as reading.
-    Anything else is taken as a whole, with its size and time of change or generation.
+    A zip's directory has every member's name, size and checksum, so the parts of a zip that grows
+    keep their fingerprints. For files in a folder, size and modification time count. For objects
+    under a Cloud Storage prefix only names count, because one request per object would cost as
+    much as reading it. Any other source counts as a whole, with its size and its modification time
+    or generation.
     """
     if unit.format == "zip":
         archive = files.open_ranged(unit.source, config.storage)

@@ -1,8 +1,8 @@
-"""How far a running job is, for the person who waits.
+"""Reports the progress of a running job.
 
-`job.py` starts a `Watch` beside the pipeline. Workers in this process add to the tally as batches
-finish; workers elsewhere count in Beam's metrics, and where their runner tells those at the end
-only, the records of finished units stand in.
+`job.py` starts a `Watch` alongside the pipeline. Workers in this process add to the tally as
+batches finish; other workers count in Beam's metrics. If their runner reports metrics only at the
+end, the records of finished units are counted instead.
 """
 
 import threading
@@ -23,15 +23,15 @@ _RECORDS_PERIOD_SECS: Final = 2.0
 
 @dataclass(frozen=True)
 class BulkProgress:
-    """A moment of a running job.
+    """Holds the progress of a running job at one moment.
 
     Attributes:
-        members: Members done by this run.
-        total: Members that this run has to do; 0 where the archive does not tell beforehand.
-        rejects: Rejects among those done.
-        seconds: Since the pipeline started.
-        images_per_second: Over the last few seconds.
-        eta_secs: Seconds left at that rate; None where unknown.
+        members: Members processed by this run.
+        total: Members that this run has to process; 0 if the archive does not state them.
+        rejects: Rejects among the processed members.
+        seconds: Seconds since the pipeline started.
+        images_per_second: Throughput over the last few seconds.
+        eta_secs: Seconds left at that rate; None if unknown.
     """
 
     members: int
@@ -42,7 +42,7 @@ class BulkProgress:
     eta_secs: float | None
 
     def line(self) -> str:
-        """One line for a person."""
+        """Returns the progress as one line of text."""
         total = f" of {self.total:,}" if self.total else ""
         eta = f", ETA {clock(self.eta_secs)}" if self.eta_secs is not None else ""
         return (
@@ -52,7 +52,7 @@ class BulkProgress:
 
 
 class Tally:
-    """Counts of this process's workers."""
+    """Counts the members that this process's workers finished."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -60,13 +60,13 @@ class Tally:
         self._first: tuple[float, int] | None = None
 
     def start(self) -> None:
-        """Forgets when the first batch was finished; counts go on."""
+        """Resets the time of the first batch but keeps the counts."""
         with self._lock:
             self._first = None
 
     @property
     def first(self) -> tuple[float, int] | None:
-        """When the first batch since `start` was finished (monotonic seconds), and its size."""
+        """Returns when the first batch since `start` finished (monotonic seconds), and its size."""
         with self._lock:
             return self._first
 
@@ -79,24 +79,24 @@ class Tally:
             self._rejects += rejects
 
     def read(self) -> tuple[int, int]:
-        """Members and rejects so far."""
+        """Returns the members and rejects so far."""
         with self._lock:
             return self._members, self._rejects
 
 
 TALLY: Final = Tally()
-"""The process's tally; a watch reports differences of it."""
+"""The process's tally; a watch reports the difference from its value at the start."""
 
 
 class Watch:
-    """Reports progress from a thread of its own while the pipeline runs.
+    """Reports progress from a separate thread while the pipeline runs.
 
     Args:
-        output: Of the job.
-        todo: Units that this run does.
-        in_process: The workers add to this process's tally.
-        report: Called with each report; None: no watching.
-        clock: Seconds; tests inject their own.
+        output: The job's output folder.
+        todo: The units of this run.
+        in_process: Whether the workers add to this process's tally.
+        report: Called with each report; None disables reports.
+        clock: Clock in seconds; injectable for tests.
     """
 
     def __init__(
@@ -142,11 +142,11 @@ class Watch:
                 self._report(self.look())
 
     def follow(self, outcome: Any) -> None:
-        """Asks this `PipelineResult` for its counters from now on."""
+        """Reads the counters of this `PipelineResult` from now on."""
         self._outcome = outcome
 
     def look(self) -> BulkProgress:
-        """Takes stock now."""
+        """Returns the current progress."""
         members, rejects = self._counts()
         now = self._clock()
         self._history.append((now, members))

@@ -1,4 +1,4 @@
-"""What a job came to, for the command line, the manifest and other programs.
+"""Defines the result of a job, for the command line, the manifest and other programs.
 
 `job.py` fills it from the records of all units.
 """
@@ -13,33 +13,34 @@ from trainer.model_card import ModelCard
 
 @dataclass
 class BulkResult:
-    """What a job came to.
+    """Holds the result of a bulk job.
 
     Attributes:
-        output: The folder.
+        output: The output folder.
         model: The model's folder.
         members: Members of all archives.
         rows: Rows of the table.
         rejects: Members rejected.
-        duplicates: Exact copies left out.
-        ignored: Entries that are no members.
+        duplicates: Exact copies skipped.
+        ignored: Entries that are not members.
         units: Work units of all archives.
-        units_done_now: Those that this run did.
-        members_done_now: Members in those.
-        reused: Rows that this run took over from an earlier version of the archive.
+        units_done_now: Units that this run processed.
+        members_done_now: Members in these units.
+        reused: Rows that this run reused from an earlier version of the archive.
         seconds: Wall time of this run.
-        images_per_second: Members done now over the time of the pipeline, start-up included.
-        startup_seconds: Until the first batch was done: imports, loading, tracing; 0 where the
+        images_per_second: Members processed by this run over the time of the pipeline, including
+            start-up.
+        startup_seconds: Time until the first batch finished: imports, loading, tracing; 0 if the
             workers are other processes.
-        steady_images_per_second: Rate after that.
-        batch_limit: Most images of one model call at the end; less than configured where memory
-            ran out.
+        steady_images_per_second: Throughput after start-up.
+        batch_limit: Largest number of images per model call at the end; smaller than configured
+            if memory ran out.
         reasons: Rejects by `stage/reason`.
         labels: Rows by label.
         verdicts: Rows by verdict.
-        notes: What a person should know: a fresh start, and why.
-        drift: The drift report; None where it is off.
-        estimate: What a dry run found; None for a real one.
+        notes: Notes for the user, such as why the table was rebuilt.
+        drift: The drift report; None if it is disabled.
+        estimate: The estimate of a dry run; None for a real run.
     """
 
     output: str
@@ -66,11 +67,11 @@ class BulkResult:
     estimate: dict[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, in types that JSON knows."""
+        """Returns all attributes as JSON-compatible types."""
         return asdict(self)
 
     def fill(self, totals: Totals, card: ModelCard) -> None:
-        """Takes the counts over all units."""
+        """Sets the counts from the totals over all units."""
         for name in ("members", "rows", "rejects", "duplicates", "ignored", "batch_limit"):
             setattr(self, name, getattr(totals, name))
         self.reasons = dict(sorted(totals.reasons.items()))
@@ -78,7 +79,7 @@ class BulkResult:
         self.labels = {name: totals.labels[name] for name in card.classes if name in totals.labels}
 
     def time(self, begin: float, end: float) -> None:
-        """Works the rates out from the pipeline's begin and end, monotonic seconds."""
+        """Computes the rates from the pipeline's start and end in monotonic seconds."""
         self.images_per_second = self.members_done_now / (end - begin)
         if TALLY.first is not None and TALLY.first[0] > begin:
             first, members = TALLY.first

@@ -1,7 +1,7 @@
-"""Rows of an earlier version of an archive, taken over instead of being made again.
+"""Reuses rows of an earlier version of an archive instead of annotating members again.
 
-A grown archive is cut into units anew; members whose name and bytes are as they were keep their
-rows. Workers look them up by name and SHA-256.
+An archive that grew is divided into new units, but unchanged members keep their rows. Workers
+look them up by name and SHA-256.
 """
 
 import posixpath
@@ -16,33 +16,33 @@ from components.bulk_inference import storage
 from components.image_sources.batch import MemberBatch
 
 NEEDED_COLUMNS: Final = frozenset({"member", "sha256"})
-"""Columns without which a table cannot be reused."""
+"""Columns that a table must have to be reused."""
 
 Place = tuple[str, int]
-"""A shard, and the row in it."""
+"""Shard, and row number in it."""
 
 
 class EarlierRows:
     """Finds rows in the shards of units that are no longer planned.
 
     Args:
-        output: Of the job.
-        shards: Paths of the shards, relative to it; none: nothing is found.
+        output: The job's output folder.
+        shards: Paths of the shards relative to `output`; may be empty.
     """
 
     def __init__(self, output: str, shards: tuple[str, ...]) -> None:
         self._paths = [posixpath.join(output, shard) for shard in shards]
 
     def find(self, batch: MemberBatch, sha256: list[str], skip: frozenset[int]) -> dict[int, Place]:
-        """Finds members of a batch.
+        """Finds the earlier rows of a batch's members.
 
         Args:
-            batch: From a source.
-            sha256: Of its members.
-            skip: Positions that are not looked for.
+            batch: A batch of a source.
+            sha256: SHA-256 of each member.
+            skip: Positions to skip.
 
         Returns:
-            Positions in the batch with the places of their rows.
+            The places of the rows, by position in the batch.
         """
         if not self._paths:
             return {}
@@ -57,12 +57,12 @@ class EarlierRows:
     def take(
         self, batch: MemberBatch, places: dict[int, Place], schema: pa.Schema
     ) -> pa.RecordBatch:
-        """Takes rows over; labels that the source gives are those of today.
+        """Copies earlier rows, with the labels that the source gives now.
 
         Args:
             batch: The batch.
-            places: From `find`.
-            schema: Of the table.
+            places: The result of `find`.
+            schema: The schema of the table.
         """
         parts: list[pa.Table] = []
         order: list[int] = []

@@ -1,6 +1,6 @@
-"""The columns of a bulk job's table: names, Arrow types, and how a batch becomes rows.
+"""Defines the columns of a bulk job's table: names, Arrow types, and how a batch becomes rows.
 
-One table of columns; the sinks and the manifest read their schema from here.
+The sinks and the manifest derive their schema from the table of columns in this module.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -16,22 +16,22 @@ from trainer.model_card import ModelCard
 
 _TEXT: Final = pa.string()
 _FEW: Final = pa.dictionary(pa.int32(), pa.string())
-"""Strings of which a shard has few: stored once each."""
+"""Type of strings with few distinct values per shard, each stored once."""
 
 
 @dataclass(frozen=True)
 class Annotated:
-    """One batch after the model, as columns of equal length; pixels are gone.
+    """Holds one annotated batch as columns of equal length, without pixels.
 
     Attributes:
         source: The archive.
-        members: Names inside it.
-        sha256: SHA-256 of the bytes as found, 64 hexadecimal digits.
+        members: Member names inside the archive.
+        sha256: SHA-256 of the original bytes, 64 hexadecimal digits.
         formats: `png`, `jpeg`, ...
         widths: int32 [n], pixels, upright.
         heights: int32 [n], pixels, upright.
-        given: Labels that the source itself gives; None where it gives none.
-        outputs: What the model returned, by output name, each [n, ...].
+        given: Labels from the source; None if it gives none.
+        outputs: The model's outputs by name, each [n, ...].
     """
 
     source: str
@@ -49,12 +49,12 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Column:
-    """How one column is typed and filled.
+    """Defines the type and the content of one column.
 
     Attributes:
-        type: Gives the Arrow type for a model.
-        fill: Makes the array of a batch.
-        about: What it holds, for the manifest.
+        type: Returns the Arrow type for a model.
+        fill: Returns the array for a batch.
+        about: Description of the column, for the manifest.
     """
 
     type: Callable[[ModelCard], pa.DataType]
@@ -68,7 +68,7 @@ def _constant(value: str, length: int) -> pa.Array:
 
 
 def texts(values: Sequence[str]) -> pa.Array:
-    """A string array; bytes of a member's name that are no UTF-8 become replacement characters."""
+    """Returns a string array, with replacement characters for bytes that are not UTF-8."""
     try:
         return pa.array(values, _TEXT)
     except UnicodeEncodeError:
@@ -91,7 +91,7 @@ def _few(values: list[Any]) -> pa.Array:
 
 
 def _texts(values: np.ndarray) -> pa.Array:
-    """String tensors arrive as arrays of bytes objects."""
+    """Converts a string tensor, which is an array of bytes objects."""
     return pa.array(values.ravel().tolist(), pa.binary()).cast(_TEXT)
 
 
@@ -193,14 +193,14 @@ COLUMNS: Final[dict[str, Column]] = {
     "calibration_digest": _digest("calibration"),
     "code_digest": _digest("code"),
 }
-"""Every column there is, by name."""
+"""All available columns by name."""
 
 
 def require_columns(columns: tuple[str, ...]) -> None:
-    """Checks names of columns.
+    """Checks that the names of columns are known and unique.
 
     Raises:
-        InputError: naming the unknown or repeated one.
+        InputError: if one is unknown or repeated; the message names it.
     """
     for name in columns:
         if name not in COLUMNS:
@@ -210,11 +210,11 @@ def require_columns(columns: tuple[str, ...]) -> None:
 
 
 def table_schema(columns: tuple[str, ...], card: ModelCard) -> pa.Schema:
-    """The Arrow schema of the table.
+    """Returns the Arrow schema of the table.
 
     Args:
         columns: Names from `COLUMNS`.
-        card: The model's facts; they decide the lengths of vectors.
+        card: The model's card, which determines the lengths of vectors.
     """
     return pa.schema([pa.field(name, COLUMNS[name].type(card)) for name in columns])
 
@@ -223,9 +223,9 @@ def rows(batch: Annotated, schema: pa.Schema, card: ModelCard) -> pa.RecordBatch
     """Turns an annotated batch into rows.
 
     Args:
-        batch: What the model said.
-        schema: From `table_schema`.
-        card: The model's facts.
+        batch: The annotated batch.
+        schema: The result of `table_schema`.
+        card: The model's card.
     """
     arrays = [COLUMNS[name].fill(batch, card) for name in schema.names]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -244,4 +244,4 @@ REJECT_SCHEMA: Final = pa.schema(
 """Columns of the rejects table."""
 
 DUPLICATE_SCHEMA: Final = pa.schema([("key", _TEXT), ("sha256", _TEXT)])
-"""Columns of the table of copies left out; the copy that stayed has the same SHA-256."""
+"""Columns of the table of skipped copies; the copy that was kept has the same SHA-256."""

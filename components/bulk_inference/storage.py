@@ -1,6 +1,6 @@
-"""Files of a job's input and output, on disk or in Cloud Storage, and how they appear whole.
+"""Reads and atomically writes a job's files, on disk or in Cloud Storage.
 
-Local files are written under a temporary name and renamed; an object appears whole by itself.
+Local files are written under a temporary name and renamed; writes of objects are atomic.
 """
 
 import errno
@@ -19,25 +19,25 @@ from components.image_sources.config import StorageConfig
 from components.image_sources.errors import InputError
 
 TEMPORARY: Final = ".tmp-"
-"""How names of unfinished local files start; the next job removes them."""
+"""Prefix of unfinished local files, which the next job removes."""
 
 _CLOUD: Final = StorageConfig()
 _REQUESTS: Final = 32
-"""Requests under way at a time where many objects are read or deleted."""
+"""Number of concurrent requests when many objects are read or deleted."""
 _SPOOL_BYTES: Final = 64 * 1024 * 1024
 _WHOLE: Final = 1 << 40
 _REFUSALS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class OutputError(InputError):
-    """The output cannot be written; one line that says what to do."""
+    """Reports that the output cannot be written, in one line that says how to fix it."""
 
 
 def is_remote(path: str) -> bool:
-    """Tells `gs://bucket/...` from a local path.
+    """Returns whether a path is `gs://bucket/...` and not local.
 
     Raises:
-        InputError: for other stores, which would pass for strange local paths.
+        InputError: for other stores, which would otherwise be taken for local paths.
     """
     scheme = path.partition("://")[0] if "://" in path else ""
     if scheme not in ("", "gs"):
@@ -46,7 +46,7 @@ def is_remote(path: str) -> bool:
 
 
 def _cloud() -> Any:
-    # Its client takes a second to import, which jobs on local files do not wait for.
+    # The client takes a second to import, which jobs on local files avoid.
     from components.image_sources import cloud_storage
 
     return cloud_storage
@@ -59,24 +59,24 @@ def _cloud_writes() -> Any:
 
 
 def exists(path: str) -> bool:
-    """Tells whether a file is there."""
+    """Returns whether a file exists."""
     return _cloud_writes().exists(path, _CLOUD) if is_remote(path) else Path(path).exists()
 
 
 def is_folder(path: str) -> bool:
-    """Tells whether a folder, or a remote prefix with something under it, is there."""
+    """Returns whether a folder, or a remote prefix with objects under it, exists."""
     return _cloud().is_prefix(path, _CLOUD) if is_remote(path) else Path(path).is_dir()
 
 
 def list_names(folder: str) -> list[str]:
-    """Names directly in a folder, sorted; empty where it does not exist."""
+    """Lists the names directly in a folder, sorted; empty if it does not exist."""
     if not is_remote(folder):
         return sorted(os.listdir(folder)) if Path(folder).is_dir() else []
     return sorted({name.split("/", 1)[0] for name in _cloud().walk(folder, _CLOUD)})
 
 
 def walk(folder: str) -> Iterator[str]:
-    """Yields the files under a folder, relative to it; none where it does not exist."""
+    """Yields the files under a folder, relative to it; none if it does not exist."""
     if is_remote(folder):
         yield from _cloud().walk(folder, _CLOUD)
         return
@@ -89,7 +89,7 @@ def read_bytes(path: str) -> bytes:
     """Reads a whole file.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if it does not exist.
     """
     if not is_remote(path):
         return Path(path).read_bytes()
@@ -97,7 +97,7 @@ def read_bytes(path: str) -> bytes:
 
 
 def read_each(paths: Iterable[str]) -> Iterator[bytes]:
-    """Reads files in order; objects many at a time, because each is a request."""
+    """Reads files in order; objects concurrently, because each costs one request."""
     rest = iter(paths)
     with ThreadPoolExecutor(_REQUESTS) as pool:
         while some := list(islice(rest, _REQUESTS * 8)):
@@ -106,9 +106,9 @@ def read_each(paths: Iterable[str]) -> Iterator[bytes]:
 
 @contextmanager
 def local_copy(folder: str) -> Iterator[str]:
-    """Gives a local folder with the same files: itself, or a download that goes at the end.
+    """Yields a local folder with the same files: itself, or a temporary download.
 
-    TensorFlow's own way to Cloud Storage is missing from some of its builds.
+    Some builds of TensorFlow lack its own support for Cloud Storage.
     """
     if not is_remote(folder):
         yield folder
@@ -125,13 +125,13 @@ def local_copy(folder: str) -> Iterator[str]:
 
 @contextmanager
 def writing(path: str) -> Iterator[IO[bytes]]:
-    """Opens a file that appears, whole, when the block ends without an error.
+    """Opens a file that appears, complete, when the block ends without an error.
 
     Args:
-        path: Where it appears; missing folders are made.
+        path: The path of the file; missing folders are created.
 
     Raises:
-        OutputError: if the disk is full or may not be written.
+        OutputError: if the disk is full or is not writable.
     """
     if is_remote(path):
         with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
@@ -158,13 +158,13 @@ def writing(path: str) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(path: str, content: bytes) -> None:
-    """Writes a file that appears whole."""
+    """Writes a file atomically."""
     with writing(path) as file:
         file.write(content)
 
 
 def remove(path: str) -> None:
-    """Removes a file or a folder with all that is in it; nothing happens where there is none."""
+    """Removes a file, or a folder and its content; does nothing if there is none."""
     if is_remote(path):
         cloud, writes = _cloud(), _cloud_writes()
         writes.delete(path, _CLOUD)
@@ -179,17 +179,17 @@ def remove(path: str) -> None:
 
 
 def remove_unfinished(folder: str) -> None:
-    """Removes what a killed job left under temporary names."""
+    """Removes the temporary files that a killed job left behind."""
     if not is_remote(folder) and Path(folder).is_dir():
         for left in Path(folder).rglob(f"{TEMPORARY}*"):
             left.unlink(missing_ok=True)
 
 
 def require_writable(folder: str) -> None:
-    """Makes the output folder and proves that it can be written.
+    """Creates the output folder and checks that it is writable.
 
     Raises:
-        InputError: if it cannot.
+        InputError: if it is not.
     """
     probe = f"{folder.rstrip('/')}/{TEMPORARY}probe"
     try:

@@ -1,6 +1,6 @@
-"""The bulk job as a Beam transform: planned units in, their records out.
+"""Defines the bulk job as a Beam transform from planned units to their records.
 
-Elements are whole work units: the runner spreads them, and a worker overlaps two at a time.
+Elements are whole work units: the runner distributes them, and a worker overlaps two at a time.
 """
 
 from collections.abc import Iterator
@@ -21,29 +21,29 @@ from components.bulk_inference.planning import PlannedUnit
 from components.bulk_inference.unit import JobSpec, annotate_unit
 
 _COUNT_SECS: Final = 1.0
-"""Between two looks at a unit that is waited for."""
+"""Seconds between two updates of the counters while waiting for a unit."""
 
 _AT_A_TIME: Final = 2
-"""Units under way in a worker: one is read and annotated while the other is written."""
+"""Units in progress per worker: one is read and annotated while the other is written."""
 
 
 class AnnotateUnit(beam.DoFn):
     """Annotates units, two at a time.
 
     Args:
-        spec: The job; it names the model, which the process loads once.
+        spec: The job; it names the model, which each process loads once.
     """
 
     def __init__(self, spec: JobSpec) -> None:
         self._spec = spec
 
     def setup(self) -> None:
-        """Makes the threads."""
+        """Creates the threads."""
         self._threads = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="unit")
         self._under_way: list[tuple[Future[UnitRecord], UnitCounts]] = []
 
     def process(self, element: PlannedUnit) -> Iterator[UnitRecord]:
-        """Starts a unit, and hands on an earlier one that is done."""
+        """Starts a unit and yields the record of an earlier one that has finished."""
         counts = UnitCounts()
         unit = self._threads.submit(annotate_unit, element, self._spec, counts)
         self._under_way.append((unit, counts))
@@ -51,13 +51,13 @@ class AnnotateUnit(beam.DoFn):
             yield self._finish_oldest()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        """Waits for the rest of the bundle."""
+        """Waits for the remaining units of the bundle and yields their records."""
         window = GlobalWindow()
         while self._under_way:
             yield WindowedValue(self._finish_oldest(), window.max_timestamp(), [window])
 
     def teardown(self) -> None:
-        """Ends the threads; units of a failed bundle are given up."""
+        """Ends the threads and abandons the units of a failed bundle."""
         wait([unit for unit, _ in self._under_way])
         self._threads.shutdown()
 
@@ -96,7 +96,7 @@ class HashUnits(beam.PTransform):
         super().__init__()
 
     def expand(self, units: beam.PCollection[PlannedUnit]) -> beam.PCollection[int]:
-        """Spreads the units over the workers; gives the members of each."""
+        """Distributes the units over the workers; returns the number of members of each."""
         return (
             units
             | "SpreadUnits" >> beam.Reshuffle()
@@ -118,7 +118,7 @@ class AnnotateUnits(beam.PTransform):
         super().__init__()
 
     def expand(self, units: beam.PCollection[PlannedUnit]) -> beam.PCollection[UnitRecord]:
-        """Spreads the units over the workers and annotates them."""
+        """Distributes the units over the workers and annotates them."""
         return (
             units
             | "SpreadUnits" >> beam.Reshuffle()

@@ -1,7 +1,7 @@
-"""One work unit from archive to shard: read, check, decode, annotate, write.
+"""Processes one work unit from archive to shard: reads, checks, decodes, annotates, writes.
 
-Beam's workers call `annotate_unit`; the caller's thread reads and writes while the process's
-threads each take a batch from its bytes to its rows, so that decoding runs beside the model.
+Beam's workers call `annotate_unit`. The calling thread reads and writes, while each of the
+process's threads turns a batch of bytes into rows, so that decoding and the model overlap.
 """
 
 import posixpath
@@ -42,12 +42,12 @@ from trainer.model_card import ModelCard
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What a worker has to know; small, and pickled to it. It names the model, it holds none.
+    """Holds what a worker needs; it is pickled, so it names the model instead of holding it.
 
     Attributes:
         config: The job.
-        card: The model's facts.
-        workers: Cores of one worker process.
+        card: The model's card.
+        workers: Number of cores of one worker process.
     """
 
     config: BulkJob
@@ -56,7 +56,7 @@ class JobSpec:
 
     @property
     def threads(self) -> int:
-        """Threads that take batches: one more than cores, because a thread sometimes waits."""
+        """Returns the number of batch threads: one more than cores, as threads sometimes wait."""
         return self.workers + 1
 
 
@@ -75,16 +75,16 @@ def _shared_pool(threads: int) -> ThreadPoolExecutor:
 def annotate_unit(
     planned: PlannedUnit, spec: JobSpec, counts: UnitCounts | None = None
 ) -> ledger.UnitRecord:
-    """Does one unit; doing it twice gives the same files.
+    """Processes one unit idempotently: a second run writes the same files.
 
     Args:
         planned: The unit.
         spec: The job.
-        counts: Told of every batch.
+        counts: Receives the counts of every batch.
 
     Returns:
-        The unit's record, stored. Where the archive as a whole turns out unreadable, its message
-        is stored instead, and the job fails with it.
+        The unit's record, after it was written. If the archive as a whole is unreadable, the error
+        message is written instead, and the job fails with it.
     """
     begin = time.perf_counter()
     config, card = spec.config, spec.card
@@ -101,7 +101,7 @@ def annotate_unit(
             sinks = [SINKS[config.format](file, schema)]
             files = {shard: file}
             if config.format == "npy":
-                # The keys of the array's rows, and all else that is asked for.
+                # An array has no columns; the index holds the keys and all other columns.
                 index = f"{shard.removesuffix('.npy')}.index.parquet"
                 path = posixpath.join(config.output, index)
                 files[index] = stack.enter_context(storage.writing(path))
@@ -135,7 +135,7 @@ def annotate_unit(
 
 
 def _results(planned: PlannedUnit, spec: JobSpec, annotator: Annotator) -> Iterator[BatchResult]:
-    """Yields results in source order, with a bounded number of batches under way."""
+    """Yields results in source order, with a bounded number of batches in progress."""
     config = spec.config
     pool = _shared_pool(spec.threads)
     earlier = EarlierRows(config.output, planned.earlier)
@@ -160,7 +160,7 @@ def _results(planned: PlannedUnit, spec: JobSpec, annotator: Annotator) -> Itera
 
 
 def _parts(batch: MemberBatch, size: int) -> Iterator[MemberBatch]:
-    """Cuts a source's batch to the size of a model call; rejects go with the first part."""
+    """Divides a source's batch into model calls; the first part has all the rejects."""
     for begin in range(0, max(len(batch), 1), size):
         end = begin + size
         yield MemberBatch(
@@ -203,7 +203,7 @@ def _write_rest(
     rejects: list[Reject],
     copies: list[tuple[str, str]],
 ) -> None:
-    """Writes the unit's parts of the tables of rejects and of duplicates, where it has any."""
+    """Writes the unit's rejects and duplicates to their tables, if there are any."""
     tables: list[tuple[str, pa.Schema, list[Any]]] = []
     if rejects:
         keys = [f"{reject.source}/{reject.member}" for reject in rejects]

@@ -1,6 +1,6 @@
-"""Whether a file is a usable image: facts from its header, proof from its pixels.
+"""Validates that a file is a usable image, by its header and by decoding its pixels.
 
-Free of TensorFlow and TFX; ingest and the bulk job call it for every member.
+It imports neither TensorFlow nor TFX; ingest and the bulk job call it for every member.
 """
 
 from components.image_checks.header import ImageHeader as ImageHeader

@@ -1,6 +1,6 @@
-"""The orientation tag of EXIF data; the one thing of EXIF that changes pixels.
+"""Reads the orientation tag of EXIF data, the only part of EXIF that affects pixels.
 
-Called by the header parsers of JPEG, PNG and WebP.
+The header parsers of JPEG, PNG and WebP call it.
 """
 
 import struct
@@ -18,8 +18,8 @@ def orientation_of(exif: bytes) -> int:
         exif: EXIF data, starting with `II` or `MM`.
 
     Returns:
-        1 to 8 (EXIF 2.32, table 6); 1 where there is none or the data is damaged: viewers show
-        such images as they are.
+        1 to 8 (EXIF 2.32, table 6); 1 if the tag is missing or damaged, because viewers show such
+        images as they are.
     """
     order = {b"II": "<", b"MM": ">"}.get(exif[:2])
     if order is None:

@@ -1,7 +1,7 @@
-"""Facts of an image file from its header and, of a PNG, its checksums, before any pixel is decoded.
+"""Parses the headers of image files, and the checksums of PNGs, before any pixel is decoded.
 
-Called for every member by ingest and by the bulk job, so each format is parsed by a few
-`struct` reads; what the parsers meet is hostile until proven otherwise.
+Ingest and the bulk job call it for every member, so each format is parsed with a few `struct`
+reads. The parsers treat all input as hostile.
 """
 
 import struct
@@ -15,17 +15,17 @@ from components.image_sources.config import RATIO_FLOOR, LimitsConfig
 
 
 class ImageHeader(NamedTuple):
-    """What the header says.
+    """Holds the properties of an image that its header states.
 
     Attributes:
         format: `jpeg`, `png`, `gif`, `bmp` or `webp`, by content.
         height: Rows as stored, pixels; `orientation` is not applied.
-        width: Columns as stored, pixels.
+        width: Columns as stored, pixels; `orientation` is not applied.
         channels: 1 (grey), 3 (colour) or 4 (colour and alpha) after decoding to RGB.
         bit_depth: Bits per sample.
         orientation: EXIF orientation, 1 to 8; 1 is upright.
-        frames: 1, or 2 where there are several.
-        convert: Why the served graph cannot take the file as it is; empty where it can.
+        frames: 1, or 2 for any larger number.
+        convert: The reason why the served graph cannot decode the file; empty if it can.
     """
 
     format: str
@@ -56,7 +56,7 @@ _SOF_SERVABLE: Final = frozenset((0xC0, 0xC1, 0xC2))
 _SOF: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_FRAME: Final = struct.Struct(">BHHB")
 
-# Formats that are named in the rejects table instead of "not an image".
+# Unsupported formats that the rejects table names instead of "not an image".
 _OTHER_IMAGES: Final = (
     (0, b"II*\x00", "TIFF"),
     (0, b"MM\x00*", "TIFF"),
@@ -88,15 +88,15 @@ _ARCHIVES: Final = (
 
 
 def check(data: bytes, limits: LimitsConfig) -> ImageHeader | ImageFaultError:
-    """Reads the header and holds it against the limits; decodes nothing.
+    """Parses the header and checks it against the limits, without decoding pixels.
 
     Args:
         data: The file's bytes.
         limits: Limits on bytes, pixels and ratio.
 
     Returns:
-        The header's facts, or what is wrong with the file (returned and not raised: a bad file
-        is an ordinary case).
+        The header, or the fault of the file (returned rather than raised, because invalid files
+        are an ordinary case).
     """
     if not data:
         return ImageFaultError("check", "empty", "0 bytes")
@@ -133,7 +133,7 @@ def check(data: bytes, limits: LimitsConfig) -> ImageHeader | ImageFaultError:
 
 
 def _unknown(data: bytes) -> ImageFaultError:
-    """Names what the content is instead of an image."""
+    """Returns the fault of a file that is not a supported image, naming its actual type."""
     for offset, magic, name in _ARCHIVES:
         if data.startswith(magic, offset):
             return ImageFaultError("check", "nested_archive", f"a {name} archive")
@@ -144,7 +144,7 @@ def _unknown(data: bytes) -> ImageFaultError:
 
 
 def _png(data: bytes) -> ImageHeader | None:
-    """https://www.w3.org/TR/png-3/#11IHDR and the chunks that change what a decoder does."""
+    """Parses a PNG's IHDR (https://www.w3.org/TR/png-3/#11IHDR) and chunks that affect decoding."""
     if not data.startswith(_PNG):
         return None
     length, kind, width, height, depth, colour, *methods = _PNG_HEAD.unpack_from(data, 8)
@@ -165,7 +165,7 @@ def _png(data: bytes) -> ImageHeader | None:
             raise ImageFaultError("check", "truncated", "no IEND chunk")
         length, kind = unpack(data, at)
         if kind in _PNG_CRITICAL:
-            # OpenCV 5 shows images whose checksums are wrong; libpng, in TensorFlow, refuses them.
+            # OpenCV 5 decodes images with wrong checksums; TensorFlow's libpng rejects them.
             _check_png_chunk(view, kind, at, length)
             if kind == b"IEND":
                 break
@@ -196,7 +196,7 @@ def _png(data: bytes) -> ImageHeader | None:
 
 
 def _check_png_chunk(view: memoryview, kind: bytes, at: int, length: int) -> None:
-    """Compares a chunk's checksum: https://www.w3.org/TR/png-3/#5CRC-algorithm."""
+    """Verifies a chunk's checksum: https://www.w3.org/TR/png-3/#5CRC-algorithm."""
     end = at + 8 + length
     if end + 4 > len(view):
         raise ImageFaultError("check", "truncated", f"the file ends in its {kind.decode()} chunk")
@@ -205,7 +205,7 @@ def _check_png_chunk(view: memoryview, kind: bytes, at: int, length: int) -> Non
 
 
 def _jpeg(data: bytes) -> ImageHeader | None:
-    """Markers up to the first scan: ITU-T T.81, annex B."""
+    """Parses the markers of a JPEG up to the first scan: ITU-T T.81, annex B."""
     if data[2] != 0xFF:
         return None
     orientation, at, adobe = 1, 2, -1
@@ -237,7 +237,7 @@ def _jpeg(data: bytes) -> ImageHeader | None:
 
 
 def _jpeg_header(frame: tuple[int, int, int, int, int], turn: int, adobe: int) -> ImageHeader:
-    """Facts of a JPEG's frame header; `adobe` is the colour transform, -1 without the marker."""
+    """Parses a JPEG's frame header; `adobe` is the colour transform, -1 without the marker."""
     marker, depth, height, width, samples = frame
     if depth != 8 or marker in (0xC3, 0xC5, 0xC6, 0xC7) or marker > 0xCA:
         raise ImageFaultError(
@@ -258,7 +258,7 @@ def _jpeg_header(frame: tuple[int, int, int, int, int], turn: int, adobe: int) -
 
 
 def _gif(data: bytes) -> ImageHeader | None:
-    """Logical screen of a GIF, and whether a second frame follows."""
+    """Parses a GIF's logical screen and detects whether a second frame follows."""
     if not data.startswith((b"GIF87a", b"GIF89a")):
         return None
     width, height, flags = struct.unpack_from("<HHB", data, 6)
@@ -280,7 +280,7 @@ def _gif(data: bytes) -> ImageHeader | None:
 
 
 def _bmp(data: bytes) -> ImageHeader | None:
-    """Device-independent bitmap header, OS/2 or Windows."""
+    """Parses a device-independent bitmap header, OS/2 or Windows."""
     (size,) = struct.unpack_from("<I", data, 14)
     if size == 12:
         width, height, planes, depth = struct.unpack_from("<HHHH", data, 18)
@@ -294,7 +294,7 @@ def _bmp(data: bytes) -> ImageHeader | None:
 
 
 def _webp(data: bytes) -> ImageHeader | None:
-    """https://developers.google.com/speed/webp/docs/riff_container."""
+    """Parses a WebP container: https://developers.google.com/speed/webp/docs/riff_container."""
     if data[8:12] != b"WEBP":
         return None
     (riff,) = struct.unpack_from("<I", data, 4)
@@ -322,7 +322,7 @@ def _webp(data: bytes) -> ImageHeader | None:
 
 
 def _webp_orientation(data: bytes) -> int:
-    """Finds the EXIF chunk."""
+    """Reads the orientation from the EXIF chunk of a WebP."""
     at = 12
     while at + 8 <= len(data):
         (length,) = struct.unpack_from("<I", data, at + 4)

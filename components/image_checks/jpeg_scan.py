@@ -1,28 +1,28 @@
-"""Whether a JPEG's scans run to its end marker: what TensorFlow's decoder insists on.
+"""Checks that a JPEG's scans reach the end marker, which TensorFlow's decoder requires.
 
-libjpeg fills what is missing with grey and only warns, so OpenCV shows half an image as a whole
-one; TensorFlow refuses it. Markers: ITU-T T.81, table B.1.
+libjpeg fills missing data with grey and only warns, so OpenCV decodes half an image as if it were
+complete; TensorFlow rejects it. Markers: ITU-T T.81, table B.1.
 """
 
 import re
 from typing import Final
 
-# A marker that ends entropy-coded data: not a stuffed zero, not a restart, not a fill byte.
+# Markers that end entropy-coded data; excludes stuffed zeros, restarts and fill bytes.
 _MARKER: Final = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _END: Final = 0xD9
-# Tables, frames and scans, comments and application data: they carry their length.
+# Segments with a length field: tables, frames and scans, comments and application data.
 _WITH_LENGTH: Final = frozenset({*range(0xC0, 0xD0), *range(0xDA, 0xDE), *range(0xE0, 0xF0), 0xFE})
 
 
 def fault_in_scans(data: bytes) -> tuple[str, str] | None:
-    """Walks over all segments and scans.
+    """Walks over all segments and scans, and returns the first fault.
 
     Args:
         data: A JPEG file.
 
     Returns:
-        Reason and detail: `truncated` without an end marker, `corrupt` with a marker that cannot
-        be there; None for a sound file.
+        Reason and detail: `truncated` without an end marker, `corrupt` with an invalid marker;
+        None for a valid file.
     """
     at = 2
     while found := _MARKER.search(data, at):

@@ -1,6 +1,6 @@
-"""Decoding: proves that the pixels are there, hands them out, converts what TensorFlow cannot.
+"""Verifies and decodes pixels, and converts formats that TensorFlow cannot decode.
 
-Called by ingest for every image and by the bulk job; OpenCV and zlib release the interpreter lock.
+Ingest calls it for every image, as does the bulk job; OpenCV and zlib release the interpreter lock.
 """
 
 import io
@@ -15,11 +15,11 @@ from components.image_checks.jpeg_scan import fault_in_scans
 from components.image_checks.reject_reasons import ImageFaultError
 
 _UNCHANGED: Final = cv2.IMREAD_UNCHANGED
-# A JPEG's errors are in its entropy-coded data, which is read whole at any scale; at an eighth,
-# without chroma, the rest of the decoding costs next to nothing.
+# Errors of a JPEG are in its entropy-coded data, which is read completely at any scale; at an
+# eighth of the size and without chroma, the rest of the decoding costs next to nothing.
 _PROBE_JPEG: Final = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
 
-# EXIF orientation -> quarter turns counter-clockwise and a mirror afterwards (EXIF 2.32, table 6).
+# EXIF orientation -> quarter turns counter-clockwise, then a mirror (EXIF 2.32, table 6).
 _TURNS: Final = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True)} | {
     5: (3, True),
     6: (3, False),
@@ -29,11 +29,11 @@ _TURNS: Final = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True)} | {
 
 
 def verify(data: bytes, header: ImageHeader) -> None:
-    """Proves that every pixel can be decoded, at the least cost that proves it.
+    """Verifies at the lowest possible cost that every pixel can be decoded.
 
     Args:
         data: The file's bytes.
-        header: Its facts, from `check`.
+        header: Its header, from `check`.
 
     Raises:
         ImageFaultError: if it cannot be decoded; reason `truncated`, `corrupt` or
@@ -57,12 +57,12 @@ def decode(data: bytes, header: ImageHeader) -> np.ndarray:
 
     Args:
         data: The file's bytes.
-        header: Its facts, from `check`.
+        header: Its header, from `check`.
 
     Returns:
         uint8 [height, width, channels], channels 1, 3 (RGB) or 4 (RGBA) as `header.channels`;
-        height and width change places where the orientation says so. 16-bit samples are divided
-        by 257 and rounded. Of an animation, the first frame.
+        the orientation may swap height and width. 16-bit samples are divided by 257 and rounded.
+        For an animation, the first frame is decoded.
 
     Raises:
         ImageFaultError: if it cannot be decoded.
@@ -79,15 +79,15 @@ def decode(data: bytes, header: ImageHeader) -> np.ndarray:
 
 
 def to_servable(data: bytes, header: ImageHeader) -> bytes:
-    """Gives a file that the served graph decodes: JPEG or PNG of 8 bits, upright, one frame.
+    """Returns a file that the served graph decodes: JPEG or PNG of 8 bits, upright, one frame.
 
     Args:
         data: The file's bytes.
-        header: Its facts, from `check`.
+        header: Its header, from `check`.
 
     Returns:
-        The file itself where the graph can take it (unproven: see `verify`), else a PNG of
-        exactly the pixels of `decode`.
+        The file itself if the graph supports it (not verified, see `verify`); otherwise a PNG
+        with exactly the pixels of `decode`.
 
     Raises:
         ImageFaultError: if it cannot be decoded.
@@ -108,7 +108,7 @@ def encode_png(pixels: np.ndarray) -> bytes:
 
 
 def _check_scans(data: bytes, header: ImageHeader) -> None:
-    """Refuses a JPEG that decoders complete with grey."""
+    """Raises for a JPEG that decoders would complete with grey."""
     if header.format == "jpeg" and (fault := fault_in_scans(data)):
         raise ImageFaultError("decode", *fault)
 
@@ -120,7 +120,7 @@ def _fault(header: ImageHeader) -> ImageFaultError:
 
 
 def _decode_opencv(data: bytes, header: ImageHeader) -> np.ndarray:
-    """Decodes JPEG, PNG and WebP; orientation is left to the caller."""
+    """Decodes JPEG, PNG and WebP without applying the orientation."""
     jpeg_flags = cv2.IMREAD_GRAYSCALE if header.channels == 1 else cv2.IMREAD_COLOR
     jpeg_flags |= cv2.IMREAD_IGNORE_ORIENTATION
     flags = jpeg_flags if header.format == "jpeg" else _UNCHANGED
@@ -140,11 +140,11 @@ def _decode_opencv(data: bytes, header: ImageHeader) -> np.ndarray:
 
 
 def _decode_pillow(data: bytes, header: ImageHeader) -> np.ndarray:
-    """Decodes what OpenCV does not, or does not decode as viewers do: GIF, BMP, CMYK JPEG."""
+    """Decodes GIF, BMP and CMYK JPEG, which OpenCV lacks or decodes unlike viewers do."""
     try:
         with Image.open(io.BytesIO(data), formats=[header.format]) as image:
             if image.size != (header.width, header.height):
-                # A GIF's frames may claim more than its screen, and pass the limits by that.
+                # A GIF's frame may claim to be larger than its screen and so evade the limits.
                 raise ValueError(f"a frame of {image.width} x {image.height} pixels")
             mode = {1: "L", 3: "RGB", 4: "RGBA"}[header.channels]
             return np.asarray(image.convert(mode)).reshape(*image.size[::-1], header.channels)

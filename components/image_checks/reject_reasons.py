@@ -1,6 +1,6 @@
-"""Why a member is not a usable image: the reasons of the rejects table, and the fault itself.
+"""Defines the reasons in the rejects table, and the fault of an unusable image.
 
-Sources, image checks, ingest and the bulk job give these reasons and no others.
+Sources, image checks, ingest and the bulk job use these reasons and no others.
 """
 
 from typing import Final
@@ -27,16 +27,16 @@ REASONS: Final[dict[str, str]] = {
     "bad_split": "a split that is not one of train, validation, calibration, test, unlabelled",
     "model_failed": "the model cannot process it; in bulk jobs only",
 }
-"""Every reason with its meaning."""
+"""Meaning of every reason."""
 
 
 class ImageFaultError(ValueError):
-    """What keeps a file from being a usable image.
+    """Reports why a file is not a usable image.
 
     Attributes:
-        stage: `check` where the header tells, `decode` where the pixels do.
+        stage: `check` if the header reveals the fault, `decode` if the pixels do.
         reason: A key of `REASONS`.
-        detail: What was found, for a person.
+        detail: A description of the fault for a human reader.
     """
 
     def __init__(self, stage: str, reason: str, detail: str) -> None:

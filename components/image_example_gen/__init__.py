@@ -1,1 +1,1 @@
-"""ImageExampleGen: images of any archive as an Examples artifact."""
+"""Provides ImageExampleGen, which turns the images of any archive into an Examples artifact."""

@@ -1,6 +1,7 @@
-"""The account of an ingest: images in = examples + duplicates dropped + rejects.
+"""Keeps the account of an ingest: images in = examples + duplicates dropped + rejects.
 
-Parts are added up inside Beam, the sum is checked, stored with the artifact and printed.
+The accounts of all parts are added inside Beam; the sum is checked, stored with the artifact and
+printed.
 """
 
 import json
@@ -14,30 +15,31 @@ from components.image_sources.errors import InputError
 from trainer import features
 
 CONFLICTS_NAMED: Final = 20
-"""How many contents with two labels are named in the account; the table has them all."""
+"""Largest number of contents with conflicting labels named in the account; the table has all."""
 
 SIZES_NAMED: Final = 50
-"""How many sizes of images are named in the account, the commonest; `formats` has the whole."""
+"""Number of the most common image sizes named in the account; `formats` covers all images."""
 
 _SEPARATOR: Final = "\0"
 
 
 @dataclass
 class Account:
-    """What went in and what came out.
+    """Counts the members that an ingest read and what became of them.
 
     Attributes:
-        examples: Images by split and class; class "" where there is no label.
+        examples: Images by split and class; class "" if there is no label.
         duplicates: Dropped copies by split and class.
-        copies_kept: Copies that stayed, by configuration.
+        copies_kept: Number of copies that the configuration keeps.
         rejected: Rejects by reason.
-        ignored: Entries that are no members.
-        converted: Images that are stored as PNG because the served graph cannot decode them.
-        bytes: Size of all images that became examples.
-        formats: Usable images by format, as they were found; copies count.
-        sizes: Usable images by `WIDTHxHEIGHT`, upright; copies count.
-        conflicts: Contents under two labels.
-        conflict_names: The first of them: digest, name and label of each copy.
+        ignored: Entries that are not members.
+        converted: Images that are stored as PNG because the served graph cannot decode the
+            original format.
+        bytes: Total size of the images that became examples.
+        formats: Usable images by original format, including copies.
+        sizes: Usable images by upright `WIDTHxHEIGHT`, including copies.
+        conflicts: Number of contents that occur under two labels.
+        conflict_names: The first of these: digest, and name and label of each copy.
         named_splits: Splits that the sources name.
         seconds: Time from the first unit to the last file.
     """
@@ -58,11 +60,11 @@ class Account:
 
     @property
     def images_in(self) -> int:
-        """All members that were met."""
+        """Returns the number of members that were read."""
         return self.examples.total() + self.duplicates.total() + self.rejected.total()
 
     def by_split(self) -> dict[str, dict[str, int]]:
-        """Gives examples by split and class, splits in their usual order."""
+        """Returns examples by split and class, with the splits in canonical order."""
         table: dict[str, dict[str, int]] = {split: {} for split in features.SPLITS}
         for name, number in sorted(self.examples.items()):
             split, _, label = name.partition(_SEPARATOR)
@@ -71,7 +73,7 @@ class Account:
         return table
 
     def class_totals(self) -> Counter[str]:
-        """Gives labelled examples by class."""
+        """Returns the number of labelled examples by class."""
         totals: Counter[str] = Counter()
         for classes in self.by_split().values():
             for label, number in classes.items():
@@ -80,7 +82,7 @@ class Account:
         return totals
 
     def to_json(self) -> dict[str, Any]:
-        """Gives what is stored as `account.json`."""
+        """Returns the content of `account.json`."""
         dropped: dict[str, dict[str, int]] = {}
         for name, number in sorted(self.duplicates.items()):
             split, _, label = name.partition(_SEPARATOR)
@@ -110,7 +112,7 @@ class Account:
         }
 
     def summary(self) -> str:
-        """Words the account in one line."""
+        """Summarises the account in one line."""
         splits = ", ".join(
             f"{split} {sum(classes.values()):,}"
             for split, classes in self.by_split().items()
@@ -125,12 +127,12 @@ class Account:
 
 
 def name_of(split: str, label: str | None) -> str:
-    """Gives the counters' key of a split and a class."""
+    """Returns the key under which a split and a class are counted."""
     return f"{split}{_SEPARATOR}{label or ''}"
 
 
 def add_up(accounts: Iterable[Account]) -> Account:
-    """Adds parts; the order in which they come does not matter."""
+    """Adds the accounts of parts; the result does not depend on their order."""
     total = Account()
     for part in accounts:
         total.examples.update(part.examples)
@@ -151,12 +153,12 @@ def add_up(accounts: Iterable[Account]) -> Account:
 
 
 def dumps(account: Account) -> bytes:
-    """Serialises an account between processes."""
+    """Serialises an account to send it between processes."""
     return json.dumps(vars(account)).encode("utf-8")
 
 
 def loads(content: bytes) -> Account:
-    """Undoes `dumps`."""
+    """Deserialises what `dumps` returned."""
     values = json.loads(content)
     for name in ("examples", "duplicates", "rejected", "formats", "sizes"):
         values[name] = Counter(values[name])
@@ -165,15 +167,15 @@ def loads(content: bytes) -> Account:
 
 
 def check_account(account: Account, config: InputConfig, rejects_path: str) -> None:
-    """Refuses an ingest that training could not use.
+    """Checks that training can use the result of an ingest.
 
     Args:
-        account: The sum.
+        account: The sum over all parts.
         config: The input section.
-        rejects_path: Where the rejects table is, for messages.
+        rejects_path: The path of the rejects table, for error messages.
 
     Raises:
-        InputError: if nothing is usable, too much was rejected, or a class has too few images.
+        InputError: if no image is usable, too many were rejected, or a class has too few images.
     """
     where = ", ".join(config.paths)
     if not account.images_in:
@@ -196,7 +198,7 @@ def check_account(account: Account, config: InputConfig, rejects_path: str) -> N
 
 
 def _check_classes(account: Account, config: InputConfig, where: str) -> None:
-    """Refuses classes that cannot be both learnt and tested."""
+    """Raises if a class has too few images to be both learned and tested."""
     totals = account.class_totals()
     few = {label: n for label, n in sorted(totals.items()) if n < config.labels.min_images}
     if few:

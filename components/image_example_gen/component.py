@@ -1,6 +1,6 @@
-"""ImageExampleGen, the component: images of any archive become an Examples artifact.
+"""Declares the ImageExampleGen component, which turns archives of images into Examples.
 
-The head of the pipeline; `pipeline/graph.py` declares it.
+It is the first step of the pipeline; `pipeline/graph.py` instantiates it.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ EXAMPLES: Final = "examples"
 
 
 class ImageExampleGenSpec(ComponentSpec):
-    """What ImageExampleGen takes and gives."""
+    """Declares the inputs, outputs and parameters of ImageExampleGen."""
 
     PARAMETERS = {
         INPUT_CONFIG: ExecutionParameter(type=str),
@@ -45,15 +45,16 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
 
     The artifact holds uncompressed TFRecord files (images are compressed already), the account
     (`account.json`), the rejects and the duplicates (`rejects.parquet`, `duplicates.parquet`).
-    Its driver resolves spans and takes the inputs' fingerprint before TFX asks its cache.
+    Its driver resolves spans and computes the fingerprint of the inputs before TFX looks up its
+    cache.
 
     Args:
-        input_config: The input section, or what makes one.
+        input_config: The input section, as a model, a mapping or JSON.
         threads: Threads that check images, per process; by default they share the cores.
-        processes: Processes that read and check; see `ingest`. 0 leaves all to Beam.
-        code_digest: Digest of the code that ingests: another digest, another cache entry.
-        given: Exec properties that take the place of what the driver finds, for orchestrators
-            that know no drivers: `input_config` (its spans resolved), `input_fingerprint`, `span`.
+        processes: Processes that read and check; see `ingest`. 0 leaves all work to Beam.
+        code_digest: Digest of the ingest code, so that a code change misses the cache.
+        given: Exec properties that replace what the driver finds, for orchestrators without
+            drivers: `input_config` (with spans resolved), `input_fingerprint`, `span`.
     """
 
     SPEC_CLASS = ImageExampleGenSpec

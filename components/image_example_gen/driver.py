@@ -1,6 +1,6 @@
-"""ImageExampleGen's driver: what must be known before TFX asks its cache.
+"""Implements ImageExampleGen's driver, which inspects the inputs before TFX looks up its cache.
 
-Runs on every local run, in well under a second for zips. Kubeflow has a hook for such a driver
+It runs in every local run and takes well under a second for zips. Kubeflow supports such a driver
 only for TFX's own FileBasedExampleGen; there the executor resolves the spans instead.
 """
 
@@ -21,10 +21,10 @@ from components.image_sources.spans import resolve
 
 
 class InputDriver(base_driver.BaseDriver, portable_driver.BaseDriver):
-    """Adds to the execution's properties what only a look at the inputs tells.
+    """Adds properties to the execution that only the inputs themselves reveal.
 
     Args:
-        mlmd_connection: TFX's store; not used.
+        mlmd_connection: TFX's metadata store; not used.
     """
 
     def __init__(self, mlmd_connection: metadata.Metadata) -> None:
@@ -33,20 +33,20 @@ class InputDriver(base_driver.BaseDriver, portable_driver.BaseDriver):
 
     @abc.abstractmethod
     def look(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Finds the properties that are added, or take the place of given ones.
+        """Returns the properties to add or to replace.
 
         Args:
-            given: Properties as the pipeline has them.
+            given: The properties that the pipeline declares.
 
         Raises:
             InputError: if a path does not exist or no span matches.
         """
 
     def run(self, execution_info: data_types.ExecutionInfo) -> driver_output_pb2.DriverOutput:
-        """Adds what `look` finds to the execution's properties.
+        """Adds the result of `look` to the execution's properties.
 
         Raises:
-            InputError: as `look`.
+            InputError: as for `look`.
         """
         given = execution_info.exec_properties
         result = driver_output_pb2.DriverOutput()
@@ -57,10 +57,10 @@ class InputDriver(base_driver.BaseDriver, portable_driver.BaseDriver):
 
 
 class Driver(InputDriver):
-    """Resolves spans and takes the fingerprint of the inputs."""
+    """Resolves spans and computes the fingerprint of the inputs."""
 
     def look(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Finds fingerprint, span and version; see the base class."""
+        """Returns fingerprint, span and version; see the base class."""
         resolved = resolve(InputConfig.model_validate_json(given[INPUT_CONFIG]))
         return {
             INPUT_CONFIG: resolved.config.model_dump_json(),

@@ -1,8 +1,8 @@
-"""Exact duplicates: digests of all images, compared by partitions of the digest's first byte.
+"""Finds exact duplicates by comparing digests in partitions of the digest's first byte.
 
-Each part leaves its packed digests, 45 bytes an image, in a file ordered by partition; a partition
-reads its rows of every part. So neither pixels nor digests go through Beam's shuffle, which local
-runners hold in memory.
+Each part writes its packed digests, 45 bytes per image, to a file ordered by partition; the step
+for a partition reads its rows from every part. Neither pixels nor digests therefore pass through
+Beam's shuffle, which local runners hold in memory.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ import numpy as np
 from components.image_example_gen.splits import UNLABELLED_SLOT
 
 PARTITIONS: Final = 16
-"""How far the comparison is divided; each partition is compared in memory."""
+"""Number of partitions of the comparison; each is compared in memory."""
 
 ROW: Final = np.dtype([("digest", "<u8", (4,)), ("label", "<u8"), ("row", "<u4"), ("slot", "u1")])
-"""One image of a part: its digest, a hash of its label (0: none), its row and its slot."""
+"""Record of one image of a part: digest, hash of the label (0 for none), row and slot."""
 
 REQUEST: Final = np.dtype([("row", "<u4"), ("role", "u1"), ("conflict", "?")])
-"""One image with copies: what becomes of it, and whether copies of it carry another label."""
+"""Record of one image that has copies: its role, and whether its copies have another label."""
 
 FIRST: Final = 0
 KEPT: Final = 1
@@ -30,7 +30,7 @@ DROPPED: Final = 2
 
 @lru_cache(maxsize=65536)
 def label_hash(label: str | None) -> int:
-    """Hashes a label to 64 bits, never 0; 0 for no label."""
+    """Hashes a label to 64 bits; 0 is reserved for a missing label."""
     if label is None:
         return 0
     digest = hashlib.blake2b(label.encode("utf-8", "surrogateescape"), digest_size=8)
@@ -40,13 +40,13 @@ def label_hash(label: str | None) -> int:
 def columns(
     digests: np.ndarray, labels: Sequence[str | None], slots: np.ndarray, first_row: int
 ) -> np.ndarray:
-    """Packs one batch.
+    """Packs the digests, labels and slots of one batch.
 
     Args:
         digests: uint8 [n, 32].
         labels: Class names.
         slots: uint8 [n].
-        first_row: Row of the first image in its part.
+        first_row: Row of the batch's first image in its part.
 
     Returns:
         `ROW` [n].
@@ -60,13 +60,13 @@ def columns(
 
 
 def partition(packed: np.ndarray) -> tuple[bytes, tuple[int, ...]]:
-    """Orders packed rows by their digest's first byte; rows of one partition stay in order.
+    """Sorts packed rows by the first byte of their digest, with a stable order per partition.
 
     Args:
         packed: `ROW` [n].
 
     Returns:
-        The rows as bytes, and the first row of each partition, with n at the end.
+        The rows as bytes, and the first row of each partition followed by n.
     """
     number = (packed["digest"][:, 0] & np.uint64(0xFF)).astype(np.uint8) % PARTITIONS
     order = np.argsort(number, kind="stable")
@@ -75,17 +75,17 @@ def partition(packed: np.ndarray) -> tuple[bytes, tuple[int, ...]]:
 
 
 def find(parts: Iterable[tuple[int, bytes]], drop_all: bool) -> Iterator[tuple[int, bytes]]:
-    """Finds the copies of one partition and decides which stays.
+    """Finds the copies in one partition and decides which to keep.
 
-    The first in source order stays, a labelled one before any unlabelled: the order of parts and
-    rows decides, and never the order in which workers were done.
+    The first labelled copy in source order is kept, or the first copy if none is labelled. Only
+    the order of parts and rows decides, not the order in which workers finish.
 
     Args:
         parts: Number of each part in source order, and its packed rows.
-        drop_all: Whether copies that share the first one's slot go too.
+        drop_all: Whether to drop copies in the same slot as the first one as well.
 
     Yields:
-        Number of a part, and packed `REQUEST` rows: all its images that have copies.
+        Number of a part, and packed `REQUEST` rows of all its images that have copies.
     """
     listed = sorted(parts)
     if not listed:

@@ -1,4 +1,4 @@
-"""ImageExampleGen's executor: unpacks what TFX hands over and calls `ingest`."""
+"""Implements ImageExampleGen's executor, which unpacks TFX's arguments and calls `ingest`."""
 
 from typing import Any, Final
 
@@ -16,12 +16,12 @@ from components.image_sources.spans import resolve
 from trainer import features
 
 INPUT_CONFIG: Final = "input_config"
-"""JSON of the input section; the driver replaces its spans by the paths they stand for."""
+"""JSON of the input section; the driver replaces its spans by the paths of those spans."""
 THREADS: Final = "threads"
 PROCESSES: Final = "processes"
 CODE_DIGEST: Final = "code_digest"
 
-# TFX's own names, which its span resolvers read from the artifact.
+# TFX's span resolvers read these names from the artifact.
 FINGERPRINT: Final = "input_fingerprint"
 SPAN: Final = "span"
 VERSION: Final = "version"
@@ -41,13 +41,13 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         Args:
             input_dict: Empty.
             output_dict: `examples`: one Examples artifact.
-            exec_properties: By the names above.
+            exec_properties: The properties named by the constants of this module.
 
         Raises:
             InputError: if the input cannot be used or the output cannot be written.
         """
         artifact = artifact_utils.get_single_instance(output_dict["examples"])
-        # Where no driver ran, spans are still patterns; resolved ones pass unchanged.
+        # Without a driver the spans are still patterns; resolved paths pass through unchanged.
         resolved = resolve(InputConfig.model_validate_json(exec_properties[INPUT_CONFIG]))
         digest = exec_properties.get(FINGERPRINT) or fingerprint(resolved.config)
         account = ingest(
@@ -65,5 +65,5 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         artifact.set_string_custom_property(utils.FINGERPRINT_PROPERTY_NAME, digest)
         artifact.set_int_custom_property("images", account.examples.total())
         examples_utils.set_payload_format(artifact, example_gen_pb2.FORMAT_TF_EXAMPLE)
-        # "gzip" is the only TFRecord format that TFX names; its readers look at the suffix.
+        # "gzip" is TFX's only TFRecord format; its readers detect compression by the suffix.
         examples_utils.set_file_format(artifact, "tfrecords_gzip")

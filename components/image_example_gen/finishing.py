@@ -1,7 +1,7 @@
-"""Parts to the artifact's files, once all copies are known.
+"""Turns parts into the artifact's files once all copies are known.
 
-Files that lose rows are written again without them, the others are moved. Called by the Beam steps
-in `transforms.py`, and by `local_run.py` for all parts at once.
+Files that lose rows are rewritten without them; the others are moved. The Beam steps in
+`transforms.py` call it, and `local_run.py` does so for all parts at once.
 """
 
 import io
@@ -24,7 +24,7 @@ ACCOUNTS: Final = f"{STAGING}/accounts"
 
 
 class PartFacts(NamedTuple):
-    """What finishing needs of every part: small."""
+    """Holds the small amount of data that finishing needs from every part."""
 
     number: int
     bounds: tuple[int, ...]
@@ -32,18 +32,18 @@ class PartFacts(NamedTuple):
 
 
 def facts_of(part: Part) -> PartFacts:
-    """Takes a part's facts out of it."""
+    """Extracts the facts of a part."""
     return PartFacts(part.number, part.bounds, part.account.named_splits)
 
 
 def find_copies(
     partition: int, facts: Iterable[PartFacts], output: OutputFolder, drop_all: bool
 ) -> Iterator[tuple[int, bytes]]:
-    """Reads one partition's rows of every part, and finds their copies.
+    """Reads one partition's rows from every part and finds the copies among them.
 
     Args:
-        partition: Its number, below `duplicates.PARTITIONS`.
-        facts: Those of all parts.
+        partition: The number of the partition, below `duplicates.PARTITIONS`.
+        facts: The facts of all parts.
         output: The artifact's folder.
         drop_all: See `duplicates.find`.
 
@@ -63,12 +63,12 @@ def find_copies(
 def finish_part(
     part: Part, packed: Iterable[bytes], facts: Iterable[PartFacts], output: OutputFolder
 ) -> None:
-    """Moves a part's files into their splits without the copies that go; writes its account.
+    """Moves a part's files into their splits without the dropped copies and writes its account.
 
     Args:
         part: The part.
-        packed: What `find_copies` gave for it.
-        facts: Those of all parts.
+        packed: The rows that `find_copies` yielded for it.
+        facts: The facts of all parts.
         output: The artifact's folder.
 
     Raises:
@@ -81,7 +81,7 @@ def finish_part(
 
 
 def _move(part: Part, requests: np.ndarray, named: Set[str], output: OutputFolder) -> Account:
-    """Moves the files of one part; gives its account."""
+    """Moves the files of one part and returns its account."""
     account = part.account
     slots = np.frombuffer(part.slots, np.uint8)
     table: list[tuple[object, ...]] = []
@@ -93,7 +93,7 @@ def _move(part: Part, requests: np.ndarray, named: Set[str], output: OutputFolde
         target = f"Split-{split}/{part_name(part.number)}-{SLOTS[slot]}.tfrecord"
         wanted = requests[slots[requests["row"]] == slot]
         if len(wanted):
-            # Rows count over the whole part, records over the slot's file.
+            # Row numbers refer to the whole part, record numbers to the slot's file.
             places = np.searchsorted(np.flatnonzero(slots == slot), wanted["row"])
             content = output.read(source)
             found, rest = _take(content, places, wanted["role"] == duplicates.DROPPED)
@@ -110,15 +110,15 @@ def _move(part: Part, requests: np.ndarray, named: Set[str], output: OutputFolde
 
 
 def _take(content: bytes, places: np.ndarray, drop: np.ndarray) -> tuple[list[bytes], bytes]:
-    """Takes records out of a TFRecord file.
+    """Extracts records from a TFRecord file and drops some of them.
 
     Args:
-        content: The file.
-        places: int [m], which records are wanted; ascending.
-        drop: bool [m], which of them go.
+        content: The content of the file.
+        places: int [m], the record numbers to extract, ascending.
+        drop: bool [m], which of these to drop from the file.
 
     Returns:
-        The wanted records, and the file without those that go.
+        The extracted records, and the file without the dropped ones.
     """
     spans = list(record_spans(io.BytesIO(content)))
     found, rest, kept_to = [], [], 0
@@ -135,7 +135,7 @@ def _take(content: bytes, places: np.ndarray, drop: np.ndarray) -> tuple[list[by
 def _describe(
     found: list[bytes], requests: np.ndarray, split: str, account: Account
 ) -> Iterator[tuple[object, ...]]:
-    """Gives rows of the duplicates table, and corrects the account for what goes."""
+    """Yields rows of the duplicates table and subtracts dropped copies from the account."""
     example = example_class()
     for record, (role, conflict) in zip(
         found, requests[["role", "conflict"]].tolist(), strict=True

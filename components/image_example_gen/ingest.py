@@ -1,6 +1,6 @@
-"""Ingest as one call: from the input section to the artifact's files and the account.
+"""Runs an ingest as one call, from the input section to the artifact's files and the account.
 
-Called by the executor and by the benchmarks; knows Beam, but no TFX.
+The executor and the benchmarks call it; it depends on Beam, but not on TFX.
 """
 
 import json
@@ -34,11 +34,11 @@ _LOG: Final = logging.getLogger(PROGRESS_LOGGER)
 _INTERVAL_SECS: Final = 2.0
 
 IngestProgressFn = Callable[[int, float], None]
-"""Called while it runs, with the members met so far and the seconds since the start."""
+"""Callback during an ingest: members read so far, and seconds since the start."""
 
 
 def log_ingest_progress(members: int, seconds: float) -> None:
-    """Says how far it is: `65,536 images, 24,000 images/s`."""
+    """Logs the progress, for example `65,536 images, 24,000 images/s`."""
     _LOG.info("%s images, %s images/s", f"{members:,}", f"{members / max(seconds, 1e-9):,.0f}")
 
 
@@ -54,15 +54,15 @@ def ingest(
     """Reads all images into an Examples artifact.
 
     Args:
-        config: The input section, spans resolved.
-        uri: The artifact's folder: `Split-<split>/*.tfrecord`, `account.json`,
-            `rejects.parquet`, `duplicates.parquet`.
-        make_pipeline: Makes the Beam pipeline.
+        config: The input section, with spans resolved.
+        uri: The artifact's folder, which receives `Split-<split>/*.tfrecord`, `account.json`,
+            `rejects.parquet` and `duplicates.parquet`.
+        make_pipeline: Creates the Beam pipeline.
         threads: Threads that check images, per process; by default they share the cores.
-        processes: Processes that read and check, on this machine; 0 leaves all to Beam. By
-            default one for each core where Beam would run in this process and there is enough
-            to do for them.
-        progress: Told how far it is.
+        processes: Processes on this machine that read and check; 0 leaves all work to Beam. The
+            default is one per core if Beam would run in this process and the input is large
+            enough.
+        progress: Called with the progress.
 
     Returns:
         The account.
@@ -83,7 +83,7 @@ def ingest(
         )
         for split in features.SPLITS:
             if not account.by_split()[split]:
-                # Readers take a split for missing that has no file at all.
+                # Readers treat a split without any file as missing.
                 output.write(f"Split-{split}/empty.tfrecord", b"")
         tables.merge(output, parts.REJECTS, REJECTS_FILE, tables.REJECTS)
         tables.merge(output, finishing.DUPLICATES, DUPLICATES_FILE, tables.DUPLICATES)
@@ -98,10 +98,10 @@ def ingest(
 
 
 def _check(account: accounts.Account, config: InputConfig, output: OutputFolder) -> None:
-    """Refuses an unusable ingest; its rejects stay beside the artifact, which TFX then removes.
+    """Checks the account; on failure keeps the rejects next to the artifact, which TFX removes.
 
     Raises:
-        InputError: see `check_account`.
+        InputError: as for `check_account`.
     """
     folder, _, name = output.uri.rpartition("/")
     kept = f"{name}-{REJECTS_FILE}"
@@ -121,7 +121,7 @@ def _run(
     threads: int | None,
     processes: int | None,
 ) -> None:
-    """Does all units, by processes of this machine or by Beam."""
+    """Processes all units, with processes of this machine or with Beam."""
     cores = len(os.sched_getaffinity(0))
     first = list(islice(units, local_run.UNITS_TO_JUDGE_BY))
     units = chain(first, units)
@@ -145,7 +145,7 @@ def _run_beam(
     pipeline: beam.Pipeline,
     threads: int,
 ) -> None:
-    """Runs the pipeline; turns what workers found out into the one error that people see."""
+    """Runs the Beam pipeline and converts a worker's failure into one `InputError`."""
     try:
         with pipeline:
             _ = (
@@ -154,7 +154,7 @@ def _run_beam(
                 | "Ingest" >> transforms.Ingest(config, output.uri, threads)
             )
     except RuntimeError as error:
-        # Beam hands on a worker's exception as text.
+        # Beam passes a worker's exception on as text only.
         found = re.search(
             re.escape(output.uri) + r": (no space left|cannot be written)[^\n\[]*", str(error)
         )
@@ -171,7 +171,7 @@ def _run_beam(
 
 @contextmanager
 def _reported(output: OutputFolder, progress: IngestProgressFn, begin: float) -> Iterator[None]:
-    """Reports progress from the markers that finished parts leave, whichever process wrote them."""
+    """Reports progress from the markers of finished parts, whichever process wrote them."""
     stop = threading.Event()
 
     def watch() -> None:

@@ -1,6 +1,6 @@
-"""One batch of members: header, limits, digest, proof by decoding; what fails becomes a reject.
+"""Validates one batch of members: header, limits, digest and decoding; failures become rejects.
 
-Called on threads by the transforms: hashing and decoding release the interpreter lock.
+It runs on threads, because hashing and decoding release the interpreter lock.
 """
 
 import hashlib
@@ -16,20 +16,20 @@ from components.image_sources.config import InputConfig
 
 @dataclass
 class Inspected:
-    """The usable images of one batch, as columns of equal length, and the others.
+    """Holds the usable images of one batch as columns of equal length, and its rejects.
 
     Attributes:
-        keys: `archive/member`.
-        data: The files, as they go into the records.
-        headers: Their facts; of what was converted, those of the result.
-        formats: By content, as they were found.
-        digests: uint8 [n, 32], SHA-256 of the content as it was found.
-        labels: Class names; None where unknown.
+        keys: `archive/member` of each image.
+        data: The files as they are stored in the records.
+        headers: The headers of the stored files, after any conversion.
+        formats: The original formats, detected by content.
+        digests: uint8 [n, 32], SHA-256 of the original content.
+        labels: Class names; None if unknown.
         slots: uint8 [n], see `splits.SLOTS`.
-        named: Splits that the source names for any of them.
-        converted: How many are no longer the file that was found.
+        named: Splits that the source names for any of the images.
+        converted: Number of images whose stored file differs from the original.
         rejects: Rows of the rejects table.
-        ignored: Entries that are no members.
+        ignored: Number of entries that are not members.
     """
 
     keys: list[str]
@@ -49,11 +49,11 @@ def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
     """Checks every member of a batch.
 
     Args:
-        batch: Members as their source read them.
+        batch: Members as read from their source.
         config: Limits and splits.
 
     Returns:
-        Images and rejects; together as many as the batch has members and rejects.
+        Images and rejects, which together are as many as the members and rejects of the batch.
     """
     limits = config.limits
     kept: list[int] = []
@@ -103,7 +103,7 @@ def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
 
 
 def _convert(data: bytes, header: ImageHeader) -> tuple[bytes, ImageHeader]:
-    """Makes the PNG that stands for an image which the served graph cannot decode."""
+    """Converts an image that the served graph cannot decode to PNG."""
     turned = header.orientation >= 5
     height, width = (header.width, header.height) if turned else (header.height, header.width)
     return to_servable(data, header), ImageHeader("png", height, width, header.channels)

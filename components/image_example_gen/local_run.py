@@ -1,7 +1,7 @@
-"""Ingest by processes of this machine, without Beam: what a large input gets on a local runner.
+"""Ingests a large input with processes of this machine, in place of Beam's local runner.
 
-Called by `ingest.py`. Beam's in-memory runner works in one process, whose interpreter lock leaves
-one core idle; its processes import TFX's whole world before they begin.
+`ingest.py` calls it. Beam's in-memory runner works in one process, whose interpreter lock leaves
+one core idle; with several processes, each of them would import all of TFX before it starts.
 """
 
 from collections import defaultdict
@@ -21,23 +21,24 @@ from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 
 _MOST: Final = 16
-"""More would wait for the disk, and each takes 100 MiB."""
+"""Largest number of processes: more would wait for the disk, and each takes 100 MiB."""
 UNITS_TO_JUDGE_BY: Final = _MOST + 1
 _WORTH_MEMBERS: Final = 16_384
-"""Fewer images are done before workers have started, unless they are large."""
+"""Number of members from which processes pay off: unless images are large, fewer are finished
+before the workers have started."""
 
 
 def choose_processes(pipeline: beam.Pipeline, units: Sequence[WorkUnit], cores: int) -> int:
-    """Says how many processes are worth their start.
+    """Returns the number of processes that are worth their start-up time.
 
     Args:
-        pipeline: What would run otherwise. A runner that was told to use several workers, here
-            or elsewhere, is left alone.
-        units: The first `UNITS_TO_JUDGE_BY` of them.
-        cores: Those of this machine that this process may use.
+        pipeline: The pipeline that would run otherwise. A runner that is configured for several
+            workers, here or elsewhere, keeps the work.
+        units: The first `UNITS_TO_JUDGE_BY` units.
+        cores: The number of cores that this process may use.
 
     Returns:
-        The number; 0 leaves all to Beam.
+        The number of processes; 0 leaves all work to Beam.
     """
     options = pipeline.options.view_as(DirectOptions)
     if (
@@ -47,7 +48,7 @@ def choose_processes(pipeline: beam.Pipeline, units: Sequence[WorkUnit], cores: 
     ):
         return 0
     known = [unit.members for unit in units]
-    # Tars and TFRecord files do not tell how much is in them.
+    # Tars and TFRecord files do not reveal their number of members.
     told = min(known, default=0) >= 0
     if told and sum(known) < _WORTH_MEMBERS and len(units) < UNITS_TO_JUDGE_BY:
         return 0
@@ -58,13 +59,13 @@ def choose_processes(pipeline: beam.Pipeline, units: Sequence[WorkUnit], cores: 
 def run(
     config: InputConfig, output: OutputFolder, units: Iterable[WorkUnit], workers: Workers
 ) -> None:
-    """Does what `transforms.Ingest` does.
+    """Performs the steps of `transforms.Ingest` without Beam.
 
     Args:
-        config: The input section, spans resolved.
+        config: The input section, with spans resolved.
         output: The artifact's folder.
-        units: The work; planned while it is done.
-        workers: Processes that are ready.
+        units: The work units, planned while earlier ones are processed.
+        workers: Started worker processes.
 
     Raises:
         InputError: if a source fails or a process dies.

@@ -1,7 +1,7 @@
-"""Files that ingest writes: a folder on disk, or a prefix in object storage through Beam.
+"""Writes ingest's files to a folder on disk, or through Beam to a prefix in object storage.
 
-Everything is first written under the staging folder and then moved, so that a split's folder
-never holds half a file.
+Every file is first written to the staging folder and then moved, so that a split's folder never
+holds a partial file.
 """
 
 import errno
@@ -19,10 +19,10 @@ _AS_IT_IS: Final = "uncompressed"
 
 
 class OutputFolder:
-    """One folder that files are written to.
+    """Writes, reads and moves files in one folder.
 
     Args:
-        uri: A path, or an address that Beam knows.
+        uri: A path, or an address that Beam supports.
     """
 
     def __init__(self, uri: str) -> None:
@@ -30,11 +30,11 @@ class OutputFolder:
         self.is_local = "://" not in self.uri
 
     def path(self, name: str) -> str:
-        """Gives the full path of a file in the folder."""
+        """Returns the full path of a file in the folder."""
         return f"{self.uri}/{name}"
 
     def create(self, name: str) -> BinaryIO:
-        """Opens a new file for writing; folders above it are made."""
+        """Opens a new file for writing and creates its parent folders."""
         path = self.path(name)
         if self.is_local:
             os.makedirs(os.path.dirname(path), exist_ok=True)
@@ -56,7 +56,7 @@ class OutputFolder:
             return file.read()
 
     def read_range(self, name: str, start: int, length: int) -> bytes:
-        """Reads a part of a file."""
+        """Reads a byte range of a file."""
         path = self.path(name)
         if self.is_local:
             with open(path, "rb", buffering=0) as file:
@@ -67,7 +67,7 @@ class OutputFolder:
             return file.read(length)
 
     def move(self, name: str, target: str) -> None:
-        """Moves a file; repeating a move that happened does nothing."""
+        """Moves a file; repeating a completed move does nothing."""
         source, destination = self.path(name), self.path(target)
         if self.is_local:
             os.makedirs(os.path.dirname(destination), exist_ok=True)
@@ -77,7 +77,7 @@ class OutputFolder:
             _beam().rename([source], [destination])
 
     def names(self, folder: str) -> Iterator[str]:
-        """Lists the files right in a folder, sorted."""
+        """Lists the files directly in a folder, sorted."""
         if self.is_local:
             path = self.path(folder)
             found = os.listdir(path) if os.path.isdir(path) else []
@@ -87,7 +87,7 @@ class OutputFolder:
         yield from sorted(entry.path.removeprefix(self.uri + "/") for entry in matched)
 
     def remove(self, folder: str) -> None:
-        """Removes a folder with all that is in it; nothing happens where there is none."""
+        """Removes a folder and its content; does nothing if there is none."""
         path = self.path(folder)
         if self.is_local:
             shutil.rmtree(path, ignore_errors=True)
@@ -96,14 +96,14 @@ class OutputFolder:
 
 
 def _beam() -> Any:
-    """Imports Beam's file systems, which takes seconds that a local output never pays."""
+    """Imports Beam's file systems; this takes seconds, which local outputs avoid."""
     from apache_beam.io.filesystems import FileSystems
 
     return FileSystems
 
 
 def unwritable(uri: str, error: OSError) -> InputError:
-    """Words a failure to write."""
+    """Returns the error for an output that cannot be written."""
     if error.errno in _NO_SPACE:
         return InputError(f"{uri}: no space left to write to; free some, or choose another root")
     if error.errno in _NO_PERMISSION:

@@ -1,7 +1,7 @@
-"""Parts: what one worker writes of one unit.
+"""Writes parts, the files that one worker produces for one unit.
 
-A part is a few TFRecord files in the staging folder, one per slot, and one of digests. Written by
-`units.py`; `finishing.py` finishes them when all copies are known.
+A part consists of a few TFRecord files in the staging folder, one per slot, and a file of digests.
+`units.py` writes parts; `finishing.py` completes them when all copies are known.
 """
 
 from collections import Counter
@@ -27,14 +27,14 @@ _PARTS_PER_UNIT: Final = 1 << 20
 
 @dataclass
 class Part:
-    """What is known of a written part.
+    """Describes a written part.
 
     Attributes:
-        number: Its place in source order.
+        number: Position of the part in source order.
         slots: uint8 [n] as bytes: the slot of each row, in source order.
-        bounds: Where each partition's rows begin in the part's file of digests.
+        bounds: First row of each partition in the part's file of digests.
         counts: Images by slot and label.
-        account: What needs no more decision: rejects, sizes.
+        account: The counts that are final already: rejects, sizes.
     """
 
     number: int
@@ -45,12 +45,12 @@ class Part:
 
     @property
     def name(self) -> str:
-        """Stem of its files."""
+        """Returns the stem of the part's file names."""
         return part_name(self.number)
 
 
 def part_name(number: int) -> str:
-    """Gives the stem of a part's files."""
+    """Returns the stem of a part's file names."""
     unit, part = divmod(number, _PARTS_PER_UNIT)
     return f"{unit:06d}-{part:04d}"
 
@@ -62,8 +62,8 @@ class PartWriter:
     Attributes:
         output: The artifact's folder.
         unit: Index of the unit.
-        index: Which part of it.
-        rows: Images so far.
+        index: Index of the part within the unit.
+        rows: Number of images so far.
         size: Bytes of records so far.
     """
 
@@ -81,7 +81,7 @@ class PartWriter:
 
     @property
     def number(self) -> int:
-        """Its place in source order."""
+        """Returns the part's position in source order."""
         return self.unit * _PARTS_PER_UNIT + self.index
 
     def add(self, images: Inspected) -> None:
@@ -130,7 +130,7 @@ class PartWriter:
         return self._files[slot]
 
     def finish(self) -> Part:
-        """Closes the files and leaves the digests in one of their own.
+        """Closes the record files and writes the file of digests.
 
         Returns:
             The part.
@@ -140,7 +140,7 @@ class PartWriter:
         """
         self.close()
         if self._rejects:
-            # Arrow is loaded by those who meet rejects.
+            # Only workers that find rejects load Arrow.
             from components.image_example_gen import tables
 
             content = tables.to_parquet(self._rejects, tables.REJECTS)
@@ -155,17 +155,17 @@ class PartWriter:
         return Part(self.number, b"".join(self._slots), bounds, self._counts, self._account)
 
     def close(self) -> None:
-        """Closes the files, whatever happened."""
+        """Closes the files, after success and after failure."""
         files, self._files = self._files, {}
         for file in files.values():
             file.close()
 
 
 def digests_file(number: int) -> str:
-    """Gives the name of a part's file of digests."""
+    """Returns the name of a part's file of digests."""
     return f"{STAGING}/digests/{part_name(number)}.bin"
 
 
 def staged(number: int, slot: int) -> str:
-    """Gives the name of a part's file for one slot."""
+    """Returns the name of a part's file for one slot."""
     return f"{PARTS}/{part_name(number)}-{SLOTS[slot]}.tfrecord"

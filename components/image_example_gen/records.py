@@ -1,6 +1,6 @@
-"""Encodes images as serialised tf.Examples.
+"""Encodes images as serialised tf.Examples without importing TensorFlow.
 
-Written by `parts.py`. No TensorFlow is imported; feature names are those of `trainer/features.py`.
+`parts.py` writes the records; the feature names are those of `trainer/features.py`.
 """
 
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ def encode(
     """Encodes a batch of images.
 
     Args:
-        keys: `archive/member` of each.
-        data: Files, JPEG or PNG.
-        headers: Their facts.
+        keys: `archive/member` of each image.
+        data: The image files, JPEG or PNG.
+        headers: Their headers.
         digests: uint8 [n, 32], SHA-256.
-        labels: Class names; None leaves the feature out.
+        labels: Class names; None omits the feature.
 
     Returns:
         Serialised tf.Examples, one per image.
@@ -55,9 +55,9 @@ def encode(
     return records
 
 
-# Entries of the map `Features.feature`, by the rules of the protobuf wire format
+# Entries of the map `Features.feature`, in the protobuf wire format
 # (https://protobuf.dev/programming-guides/encoding/). Every field here is number 1 or 2 and has a
-# length: tags 0x0a and 0x12. Encoding a batch by Arrow and tfx_bsl took three times as long.
+# length, hence the tags 0x0a and 0x12. Encoding with Arrow and tfx_bsl took three times as long.
 
 
 @lru_cache(maxsize=65536)
@@ -79,7 +79,7 @@ def _fixed(image_format: str, height: int, width: int, channels: int, label: str
 
 @lru_cache(maxsize=65536)
 def _opening(name: bytes, size: int) -> bytes:
-    """Encodes what stands before a bytes feature's one value of `size` bytes."""
+    """Encodes the bytes that precede a bytes feature's single value of `size` bytes."""
     value = b"\x0a" + _varint(size)
     values = b"\x0a" + _varint(len(value) + size) + value
     feature = b"\x12" + _varint(len(values) + size) + values
@@ -93,7 +93,7 @@ def _field(tag: bytes, content: bytes) -> bytes:
 
 @lru_cache(maxsize=65536)
 def _varint(number: int) -> bytes:
-    """Encodes a number by seven bits a byte, the lowest first."""
+    """Encodes a number as a varint: seven bits per byte, lowest bits first."""
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)

@@ -1,6 +1,6 @@
-"""Which split an image belongs to: what the source says, else a hash of the image's content.
+"""Assigns images to splits: as the source names them, otherwise by a hash of the content.
 
-Called per batch by `inspection.py`; the last decision falls when all names are known.
+`inspection.py` calls it per batch; the split is final once all named splits are known.
 """
 
 from collections.abc import Set
@@ -12,7 +12,7 @@ from components.image_sources.config import SplitsConfig
 from trainer import features
 
 POOL: Final = "pool-"
-"""Slots of images that may go to any split; the slot's name ends in the one their hash gives."""
+"""Prefix of the slots whose images may go to any split; the suffix is the split by hash."""
 
 SLOTS: Final = (
     *(POOL + split for split in features.LABELLED_SPLITS),
@@ -21,7 +21,7 @@ SLOTS: Final = (
     features.TEST,
     features.UNLABELLED,
 )
-"""Where an image waits until all units are read. Its place is its number."""
+"""Slots in which images wait until all units are read; a slot's number is its index here."""
 
 _SLOT: Final = {slot: number for number, slot in enumerate(SLOTS)}
 _HASHED: Final = (features.TEST, features.CALIBRATION, features.VALIDATION, features.TRAIN)
@@ -29,7 +29,7 @@ UNLABELLED_SLOT: Final = _SLOT[features.UNLABELLED]
 
 
 def hashed_slots(digests: np.ndarray, config: SplitsConfig) -> np.ndarray:
-    """Divides by content: one machine, order or archive format gives what every other does.
+    """Splits by content, independently of machine, order and archive format.
 
     Args:
         digests: uint8 [n, 32], SHA-256.
@@ -38,14 +38,14 @@ def hashed_slots(digests: np.ndarray, config: SplitsConfig) -> np.ndarray:
     Returns:
         uint8 [n], numbers of pool slots.
     """
-    # SplitMix64's finalizer (Steele, Lea and Flood 2014) over digest and seed: another seed gives
-    # a division that is independent of this one.
+    # SplitMix64's finalizer (Steele, Lea and Flood 2014) over digest and seed makes the splits of
+    # different seeds independent.
     mixed = np.ascontiguousarray(digests[:, :8]).view(np.uint64).ravel()
     mixed = mixed ^ np.uint64(config.seed)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     place = ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(11)) * 2.0**-53
-    # Test comes first and train last: another validation share moves no image in or out of test.
+    # Test comes first and train last, so changing the validation share never changes test.
     shares = np.cumsum([config.test, config.calibration, config.validation])
     slots = np.array([_SLOT[POOL + split] for split in _HASHED], np.uint8)
     return slots[np.searchsorted(shares, place, side="right")]
@@ -57,11 +57,11 @@ def choose_slots(
     named: list[str | None],
     config: SplitsConfig,
 ) -> np.ndarray:
-    """Gives every image its slot.
+    """Assigns a slot to every image.
 
     Args:
         digests: uint8 [n, 32], SHA-256.
-        labels: Class names, None where unknown: those wait among the unlabelled.
+        labels: Class names; None if unknown, which assigns the slot of unlabelled images.
         named: Splits that the source names.
         config: Shares and seed.
 
@@ -81,14 +81,14 @@ def choose_slots(
 
 
 def final_split(slot: int, named: Set[str]) -> str:
-    """Turns a slot into a split once it is known which splits the source names.
+    """Maps a slot to a split once all splits that the source names are known.
 
     Args:
-        slot: Its number.
-        named: All splits that any unit's source named.
+        slot: The number of the slot.
+        named: All splits that the source of any unit named.
 
     Returns:
-        The split. What hashing would add to a split that the source names itself stays in train.
+        The split. Images that hashing would add to a split named by the source stay in train.
     """
     name = SLOTS[slot]
     if not name.startswith(POOL):

@@ -1,4 +1,4 @@
-"""The rejects and duplicates tables: Parquet, written by part and put together at the end."""
+"""Writes the rejects and duplicates tables as Parquet, one file per part, merged at the end."""
 
 import io
 from collections.abc import Sequence
@@ -24,11 +24,11 @@ DUPLICATES: Final = pa.schema(
         ("conflict", pa.bool_()),
     ]
 )
-"""Columns of `duplicates.parquet`: one row per image that has copies, the one that stays too."""
+"""Columns of `duplicates.parquet`: one row per image that has copies, including the kept one."""
 
 
 def printable(text: str) -> str:
-    """Makes a name storable as UTF-8: bytes that are none are spelled out."""
+    """Returns a name that is valid UTF-8, with all other bytes escaped."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -47,16 +47,16 @@ def to_parquet(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> bytes:
 
 
 def merge(output: OutputFolder, parts: str, target: str, schema: pa.Schema) -> int:
-    """Puts the parts of a table together, one after the other.
+    """Concatenates the parts of a table.
 
     Args:
         output: The artifact's folder.
-        parts: Folder of the parts in it.
-        target: The table's file in it.
-        schema: Columns.
+        parts: The folder of the parts, relative to `output`.
+        target: The file of the table, relative to `output`.
+        schema: The columns.
 
     Returns:
-        Rows of the table.
+        The number of rows in the table.
     """
     rows = 0
     with output.create(target) as file:

@@ -1,8 +1,8 @@
-"""The Beam steps of ingest: read and check units, compare digests, finish parts.
+"""Defines the Beam steps of ingest: read and check units, compare digests, finish parts.
 
-Used by `ingest.py` on clusters and for small inputs; `local_run.py` does the same without Beam.
-Elements are units, parts and requests; pixels go from a unit's reader to its files inside
-one step and are never shuffled.
+`ingest.py` uses them on clusters and for small inputs; `local_run.py` does the same without Beam.
+Elements are units, parts and requests; pixels go from a unit's reader to its files inside one step
+and are never shuffled.
 """
 
 import os
@@ -28,10 +28,10 @@ FAILED: Final = f"{STAGING}/failed"
 
 @dataclass
 class Ingest(beam.PTransform):
-    """Work units to the artifact's files and the account.
+    """Transforms work units into the artifact's files and the account.
 
     Attributes:
-        config: The input section, spans resolved.
+        config: The input section, with spans resolved.
         uri: The artifact's folder.
         threads: Threads that check images, per worker process.
     """
@@ -41,7 +41,7 @@ class Ingest(beam.PTransform):
     threads: int
 
     def expand(self, units: beam.PCollection[WorkUnit]) -> beam.PCollection[str]:
-        """Gives the names of finished parts; their accounts are in the staging folder."""
+        """Returns the names of finished parts; their accounts are in the staging folder."""
         parts = (
             units
             | "SpreadUnits" >> beam.Reshuffle()
@@ -88,12 +88,12 @@ class WriteUnit(beam.DoFn):
         except InputError as error:
             output.write(FAILED, str(error).encode())
         except OSError as error:
-            # No place may be left to say it; the driver then finds the exception itself.
+            # The output may have no room for an error file; the driver then parses the exception.
             raise RuntimeError(str(unwritable(self._uri, error))) from error
 
 
 def _count(part: Part) -> None:
-    """Counts what a part holds."""
+    """Adds a part's contents to the Beam counters."""
     beam_metrics.count(NAMESPACE, "images", part.counts.total())
     beam_metrics.count(NAMESPACE, "images_bytes", part.account.bytes)
     for reason, number in part.account.rejected.items():

@@ -1,6 +1,6 @@
-"""One work unit to its parts: read the members, check and hash them, write their records.
+"""Turns one work unit into parts: reads the members, checks and hashes them, writes records.
 
-Called by the Beam step in `transforms.py` and by the worker processes of `workers.py`; knows
+The Beam step in `transforms.py` and the worker processes of `workers.py` call it. It imports
 neither Beam nor Arrow, so that a worker starts in a third of a second.
 """
 
@@ -18,7 +18,7 @@ from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import open_source
 
-# What one thread works on: small enough to keep all threads busy within a unit.
+# Members per task of a thread: few enough to keep all threads busy within one unit.
 _SLICE_MEMBERS: Final = 256
 _SLICE_BYTES: Final = 4 * 1024 * 1024
 
@@ -26,19 +26,19 @@ _SLICE_BYTES: Final = 4 * 1024 * 1024
 def write_unit(
     unit: WorkUnit, config: InputConfig, output: OutputFolder, threads: int
 ) -> Iterator[Part]:
-    """Reads a unit and writes its parts; a part ends where its size passes a unit's.
+    """Reads a unit and writes its parts; a part ends when it exceeds the size of a unit.
 
     Args:
         unit: The unit.
         config: The input section.
         output: The artifact's folder.
-        threads: Threads that check images; one means the calling one.
+        threads: Threads that check images; 1 means the calling thread.
 
     Yields:
-        Parts by number, each finished.
+        Finished parts in the order of their numbers.
 
     Raises:
-        InputError: if the archive as a whole turns out unreadable.
+        InputError: if the archive as a whole is unreadable.
         OSError: if the output cannot be written.
     """
     limits = config.units
@@ -57,7 +57,7 @@ def write_unit(
 
 
 def _inspected(unit: WorkUnit, config: InputConfig, threads: int) -> Iterator[Inspected]:
-    """Reads ahead of the threads that check, by a bounded number of slices."""
+    """Yields checked slices, reading a bounded number of slices ahead of the threads."""
     batches = open_source(config).read(unit)
     if threads == 1:
         yield from (inspect(batch, config) for batch in batches)
@@ -65,7 +65,7 @@ def _inspected(unit: WorkUnit, config: InputConfig, threads: int) -> Iterator[In
     waiting: deque[Future[Inspected]] = deque()
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(threads))
-        # Where reading fails, what waits is not worth checking.
+        # If reading fails, the queued slices need not be checked.
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         for batch in batches:
             for part in slices(batch):
@@ -77,7 +77,7 @@ def _inspected(unit: WorkUnit, config: InputConfig, threads: int) -> Iterator[In
 
 
 def slices(batch: MemberBatch, most: int = _SLICE_MEMBERS) -> Iterator[MemberBatch]:
-    """Cuts a batch into pieces of at most `most` members; the first one carries the rejects."""
+    """Divides a batch into slices of at most `most` members; the first has all the rejects."""
     start = size = 0
     rejects, ignored = batch.rejects, batch.ignored
     for stop, data in enumerate(batch.data, 1):

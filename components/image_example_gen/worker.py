@@ -1,7 +1,7 @@
-"""A process that writes units: `python -m components.image_example_gen.worker DESCRIPTOR`.
+"""Runs a process that writes units: `python -m components.image_example_gen.worker DESCRIPTOR`.
 
-Started by `workers.py`, which sends configuration and units over the socket. Back come parts; or,
-to find the image that ends a process, the name of each before it is checked.
+`workers.py` starts it and sends configuration and units over the socket. The process sends parts
+back; to find an image that crashes a process, it sends each image's name before checking it.
 """
 
 import os
@@ -28,8 +28,8 @@ _LOOK_SECS: Final = 1.0
 
 
 def main() -> None:
-    """Writes one unit after the other until the other side hangs up."""
-    # An interrupt at the keyboard reaches all processes; the parent decides, and ends this one.
+    """Writes units, one after the other, until the parent closes the connection."""
+    # Ctrl-C reaches all processes, but only the parent decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     connection = Connection(int(sys.argv[1]))
@@ -51,7 +51,7 @@ def main() -> None:
             except OSError as error:
                 result = unwritable(uri, error)
             except Exception as error:
-                # The parent raises it; where it came from would be lost.
+                # The parent raises the error again, which would lose this traceback.
                 error.add_note(traceback.format_exc())
                 result = error
             connection.send(result)
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def _probe(unit: WorkUnit, config: InputConfig) -> Iterator[str]:
-    """Checks images one by one, and names each before."""
+    """Checks images one by one and yields each name before its check."""
     for batch in open_source(config).read(unit):
         for image in slices(batch, most=1):
             yield from image.keys
@@ -68,7 +68,7 @@ def _probe(unit: WorkUnit, config: InputConfig) -> Iterator[str]:
 
 
 def _end_with_parent(parent: int) -> None:
-    """Ends this process in the middle of a unit where its parent was killed."""
+    """Ends this process, even in the middle of a unit, if its parent was killed."""
     while os.getppid() == parent:
         time.sleep(_LOOK_SECS)
     os._exit(1)

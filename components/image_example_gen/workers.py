@@ -1,8 +1,8 @@
-"""Processes of this machine that write units: each has an interpreter lock of its own.
+"""Manages processes of this machine that write units, each with its own interpreter lock.
 
-Called by `local_run.py`. A worker is started afresh and imports
-NumPy and OpenCV alone: a fork of a process in which TensorFlow and gRPC have started threads may
-hang, and `multiprocessing` would import the caller's main module, all of TFX with it.
+`local_run.py` calls it. A worker is a new process that imports only NumPy and OpenCV: a fork of a
+process in which TensorFlow and gRPC have started threads may hang, and `multiprocessing` would
+import the caller's main module and with it all of TFX.
 """
 
 import os
@@ -26,17 +26,17 @@ _EXIT_SECS: Final = 5.0
 
 
 class WorkerStartError(RuntimeError):
-    """Processes cannot be started here."""
+    """Reports that worker processes cannot be started on this machine."""
 
 
 class Workers:
-    """A few processes that write units; a context manager, which leaves none behind.
+    """Runs worker processes that write units; as a context manager, it ends them all on exit.
 
     Args:
-        processes: How many.
+        processes: Number of processes.
         config: The input section.
         uri: The artifact's folder, on this machine.
-        threads: Threads that check images, of each process.
+        threads: Threads per process that check images.
 
     Raises:
         WorkerStartError: if they cannot be started.
@@ -60,13 +60,13 @@ class Workers:
         self._stop()
 
     def write(self, units: Iterable[WorkUnit]) -> Iterator[Part]:
-        """Writes all units; a free process takes the next one.
+        """Writes all units, assigning the next unit to the first free process.
 
         Args:
-            units: What to write; taken as processes become free.
+            units: The units to write, consumed as processes become free.
 
         Yields:
-            Parts by number, in the order in which units are done.
+            Parts by number, in the order in which units finish.
 
         Raises:
             InputError: if a source or the output fails, or a process dies.
@@ -93,7 +93,7 @@ class Workers:
                     busy[connection] = following
 
     def _cause(self, connection: Connection, unit: WorkUnit) -> str:
-        """Finds out at which image a process ended, by having another one tell its every step."""
+        """Finds the image that crashed a process by repeating the unit with a trace of names."""
         died = f"ended with {_ending(self._running[connection])}"
         name = ""
         try:
@@ -115,10 +115,10 @@ class Workers:
         )
 
     def _start(self) -> Connection:
-        """Starts one process, joined to this one by a socket."""
+        """Starts one process and returns the socket connection to it."""
         if not sys.executable:
             raise WorkerStartError("this interpreter does not know its own path")
-        # The same packages as here, wherever they were found.
+        # The worker must import the same packages as this process.
         paths = [path or os.getcwd() for path in sys.path]
         try:
             ours, theirs = socket.socketpair()
@@ -154,13 +154,13 @@ class Workers:
 
 
 def _send(connection: Connection, message: object) -> None:
-    """Sends to a process; that it is gone is found out on receiving."""
+    """Sends to a process; ignores a broken pipe, which the next receive detects."""
     with suppress(ConnectionError):
         connection.send(message)
 
 
 def _ending(process: "subprocess.Popen[bytes]") -> str:
-    """Names how a process ended."""
+    """Describes how a process ended."""
     try:
         code = process.wait(_EXIT_SECS)
     except subprocess.TimeoutExpired:

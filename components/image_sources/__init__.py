@@ -1,1 +1,1 @@
-"""Sources of images: archives, folders, datasets; free of TensorFlow and TFX."""
+"""Reads images from archives, folders and datasets without importing TensorFlow or TFX."""

@@ -1,6 +1,6 @@
 """Defines the interface of a format: a reader plans work units and reads one unit in batches.
 
-Planning happens once, in the process that starts the job; units travel to workers.
+Planning happens once, in the process that starts the job; the units are sent to workers.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,16 +13,16 @@ from components.image_sources.config import InputConfig
 
 @dataclass(frozen=True)
 class WorkUnit:
-    """A part of one archive that one worker reads; small and picklable.
+    """Describes the part of one archive that one worker reads; it is small and picklable.
 
     Attributes:
-        index: Position in source order, from 0; it decides which of two copies stays.
+        index: Position in source order, from 0; it decides which of two copies is kept.
         source: The archive, folder or file.
-        format: The reader: a key of the dispatch table.
-        start: Where the part begins, in the reader's own measure.
-        stop: Where it ends; -1: at the end of the source.
-        members: Members in it; -1 where only reading tells.
-        extra: What else the reader needs, for instance a packed list of names.
+        format: The format's key in the dispatch table of readers.
+        start: Start of the part, in units that the reader defines.
+        stop: End of the part, exclusive; -1 means the end of the source.
+        members: Number of members; -1 if only reading reveals it.
+        extra: Any other data that the reader needs, such as a compressed list of names.
     """
 
     index: int
@@ -35,11 +35,11 @@ class WorkUnit:
 
 
 class FileFacts(NamedTuple):
-    """What tells one version of a file from another without reading it.
+    """Identifies the version of a file without reading its content.
 
     Attributes:
-        size: Bytes.
-        version: Times of the last changes of content and inode, or the object's generation.
+        size: Size in bytes.
+        version: Modification times of content and inode, or the object's generation.
     """
 
     size: int
@@ -47,15 +47,15 @@ class FileFacts(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """One format's entry in the dispatch table.
+    """Holds the two functions of one format's entry in the dispatch table.
 
     Attributes:
-        plan: Plans the units of one file or folder; their index is given later. It streams, so
-            that memory does not grow with the number of members. It raises `InputError` if the
-            archive cannot be opened.
-        read: Reads one unit, perhaps in another process than planned it, in batches of at most
-            `units.batch` members in source order. It raises `InputError` if the archive as a whole
-            turns out unreadable.
+        plan: Plans the units of one file or folder; the caller assigns their index. It streams,
+            so that memory does not grow with the number of members. It raises `InputError` if
+            the archive cannot be opened.
+        read: Reads one unit, possibly in a process other than the one that planned it, in batches
+            of at most `units.batch` members in source order. It raises `InputError` if the archive
+            as a whole is unreadable.
     """
 
     plan: Callable[[str, InputConfig], Iterator[WorkUnit]]

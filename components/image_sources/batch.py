@@ -1,6 +1,6 @@
-"""What sources hand on: batches of members as columns, and the rows of the rejects table.
+"""Defines what sources yield: columnar batches of members, and rows of the rejects table.
 
-Read by ingest and by the bulk job; nothing here looks into an image.
+Ingest and the bulk job consume both; nothing in this module parses an image.
 """
 
 from dataclasses import dataclass, field
@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 
 class Reject(NamedTuple):
-    """A member that is not a usable image; a row of the rejects table.
+    """Records a member that is not a usable image, as one row of the rejects table.
 
     Attributes:
-        source: The archive, folder or file that held it, as configured.
-        member: Its name there; empty where the whole source is meant.
-        stage: `read` (found by a source), `check` (by its header) or `decode` (by its pixels).
+        source: The archive, folder or file that holds the member, as configured.
+        member: The member's name in the source; empty if the row is about the whole source.
+        stage: Where it failed: `read` (in the source), `check` (header) or `decode` (pixels).
         reason: One of `components.image_checks.reject_reasons.REASONS`.
-        detail: What was found, for a person.
+        detail: A description of the problem for a human reader.
     """
 
     source: str
@@ -27,19 +27,20 @@ class Reject(NamedTuple):
 
 @dataclass
 class MemberBatch:
-    """Members of one source, as columns of equal length.
+    """Holds members of one source as columns of equal length.
 
     Attributes:
-        source: The archive, folder or file that holds them.
+        source: The archive, folder or file that holds the members.
         names: Member names inside the source, `/`-separated; data, never a path to write to.
-        data: The image files, bytes as stored (after the archive's own compression).
-        labels: Class names; None where unknown.
-        splits: Splits that the source names; None where it names none.
-        identity: What to hash instead of `data`, for sources that hold pixels and not files: the
-            PNG made of them may differ between zlib versions, their division must not.
-        rejects: Members met on the way that cannot be read; they are in no column.
-        ignored: Entries that are no members: folders, `.DS_Store`, `__MACOSX/`, side files.
-        names_are_paths: Whether names are whole paths, as in a manifest.
+        data: The bytes of the image files, after the archive's own compression is undone.
+        labels: Class names; None if unknown.
+        splits: Splits that the source names; None if it names none.
+        identity: The bytes to hash instead of `data`, for sources that hold pixels rather than
+            files: the encoded PNG may differ between zlib versions, but the split must not.
+        rejects: Members that could not be read; they appear in no column.
+        ignored: Number of entries that are not members: folders, `.DS_Store`, `__MACOSX/`,
+            sidecar files.
+        names_are_paths: Whether names are full paths, as in a manifest.
     """
 
     source: str
@@ -57,7 +58,7 @@ class MemberBatch:
 
     @property
     def keys(self) -> list[str]:
-        """`source/name` of each member: `archive.zip/class/1.png`."""
+        """Returns `source/name` of each member, for example `archive.zip/class/1.png`."""
         if self.names_are_paths:
             return self.names
         return [f"{self.source}/{name}" for name in self.names]
@@ -75,5 +76,5 @@ class MemberBatch:
 
     @property
     def size(self) -> int:
-        """Bytes of the members."""
+        """Returns the total size of the members in bytes."""
         return sum(map(len, self.data))

@@ -1,8 +1,8 @@
-"""Cloud Storage: listing in pages, ranged reads, retries; errors in one line.
+"""Lists and reads objects in Cloud Storage, with retries and one-line errors.
 
-Read through `files.py`, written through `cloud_writes.py`. Each request is tried
-`storage.attempts` times; what was read before a dropped connection is not read again, because
-every request is a bounded range.
+Readers use it through `files.py`; writes are in `cloud_writes.py`. Each request is tried
+`storage.attempts` times. Every request is a bounded range, so a dropped connection never causes
+earlier ranges to be read again.
 """
 
 import io
@@ -37,7 +37,7 @@ _TRANSIENT: Final = (
     requests.exceptions.ChunkedEncodingError,
     requests.exceptions.ContentDecodingError,
     requests.exceptions.Timeout,
-    # A connection that breaks within a raw download comes as it is.
+    # The client does not wrap a connection that breaks during a raw download.
     urllib3.exceptions.HTTPError,
     ConnectionError,
 )
@@ -47,13 +47,13 @@ def open_ranged(path: str, storage: StorageConfig) -> "_Object":
     """Opens an object for ranged reads.
 
     Raises:
-        InputError: if it is not there or may not be read.
+        InputError: if the object does not exist or may not be read.
     """
     return _Object(path, storage)
 
 
 def open_stream(path: str, storage: StorageConfig) -> BinaryIO:
-    """Opens an object for reading from its beginning, by ranges of some MiB."""
+    """Opens an object for sequential reading, in ranges of a few MiB."""
     return io.BufferedReader(_Stream(_Object(path, storage)), _STREAM_BYTES)
 
 
@@ -61,7 +61,7 @@ def read_object(path: str, storage: StorageConfig, limit: int) -> bytes:
     """Reads an object, at most `limit` + 1 bytes.
 
     Raises:
-        FileNotFoundError: if it is not there.
+        FileNotFoundError: if the object does not exist.
         OSError: if it cannot be read.
     """
     blob = blob_of(path, storage)
@@ -74,10 +74,10 @@ def read_object(path: str, storage: StorageConfig, limit: int) -> bytes:
 
 
 def facts(path: str, storage: StorageConfig) -> FileFacts:
-    """Gives size and generation of an object.
+    """Returns the size and generation of an object.
 
     Raises:
-        InputError: if it is not there.
+        InputError: if the object does not exist.
     """
     blob = blob_of(path, storage)
     retried(path, storage, lambda: blob.reload(timeout=storage.timeout_secs, retry=None))
@@ -85,10 +85,10 @@ def facts(path: str, storage: StorageConfig) -> FileFacts:
 
 
 def walk(path: str, storage: StorageConfig) -> Iterator[str]:
-    """Lists objects under a prefix, page by page, in the order of names.
+    """Lists the objects under a prefix, page by page, sorted by name.
 
     Yields:
-        Names relative to the prefix; those of folder markers are left out.
+        Names relative to the prefix; folder markers are omitted.
     """
     prefix = _split(path)[1].rstrip("/")
     skip = len(prefix) + 1 if prefix else 0
@@ -100,14 +100,14 @@ def walk(path: str, storage: StorageConfig) -> Iterator[str]:
 def walk_facts(
     path: str, storage: StorageConfig, *, with_all_below: bool = True
 ) -> Iterator[bytes]:
-    """Gives name, size and generation of every object under a prefix, or right in that folder."""
+    """Yields name, size and generation of every object under a prefix, or directly in it."""
     delimiter = None if with_all_below else "/"
     for blob in _list(path.rstrip("/") + "/", storage, delimiter=delimiter):
         yield f"{blob.name}\0{blob.size} {blob.generation}\n".encode()
 
 
 def expand(path: str, storage: StorageConfig) -> list[str]:
-    """Expands an address; `*` and `?` stay within a folder, `**` does not.
+    """Expands a glob; `*` and `?` match within one folder, `**` across folders.
 
     Raises:
         InputError: if nothing matches.
@@ -125,7 +125,7 @@ def expand(path: str, storage: StorageConfig) -> list[str]:
     )
     found: dict[str, None] = {}
     for blob in _list(f"gs://{bucket}/{name[: magic.start()]}", storage):
-        # A pattern may name objects or folders; each folder once.
+        # A pattern may match objects or folders; the set yields each folder once.
         match = expression.match(blob.name)
         if match and blob.name[match.end() : match.end() + 1] in ("", "/"):
             found.setdefault(f"gs://{bucket}/{match.group()}")
@@ -135,12 +135,12 @@ def expand(path: str, storage: StorageConfig) -> list[str]:
 
 
 def is_prefix(path: str, storage: StorageConfig) -> bool:
-    """Tells whether there are objects under the address as under a folder."""
+    """Returns whether any object exists under the address, taken as a folder."""
     return next(_list(path.rstrip("/") + "/", storage, most=1), None) is not None
 
 
 class _Object:
-    """One object; its size is known from the start."""
+    """Reads ranges of one object, whose size is known when it is opened."""
 
     def __init__(self, path: str, storage: StorageConfig) -> None:
         self._path = path
@@ -160,11 +160,11 @@ class _Object:
         )
 
     def close(self) -> None:
-        """Does nothing: the client keeps its connections."""
+        """Does nothing, because the client owns the connections."""
 
 
 class _Stream(io.RawIOBase):
-    """An object as a stream of ranges."""
+    """Presents an object as a stream that is fetched range by range."""
 
     def __init__(self, source: _Object) -> None:
         self._source = source
@@ -198,7 +198,7 @@ def _split(path: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=4)
 def _client(anonymous: bool) -> gcs.Client:
-    """Makes one client per process; STORAGE_EMULATOR_HOST is honoured by the library."""
+    """Returns the process's client; the library honours `STORAGE_EMULATOR_HOST`."""
     try:
         if anonymous:
             return gcs.Client(project="none", credentials=AnonymousCredentials())
@@ -211,7 +211,7 @@ def _client(anonymous: bool) -> gcs.Client:
 
 
 def blob_of(path: str, storage: StorageConfig) -> Any:
-    """Names an object; asks nothing."""
+    """Returns a handle to an object without making a request."""
     bucket, name = _split(path)
     return _client(storage.anonymous).bucket(bucket).blob(name)
 
@@ -222,7 +222,7 @@ def _download(blob: Any, start: int, length: int, storage: StorageConfig) -> byt
         return blob.download_as_bytes(
             start=start,
             end=start + length - 1,
-            # As stored: an object with `Content-Encoding: gzip` would come unpacked.
+            # Without it, objects with `Content-Encoding: gzip` would arrive decompressed.
             raw_download=True,
             checksum=None,
             timeout=storage.timeout_secs,
@@ -235,7 +235,7 @@ def _download(blob: Any, start: int, length: int, storage: StorageConfig) -> byt
 def _list(
     path: str, storage: StorageConfig, *, most: int | None = None, delimiter: str | None = None
 ) -> Iterator[Any]:
-    """Lists objects by prefix; each page is one request and is tried again by itself."""
+    """Lists objects by prefix; each page is one request and is retried on its own."""
     bucket, prefix = _split(path)
     prefix = "" if prefix == "/" else prefix
     token: str | None = None
@@ -269,17 +269,17 @@ def retried(
     verb: str = "read",
     role: str = "Storage Object Viewer",
 ) -> _T:
-    """Makes a request until it succeeds or the attempts are used up.
+    """Repeats a request until it succeeds or the attempts are used up.
 
     Args:
-        path: What it is about.
-        storage: How often it is tried.
+        path: The address that the request concerns.
+        storage: The number of attempts.
         request: The request.
-        verb: What it does, for the message.
-        role: What it needs, for the message.
+        verb: What the request does, for the error message.
+        role: The role that it requires, for the error message.
 
     Raises:
-        InputError: if it fails for good.
+        InputError: if the last attempt fails or the error is permanent.
     """
     pause = _FIRST_PAUSE_SECS
     for attempt in range(1, storage.attempts + 1):

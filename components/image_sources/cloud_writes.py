@@ -1,4 +1,4 @@
-"""Cloud Storage: objects written whole, and deleted; errors in one line.
+"""Writes and deletes objects in Cloud Storage, atomically and with one-line errors.
 
 The bulk job's `storage.py` calls it; reading is in `cloud_storage.py`.
 """
@@ -14,7 +14,7 @@ from components.image_sources.errors import InputError
 
 
 def exists(path: str, storage: StorageConfig) -> bool:
-    """Tells whether there is an object of exactly that name."""
+    """Returns whether an object of exactly that name exists."""
     blob = blob_of(path, storage)
     return bool(
         retried(path, storage, lambda: blob.exists(timeout=storage.timeout_secs, retry=None))
@@ -24,19 +24,19 @@ def exists(path: str, storage: StorageConfig) -> bool:
 def write_object(
     path: str, source: IO[bytes], storage: StorageConfig, generation: int | None = None
 ) -> int:
-    """Writes an object, which appears whole or not at all.
+    """Writes an object atomically.
 
     Args:
-        path: Its address.
-        source: What to write, from its beginning; read again where a try fails.
-        storage: How to reach it.
-        generation: Write only over this generation; 0: only where there is none.
+        path: The object's address.
+        source: The content, read from its beginning and again for each retry.
+        storage: How to reach the object.
+        generation: Overwrites only this generation; 0 writes only if no object exists.
 
     Returns:
         The object's new generation.
 
     Raises:
-        FileExistsError: if another generation is there than the one asked for.
+        FileExistsError: if the object has another generation than the one given.
         InputError: if it cannot be written.
     """
     blob = blob_of(path, storage)
@@ -61,7 +61,7 @@ def write_object(
 
 
 def delete(path: str, storage: StorageConfig) -> None:
-    """Deletes an object; nothing happens where there is none."""
+    """Deletes an object; does nothing if there is none."""
     blob = blob_of(path, storage)
 
     def request() -> None:

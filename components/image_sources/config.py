@@ -1,6 +1,6 @@
-"""The `input:` section of the configuration: where images come from and what is accepted.
+"""Defines the `input:` section of the configuration: where images come from and their limits.
 
-Composed into the pipeline's configuration; read by every source, by ingest and by the bulk job.
+The pipeline's configuration includes it; every source, ingest and the bulk job read it.
 """
 
 from typing import Annotated, Final, Literal, Self
@@ -15,8 +15,8 @@ Format = Literal[
 
 MIB: Final = 1024 * 1024
 RATIO_FLOOR: Final = 16 * MIB
-"""Unpacked bytes below which no ratio counts against `LimitsConfig.max_ratio`, in zip members, in
-packed tar streams and in the pixels of an image: a blank page packs well."""
+"""Uncompressed bytes up to which `LimitsConfig.max_ratio` is not enforced, because a blank page
+compresses well; applies to zip members, compressed tar streams and the pixels of an image."""
 
 
 class LimitsConfig(Section):
@@ -82,7 +82,7 @@ class SplitsConfig(Section):
 
     @model_validator(mode="after")
     def _leave_train(self) -> Self:
-        """Checks that something is left to train on."""
+        """Checks that the held-out shares leave something to train on."""
         held_out = self.validation + self.calibration + self.test
         if held_out >= 1:
             raise ValueError(

@@ -1,10 +1,10 @@
-"""Defines the error of inputs that cannot be used; sources, ingest and the bulk job raise it."""
+"""Defines the error that sources, ingest and the bulk job raise for unusable inputs."""
 
 from trainer.errors import UserError
 
 
 class InputError(UserError, ValueError):
-    """An input that cannot be used, or an output that cannot be written.
+    """Reports an input that cannot be used, or an output that cannot be written.
 
-    The message is one line: what was found where, and what to do about it.
+    The message is one line that says what was found, where, and how to fix it.
     """

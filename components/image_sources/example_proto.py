@@ -1,7 +1,7 @@
-"""tf.Example without TensorFlow: the message is declared here and parsed by protobuf itself.
+"""Declares tf.Example for protobuf, so that records are parsed without TensorFlow.
 
-Used by the TFRecord and TFDS readers, so that their workers start without TensorFlow, and by
-ingest for the records of duplicates.
+The TFRecord and TFDS readers use it, so that their workers start without TensorFlow, and ingest
+uses it for the records of duplicates.
 Declaration: tensorflow/core/example/{example,feature}.proto.
 """
 
@@ -16,7 +16,7 @@ _FIELD = descriptor_pb2.FieldDescriptorProto
 
 @lru_cache(maxsize=1)
 def example_class() -> Any:
-    """Makes the message class; its `features.feature` is a map from name to feature."""
+    """Returns the message class, whose `features.feature` is a map from name to feature."""
     file = descriptor_pb2.FileDescriptorProto(
         name="vaeline/example.proto", package=_PACKAGE, syntax="proto3"
     )
@@ -47,7 +47,7 @@ def example_class() -> Any:
 def _add(
     message: Any, name: str, number: int, kind: Any, type_name: str = "", *, repeated: bool = False
 ) -> Any:
-    """Adds a field to a message."""
+    """Adds a field to a message descriptor."""
     field = message.field.add(name=name, number=number, type=kind)
     field.label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
     if type_name:

@@ -1,6 +1,6 @@
-"""Files on disk and in Cloud Storage behind one small interface: size, ranged read, stream.
+"""Opens files on disk and in Cloud Storage behind one interface: size, ranged read, stream.
 
-The readers use it so that each is written once; `gs://` is in `cloud_storage.py`.
+It lets each reader be written once for both; the code for `gs://` is in `cloud_storage.py`.
 """
 
 import io
@@ -16,21 +16,21 @@ _BUFFER: Final = 1 << 20
 
 
 class RangedFile(Protocol):
-    """A file that is read by ranges, from any thread."""
+    """Reads a file by ranges, from any thread."""
 
     @property
     def size(self) -> int:
-        """Bytes in the file."""
+        """Returns the size of the file in bytes."""
 
     def read(self, start: int, length: int) -> bytes:
         """Reads `length` bytes, fewer at the end of the file."""
 
     def close(self) -> None:
-        """Gives the file back."""
+        """Releases the file."""
 
 
 class _LocalFile:
-    """A file on disk; reads carry their position, so threads do not disturb each other."""
+    """Reads ranges of a file on disk; each read carries its offset, so threads can share it."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -50,14 +50,14 @@ class _LocalFile:
 
 
 class _LocalStream(io.FileIO):
-    """A file on disk as a stream whose failures say that it was reading that failed."""
+    """Streams a file on disk; its errors state that reading failed."""
 
     def __init__(self, path: str) -> None:
         super().__init__(_open_regular(path))
         self._path = path
 
     def readinto(self, buffer: Any) -> int | None:
-        """Reads up to the buffer's size."""
+        """Reads at most as many bytes as the buffer holds."""
         try:
             return super().readinto(buffer)
         except OSError as error:
@@ -65,10 +65,10 @@ class _LocalStream(io.FileIO):
 
 
 def _open_regular(path: str) -> int:
-    """Opens a regular file; a pipe would be waited for, and a folder opens but cannot be read.
+    """Opens a regular file; opening a pipe would block, and an open folder cannot be read.
 
     Raises:
-        InputError: if it is no regular file or cannot be opened.
+        InputError: if it is not a regular file or cannot be opened.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -84,7 +84,7 @@ def _open_regular(path: str) -> int:
 
 
 def is_cloud(path: str) -> bool:
-    """Tells whether the path is an object's address."""
+    """Returns whether the path is an address in Cloud Storage."""
     return path.startswith("gs://")
 
 
@@ -102,7 +102,7 @@ def open_ranged(path: str, storage: StorageConfig) -> RangedFile:
 
 
 def open_stream(path: str, storage: StorageConfig) -> BinaryIO:
-    """Opens a file for reading from its beginning to its end.
+    """Opens a file for sequential reading.
 
     Raises:
         InputError: if it cannot be opened.
@@ -127,7 +127,7 @@ def read_file(path: str, storage: StorageConfig, limit: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         data = os.read(descriptor, limit + 1)
-        # One call gives at most 2 GiB, and less from some network file systems.
+        # One call returns at most 2 GiB, and less on some network file systems.
         while 0 < len(data) <= limit and (more := os.read(descriptor, limit + 1 - len(data))):
             data += more
         return data
@@ -136,7 +136,7 @@ def read_file(path: str, storage: StorageConfig, limit: int) -> bytes:
 
 
 def facts(path: str, storage: StorageConfig) -> FileFacts:
-    """Gives size and version of a file.
+    """Returns the size and version of a file.
 
     Raises:
         InputError: if there is no such file.
@@ -149,12 +149,12 @@ def facts(path: str, storage: StorageConfig) -> FileFacts:
         status = os.stat(path)
     except OSError as error:
         raise unreadable(path, error) from error
-    # The inode's time tells a change whose author put the modification time back.
+    # The inode's change time reveals an edit after which the modification time was reset.
     return FileFacts(status.st_size, f"{status.st_mtime_ns}-{status.st_ctime_ns}")
 
 
 def unreadable(path: str, error: OSError) -> InputError:
-    """Words the failure to open a path."""
+    """Returns the error for a path that cannot be opened."""
     if isinstance(error, FileNotFoundError):
         return InputError(f"{path}: no such file or folder; check `paths` of the input")
     if isinstance(error, PermissionError):

@@ -1,6 +1,6 @@
-"""The fingerprint of the inputs: it changes when any file does, and is cheap beside an ingest.
+"""Computes a fingerprint of the inputs that changes with any file, far cheaper than an ingest.
 
-The driver puts it among the execution's properties, so that TFX's cache sees a changed archive.
+The driver adds it to the execution properties, so that TFX's cache notices a changed archive.
 """
 
 import hashlib
@@ -21,20 +21,20 @@ _SAMPLE_BYTES: Final = 64 * 1024
 _WINDOW: Final = 4 * 1024 * 1024
 _MOST_FOLDERS: Final = 1000
 _BUCKET_SLASHES: Final = 2
-"""In `gs://bucket`."""
+"""Number of slashes in `gs://bucket`."""
 _LOG: Final = logging.getLogger(PROGRESS_LOGGER)
 
 
 def fingerprint(config: InputConfig) -> str:
-    """Digests what tells one state of the inputs from another.
+    """Returns a digest that identifies the current state of the inputs.
 
-    A zip is known by its central directory, which holds a checksum of every member: copying or
-    touching the archive changes nothing, changing one image does. Other archives are known by
-    size, times and samples of their content; folders by name, size and times of every file;
-    objects by their generation.
+    A zip is identified by its central directory, which holds a checksum of every member: copying
+    or touching the archive does not change the digest, changing one image does. Other archives
+    are identified by size, timestamps and samples of their content; folders by name, size and
+    timestamps of every file; objects by their generation.
 
     Args:
-        config: The input section, spans resolved.
+        config: The input section, with spans resolved.
 
     Returns:
         64 hexadecimal digits.
@@ -51,7 +51,7 @@ def fingerprint(config: InputConfig) -> str:
 
 
 def _facts(path: str, image_format: str, config: InputConfig) -> Iterator[bytes]:
-    """Gives the facts of one file, folder or data set."""
+    """Yields the bytes that identify one file, folder or dataset."""
     if image_format == "zip":
         yield from _zip_facts(path, config)
     elif image_format == "tfds":
@@ -85,11 +85,11 @@ def _facts(path: str, image_format: str, config: InputConfig) -> Iterator[bytes]
 
 
 class _ObjectFolders:
-    """The folders of the objects that a manifest names; those are listed, page by page.
+    """Collects the folders of the objects that a manifest names, to list them page by page.
 
-    Asking for each object would be a request per image. So a new object beside those that are
-    named changes the fingerprint as well. Where there are very many folders, those above them
-    stand for them.
+    Querying each object would cost one request per image. As a consequence, a new object next to
+    the named ones changes the fingerprint as well. If there are very many folders, their parent
+    folders are listed instead.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class _ObjectFolders:
         self._with_all_below = False
 
     def add(self, path: str) -> None:
-        """Takes in the folder of one object."""
+        """Adds the folder of one object."""
         folder = path.rpartition("/")[0]
         if self._with_all_below:
             while folder not in self._folders and folder != _above(folder):
@@ -110,7 +110,7 @@ class _ObjectFolders:
             self._folders, self._with_all_below = above, True
 
     def facts(self, config: InputConfig) -> Iterator[bytes]:
-        """Gives name, size and generation of every object in the folders."""
+        """Yields name, size and generation of every object in the folders."""
         from components.image_sources import cloud_storage
 
         for folder in sorted(self._folders):
@@ -119,17 +119,17 @@ class _ObjectFolders:
                     folder, config.storage, with_all_below=self._with_all_below
                 )
             except InputError as error:
-                # Its images become rejects, or are readable without being listed.
+                # The folder's images become rejects later, or can be read without being listed.
                 _LOG.warning("%s; changes of objects there go unnoticed", error)
 
 
 def _above(folder: str) -> str:
-    """Gives the folder above; a bucket stays."""
+    """Returns the parent folder; a bucket is its own parent."""
     return folder.rpartition("/")[0] if folder.count("/") > _BUCKET_SLASHES else folder
 
 
 def _zip_facts(path: str, config: InputConfig) -> Iterator[bytes]:
-    """Size and central directory."""
+    """Yields the size and the central directory of a zip."""
     file = files.open_ranged(path, config.storage)
     try:
         directory = find_directory(path, file)
@@ -141,7 +141,7 @@ def _zip_facts(path: str, config: InputConfig) -> Iterator[bytes]:
 
 
 def _file_facts(path: str, config: InputConfig) -> Iterator[bytes]:
-    """Size, version, and samples from the first to the last byte."""
+    """Yields size, version, and samples from the first to the last byte."""
     size, version = files.facts(path, config.storage)
     yield f"{size} {version}".encode()
     if files.is_cloud(path):
@@ -156,7 +156,7 @@ def _file_facts(path: str, config: InputConfig) -> Iterator[bytes]:
 
 
 def _stat_facts(path: str, name: str) -> bytes:
-    """Name, size and times; a file that is not there is a fact as well."""
+    """Returns name, size and timestamps; a missing file yields a value of its own."""
     try:
         status = os.stat(path)
         facts = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"

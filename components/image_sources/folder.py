@@ -1,6 +1,7 @@
-"""Folder trees on disk and prefixes in Cloud Storage: one file per image, labels from folders.
+"""Reads folder trees on disk and prefixes in Cloud Storage: one file per image.
 
-Units carry the names of their files, packed; manifests use the same reader with their own labels.
+Labels come from folder names. Units carry the compressed names of their files; manifests use the
+same reader with their own labels.
 """
 
 import json
@@ -18,11 +19,11 @@ from components.image_sources.config import InputConfig
 from components.image_sources.naming import PathNaming, is_litter
 
 _CLOUD_READS: Final = 16
-"""Objects read at a time: their cost is latency."""
+"""Number of objects read concurrently; latency dominates their cost."""
 
 
 def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
-    """Plans the units of one root."""
+    """Plans the units of one root folder."""
     if files.is_cloud(path):
         from components.image_sources import cloud_storage
 
@@ -50,13 +51,13 @@ def read_files(
     """Reads files in batches.
 
     Args:
-        source: The folder that names start from, or the manifest that gives whole paths.
+        source: The folder that names are relative to, or the manifest that gives full paths.
         rows: Name, label and split of each file.
         config: Limits, batch sizes and storage.
-        names_are_paths: Whether names are whole paths.
+        names_are_paths: Whether names are full paths.
 
     Yields:
-        Batches in the order of `rows`; a batch ends early when its bytes reach a unit's.
+        Batches in the order of `rows`; a batch ends early at `units.max_bytes`.
     """
     rows = iter(rows)
     step = 4 * _CLOUD_READS
@@ -67,8 +68,8 @@ def read_files(
             read_one = _FileReader(config)
             contents: Iterator[bytes | tuple[str, str] | None] = map(read_one, paths)
             if any(map(files.is_cloud, paths)):
-                # Threads hide the latency of objects; local files are faster without them. A few
-                # rounds at a time, so that large photographs do not pile up.
+                # Threads hide the latency of objects; local files are faster without them. Only a
+                # few rounds are in flight, so that large photographs do not fill the memory.
                 rounds = range(0, len(paths), step)
                 contents = chain.from_iterable(
                     pool.map(read_one, paths[at : at + step]) for at in rounds
@@ -91,7 +92,7 @@ def read_files(
 
 
 class _FileReader:
-    """Reads one file: its bytes, None for litter, or reason and detail of what is wrong."""
+    """Reads one file: returns its bytes, None for litter, or the reason and detail of a reject."""
 
     def __init__(self, config: InputConfig) -> None:
         self._storage = config.storage
@@ -114,10 +115,10 @@ class _FileReader:
 
 
 def pack_names(rows: list[str]) -> bytes:
-    """Packs strings for a work unit."""
+    """Compresses a list of strings for a work unit."""
     return zlib.compress(json.dumps(rows).encode("ascii"), 1)
 
 
 def unpack_names(packed: bytes) -> list[str]:
-    """Undoes `pack`."""
+    """Returns the strings that `pack_names` compressed."""
     return json.loads(zlib.decompress(packed))

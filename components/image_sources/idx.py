@@ -1,6 +1,6 @@
-"""IDX files, packed by gzip or not, as MNIST and its relatives ship: pixels here, labels there.
+"""Reads IDX files, optionally gzipped, the format of MNIST, with labels in a separate file.
 
-Pixels become PNG files; their identity, and with it their split, is that of the pixels.
+Pixels are encoded as PNG files; identity and split are derived from the pixels themselves.
 Format: http://yann.lecun.com/exdb/mnist/, "the IDX file format".
 """
 
@@ -32,7 +32,7 @@ class _Header(NamedTuple):
 
 
 def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
-    """Plans units of rows; a packed file is one unit."""
+    """Plans units of rows; a gzipped file is one unit."""
     with _open(path, config) as stream:
         header = _header(path, stream)
     if math.prod(header.shape) > min(config.limits.max_bytes, config.limits.max_pixels * 4):
@@ -48,7 +48,7 @@ def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
 
 
 def _check_size(path: str, header: _Header, config: InputConfig) -> None:
-    """Refuses a file of another size than its header promises, before units are made of that."""
+    """Raises if the file size differs from what the header promises, before units are planned."""
     promised = 4 + 4 * (1 + len(header.shape)) + header.rows * math.prod(header.shape)
     size = files.facts(path, config.storage).size
     if size < promised:
@@ -60,7 +60,7 @@ def _check_size(path: str, header: _Header, config: InputConfig) -> None:
 
 
 def _check_labels(path: str, rows: int, config: InputConfig) -> None:
-    """Refuses labels that cannot belong to the images: they would be those of others."""
+    """Raises if the number of labels differs from the number of images."""
     labels = label_file(path, config)
     with _open(labels, config) as stream:
         header = _header(labels, stream)
@@ -100,10 +100,10 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
 
 
 def label_file(path: str, config: InputConfig) -> str:
-    """Gives the label file that belongs to an image file.
+    """Returns the path of the label file that belongs to an image file.
 
     Raises:
-        InputError: if it is not there.
+        InputError: if there is none.
     """
     folder, slash, name = path.rpartition("/")
     wanted = name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
@@ -141,7 +141,7 @@ def _open(path: str, config: InputConfig) -> Iterator[BinaryIO]:
 
 
 def _header(path: str, stream: BinaryIO) -> _Header:
-    """Reads type and shape."""
+    """Reads the element type and the shape from the header."""
     magic = _exactly(path, stream, 4)
     if magic[:2] != b"\0\0" or magic[2] != _UBYTE or magic[3] not in (1, 3, 4):
         raise InputError(f"{path}: not an IDX file of bytes (it starts with {magic.hex(' ')})")
@@ -154,7 +154,7 @@ def _header(path: str, stream: BinaryIO) -> _Header:
 
 
 def _exactly(path: str, stream: BinaryIO, size: int) -> bytes:
-    """Reads `size` bytes, at most a bounded piece at a time: headers may claim anything."""
+    """Reads `size` bytes in bounded pieces, because a header may claim any size."""
     pieces: list[bytes] = []
     left = size
     try:

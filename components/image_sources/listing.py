@@ -1,6 +1,6 @@
-"""Names in a folder tree, sorted and streamed: millions of files never stand in one list.
+"""Streams the sorted names in a folder tree without holding millions of them in memory.
 
-Used by the folder reader to plan, and by the fingerprint of the inputs.
+The folder reader plans with it, and the fingerprint of the inputs uses it.
 """
 
 import heapq
@@ -13,13 +13,13 @@ from typing import Final, TextIO
 from components.image_sources.files import unreadable
 
 _RUN: Final = 100_000
-"""Names that are sorted in memory; more are sorted in runs on disk and merged."""
+"""Largest number of names sorted in memory; more are sorted in runs on disk and merged."""
 
 
 def walk(root: str) -> Iterator[str]:
-    """Lists the files of a tree, depth first, sorted by name: the same order on every machine.
+    """Lists the files of a tree depth first, sorted by name, in the same order on every machine.
 
-    Links to files and folders are followed; a link to a folder above it is not.
+    Links to files and folders are followed, except a link to one of its own parent folders.
 
     Args:
         root: A folder.
@@ -39,7 +39,7 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def _walk(root: str, folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Lists one folder and those below it; `above` breaks circles of links."""
+    """Lists one folder and its subfolders; `above` breaks cycles of links."""
     for name in _sorted_names(os.path.join(root, folder)):
         relative = f"{folder}/{name}" if folder else name
         if not relative.endswith("/"):
@@ -52,7 +52,7 @@ def _walk(root: str, folder: str, above: tuple[tuple[int, int], ...]) -> Iterato
 
 
 def _sorted_names(folder: str) -> Iterator[str]:
-    """Names in one folder, sorted; those of folders end in `/`."""
+    """Yields the sorted names in one folder; names of subfolders end in `/`."""
     runs: list[TextIO] = []
     names: list[str] = []
     try:
@@ -79,9 +79,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _spill(names: list[str]) -> TextIO:
-    """Writes a sorted run to a nameless file; a name holds no NUL, which stands for a newline."""
+    """Writes a sorted run to an unnamed file; NUL, which no name contains, replaces newlines."""
     names.sort()
-    # Closed by the caller: the run outlives this function.
+    # The caller closes it, because the run outlives this function.
     run = tempfile.TemporaryFile(  # noqa: SIM115
         "w+", encoding="utf-8", errors="surrogateescape", newline=""
     )
@@ -96,10 +96,10 @@ def _unspill(run: TextIO) -> Iterator[str]:
 
 
 def kind_of(path: str) -> str:
-    """Tells what is not a regular file: `link` (dangling), `device`, or empty where it is one.
+    """Returns `link` (dangling) or `device` for a file that is not regular, otherwise "".
 
     Raises:
-        OSError: if the path cannot be looked at.
+        OSError: if the path cannot be inspected.
     """
     try:
         mode = os.stat(path).st_mode

@@ -1,6 +1,6 @@
-"""Finds what `paths` names: expands globs, tells formats apart by name and by first bytes.
+"""Finds what `paths` names: expands globs and detects formats by name and by first bytes.
 
-Used by `sources.py` and by the fingerprint; spans are resolved before, in `spans.py`.
+`sources.py` and the fingerprint use it after `spans.py` has resolved the spans.
 """
 
 import glob
@@ -22,13 +22,13 @@ def locate(config: InputConfig) -> Iterator[tuple[str, str]]:
     """Expands `paths`.
 
     Args:
-        config: The input section, its spans resolved.
+        config: The input section, with spans resolved.
 
     Yields:
-        Path and format of each file, folder or data set; those of a glob sorted by name.
+        Path and format of each file, folder or dataset; the matches of a glob sorted by name.
 
     Raises:
-        InputError: if a path does not exist, or its format cannot be told.
+        InputError: if a path does not exist, or its format cannot be detected.
     """
     for path in config.paths:
         if path.startswith("tfds:"):
@@ -41,7 +41,7 @@ def locate(config: InputConfig) -> Iterator[tuple[str, str]]:
 
 
 def expand(path: str, config: InputConfig) -> list[str]:
-    """Expands one path; a folder keeps no slash at its end.
+    """Expands one path; trailing slashes of folders are removed.
 
     Raises:
         InputError: if nothing matches.
@@ -60,7 +60,7 @@ def expand(path: str, config: InputConfig) -> list[str]:
 
 
 def _tell(path: str, config: InputConfig) -> str:
-    """Tells the format by the name, else by the first bytes."""
+    """Detects the format from the name, or from the first bytes if the name does not tell."""
     name = path.rpartition("/")[2].lower()
     if not files.is_cloud(path) and os.path.isdir(path):
         return "idx" if _idx_files(path) else "folder"
@@ -85,7 +85,7 @@ def _tell(path: str, config: InputConfig) -> str:
 
 
 def _sniff(path: str, config: InputConfig) -> str:
-    """Tells the format by the first bytes."""
+    """Detects the format from the first bytes."""
     file = files.open_ranged(path, config.storage)
     try:
         head = file.read(0, 512)
@@ -102,7 +102,7 @@ def _sniff(path: str, config: InputConfig) -> str:
 
 
 def _idx_files(folder: str) -> list[str]:
-    """Gives the image files of a folder that holds nothing but IDX files, else nothing."""
+    """Returns the image files of a folder that holds only IDX files; otherwise an empty list."""
     with os.scandir(folder) as entries:
         names = []
         for entry in entries:
@@ -113,7 +113,7 @@ def _idx_files(folder: str) -> list[str]:
 
 
 def _parts(path: str, image_format: str) -> list[str]:
-    """Gives the files that one path of a format stands for."""
+    """Returns the files that one path stands for in its format."""
     if image_format == "idx":
         if os.path.isdir(path):
             return _idx_files(path)

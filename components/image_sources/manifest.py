@@ -1,6 +1,6 @@
-"""CSV, JSON Lines and Parquet manifests: paths of images with their labels and splits.
+"""Reads CSV, JSON Lines and Parquet manifests, which list image paths, labels and splits.
 
-Paths are absolute (`gs://` too) or start from the manifest's folder.
+Paths are absolute (including `gs://`) or relative to the manifest's folder.
 """
 
 import csv
@@ -64,7 +64,7 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
 
 
 def named_files(path: str, config: InputConfig) -> Iterator[str]:
-    """Gives the files and objects that a manifest names, for the fingerprint."""
+    """Yields the files and objects that a manifest names, for the fingerprint."""
     folder = path.rpartition("/")[0] or "."
     for row in _rows(path, config):
         if name := _text(row.get(config.manifest.path)):
@@ -72,14 +72,14 @@ def named_files(path: str, config: InputConfig) -> Iterator[str]:
 
 
 def _full(folder: str, name: str) -> str:
-    """Completes a relative path."""
+    """Resolves a path relative to the manifest's folder."""
     if files.is_cloud(name) or os.path.isabs(name):
         return name
     return f"{folder}/{name}"
 
 
 def _text(value: object) -> str:
-    """Gives a cell as text; empty where it is missing."""
+    """Returns a cell as text; empty if it is missing."""
     if value is None or value != value:
         return ""
     if isinstance(value, float) and value.is_integer():
@@ -91,7 +91,7 @@ def _rows(path: str, config: InputConfig) -> Iterator[Row]:
     """Streams the rows of a manifest.
 
     Raises:
-        InputError: if it is damaged.
+        InputError: if the manifest is damaged.
     """
     suffix = path.rpartition(".")[2].lower()
     with files.open_stream(path, config.storage) as stream:
@@ -128,7 +128,7 @@ def _parquet(stream: Any, config: InputConfig) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     if int(pa.__version__.partition(".")[0]) < 14:
-        # CVE-2023-47248: reading untrusted data could run code; importing the fix is enough.
+        # CVE-2023-47248: reading untrusted data could run code; importing the package fixes it.
         importlib.import_module("pyarrow_hotfix")
     table = pq.ParquetFile(stream)
     columns = config.manifest

@@ -1,6 +1,6 @@
-"""What a member's path says: its label, its split, and whether it is a member at all.
+"""Derives label, split and membership from a member's path.
 
-Used by the readers of folders, zips and tars; a path is only ever read as text.
+The readers of folders, zips and tars use it; a path is only ever parsed as text.
 """
 
 from functools import lru_cache
@@ -24,25 +24,25 @@ SPLIT_NAMES: Final = {
     "unlabeled": features.UNLABELLED,
     "unsupervised": features.UNLABELLED,
 }
-"""Names of folders, files and manifest entries, in lower case, to our splits."""
+"""Maps lower-case names of folders, files and manifest entries to splits."""
 
 _LITTER: Final = frozenset(("Thumbs.db", "desktop.ini"))
 
 
 class Place(NamedTuple):
-    """What a folder says about the images in it."""
+    """Holds the label and split that a folder implies for its images."""
 
     label: str | None
     split: str | None
 
 
 class PathNaming:
-    """Reads labels and splits from member paths.
+    """Derives labels and splits from member paths.
 
-    The label is the folder right above the image. The split is the first folder that has a
-    split's name: `mnist/train/7/1.png` is in train with label 7, `test/1.png` is in test without
-    a label. With `splits.source: hash` no folder is taken for a split, so that a class may be
-    called `train`; folders above the label then mean nothing.
+    The label is the image's parent folder. The split is the first folder that has the name of a
+    split: `mnist/train/7/1.png` is in train with label 7, `test/1.png` is in test without a
+    label. With `splits.source: hash` no folder denotes a split, so that a class may be called
+    `train`; folders above the label are then ignored.
 
     Args:
         config: Where labels and splits come from.
@@ -54,11 +54,11 @@ class PathNaming:
         self._place = lru_cache(maxsize=65536)(self._place_of)
 
     def place(self, name: str) -> Place:
-        """Gives the label and split of one member path."""
+        """Returns the label and split of one member path."""
         return self._place(name.rpartition("/")[0])
 
     def _place_of(self, folder: str) -> Place:
-        """Reads a folder's path; `.`, `..` and empty parts say nothing."""
+        """Parses a folder's path, ignoring `.`, `..` and empty parts."""
         parts = [part for part in folder.split("/") if part not in ("", ".", "..")]
         named = [part.lower() for part in parts if part.lower() in SPLIT_NAMES]
         split = SPLIT_NAMES[named[0]] if named and self._splits else None
@@ -71,13 +71,13 @@ class PathNaming:
 
 
 def is_litter(name: str) -> bool:
-    """Tells what operating systems leave behind: `.DS_Store`, `__MACOSX/`, hidden files."""
+    """Returns whether an operating system left the file: `.DS_Store`, `__MACOSX/`, hidden files."""
     base = name.rpartition("/")[2]
     return base.startswith(".") or base in _LITTER or "__MACOSX/" in name
 
 
 def split_of_file(path: str) -> str | None:
-    """Reads the split from a file's name or, failing that, its folder: `train-00000.tar`."""
+    """Returns the split in a file's name, such as `train-00000.tar`, or in its folder's name."""
     folder, _, base = path.rpartition("/")
     word = base.replace("_", "-").replace(".", "-").split("-")[0]
     for candidate in (word, folder.rpartition("/")[2]):

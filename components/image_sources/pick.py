@@ -1,7 +1,7 @@
-"""Fetches a few members of archives by name, for the pictures of a report.
+"""Fetches a few members of archives by name, for the images in a report.
 
-Zips, folders and manifests are read by ranges, rows of IDX files by place; what can only be
-streamed is read for a bounded time. Whatever cannot be had is simply not there.
+Zips, folders and manifests are read by ranges, IDX files by row number; formats that can only be
+streamed are read for a bounded time. Unavailable members are omitted.
 """
 
 import logging
@@ -33,11 +33,11 @@ def pick_members(
     Args:
         config: How the archives are read: format, limits, storage.
         wanted: Names of members by source, both as in a table of rows or rejects.
-        seconds: After this nothing more is read.
-        now: Seconds, monotonic; injectable for tests.
+        seconds: Time limit after which reading stops.
+        now: Monotonic clock in seconds; injectable for tests.
 
     Returns:
-        The bytes of those that were found, by source and name.
+        The bytes of the members that were found, by source and name.
     """
     found: Found = {}
     until = now() + seconds
@@ -60,7 +60,7 @@ def pick_members(
 
 
 def _printable(name: str) -> str:
-    """A member's name as tables have it: bytes that are no UTF-8 became replacement characters."""
+    """Returns a member's name as tables store it, with replacement characters for invalid UTF-8."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 

@@ -1,6 +1,6 @@
-"""Opens the sources that a configuration names: one dispatch table from format to reader.
+"""Opens the sources that a configuration names, through one dispatch table of readers.
 
-Called by ingest and by the bulk job: `open_source(config).units()`, then `.read(unit)`.
+Ingest and the bulk job call `open_source(config).units()`, then `.read(unit)`.
 """
 
 import importlib
@@ -24,18 +24,18 @@ _READERS: Final = {
     "tfds": "components.image_sources.tfds",
     "manifest": "components.image_sources.manifest",
 }
-"""Module by format; a module is imported when its format is met. The names are written out, so that
-the digest of a step's code covers the readers (`pipeline/imports.py`)."""
+"""Module of each format, imported on first use. The names are written out, so that the digest of a
+step's code covers the readers (`pipeline/imports.py`)."""
 
 
 def reader(image_format: str) -> Reader:
-    """Gives the reader of a format."""
+    """Returns the reader of a format."""
     module = importlib.import_module(_READERS[image_format])
     return Reader(module.plan, module.read)
 
 
 class ImageSource:
-    """All archives of one configuration, one after the other.
+    """Reads all archives of one configuration, one after the other.
 
     Args:
         config: The input section.
@@ -45,7 +45,7 @@ class ImageSource:
         self._config = config
 
     def units(self) -> Iterator[WorkUnit]:
-        """Plans the work, streaming.
+        """Yields the work units of all archives as they are planned.
 
         Raises:
             InputError: if a path does not exist, or there is no member at all.
@@ -64,11 +64,11 @@ class ImageSource:
         """Reads one unit in batches.
 
         Raises:
-            InputError: if the archive as a whole turns out unreadable.
+            InputError: if the archive as a whole is unreadable.
         """
         yield from reader(unit.format).read(unit, self._config)
 
 
 def open_source(config: InputConfig) -> ImageSource:
-    """Opens what the configuration names; reads nothing yet."""
+    """Returns the source that the configuration names, without reading anything."""
     return ImageSource(config)

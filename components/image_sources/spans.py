@@ -1,4 +1,4 @@
-"""Spans: `{SPAN}`, `{YYYY}-{MM}-{DD}` and `{VERSION}` in paths, as TFX's FileBasedExampleGen has.
+"""Resolves `{SPAN}`, `{YYYY}-{MM}-{DD}` and `{VERSION}` in paths, as FileBasedExampleGen does.
 
 The driver resolves them before anything is read, so that a new day's folder is a new input.
 """
@@ -19,10 +19,10 @@ _EPOCH: Final = datetime.date(1970, 1, 1)
 
 
 class Resolved(NamedTuple):
-    """A configuration without spans, and the span it stands for.
+    """Holds a configuration whose spans are resolved, and the span that was chosen.
 
     Attributes:
-        config: With paths that name what is there.
+        config: The configuration with the paths of existing spans.
         span: The latest span read; days since 1970-01-01 for dates, 0 without spans.
         version: The latest version of that span; None without versions.
     """
@@ -36,7 +36,7 @@ def resolve(config: InputConfig) -> Resolved:
     """Chooses the latest spans, each in its latest version.
 
     Args:
-        config: The input section; `spans.latest` says how many.
+        config: The input section; `spans.latest` is the number of spans.
 
     Returns:
         The configuration with every pattern replaced by the paths of the spans.
@@ -62,7 +62,7 @@ def resolve(config: InputConfig) -> Resolved:
 
 
 def available_spans(config: InputConfig) -> tuple[int, ...]:
-    """Gives every span that all patterns have, oldest first; empty where there is no pattern.
+    """Returns the spans that all patterns share, oldest first; empty if there is no pattern.
 
     Raises:
         InputError: as for `resolve`.
@@ -91,7 +91,7 @@ def _spans_of(pattern: str, config: InputConfig) -> Mapping[int, _Found]:
     """Finds the spans of one pattern, each with its latest version."""
     tokens = [match.group(1) for match in _TOKEN.finditer(pattern)]
     _check_tokens(pattern, tokens)
-    # The part of the path that holds tokens is searched; what follows them stays a pattern.
+    # Only the part of the path with tokens is searched; the rest remains a pattern.
     last = list(_TOKEN.finditer(pattern))[-1].end()
     slash = pattern.find("/", last)
     head, tail = (pattern, "") if slash < 0 else (pattern[:slash], pattern[slash:])
@@ -110,7 +110,7 @@ def _spans_of(pattern: str, config: InputConfig) -> Mapping[int, _Found]:
                 continue
             span = (date - _EPOCH).days
         entry = _Found(values.get("VERSION"), path + tail)
-        # Paths of one span and version differ by a glob beside the tokens: the first is read.
+        # Paths of one span and version can differ by a glob next to the tokens; the first wins.
         if span not in spans or (entry.version or 0) > (spans[span].version or 0):
             spans[span] = entry
     if not spans:
@@ -119,7 +119,7 @@ def _spans_of(pattern: str, config: InputConfig) -> Mapping[int, _Found]:
 
 
 def _check_tokens(pattern: str, tokens: list[str]) -> None:
-    """Refuses patterns that TFX refuses."""
+    """Raises for the patterns that TFX rejects."""
     dated = set(tokens) & set(_DATE)
     if len(set(tokens)) != len(tokens):
         raise InputError(f"{pattern}: a span mark is given twice")
@@ -130,7 +130,7 @@ def _check_tokens(pattern: str, tokens: list[str]) -> None:
 
 
 def _to_regex(pattern: str) -> str:
-    """Turns tokens into named groups; `*` and `?` keep their meaning within a folder."""
+    """Converts tokens to named groups; `*` and `?` still match within one folder."""
     parts, at = [], 0
     for match in _TOKEN.finditer(pattern):
         name, width = match.groups()

@@ -1,4 +1,4 @@
-"""Tar archives, packed or not: streamed once, labels and splits from folders inside."""
+"""Streams tar archives, compressed or not, with labels and splits from the folders inside."""
 
 from collections.abc import Iterator
 
@@ -9,11 +9,11 @@ from components.image_sources.config import MIB, InputConfig
 from components.image_sources.naming import PathNaming, is_litter
 
 BATCH_BYTES = 16 * MIB
-"""A batch ends here even when it has few members."""
+"""Size at which a batch ends, even if it has few members."""
 
 
 def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
-    """Plans one unit: a tar can only be read from its beginning."""
+    """Plans one unit, because a tar can only be read from its beginning."""
     del config
     yield WorkUnit(0, path, "tar")
 

@@ -1,7 +1,7 @@
-"""Members of a tar as they stream by: bounded in memory, whatever the headers claim.
+"""Streams the members of a tar with bounded memory, whatever the headers claim.
 
-`tarfile` reads extended headers whole and keeps every member's header; an archive made for that
-fills the memory. Formats: POSIX.1-2001 (pax), ustar and GNU.
+`tarfile` reads extended headers whole and keeps every member's header, so a crafted archive could
+exhaust the memory. Formats: POSIX.1-2001 (pax), ustar and GNU.
 """
 
 import bz2
@@ -36,14 +36,14 @@ _KINDS: Final = {
 
 
 class TarMember(NamedTuple):
-    """One member.
+    """Holds one member of a tar.
 
     Attributes:
-        name: Its path.
+        name: The member's path.
         kind: Empty for a file; `folder`, or a reason to reject: `link`, `device`, `too_large`,
             `unreadable`.
-        data: Its bytes; empty unless it is a file.
-        detail: What else is known of a member that cannot be read.
+        data: The member's bytes; empty unless it is a file.
+        detail: Further information on a member that cannot be read.
     """
 
     name: str
@@ -53,18 +53,18 @@ class TarMember(NamedTuple):
 
 
 def members(path: str, config: InputConfig) -> Iterator[TarMember]:
-    """Streams the members of a tar, packed or not.
+    """Streams the members of a tar, compressed or not.
 
     Args:
-        path: The archive; how it is packed is told by its first bytes.
+        path: The archive; its first bytes reveal the compression.
         config: Limits and storage.
 
     Yields:
-        Members in order; a file above `limits.max_bytes` without its data.
+        Members in order; a file above `limits.max_bytes` comes without its data.
 
     Raises:
-        InputError: if the archive is damaged or cut short: what is missing is not known, so
-            nothing of it is accepted.
+        InputError: if the archive is damaged or truncated. Nothing of it is accepted, because
+            the missing members are unknown.
     """
     counter = _Counted(files.open_stream(path, config.storage))
     unpacked = _unpacked(io.BufferedReader(counter, _SKIP))
@@ -77,17 +77,17 @@ def members(path: str, config: InputConfig) -> Iterator[TarMember]:
 
 
 class _Readable(Protocol):
-    """What all unpackers have in common."""
+    """Describes the interface that all decompressors share."""
 
     def read(self, size: int, /) -> bytes:
-        """Reads up to `size` bytes."""
+        """Reads at most `size` bytes."""
 
 
 class _Counted(io.RawIOBase):
-    """A stream that knows how much of it was read.
+    """Counts the bytes that are read from a stream.
 
     Args:
-        stream: The stream.
+        stream: The stream to read.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -95,11 +95,11 @@ class _Counted(io.RawIOBase):
         self.consumed = 0
 
     def readable(self) -> bool:
-        """Says that it can be read."""
+        """Returns True."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Reads up to the buffer's size."""
+        """Reads at most as many bytes as the buffer holds."""
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
         self.consumed += len(data)
@@ -112,7 +112,7 @@ class _Counted(io.RawIOBase):
 
 
 def _unpacked(stream: io.BufferedReader) -> _Readable:
-    """Unpacks by the first bytes."""
+    """Returns the decompressed stream; the first bytes reveal the compression."""
     head = stream.peek(6)
     if head.startswith(b"\x1f\x8b"):
         return gzip.GzipFile(fileobj=stream, mode="rb")
@@ -127,12 +127,12 @@ def _unpacked(stream: io.BufferedReader) -> _Readable:
 
 
 class _Blocks:
-    """Exact reads of the unpacked stream, held against the ratio limit.
+    """Reads exact numbers of bytes from a decompressed stream and enforces the ratio limit.
 
     Args:
-        path: For messages.
-        stream: Unpacked.
-        packed: What it is unpacked from.
+        path: The archive, for error messages.
+        stream: The decompressed stream.
+        packed: The compressed stream underneath.
         config: Limits.
     """
 
@@ -147,7 +147,7 @@ class _Blocks:
         """Reads `size` bytes.
 
         Raises:
-            InputError: if there are fewer, or the ratio is a bomb's.
+            InputError: if there are fewer, or the ratio is that of a decompression bomb.
         """
         data = self._stream.read(size)
         while 0 < len(data) < size and (more := self._stream.read(size - len(data))):
@@ -165,7 +165,7 @@ class _Blocks:
         return data
 
     def skip(self, size: int) -> None:
-        """Reads `size` bytes and forgets them."""
+        """Reads and discards `size` bytes."""
         while size > 0:
             size -= len(self.read(min(size, _SKIP)))
 
@@ -207,7 +207,7 @@ def _members(path: str, blocks: _Blocks, config: InputConfig) -> Iterator[TarMem
         override = {}
         reason = "unreadable" if sparse else _KINDS.get(kind, "unreadable")
         if reason in ("link", "device", "folder"):
-            # Links carry a size in some old archives, but never any data.
+            # Some old archives give links a size, but they never have data.
             yield TarMember(name, reason, b"", f"type {kind.decode('ascii', 'replace')!r}")
             continue
         if reason or size > limit:
@@ -219,7 +219,7 @@ def _members(path: str, blocks: _Blocks, config: InputConfig) -> Iterator[TarMem
 
 
 def _number(text: bytes) -> int:
-    """Reads an octal number, or GNU's base 256; -1 where it is neither."""
+    """Parses an octal number or GNU's base-256 encoding; returns -1 if it is neither."""
     if text[0] & 0x80:
         return int.from_bytes(bytes([text[0] & 0x7F]) + text[1:], "big")
     digits = text.strip(b" \0")
@@ -230,12 +230,12 @@ def _number(text: bytes) -> int:
 
 
 def _checksum(header: bytes) -> int:
-    """Sums the header, its checksum taken as spaces."""
+    """Returns the sum of the header's bytes, with spaces in place of the checksum."""
     return sum(header[:148]) + 8 * 0x20 + sum(header[156:])
 
 
 def _name(header: bytes) -> str:
-    """Joins prefix and name; GNU's old format keeps other things where the prefix is."""
+    """Joins prefix and name; GNU's old format uses the prefix field for other data."""
     name = header[:100].split(b"\0", 1)[0]
     if header[257:263] == b"ustar\0" and (prefix := header[345:500].split(b"\0", 1)[0]):
         name = prefix + b"/" + name
@@ -243,7 +243,7 @@ def _name(header: bytes) -> str:
 
 
 def _pax(content: bytes) -> dict[str, str]:
-    """Reads the records of an extended header: `length key=value` and a newline."""
+    """Parses the records of an extended header, each `length key=value` and a newline."""
     values: dict[str, str] = {}
     at = 0
     while at < len(content):

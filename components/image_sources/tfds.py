@@ -1,7 +1,7 @@
-"""Image datasets of TensorFlow Datasets, by name: `tfds:mnist` or `tfds:mnist:3.0.1`.
+"""Reads image datasets of TensorFlow Datasets by name: `tfds:mnist` or `tfds:mnist:3.0.1`.
 
-TFDS finds, and if asked downloads, the dataset when the work is planned; workers read the shards
-of the prepared dataset as TFRecord files, without TFDS.
+TFDS locates the dataset, and downloads it if configured, when the work is planned; workers read
+the shards of the prepared dataset as TFRecord files, without TFDS.
 """
 
 import json
@@ -19,7 +19,7 @@ from components.image_sources.tfrecord import read_records
 
 class _Prepared(NamedTuple):
     shards: tuple[tuple[str, str, int], ...]
-    """Split, file and number of examples."""
+    """Split, file and number of examples of each shard."""
     names: tuple[str, ...]
 
 
@@ -41,7 +41,7 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
 
 
 def shard_files(path: str, config: InputConfig) -> list[str]:
-    """Gives the dataset's files, for the fingerprint."""
+    """Returns the dataset's files, for the fingerprint."""
     return [shard for _, shard, _ in _prepared(path, config.tfds).shards]
 
 
@@ -50,7 +50,7 @@ def _prepared(path: str, config: TFDSConfig) -> _Prepared:
     """Finds the prepared dataset.
 
     Raises:
-        InputError: if there is none, or it has no such features.
+        InputError: if there is none, or it lacks the configured features.
     """
     try:
         import tensorflow_datasets as tfds

@@ -1,6 +1,6 @@
-"""TFRecord files of tf.Examples, packed by gzip or not; feature names are configurable.
+"""Reads TFRecord files of tf.Examples, optionally gzipped, with configurable feature names.
 
-Frames are read by `components/tfrecord_frames.py`, records are parsed by protobuf: both without
+`components/tfrecord_frames.py` reads the frames and protobuf parses the records, both without
 TensorFlow.
 """
 
@@ -21,12 +21,12 @@ from components.image_sources.naming import SPLIT_NAMES, split_of_file
 from components.image_sources.tar import BATCH_BYTES
 from components.tfrecord_frames import FrameError, read_frames
 
-# What a record may hold beside its image.
+# Bytes that a record may hold in addition to its image.
 _ROOM: Final = MIB
 
 
 def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
-    """Plans one unit: where a file's records begin is only known by reading it."""
+    """Plans one unit, because only reading the file reveals where its records begin."""
     split = split_of_file(path) if config.splits.source == "auto" else None
     yield WorkUnit(0, path, "tfrecord", extra=(split or "").encode())
 
@@ -52,7 +52,7 @@ def read_records(
     Args:
         path: The file.
         split: The split of all its images.
-        keys: Feature keys; an empty one is not looked for.
+        keys: Feature keys; an empty key disables its feature.
         names: Class names by number.
         config: Limits, batch size and storage.
 
@@ -84,7 +84,7 @@ def _add(
     keys: TFRecordConfig,
     names: tuple[str, ...],
 ) -> int:
-    """Adds one record's image; returns its bytes."""
+    """Adds one record's image to the batch and returns its size in bytes."""
     try:
         features = example_class().FromString(record).features.feature
     except DecodeError:
@@ -104,7 +104,7 @@ def _add(
             batch.refuse(name, "bad_label", f"number {number} has no name")
             return 0
         label = names[number] if names else str(number)
-        # TensorFlow's image records and TFDS write -1 where there is no label.
+        # TensorFlow's image records and TFDS write -1 for a missing label.
         label = None if number < 0 else label
     batch.add(name, encoded, label, split)
     return len(encoded)
@@ -125,7 +125,7 @@ def _number_of(features: Any, key: str) -> int | None:
 
 
 def _frames(path: str, stream: BinaryIO, config: InputConfig) -> Iterator[tuple[bytes, str]]:
-    """Reads the frames of a file; damage to the file as a whole becomes an `InputError`."""
+    """Reads the frames of a file; raises `InputError` if the file as a whole is damaged."""
     try:
         yield from read_frames(stream, config.limits.max_bytes + _ROOM)
     except FrameError as error:

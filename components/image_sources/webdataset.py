@@ -1,6 +1,7 @@
-"""WebDataset tar shards: files of one sample stand together and share their name to the first dot.
+"""Reads WebDataset tar shards, in which adjacent files that share a basename form one sample.
 
-The label is the `.cls`, `.txt` or `.json` next to the image; the split is in the shard's name.
+The basename ends at the first dot. The label is the `.cls`, `.txt` or `.json` file next to the
+image; the split is in the shard's name.
 """
 
 import json
@@ -23,11 +24,11 @@ _JSON_KEYS: Final = ("label", "class", "cls", "class_name")
 _PEEKED: Final = 200
 _NUMBER: Final = re.compile("[0-9]{1,9}")
 _NAMELESS: Final = "\0"
-"""Stands for a class number that has no name."""
+"""Placeholder for a class number that has no name."""
 
 
 def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
-    """Plans one unit: a tar can only be read from its beginning."""
+    """Plans one unit, because a tar can only be read from its beginning."""
     del config
     yield WorkUnit(0, path, "webdataset")
 
@@ -57,10 +58,10 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
 
 
 def has_side_files(path: str, config: InputConfig) -> bool:
-    """Tells a WebDataset shard from any other tar by its first members.
+    """Returns whether the first members of a tar are those of a WebDataset shard.
 
     Raises:
-        InputError: if the archive is damaged there.
+        InputError: if the archive is damaged within these members.
     """
     found: dict[str, set[str]] = {}
     for member in islice(tar_stream.members(path, config), _PEEKED):
@@ -73,14 +74,14 @@ def has_side_files(path: str, config: InputConfig) -> bool:
 
 
 def split_key(name: str) -> tuple[str, str]:
-    """Divides a name into the sample's key, folder included, and the lower-case suffix."""
+    """Splits a name into the sample's key, including the folder, and the lower-case suffix."""
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return folder + slash + stem, suffix.lower()
 
 
 def _samples(path: str, config: InputConfig) -> Iterator[list[tuple[str, TarMember]]]:
-    """Groups neighbours of one key; a group never passes a batch's size."""
+    """Groups adjacent members of one key; a group never exceeds the size of a batch."""
     sample: list[tuple[str, TarMember]] = []
     current, size = "", 0
     for member in tar_stream.members(path, config):
@@ -96,7 +97,7 @@ def _samples(path: str, config: InputConfig) -> Iterator[list[tuple[str, TarMemb
 
 
 def _label(sample: list[tuple[str, TarMember]], config: InputConfig) -> str | None:
-    """Reads the label next to the image."""
+    """Reads the label from the sample's sidecar file."""
     if config.labels.source == "none":
         return None
     side = {suffix.rpartition(".")[2]: member.data for suffix, member in sample}
@@ -112,7 +113,7 @@ def _label(sample: list[tuple[str, TarMember]], config: InputConfig) -> str | No
 
 
 def _from_json(text: str) -> str:
-    """Reads the label from a JSON object; empty where it has none."""
+    """Reads the label from a JSON object; returns an empty string if it has none."""
     try:
         values = json.loads(text)
     except (json.JSONDecodeError, RecursionError):
@@ -126,7 +127,7 @@ def _from_json(text: str) -> str:
 
 
 def _named(text: str, names: tuple[str, ...]) -> str:
-    """Turns a class number into its name where names are given."""
+    """Replaces a class number by its name if names are configured."""
     if not names or not _NUMBER.fullmatch(text):
         return text
     return names[int(text)] if int(text) < len(names) else _NAMELESS

@@ -1,6 +1,7 @@
-"""Zip archives: members are read in parallel, by parts of the central directory.
+"""Reads zip archives in parallel, each worker taking a part of the central directory.
 
-Stored members are cut out of large reads, deflated ones unpacked with a bound; nothing is written.
+Stored members are sliced from large reads, deflated ones are decompressed up to a limit; nothing
+is written to disk.
 """
 
 import stat
@@ -28,8 +29,8 @@ _DEFLATED: Final = 8
 _LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 _LOCAL_BYTES: Final = 30
 _LOCAL_LENGTHS: Final = struct.Struct("<HH")
-# Members that lie this close together are read at once; a local header may carry longer extra
-# fields than the directory says, which the slack covers for the last one.
+# Members no further apart than this are fetched in one read. A local header may carry longer extra
+# fields than the directory states; the slack covers that for the last member.
 _GAP: Final = 64 * 1024
 _SLACK: Final = 512
 _READ: Final = 16 * 1024 * 1024
@@ -55,7 +56,7 @@ def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
 
 
 def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
-    """Reads the members of one part of the directory."""
+    """Reads the members in one part of the central directory."""
     naming = PathNaming(config)
     file = files.open_ranged(unit.source, config.storage)
     try:
@@ -76,7 +77,7 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
 
 
 def pick(path: str, wants: Callable[[str], bool], config: InputConfig) -> Iterator[MemberBatch]:
-    """Reads the members whose names are wanted, and of the rest only the directory."""
+    """Reads only the members whose names are wanted, located through the central directory."""
     file = files.open_ranged(path, config.storage)
     try:
         for unit in plan(path, config):
@@ -95,7 +96,7 @@ def pick(path: str, wants: Callable[[str], bool], config: InputConfig) -> Iterat
 
 
 def _is_wanted(entry: Entry, batch: MemberBatch, limits: LimitsConfig) -> bool:
-    """Sorts out, by the directory alone, what is no member and what must not be unpacked."""
+    """Returns whether to read an entry; decides from the directory alone and records rejects."""
     name = entry.name
     if name.endswith("/") or is_litter(name):
         batch.ignored += 1
@@ -129,16 +130,17 @@ def _is_wanted(entry: Entry, batch: MemberBatch, limits: LimitsConfig) -> bool:
 def _fetch(
     file: files.RangedFile, entries: list[Entry], batch: MemberBatch, previous_stop: int
 ) -> tuple[list[tuple[Entry, bytes]], int]:
-    """Reads members' packed bytes, neighbours with one read.
+    """Reads the compressed bytes of members, adjacent members with one read.
 
     Args:
         file: The archive.
-        entries: Wanted members.
-        batch: Takes the rejects.
-        previous_stop: Where the last member of the batch before ended.
+        entries: The members to read.
+        batch: Receives the rejects.
+        previous_stop: End offset of the previous batch's last member.
 
     Returns:
-        Members with their packed bytes, in the order of `entries`, and where the last one ended.
+        Members with their compressed bytes, in the order of `entries`, and the end offset of the
+        last one.
     """
     order = sorted(range(len(entries)), key=lambda i: entries[i].offset)
     found: dict[int, bytes] = {}
@@ -171,7 +173,7 @@ def _fetch(
 
 
 def _span(entries: list[Entry], order: list[int], rank: int) -> int:
-    """Bytes to read from one member on so that its neighbours come with it."""
+    """Returns how many bytes to read from a member's start to cover its neighbours as well."""
     start = entries[order[rank]].offset
     stop = start
     for i in order[rank:]:
@@ -186,7 +188,7 @@ def _span(entries: list[Entry], order: list[int], rank: int) -> int:
 
 
 def _unpack(entry: Entry, packed: bytes, batch: MemberBatch, limit: int) -> bytes | None:
-    """Unpacks one member and holds it against its checksum."""
+    """Decompresses one member and verifies its checksum."""
     data = packed
     if entry.method == _DEFLATED:
         inflater = zlib.decompressobj(-15)

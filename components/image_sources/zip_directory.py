@@ -1,7 +1,7 @@
-"""The central directory of a zip: where it is, what it says; read as bytes, never trusted.
+"""Locates and parses the central directory of a zip, treating its bytes as untrusted.
 
 The zip reader plans by walking it once, and each unit parses only its own part. `zipfile` would
-make an object per member of the whole archive in every worker. Format: PKWARE APPNOTE 6.3.10.
+create an object per member of the whole archive in every worker. Format: PKWARE APPNOTE 6.3.10.
 """
 
 import struct
@@ -32,13 +32,13 @@ _UNIX: Final = 3
 
 
 class Directory(NamedTuple):
-    """Where the central directory is.
+    """Locates the central directory in the file.
 
     Attributes:
-        start: Its first byte in the file.
-        stop: The byte after its last.
-        entries: How many entries the end record claims.
-        shift: What to add to offsets, for archives with something put in front.
+        start: Offset of its first byte in the file.
+        stop: Offset of the byte after its last.
+        entries: Number of entries that the end record claims.
+        shift: Number to add to stored offsets, for archives with prepended data.
     """
 
     start: int
@@ -48,17 +48,17 @@ class Directory(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One member as the directory describes it.
+    """Describes one member as the central directory states it.
 
     Attributes:
-        name: Its path, `/`-separated.
-        offset: Of its local header in the file.
-        packed: Bytes in the archive.
-        unpacked: Bytes it claims to hold.
-        crc: CRC-32 of the unpacked bytes.
-        method: 0 stored, 8 deflated, others.
-        encrypted: Under a password.
-        mode: Unix mode, 0 where unknown.
+        name: The member's path, `/`-separated.
+        offset: Offset of its local header in the file.
+        packed: Compressed size in bytes.
+        unpacked: Uncompressed size in bytes, as claimed.
+        crc: CRC-32 of the uncompressed bytes.
+        method: Compression method: 0 stored, 8 deflated, others unsupported.
+        encrypted: Whether the member is password-protected.
+        mode: Unix mode; 0 if unknown.
     """
 
     name: str
@@ -75,11 +75,11 @@ def find_directory(path: str, file: RangedFile) -> Directory:
     """Finds the central directory from the end of the file.
 
     Args:
-        path: For messages.
+        path: The archive's path, for error messages.
         file: The archive.
 
     Raises:
-        InputError: if the file is no zip, is cut short, or is one of several volumes.
+        InputError: if the file is not a zip, is truncated, or is one of several volumes.
     """
     tail_start = max(0, file.size - _LONGEST_COMMENT - _END.size - _LOCATOR.size)
     tail = file.read(tail_start, file.size - tail_start)
@@ -108,14 +108,15 @@ def find_directory(path: str, file: RangedFile) -> Directory:
 def plan_parts(
     path: str, file: RangedFile, directory: Directory, members: int, max_bytes: int
 ) -> Iterator[tuple[int, int, int]]:
-    """Cuts the directory into parts, reading it through a small window.
+    """Divides the directory into parts, reading it through a small window.
 
     Args:
-        path: For messages.
+        path: The archive's path, for error messages.
         file: The archive.
-        directory: Where its directory is.
-        members: Most entries of a part.
-        max_bytes: A part ends when its members' larger size, packed or unpacked, passes this.
+        directory: The location of its central directory.
+        members: Largest number of entries in a part.
+        max_bytes: A part ends when its members' larger size, compressed or uncompressed,
+            exceeds this.
 
     Yields:
         First byte, byte after the last, and number of entries of each part.
@@ -150,7 +151,7 @@ def parse_entries(data: bytes, shift: int) -> Iterator[Entry]:
     """Parses one part of the directory.
 
     Args:
-        data: The bytes between a part's first and last.
+        data: The bytes of one part.
         shift: `Directory.shift`.
 
     Yields:
@@ -192,7 +193,7 @@ def parse_entries(data: bytes, shift: int) -> Iterator[Entry]:
 
 
 def _decode_name(raw: bytes, flags: int) -> str:
-    """Decodes a name; many tools write UTF-8 without saying so, hence it is tried first."""
+    """Decodes a name; UTF-8 is tried first, because many tools write it without the flag."""
     try:
         name = raw.decode("utf-8")
     except UnicodeDecodeError:
@@ -201,7 +202,7 @@ def _decode_name(raw: bytes, flags: int) -> str:
 
 
 def _zip64(extra: bytes, unpacked: int, packed: int, offset: int) -> tuple[int, int, int]:
-    """Takes the sizes that do not fit into 32 bits from the extra field 0x0001."""
+    """Reads sizes and offsets that do not fit into 32 bits from the extra field 0x0001."""
     at = 0
     while at + 4 <= len(extra):
         kind, length = struct.unpack_from("<HH", extra, at)

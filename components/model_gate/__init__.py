@@ -1,1 +1,1 @@
-"""Decides whether a model is blessed: rules, intervals, the table, and the TFX component."""
+"""Decides whether a model is blessed, from evaluation metrics and configured bounds."""

@@ -1,4 +1,4 @@
-"""The rules on the change against the last blessed model: intervals, and what flipped."""
+"""Judges the change from the last blessed model: intervals of metrics, and flipped labels."""
 
 from collections.abc import Iterator, Mapping
 
@@ -16,14 +16,14 @@ LAST_MODEL = "last blessed model"
 
 
 def change_checks(paired: Mapping[str, float], bounds: EvaluationConfig) -> Iterator[Check]:
-    """Judges the change.
+    """Judges the change from the last blessed model.
 
     Args:
         paired: Counts over the same images; empty without a baseline.
-        bounds: What is allowed.
+        bounds: The configured bounds.
 
     Yields:
-        Rows; for a first model one that says so.
+        Rows of the verdict; for a first model one row that says so.
     """
     if not paired:
         yield Check(LAST_MODEL, "none: this is the first")
@@ -47,7 +47,7 @@ def change_checks(paired: Mapping[str, float], bounds: EvaluationConfig) -> Iter
     if bounds.max_log_loss_rise is None:
         yield Check("rise of log loss", f"{rise:+.4f} ({low:+.4f} to {high:+.4f})")
     else:
-        # A rise is a change for the worse: the rule sees it with its sign turned.
+        # The rule expects higher to be better, so the sign of a rise in log loss is inverted.
         yield _change(
             "fall of log loss",
             -rise,
@@ -60,19 +60,19 @@ def change_checks(paired: Mapping[str, float], bounds: EvaluationConfig) -> Iter
 
 
 def judge_interval(interval: Interval, margin: float) -> Result:
-    """The rule on a change, of which more is better.
+    """Judges the change of a metric for which higher is better.
 
-    Passed: the interval's lower end is no lower than -margin, so a loss of more than the margin is
-    ruled out (a test of non-inferiority). Refused: that is not so, and the upper end is below 0,
-    so the candidate is surely worse. Undecided: both are possible.
+    The change passes if the interval's lower end is at least -margin, which rules out a loss
+    greater than the margin (a non-inferiority test). Otherwise it is refused if the upper end is
+    below 0, so that the candidate is significantly worse, and undecided if not.
 
     Args:
-        interval: Of the change.
-        margin: The loss that is allowed, positive.
+        interval: The confidence interval of the change.
+        margin: The allowed loss, positive.
     """
     if interval.low >= -margin:
         return Result.PASSED
-    # Not a number: neither comparison holds, and nothing is known.
+    # With NaN neither comparison holds, so the result is undecided.
     return Result.REFUSED if interval.high < 0 else Result.UNDECIDED
 
 
@@ -115,11 +115,11 @@ def _enough(gained: float, lost: float, images: float, bounds: EvaluationConfig)
 
 
 def _consequence(flips: float, images: float, gain: float, bounds: EvaluationConfig) -> Check:
-    """Bounds how many labels change, by what is gained.
+    """Limits the share of labels that change, depending on the gain in accuracy.
 
     Both numbers are counts on one fixed sample, the test split, so neither has an interval. A gain
-    of g needs at least the share g of the labels to change; the rest is churn (Milani Fard et al.
-    2016) that whoever uses the labels has to bear.
+    of g requires at least the share g of the labels to change; the rest is churn (Milani Fard et
+    al. 2016), which affects every consumer of the labels.
     """
     share = flips / images
     allowed = bounds.max_flips + bounds.flips_per_gain * max(0.0, gain)

@@ -1,7 +1,7 @@
-"""ModelGate, the component: blesses a model, or says why not.
+"""Declares the ModelGate component, which blesses a model or explains the refusal.
 
-The graph puts it after TFX's Evaluator, which measures and judges nothing: its thresholds know no
-intervals. A changed bound is judged anew without measuring anew.
+The graph places it after TFX's Evaluator, which only measures, because its thresholds do not
+support intervals. After a change of a bound the gate runs again without a new evaluation.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from components.model_gate.config import EvaluationConfig
 
 
 class ModelGateSpec(ComponentSpec):
-    """What ModelGate takes and gives."""
+    """Declares the inputs, outputs and parameters of ModelGate."""
 
     PARAMETERS = {
         executor.BOUNDS: ExecutionParameter(type=str),
@@ -32,14 +32,14 @@ class ModelGateSpec(ComponentSpec):
 
 
 class ModelGate(base_component.BaseComponent):
-    """Judges what the Evaluator measured.
+    """Blesses or refuses a model by the metrics that the Evaluator computed.
 
     Args:
         evaluation: Output of TFX's Evaluator, run with `pipeline.evaluation.create_eval_config`.
         model: The candidate.
-        bounds: What it must reach, or what makes that.
-        baseline_model: What it was compared with; resolves to nothing for a first model.
-        code_digest: Digest of the code: another digest, another cache entry.
+        bounds: The bounds that it must meet, as a model or a mapping.
+        baseline_model: The model it was compared with; resolves to nothing for a first model.
+        code_digest: Digest of the code, so that a code change misses the cache.
     """
 
     SPEC_CLASS = ModelGateSpec

@@ -1,6 +1,6 @@
-"""What a model must reach to be blessed, and what is measured: the `evaluation:` section.
+"""Defines the `evaluation:` section: the metrics and the bounds a model must meet to be blessed.
 
-The graph hands it to TFMA's configuration and to the gate. Importing this module is cheap.
+The graph passes it to TFMA's configuration and to the gate. Importing this module is cheap.
 """
 
 from typing import Literal

@@ -1,6 +1,6 @@
-"""The executor of ModelGate: reads TFMA's output, judges, writes the blessing with its reasons.
+"""Implements ModelGate's executor: reads TFMA's output, applies the rules, writes the blessing.
 
-TFX makes it; the rules know no TFX.
+TFX instantiates it; the rules do not depend on TFX.
 """
 
 import posixpath
@@ -40,13 +40,13 @@ class Executor(base_executor.BaseExecutor):
         """Writes the blessing.
 
         Args:
-            input_dict: `evaluation`, `model`, and `baseline_model` where there is one.
-            output_dict: `blessing`: gets the file and the properties that TFX's Evaluator gives,
-                `verdict.json` and `verdict.txt`.
+            input_dict: `evaluation`, `model`, and `baseline_model` if there is one.
+            output_dict: `blessing`: receives the file and the properties that TFX's Evaluator
+                writes, `verdict.json` and `verdict.txt`.
             exec_properties: `bounds` (JSON).
 
         Raises:
-            EvaluationError: The evaluation has no images.
+            EvaluationError: if the evaluation has no images.
         """
         model = artifact_utils.get_single_instance(input_dict[MODEL])
         blessing = artifact_utils.get_single_instance(output_dict[BLESSING])
@@ -58,7 +58,7 @@ class Executor(base_executor.BaseExecutor):
         self._write(blessing, VERDICT_JSON, verdict.to_json())
         self._write(blessing, VERDICT_TEXT, verdict.to_text())
 
-        # What TFX's Pusher and the next run's search for a baseline read.
+        # TFX's Pusher and the next run's search for a baseline read this file.
         self._write(
             blessing,
             constants.BLESSED_FILE_NAME if verdict.blessed else constants.NOT_BLESSED_FILE_NAME,

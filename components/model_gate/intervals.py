@@ -1,6 +1,6 @@
-"""Confidence intervals of shares, of paired changes and of means, and how large a split must be.
+"""Computes confidence intervals of shares, paired changes and means, and required sample sizes.
 
-The gate's rules call them; all are closed forms or the root of one, so nothing is drawn.
+The gate's rules call it. All results are closed forms or roots of closed forms, without sampling.
 """
 
 import math
@@ -10,14 +10,14 @@ from scipy import optimize, stats
 
 
 class Interval(NamedTuple):
-    """A two-sided confidence interval."""
+    """Holds the ends of a two-sided confidence interval."""
 
     low: float
     high: float
 
 
 def normal_quantile(confidence: float) -> float:
-    """The z of a two-sided interval: 1.96 for 0.95."""
+    """Returns the normal quantile of a two-sided interval, 1.96 for a confidence of 0.95."""
     return float(stats.norm.ppf(0.5 + confidence / 2))
 
 
@@ -25,10 +25,10 @@ def share_interval(count: float, total: float, confidence: float) -> Interval:
     """Returns Wilson's score interval of a share (Wilson 1927, J. Am. Stat. Assoc. 22:209).
 
     Args:
-        count: Images that have the property. An accuracy times the number of images is rounded to
-            the count that it stands for; NaN gives [0, 1].
-        total: All images; 0 gives [0, 1].
-        confidence: Two-sided.
+        count: Number of images with the property, rounded to an integer because it may be an
+            accuracy times the number of images; NaN gives [0, 1].
+        total: Number of images; 0 gives [0, 1].
+        confidence: Two-sided confidence level.
     """
     if total <= 0 or math.isnan(count):
         return Interval(0.0, 1.0)
@@ -40,15 +40,15 @@ def paired_interval(gained: float, lost: float, total: float, confidence: float)
     """Returns Tango's score interval of the difference of two paired shares.
 
     Tango (1998), Statistics in Medicine 17:891: the differences d that the score test of
-    "p1 - p2 = d" does not reject. At d = 0 that test is McNemar's. It holds its level on small
-    samples and stays sensible where the two models never differ. SciPy has no interval of the
+    "p1 - p2 = d" does not reject. At d = 0 that test is McNemar's. It keeps its level on small
+    samples and stays meaningful if the two models never differ. SciPy has no interval for the
     difference of paired shares.
 
     Args:
-        gained: Images that only the first is right on.
-        lost: Images that only the second is right on.
-        total: All images.
-        confidence: Two-sided.
+        gained: Number of images that only the first model classifies correctly.
+        lost: Number of images that only the second model classifies correctly.
+        total: Number of images.
+        confidence: Two-sided confidence level.
 
     Returns:
         The interval of the first share minus the second; [-1, 1] without images.
@@ -68,7 +68,7 @@ def paired_interval(gained: float, lost: float, total: float, confidence: float)
             return math.copysign(math.inf, distance) if distance else 0.0
         return distance / math.sqrt(variance)
 
-    # score() falls with d; at the ends it is beyond any z, in the middle it is 0.
+    # score() decreases with d: it exceeds any z at the ends and is 0 at the measured difference.
     edge = 1 - 1e-12
     low = -1.0
     if difference > -edge and score(-edge) > z:
@@ -80,16 +80,16 @@ def paired_interval(gained: float, lost: float, total: float, confidence: float)
 
 
 def mean_interval(mean: float, deviation: float, count: float, confidence: float) -> Interval:
-    """Returns Student's interval of a mean; with fewer than two values it is the whole line.
+    """Returns Student's t interval of a mean; it is unbounded for fewer than two values.
 
-    `scipy.stats.t.interval` computes the same, but returns NaN for values that are all equal, where
-    the interval is the mean itself.
+    `scipy.stats.t.interval` computes the same, but returns NaN if all values are equal; the
+    interval is then the mean itself.
 
     Args:
-        mean: Of the values.
-        deviation: Their standard deviation, with n - 1.
-        count: How many.
-        confidence: Two-sided.
+        mean: Mean of the values.
+        deviation: Standard deviation of the values, with n - 1 in the denominator.
+        count: Number of values.
+        confidence: Two-sided confidence level.
     """
     if count < 2:
         return Interval(-math.inf, math.inf)
@@ -100,26 +100,26 @@ def mean_interval(mean: float, deviation: float, count: float, confidence: float
 def images_to_decide(
     gained: float, lost: float, total: float, *, drop: float, confidence: float
 ) -> int | None:
-    """About how many test images would settle a change, if it stays as it was measured.
+    """Estimates how many test images would decide a change, assuming the measured rates.
 
-    The half-width of the large-sample interval, z sqrt((s - d^2) / n) with s the share of images
-    on which only one is right and d the difference, has to fall to d + drop.
+    The half-width of the large-sample interval is z sqrt((s - d^2) / n), with s the share of images
+    on which only one model is correct and d the difference. It has to fall to d + drop.
 
     Args:
         gained: As for `paired_interval`.
         lost: As for `paired_interval`.
         total: As for `paired_interval`.
-        drop: What is allowed.
-        confidence: Of the interval.
+        drop: The allowed loss.
+        confidence: Two-sided confidence level of the interval.
 
     Returns:
-        The number; None where the measured change itself is not allowed.
+        The number of images; None if the measured change itself exceeds the allowed loss.
     """
     difference = (gained - lost) / total
     room = difference + drop
     if room <= 0:
         return None
     z2 = normal_quantile(confidence) ** 2
-    # Where the models hardly differ the score interval is about z^2 / n wide.
+    # If the models hardly differ, the width of the score interval is about z^2 / n.
     spread = max((gained + lost) / total - difference**2, 0.0)
     return math.ceil(max(z2 * spread / room**2, z2 / room))

@@ -1,4 +1,4 @@
-"""What TFMA measured, as plain values: read from its protos, used by the rules."""
+"""Converts TFMA's protos to plain values that the rules use."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,16 +10,16 @@ from trainer.errors import UserError
 
 
 class EvaluationError(UserError, ValueError):
-    """There is nothing to judge; the message says what is missing."""
+    """Reports an evaluation without data to judge; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class SliceMeasures:
-    """One slice, or the whole split.
+    """Holds the metrics of one slice or of the whole split.
 
     Attributes:
-        values: metrics of the candidate by name.
-        paired: metrics of candidate and baseline together; empty without a baseline.
+        values: Metrics of the candidate by name.
+        paired: Metrics of candidate and baseline together; empty without a baseline.
     """
 
     values: Mapping[str, float]
@@ -27,19 +27,19 @@ class SliceMeasures:
 
     @property
     def images(self) -> int:
-        """How many images."""
+        """Returns the number of images."""
         return int(self.values.get(metric_names.EXAMPLE_COUNT, 0))
 
 
 @dataclass(frozen=True)
 class ClassMeasures:
-    """One class.
+    """Holds the counts of one class.
 
     Attributes:
-        name: the class's.
-        images: of the test split that belong to it.
-        predicted: images that were given this label.
-        hits: of those, the ones that belong to it.
+        name: Name of the class.
+        images: Images of the test split that belong to the class.
+        predicted: Images that were assigned to the class.
+        hits: Images that were assigned to the class and belong to it.
     """
 
     name: str
@@ -49,24 +49,24 @@ class ClassMeasures:
 
     @property
     def recall(self) -> float:
-        """Share of the class's images that were found; NaN without images."""
+        """Returns the share of the class's images that were found; NaN without images."""
         return self.hits / self.images if self.images else math.nan
 
     @property
     def precision(self) -> float:
-        """Share of the label's images that belong to it; NaN where it was never given."""
+        """Returns the share of predicted images that belong to the class; NaN if there are none."""
         return self.hits / self.predicted if self.predicted else math.nan
 
 
 @dataclass(frozen=True)
 class Measures:
-    """Everything that was measured.
+    """Holds all metrics of an evaluation.
 
     Attributes:
-        overall: the whole test split.
-        slices: by kind and value.
-        classes: in the model's order.
-        confusion: images by true and given class number; other pairs have none.
+        overall: Metrics of the whole test split.
+        slices: Metrics of slices by kind and value.
+        classes: Counts of classes in the model's order.
+        confusion: Images by true and predicted class number; absent pairs have none.
     """
 
     overall: SliceMeasures
@@ -76,23 +76,23 @@ class Measures:
 
     @property
     def balanced_accuracy(self) -> float:
-        """Mean recall of the classes that have images (Brodersen et al. 2010)."""
+        """Returns the mean recall of classes that have images (Brodersen et al. 2010)."""
         recalls = [each.recall for each in self.classes if each.images]
         return sum(recalls) / len(recalls) if recalls else math.nan
 
 
 def read_measures(slices: Iterable[Any], classes: Sequence[str]) -> Measures:
-    """Reads what TFMA wrote.
+    """Reads the metrics that TFMA wrote.
 
     Args:
         slices: TFMA's `MetricsForSlice` protos.
-        classes: Names in the model's order.
+        classes: Class names in the model's order.
 
     Returns:
-        The plain values.
+        The metrics as plain values.
 
     Raises:
-        EvaluationError: The test split has no images.
+        EvaluationError: if the test split has no images.
     """
     overall: SliceMeasures | None = None
     confusion: dict[tuple[int, int], int] = {}
@@ -148,7 +148,7 @@ def _confusion(values: Iterable[tuple[Any, Any]]) -> dict[tuple[int, int], int]:
 def _classes(confusion: Mapping[tuple[int, int], int], names: Sequence[str]) -> list[ClassMeasures]:
     images, predicted = [0] * len(names), [0] * len(names)
     for (truth, given), count in confusion.items():
-        # -1: a class that training has not seen; every such image is a miss of its label.
+        # -1 is a class unknown to training; each of its images is a false positive of its label.
         if truth >= 0:
             images[truth] += count
         predicted[given] += count

@@ -1,4 +1,4 @@
-"""Names of the metrics that TFMA writes and the gate reads, and of the slices, spelled once."""
+"""Defines the names of slices and of metrics that TFMA writes and the gate reads."""
 
 from typing import Final
 
@@ -20,7 +20,7 @@ OUTLIER_QUANTILES: Final = {
     0.99: "outlier_score_q99",
 }
 
-# Both models on the same images; counts, but for the last three, which are nats.
+# Metrics of both models on the same images: counts, except for the last three, which are in nats.
 PAIRED_IMAGES: Final = "paired_images"
 PAIRED_BOTH: Final = "paired_both_right"
 PAIRED_GAINED: Final = "paired_gained"

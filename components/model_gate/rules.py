@@ -1,6 +1,6 @@
-"""The rules: from what was measured and what is asked for to the rows of the verdict.
+"""Applies the configured bounds to the metrics and returns the rows of the verdict.
 
-docs/evaluation.md states them with their sources and error rates.
+docs/evaluation.md describes the rules with their sources and error rates.
 """
 
 import math
@@ -19,8 +19,8 @@ def judge_model(measures: Measures, bounds: EvaluationConfig) -> Verdict:
     """Judges a model.
 
     Args:
-        measures: Of the candidate, and of it and the last blessed model on the same images.
-        bounds: What is asked for.
+        measures: Metrics of the candidate, and of it and the last blessed model on the same images.
+        bounds: The configured bounds.
 
     Returns:
         The verdict with its reasons.
@@ -88,7 +88,7 @@ def _bounded(
     text = shown or f"{_shown(value)}{unit}"
     if least is None and most is None:
         return Check(metric, text)
-    # Written so that a value that is not a number does not pass.
+    # The comparisons are written so that NaN does not pass.
     holds = value >= least if least is not None else most is not None and value <= most
     bound = f">= {least:g}" if least is not None else f"<= {most:g}"
     side = "below" if least is not None else "above"
@@ -104,7 +104,7 @@ def _bounded(
 
 
 def _floors(measures: Measures, bounds: EvaluationConfig) -> Iterator[Check]:
-    """The weakest class and the weakest slice of each kind, and every one below its floor."""
+    """Yields the weakest class, the weakest slice of each kind, and all that are below a floor."""
     yield from _floor(
         "class",
         [(each.name, each.hits, each.images) for each in measures.classes if each.images],
@@ -127,7 +127,7 @@ def _floors(measures: Measures, bounds: EvaluationConfig) -> Iterator[Check]:
 
 
 def _short(paths: list[str]) -> list[str]:
-    """Returns the last parts of paths, where those tell them apart."""
+    """Returns the last parts of paths if these are unique; otherwise the paths themselves."""
     last = [path.rpartition("/")[2] for path in paths]
     return last if len(set(last)) == len(last) and all(last) else paths
 
@@ -144,20 +144,20 @@ def _floor(
     key: str,
     confidence: float,
 ) -> Iterator[Check]:
-    """Refuses parts that surely lie below a floor.
+    """Refuses parts that are significantly below a floor.
 
-    Surely: the upper end of Wilson's interval is below it. The level is shared among the parts
-    (Bonferroni), so that all of them together refuse a model that lies on its floor everywhere at
-    the stated rate, however many there are. A part of few images has a wide interval.
+    A part is significantly below if the upper end of its Wilson interval is. The level is divided
+    among the parts (Bonferroni), so that a model that is exactly at the floor everywhere is refused
+    at the stated rate, whatever the number of parts. A part of few images has a wide interval.
 
     Args:
-        kind: What the parts are: class, archive, size.
+        kind: The kind of the parts: class, archive or size.
         shares: Name, hits and images of each part.
-        floor: The least share; None only reports the weakest of several.
-        key: Of the configuration.
-        confidence: Of all intervals together, two-sided.
+        floor: The smallest allowed share; None only reports the weakest of several parts.
+        key: The configuration key of the floor.
+        confidence: Two-sided confidence level of all intervals together.
     """
-    # One part is the whole, which has its row.
+    # A single part is the whole split, which has its own row.
     if not shares or (floor is None and len(shares) == 1):
         return
     level = 1 - (1 - confidence) / len(shares)

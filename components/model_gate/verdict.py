@@ -1,4 +1,4 @@
-"""The gate's answer: a row for each check, the table for people, the JSON for programs."""
+"""Defines the gate's verdict: one row per check, rendered as a text table and as JSON."""
 
 import enum
 import json
@@ -13,26 +13,26 @@ HEADER: Final = ("metric", "value", "bound", "verdict")
 
 
 class Result(enum.StrEnum):
-    """What one check came to."""
+    """Lists the possible outcomes of one check."""
 
     PASSED = "passed"
     REFUSED = "REFUSED"
     UNDECIDED = "undecided"
     MEASURED = "-"
-    """No bound is configured."""
+    """The value is only reported, because no bound is configured."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One row.
+    """Holds one check as a row of the verdict.
 
     Attributes:
-        metric: what was measured, in words.
-        value: the value, with its interval where there is one, in words.
-        bound: what it is held to; empty where it is only reported.
-        result: what came of it.
-        blocks: it keeps the model from being blessed.
-        reason: one line that says why it blocks.
+        metric: Display name of the metric.
+        value: The formatted value, with its interval if there is one.
+        bound: The formatted bound; empty if the value is only reported.
+        result: The outcome.
+        blocks: Whether it prevents the blessing.
+        reason: One line that says why it blocks.
     """
 
     metric: str
@@ -49,12 +49,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a model is blessed, and why.
+    """Holds the decision whether a model is blessed, with its reasons.
 
     Attributes:
-        checks: the rows.
-        first_model: there was no blessed model to compare with.
-        measures: everything measured, in a form for JSON.
+        checks: The rows.
+        first_model: Whether there was no blessed model to compare with.
+        measures: All metrics as JSON-compatible values.
     """
 
     checks: Sequence[Check]
@@ -63,16 +63,16 @@ class Verdict:
 
     @property
     def blessed(self) -> bool:
-        """No check blocks."""
+        """Returns whether no check blocks."""
         return not any(check.blocks for check in self.checks)
 
     @property
     def refusals(self) -> list[str]:
-        """A line for each check that blocks."""
+        """Returns one line for each check that blocks."""
         return [check.reason for check in self.checks if check.blocks]
 
     def headline(self) -> str:
-        """Says the verdict in a line."""
+        """Returns the verdict as one line."""
         if not self.blessed:
             return "REFUSED"
         if self.first_model:
@@ -80,7 +80,7 @@ class Verdict:
         return "blessed"
 
     def to_json(self) -> str:
-        """Writes everything; values that are not finite become null."""
+        """Returns the verdict as JSON, with null for values that are not finite."""
         document = {
             "blessed": self.blessed,
             "first_model": self.first_model,
@@ -92,7 +92,7 @@ class Verdict:
         return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
     def to_text(self) -> str:
-        """Writes the table as plain text."""
+        """Returns the verdict as a plain-text table."""
         rows = [HEADER, *(check.row() for check in self.checks)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
         lines = [
@@ -104,7 +104,7 @@ class Verdict:
 
 
 def read_verdict(text: str) -> Verdict:
-    """Reads what `to_json` wrote."""
+    """Parses a verdict that `to_json` returned."""
     document = json.loads(text)
     checks = [
         Check(**{**check, "result": Result(check["result"])}) for check in document.pop("checks")

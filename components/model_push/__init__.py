@@ -1,1 +1,1 @@
-"""Push: blessed models become versions that TF Serving serves, and versions are managed."""
+"""Pushes blessed models as versions for TF Serving, and manages these versions."""

@@ -1,8 +1,9 @@
-"""Versions in a bucket of Cloud Storage, which has no rename but objects that appear whole.
+"""Stores versions in a Cloud Storage bucket, which has atomic objects but no rename.
 
-A version is uploaded under a prefix that TF Serving ignores, copied inside the bucket (no data
-moves) with `saved_model.pb` last, and counts from that object on. In the short while of the copies
-a reader sees a number without `saved_model.pb`; docs/serving.md says what that means.
+A version is uploaded under a prefix that TF Serving ignores, then copied inside the bucket (no
+data is transferred) with `saved_model.pb` last. It counts as complete once that object exists.
+While the copies run, a reader sees a number without `saved_model.pb`; docs/serving.md describes
+the consequences.
 """
 
 import contextlib
@@ -36,15 +37,15 @@ from components.model_push.versions import (
 
 _CLAIM: Final = ".claim"
 _STALE_SECS: Final = 3600
-"""Age from which an unfinished push counts as dead: its objects are younger while it uploads."""
+"""Age of its newest object after which an unfinished push is considered dead."""
 
 _THREADS: Final = 8
 _NO_OBJECT: Final = 0
-"""As a generation to match: the request fails where there is an object already."""
+"""Generation to match so that a request fails if the object exists."""
 
 
 class CloudStore(VersionStore):
-    """Versions below a `gs://` prefix."""
+    """Stores versions below a `gs://` prefix."""
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
@@ -104,7 +105,8 @@ class CloudStore(VersionStore):
 
     def _publish(self, record: PushRecord, fill: Callable[[str], list[str]]) -> Version:
         with self._explained():
-            # In this order: a server that met a dead push's number has given that number up.
+            # Claiming before the dead pushes are removed keeps their numbers from being reused: a
+            # server that saw such a number has given up on it.
             number = self._claim()
             self._remove_dead(number)
             staging, final = (f"{self._prefix}{TEMPORARY}{number}/", f"{self._prefix}{number}/")
@@ -121,7 +123,7 @@ class CloudStore(VersionStore):
             return self.find(number)
 
     def _claim(self) -> int:
-        """Finds a number and makes it this push's own; pushes at the same time get others."""
+        """Reserves a version number, which concurrent pushes cannot get."""
         while True:
             numbers = version_numbers(name.removeprefix(TEMPORARY) for name in self._folders())
             number = next_number([*numbers, self._pointer()[0] or 0])
@@ -130,13 +132,13 @@ class CloudStore(VersionStore):
                 claim.upload_from_string(b"", if_generation_match=_NO_OBJECT)
             except exceptions.PreconditionFailed:
                 continue
-            # Another push may have finished with this number between our look and our claim.
+            # Another push may have finished with this number between the listing and the claim.
             if not self._list(f"{self._prefix}{number}/"):
                 return number
             claim.delete()
 
     def _pointer(self) -> tuple[int | None, int]:
-        """Reads the pointer and its generation, 0 where there is none."""
+        """Reads the pointer and its generation, which is 0 if there is none."""
         blob = self._bucket.get_blob(self._prefix + LATEST)
         if blob is None:
             return None, _NO_OBJECT
@@ -150,7 +152,7 @@ class CloudStore(VersionStore):
             ) from error
 
     def _point_at(self, number: int) -> None:
-        """Moves the pointer forward; of two pushes that end in any order the higher stays."""
+        """Moves the pointer forward, so that of concurrent pushes the highest number remains."""
         while True:
             current, generation = self._pointer()
             if current is not None and current >= number:
@@ -162,7 +164,7 @@ class CloudStore(VersionStore):
                 return
 
     def _folders(self) -> dict[str, dict[str, int]]:
-        """Lists sizes by file by folder directly below the prefix."""
+        """Lists file sizes by folder and file name, for the folders directly below the prefix."""
         folders: dict[str, dict[str, int]] = defaultdict(dict)
         for blob in self._list(self._prefix):
             folder, slash, file = blob.name.removeprefix(self._prefix).partition("/")
@@ -179,7 +181,7 @@ class CloudStore(VersionStore):
         return Version(number, path, MODEL_FILE in files, sum(files.values()), record)
 
     def _remove_dead(self, ours: int) -> None:
-        """Removes what dead pushes left, and lets the pointer follow a version they finished."""
+        """Removes leftovers of dead pushes, and points to the newest version that they finished."""
         now = datetime.datetime.now(datetime.UTC)
         blobs: dict[str, list[Any]] = defaultdict(list)
         for blob in self._list(self._prefix):
@@ -211,7 +213,7 @@ class CloudStore(VersionStore):
                 return
 
     def _delete(self, blobs: list[Any]) -> None:
-        # Without its saved_model.pb it is no version any more, whoever looks while the rest goes.
+        # Readers take a version for complete while it has saved_model.pb, so that goes first.
         first = [blob for blob in blobs if blob.name.endswith(f"/{MODEL_FILE}")]
         for part in (first, [blob for blob in blobs if blob not in first]):
             _side_by_side(_delete_one, part)
@@ -236,7 +238,7 @@ class CloudStore(VersionStore):
 
 
 def _delete_one(blob: Any) -> None:
-    # Gone already: another push cleans as well.
+    # A concurrent push may already have deleted the object.
     with contextlib.suppress(exceptions.NotFound):
         blob.delete(retry=DEFAULT_RETRY)
 

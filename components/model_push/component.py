@@ -1,7 +1,8 @@
-"""The Pusher, ours: versions that only ever appear whole, with a record of where they came from.
+"""Declares vaeline's Pusher, which publishes versions atomically, with a record of their origin.
 
-The end of the pipeline; `pipeline/graph.py` declares it in place of TFX's, which copies file by
-file into the folder that TF Serving watches and gives two pushes in one second the same number.
+It is the last step of the pipeline. `pipeline/graph.py` uses it in place of TFX's Pusher, which
+copies file by file into the folder that TF Serving watches and gives two pushes in one second the
+same number.
 """
 
 from tfx import types
@@ -13,7 +14,7 @@ from components.model_push import executor
 
 
 class PusherSpec(ComponentSpec):
-    """What the Pusher takes and gives."""
+    """Declares the inputs, outputs and parameters of the Pusher."""
 
     PARAMETERS = {
         executor.DIRECTORY: ExecutionParameter(type=str),
@@ -39,19 +40,19 @@ class PusherSpec(ComponentSpec):
 class Pusher(base_component.BaseComponent):
     """Publishes a blessed model as the newest version of a folder or bucket.
 
-    Takes and gives what TFX's Pusher does; `pushed_model` has the same properties (`pushed`,
-    `pushed_destination`, `pushed_version`).
+    Inputs and outputs are those of TFX's Pusher; `pushed_model` has the same properties
+    (`pushed`, `pushed_destination`, `pushed_version`).
 
     Args:
         directory: The folder or `gs://bucket/prefix` that TF Serving watches.
         model: Model of the Trainer.
-        model_blessing: Blessing of the Evaluator; denied, nothing is pushed.
-        infra_blessing: Blessing of a check that the model can be served; denied, nothing is
-            pushed. Without `model`, the model inside it is.
+        model_blessing: Blessing of the Evaluator; if it is denied, nothing is pushed.
+        infra_blessing: Blessing of a check that the model can be served; if it is denied, nothing
+            is pushed. Without `model`, the model inside the blessing is pushed.
         examples: The images, whose fingerprint is recorded.
-        evaluation: Of the Evaluator, whose metrics are recorded.
-        user: Who is recorded; by default the account that runs the step.
-        code_digest: Digest of the code: another digest, another cache entry.
+        evaluation: Output of the Evaluator, whose metrics are recorded.
+        user: The user name to record; by default the account that runs the step.
+        code_digest: Digest of the code, so that a code change misses the cache.
     """
 
     SPEC_CLASS = PusherSpec

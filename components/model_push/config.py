@@ -1,4 +1,4 @@
-"""The `push:` section of the configuration: where blessed models go."""
+"""Defines the `push:` section of the configuration: where blessed models go."""
 
 from typing import Self
 
@@ -67,7 +67,7 @@ class PushConfig(Section):
 
 
 def vertex_arguments(config: VertexEndpointConfig) -> dict[str, object]:
-    """Puts the section into the names of Vertex's `Model.deploy`, as TFX's Pusher takes them."""
+    """Returns the section as arguments of Vertex's `Model.deploy`, for TFX's Pusher."""
     return {
         "project": config.project,
         "endpoint_name": config.endpoint,

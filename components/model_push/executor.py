@@ -1,6 +1,6 @@
-"""The executor of the Pusher: unpacks artifacts, asks for the blessings, publishes the model.
+"""Implements the Pusher's executor: unpacks artifacts, checks blessings, publishes the model.
 
-TFX makes it; blessings are checked and the artifact is marked by TFX's own Pusher.
+TFX instantiates it; TFX's own Pusher checks the blessings and marks the artifact.
 """
 
 import contextlib
@@ -45,10 +45,11 @@ class Executor(tfx_pusher.Executor):
         """Pushes the model.
 
         Args:
-            input_dict: `model`, or an `infra_blessing` with one; where given `model_blessing`,
+            input_dict: `model`, or an `infra_blessing` with one; optionally `model_blessing`,
                 `infra_blessing`, `examples` (for the data's fingerprint) and `evaluation` (for
                 the metrics).
-            output_dict: `pushed_model`: gets a copy, and where the version is as properties.
+            output_dict: `pushed_model`: receives a copy, and the location of the version as
+                properties.
             exec_properties: `directory`, `user`; `code_digest` is for TFX's cache.
 
         Raises:
@@ -76,12 +77,12 @@ class Executor(tfx_pusher.Executor):
 
 @contextlib.contextmanager
 def _local(path: str) -> Iterator[Path]:
-    """Gives a folder on this machine with the model, which may lie in a bucket."""
+    """Yields a local folder with the model, which may be stored in a bucket."""
     if "://" not in path:
         yield Path(path)
         return
     with tempfile.TemporaryDirectory(prefix="vaeline-push-") as folder:
-        # Below the temporary folder, which none but its owner may read.
+        # A subfolder, because the temporary folder itself is readable only by its owner.
         target = Path(folder) / "model"
         io_utils.copy_dir(path, str(target))
         yield target
@@ -94,10 +95,10 @@ def _fingerprint(examples: list[types.Artifact] | None) -> str:
 
 
 def _metrics(evaluation: list[types.Artifact] | None) -> dict[str, float]:
-    """Reads every plain number that TFMA measured over the whole test split."""
+    """Reads every scalar metric that TFMA computed over the whole test split."""
     if not evaluation:
         return {}
-    # Seconds to import, and only needed here.
+    # The import takes seconds and is needed only here.
     import tensorflow_model_analysis as tfma
 
     overall = tfma.load_eval_result(evaluation[0].uri).get_metrics_for_slice() or {}

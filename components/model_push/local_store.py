@@ -1,8 +1,8 @@
-"""Versions in a folder of this machine or of a shared file system.
+"""Stores versions in a folder of this machine or of a shared file system.
 
-A version is put together under a name that TF Serving ignores, written through to the disk, and
-renamed. One lock per folder (`components/locks.py`) orders pushes, so that whatever is
-unfinished while a push holds it was left by a dead one and is removed.
+A version is assembled under a name that TF Serving ignores, synced to disk, and renamed. One lock
+per folder (`components/locks.py`) serialises pushes: anything unfinished that a push finds while
+it holds the lock was left by a dead push and is removed.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ _LOCK: Final = ".lock"
 
 
 class LocalStore(VersionStore):
-    """Versions in a folder."""
+    """Stores versions in a folder."""
 
     def __init__(self, address: str) -> None:
         super().__init__(address)
@@ -42,7 +42,7 @@ class LocalStore(VersionStore):
         """See the base class."""
         found = []
         for number in self._numbers():
-            # One that is pruned while we look is none.
+            # A version may be pruned during the listing.
             with contextlib.suppress(FileNotFoundError):
                 found.append(self._version(number))
         return found
@@ -69,7 +69,7 @@ class LocalStore(VersionStore):
         """See the base class."""
 
         def link(staging: Path) -> None:
-            # The old version may be pruned: a file lives on while one name is left.
+            # Hard links keep the files if the old version is pruned later.
             source = Path(self.find(number).path)
             shutil.copytree(source, staging, copy_function=_link_or_copy)
 
@@ -126,7 +126,7 @@ class LocalStore(VersionStore):
         _sync(self._folder)
 
     def _remove_unfinished(self) -> None:
-        """Removes what dead pushes left, and lets the pointer follow a version they finished."""
+        """Removes leftovers of dead pushes, and points to the newest version that they finished."""
         for left in self._folder.glob(f"{TEMPORARY}*"):
             if left.is_dir():
                 shutil.rmtree(left)
@@ -161,12 +161,12 @@ def _link_or_copy(source: str, target: str) -> None:
     try:
         os.link(source, target)
     except OSError:
-        # Some file systems have no hard links.
+        # Some file systems do not support hard links.
         shutil.copyfile(source, target)
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    """Writes a file under another name and renames it: never half, and no hard link is changed."""
+    """Writes a temporary file and renames it, which is atomic and leaves hard links unchanged."""
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f"{TEMPORARY}{path.name}")
     with temporary.open("wb") as file:

@@ -1,4 +1,4 @@
-"""Rollback and prune over a store of versions; `vaeline models` and the Pusher call it."""
+"""Rolls back and prunes versions in a store; `vaeline models` and the Pusher call it."""
 
 from dataclasses import replace
 
@@ -13,13 +13,13 @@ def open_store(address: str) -> VersionStore:
     """Opens a folder of versions.
 
     Args:
-        address: Folder, or `gs://bucket/prefix`.
+        address: A folder, or `gs://bucket/prefix`.
 
     Raises:
-        InputError: The address is of another kind.
+        InputError: if the address is of another kind.
     """
     if address.startswith(_CLOUD):
-        # Google's client takes half a second to import.
+        # Google's client takes half a second to import, which local folders avoid.
         from components.model_push.cloud_store import CloudStore
 
         return CloudStore(address)
@@ -31,10 +31,10 @@ def open_store(address: str) -> VersionStore:
 
 
 def served_version(store: VersionStore) -> Version:
-    """Returns the version that TF Serving, the bulk job and `latest` mean.
+    """Returns the version that TF Serving, the bulk job and `latest` refer to.
 
     Raises:
-        InputError: There is none.
+        InputError: if there is none.
     """
     complete = store.complete()
     if not complete:
@@ -43,21 +43,21 @@ def served_version(store: VersionStore) -> Version:
 
 
 def roll_back(store: VersionStore, *, to: int | None = None, user: str = "") -> Version:
-    """Serves an earlier model again, as a new version with its files.
+    """Serves an earlier model again by publishing its files as a new version.
 
-    TF Serving's default policy serves the highest number, so going back to a lower one has to be a
-    step forward: nothing has to be told to the servers, and the history stays.
+    TF Serving's default policy serves the highest number, so a rollback has to create a higher
+    number. Servers need no reconfiguration, and the history is kept.
 
     Args:
-        store: The versions.
+        store: The store of versions.
         to: The version to go back to; by default the model that was served before this one.
-        user: Name to record; empty: that of the account.
+        user: The user name to record; if empty, that of the account.
 
     Returns:
         The new version.
 
     Raises:
-        InputError: There is nothing to go back to, or it is served already.
+        InputError: if there is no version to go back to, or it is already served.
     """
     served = served_version(store)
     target = store.find(to) if to is not None else _before(store.complete(), served)
@@ -75,17 +75,17 @@ def roll_back(store: VersionStore, *, to: int | None = None, user: str = "") -> 
 
 
 def prunable(store: VersionStore, *, keep: int) -> list[Version]:
-    """Lists the versions that can go.
+    """Lists the versions that can be removed.
 
     Args:
-        store: The versions.
-        keep: How many of the newest stay; the served one is among them.
+        store: The store of versions.
+        keep: Number of newest versions to keep, including the served one.
 
     Returns:
-        The others, oldest first, without the one that `latest` names.
+        The other versions, oldest first, without the one that `latest` names.
 
     Raises:
-        InputError: Not even the served version would stay.
+        InputError: if not even the served version would be kept.
     """
     if keep < 1:
         raise InputError(f"--keep {keep}: at least one version has to stay, the served one")
@@ -94,7 +94,7 @@ def prunable(store: VersionStore, *, keep: int) -> list[Version]:
 
 
 def _before(complete: list[Version], served: Version) -> Version | None:
-    """Finds the model that was served before: before its first push where it came back."""
+    """Finds the newest version of another model that precedes the served model's first push."""
     earlier = [
         version
         for version in complete

@@ -1,6 +1,6 @@
-"""What is known about a pushed version: who, when, from which data, how good.
+"""Records the origin of a pushed version: user, time, data and metrics.
 
-Written at push time to `assets.extra/push.json` beside the model; `vaeline models` reads it.
+A push writes it to `assets.extra/push.json` next to the model; `vaeline models` reads it.
 """
 
 import getpass
@@ -25,22 +25,22 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PushRecord:
-    """One push.
+    """Describes one push.
 
     Attributes:
-        version: Number of the version; 0 until the store has given one.
+        version: Number of the version; 0 until the store assigns one.
         pushed_at: Time of the push, UTC, as `2026-11-22T19:08:35Z`.
-        user: Who pushed: the configured name, or that of the operating system's account.
-        host: Where from.
+        user: The configured name, or that of the operating system's account.
+        host: The machine that pushed.
         name: The pipeline's name.
-        sources: The paths that the images came from.
-        fingerprint: Of the content of these sources.
-        images: Images by split.
-        digests: Of model, transform, calibration, code and configuration.
-        metrics: Of the test split, by TFMA's names.
-        replaced: The version that was served until then.
-        copy_of: After a rollback: the version whose files these are.
-        rolled_back_from: After a rollback: the version that was taken out of service.
+        sources: The paths of the images.
+        fingerprint: Fingerprint of the content of these sources.
+        images: Number of images by split.
+        digests: Digests of model, transform, calibration, code and configuration.
+        metrics: Metrics on the test split, by TFMA's names.
+        replaced: The version that was served until this push.
+        copy_of: After a rollback, the version whose files were copied.
+        rolled_back_from: After a rollback, the version that was replaced.
     """
 
     version: int = 0
@@ -58,16 +58,16 @@ class PushRecord:
     rolled_back_from: int | None = None
 
     def to_json(self) -> bytes:
-        """Returns the file's content."""
+        """Returns the content of `push.json`."""
         return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
 
 
 def sign_record(record: PushRecord, user: str = "") -> PushRecord:
-    """Fills in who does this, where and when.
+    """Returns the record with user, host and time filled in.
 
     Args:
-        record: To fill in.
-        user: Name to record; empty: that of the operating system's account.
+        record: The record to complete.
+        user: The user name to record; if empty, that of the operating system's account.
     """
     return replace(
         record,
@@ -84,13 +84,13 @@ def create_record(
     fingerprint: str = "",
     metrics: Mapping[str, float] | None = None,
 ) -> PushRecord:
-    """Makes the record of a model that is about to be pushed.
+    """Creates the record of a model that is about to be pushed.
 
     Args:
-        model: Folder of the SavedModel; its card and configuration are read where they are there.
-        user: As for `signed`.
-        fingerprint: Of the data.
-        metrics: Of the test split.
+        model: Folder of the SavedModel; its card and configuration are read if they exist.
+        user: As for `sign_record`.
+        fingerprint: Fingerprint of the data.
+        metrics: Metrics on the test split.
 
     Returns:
         The record, without a version.
@@ -110,15 +110,15 @@ def create_record(
 
 
 def parse_record(content: bytes, place: str) -> PushRecord:
-    """Reads a record; keys of later releases are passed over.
+    """Parses a record and ignores keys of later releases.
 
     Args:
-        content: Of the file.
-        place: Where it was found, for the log.
+        content: The content of the file.
+        place: The location of the file, for the log.
 
     Returns:
-        The record; a bare one where the file is damaged, because a version that can be served
-        must not stand in the way of a push or a rollback for want of its history.
+        The record; an empty one if the file is damaged, because a servable version without its
+        history must not block a push or a rollback.
     """
     try:
         values: dict[str, Any] = json.loads(content)
@@ -153,5 +153,5 @@ def _account() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        # Containers often run under a number that no account has.
+        # Containers often run under a user id that has no account.
         return f"uid {os.getuid()}"

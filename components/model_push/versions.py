@@ -1,10 +1,10 @@
-"""What a folder of pushed versions is, wherever it lies; `local_store` and `cloud_store` are two.
+"""Defines the layout of a folder of pushed versions, for `local_store` and `cloud_store`.
 
 pushed/
-1795371557/          a version, whole: saved_model.pb, variables/, assets/, assets.extra/
+1795371557/          a complete version: saved_model.pb, variables/, assets/, assets.extra/
 1795379012/
 latest               the served version's number, for readers other than TF Serving
-.tmp-1795379013/     a push under way, or what a killed one left; no integer, so ignored
+.tmp-1795379013/     a push in progress or killed; not an integer, so TF Serving ignores it
 """
 
 import abc
@@ -24,19 +24,19 @@ MODEL_FILE: Final = "saved_model.pb"
 RECORD_FILE: Final = f"{names.EXTRA_ASSETS}/{names.PUSH_RECORD}"
 LATEST: Final = "latest"
 TEMPORARY: Final = ".tmp-"
-"""How names start that TF Serving must not take for versions."""
+"""Prefix of names that TF Serving must not take for versions."""
 
 
 @dataclass(frozen=True)
 class Version:
-    """One version in a store.
+    """Describes one version in a store.
 
     Attributes:
-        number: What TF Serving calls it.
-        path: Its folder, or address.
-        complete: It has its `saved_model.pb`, which comes last.
-        size: Bytes.
-        record: What the push wrote; a bare one where something else made the version.
+        number: The number under which TF Serving knows it.
+        path: Its folder, or its address.
+        complete: Whether it has its `saved_model.pb`, which is written last.
+        size: Size in bytes.
+        record: The record of the push; empty if something else created the version.
     """
 
     number: int
@@ -47,18 +47,18 @@ class Version:
 
     @property
     def origin(self) -> int:
-        """The version that first held this model."""
+        """Returns the version that first held this model."""
         return self.record.copy_of or self.number
 
 
 class VersionStore(abc.ABC):
-    """A folder of versions.
+    """Manages a folder of versions.
 
-    The served version is the highest complete one: that is TF Serving's default policy, and what
-    the bulk job takes. `latest` says the same and never names a version that is not whole.
+    The served version is the highest complete one, both by TF Serving's default policy and in the
+    bulk job. `latest` names the same version and never an incomplete one.
 
     Args:
-        address: Folder or `gs://bucket/prefix`.
+        address: A folder, or `gs://bucket/prefix`.
     """
 
     def __init__(self, address: str) -> None:
@@ -66,7 +66,7 @@ class VersionStore(abc.ABC):
 
     @abc.abstractmethod
     def versions(self) -> list[Version]:
-        """Lists the versions, oldest first, incomplete ones too."""
+        """Lists the versions, oldest first, including incomplete ones."""
 
     @abc.abstractmethod
     def latest(self) -> int | None:
@@ -74,23 +74,23 @@ class VersionStore(abc.ABC):
 
     @abc.abstractmethod
     def publish(self, model: Path, record: PushRecord) -> Version:
-        """Makes a SavedModel the newest version; whole or not at all.
+        """Publishes a SavedModel atomically as the newest version.
 
         Args:
             model: Folder of the SavedModel.
-            record: Its version and what it replaces are filled in.
+            record: The record, in which `version` and `replaced` are filled in.
 
         Raises:
-            InputError: The folder holds no SavedModel, or the store can't be written.
+            InputError: if the folder holds no SavedModel, or the store is not writable.
         """
 
     @abc.abstractmethod
     def republish(self, number: int, record: PushRecord) -> Version:
-        """Makes the files of an old version the newest version; else as `publish`."""
+        """Publishes the files of an old version as the newest version, like `publish`."""
 
     @abc.abstractmethod
     def remove(self, numbers: Iterable[int]) -> None:
-        """Removes versions; each vanishes at once for whoever looks."""
+        """Removes versions, each atomically for readers."""
 
     def complete(self) -> list[Version]:
         """Lists the versions that can be served, oldest first."""
@@ -100,7 +100,7 @@ class VersionStore(abc.ABC):
         """Returns a complete version.
 
         Raises:
-            InputError: There is none of that number.
+            InputError: if no complete version has that number.
         """
         found = self.complete()
         for version in found:
@@ -111,18 +111,18 @@ class VersionStore(abc.ABC):
 
 
 def version_numbers(names: Iterable[str]) -> list[int]:
-    """Returns the versions among the names in a folder, oldest first: TF Serving's integers."""
-    # Not `07`: a number has to give its folder's name again.
+    """Returns the names in a folder that are version numbers, as integers in ascending order."""
+    # `07` is excluded, because a number must convert back to its folder's name.
     return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
 
 
 def newest_folders(address: str) -> Iterator[str]:
     """Yields the folders of the versions that can be served, newest first.
 
-    Reads names alone, so it also finds versions that something else than a push wrote.
+    It reads only names, so it also finds versions that were not written by a push.
 
     Args:
-        address: Folder or `gs://bucket/prefix`; nothing is found if it does not exist.
+        address: A folder, or `gs://bucket/prefix`; a missing one yields nothing.
     """
     for number in reversed(version_numbers(storage.list_names(address))):
         folder = posixpath.join(address, str(number))
@@ -131,7 +131,7 @@ def newest_folders(address: str) -> Iterator[str]:
 
 
 def next_number(taken: Sequence[int]) -> int:
-    """Gives a version number: the time in seconds, or one above the highest ever given.
+    """Returns a new version number: the time in seconds, or one above the highest number taken.
 
     Args:
         taken: Numbers in use, and that of the pointer, which outlives its version.
@@ -140,7 +140,7 @@ def next_number(taken: Sequence[int]) -> int:
 
 
 def stamped(record: PushRecord, number: int, served: int | None) -> PushRecord:
-    """Fills in what only the store knows."""
+    """Returns the record with the fields that only the store knows."""
     return replace(record, version=number, replaced=served)
 
 
@@ -148,7 +148,7 @@ def require_model(model: Path) -> None:
     """Checks that a folder can be pushed.
 
     Raises:
-        InputError: It holds no SavedModel.
+        InputError: if it holds no SavedModel.
     """
     if not (model / MODEL_FILE).is_file():
         raise InputError(f"{model}: no {MODEL_FILE} there, so there is nothing to push")

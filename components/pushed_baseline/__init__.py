@@ -1,1 +1,1 @@
-"""The baseline where the metadata store is out of reach: the latest pushed model."""
+"""Uses the latest pushed model as the baseline if the metadata store is out of reach."""

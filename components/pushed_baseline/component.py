@@ -1,8 +1,8 @@
-"""The earlier models of a run on a cluster: what to compare with, and what to start from.
+"""Finds the earlier models of a run on a cluster: the baseline, and the model to start from.
 
-They are pushed versions. A Resolver with a strategy of ours can't be compiled for Kubeflow or
-Vertex, and Kubeflow has no resolvers at all. What is pushed was blessed, so the folder that TF
-Serving watches tells the same.
+Both are pushed versions. A Resolver with a custom strategy cannot be compiled for Kubeflow or
+Vertex, and Kubeflow has no resolvers at all. Every pushed model was blessed, so the folder that TF
+Serving watches holds the same information.
 """
 
 import json
@@ -20,7 +20,7 @@ from trainer.model_card import EXPORTED_CARD, CardError, parse_card
 
 
 class PushedBaselineOutputs(TypedDict):
-    """What both steps give beside the model: the version; empty where there is none."""
+    """Declares the output of both steps besides the model: the version, empty if there is none."""
 
     version: str
 
@@ -35,7 +35,7 @@ def PushedBaseline(  # noqa: N802 (a component's name is the class that TFX make
 
     Args:
         candidate: The trained model.
-        model: Gets the baseline; stays without files where nothing else was pushed.
+        model: Receives the baseline; remains without files if nothing else was pushed.
         directory: The folder of the pushed versions, local or gs://.
 
     Returns:
@@ -51,15 +51,15 @@ def PushedBase(  # noqa: N802 (as above)
     directory: tfx.dsl.components.Parameter[str],
     input_fingerprint: tfx.dsl.components.Parameter[str],
 ) -> PushedBaselineOutputs:
-    """Copies the latest pushed model that learned from other images, to start from.
+    """Copies the latest pushed model that learned from other images, to start training from it.
 
-    The platform's cache keeps what was chosen for the same images: a run that goes on, or is done
-    again, starts from the same model, and its Trainer comes from the cache as well.
+    The platform's cache keeps the choice for the same images: a resumed or repeated run starts
+    from the same model, and its Trainer is served from the cache as well.
 
     Args:
-        model: Gets the model; stays without files where there is none.
+        model: Receives the model; remains without files if there is none.
         directory: The folder of the pushed versions, local or gs://.
-        input_fingerprint: Of the images to learn from.
+        input_fingerprint: Fingerprint of the images to learn from.
 
     Returns:
         `version`, the version's number.
@@ -70,7 +70,7 @@ def PushedBase(  # noqa: N802 (as above)
 def _copy_latest(
     directory: str, model: tfx.types.standard_artifacts.Model, is_wanted: Callable[[str], bool]
 ) -> PushedBaselineOutputs:
-    """Copies the latest version whose folder is wanted, if there is one."""
+    """Copies the latest version whose folder satisfies `is_wanted`, if there is one."""
     for folder in newest_folders(directory):
         if is_wanted(folder):
             io_utils.copy_dir(folder, path_utils.serving_model_dir(model.uri))
@@ -79,7 +79,7 @@ def _copy_latest(
 
 
 def _digest(folder: str) -> str:
-    """Digest of the weights, from the model's card."""
+    """Reads the digest of the weights from the model's card."""
     path = posixpath.join(folder, EXPORTED_CARD)
     try:
         with tf.io.gfile.GFile(path) as file:
@@ -89,7 +89,7 @@ def _digest(folder: str) -> str:
 
 
 def _fingerprint(folder: str) -> str:
-    """Fingerprint of the images behind a version, from the record of its push."""
+    """Reads the fingerprint of a version's training images from the record of its push."""
     path = posixpath.join(folder, names.EXTRA_ASSETS, names.PUSH_RECORD)
     if not tf.io.gfile.exists(path):
         return ""

@@ -1,4 +1,4 @@
-"""TFX's Evaluator for an orchestrator that always hands over a baseline, even an empty one."""
+"""Adapts TFX's Evaluator to orchestrators that always pass a baseline, even an empty one."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from tfx.utils import path_utils
 
 
 class BaselineEvaluator(executor.Executor):
-    """Evaluates; a baseline without files counts as none, as before the first push."""
+    """Evaluates a model; a baseline without files, as before the first push, counts as none."""
 
     def Do(  # noqa: N802 (TFX's name)
         self,

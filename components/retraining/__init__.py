@@ -1,1 +1,1 @@
-"""Decides whether there is a reason to train again."""
+"""Decides whether there is a reason to retrain."""

@@ -1,8 +1,8 @@
-"""The first and the last step of a run on a cluster: is there a reason, and what came of it.
+"""Declares the first and the last step of a run on a cluster: InputState and RunRecord.
 
-A scheduled run starts every day. InputState, which is never cached, looks which images are there;
-everything else stands under the condition that it gave a reason. RunRecord remembers the verdict,
-so that the same images are not trained on again. `pipeline/orchestration/compiler.py` adds both.
+A scheduled run starts every day. InputState, which is never cached, finds the available images;
+all other steps run only if it returns a reason to retrain. RunRecord stores the outcome, so that
+the same images are not trained on again. `pipeline/orchestration/compiler.py` adds both steps.
 """
 
 import posixpath
@@ -22,7 +22,7 @@ _DRIFT_FILE = "drift.json"
 
 
 class InputStateOutputs(TypedDict):
-    """What InputState gives: exec properties of ImageExampleGen, and the condition of the rest."""
+    """Declares InputState's outputs: properties of ImageExampleGen, and the run's condition."""
 
     input_config: str
     input_fingerprint: str
@@ -32,7 +32,7 @@ class InputStateOutputs(TypedDict):
 
 
 class RunRecordOutputs(TypedDict):
-    """What RunRecord gives: where the record lies."""
+    """Declares RunRecord's output: the path of the record."""
 
     record: str
 
@@ -44,20 +44,20 @@ def InputState(  # noqa: N802 (a component's name is the class that TFX makes of
     history: tfx.dsl.components.Parameter[str],
     force: tfx.dsl.components.Parameter[int] = 0,
 ) -> InputStateOutputs:
-    """Looks which images are there, and whether to train on them.
+    """Finds the available images and decides whether to train on them.
 
     Args:
-        patterns: JSON of the input section, spans as patterns.
+        patterns: JSON of the input section, with spans as patterns.
         rules: JSON of the `retrain` section.
         history: Path of the record of earlier trainings; it need not exist.
-        force: 1: there is a reason, whatever is known.
+        force: 1 to train in any case.
 
     Returns:
-        The input section with its spans resolved, its fingerprint and latest span; `reason` is
-        empty where there is none to train, and `explanation` says why (not).
+        The input section with spans resolved, its fingerprint and latest span; `reason` is empty
+        if there is no reason to train, and `explanation` explains the decision.
 
     Raises:
-        InputError: A path does not exist or no span matches.
+        InputError: if a path does not exist or no span matches.
     """
     images = look(InputConfig.model_validate_json(patterns))
     config = RetrainConfig.model_validate_json(rules)
@@ -88,18 +88,18 @@ def RunRecord(  # noqa: N802 (as above)
         tfx.types.standard_artifacts.InfraBlessing
     ] = None,
 ) -> RunRecordOutputs:
-    """Remembers that these images were trained on, and the verdict.
+    """Records that these images were trained on, and whether the model was blessed.
 
     Args:
         examples: The images.
         blessing: The gate's verdict.
-        pushed_model: Only so that this step comes last.
-        history: Path of the record; made when missing.
-        infra_blessing: Verdict of the check of the export, where there is one: what it refused
-            was refused.
+        pushed_model: Not read; makes this step run last.
+        history: Path of the record, which is created when missing.
+        infra_blessing: Verdict of the check of the export, if there is one; a model that it
+            refused counts as refused.
 
     Returns:
-        `record`, its path.
+        `record`, the path of the record.
     """
     attempts = _read_history(history)
     attempts.append(
@@ -121,10 +121,10 @@ def RunRecord(  # noqa: N802 (as above)
 
 
 def find_drift(path: str | None) -> Drift | None:
-    """Reads a bulk job's drift report; None where there is none (yet).
+    """Reads a bulk job's drift report; returns None if there is none yet.
 
     Args:
-        path: drift.json, or the job's output folder; local or gs://.
+        path: Path of drift.json, or the job's output folder; local or gs://.
     """
     if path is None:
         return None

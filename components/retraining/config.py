@@ -1,4 +1,4 @@
-"""The `retrain:` section: what is a reason to train again."""
+"""Defines the `retrain:` section: the reasons to retrain."""
 
 from pydantic import Field
 

@@ -1,7 +1,7 @@
-"""What a cluster remembers of its trainings: one small JSON file beside the artifacts.
+"""Stores the history of trainings on a cluster in one small JSON file next to the artifacts.
 
-A laptop asks its metadata store; on Kubeflow and Vertex the store is the platform's own, and a
-step can't read it. Written by the RunRecord step, read by the InputState step.
+Local runs query their metadata store; on Kubeflow and Vertex the store belongs to the platform,
+and a step cannot read it. The RunRecord step writes the file, the InputState step reads it.
 """
 
 import json
@@ -14,21 +14,21 @@ _MOST_ATTEMPTS = 1000
 
 
 def history_path(pipeline_root: str, pipeline_name: str) -> str:
-    """Names the file below the root of the artifacts."""
+    """Returns the path of the file below the root of the artifacts."""
     return f"{pipeline_root.rstrip('/')}/retraining/{pipeline_name}.json"
 
 
 def to_json(attempts: Sequence[Attempt]) -> str:
-    """Writes attempts, oldest first; the oldest of very many are dropped."""
+    """Returns attempts as JSON, oldest first; the oldest are dropped if there are very many."""
     kept = [asdict(attempt) for attempt in attempts[-_MOST_ATTEMPTS:]]
     return json.dumps({"attempts": kept}, indent=1) + "\n"
 
 
 def from_json(path: str, text: str) -> list[Attempt]:
-    """Reads what `to_json` wrote.
+    """Parses attempts that `to_json` returned.
 
     Raises:
-        ValueError: The file is damaged; it names the file and what to do.
+        ValueError: if the file is damaged; the message names the file and the fix.
     """
     try:
         return [Attempt(**attempt) for attempt in json.loads(text)["attempts"]]

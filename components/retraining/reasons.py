@@ -1,6 +1,6 @@
-"""The rules that say whether to train again; `vaeline retrain` and the InputState step ask them.
+"""Decides whether to retrain; `vaeline retrain` and the InputState step call it.
 
-Pure functions of what is known: no clock, no files, no metadata store.
+Decisions are pure functions of their arguments: no clock, no files, no metadata store.
 """
 
 import json
@@ -17,17 +17,17 @@ _SECONDS_PER_DAY = 86_400.0
 
 @dataclass(frozen=True)
 class Attempt:
-    """What the rules need to know of an earlier run that reached a verdict, and nothing else.
+    """Holds what the rules need to know of an earlier run that reached a verdict.
 
     A cluster has no metadata store that a step could read, so `history.py` keeps attempts in a
-    JSON file there. On one machine they are made from `pipeline.runs.run.Run`.
+    JSON file there. On one machine they are created from `pipeline.runs.run.Run`.
 
     Attributes:
-        run: name of the run.
-        span: latest span of its images.
-        fingerprint: digest of its images.
-        ended: seconds since 1970-01-01 UTC.
-        blessed: whether the model was blessed.
+        run: Name of the run.
+        span: Latest span of its images.
+        fingerprint: Digest of its images.
+        ended: End of the run in seconds since 1970-01-01 UTC.
+        blessed: Whether the model was blessed.
     """
 
     run: str
@@ -39,14 +39,14 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Images:
-    """The images that are there now.
+    """Describes the images that are currently available.
 
     Attributes:
-        input_config: the input section, its spans resolved.
-        spans: all spans there are; empty where the paths have none.
-        span: the latest that would be read.
-        version: its version; None without versions.
-        fingerprint: of what would be read.
+        input_config: The input section, with spans resolved.
+        spans: All available spans; empty if the paths have none.
+        span: The latest span that would be read.
+        version: The version of that span; None without versions.
+        fingerprint: Fingerprint of the images that would be read.
     """
 
     input_config: InputConfig
@@ -58,12 +58,12 @@ class Images:
 
 @dataclass(frozen=True)
 class Drift:
-    """What a bulk job found out about its archive.
+    """Holds the drift that a bulk job reported.
 
     Attributes:
-        path: the report.
-        alarm: the archive differs from the training data.
-        reported: seconds since 1970-01-01 UTC.
+        path: Path of the report.
+        alarm: Whether the archive differs from the training data.
+        reported: Time of the report in seconds since 1970-01-01 UTC.
     """
 
     path: str
@@ -73,17 +73,17 @@ class Drift:
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to train, and why (not), in a line."""
+    """Holds the decision whether to train, with a one-line explanation."""
 
     train: bool
     reason: str
 
 
 def look(config: InputConfig) -> Images:
-    """Looks which images are there, without reading them.
+    """Finds the available images without reading them.
 
     Raises:
-        InputError: A path does not exist or no span matches.
+        InputError: if a path does not exist or no span matches.
     """
     resolved = resolve(config)
     return Images(
@@ -96,15 +96,15 @@ def look(config: InputConfig) -> Images:
 
 
 def read_drift(path: str, text: str, reported: float) -> Drift:
-    """Reads a bulk job's drift.json.
+    """Parses a bulk job's drift.json.
 
     Args:
-        path: Where it lies, for the messages.
-        text: Its content.
-        reported: When it was written, seconds since 1970-01-01 UTC.
+        path: The path of the file, for error messages.
+        text: The content of the file.
+        reported: When it was written, in seconds since 1970-01-01 UTC.
 
     Raises:
-        ValueError: It is none.
+        ValueError: if the content is not a drift report.
     """
     try:
         return Drift(path, bool(json.loads(text)["alarm"]), reported)
@@ -122,19 +122,19 @@ def decide(
     force: bool = False,
     unfinished: str = "",
 ) -> Decision:
-    """Says whether to train on the images that are there now.
+    """Decides whether to train on the images that are currently available.
 
-    The same images are never trained on twice: a model that was refused for them will be refused
-    again, and one that was blessed is there.
+    The same images are never trained on twice: a refused model would be refused again, and a
+    blessed model already exists.
 
     Args:
-        images: What is there.
+        images: The available images.
         attempts: Earlier trainings with a verdict, oldest first.
-        config: What counts as a reason.
-        drift: What the last bulk job reported.
-        now: Seconds since 1970-01-01 UTC.
-        force: Train whatever is known.
-        unfinished: Name of a run on the same images that did not come to a verdict.
+        config: The reasons to retrain.
+        drift: The last drift report of a bulk job.
+        now: The current time in seconds since 1970-01-01 UTC.
+        force: Whether to train in any case.
+        unfinished: Name of a run on the same images that did not reach a verdict.
     """
     if force:
         return Decision(True, "it was forced")
@@ -160,7 +160,7 @@ def decide(
     age_days = (now - blessed.ended) / _SECONDS_PER_DAY
     if config.max_age_days is not None and age_days > config.max_age_days:
         return Decision(True, f"the last blessed model is {age_days:.1f} days old, and {news}")
-    # Without spans, or where an old span changed, the change itself is what is new.
+    # Without spans, or if an old span changed, the change itself counts as new data.
     if max(new, 1) >= config.min_new_spans or not images.spans:
         return Decision(True, f"{news} since the last blessed model")
     return Decision(

@@ -1,1 +1,1 @@
-"""Proves that an exported model answers as it did in memory, the way TF Serving would load it."""
+"""Validates that an exported model, loaded as TF Serving loads it, answers as it did in memory."""

@@ -1,6 +1,6 @@
-"""The golden images through the bulk job's own reading, checking, decoding and model calls.
+"""Runs the golden images through the bulk job's own reading, checking, decoding and model calls.
 
-Everything of the job but Beam, which only hands units to it.
+It uses all of the job except Beam, which only distributes units.
 """
 
 import zipfile
@@ -26,20 +26,20 @@ def answer_as_bulk_job(model: str, golden: GoldenSet, folder: Path) -> dict[str,
 
     Args:
         model: Folder of the SavedModel.
-        golden: The images; they become a zip.
-        folder: Where the zip is made.
+        golden: The images, which are written to a zip.
+        folder: The folder in which the zip is created.
 
     Returns:
-        float32 [n, ...] by output name: embedding, elbo, outlier_score and probability, that of
+        float32 [n, ...] by output name: embedding, elbo, outlier_score, and the probability of
         the best class.
 
     Raises:
-        ValueError: The job rejects an image; the message says which and why.
+        ValueError: if the job rejects an image; the message says which and why.
     """
     archive = folder / "golden.zip"
     with zipfile.ZipFile(archive, "w") as writer:
         for place, file in enumerate(golden.files):
-            # The sources go by the content, whatever the suffix.
+            # Formats are detected by content, so any image suffix will do.
             writer.writestr(f"{place:04d}.png", file)
     job = BulkJob(
         input=InputConfig(paths=(str(archive),)),

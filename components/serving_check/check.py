@@ -1,6 +1,6 @@
-"""Starts the check in a process of its own, and on a model server where there is one.
+"""Runs the check in a separate process, and against a model server if there is one.
 
-The executor calls `check_model`; nothing here knows TFX.
+The executor calls `check_model`; this module does not depend on TFX.
 """
 
 import os
@@ -25,7 +25,7 @@ def check_model(model: str, config: ServingCheckConfig) -> CheckReport:
         config: The section.
 
     Returns:
-        What was found. A model that kills or hangs the process is a stage that failed.
+        The report. A model that crashes or hangs the process is a failed stage.
     """
     report = _run_probe(model, config)
     if report.blessed:

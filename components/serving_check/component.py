@@ -1,7 +1,7 @@
-"""ServingCheck, the component: blesses a model that answers, loaded as TF Serving loads it.
+"""Declares the ServingCheck component, which blesses a model that can be served.
 
-The graph puts it after the Trainer; its InfraBlessing goes into the Pusher. Unlike TFX's
-InfraValidator it needs no container, and it compares numbers.
+The graph places it after the Trainer; its InfraBlessing is an input of the Pusher. Unlike TFX's
+InfraValidator it needs no container, and it compares numerical results.
 """
 
 from typing import Final
@@ -18,7 +18,7 @@ BLESSING: Final = executor.BLESSING
 
 
 class ServingCheckSpec(ComponentSpec):
-    """What ServingCheck takes and gives."""
+    """Declares the inputs, outputs and parameters of ServingCheck."""
 
     PARAMETERS = {
         executor.CHECK_CONFIG: ExecutionParameter(type=str),
@@ -29,12 +29,12 @@ class ServingCheckSpec(ComponentSpec):
 
 
 class ServingCheck(base_component.BaseComponent):
-    """Holds an exported model against its golden set.
+    """Validates an exported model against its golden set.
 
     Args:
         model: Model of the Trainer.
         check_config: The section `serving_check`.
-        code_digest: Digest of the code: another digest, another cache entry.
+        code_digest: Digest of the code, so that a code change misses the cache.
     """
 
     SPEC_CLASS = ServingCheckSpec

@@ -1,4 +1,4 @@
-"""The `serving_check:` section of the configuration."""
+"""Defines the `serving_check:` section of the configuration."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from serving.tolerance import FLOATS
 from trainer.options import Section
 
 CHECKED_MODEL_ID = "checked_model_id"
-"""Custom property of the check's blessing: which model it is about."""
+"""Custom property of the check's blessing: the id of the checked model."""
 
 
 class ServingCheckConfig(Section):

@@ -1,6 +1,6 @@
-"""The executor of ServingCheck: unpacks artifacts, checks, writes the blessing.
+"""Implements ServingCheck's executor: unpacks artifacts, runs the check, writes the blessing.
 
-TFX makes it; the check itself knows no TFX.
+TFX instantiates it; the check itself does not depend on TFX.
 """
 
 import logging
@@ -24,7 +24,7 @@ CODE_DIGEST: Final = "code_digest"
 REPORT_FILE: Final = "report.json"
 SUMMARY: Final = "summary"
 
-# What TFX's own InfraValidator writes and its Pusher reads.
+# TFX's InfraValidator writes these values and its Pusher reads them.
 _BLESSED: Final = "blessed"
 _BLESSED_FILE: Final = "INFRA_BLESSED"
 _NOT_BLESSED_FILE: Final = "INFRA_NOT_BLESSED"
@@ -41,7 +41,7 @@ class Executor(base_executor.BaseExecutor):
         output_dict: dict[str, list[types.Artifact]],
         exec_properties: dict[str, Any],
     ) -> None:
-        """Blesses the model, or not; never raises for what is wrong with it.
+        """Blesses or refuses the model; faults of the model never raise an error.
 
         Args:
             input_dict: `model`.

@@ -39,10 +39,10 @@ def check_in_session(
     tolerance: Tolerance,
     label: str,
 ) -> list[Stage]:
-    """Asks every signature at every batch size.
+    """Calls every signature at every batch size.
 
     Returns:
-        A stage for each signature.
+        One stage per signature.
     """
     stages = {name: Stage(f"signature {name} in a TF1 session") for name in sorted(model.inputs)}
     for size in config.batch_sizes:
@@ -66,7 +66,7 @@ def check_in_session(
 def _answers(
     model: SessionModel, requests: Mapping[str, Request]
 ) -> dict[str, dict[str, np.ndarray] | tf.errors.OpError]:
-    """Asks all signatures at once; where that fails one by one, to tell which it is."""
+    """Calls all signatures at once; if that fails, one by one to find the faulty one."""
     try:
         return dict(model.predict_together({name: r.inputs for name, r in requests.items()}))
     except tf.errors.OpError:
@@ -85,7 +85,7 @@ def _answer(
 def hold_against(
     request: Request, found: dict[str, np.ndarray], tolerance: Tolerance
 ) -> tuple[float, str]:
-    """Compares an answer and its rows; as `report.compare`."""
+    """Compares an answer and its number of rows; returns as `report.compare`."""
     short = [name for name, value in found.items() if len(value) != request.rows]
     if short:
         return 0.0, f"{short[0]} has {len(found[short[0]])} rows for {request.rows} images"
@@ -93,7 +93,7 @@ def hold_against(
 
 
 def check_bad_images(model: SessionModel, golden: GoldenSet) -> Stage:
-    """Sends what is no image, alone and among good ones; the model has to say so and live on."""
+    """Sends invalid images, alone and among valid ones; the model must reject them and survive."""
     stage = Stage("bad images are refused")
     good = golden.files[0]
     before = _peak_memory_mib()
@@ -117,7 +117,7 @@ def check_bad_images(model: SessionModel, golden: GoldenSet) -> Stage:
 
 
 def bad_files(golden: GoldenSet) -> dict[str, bytes]:
-    """Makes what a server may be sent: nothing, a text, half a JPEG, and a bomb."""
+    """Returns invalid files: an empty one, a text, half a JPEG, and a decompression bomb."""
     jpeg = tf.io.encode_jpeg(np.zeros((64, 64, 3), np.uint8)).numpy()
     return {
         "an empty string": b"",
@@ -128,7 +128,7 @@ def bad_files(golden: GoldenSet) -> dict[str, bytes]:
 
 
 def bomb(side: int) -> bytes:
-    """Makes a square one-bit PNG of nothing but black, about a thousandth of its pixels' bytes."""
+    """Returns a black square one-bit PNG, about a thousandth of the size of its pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         check = struct.pack(">I", zlib.crc32(kind + data))
@@ -142,7 +142,7 @@ def bomb(side: int) -> bytes:
 
 
 def check_bulk_job(model: str, golden: GoldenSet, tolerance: Tolerance) -> Stage:
-    """Holds the bulk job's numbers against those in memory."""
+    """Compares the bulk job's results with the answers in memory."""
     stage = Stage("bulk job")
     expected = dict(golden.answers)
     expected[names.PROBABILITY] = golden.answers[names.PROBABILITIES].max(axis=1)
@@ -164,7 +164,7 @@ def run_check(model: str, config: ServingCheckConfig) -> CheckReport:
         config: The section.
 
     Returns:
-        What was found; a model that can't be loaded is a stage that failed.
+        The report; a model that cannot be loaded is a failed stage.
     """
     report = CheckReport()
     extra = f"{model}/{names.EXTRA_ASSETS}"
@@ -196,14 +196,14 @@ def run_check(model: str, config: ServingCheckConfig) -> CheckReport:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without TensorFlow's list of nodes and its tracebacks."""
+    """Returns the essential line of an error, without TensorFlow's list of nodes and tracebacks."""
     text = getattr(error, "message", None) or str(error) or type(error).__name__
     asserted = _ASSERTED.search(text)
     if asserted:
         return asserted.group(1)[:400]
     lines = [line.strip() for line in str(text).splitlines()]
     said = [line for line in lines if line and not line.startswith("[[")]
-    # A graph's error opens with where its ops were made, and says at the end what happened.
+    # A graph error starts with the origin of its ops and states the cause in its last line.
     return said[-1 if "Graph execution error" in text else 0][:400]
 
 

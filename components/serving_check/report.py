@@ -1,4 +1,4 @@
-"""What a check found: stages with their verdicts, as JSON beside the blessing and as one line."""
+"""Defines the report of a check: stages with their verdicts, as JSON and as a one-line summary."""
 
 import json
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from serving.tolerance import differences
 from trainer.model_card import ModelCard
 
 _BFLOAT16_FACTOR: Final = 500.0
-"""How much more coarsely bfloat16 rounds than the arithmetic that the tolerance is meant for."""
+"""Factor by which bfloat16 rounds more coarsely than the arithmetic that the tolerance assumes."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """The largest allowed difference from an answer in memory.
+    """Defines the largest allowed difference from an answer in memory.
 
     Attributes:
         configured: `serving_check.tolerance`.
-        factor: what it is multiplied with for the model's arithmetic.
+        factor: The factor that accounts for the model's arithmetic.
         body_dtype: Keras dtype policy of the model's encoder and decoder.
     """
 
@@ -31,7 +31,7 @@ class Tolerance:
 
     @property
     def limit(self) -> float:
-        """The largest allowed difference itself."""
+        """Returns the largest allowed difference, `configured` times `factor`."""
         return self.configured * self.factor
 
     def __str__(self) -> str:
@@ -47,12 +47,12 @@ def tolerance_of(card: ModelCard, config: ServingCheckConfig) -> Tolerance:
 
 @dataclass
 class Stage:
-    """One thing that was checked.
+    """Holds the outcome of one part of the check.
 
     Attributes:
-        name: what was asked, in words.
-        fault: what is wrong; empty where nothing is.
-        difference: largest difference from the answers in memory; 0 where nothing is compared.
+        name: Description of the request.
+        fault: Description of the fault; empty if there is none.
+        difference: Largest difference from the answers in memory; 0 if nothing is compared.
     """
 
     name: str
@@ -62,10 +62,10 @@ class Stage:
 
 @dataclass
 class CheckReport:
-    """What the whole check found.
+    """Holds the outcome of the whole check.
 
     Attributes:
-        stages: in the order they ran.
+        stages: The stages in the order in which they ran.
         figures: load_secs, latency_ms by batch size, peak_memory_mib, signatures, images.
     """
 
@@ -74,16 +74,16 @@ class CheckReport:
 
     @property
     def refusals(self) -> list[str]:
-        """A line for each stage that failed; empty where the model may be pushed."""
+        """Returns one line per failed stage; empty if the model may be pushed."""
         return [f"{stage.name}: {stage.fault}" for stage in self.stages if stage.fault]
 
     @property
     def blessed(self) -> bool:
-        """Something was checked, and all of it holds."""
+        """Returns whether there is at least one stage and all stages passed."""
         return bool(self.stages) and not self.refusals
 
     def summary(self) -> str:
-        """Says in one line what a person wants to know."""
+        """Returns the outcome as one line of text."""
         if not self.blessed:
             return f"REFUSED: {'; '.join(self.refusals) or 'nothing was checked'}"
         largest = max(stage.difference for stage in self.stages)
@@ -96,14 +96,14 @@ class CheckReport:
         return "; ".join(parts)
 
     def to_json(self) -> str:
-        """Writes everything."""
+        """Returns the report as JSON."""
         return json.dumps(
             {"blessed": self.blessed, "summary": self.summary(), **asdict(self)}, indent=2
         )
 
     @classmethod
     def from_json(cls, text: str) -> "CheckReport":
-        """Reads what `to_json` wrote."""
+        """Parses a report that `to_json` returned."""
         tree = json.loads(text)
         return cls([Stage(**stage) for stage in tree["stages"]], tree["figures"])
 
@@ -111,16 +111,16 @@ class CheckReport:
 def compare(
     found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], tolerance: Tolerance
 ) -> tuple[float, str]:
-    """Holds answers against those in memory.
+    """Compares answers with those in memory.
 
     Args:
-        found: arrays [n, ...] by output name; only names that are expected count.
-        expected: likewise.
-        tolerance: largest allowed difference; a fault names its parts.
+        found: Arrays [n, ...] by output name; names that are not expected are ignored.
+        expected: The expected arrays [n, ...] by output name.
+        tolerance: Largest allowed difference; the fault states its components.
 
     Returns:
-        The largest difference, and what is wrong: the output, the image and both numbers; empty
-        where nothing is.
+        The largest difference, and the fault with the output, the image and both numbers; the
+        fault is empty if there is none.
     """
     largest, fault = 0.0, ""
     for name in expected.keys() & found.keys():

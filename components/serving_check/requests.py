@@ -1,4 +1,4 @@
-"""What every signature is asked, and what it has to answer, made from the golden set."""
+"""Builds a request and the expected answer for every signature from the golden set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,11 +21,11 @@ _BY_EXAMPLES = (names.CLASSIFY_EXAMPLES, names.TRANSFORM_LABELS)
 
 
 class Input(NamedTuple):
-    """What a signature takes under one name.
+    """Describes one named input of a signature.
 
     Attributes:
-        dtype: TensorFlow's name of it.
-        shape: -1 for a side of any length; () for a scalar.
+        dtype: TensorFlow's name of the data type.
+        shape: The shape, with -1 for a dimension of any size; () for a scalar.
     """
 
     dtype: str
@@ -34,13 +34,13 @@ class Input(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """One call of a signature.
+    """Holds one call of a signature with its expected answer.
 
     Attributes:
-        signature: which.
-        inputs: arrays by input name.
-        expected: float32 [n, ...] by output name; outputs that are not here are not compared.
-        rows: first side of every output.
+        signature: Name of the signature.
+        inputs: Arrays by input name.
+        expected: float32 [n, ...] by output name; other outputs are not compared.
+        rows: First dimension of every output.
     """
 
     signature: str
@@ -52,17 +52,17 @@ class Request:
 def build_request(
     signature: str, inputs: Mapping[str, Input], golden: GoldenSet, size: int, *, label: str
 ) -> Request:
-    """Makes a request of a given size.
+    """Builds a request of a given size.
 
     Args:
-        signature: which.
-        inputs: what the signature takes, by name.
-        golden: images and answers; repeated where there are too few.
-        size: images, or rows, of the request.
-        label: name of a class, for signatures that generate by class.
+        signature: Name of the signature.
+        inputs: The inputs of the signature by name.
+        golden: Images and answers, which are repeated if there are too few.
+        size: Number of images or rows in the request.
+        label: Name of a class, for signatures that generate by class.
 
     Raises:
-        ValueError: The signature is none that this version knows.
+        ValueError: if this version does not know the signature.
     """
     rows = np.arange(size) % len(golden)
     files = np.empty(size, object)

@@ -1,4 +1,4 @@
-"""The golden images through a real TF Serving, where one is on the machine or configured."""
+"""Sends the golden images to a real TF Serving if one is installed or configured."""
 
 import contextlib
 import importlib
@@ -23,14 +23,14 @@ _POLL_SECS = 0.2
 
 
 def check_server(model: str, config: ServingCheckConfig) -> list[Stage]:
-    """Asks a server, over every protocol that it speaks.
+    """Compares a server's answers with those in memory, over each of its protocols.
 
     Args:
         model: Folder of the SavedModel.
-        config: The section; with neither an address nor a server on the PATH nothing is done.
+        config: The section; with neither an address nor a server on the PATH nothing is checked.
 
     Returns:
-        A stage for each protocol.
+        One stage per protocol.
     """
     golden = read_golden(f"{model}/{names.EXTRA_ASSETS}/{names.GOLDEN}")
     tolerance = tolerance_of(read_card(model), config)
@@ -47,7 +47,7 @@ def check_server(model: str, config: ServingCheckConfig) -> list[Stage]:
 
 
 def _ask(target: str, config: ServingCheckConfig, golden: GoldenSet, tolerance: Tolerance) -> Stage:
-    # The client needs requests and grpc, which a check without a server can do without.
+    # The client needs requests and grpc, which a check without a server does not require.
     client_module = importlib.import_module("serving.client")
 
     stage = Stage(f"server at {target}")
@@ -72,10 +72,10 @@ def _ask(target: str, config: ServingCheckConfig, golden: GoldenSet, tolerance: 
 
 @contextlib.contextmanager
 def _started(binary: str, model: str, config: ServingCheckConfig) -> Iterator[tuple[str, str]]:
-    """Runs a server on the model; gives its gRPC and its REST address."""
+    """Runs a server for the model and yields its gRPC and REST addresses."""
     grpc, rest = _free_port(), _free_port()
     with tempfile.TemporaryDirectory() as folder:
-        # TF Serving wants a folder of numbered versions.
+        # TF Serving requires a folder of numbered versions.
         (Path(folder) / "1").symlink_to(Path(model).resolve(), target_is_directory=True)
         command = [
             binary,

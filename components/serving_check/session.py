@@ -1,4 +1,4 @@
-"""A SavedModel in a TF1-style session, which is how TF Serving's C++ loader reads and runs it."""
+"""Loads a SavedModel in a TF1-style session, as TF Serving's C++ loader does."""
 
 from collections.abc import Mapping
 
@@ -11,20 +11,20 @@ _SERVE = "serve"
 
 
 class SessionModel:
-    """A loaded model.
+    """Runs a loaded model in a session.
 
     Args:
         path: Folder of the SavedModel.
 
     Attributes:
-        inputs: what each signature takes, by signature and input name.
+        inputs: The inputs of each signature, by signature and input name.
     """
 
     def __init__(self, path: str) -> None:
         self._graph = tf.Graph()
         options = tf.compat.v1.ConfigProto()
-        # One round of optimisation where a server takes two: the second finds nothing to speak of
-        # here, and costs half a minute over all signatures.
+        # A server optimises the graph twice; the second pass changes next to nothing here and
+        # would cost half a minute over all signatures.
         options.graph_options.rewrite_options.meta_optimizer_iterations = 1
         self._session = tf.compat.v1.Session(graph=self._graph, config=options)
         with self._graph.as_default():
@@ -32,7 +32,7 @@ class SessionModel:
         self._signatures = {
             name: definition
             for name, definition in meta.signature_def.items()
-            # TensorFlow's own entries start with two underscores.
+            # Names with two leading underscores are TensorFlow's own entries.
             if not name.startswith("__")
         }
         self.inputs = {
@@ -44,7 +44,7 @@ class SessionModel:
         """Runs a signature.
 
         Raises:
-            tf.errors.OpError: The model refuses the request.
+            tf.errors.OpError: if the model rejects the request.
         """
         return self.predict_together({signature: inputs})[signature]
 
@@ -53,17 +53,17 @@ class SessionModel:
     ) -> dict[str, dict[str, np.ndarray]]:
         """Runs several signatures in one call.
 
-        TensorFlow optimises the graph anew for each set of signatures that it has not run before,
-        which takes one to three seconds: together they take that once.
+        TensorFlow optimises the graph for each new set of signatures, which takes one to three
+        seconds; running them together takes that time only once.
 
         Args:
-            requests: inputs by name, by signature.
+            requests: Inputs by signature and input name.
 
         Returns:
-            Outputs by name, by signature.
+            Outputs by signature and output name.
 
         Raises:
-            tf.errors.OpError: The model refuses one of the requests.
+            tf.errors.OpError: if the model rejects one of the requests.
         """
         fetches: dict[str, dict[str, str]] = {}
         feeds: dict[str, np.ndarray] = {}
@@ -74,7 +74,7 @@ class SessionModel:
         return dict(self._session.run(fetches, feeds))
 
     def close(self) -> None:
-        """Gives the session's memory back."""
+        """Releases the session's memory."""
         self._session.close()
 
 
