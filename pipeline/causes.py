@@ -6,8 +6,9 @@ import re
 from trainer.errors import UserError
 
 # Beam workers in other processes send an error as the text of its traceback. A list of names
-# would have to be kept by hand or would need every module with an error, TFX included. A
-# traceback gives the class in full, so it is looked up there; what raised it is usually imported.
+# would have to be maintained by hand, or would have to import every module that defines an error,
+# including TFX. A traceback contains the full class name, so the class is looked up by that name;
+# the module that raised it is usually imported already.
 _IN_TEXT = re.compile(
     r"^(?P<name>(?:components|pipeline|serving|trainer)\.[\w.]+Error): (?P<message>.+)$",
     re.MULTILINE,

@@ -131,7 +131,7 @@ def quiet_teardown() -> None:
 
 
 def duration(seconds: float) -> str:
-    """Formats seconds for users: `8.3 s`, `2 min 05 s`, `1 h 02 min`."""
+    """Formats seconds as `8.3 s`, `2 min 05 s` or `1 h 02 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

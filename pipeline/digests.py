@@ -14,7 +14,7 @@ _LIBRARIES = ("apache-beam", "keras", "tensorflow", "tfx")
 
 
 def project_root() -> Path:
-    """Returns the folder that holds the project's packages, installed or checked out."""
+    """Returns the folder that contains the project's packages, installed or checked out."""
     return Path(__file__).resolve().parent.parent
 
 

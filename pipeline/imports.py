@@ -41,7 +41,7 @@ class ImportGraph:
     """The modules of some packages and what each of them imports.
 
     Args:
-        root: Folder that holds the packages.
+        root: Folder that contains the packages.
         packages: Names of the top-level packages.
     """
 

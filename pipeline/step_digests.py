@@ -1,8 +1,8 @@
 """Computes a digest of the code that each step runs, so that other edits keep its cache valid.
 
-TFX keys its cache on the dotted path of a function and not on what the function says
-(`run_fn="pipeline.run_fn.run_fn"` is the same string after an edit), so the graph puts a step's
-digest into its exec properties.
+TFX's cache key includes the dotted path of a function but not its code
+(`run_fn="pipeline.run_fn.run_fn"` is the same string after an edit), so the graph adds a step's
+digest to its exec properties.
 """
 
 import hashlib
