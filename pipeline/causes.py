@@ -1,4 +1,4 @@
-"""Finds the line that a person needs in an error that has come through several layers."""
+"""Extracts the message for the user from an error that has passed through several layers."""
 
 import pkgutil
 import re
@@ -6,8 +6,9 @@ import re
 from trainer.errors import UserError
 
 # Beam workers in other processes send an error as the text of its traceback. A list of names
-# would have to be kept by hand or would need every module with an error, TFX included. A
-# traceback gives the class in full, so it is looked up there; what raised it is usually imported.
+# would have to be maintained by hand, or would have to import every module that defines an error,
+# including TFX. A traceback contains the full class name, so the class is looked up by that name;
+# the module that raised it is usually imported already.
 _IN_TEXT = re.compile(
     r"^(?P<name>(?:components|pipeline|serving|trainer)\.[\w.]+Error): (?P<message>.+)$",
     re.MULTILINE,
@@ -16,14 +17,14 @@ _BEAM_SUFFIX = re.compile(r"\s*\[while running .*$", re.DOTALL)
 
 
 def cause(error: BaseException) -> str:
-    """Puts an error into a line or two.
+    """Summarises an error in a line or two.
 
     Args:
-        error: What was raised, possibly by Beam or TFX around the real cause.
+        error: The exception, possibly one of Beam or TFX that wraps the real cause.
 
     Returns:
-        The message of the outermost `UserError`, if there is one; otherwise what the operating
-        system said; otherwise the type and first line of the innermost error.
+        The message of the outermost `UserError`, if there is one; otherwise that of the operating
+        system; otherwise the type and first line of the innermost error.
     """
     chain = _chain(error)
     for link in chain:
@@ -45,7 +46,7 @@ def cause(error: BaseException) -> str:
 
 
 def _names_user_error(name: str) -> bool:
-    """Tells whether a name such as `pipeline.config.ConfigError` is that of a `UserError`."""
+    """Tells whether a name such as `pipeline.config.ConfigError` refers to a `UserError`."""
     try:
         found = pkgutil.resolve_name(name)
     except (ImportError, AttributeError, ValueError):

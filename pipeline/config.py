@@ -1,6 +1,6 @@
-"""The configuration tree: one YAML file, validated once, frozen from then on.
+"""Defines the configuration tree: one YAML file, validated once and then frozen.
 
-The command line loads it and hands the parts on; the sections live in the packages that use them.
+The command line loads it and passes on its parts; the packages that use a section define it.
 """
 
 import difflib
@@ -30,7 +30,7 @@ _Tree = TypeVar("_Tree", bound=BaseModel)
 
 
 class ConfigError(UserError, ValueError):
-    """A configuration does not hold; the message has one line for each thing that is wrong."""
+    """Reports an invalid configuration; the message has one line for each fault."""
 
 
 class SchemaConfig(Section):
@@ -120,14 +120,14 @@ def load_config(
 
     Args:
         path: YAML file, or the name of a preset in configs/ (`digits`).
-        overrides: `key.path=value` each, the value in YAML; later ones win.
-        root: replaces `{root}` wherever a value holds it.
+        overrides: `key.path=value` each, the value in YAML; later ones take precedence.
+        root: replacement for `{root}` in any value.
 
     Returns:
-        The validated tree.
+        The validated configuration.
 
     Raises:
-        ConfigError: The file can't be read, is no YAML, or does not hold.
+        ConfigError: The file cannot be read, is not YAML, or is not a valid configuration.
     """
     file = find_config(path)
     try:
@@ -147,16 +147,16 @@ def load_config(
     config = parse_config(tree, source=str(file))
     if root is None:
         return config
-    # After the validation, because defaults hold the placeholder, too.
+    # After the validation, because defaults contain the placeholder, too.
     filled = _replace_root(config.model_dump(mode="json", by_alias=True), str(root))
     return parse_config(filled, source=str(file))
 
 
 def parse_config(tree: Mapping[str, Any], *, source: str = "configuration") -> PipelineConfig:
-    """Validates a tree of plain values; `source` opens the lines of the error.
+    """Validates a tree of plain values; the error's lines start with `source`.
 
     Raises:
-        ConfigError: With a line for each key that does not hold.
+        ConfigError: A key is invalid; the message has a line for each such key.
     """
     return _validate(PipelineConfig, tree, source)
 
@@ -164,18 +164,18 @@ def parse_config(tree: Mapping[str, Any], *, source: str = "configuration") -> P
 def parse_bulk(
     tree: dict[str, Any], *, overrides: Iterable[str] = (), embed_only: bool = False
 ) -> BulkConfig:
-    """Builds the configuration of one bulk job from the command line.
+    """Builds the configuration of one bulk job from the options of the command line.
 
     Args:
         tree: The `bulk:` section as plain values; input, model and output are set.
-        overrides: `key.path=value` each, below the section; they win.
-        embed_only: Write the columns of `vaeline embed`.
+        overrides: `key.path=value` each, relative to the section; they take precedence.
+        embed_only: Whether to write the columns of `vaeline embed`.
 
     Returns:
         The validated section.
 
     Raises:
-        ConfigError: With a line for each key that does not hold.
+        ConfigError: A key is invalid; the message has a line for each such key.
     """
     if embed_only:
         tree["columns"] = list(EMBED_COLUMNS)
@@ -185,7 +185,7 @@ def parse_bulk(
 
 
 def to_yaml(config: PipelineConfig) -> str:
-    """Writes the whole tree, defaults included, so that it can be loaded again."""
+    """Formats the whole tree, including defaults, as YAML that can be loaded again."""
     tree = config.model_dump(mode="json", by_alias=True)
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
@@ -194,7 +194,7 @@ def find_config(path: str) -> Path:
     """Finds a configuration file by path, or by the name of a preset.
 
     Raises:
-        ConfigError: There is neither.
+        ConfigError: Neither exists.
     """
     if Path(path).exists():
         return Path(path)

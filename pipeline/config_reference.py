@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the configuration's own descriptions: `make docs`."""
+"""Generates docs/configuration.md from the descriptions in the configuration (`make docs`)."""
 
 import datetime
 import sys
@@ -35,7 +35,7 @@ This page is made from the code by `make docs`; a test holds it to it.
 
 
 def render() -> str:
-    """Returns the page."""
+    """Renders the page."""
     lines = [_HEAD]
     top = [
         (name, field)

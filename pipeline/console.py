@@ -1,8 +1,8 @@
-"""What a person sees: a few lines of progress, tables, errors; everything else goes to a log file.
+"""Shows progress, tables and errors to users, and redirects all other output to a log file.
 
-A TFX run of a small data set prints thousands of lines, some of them from C++ below Python's
-logging, so the process's own standard output and error are pointed at the log file while a job
-runs, and this module keeps the original ones for itself.
+A TFX run on a small data set prints thousands of lines, some of them from C++ and outside Python's
+logging. While a job runs, the standard output and error of the process are therefore redirected to
+the log file, and this module keeps duplicates of the original ones.
 """
 
 import contextlib
@@ -25,16 +25,16 @@ _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 class Terminal:
-    """Progress and results for one command.
+    """Shows progress and results of one command.
 
     Args:
-        as_json: The last line on standard output is one JSON object; people's progress and
-            tables go to standard error then.
+        as_json: Whether the last line on standard output is one JSON object; progress and tables
+            then go to standard error.
     """
 
     def __init__(self, *, as_json: bool = False) -> None:
         self._as_json = as_json
-        # Duplicates of the descriptors outlive `captured_output`, which repoints 1 and 2.
+        # Duplicates of the descriptors outlive `captured_output`, which redirects 1 and 2.
         self._out: TextIO = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
         target: TextIO = self._out
         if as_json:
@@ -43,11 +43,11 @@ class Terminal:
 
     def say(self, line: str, *, style: str | None = None) -> None:
         """Prints one line."""
-        # Text and not markup: file names may hold brackets.
+        # Text and not markup, because file names may contain brackets.
         self._console.print(Text(line, style=style or ""))
 
     def table(self, title: str, rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> None:
-        """Prints a table; every cell is taken as plain text."""
+        """Prints a table with plain-text cells."""
         table = Table(title=Text(title), title_justify="left", show_header=bool(header))
         width = len(header) or (len(rows[0]) if rows else 0)
         for column in range(width):
@@ -57,19 +57,19 @@ class Terminal:
         self._console.print(table)
 
     def result(self, values: Mapping[str, Any]) -> None:
-        """Writes the command's results as the last line on standard output, under `--json`."""
+        """Writes the results as the last line on standard output if `--json` is set."""
         if self._as_json:
             print(json.dumps(values, default=str), file=self._out, flush=True)
 
     @contextlib.contextmanager
     def live(self, message: str = "starting") -> Iterator[Callable[[str], None]]:
-        """Shows a line that changes; nothing where no one watches.
+        """Shows a line that changes; shows nothing if the output is not a terminal.
 
         Args:
-            message: What the line says at first.
+            message: Initial text of the line.
 
         Yields:
-            A function that changes the line, callable from any thread.
+            A function that changes the line; it may be called from any thread.
         """
         if not self._console.is_terminal:
             yield lambda _: None
@@ -80,13 +80,13 @@ class Terminal:
 
 @contextlib.contextmanager
 def captured_output(log_path: Path) -> Iterator[None]:
-    """Sends all that this process and its children print or log into a file.
+    """Redirects everything that this process and its children print or log to a file.
 
     Args:
-        log_path: The file, made with its folders; text is appended.
+        log_path: The file, created with its folders if missing; output is appended.
 
     Raises:
-        OSError: The file can't be written.
+        OSError: The file cannot be written.
     """
     log_path.parent.mkdir(parents=True, exist_ok=True)
     with log_path.open("a", encoding="utf-8", buffering=1) as log:
@@ -103,7 +103,7 @@ def captured_output(log_path: Path) -> Iterator[None]:
             root.handlers[:] = [handler]
             root.setLevel(logging.INFO)
             logging.captureWarnings(True)
-            # Where Python's own streams are not descriptors 1 and 2, as in a notebook.
+            # Needed if Python's streams are not descriptors 1 and 2, as in a notebook.
             with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
                 yield
         finally:
@@ -119,10 +119,10 @@ def captured_output(log_path: Path) -> Iterator[None]:
 
 
 def quiet_teardown() -> None:
-    """Drops what libraries print while the interpreter takes them down.
+    """Discards what libraries print while the interpreter shuts down.
 
-    TensorFlow's functions complain from their finalizers ("Exception ignored in ...") when modules
-    are already gone. Everything that a person should see has been said by then.
+    TensorFlow's finalizers report errors ("Exception ignored in ...") when modules are already
+    unloaded. All output for the user has been written by then.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -131,7 +131,7 @@ def quiet_teardown() -> None:
 
 
 def duration(seconds: float) -> str:
-    """Formats seconds for people: `8.3 s`, `2 min 05 s`, `1 h 02 min`."""
+    """Formats seconds as `8.3 s`, `2 min 05 s` or `1 h 02 min`."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -142,20 +142,20 @@ def duration(seconds: float) -> str:
 
 
 def new_log_path(folder: Path) -> Path:
-    """Names a log file after the present second."""
+    """Returns a log path named after the current second."""
     return folder / "logs" / time.strftime("%Y-%m-%dT%H-%M-%S.log")
 
 
 @contextlib.contextmanager
 def logged(terminal: Terminal, log_path: Path) -> Iterator[None]:
-    """Captures all output in a log file, with the traceback of an error, and names the file.
+    """Captures all output and the traceback of an error in a log file.
 
     Args:
-        terminal: Where the file's name is said, and where `PROGRESS` records go.
-        log_path: The file.
+        terminal: Output for the file's name and for `PROGRESS` records.
+        log_path: The log file.
 
     Raises:
-        Exception: What the body raised, with a note that names the file.
+        Exception: The error of the body, with a note that names the file.
     """
     terminal.say(f"log: {log_path}", style="dim")
     with captured_output(log_path):
@@ -168,10 +168,10 @@ def logged(terminal: Terminal, log_path: Path) -> Iterator[None]:
 
 
 def fail(terminal: Terminal, error: Exception) -> int:
-    """Says what went wrong in a line or two.
+    """Shows an error in a line or two.
 
     Returns:
-        The exit code: 1, or what the error itself asks for (75 after a preemption).
+        The exit code: 1, or that of the error itself (75 after a preemption).
     """
     for line in cause(error).splitlines():
         terminal.say(f"error: {line}", style="bold red")

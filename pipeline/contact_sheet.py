@@ -1,4 +1,4 @@
-"""A sheet of labelled images, for the demonstration and the documentation."""
+"""Draws a sheet of labelled images, for the demo and the documentation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ _COLUMNS = 12
 
 
 def draw_labelled(path: Path, images: Sequence[NDArray[np.uint8]], captions: Sequence[str]) -> None:
-    """Draws images with their labels, twelve a row.
+    """Draws images with their labels, twelve per row.
 
     Args:
         path: `.png` or `.svg`.
@@ -25,6 +25,6 @@ def draw_labelled(path: Path, images: Sequence[NDArray[np.uint8]], captions: Seq
         axis.axis("off")
     for axis, image, caption in zip(axes, images, captions, strict=False):
         axis.imshow(np.squeeze(image), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        # parse_math: a label may hold a dollar sign.
+        # A label may contain a dollar sign.
         axis.set_title(caption, fontsize=8, parse_math=False)
     figure.savefig(path, dpi=120)

@@ -1,4 +1,4 @@
-"""The first run that anyone makes: digits in, a served model and a labelled archive out."""
+"""Runs the demo: from handwritten digits to a pushed model and a labelled archive."""
 
 import time
 import zipfile
@@ -18,14 +18,14 @@ _SHOWN = 48
 
 
 def run_demo(terminal: Terminal, *, root: Path) -> int:
-    """Trains on the digits, labels the held-out ones with the pushed model, and compares.
+    """Trains on digits, labels held-out ones with the pushed model, and compares the labels.
 
     Args:
-        terminal: Where progress and the tables go.
-        root: Folder for everything.
+        terminal: Output for progress and tables.
+        root: Folder for all files.
 
     Returns:
-        The exit code: 0, or 3 where the gate refused the model.
+        The exit code: 0, or 3 if the gate refused the model.
     """
     started = time.monotonic()
     archives = write_digits(root / "archives")
@@ -77,7 +77,7 @@ def run_demo(terminal: Terminal, *, root: Path) -> int:
 
 
 def _read_labels(table: Path) -> dict[str, tuple[str, float]]:
-    """Reads label and probability by member name."""
+    """Reads label and probability of each image by member name."""
     columns = ds.dataset(table / "table", format="parquet").to_table(
         columns=["member", "label", "probability"]
     )

@@ -1,6 +1,6 @@
-"""Digests of values and versions of libraries, which name what made a model.
+"""Computes digests of values and reads library versions, which identify a model's origin.
 
-The export writes them beside the model. `pipeline/step_digests.py` digests the code.
+The export writes them to the model card. `pipeline/step_digests.py` computes digests of the code.
 """
 
 import hashlib
@@ -14,15 +14,15 @@ _LIBRARIES = ("apache-beam", "keras", "tensorflow", "tfx")
 
 
 def project_root() -> Path:
-    """Returns the folder that holds the project's packages, installed or checked out."""
+    """Returns the folder that contains the project's packages, installed or checked out."""
     return Path(__file__).resolve().parent.parent
 
 
 def library_versions(names: Iterable[str] = _LIBRARIES) -> dict[str, str]:
-    """Looks up installed versions without importing the libraries.
+    """Reads installed versions without importing the libraries.
 
     Returns:
-        Version by distribution name; `""` for one that is not installed.
+        Versions by distribution name; `""` for one that is not installed.
     """
     versions = {}
     for name in names:
@@ -34,7 +34,7 @@ def library_versions(names: Iterable[str] = _LIBRARIES) -> dict[str, str]:
 
 
 def value_digest(value: Mapping[str, Any]) -> str:
-    """Digests a JSON-serialisable mapping, whatever the order of its keys.
+    """Computes the digest of a JSON-serialisable mapping, independent of the order of its keys.
 
     Returns:
         16 hexadecimal digits.

@@ -1,6 +1,6 @@
 """Writes scikit-learn's handwritten digits as ordinary image archives; `vaeline demo` calls it.
 
-1,797 grey images of 8x8 pixels ship inside scikit-learn, so the first run needs no download.
+scikit-learn includes 1,797 grey images of 8x8 pixels, so the first run needs no download.
 """
 
 import io
@@ -14,18 +14,18 @@ from PIL import Image
 
 _HELD_OUT_SHARE = 0.2
 _SEED = 20
-# A fixed time stamp keeps the archives, and with them TFX's cache, the same on every machine.
+# A fixed time stamp makes the archives, and so TFX's cache keys, equal on every machine.
 _TIMESTAMP = (2020, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class DigitsArchives:
-    """The two archives of the demonstration.
+    """The two archives of the demo.
 
     Attributes:
-        labelled: zip with `digits/<class>/<number>.png`.
-        held_out: zip with `scans/<number>.png`, no class in any name.
-        held_out_labels: the true class of every member of `held_out`, by member name.
+        labelled: path of a zip file with `digits/<class>/<number>.png`.
+        held_out: path of a zip file with `scans/<number>.png`, without classes in the names.
+        held_out_labels: true class of every member of `held_out`, by member name.
     """
 
     labelled: Path
@@ -34,13 +34,13 @@ class DigitsArchives:
 
 
 def write_digits(folder: Path) -> DigitsArchives:
-    """Writes the archives `digits.zip` and `held_out.zip`; leaves identical ones untouched.
+    """Writes the archives `digits.zip` and `held_out.zip`; keeps identical existing ones.
 
     Args:
-        folder: where the archives go; made when missing.
+        folder: folder of the archives; created if missing.
 
     Returns:
-        The paths and the held-out truth.
+        The paths and the true classes of the held-out images.
     """
     from sklearn.datasets import load_digits  # a second to import; only this function needs it
 

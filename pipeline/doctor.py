@@ -1,4 +1,4 @@
-"""Finds out what this machine has: versions, devices, engines, and what is missing for what."""
+"""Examines this machine: versions, devices and engines, and what is missing for which feature."""
 
 import os
 import platform
@@ -10,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 _COMMAND_LIMIT_SECS = 20
-# glibc at which the wheels of the newer stack load.
+# Minimum glibc of the wheels of the newer stack.
 _NEW_STACK_GLIBC = (2, 39)
 _CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked for.
+    """The result of one check.
 
     Attributes:
-        name: what it is.
-        found: version or description; empty when it is missing.
-        purpose: what needs it.
-        required: whether vaeline does nothing without it.
-        remedy: how to get it; empty when it was found.
+        name: name of the checked item.
+        found: version or description; empty if it is missing.
+        purpose: features that need it.
+        required: whether vaeline cannot run without it.
+        remedy: how to get it; empty if it was found.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Looks for everything that some part of vaeline uses.
+    """Checks for everything that any part of vaeline uses.
 
     Returns:
         The findings, the required ones first.
@@ -44,12 +44,12 @@ def examine() -> list[Finding]:
 
 
 def is_healthy(findings: list[Finding]) -> bool:
-    """Tells whether nothing that is required is missing."""
+    """Tells whether everything that is required was found."""
     return all(finding.found for finding in findings if finding.required)
 
 
 def as_dict(findings: list[Finding]) -> dict[str, Any]:
-    """Returns the findings in a form for JSON, by name."""
+    """Returns the findings by name as JSON-compatible values."""
     return {finding.name: asdict(finding) for finding in findings}
 
 

@@ -1,6 +1,6 @@
-"""What TFMA measures on the test split, and in which slices; the graph calls it.
+"""Configures what TFMA measures on the test split, and in which slices; the graph calls it.
 
-No bound is given to TFMA: `components/model_gate` judges what is measured here.
+TFMA gets no bounds: `components/model_gate` applies them to the metrics.
 """
 
 import json
@@ -16,7 +16,7 @@ from components.model_gate.config import EvaluationConfig
 from serving import names
 
 SLICES_MODULE = "pipeline.slices"
-"""Where TFX's Evaluator finds `custom_extractors`."""
+"""Module in which TFX's Evaluator finds `custom_extractors`."""
 _METRICS = "pipeline.quality_metrics"
 
 
@@ -25,12 +25,12 @@ def create_eval_config(
 ) -> config_pb2.EvalConfig:
     """Builds TFMA's configuration.
 
-    The label is read by each model's own signature, so that it is numbered as that model's classes
-    are. Only the candidate has the metrics of one model: the last blessed one is compared on the
-    same images (`PairedChange`), and may not know every class.
+    Each model reads the label with its own signature, so that the label's index refers to that
+    model's classes. Metrics of a single model are computed for the candidate only. The last blessed
+    model, which may not know every class, is compared on the same images (`PairedChange`).
 
     Args:
-        config: Slices and k.
+        config: Options of the slices and of k.
         image_shape: Height, width and channels of the model's images.
 
     Returns:
@@ -43,7 +43,7 @@ def create_eval_config(
             _metric("SparseCategoricalAccuracy", name=metric_names.ACCURACY),
             _metric("SparseTopKCategoricalAccuracy", name=metric_names.TOP_K, k=config.top_k),
             _metric("SparseCategoricalCrossentropy", name=metric_names.LOG_LOSS),
-            # Whatever its probability, the likeliest class is the answer.
+            # The most probable class is the prediction, whatever its probability.
             _metric(
                 "MultiClassConfusionMatrixAtThresholds",
                 name=metric_names.CONFUSION,

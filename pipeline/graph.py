@@ -1,4 +1,4 @@
-"""The pipeline as one pure function of its configuration; each runner supplies the places."""
+"""Builds the pipeline as a pure function of its configuration and the runner's storage places."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ from pipeline.training_folder import FOLDERS
 from trainer import features
 
 BASELINE = "baseline_model"
-# Argo, below Kubeflow, takes no underscore in a task's name.
+# Argo, on which Kubeflow is built, does not allow underscores in task names.
 CLUSTER_BASELINE = "baseline-model"
 BASE = "base_model"
 CLUSTER_BASE = "base-model"
@@ -41,16 +41,16 @@ VERTEX_PUSHER = "vertex_pusher"
 
 @dataclass(frozen=True)
 class Places:
-    """Where a pipeline keeps things.
+    """Storage locations of a pipeline.
 
     Attributes:
-        artifacts: root of all artifacts.
-        metadata: connection to ML Metadata; None where the orchestrator has its own.
-        input_state: exec properties of ImageExampleGen that the orchestrator gives at run time,
-            in place of the driver's; empty where there is a driver. The baseline comes from the
-            folder of pushed models then, because there is no resolver of ours either.
-        history: file in which a last step notes the verdict; empty where a metadata store can be
-            asked.
+        artifacts: root folder of all artifacts.
+        metadata: connection to ML Metadata; None if the orchestrator has its own.
+        input_state: exec properties of ImageExampleGen that the orchestrator supplies at run time
+            instead of the driver; empty if there is a driver. If they are supplied, our resolver is
+            not available either, so the baseline is read from the folder of pushed models.
+        history: file in which a last step records the verdict; empty if a metadata store can be
+            queried.
     """
 
     artifacts: str
@@ -65,13 +65,13 @@ def create_pipeline(
     """Builds the DAG from images to a pushed model.
 
     Args:
-        config: What to do.
-        places: Where to keep it.
-        code_digest: Of the project's code, by step (`step_digests`) or one for all steps. It goes
-            into the exec properties, because TFX's cache does not look behind a dotted path.
+        config: The configuration.
+        places: The storage locations.
+        code_digest: Digest of the project's code, by step (`step_digests`) or one for all steps. It
+            is part of the exec properties, because TFX's cache sees only the dotted path of code.
 
     Returns:
-        The pipeline; nothing has run.
+        The pipeline; no step has run.
     """
     digests = by_step(code_digest)
     example_gen = ImageExampleGen(
@@ -81,8 +81,8 @@ def create_pipeline(
 
     statistics_gen = tfx.components.StatisticsGen(
         examples=examples,
-        # Sketches keep the memory flat: nearly every image, file name and hash is a value of its
-        # own, and exact counts would hold them all.
+        # Sketches bound memory use: nearly every image, file name and hash is a distinct value,
+        # and exact counts would store them all.
         stats_options=tfdv.StatsOptions(experimental_use_sketch_based_topk_uniques=True),
         exclude_splits=_without(config.statistics.splits),
     )
@@ -90,7 +90,7 @@ def create_pipeline(
     validator = tfx.components.ExampleValidator(
         statistics=statistics_gen.outputs["statistics"],
         schema=schema,
-        # The images of `unlabelled` have no label, which the schema demands.
+        # The schema requires a label, which the images of `unlabelled` lack.
         exclude_splits=[*_without(config.statistics.splits), features.UNLABELLED],
     )
     anomalies = validator.outputs["anomalies"]
@@ -100,11 +100,11 @@ def create_pipeline(
         examples=examples,
         schema=schema,
         preprocessing_fn="trainer.preprocessing.preprocessing_fn",
-        # Only the graph is wanted. Written out, float pixels take 9 to 14 times the images' size.
+        # Only the graph is needed. Materialised float pixels take 9 to 14 times the images' size.
         materialize=False,
         splits_config=transform_pb2.SplitsConfig(analyze=[features.TRAIN]),
         disable_statistics=True,
-        # It pays over many spans; for one it is a third more Beam stages.
+        # The cache pays off over many spans; for one span it adds a third more Beam stages.
         disable_analyzer_cache=True,
         custom_config={
             "image_shape": list(config.image.shape),
@@ -117,7 +117,7 @@ def create_pipeline(
         "examples": examples,
         "transform_graph": transform.outputs["transform_graph"],
         "train_args": trainer_pb2.TrainArgs(splits=[features.TRAIN]),
-        # run_fn finds the other splits beside this one; TFX's default, `eval`, is not there.
+        # run_fn finds the other splits next to this one; TFX's default, `eval`, does not exist.
         "eval_args": trainer_pb2.EvalArgs(splits=[features.TRAIN]),
     }
     folders = {FOLDERS: f"{places.artifacts}/training"}
@@ -160,7 +160,7 @@ def create_pipeline(
         eval_config=create_eval_config(config.evaluation, config.image.shape),
         module_path=SLICES_MODULE,
     )
-    # TFX's component has no parameter of that kind; its executor ignores what it does not know.
+    # TFX's component has no such parameter; its executor ignores unknown properties.
     evaluator.exec_properties["code_digest"] = digests["Evaluator"]
     model_gate = ModelGate(
         evaluation=evaluator.outputs["evaluation"],
@@ -192,7 +192,7 @@ def create_pipeline(
             infra_blessing=blessed["infra_blessing"],
             code_digest=digests["BulkInference"],
         )
-        # It ends the run where the model was refused: all else has its say before.
+        # It ends the run if the model was refused, so all other steps must run before it.
         step.add_upstream_node(pusher)
         labelling = [step]
     components: list[base_node.BaseNode] = [
@@ -236,7 +236,7 @@ def create_pipeline(
 def _bases(
     config: PipelineConfig, places: Places, settings: dict[str, Any], read: dict[str, Any]
 ) -> list[base_node.BaseNode]:
-    """Makes the step that finds the model to start from, where training starts from one."""
+    """Builds the step that finds the model to start from, if warm start is configured."""
     if not config.trainer.warm_start:
         return []
     if places.input_state:
@@ -254,7 +254,7 @@ def _bases(
 
 
 def _blessed_models(config: PipelineConfig) -> dict[str, Any]:
-    """Every model of the pipeline, with what was said of it."""
+    """Returns channels of all models of the pipeline with their blessings."""
     artifacts = tfx.types.standard_artifacts
     kinds = {"model": artifacts.Model, "model_blessing": artifacts.ModelBlessing}
     if config.serving_check.enabled:
@@ -278,7 +278,7 @@ def _baseline(
 def _serving_checks(
     config: PipelineConfig, model: Any, code_digest: str
 ) -> list[base_node.BaseNode]:
-    """Returns the check of the export, unless it is switched off."""
+    """Returns the check of the export, unless it is disabled."""
     if not config.serving_check.enabled:
         return []
     return [ServingCheck(model, config.serving_check, code_digest=code_digest)]
@@ -300,7 +300,7 @@ def _schema(
 def _vertex_pushers(
     config: PipelineConfig, places: Places, blessed: dict[str, Any]
 ) -> list[base_node.BaseNode]:
-    """Makes the step that deploys to a Vertex endpoint, where one is configured."""
+    """Builds the step that deploys to a Vertex endpoint, if one is configured."""
     vertex = config.push.vertex
     if vertex is None:
         return []
@@ -323,15 +323,15 @@ def _vertex_pushers(
 
 
 def _without(splits: Sequence[str]) -> list[str]:
-    """Returns every split but these: TFX's components are told what to leave out."""
+    """Returns every other split, because TFX's components take the splits to exclude."""
     return [split for split in features.SPLITS if split not in splits]
 
 
 def _training_config(config: PipelineConfig, *, tuner: bool = False) -> str:
-    """Returns the sections that determine the model; a changed bound retrains nothing.
+    """Returns the sections that determine the model, so that a changed bound retrains nothing.
 
-    The tuner's options are the Tuner's: what it chose comes to the Trainer as an artifact. So does
-    the model to start from, whose absence is the same as a cold start.
+    The tuner's options are passed to the Tuner only: the Trainer gets its choice as an artifact. It
+    also gets the model to start from as an artifact, whose absence means a cold start.
     """
     tree = config.model_dump(mode="json", by_alias=True)
     del tree["trainer"]["warm_start"]

@@ -1,6 +1,6 @@
-"""Reads which of the project's modules use which, from their source and without importing them.
+"""Builds the import graph of the project's modules from their source, without importing them.
 
-The digest of a step's code and the test of the architecture use it.
+The digests of the steps' code and the test of the architecture use it.
 """
 
 import ast
@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Final
 
 PACKAGES: Final = ("pipeline", "components", "serving", "trainer")
-"""The project's packages, from the top down."""
+"""The project's packages, from the highest layer to the lowest."""
 
 
 def imported_names(
     tree: ast.Module, package: str = "", *, type_checking: bool = False
 ) -> Iterator[str]:
-    """Finds the names that a module imports, wherever the statement stands.
+    """Finds the names that a module imports, at any level of nesting.
 
     Args:
         tree: The parsed module.
-        package: Package of the module, which relative imports start from.
-        type_checking: Whether to include what is imported under `if TYPE_CHECKING:` only.
+        package: Package of the module, for relative imports.
+        type_checking: Whether to include imports under `if TYPE_CHECKING:`.
 
     Yields:
         Dotted names: `a.b` for `import a.b` and for `from a import b`, which may be a module or
@@ -38,10 +38,10 @@ def imported_names(
 
 
 class ImportGraph:
-    """The modules of some packages and what each of them uses.
+    """The modules of some packages and what each of them imports.
 
     Args:
-        root: Folder that holds the packages.
+        root: Folder that contains the packages.
         packages: Names of the top-level packages.
     """
 
@@ -54,7 +54,7 @@ class ImportGraph:
 
     @cached_property
     def trees(self) -> Mapping[str, ast.Module]:
-        """Each module, parsed."""
+        """The syntax tree of each module."""
         return {
             module: ast.parse(path.read_text(encoding="utf-8"), str(path))
             for module, path in self.files.items()
@@ -62,7 +62,7 @@ class ImportGraph:
 
     @cached_property
     def imports(self) -> Mapping[str, frozenset[str]]:
-        """The modules that each module imports, without those under `if TYPE_CHECKING:`."""
+        """The modules that each module imports, except under `if TYPE_CHECKING:`."""
         return {module: self._imports_of(module) for module in self.files}
 
     @cached_property
@@ -81,17 +81,17 @@ class ImportGraph:
         }
 
     def closure(self, modules: Iterable[str]) -> list[str]:
-        """Follows imports and references to everything that some modules may run.
+        """Follows imports and references to all code that the given modules may run.
 
         Args:
-            modules: Where to start.
+            modules: Names of the modules to start from.
 
         Returns:
             Sorted names of the modules, of those that they use directly or indirectly, and of the
-            packages around them.
+            packages that contain them.
 
         Raises:
-            KeyError: There is no such module.
+            KeyError: A module does not exist.
         """
         found: set[str] = set()
         waiting = list(modules)
@@ -102,7 +102,7 @@ class ImportGraph:
             found.add(module)
             waiting += self.imports[module] | self.references[module]
             if "." in module:
-                # Python runs the `__init__` of a package before any module of it.
+                # Python runs the `__init__` of a package before any of its modules.
                 waiting.append(module.rpartition(".")[0])
         return sorted(found)
 
@@ -114,14 +114,14 @@ class ImportGraph:
         return frozenset(found - {module})
 
     def _resolve(self, name: str) -> str | None:
-        """Returns the module that a dotted name belongs to; None if it is not the project's."""
+        """Returns the module that a dotted name belongs to; None if it is not in the project."""
         while name and name not in self.files:
             name = name.rpartition(".")[0]
         return name or None
 
 
 def _statements(node: ast.AST, *, type_checking: bool) -> Iterator[ast.AST]:
-    """Yields all nodes below a node, without the bodies of `if TYPE_CHECKING:` unless asked for."""
+    """Yields all descendants of a node; skips `if TYPE_CHECKING:` unless requested."""
     for child in ast.iter_child_nodes(node):
         yield child
         if isinstance(child, ast.If) and not type_checking and _is_type_checking(child.test):

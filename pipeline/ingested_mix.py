@@ -1,6 +1,6 @@
-"""Formats and sizes of the images that training saw, from the account of their ingest.
+"""Reads the formats and sizes of the training images from the account of their ingest.
 
-`run_fn.py` puts them on the model's card, where the drift report of a bulk job finds them.
+`run_fn.py` adds them to the model card, from which the drift report of a bulk job reads them.
 """
 
 import json
@@ -11,14 +11,14 @@ import tensorflow as tf
 
 
 def read_mix(train_files: list[str]) -> dict[str, Any]:
-    """Reads the account that lies beside the splits.
+    """Reads the account next to the splits.
 
     Args:
-        train_files: Patterns of the training's records, `EXAMPLES/Split-train/*`.
+        train_files: Patterns of the training records, `EXAMPLES/Split-train/*`.
 
     Returns:
-        `mix`: `images` (all usable ones), and images by `format` and by `size`; empty where the
-        examples come from elsewhere.
+        `mix`: `images` (all usable ones), and images by `format` and by `size`; empty if the
+        examples have no such account.
     """
     examples = posixpath.dirname(posixpath.dirname(train_files[0]))
     path = posixpath.join(examples, "account.json")

@@ -1,4 +1,4 @@
-"""The two jobs as the command line runs them: train and push, and label an archive."""
+"""Runs the two jobs of the command line: train and push, and label an archive."""
 
 import logging
 import sys
@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 def train_and_push(
     terminal: Terminal, config: PipelineConfig, *, root: Path, reason: str = ""
 ) -> "TrainingResult":
-    """Runs the pipeline on this machine and shows what happens.
+    """Runs the pipeline on this machine and shows its progress.
 
     Args:
-        terminal: Where it is shown.
-        config: What to do.
+        terminal: Output for the user.
+        config: The configuration.
         root: Folder for artifacts, metadata, logs and, by default, pushed models.
-        reason: Why this run was started, for the record; empty when a person started it.
+        reason: Why this run was started, for the record; empty if a user started it.
 
     Returns:
         The result, with the report.
 
     Raises:
-        LockedError: Another run is at work on this root.
-        Exception: What stopped the run.
+        LockedError: Another run holds this root.
+        Exception: The error that stopped the run.
     """
     check_input(config.input)
     if config.bulk.in_pipeline and config.bulk.input is not None:
         check_input(config.bulk.input)
-    # Bulk jobs come through this module on machines that have no TFX.
+    # Imported here, because bulk jobs use this module on machines without TFX.
     from pipeline.local_runner import prepare_root
     from pipeline.orchestration.lock import run_lock
 
@@ -82,7 +82,7 @@ def train_and_push(
 
 
 def _with_report(terminal: Terminal, result: "TrainingResult", run: Run) -> "TrainingResult":
-    """Writes the report; a failure costs a warning and not the run."""
+    """Writes the report; a failure is a warning and does not fail the run."""
     with captured_output(Path(result.log)), terminal.live("writing the report"):
         try:
             from pipeline.report.run_report import write_run_report
@@ -97,20 +97,20 @@ def _with_report(terminal: Terminal, result: "TrainingResult", run: Run) -> "Tra
 
 
 def check_input(config: InputConfig) -> None:
-    """Opens the first archive, so that a wrong path is told at once and not after TFX's start.
+    """Opens the first archive, so that a wrong path is reported before the slow start of TFX.
 
     Raises:
-        InputError: There is nothing to read; the message says what and what to do.
+        InputError: There is nothing to read; the message tells why and how to fix it.
     """
     next(open_source(resolve(config).config).units())
 
 
 class _StepDisplay(logging.Handler):
-    """A line for each step that ends, and the running one with what it says of its progress.
+    """Shows a line for each finished step, and the running step with its progress.
 
     Args:
-        terminal: Where lines are printed.
-        line: Changes the live line.
+        terminal: Output for finished steps.
+        line: Function that changes the live line.
     """
 
     def __init__(self, terminal: Terminal, line: Callable[[str], None]) -> None:
@@ -122,7 +122,7 @@ class _StepDisplay(logging.Handler):
         self.seconds: dict[str, float] = {}
 
     def step(self, name: str, seconds: float | None) -> None:
-        """Receives the start (`seconds` is None) and the end of a step."""
+        """Handles the start (`seconds` is None) or the end of a step."""
         if seconds is None:
             self._title, self._detail = STEP_TITLES.get(name, name), ""
             self._line(self._title)
@@ -132,13 +132,13 @@ class _StepDisplay(logging.Handler):
             self._terminal.say(f"{duration(seconds):>12}  {self._title}{detail}")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Receives what project code says of its progress."""
+        """Handles a progress record of project code."""
         self._detail = record.getMessage()
         self._line(f"{self._title}: {self._detail}")
 
 
 def show_result(terminal: Terminal, result: "TrainingResult") -> None:
-    """Prints the last table of a run, after that of the gate: the files and where they are."""
+    """Prints the last table of a run, after that of the gate: the files and their locations."""
     rows = [
         *(("refused because", refusal) for refusal in result.refusals),
         *((("served as trained", result.serving_check),) if result.serving_check else ()),
@@ -155,18 +155,18 @@ def show_result(terminal: Terminal, result: "TrainingResult") -> None:
 
 
 def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> dict[str, Any]:
-    """Labels archives with a pushed model and shows what happens.
+    """Labels archives with a pushed model and shows the progress.
 
     Args:
-        terminal: Where it is shown.
+        terminal: Output for the user.
         config: The job; input, model and output are set.
-        logs: The log file goes into `logs/` in this folder.
+        logs: Folder whose `logs/` subfolder receives the log file.
 
     Returns:
-        Counts, places and times, in a form for JSON.
+        Counts, paths and times as JSON-compatible values.
 
     Raises:
-        Exception: What stopped the job.
+        Exception: The error that stopped the job.
     """
     log_path = new_log_path(logs)
     with logged(terminal, log_path), terminal.live() as line:

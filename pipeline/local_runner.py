@@ -14,16 +14,16 @@ from pipeline.runs.store import METADATA_FILE, latest_run, note_latest_run
 from pipeline.step_digests import step_digests
 from trainer.errors import UserError
 
-# The first output of a run that has no room fails in the middle of a step; asking early is kinder.
+# Without free space, the first output would fail in the middle of a step, so it is checked first.
 _LEAST_FREE_BYTES = 64 * 1024 * 1024
 
 
 class RootError(UserError, ValueError):
-    """The root folder can't be used; the message says why and what to do."""
+    """Reports an unusable root folder; the message tells why and how to fix it."""
 
 
 class _StepListener(logging.Handler):
-    """Turns the log lines with which TFX opens and closes a step into calls."""
+    """Calls a function for the log lines that TFX writes at the start and end of a step."""
 
     def __init__(self, on_step: Callable[[str, float | None], None]) -> None:
         super().__init__(logging.INFO)
@@ -32,7 +32,7 @@ class _StepListener(logging.Handler):
         self.seconds: dict[str, float] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Receives a log record; all but two kinds pass by."""
+        """Handles a log record; ignores all but the two kinds."""
         if record.msg == "Component %s is running.":
             (name,) = record.args  # type: ignore[misc]
             self._started[str(name)] = time.monotonic()
@@ -45,10 +45,10 @@ class _StepListener(logging.Handler):
 
 
 def prepare_root(root: Path) -> None:
-    """Makes the root folder and checks that it can be written.
+    """Creates the root folder and checks that it is writable.
 
     Raises:
-        RootError: It can't, or there is no room.
+        RootError: The folder is not writable or has too little free space.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def prepare_root(root: Path) -> None:
 
 
 def metadata_connection(root: Path) -> Any:
-    """Returns the connection to the metadata store below a root folder."""
+    """Returns the connection to the metadata store in a root folder."""
     from tfx import v1 as tfx
 
     return tfx.orchestration.metadata.sqlite_metadata_connection_config(str(root / METADATA_FILE))
@@ -84,17 +84,17 @@ def run_pipeline(
     """Runs every step whose inputs changed, in order.
 
     Args:
-        config: What to do.
+        config: The configuration.
         root: Folder of artifacts and metadata; see `prepare_root`.
-        on_step: Called with a step's name when it starts, and with its name and wall time in
-            seconds when it ends.
-        notes: Attached to the run in the metadata store as soon as it has begun.
+        on_step: Function called with a step's name and None when it starts, and with its name and
+            wall time in seconds when it ends.
+        notes: Notes to attach to the run in the metadata store once it has begun.
 
     Returns:
-        The run, as the metadata store records it.
+        The run as recorded in the metadata store.
 
     Raises:
-        Exception: Whatever a step raised; `pipeline.causes.cause` finds the line for a person.
+        Exception: Any error of a step; `pipeline.causes.cause` extracts the message for the user.
     """
     from tfx import v1 as tfx
 
@@ -112,7 +112,7 @@ def run_pipeline(
 
     def step(name: str, seconds: float | None) -> None:
         nonlocal noted
-        # TFX makes the run's record with its first step.
+        # TFX records the run with its first step.
         if not noted and seconds is not None:
             note_latest_run(root, notes or {})
             noted = True
@@ -122,7 +122,7 @@ def run_pipeline(
         try:
             tfx.orchestration.LocalDagRunner().run(pipeline)
         except UnblessedModelError as error:
-            # The last step refused to work; the run's own result is complete and is reported.
+            # Only the last step refused the model; the run's result is complete and is reported.
             note_latest_run(root, {NOT_LABELLED_NOTE: str(error)})
     return latest_run(root)
 
@@ -131,13 +131,13 @@ def run_pipeline(
 def timed_steps(
     on_step: Callable[[str, float | None], None] = lambda name, seconds: None,
 ) -> Iterator[dict[str, float]]:
-    """Listens to TFX's local runner while it works.
+    """Measures the steps of TFX's local runner within the block.
 
     Args:
         on_step: As for `run_pipeline`.
 
     Yields:
-        Wall time by step, seconds; it fills while steps end.
+        Wall time in seconds by step, filled as steps end.
     """
     from absl import logging as absl_logging
 

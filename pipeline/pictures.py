@@ -1,4 +1,4 @@
-"""Pictures of a training: the Trainer's entry draws them beside the model run."""
+"""Draws pictures of a training, which the Trainer writes to the model run."""
 
 import io
 import posixpath
@@ -18,9 +18,9 @@ _COLUMNS = 12
 _MOST_POINTS = 2000
 _BATCH = 64
 _SEED = 3
-# Between the images of a grid: pixels, and their grey level.
+# Gap between the images of a grid: its width in pixels and its grey level.
 _GAP, _GAP_LEVEL = 1, 128
-# Colours that people with colour-blindness tell apart (matplotlib's tab10 and its lighter twin).
+# Colours that colour-blind readers can distinguish (matplotlib's tab10 and its lighter variant).
 _COLOURS = [*(f"C{n}" for n in range(10)), *(mpl.colormaps["tab20"](n) for n in range(1, 20, 2))]
 
 
@@ -30,10 +30,10 @@ def draw_training(
     """Draws `reconstructions.png`, `samples.png` and `latent_map.png`.
 
     Args:
-        folder: Where to, local or remote; made when missing.
+        folder: Output folder, local or remote; created if missing.
         model: The trained model.
         images: Images that training has not learned from, if there are any.
-        classes: Names by label.
+        classes: Class names by label.
     """
     tf.io.gfile.makedirs(folder)
     shown = to_unit(tf.constant(images.images[:_COLUMNS]))
@@ -45,12 +45,12 @@ def draw_training(
     )
     if model.config.conditioning != "hidden":
         latent = tf.random.stateless_normal([3 * _COLUMNS, model.config.latent_size], [_SEED, 0])
-        # Where the decoder sees the class, one class after the other.
+        # If the decoder is conditioned on the class, the samples go through the classes in turn.
         labels = tf.range(3 * _COLUMNS) % model.num_classes
         samples = to_levels(model.decode_latent(latent, labels)).numpy()
         _save(_grid(np.split(samples, 3)), folder, "samples.png")
     points = images.take(np.arange(min(len(images), _MOST_POINTS)))
-    # In parts: two thousand large images at once would take gigabytes.
+    # In batches, because two thousand large images at once would take gigabytes.
     parts = np.array_split(points.images, -(-len(points) // _BATCH))
     means = [model.encode(to_unit(tf.constant(part))).mean.numpy() for part in parts]
     embedding = np.concatenate(means)
@@ -72,7 +72,7 @@ def _grid(rows: Sequence[NDArray[np.uint8]]) -> Figure:
 def _latent_map(
     embedding: NDArray[np.float32], labels: NDArray[np.int32], classes: Sequence[str]
 ) -> Figure:
-    """Draws the embeddings in the plane of their two widest directions."""
+    """Draws the embeddings in the plane of their two directions of largest variance."""
     centred = embedding - embedding.mean(axis=0)
     if embedding.shape[1] > 2:
         _, _, directions = np.linalg.svd(centred, full_matrices=False)

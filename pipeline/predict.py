@@ -1,4 +1,4 @@
-"""Classifies single image files, with a pushed model or a model server."""
+"""Classifies individual image files with a pushed model or a model server."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ _SECONDS = 10.0
 
 
 class PredictError(UserError, ValueError):
-    """Not exactly one of a model and a server was named."""
+    """Reports that not exactly one of model and server was given."""
 
 
 def predict_images(
@@ -32,22 +32,22 @@ def predict_images(
     name: str,
     version: int | None,
 ) -> dict[str, Any]:
-    """Classifies image files; a file that is no usable image gets an error.
+    """Classifies image files; a file that is not a usable image gets an error.
 
     Args:
-        files: The images.
-        model: Folder of a model or of pushed versions; this or `server` is given.
+        files: The image files.
+        model: Folder of a model or of pushed versions; either this or `server` is given.
         server: Address, as for `PredictClient`.
         name: The model's name on the server.
-        version: Its version there; None: the newest.
+        version: The model's version on the server; None for the newest.
 
     Returns:
-        Answers and errors in the order of the files, in a form for JSON.
+        Predictions and errors in the order of the files, as JSON-compatible values.
 
     Raises:
         PredictError: Not exactly one of model and server is given.
         InputError: There is no model in the folder.
-        ServingError: The server does not answer.
+        ServingError: The server is unavailable.
     """
     if (model is None) == (server is None):
         raise PredictError("give either --model DIR or --server URL")
@@ -89,11 +89,11 @@ def predict_images(
 
 
 def _read(file: Path) -> bytes:
-    """Reads an image; what its header forbids never reaches a model.
+    """Reads an image file and validates its header before a model gets it.
 
     Raises:
-        OSError: It can't be read.
-        ImageFaultError: It is no usable image.
+        OSError: The file cannot be read.
+        ImageFaultError: The file is not a usable image.
     """
     limits = LimitsConfig()
     with file.open("rb") as opened:
@@ -105,7 +105,7 @@ def _read(file: Path) -> bytes:
 
 
 def _load(folder: str) -> Predictor:
-    # TensorFlow is loud while it starts.
+    # TensorFlow prints many messages while it starts.
     with captured_output(Path("/dev/null")):
         from serving.local_model import LocalModel
 

@@ -1,4 +1,4 @@
-"""TFX's Trainer enters here: from its arguments to a trained, calibrated and exported model."""
+"""Defines the entry point of TFX's Trainer, which trains, calibrates and exports a model."""
 
 import hashlib
 import logging
@@ -29,24 +29,24 @@ _LOG = logging.getLogger(PROGRESS_LOGGER)
 _DIGEST_LENGTH = 16
 
 PICTURES = "pictures"
-"""Folder of the pictures, in the model run."""
+"""Name of the folder of pictures in the model run."""
 
 
 def run_fn(fn_args: Any) -> None:
-    """Trains a model and writes it where TFX wants it.
+    """Trains a model and writes it to the folder that TFX expects.
 
-    Of several workers (TF_CONFIG) all call it with equal arguments; the chief writes, and none
-    returns before the export is there, because TFX looks for it on each of them.
+    With several workers (TF_CONFIG), all call it with equal arguments. The chief writes, and no
+    worker returns before the export exists, because TFX looks for it on each of them.
 
     Args:
-        fn_args: TFX's `FnArgs`; `custom_config` holds `training`, the JSON of the sections that
-            determine the model, `code_digest`, and `training_folders`, where an interrupted
-            training is found again. `hyperparameters` are the tuner's choice, if it ran;
-            `base_model` is the model to start from, if there is one.
+        fn_args: TFX's `FnArgs`. `custom_config` contains `training`, the JSON of the sections that
+            determine the model, `code_digest`, and `training_folders`, the location of interrupted
+            trainings. `hyperparameters` is the tuner's choice, if it ran; `base_model` is the
+            model to start from, if there is one.
 
     Raises:
-        ValueError: The data can't train this model; the message says why.
-        PreemptedError: SIGTERM came; the same training goes on when it is started again.
+        ValueError: This model cannot be trained on the data; the message tells why.
+        PreemptedError: SIGTERM was received; the same training resumes when it is started again.
     """
     training = prepare(fn_args, scratch=fn_args.model_run_dir)
     is_chief = strategies.is_chief(training.strategy)
@@ -74,9 +74,9 @@ def run_fn(fn_args: Any) -> None:
 
 
 def read_base_model(fn_args: Any) -> Base | None:
-    """Reads the model to start from, where the graph names one and it has files."""
+    """Reads the model to start from; None if the graph names none or it has no files."""
     folder = fn_args.base_model
-    # On a cluster there is always an artifact; before the first push it is empty.
+    # On a cluster there is always an artifact, which is empty before the first push.
     if not folder or not tf.io.gfile.exists(folder):
         return None
     return read_base(folder)
@@ -103,7 +103,7 @@ def _write(fn_args: Any, training: Training, result: TrainResult) -> None:
 
 
 def _golden_files(fn_args: Any) -> list[bytes]:
-    """Reads image files of the validation split, or of train, for the export's golden set."""
+    """Reads image files for the golden set from the validation split, or else from train."""
     for split in (features.VALIDATION, features.TRAIN):
         files = sorted(tf.io.gfile.glob(split_files(fn_args, split)))
         if files:

@@ -1,4 +1,7 @@
-"""The features that the evaluation slices by; TFX's Evaluator calls `custom_extractors`."""
+"""Computes the features that the evaluation slices by.
+
+TFX's Evaluator calls `custom_extractors`.
+"""
 
 import re
 from collections.abc import Sequence
@@ -19,15 +22,15 @@ _SMALLEST_OCTAVE = 8
 def custom_extractors(
     eval_shared_model: Any, eval_config: Any, tensor_adapter_config: Any
 ) -> Sequence[tfma.extractors.Extractor]:
-    """TFMA's extractors, and before the slicing one that makes the features to slice by.
+    """Returns TFMA's extractors, with an additional one for the features to slice by.
 
     Args:
         eval_shared_model: The models.
         eval_config: TFMA's configuration.
-        tensor_adapter_config: How the records become tensors.
+        tensor_adapter_config: Conversion of records to tensors.
 
     Returns:
-        The extractors in their order.
+        The extractors in order; the additional one precedes the slicing.
     """
     extractors = tfma.default_extractors(
         eval_shared_model=eval_shared_model,
@@ -58,20 +61,21 @@ def _add_slices(extracts: dict[str, Any]) -> dict[str, Any]:
         slices[metric_names.ARCHIVE_SLICE] = np.array([archive(name, text or b"")])
     if height is not None and width is not None:
         slices[metric_names.SIZE_SLICE] = np.array([size(int(height), int(width)).encode()])
-    # The image itself has been through the model; carrying it on into the groups costs memory.
+    # The model has already processed the image; passing it on to the groups would cost memory.
     kept = {key: value for key, value in raw.items() if key != features.ENCODED}
     return {**extracts, tfma.FEATURES_KEY: {**kept, **slices}}
 
 
 def archive(name: bytes, label: bytes = b"") -> bytes:
-    """Returns the archive that an image came from.
+    """Returns the archive that contains an image.
 
     Args:
-        name: `image/filename`: an archive's path and the member's name, or a file's path.
-        label: The class's name: the folder of that name is no archive.
+        name: `image/filename`, an archive's path and the member's name, or a file's path.
+        label: Name of the class; a folder of that name is not treated as the archive.
 
     Returns:
-        The archive's path; for files of a folder tree the folder, above that of the class.
+        The path of the archive; for files in a folder tree, the folder that contains the class
+        folders.
     """
     found = _ARCHIVE.match(name)
     if found:
@@ -82,7 +86,7 @@ def archive(name: bytes, label: bytes = b"") -> bytes:
 
 
 def size(height: int, width: int) -> str:
-    """Returns the octave of the longer side: 17 to 32 pixels is `17-32 px`."""
+    """Returns the octave of the longer side, such as `17-32 px` for 17 to 32 pixels."""
     top = max(_SMALLEST_OCTAVE, 1 << (max(height, width) - 1).bit_length())
     return f"{top // 2 + 1 if top > _SMALLEST_OCTAVE else 1}-{top} px"
 

@@ -1,8 +1,8 @@
-"""Digests of the code that each step runs, so that the cache sees an edit of that code only.
+"""Computes a digest of the code that each step runs, so that other edits keep its cache valid.
 
-TFX keys its cache on the dotted path of a function and not on what the function says
-(`run_fn="pipeline.run_fn.run_fn"` is the same string after an edit), so the graph puts a step's
-digest into its exec properties.
+TFX's cache key includes the dotted path of a function but not its code
+(`run_fn="pipeline.run_fn.run_fn"` is the same string after an edit), so the graph adds a step's
+digest to its exec properties.
 """
 
 import hashlib
@@ -31,22 +31,22 @@ STEP_MODULES: Final[Mapping[str, Sequence[str]]] = {
     "Pusher": ("components.model_push.component",),
     "BulkInference": ("components.bulk_inference.component",),
 }
-"""Modules in which a step enters the project's code, by the step's id.
+"""Modules in which a step enters the project's code, by step id.
 
-Not listed: steps that are TFX's alone; Resolvers, InputState and `baseline-model`, which are never
-cached; `base-model`, whose choice has to hold for the same images; and RunRecord, which would note
-the same training a second time.
+Not listed are steps that run only TFX's code; Resolvers, InputState and `baseline-model`, which are
+never cached; `base-model`, whose choice must stay the same for the same images; and RunRecord,
+which would record the same training twice.
 """
 
 
 def step_digests(root: Path | None = None) -> dict[str, str]:
-    """Digests the modules that each step may run and the versions of what computes for them.
+    """Computes digests of the modules that each step may run and of their libraries' versions.
 
     Args:
-        root: Folder that holds the project's packages; by default the one of this module.
+        root: Folder that contains the project's packages; by default that of this module.
 
     Returns:
-        16 hexadecimal digits by step, the same for the same code wherever it is installed.
+        16 hexadecimal digits by step, equal for equal code wherever it is installed.
     """
     graph = ImportGraph(root or project_root())
     libraries = sorted(library_versions().items())
@@ -63,7 +63,7 @@ def step_digests(root: Path | None = None) -> dict[str, str]:
 
 
 def by_step(code_digest: str | Mapping[str, str]) -> Mapping[str, str]:
-    """Returns digests by step; one digest alone is taken for the code of every step."""
+    """Returns digests by step; a single digest is used for every step."""
     if isinstance(code_digest, str):
         return dict.fromkeys(STEP_MODULES, code_digest)
     return code_digest

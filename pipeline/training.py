@@ -1,6 +1,6 @@
-"""What TFX's Trainer and Tuner hand to training: options, images and the Transform graph.
+"""Prepares a training from the arguments of TFX's Trainer or Tuner.
 
-Called by `run_fn.py` and `tuner_fn.py`.
+`run_fn.py` and `tuner_fn.py` call it.
 """
 
 import dataclasses
@@ -21,21 +21,22 @@ from trainer.tuning_space import apply
 _SPLIT_PREFIX = "Split-"
 _MIB = 1024 * 1024
 
-# Splits that training and calibration may see. The test split belongs to the gate alone.
+# Splits that training and calibration may use. The test split is reserved for the gate.
 _SPLITS = (features.TRAIN, features.VALIDATION, features.CALIBRATION, features.UNLABELLED)
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """One training, ready to start.
+    """The options, images and graph of one training.
 
     Attributes:
-        options: the sections that determine the model, as plain values, with the tuner's choice.
-        image: the image that the network sees.
-        model: the network's options.
-        trainer: the training's options.
-        transform: the graph before the model.
-        data: images by split name; the test split is not among them.
+        options: the sections that determine the model, as plain values, with the tuner's choice
+            applied.
+        image: options of the model's input images.
+        model: options of the network.
+        trainer: options of the training.
+        transform: the Transform graph.
+        data: images by split name, without the test split.
         strategy: the distribution strategy.
     """
 
@@ -48,19 +49,22 @@ class Training:
     strategy: Any
 
     def arguments(self) -> dict[str, Any]:
-        """What `trainer.train.train` and the tuner take besides options, strategy and folder."""
+        """Returns the shared arguments of `trainer.train.train` and the tuner.
+
+        They are all but options, strategy and folder.
+        """
         mean, std = self.transform.moments()
         return {
             "data": self.data,
             "image_shape": self.image.shape,
             "num_classes": len(self.transform.classes),
             "pixel_mean": mean.tolist(),
-            # A channel that never changes has nothing to normalise.
+            # A constant channel cannot be scaled to unit variance.
             "pixel_std": np.where(std > 0, std, 1.0).tolist(),
         }
 
     def identity(self, base: str = "") -> dict[str, Any]:
-        """Everything that the weights depend on, as plain values, besides the code.
+        """Returns everything that the weights depend on except the code, as plain values.
 
         Args:
             base: digest of the model that the training starts from; empty for a cold start.
@@ -77,16 +81,16 @@ class Training:
 
 
 def prepare(fn_args: Any, *, scratch: str) -> Training:
-    """Reads what TFX gives.
+    """Reads options, images and the Transform graph from TFX's arguments.
 
     Args:
-        fn_args: TFX's `FnArgs`; `custom_config` holds `training`, the JSON of the sections that
-            determine the model. `hyperparameters` are the tuner's choice, if it ran.
-        scratch: folder for decoded images that do not fit in memory; where it is remote, they
-            go to the system's temporary folder.
+        fn_args: TFX's `FnArgs`. `custom_config` contains `training`, the JSON of the sections that
+            determine the model. `hyperparameters` is the tuner's choice, if it ran.
+        scratch: folder for decoded images that do not fit in memory; if it is remote, the system's
+            temporary folder is used instead.
 
     Raises:
-        ValueError: The options or the data can't train a model; the message says why.
+        ValueError: No model can be trained with the options and data; the message tells why.
     """
     options = json.loads(fn_args.custom_config["training"])
     image = ImageConfig(**options["image"])
@@ -95,7 +99,7 @@ def prepare(fn_args: Any, *, scratch: str) -> Training:
         model, trainer = apply(fn_args.hyperparameters["values"], model, trainer)
         options["model"] = model.model_dump(mode="json")
         options["trainer"] = trainer.model_dump(mode="json")
-    # A multi-worker strategy comes before any other TensorFlow operation.
+    # A multi-worker strategy must be created before any other TensorFlow operation.
     strategy = strategies.create_strategy(trainer.devices)
     transform = RecordTransform(fn_args.transform_graph_path)
     return Training(
@@ -110,7 +114,7 @@ def prepare(fn_args: Any, *, scratch: str) -> Training:
 
 
 def _local(folder: str) -> str | None:
-    """The folder, unless it is remote: files can't be mapped into memory from there."""
+    """Returns the folder, or None if it is remote, where files cannot be memory-mapped."""
     return None if "://" in folder else folder
 
 
@@ -137,10 +141,10 @@ def _load_splits(
 
 
 def split_files(fn_args: Any, split: str) -> str:
-    """Returns the pattern of a split's records, which may match nothing.
+    """Returns the file pattern of a split's records, which may match nothing.
 
-    TFX names only the files of the splits that it is asked for and fails on one that is not
-    there; the others lie beside them.
+    TFX lists only the files of requested splits and fails if one is missing; the files of the
+    other splits are next to them.
     """
     (pattern,) = fn_args.train_files
     examples = posixpath.dirname(posixpath.dirname(pattern))

@@ -1,8 +1,8 @@
-"""The folder that a training works in, so that a killed pipeline goes on where it stopped.
+"""Names the working folder of a training, so that a killed pipeline resumes where it stopped.
 
-TFX gives each execution of a step a new folder; checkpoints there would never be found again. The
-Trainer and the Tuner work in a folder named after everything that determines their result instead,
-and remove it when the result is written. Paths may be remote (gs://).
+TFX gives each execution of a step a new folder, where a later execution would not find its
+checkpoints. Instead, the Trainer and the Tuner work in a folder named after everything that
+determines their result, and remove it when the result is written. Paths may be remote (gs://).
 """
 
 import os
@@ -16,32 +16,32 @@ from pipeline.digests import value_digest
 from trainer.checkpoints import CHECKPOINTS
 
 FOLDERS: Final = "training_folders"
-"""Key of `custom_config`: where the folders are. It is no option, so it changes no model."""
+"""Key in `custom_config` of the parent folder. It is not an option, so it changes no model."""
 
 
 def training_folder(root: str, step: str, identity: Mapping[str, Any]) -> str:
     """Names the folder of one training.
 
     Args:
-        root: where the folders are.
+        root: parent of the working folders.
         step: `trainer` or `tuner`.
         identity: everything that the step's result depends on, code included.
 
     Returns:
-        A path that is the same for the same training and for no other; nothing is made.
+        A path that is unique to the training; the folder is not created.
     """
     return posixpath.join(root, f"{step}-{value_digest(identity)}")
 
 
 def publish(folder: str, destination: str) -> None:
-    """Copies what a training says of itself (events, history) into TFX's folder of the run."""
+    """Copies a training's records (events, history) to TFX's folder of the run."""
     for parent, _, files in tf.io.gfile.walk(folder):
         relative = os.path.relpath(parent, folder)
         if relative.split(os.sep)[0] == CHECKPOINTS:
             continue
         target = destination if relative == "." else posixpath.join(destination, relative)
         tf.io.gfile.makedirs(target)
-        # Files with other endings are whole: see `trainer.checkpoints.write_atomic`.
+        # Files with other endings are complete; see `trainer.checkpoints.write_atomic`.
         for name in (name for name in files if not name.endswith(".tmp")):
             tf.io.gfile.copy(
                 posixpath.join(parent, name), posixpath.join(target, name), overwrite=True

@@ -1,4 +1,4 @@
-"""TFX's Tuner enters here: from its arguments to a search for the best options.
+"""Defines the entry point of TFX's Tuner, which searches for the best options.
 
 The component writes the best of them to an artifact, which the Trainer's `run_fn` applies.
 """
@@ -17,17 +17,17 @@ _LOG = logging.getLogger(PROGRESS_LOGGER)
 
 
 class _PipelineTuner(OptionTuner):
-    """Says what was found, and leaves nothing behind."""
+    """Logs the result and removes the working folder."""
 
     def results_summary(self, num_trials: int = 10) -> None:
-        """TFX calls it last of all that needs the folder."""
+        """Logs the best trial; TFX calls it last, so the folder is no longer needed."""
         del num_trials
         _LOG.info("%s", self.verdict())
         remove_training(self.directory)
 
 
 def tuner_fn(fn_args: Any) -> TunerFnResult:
-    """Prepares the search.
+    """Prepares the search for TFX's Tuner.
 
     Args:
         fn_args: TFX's `FnArgs`; `custom_config` as for `run_fn`.
@@ -36,7 +36,7 @@ def tuner_fn(fn_args: Any) -> TunerFnResult:
         The tuner; TFX calls its `search()`.
 
     Raises:
-        ValueError: The options or the data can't train a model; the message says why.
+        ValueError: No model can be trained with the options and data; the message tells why.
     """
     training = prepare(fn_args, scratch=fn_args.working_dir)
     identity = {"code": fn_args.custom_config["code_digest"], **training.identity()}

@@ -1,1 +1,1 @@
-"""What the pushed model is: its signatures, its export and its clients."""
+"""The pushed model: its signatures, its export and its clients."""

@@ -1,8 +1,8 @@
-"""What stands before the Transform graph where files come from clients.
+"""Validates and converts client files before the Transform graph.
 
-The signatures and the golden set send files through `admit`: bad ones are refused by their headers,
-turned and deep ones become what the ingest would have stored. Records of the ingest hold nothing
-else, so that training and Transform do without it.
+The signatures and the golden set pass files through `admit`. It rejects bad files by their headers
+and converts rotated and 16-bit ones to the form that the ingest would have stored. Ingested
+records are already in that form, so training and Transform do not need it.
 """
 
 import functools
@@ -16,32 +16,32 @@ from serving.image_headers.usual import are_usual
 from trainer import pixels
 
 MAX_PIXELS: Final = 50_000_000
-"""Height times width of the largest image that is decoded where nothing else is configured."""
+"""Default for the height times width of the largest image that is decoded."""
 
 _UPRIGHT: Final = 1
 
 
 def admit(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
-    """Refuses files that can't or must not be decoded, and makes the others plain.
+    """Rejects files that cannot or must not be decoded, and normalises the others.
 
     Args:
         encoded: string `[batch]`, each a JPEG, PNG, GIF (first frame) or BMP file.
-        max_pixels: Height times width above which a file is refused, unread.
+        max_pixels: Height times width above which a file is rejected without being decoded.
 
     Returns:
-        string `[batch]`: the files; in place of those with an EXIF turn (EXIF 2.32, table 6) or 16
-        bits per sample a PNG, upright and of 8 bits.
+        string `[batch]`: the files. Those with an EXIF rotation (EXIF 2.32, table 6) or 16 bits per
+        sample are replaced with an upright 8-bit PNG.
 
     Raises:
-        tf.errors.InvalidArgumentError: When the graph runs and a file is refused by its header,
-            which the message names by its place in the batch, or can't be decoded.
+        tf.errors.InvalidArgumentError: A file cannot be decoded or is rejected by its header; the
+            message names it by its position in the batch. Raised when the graph runs.
     """
     return _admission(max_pixels)(encoded)
 
 
 @functools.cache
 def _admission(max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Makes the function, which all signatures of an export call: it is traced once."""
+    """Builds the function that all signatures of an export call, so that it is traced once."""
 
     @_apart
     def examined(encoded: tf.Tensor) -> tf.Tensor:
@@ -64,12 +64,12 @@ def _admission(max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps a rare branch a call: inlined, its hundreds of ops are passed over at every request."""
+    """Prevents inlining of a rare branch, whose hundreds of ops would slow down every request."""
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def _make_plain(encoded: tf.Tensor, orientations: tf.Tensor, are_deep: tf.Tensor) -> tf.Tensor:
-    """Writes files anew, upright and with 8 bits, those that are so already as they are."""
+    """Rewrites rotated and 16-bit files as upright 8-bit PNGs; other files are unchanged."""
 
     def make_one(facts: tuple[tf.Tensor, ...]) -> tf.Tensor:
         content, orientation, is_deep = facts
@@ -88,13 +88,13 @@ def _make_plain(encoded: tf.Tensor, orientations: tf.Tensor, are_deep: tf.Tensor
 
 
 def _decode_deep(content: tf.Tensor) -> tf.Tensor:
-    # By 257 and rounded, as the bulk job does; TensorFlow's own 8 bits are cut off.
+    # Divided by 257 and rounded, as in the bulk job; TensorFlow's own conversion truncates.
     samples = tf.cast(tf.io.decode_png(content, channels=0, dtype=tf.uint16), tf.int32)
     return tf.cast((samples + 128) // 257, tf.uint8)
 
 
 def _turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns an image upright: EXIF 2.32, table 6."""
+    """Rotates an image upright according to EXIF 2.32, table 6."""
     image.set_shape([None, None, None])
     image = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
     rows_turn, columns_turn = (

@@ -1,7 +1,7 @@
-"""A client of TF Serving over gRPC or REST: batches, timeouts, retries, errors in one line.
+"""Implements a client of TF Serving over gRPC or REST, with batches, timeouts and retries.
 
-`vaeline predict` uses it, and programs that ask a server. REST needs neither TensorFlow nor gRPC;
-gRPC imports TensorFlow, because TF Serving's messages are TensorFlow's.
+`vaeline predict` and programs that query a server use it. REST needs neither TensorFlow nor gRPC;
+gRPC imports TensorFlow, because TF Serving's messages contain those of TensorFlow.
 """
 
 import random
@@ -17,23 +17,24 @@ from serving.predictions import Prediction, ServingError
 
 _T = TypeVar("_T")
 _RETRYABLE: Final = frozenset({"UNAVAILABLE"})
-"""Nothing was computed: no connection, no such model loaded yet, or the batching queue is full.
-A deadline that passed is not tried again: it would only load the server more."""
+"""Status codes after which nothing was computed: there is no connection, the model is not loaded
+yet, or the batching queue is full. An exceeded deadline is not retried, because retries would add
+load to the server."""
 
 
 class Transport(Protocol):
-    """One way of asking a server; raises ServingError with the status code."""
+    """A protocol for server requests; failures raise ServingError with the status code."""
 
     def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Sends one request."""
         ...
 
     def signatures(self) -> dict[str, dict[str, list[str]]]:
-        """Asks for the names of inputs and outputs by signature."""
+        """Requests the names of inputs and outputs by signature."""
         ...
 
     def served_versions(self) -> list[int]:
-        """Asks for the versions that answer, oldest first."""
+        """Requests the available versions, oldest first."""
         ...
 
     def close(self) -> None:
@@ -42,19 +43,20 @@ class Transport(Protocol):
 
 
 class PredictClient:
-    """Asks a model server.
+    """Sends requests to a model server.
 
     Args:
         target: `grpc://host:8500`, `grpcs://host:443`, `http://host:8501` or `https://host/path`.
         model: The model's name on the server.
-        version: Of the model; None: the one that the server prefers, the newest.
-        timeout_secs: Of one request.
-        attempts: How often a request is sent that meets no ready server.
-        first_pause_secs: Before the second attempt; doubled each time, with jitter.
-        max_batch: Most images of one request; larger inputs are cut and joined again.
+        version: Version of the model; None for the server's default, the newest.
+        timeout_secs: Timeout of one request.
+        attempts: Number of attempts while no server is ready.
+        first_pause_secs: Pause before the second attempt; doubled each time, with jitter.
+        max_batch: Largest number of images per request; larger inputs are split and the results
+            joined.
 
     Raises:
-        ServingError: The target is no address of a server.
+        ServingError: The target is not a valid server address.
     """
 
     def __init__(
@@ -80,18 +82,18 @@ class PredictClient:
         self._transport = _connect(self.target, model, version, timeout_secs)
 
     def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Answers one signature.
+        """Calls one signature.
 
         Args:
-            signature: Its name, as in `serving/names.py`.
-            inputs: Arrays by input name, all of the same length along the first axis; strings as
+            signature: Name of the signature, as in `serving/names.py`.
+            inputs: Arrays by input name, all of the same length along the first axis; strings are
                 arrays of `bytes` objects.
 
         Returns:
-            Arrays by output name, of the inputs' length; strings as arrays of `bytes` objects.
+            Arrays by output name, of the inputs' length; strings are arrays of `bytes` objects.
 
         Raises:
-            ServingError: The server can't be reached, or refuses; `code` says which.
+            ServingError: The server cannot be reached or rejects the request; `code` tells which.
         """
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
         counts = {len(array) if array.ndim else -1 for array in arrays.values()}
@@ -111,11 +113,11 @@ class PredictClient:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def classify(self, images: Sequence[bytes]) -> list[Prediction]:
-        """Classifies image files, all or none; see `predictions.classify`."""
+        """Classifies all image files, or fails; see `predictions.classify`."""
         return predictions.classify(self, images)
 
     def classify_each(self, images: Sequence[bytes]) -> list[Prediction | ServingError]:
-        """Classifies image files; a bad one does not spoil the others."""
+        """Classifies image files; a bad one does not affect the others."""
         return predictions.classify_each(self, images)
 
     def signatures(self) -> dict[str, dict[str, list[str]]]:
@@ -123,7 +125,7 @@ class PredictClient:
         return self._retried(self._transport.signatures)
 
     def served_versions(self) -> list[int]:
-        """Lists the versions that answer at present, oldest first."""
+        """Lists the available versions, oldest first."""
         return self._retried(self._transport.served_versions)
 
     def close(self) -> None:
@@ -155,7 +157,7 @@ class PredictClient:
                     raise ServingError(
                         f"{self.target}: no answer in {attempt} attempts: {error}", error.code
                     ) from error
-            # Jitter, so that clients that failed together don't come back together.
+            # With jitter, clients that failed together do not retry together.
             time.sleep(pause * random.uniform(0.5, 1.5))
             pause *= 2
         raise AssertionError("unreachable")

@@ -1,4 +1,4 @@
-"""Writes a trained model as the SavedModel that TF Serving, TFMA and the bulk jobs load.
+"""Exports a trained model as the SavedModel that TF Serving, TFMA and the bulk jobs load.
 
 `pipeline/run_fn.py` calls it at the end of training.
 """
@@ -31,24 +31,24 @@ def export_model(
     golden: Sequence[bytes] = (),
     max_pixels: int = MAX_PIXELS,
 ) -> None:
-    """Exports with `keras.export.ExportArchive`.
+    """Exports a model with `keras.export.ExportArchive`.
 
-    A plain `tf.saved_model.save` of a Keras 3 model can't be read by the session-style loader
-    that TF Serving has ("Could not find variable"); this form can.
+    TF Serving's session-style loader cannot read a plain `tf.saved_model.save` of a Keras 3 model
+    ("Could not find variable"); it can read this form.
 
     Args:
-        folder: The SavedModel's folder; made here.
+        folder: Folder of the SavedModel; created here.
         model: The trained and calibrated model.
-        transform: The graph that the model was trained behind.
+        transform: The Transform graph that the model was trained with.
         card: Facts about the training; the export adds those about the model itself.
-        config_yaml: The configuration that made the model, for `assets.extra/config.yaml`.
-        golden: Image files, of which the first are kept in `assets.extra/golden.npz` with what the
-            model in memory says of them.
+        config_yaml: The configuration of the training, for `assets.extra/config.yaml`.
+        golden: Image files. The first ones are stored in `assets.extra/golden.npz` with the outputs
+            of the model in memory.
         max_pixels: Height times width of the largest image file that the signatures decode.
     """
     archive = keras.export.ExportArchive()
     archive.track(model)
-    # Without it the label vocabulary's table is missing from the export.
+    # Otherwise the table of the label vocabulary would be missing from the export.
     archive.track(transform.resources)
     for signature in create_signatures(model, transform, max_pixels=max_pixels):
         archive.add_endpoint(
@@ -64,7 +64,7 @@ def export_model(
             "image_shape": model.image_shape,
             "embedding_size": model.config.latent_size,
             "body_dtype": model.body_dtype,
-            # `track` keeps the variables in this order.
+            # `track` saves the variables in this order.
             "weights": tuple(weight_names(model.weights)),
         }
     )
@@ -76,7 +76,7 @@ def export_model(
 
 
 def _as_written(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Keeps AutoGraph away: nothing here needs it, and rewriting TFT's layer takes seconds."""
+    """Disables AutoGraph, which nothing here needs; rewriting TFT's layer would take seconds."""
     return tf.autograph.experimental.do_not_convert(function)
 
 

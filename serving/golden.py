@@ -1,6 +1,6 @@
-"""The golden set: images with the answers of the model in memory, kept beside the export.
+"""Defines the golden set: images with the outputs of the model in memory, kept with the export.
 
-The Trainer writes it; ServingCheck holds the SavedModel, the bulk job and a server against it.
+The Trainer writes it; ServingCheck validates the SavedModel, the bulk job and a server against it.
 """
 
 import io
@@ -17,7 +17,7 @@ from serving.admission import MAX_PIXELS, admit
 from trainer import features
 
 if TYPE_CHECKING:
-    # ServingCheck reads golden sets and runs no trainer: its code digest leaves the trainer out.
+    # ServingCheck reads golden sets without the trainer, so its code digest must not cover it.
     from trainer.model import VaeClassifier
     from trainer.preprocessing import RecordTransform
 
@@ -28,7 +28,7 @@ ANSWERS: Final = (
     names.RECONSTRUCTION_ERROR,
     names.OUTLIER_SCORE,
 )
-"""Outputs whose numbers are compared; float32."""
+"""Names of the float32 outputs that are compared."""
 
 MOST_IMAGES: Final = 60
 MOST_BYTES: Final = 8 * 1024 * 1024
@@ -39,12 +39,12 @@ _SEED: Final = 20260801
 
 @dataclass(frozen=True)
 class GoldenSet:
-    """Images and what the trained model says of them.
+    """Images with the outputs of the trained model.
 
     Attributes:
         files: image files.
-        levels: uint8 [n, height, width, channels], as the trainer's own input reads them.
-        answers: float32 [n, ...] by name, one for each of `ANSWERS`.
+        levels: uint8 [n, height, width, channels], as read by the trainer's input pipeline.
+        answers: float32 [n, ...] by name, one array for each of `ANSWERS`.
     """
 
     files: list[bytes]
@@ -52,7 +52,7 @@ class GoldenSet:
     answers: dict[str, np.ndarray]
 
     def __len__(self) -> int:
-        """How many images there are."""
+        """Returns the number of images."""
         return len(self.files)
 
 
@@ -63,17 +63,17 @@ def answer_in_memory(
     *,
     max_pixels: int = MAX_PIXELS,
 ) -> GoldenSet:
-    """Sends images through the trainer's input and the model in memory.
+    """Passes images through the trainer's input pipeline and the model in memory.
 
     Args:
-        model: Trained and calibrated.
-        transform: The graph it was trained behind.
-        files: Images of the training data. Files of other kinds are added, so that every way of
-            decoding is held against the others, whatever the data are.
-        max_pixels: Height times width that the export's signatures accept.
+        model: The trained and calibrated model.
+        transform: The Transform graph that the model was trained with.
+        files: Images of the training data. Files of other kinds are added, so that every decoding
+            path is compared with the others, whatever the data.
+        max_pixels: Largest height times width that the signatures accept.
 
     Returns:
-        The set.
+        The golden set.
     """
     kept, total = [], 0
     for file in files[:MOST_IMAGES]:
@@ -82,7 +82,7 @@ def answer_in_memory(
             break
         kept.append(file)
     kept.extend(unusual_files())
-    # The trainer's input knows plain files alone, as the ingest stores them.
+    # The trainer's input pipeline reads only upright 8-bit files, as the ingest stores them.
     plain = admit(tf.constant(kept), max_pixels).numpy()
     levels, _ = transform.decode_examples(tf.constant([_record(file) for file in plain]))
     answers = model.analyse(tf.cast(levels, tf.float32) / 255.0)
@@ -90,7 +90,7 @@ def answer_in_memory(
 
 
 def write_golden(golden: GoldenSet, path: str) -> None:
-    """Writes the set as one .npz file; no pickle is in it."""
+    """Writes the set as one .npz file without pickled objects."""
     arrays: dict[str, np.ndarray] = {
         _FILES: np.frombuffer(b"".join(golden.files), np.uint8),
         _LENGTHS: np.array([len(file) for file in golden.files], np.int64),
@@ -104,10 +104,10 @@ def write_golden(golden: GoldenSet, path: str) -> None:
 
 
 def read_golden(path: str) -> GoldenSet:
-    """Reads what `write_golden` wrote.
+    """Reads a set that `write_golden` wrote.
 
     Raises:
-        ValueError: There is no such set, or it is damaged; the message names the file.
+        ValueError: The file is missing or damaged; the message names it.
     """
     try:
         with tf.io.gfile.GFile(path, "rb") as file, np.load(io.BytesIO(file.read())) as arrays:
@@ -124,13 +124,13 @@ def read_golden(path: str) -> GoldenSet:
 
 
 def unusual_files() -> list[bytes]:
-    """Makes a JPEG with halved chroma, the same held sideways, a colour PNG and one of 16 bits.
+    """Makes a JPEG with subsampled chroma, a rotated copy, a colour PNG and a 16-bit PNG.
 
     Returns:
-        Four files of noise, of sizes that no model has, the same at every call.
+        Four files of noise, of sizes that no model has; equal at every call.
     """
     random = np.random.default_rng(_SEED)
-    # Coarse noise: after a resize something is left of it.
+    # Coarse noise survives a resize.
     noise = np.kron(random.integers(0, 256, (9, 7, 3)), np.ones((5, 5, 1))).astype(np.uint8)
     photo = tf.io.encode_jpeg(noise, quality=90, chroma_downsampling=True).numpy()
     deep = np.kron(random.integers(0, 65536, (6, 8, 1)), np.ones((4, 4, 1))).astype(np.uint16)
@@ -143,7 +143,7 @@ def unusual_files() -> list[bytes]:
 
 
 def _sideways(jpeg: bytes) -> bytes:
-    """Puts an EXIF segment with orientation 6 behind the JPEG's start."""
+    """Inserts an EXIF segment with orientation 6 after the start marker of a JPEG."""
     entry = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
     exif = b"Exif\x00\x00II*\x00" + struct.pack("<IH", 8, 1) + entry + b"\x00\x00\x00\x00"
     return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:]

@@ -1,7 +1,7 @@
-"""TF Serving's PredictionService over gRPC; the client uses it for grpc targets.
+"""Calls TF Serving's PredictionService over gRPC; the client uses it for grpc targets.
 
-Importing this imports TensorFlow (4 s): the messages of tensorflow-serving-api hold TensorFlow's
-own, which lie inside its package.
+Importing this module imports TensorFlow (4 s), because the messages of tensorflow-serving-api
+contain messages that are part of the TensorFlow package.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,20 +27,20 @@ _SIGNATURE_DEF: Final = "signature_def"
 
 
 class GrpcTransport:
-    """Asks over gRPC.
+    """Sends requests over gRPC.
 
     Args:
         host: `host:port`.
         model: The model's name on the server.
-        version: Of the model; None: the server's choice.
-        timeout_secs: Of one request.
-        tls: Encrypt, with the system's certificates.
+        version: Version of the model; None for the server's default.
+        timeout_secs: Timeout of one request.
+        tls: Whether to encrypt, with the system's certificates.
     """
 
     def __init__(
         self, host: str, *, model: str, version: int | None, timeout_secs: float, tls: bool = False
     ) -> None:
-        # Images are larger than gRPC's default of 4 MiB; the server has its own limit.
+        # Batches of images exceed gRPC's default limit of 4 MiB; the server has its own limit.
         options = [
             ("grpc.max_send_message_length", _NO_LIMIT),
             ("grpc.max_receive_message_length", _NO_LIMIT),
@@ -69,7 +69,7 @@ class GrpcTransport:
         return {name: tf.make_ndarray(tensor) for name, tensor in response.outputs.items()}
 
     def signatures(self) -> dict[str, dict[str, list[str]]]:
-        """Asks for the model's metadata."""
+        """Requests the model's metadata."""
         request = get_model_metadata_pb2.GetModelMetadataRequest(
             model_spec=self._spec, metadata_field=[_SIGNATURE_DEF]
         )
@@ -82,7 +82,7 @@ class GrpcTransport:
         }
 
     def served_versions(self) -> list[int]:
-        """Asks for the model's status."""
+        """Requests the model's status."""
         spec = model_pb2.ModelSpec(name=self._spec.name)
         request = get_model_status_pb2.GetModelStatusRequest(model_spec=spec)
         response = self._ask(self._status.GetModelStatus, request)

@@ -1,4 +1,4 @@
-"""A SavedModel in this process, asked as a server is; `vaeline predict --model` uses it."""
+"""Runs a SavedModel in this process with a server's interface, for `vaeline predict --model`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,13 +10,13 @@ from serving.predictions import Prediction, ServingError, one_line
 
 
 class LocalModel:
-    """A loaded model.
+    """Loads a SavedModel and calls its signatures.
 
     Args:
-        folder: Of the SavedModel, local or `gs://`.
+        folder: Folder of the SavedModel, local or `gs://`.
 
     Raises:
-        ServingError: It can't be loaded.
+        ServingError: The model cannot be loaded.
     """
 
     def __init__(self, folder: str) -> None:
@@ -29,7 +29,7 @@ class LocalModel:
         self._folder = folder
 
     def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Answers one signature; see `PredictClient.predict`."""
+        """Calls one signature; see `PredictClient.predict`."""
         known = self._model.signatures
         if signature not in known:
             raise ServingError(
@@ -48,5 +48,5 @@ class LocalModel:
         return {name: value.numpy() for name, value in outputs.items()}
 
     def classify(self, images: Sequence[bytes]) -> list[Prediction]:
-        """Classifies image files, all or none."""
+        """Classifies all image files, or fails."""
         return predictions.classify(self, images)

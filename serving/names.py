@@ -1,6 +1,6 @@
-"""Names of the served signatures and of their inputs and outputs, spelled once.
+"""Defines the names of the served signatures and of their inputs and outputs.
 
-The export writes them; the evaluator, the bulk jobs and the clients ask for them.
+The export writes them; the evaluator, the bulk jobs and the clients read them.
 """
 
 from typing import Final
@@ -43,7 +43,7 @@ OUTLIER_SCORE: Final = "outlier_score"
 VERDICT: Final = "verdict"
 IMAGE: Final = "image"
 
-# Files beside a SavedModel, under assets.extra/.
+# Files of a SavedModel under assets.extra/.
 EXTRA_ASSETS: Final = "assets.extra"
 CONFIG: Final = "config.yaml"
 PUSH_RECORD: Final = "push.json"

@@ -1,6 +1,7 @@
-"""Answers about images as typed values, from whatever computes signatures.
+"""Classifies images with any predictor and returns typed predictions.
 
-`client.py` asks a server and `local_model.py` a SavedModel in this process; both are predictors.
+There are two predictors: `client.py` calls a server, and `local_model.py` a SavedModel in this
+process.
 """
 
 import re
@@ -14,17 +15,17 @@ from serving import names
 from trainer.errors import UserError
 
 INVALID_ARGUMENT: Final = "INVALID_ARGUMENT"
-"""The code of requests that the model can't answer, such as a corrupt image."""
+"""Status code of invalid requests, such as a corrupt image."""
 
 _FUNCTION_NODE: Final = re.compile(r"\{\{function_node [^}]*\}\}\s*")
 _LONGEST_MESSAGE: Final = 300
 
 
 class ServingError(UserError, ValueError):
-    """A request that got no answer; the message is one line.
+    """Reports a failed request in a message of one line.
 
     Attributes:
-        code: Name of the gRPC status code, as `INVALID_ARGUMENT` or `UNAVAILABLE`.
+        code: Name of the gRPC status code, such as `INVALID_ARGUMENT` or `UNAVAILABLE`.
     """
 
     def __init__(self, message: str, code: str) -> None:
@@ -33,23 +34,23 @@ class ServingError(UserError, ValueError):
 
 
 class Predictor(Protocol):
-    """What answers signatures."""
+    """Calls the signatures of a model."""
 
     def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Answers one signature; raises ServingError."""
+        """Calls one signature; raises ServingError on failure."""
         ...
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of one image.
+    """The model's prediction for one image.
 
     Attributes:
-        label: Most probable class.
+        label: The most probable class.
         probability: Its calibrated probability.
-        top_k: Most probable classes with their probabilities, best first.
-        outlier_score: Larger: less like the training images.
-        verdict: `accept`, `review` or `reject`, by the score.
+        top_k: The most probable classes with their probabilities, best first.
+        outlier_score: Score that is larger for images less like the training images.
+        verdict: `accept`, `review` or `reject`, according to the score.
     """
 
     label: str
@@ -60,17 +61,17 @@ class Prediction:
 
 
 def classify(predictor: Predictor, images: Sequence[bytes]) -> list[Prediction]:
-    """Classifies image files, all or none.
+    """Classifies all image files, or fails.
 
     Args:
         predictor: A client or a model.
         images: Contents of PNG, JPEG, GIF or BMP files.
 
     Returns:
-        One answer for each, in order.
+        One prediction for each image, in order.
 
     Raises:
-        ServingError: One of the images can't be decoded, or nothing answers.
+        ServingError: One of the images cannot be decoded, or the predictor is unavailable.
     """
     if not images:
         return []
@@ -97,20 +98,20 @@ def classify(predictor: Predictor, images: Sequence[bytes]) -> list[Prediction]:
 
 
 def classify_each(predictor: Predictor, images: Sequence[bytes]) -> list[Prediction | ServingError]:
-    """Classifies image files, each by itself where they fail together.
+    """Classifies image files and isolates those that fail.
 
-    One image that can't be decoded fails its whole batch inside the graph; batches that fail are
-    halved until the bad images stand alone.
+    One image that cannot be decoded fails its whole batch inside the graph. Batches that fail are
+    halved until the bad images are isolated.
 
     Args:
         predictor: A client or a model.
         images: Contents of image files.
 
     Returns:
-        For each image its answer or its error, in order.
+        For each image, its prediction or its error, in order.
 
     Raises:
-        ServingError: Nothing answers, whatever the images.
+        ServingError: The predictor is unavailable, whatever the images.
     """
     results: list[Prediction | ServingError] = []
     todo = [(0, len(images))]
@@ -130,13 +131,13 @@ def classify_each(predictor: Predictor, images: Sequence[bytes]) -> list[Predict
 
 
 def one_line(message: str) -> str:
-    """Shortens what TensorFlow says of an error to the line that a person needs."""
+    """Shortens TensorFlow's message of an error to the one line that users need."""
     lines = _FUNCTION_NODE.sub("", message).strip().splitlines()
     return lines[0].strip()[:_LONGEST_MESSAGE] if lines else "no reason given"
 
 
 def _as_strings(images: Sequence[bytes]) -> np.ndarray:
-    # Of objects: numpy's own strings lose zero bytes at the end.
+    # An array of objects, because NumPy's own strings lose trailing zero bytes.
     array = np.empty(len(images), object)
     array[:] = images
     return array

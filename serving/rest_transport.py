@@ -1,7 +1,7 @@
-"""TF Serving's REST API: JSON in, typed arrays out; the client uses it for http targets.
+"""Calls TF Serving's REST API with typed arrays; the client uses it for http targets.
 
-JSON knows no types, so the model's metadata is asked for once, and answers get its types. What is
-sent and received is described in TF Serving's api_rest.md (columnar format).
+JSON has no types, so the model's metadata is requested once, and responses get its dtypes. The
+format is the columnar one of TF Serving's api_rest.md.
 """
 
 import base64
@@ -20,7 +20,7 @@ _CODES: Final = {
     404: "NOT_FOUND",
     412: "FAILED_PRECONDITION",
     413: "INVALID_ARGUMENT",
-    # Proxies say so when they are asked too much, or reach no server.
+    # Proxies return these codes when they are overloaded or cannot reach a server.
     429: "UNAVAILABLE",
     502: "UNAVAILABLE",
     503: "UNAVAILABLE",
@@ -39,13 +39,13 @@ _DTYPES: Final[dict[str, Any]] = {
 
 
 class RestTransport:
-    """Asks over HTTP.
+    """Sends requests over HTTP.
 
     Args:
-        target: `http://host:8501`, or an https address; a path before `/v1` stays.
+        target: `http://host:8501`, or an https address; a path before `/v1` is kept.
         model: The model's name on the server.
-        version: Of the model; None: the server's choice.
-        timeout_secs: To connect, and between two pieces of an answer.
+        version: Version of the model; None for the server's default.
+        timeout_secs: Timeout to connect, and between two parts of a response.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class RestTransport:
         try:
             outputs = answer["outputs"]
             if len(dtypes) == 1:
-                # A single output comes without its name.
+                # The response has a single output without its name.
                 outputs = dict.fromkeys(dtypes, outputs)
             return {name: _from_json(outputs[name], dtype) for name, dtype in dtypes.items()}
         except (KeyError, TypeError, ValueError) as error:
@@ -79,14 +79,14 @@ class RestTransport:
             ) from error
 
     def signatures(self) -> dict[str, dict[str, list[str]]]:
-        """Asks for the model's metadata."""
+        """Requests the model's metadata."""
         return {
             name: {side: sorted(entry.get(side, {})) for side in ("inputs", "outputs")}
             for name, entry in self._metadata().items()
         }
 
     def served_versions(self) -> list[int]:
-        """Asks for the model's status."""
+        """Requests the model's status."""
         status = self._ask("GET", self._model)
         return sorted(
             int(entry["version"])
@@ -144,12 +144,12 @@ class RestTransport:
         reason = answer.get("error") if isinstance(answer, dict) else None
         text = one_line(str(reason)) if reason else f"HTTP {response.status_code}, no TF Serving"
         code = _CODES.get(response.status_code, "INTERNAL")
-        # The client names the target when it gives up.
+        # For this code the client itself names the target, after its last attempt.
         raise ServingError(text if code == "UNAVAILABLE" else f"{self._target}: {text}", code)
 
 
 def _to_json(array: np.ndarray) -> Any:
-    """Writes an array as nested lists; strings as TF Serving takes binary ones."""
+    """Converts an array to nested lists; strings become `{"b64": ...}` as for binary values."""
     if array.dtype.kind not in "OSU":
         return array.tolist()
     flat = [_b64(value) for value in array.reshape(-1).tolist()]
@@ -170,7 +170,7 @@ def _from_json(value: Any, dtype: Any) -> np.ndarray:
 
 
 def _strings(value: Any) -> np.ndarray:
-    """Reads nested lists of text, or of `{"b64": ...}` where an output's name ends in `_bytes`."""
+    """Reads nested lists of text, or of `{"b64": ...}` if an output's name ends in `_bytes`."""
     if isinstance(value, list):
         rows = [_strings(row) for row in value]
         return np.stack(rows) if rows else np.empty(0, object)

@@ -1,7 +1,7 @@
-"""The functions that a pushed model answers, one for each signature.
+"""Builds the serving signatures of a pushed model.
 
-`serving/export.py` writes them into the SavedModel. Everything is computed by one function,
-`annotate_pixels`, so that two signatures can't disagree about the same image.
+`serving/export.py` writes them into the SavedModel. One function, `annotate_scaled`, computes all
+outputs, so that two signatures cannot disagree about the same image.
 """
 
 from collections.abc import Callable
@@ -33,12 +33,12 @@ _SCORE_OUTPUTS = (names.ELBO, names.RECONSTRUCTION_ERROR, names.OUTLIER_SCORE, n
 
 @dataclass(frozen=True)
 class Signature:
-    """One endpoint.
+    """One endpoint of the model.
 
     Attributes:
-        name: what clients ask for.
-        function: takes tensors and returns named tensors.
-        specs: of the function's arguments, whose names are the request's input names.
+        name: name that clients request.
+        function: function from tensors to named tensors.
+        specs: specs of the function's arguments, whose names are the input names of the request.
     """
 
     name: str
@@ -53,19 +53,19 @@ def create_signatures(
 
     Args:
         model: The trained and calibrated model.
-        transform: The graph that the model was trained behind.
-        max_pixels: Height times width above which an image file is refused, unread.
+        transform: The Transform graph that the model was trained with.
+        max_pixels: Height times width above which an image file is rejected without being decoded.
 
     Returns:
-        The signatures; `generate` and `sample` only where the decoder makes images without
-        seeing one.
+        The signatures; `generate` and `sample` only if the decoder can make images without an input
+        image.
     """
     image_shape = model.image_shape
     classes = tf.constant(transform.classes)
     top_k = min(_TOP_K, len(transform.classes))
 
-    # One graph function that all signatures call: it is traced once, and in each of them what is
-    # not asked for is pruned away.
+    # All signatures call one graph function: it is traced once, and each signature prunes the
+    # outputs that it does not return.
     @tf.function(input_signature=[tf.TensorSpec([None, *image_shape])], autograph=False)
     def annotate_scaled(unit: tf.Tensor) -> dict[str, tf.Tensor]:
         analysis = model.analyse(unit)
@@ -118,7 +118,7 @@ def create_signatures(
         return _only(annotate_scaled(units(image_bytes)), (names.IMAGE,))
 
     def classify_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
-        # No more than the evaluation reads: TFMA fetches every output.
+        # Only what the evaluation reads, because TFMA fetches every output.
         encoded, _ = parse_records(examples)
         return _only(annotate(encoded), _EXAMPLE_OUTPUTS)
 
@@ -146,7 +146,7 @@ def create_signatures(
 
 
 def _generating(model: VaeClassifier, classes: tuple[str, ...]) -> tuple[Signature, ...]:
-    """Signatures that make images: of given latent vectors, and of drawn ones."""
+    """Builds the signatures that make images from given latent vectors and from samples."""
     by_class = model.config.conditioning == "label"
     if not by_class and model.config.conditioning != "latent":
         return ()
@@ -157,7 +157,7 @@ def _generating(model: VaeClassifier, classes: tuple[str, ...]) -> tuple[Signatu
         return {names.IMAGE: pixels.to_levels(model.decode_latent(latent, numbers))}
 
     def draw(count: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        # p(z): the standard normal distribution that the bound's KL term refers to.
+        # p(z) is the standard normal distribution of the KL term in the bound.
         limit = [f"{names.COUNT} has to be 1 to {_MOST_SAMPLES}, it is", count]
         is_fair = (count > 0) & (count <= _MOST_SAMPLES)
         with tf.control_dependencies([tf.debugging.Assert(is_fair, limit)]):
@@ -197,7 +197,7 @@ def _generating(model: VaeClassifier, classes: tuple[str, ...]) -> tuple[Signatu
 
 
 def _numbers(labels: tf.Tensor, classes: tuple[str, ...]) -> tf.Tensor:
-    """Numbers of class names, int32 `[batch]`; an unknown name is an error that tells it."""
+    """Maps class names to their indices, int32 `[batch]`; an error lists unknown names."""
     matches = tf.equal(labels[:, tf.newaxis], tf.constant(classes)[tf.newaxis])
     is_known = tf.reduce_any(matches, axis=1)
     unknown = tf.boolean_mask(labels, ~is_known)

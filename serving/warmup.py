@@ -1,6 +1,6 @@
-"""Warm-up requests, which TF Serving replays before it lets a new version answer.
+"""Writes warm-up requests, which TF Serving replays before it makes a new version available.
 
-Without them the first requests to a version wait for what TensorFlow does lazily.
+Without them, the first requests to a version wait for TensorFlow's lazy initialisation.
 """
 
 from typing import Final
@@ -16,11 +16,11 @@ _BYTES_SIGNATURES: Final = (names.SERVING_DEFAULT, names.ANNOTATE, names.EMBED, 
 
 
 def write_warm_up(path: str, image_shape: tuple[int, int, int]) -> None:
-    """Writes requests to the main signatures, for one image and for a batch.
+    """Writes requests for the main signatures, with one image and with a batch.
 
     Args:
         path: `assets.extra/tf_serving_warmup_requests` of a SavedModel.
-        image_shape: height, width and channels of the model.
+        image_shape: height, width and channels of the model's images.
     """
     image = np.random.default_rng(0).integers(0, 256, image_shape, np.uint8)
     file = tf.io.encode_png(image).numpy()
@@ -35,7 +35,7 @@ def write_warm_up(path: str, image_shape: tuple[int, int, int]) -> None:
 
 def _log(signature: str, argument: str, values: np.ndarray) -> bytes:
     request = predict_pb2.PredictRequest()
-    # TF Serving fills in the model's name.
+    # TF Serving fills in the name of the model.
     request.model_spec.signature_name = signature
     request.inputs[argument].CopyFrom(tf.make_tensor_proto(values))
     log = prediction_log_pb2.PredictionLog(

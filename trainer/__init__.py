@@ -1,1 +1,1 @@
-"""The VAE-classifier and how it learns: plain TensorFlow and Keras, no TFX."""
+"""The VAE-classifier and its training in plain TensorFlow and Keras, without TFX."""

@@ -29,10 +29,10 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def read_config(path: pathlib.Path | None) -> tuple[ImageConfig, ModelConfig, TrainerConfig]:
-    """The sections image, model and trainer of a YAML file; other sections are left alone.
+    """Reads the sections image, model and trainer of a YAML file and ignores the others.
 
     Raises:
-        ValueError: one line for each thing that is wrong, naming its key.
+        ValueError: the file is invalid; the message has one line for each wrong key.
     """
     try:
         tree: dict[str, Any] = yaml.safe_load(path.read_text("utf-8")) or {} if path else {}
@@ -56,7 +56,10 @@ def read_config(path: pathlib.Path | None) -> tuple[ImageConfig, ModelConfig, Tr
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Trains; the exit code is 0, 1 (an error, said in a line) or 75 (stopped by SIGTERM)."""
+    """Trains a model and returns the exit code.
+
+    It is 0, 1 (an error, reported in one line) or 75 (stopped by SIGTERM).
+    """
     arguments = _arguments(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
@@ -81,14 +84,14 @@ def _train(
     trainer: TrainerConfig,
     base_model: str | None,
 ) -> None:
-    # After the arguments: `--help` and wrong options must not wait for TensorFlow.
+    # Imported after parsing, so that `--help` and wrong options do not wait for TensorFlow.
     from trainer import examples as folder
     from trainer import strategy as strategies
     from trainer.model_card import CARD_FILE, ModelCard, format_card
     from trainer.train import train
     from trainer.warm_start import read_base
 
-    # A multi-worker strategy comes before any other TensorFlow operation.
+    # A multi-worker strategy must be created before any other TensorFlow operation.
     strategy = strategies.create_strategy(trainer.devices)
     splits, classes = folder.load_folder(
         examples,
@@ -122,7 +125,7 @@ def _train(
         }
         card = ModelCard.model_validate(facts)
         (out / CARD_FILE).write_text(format_card(card), encoding="utf-8")
-    # A worker that leaves early would take the cluster down under the chief.
+    # A worker that exits early would take down the cluster while the chief still needs it.
     strategies.agree(strategy, False)
 
 

@@ -1,7 +1,7 @@
-"""Random changes of a batch of images, on the device, inside the compiled training step.
+"""Augments a batch of images on the device, inside the compiled training step.
 
-Called by `step.py` on the images that the classifier learns from. All randomness comes from
-`noise.Noise`. The geometric changes are one warp with one interpolation.
+`step.py` calls it on the images that the classifier learns from. All randomness comes from
+`noise.Noise`. The geometric changes form a single warp with one interpolation.
 """
 
 import math
@@ -15,14 +15,14 @@ _FILL_MODES = {"black": "CONSTANT", "edge": "NEAREST", "reflect": "REFLECT"}
 
 
 def _symmetric(noise: Noise, stream: str, batch: int, bound: float) -> tf.Tensor:
-    """float32 [batch], uniform in [-bound, bound)."""
+    """Draws uniform noise in [-bound, bound), float32 [batch]."""
     return (noise.uniform(stream, [batch]) * 2.0 - 1.0) * bound
 
 
 def _warp(images: tf.Tensor, config: AugmentationConfig, noise: Noise, view: str) -> tf.Tensor:
-    """Rotation, zoom, shear, shift and flip about the image's centre as one projective transform.
+    """Applies rotation, zoom, shear, shift and flip about the centre as one projective transform.
 
-    Output pixel (x, y) is read at the input's M (x - centre) + centre + shift.
+    Output pixel (x, y) is read from the input at M (x - centre) + centre + shift.
     """
     batch, height, width, _ = images.shape
     angle = _symmetric(noise, f"{view}/rotation", batch, math.radians(config.rotation))
@@ -60,14 +60,14 @@ def _thicken(images: tf.Tensor, share: float, noise: Noise, view: str) -> tf.Ten
     chosen = tf.reshape(noise.uniform(f"{view}/thickness", [batch]), [-1, 1, 1, 1])
     strength = tf.reshape(noise.uniform(f"{view}/thickness_strength", [batch]), [-1, 1, 1, 1])
     thick = images + strength * (largest - images)
-    # Thin strokes vanish altogether at full strength.
+    # At full strength, thin strokes would vanish.
     thin = images + 0.6 * strength * (smallest - images)
     changed = tf.where(chosen < 0.5 * share, thick, thin)
     return tf.where(chosen < share, changed, images)
 
 
 def _cut_out(images: tf.Tensor, side: float, noise: Noise, view: str) -> tf.Tensor:
-    """Replaces a square at a random place of each image by the image's mean colour."""
+    """Replaces a square at a random position in each image with the image's mean colour."""
     batch, height, width, _ = images.shape
     rows, columns = tf.range(height, dtype=tf.float32), tf.range(width, dtype=tf.float32)
     row = noise.uniform(f"{view}/cut_row", [batch, 1, 1, 1]) * height
@@ -81,13 +81,13 @@ def _cut_out(images: tf.Tensor, side: float, noise: Noise, view: str) -> tf.Tens
 def augment(
     images: tf.Tensor, config: AugmentationConfig, noise: Noise, *, view: str = "view"
 ) -> tf.Tensor:
-    """Randomly changed images.
+    """Augments images at random.
 
     Args:
         images: float32 [batch, height, width, channels] in [0, 1], static shape.
         config: bounds of the changes.
-        noise: of this step.
-        view: names the randomness; two views of one batch need two names.
+        noise: the noise of this step.
+        view: name of the noise stream; two views of one batch need two names.
 
     Returns:
         float32 of the same shape, in [0, 1].

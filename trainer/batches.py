@@ -1,8 +1,8 @@
-"""Which images a step sees, and how they reach the device.
+"""Selects the images of each step and feeds them to the devices.
 
-A stream is an endless row of epochs, each a permutation keyed by (seed, epoch); step s takes the
-places s * batch to (s + 1) * batch of it. So a step's images follow from its number alone and a
-checkpoint stores no position. Called by `step.py` and `train.py`.
+A stream is an endless sequence of epochs, each a permutation keyed by (seed, epoch). Step s takes
+positions s * batch to (s + 1) * batch of it. A step's images therefore follow from its number
+alone, and a checkpoint stores no position. `step.py` and `streams.py` use it.
 """
 
 import functools
@@ -16,22 +16,22 @@ import tensorflow as tf
 from trainer.input_pipeline import ImageSet
 
 _BLOCK_BYTES = 32 << 20
-"""Of images that the host sends at once."""
+"""Target size of the images that the host sends at once, in bytes."""
 
 
 class Order:
-    """The endless order of a stream.
+    """The endless shuffled order of a stream.
 
     Args:
-        size: images in the stream.
-        seed: the configuration's seed.
-        name: of the stream, so that two streams differ.
+        size: number of images in the stream.
+        seed: the configured seed.
+        name: name of the stream, so that two streams differ.
     """
 
     def __init__(self, size: int, seed: int, name: str) -> None:
         self._size = size
         self._key = (seed, zlib.crc32(name.encode()))
-        # A block spans few epochs: the current and the next permutation are enough, except for
+        # A block spans few epochs, so the current and the next permutation suffice, except for
         # tiny sets, whose permutations are cheap.
         self._epoch = functools.lru_cache(maxsize=4)(self._permutation)
 
@@ -39,7 +39,7 @@ class Order:
         return np.random.default_rng([*self._key, epoch]).permutation(self._size)
 
     def places(self, start: int, count: int) -> np.ndarray:
-        """int64 [count]: image numbers at the places start to start + count."""
+        """Returns the image numbers at positions start to start + count, int64 [count]."""
         parts = []
         while count > 0:
             epoch, offset = divmod(start, self._size)
@@ -51,30 +51,30 @@ class Order:
 
 
 class Feed(Protocol):
-    """A stream of one split, as the compiled step takes it."""
+    """A stream of one split in the form that the compiled step takes."""
 
     most_steps: int
-    """Steps that one block may hold."""
+    """Maximum number of steps in one block."""
 
     def block(self, first_step: int, count: int, capacity: int) -> tuple[tf.Tensor, ...]:
-        """What the host sends for `count` steps: tensors [capacity, ...], the rest is padding."""
+        """Returns the host's data for `count` steps, tensors padded to [capacity, ...]."""
 
     def resident(self) -> tuple[Any, ...]:
-        """What stays on the devices: arguments of `strategy.run`."""
+        """Returns the data that stays on the devices, as arguments of `strategy.run`."""
 
     def batch(
         self, row: Sequence[tf.Tensor], resident: Sequence[tf.Tensor], replica: tf.Tensor | int
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """One replica's images, uint8 [b, h, w, c], and labels, int32 [b]; in the graph."""
+        """Builds one replica's images, uint8 [b, h, w, c], and labels, int32 [b], in the graph."""
 
 
 class ResidentFeed:
-    """The whole split lies on every device; the host sends image numbers.
+    """Keeps the whole split on every device; the host sends image numbers.
 
     Args:
         data: the split.
-        batch_size: global.
-        order: of the stream.
+        batch_size: the global batch size.
+        order: order of the stream.
         strategy: the distribution strategy.
     """
 
@@ -96,20 +96,20 @@ class ResidentFeed:
             )
 
     def block(self, first_step: int, count: int, capacity: int) -> tuple[tf.Tensor, ...]:
-        """int32 [capacity, batch], image numbers."""
+        """Returns image numbers, int32 [capacity, batch]."""
         size = self._batch_size
         places = np.zeros([capacity, size], np.int32)
         places[:count] = self._order.places(first_step * size, count * size).reshape(count, size)
         return (tf.constant(places),)
 
     def resident(self) -> tuple[Any, ...]:
-        """Images and labels of the whole split, per replica."""
+        """Returns the images and labels of the whole split for each replica."""
         return self._resident
 
     def batch(
         self, row: Sequence[tf.Tensor], resident: Sequence[tf.Tensor], replica: tf.Tensor | int
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Gathers the replica's share."""
+        """Gathers the share of the replica."""
         share = self._batch_size // self._replicas
         places = tf.ensure_shape(row[0][replica * share : (replica + 1) * share], [share])
         images, labels = resident
@@ -117,12 +117,12 @@ class ResidentFeed:
 
 
 class StreamedFeed:
-    """The split stays on the host (in a mapped file); the host sends images.
+    """Keeps the split on the host (in a memory-mapped file); the host sends images.
 
     Args:
         data: the split.
-        batch_size: global.
-        order: of the stream.
+        batch_size: the global batch size.
+        order: order of the stream.
         strategy: the distribution strategy.
     """
 
@@ -131,7 +131,7 @@ class StreamedFeed:
         self._batch_size = batch_size
         self._order = order
         self._replicas = strategy.num_replicas_in_sync
-        # Each worker reads the images of its own replicas only.
+        # Each worker reads only the images of its own replicas.
         resolver = strategy.cluster_resolver
         clustered = resolver is not None and resolver.cluster_spec().as_dict()
         workers = strategy.extended._num_workers if clustered else 1
@@ -143,7 +143,10 @@ class StreamedFeed:
         self._slots = slice(first * share, (first + self._local_replicas) * share)
 
     def block(self, first_step: int, count: int, capacity: int) -> tuple[tf.Tensor, ...]:
-        """uint8 [capacity, local batch, h, w, c] and int32 [capacity, local batch]."""
+        """Returns the worker's share of the images and labels.
+
+        Images are uint8 [capacity, local batch, h, w, c], labels int32 [capacity, local batch].
+        """
         size = self._batch_size
         places = self._order.places(first_step * size, count * size).reshape(count, size)
         places = places[:, self._slots]
@@ -154,13 +157,13 @@ class StreamedFeed:
         return tf.constant(images), tf.constant(labels)
 
     def resident(self) -> tuple[Any, ...]:
-        """Nothing."""
+        """Returns an empty tuple, because nothing stays on the devices."""
         return ()
 
     def batch(
         self, row: Sequence[tf.Tensor], resident: Sequence[tf.Tensor], replica: tf.Tensor | int
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Slices the replica's share of the worker's images."""
+        """Slices the replica's share from the images of the worker."""
         del resident
         share = self._batch_size // self._replicas
         start = (replica % self._local_replicas) * share
@@ -175,7 +178,7 @@ class StreamedFeed:
 def build_feed(
     data: ImageSet, batch_size: int, order: Order, strategy: Any, *, resident_limit_bytes: int
 ) -> Feed:
-    """A resident feed for sets that fit the limit and lie in memory, else a streamed one."""
+    """Builds a resident feed if the set is in memory and within the limit, else a streamed one."""
     mapped = isinstance(data.images, np.memmap)
     if mapped or data.images.nbytes > resident_limit_bytes:
         return StreamedFeed(data, batch_size, order, strategy)

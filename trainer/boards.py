@@ -1,7 +1,7 @@
-"""TensorBoard: scalars of training and validation, and pictures of what the model has learned.
+"""Writes scalars of training and validation, and pictures of the model, to TensorBoard.
 
-Called by `loop.py` on the chief. Pictures: reconstructions, samples of the prior, the latent map;
-a few small ones go to files, for the run report (`strip.py`).
+`loop.py` calls it on the chief. The pictures are reconstructions, samples of the prior and the
+latent map; a few small ones go to files for the run report (`strip.py`).
 """
 
 import io
@@ -20,19 +20,19 @@ from trainer.strip import Strip
 _SHOWN = 16
 _MAP_IMAGES = 1000
 _PICTURE_SECS = 60.0
-"""Between pictures on TensorBoard."""
+"""Minimum time between pictures on TensorBoard, in seconds."""
 _MAP_BATCH = 64
 
 
 class Boards:
-    """Writes a run's events.
+    """Writes the events of a run.
 
     Args:
-        workdir: events go to `tensorboard` in it.
+        workdir: folder whose `tensorboard` subfolder receives the events.
         data: images to show, of the validation split if there is one.
-        seed: of the prior's samples.
-        total_steps: steps planned.
-        events: write TensorBoard's events; the strip is written anyway.
+        seed: seed of the samples from the prior.
+        total_steps: planned number of steps.
+        events: whether to write TensorBoard events; the strip is always written.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Boards:
         self._seed = seed
 
     def scalars(self, step: int, group: str, values: dict[str, float]) -> None:
-        """Writes numbers under `group/`."""
+        """Writes scalars under `group/`."""
         if self._writer is None:
             return
         with self._writer.as_default(step=step):
@@ -58,7 +58,7 @@ class Boards:
                 tf.summary.scalar(f"{group}/{name}", value)
 
     def pictures(self, step: int, model: VaeClassifier) -> None:
-        """Writes the pictures of the model's present state that are due."""
+        """Writes the pictures of the model's current state that are due."""
         self._strip.take(step, model)
         waited = time.monotonic() - self._pictured_at
         if self._writer is None or (step < self._total_steps and waited < _PICTURE_SECS):
@@ -72,12 +72,12 @@ class Boards:
         self._pictured_at = time.monotonic()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the event file."""
         if self._writer is not None:
             self._writer.close()
 
     def _reconstructions(self, model: VaeClassifier) -> np.ndarray:
-        """Images in the upper row, their reconstructions in the lower."""
+        """Draws images in the upper row and their reconstructions in the lower one."""
         pixels = self._shown.astype(np.float32) / 255.0
         rebuilt = model.analyse(pixels)["reconstruction"].numpy()
         return np.concatenate(
@@ -90,9 +90,9 @@ class Boards:
         return model.decode_latent(latent, labels).numpy()
 
     def _latent_map(self, model: VaeClassifier) -> np.ndarray:
-        """Posterior means in the plane (of their two principal components if d > 2)."""
+        """Plots posterior means in the plane, of their two principal components if d > 2."""
         pixels = self._mapped.astype(np.float32) / 255.0
-        # In parts: a thousand large images at once would take gigabytes.
+        # In batches, because a thousand large images at once would take gigabytes.
         parts = np.array_split(pixels, math.ceil(len(pixels) / _MAP_BATCH))
         latent = np.concatenate([model.encode(part).mean.numpy() for part in parts])
         if latent.shape[1] > 2:
@@ -105,7 +105,7 @@ class Boards:
 
 
 def _grid(images: np.ndarray) -> np.ndarray:
-    """[n, h, w, c] as one image of about sqrt(n) columns."""
+    """Arranges images [n, h, w, c] as one image of about sqrt(n) columns."""
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     padding = rows * columns - len(images)
@@ -115,13 +115,13 @@ def _grid(images: np.ndarray) -> np.ndarray:
 
 
 def scatter(points: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """A scatter plot by class, uint8 [1, height, width, 3].
+    """Draws a scatter plot coloured by class, uint8 [1, height, width, 3].
 
     Args:
         points: float [n, 2].
-        labels: int [n], -1: none.
+        labels: int [n]; -1 marks a missing label.
     """
-    # Costly to import, and only wanted here.
+    # Slow to import, and used only here.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

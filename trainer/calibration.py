@@ -1,7 +1,7 @@
-"""Fits what the model says beside the label: temperature, outlier score, thresholds.
+"""Fits the model's quality scores: temperature, outlier score and thresholds.
 
-Called by `train.py` after training, on the calibration split, which neither training nor the gate
-sees. The results are weights of the model (`outliers.OutlierScore`), so the export carries them.
+`train.py` calls it after training, on the calibration split, which neither training nor the gate
+uses. The results are weights of the model (`outliers.OutlierScore`), so the export contains them.
 """
 
 import dataclasses
@@ -23,12 +23,12 @@ from trainer.synthetic_outliers import synthetic_outliers
 _LOG = logging.getLogger(__name__)
 
 _MOST_TRAINING_IMAGES = 10_000
-"""For class Gaussians and principal components; more change them little."""
+"""Training images used for class Gaussians and principal components; more change them little."""
 _MOST_SYNTHETIC = 2_000
-"""Good images that outliers are made from."""
+"""Maximum number of good images that synthetic outliers are made from."""
 _TOLERANCE = 0.05
-"""Mean AUROC that the combined score may lack. It is the choice made beforehand: a single term,
-however good on some outliers, fails badly on others; it has to be clearly better to replace it."""
+"""Mean AUROC by which a single term must exceed the combined score to replace it. The combined
+score is the default, because a single term that is good on some outliers fails badly on others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Temperature:
     """The result of fitting the temperature.
 
     Attributes:
-        value: what the model uses; 1 where the fitted one was not kept.
-        fitted: the best on the calibration split.
-        kept: whether the likelihood gained more than its standard error.
-        gain: mean fall of -log p(y|x), nats.
-        standard_error: of that mean.
+        value: the temperature that the model uses; 1 if the fitted one was not kept.
+        fitted: the best temperature on the calibration split.
+        kept: whether the gain exceeded its standard error.
+        gain: mean decrease of -log p(y|x), nats.
+        standard_error: standard error of the gain, nats.
     """
 
     value: float
@@ -51,7 +51,9 @@ class Temperature:
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
-    """The temperature of least -log p(y|x) (Guo et al. 2017), kept only if it surely helps.
+    """Fits the temperature that minimises -log p(y|x) (Guo et al. 2017).
+
+    It is kept only if the gain exceeds its standard error.
 
     Args:
         logits: float [n, K].
@@ -74,26 +76,27 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
 def auroc(good: np.ndarray, bad: np.ndarray) -> float:
     """Returns the probability that a bad image scores above a good one; ties count half.
 
-    That is the Mann-Whitney statistic over the number of pairs. `sklearn.metrics.roc_auc_score`
-    gives the same number but refuses infinite scores, which outliers may have.
+    This is the Mann-Whitney statistic divided by the number of pairs.
+    `sklearn.metrics.roc_auc_score` gives the same number but rejects infinite scores, which
+    outliers may have.
     """
     wins = stats.mannwhitneyu(bad, good, method="asymptotic").statistic
     return float(wins / (len(good) * len(bad)))
 
 
 def conformal_threshold(scores: np.ndarray, rate: float) -> tuple[float, tuple[float, float]]:
-    """The score that a share `rate` of fresh good images exceeds, at most, in the mean.
+    """Computes the score that at most a share `rate` of new good images exceeds on average.
 
-    The k-th smallest of n scores, k = ceil((n + 1)(1 - rate)); the rate of fresh images above it
-    is Beta(n + 1 - k, k)-distributed over calibration splits (Vovk 2012).
+    It is the k-th smallest of n scores, k = ceil((n + 1)(1 - rate)). Over calibration splits, the
+    rate of new images above it has a Beta(n + 1 - k, k) distribution (Vovk 2012).
 
     Args:
-        scores: [n], of good images.
+        scores: float [n], scores of good images.
         rate: the false-positive rate.
 
     Returns:
-        The threshold (infinite if n is too small for the rate), and the central 95 % interval of
-        the rate.
+        The threshold, infinite if n is too small for the rate, and the central 95 % interval of the
+        rate.
     """
     count = len(scores)
     place = int(np.ceil((count + 1) * (1.0 - rate)))
@@ -117,14 +120,14 @@ def calibrate(
 
     Args:
         model: a trained model.
-        train: the train split: neighbours and class Gaussians come from it.
+        train: the train split, source of the neighbours and class Gaussians.
         calibration: images that training has not seen.
-        config: rates and the score.
-        seed: of the choice of images and of the synthetic outliers.
-        batch_size: images per call.
+        config: options of the rates and the score.
+        seed: seed of the choice of images and of the synthetic outliers.
+        batch_size: number of images per call.
 
     Returns:
-        What was fitted and measured, as plain values.
+        The fitted and measured values, as plain values.
     """
     known = _subset(train, _MOST_TRAINING_IMAGES, seed)
     encode = Forward(
@@ -179,11 +182,11 @@ def _fit_temperature(
 def _fit_references(
     model: VaeClassifier, known: dict[str, np.ndarray], labels: np.ndarray, seed: int
 ) -> None:
-    """Neighbour bank, principal components and class Gaussians from training images."""
+    """Fits neighbour bank, principal components and class Gaussians to training images."""
     scores = model.scores
     features = known["features"].astype(np.float64)
     directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    # Uncentred: the products of directions are what the neighbours are looked for by.
+    # Uncentred, because the neighbour search compares products of directions.
     _, components = np.linalg.eigh(directions.T @ directions)
     projection = components[:, ::-1][:, : scores.components]
     order = np.random.default_rng([seed, 2]).permutation(len(directions))[: scores.bank_size]
@@ -203,7 +206,7 @@ def _fit_references(
     )
     centred = latent - means[classes]
     covariance = centred.T @ centred / len(latent)
-    # A dimension that the posterior does not use has hardly any variance in mu.
+    # Unused latent dimensions have hardly any variance in mu.
     covariance += np.eye(len(covariance)) * max(1e-3 * np.trace(covariance) / len(covariance), 1e-6)
     whitening = np.linalg.inv(np.linalg.cholesky(covariance)).T
     scores.whitening.assign(whitening)
@@ -234,7 +237,7 @@ def _choose_score(
     config: CalibrationConfig,
     seed: int,
 ) -> dict[str, Any]:
-    """Measures every candidate on synthetic outliers and sets the model's score."""
+    """Measures every candidate score on synthetic outliers and sets the model's score."""
     candidates = list(good)
     if set(outliers.COMBINED_TERMS) <= set(good):
         candidates.append(outliers.COMBINED)
@@ -281,5 +284,5 @@ def _fit_thresholds(
 
 
 def _finite(value: float) -> float | None:
-    """None for infinity, which JSON does not have: too few images for the rate, none is caught."""
+    """Returns None for infinity, which JSON lacks; then no image is above the threshold."""
     return value if np.isfinite(value) else None

@@ -1,6 +1,6 @@
-"""What a training says while it runs: progress events, history.json, TensorBoard.
+"""Reports a training run: progress events, running means, history.json and timing.
 
-Called by `train.py`, on the chief only.
+`loop.py` uses it.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TrainingProgress:
-    """Where a training is.
+    """The progress of a training run.
 
     Attributes:
-        step: steps done.
-        total_steps: steps planned.
-        epoch: passes over the train split done.
-        images_per_sec: images of the train split per second, over the last call.
-        eta_secs: estimated time to the end.
-        parts: the last step's losses by name.
-        validation: measures of the validation split, where it was just evaluated.
+        step: number of completed steps.
+        total_steps: planned number of steps.
+        epoch: completed passes over the train split.
+        images_per_sec: images of the train split per second over the last call.
+        eta_secs: estimated remaining time.
+        parts: losses of the last step by name.
+        validation: measures of the validation split if it was just evaluated, else None.
     """
 
     step: int
@@ -42,7 +42,7 @@ class TrainingProgress:
     validation: dict[str, float] | None = None
 
     def line(self) -> str:
-        """One line for a person."""
+        """Formats the progress as one line for users."""
         parts = self.parts
         losses = f"loss {parts['loss']:.4f}  elbo {parts['elbo']:.1f} (kl {parts['kl']:.1f})"
         if parts.get("cross_entropy"):
@@ -60,12 +60,12 @@ ProgressFn = Callable[[TrainingProgress], None]
 
 
 def log_progress(event: TrainingProgress) -> None:
-    """The default: a line in the log."""
+    """Logs one line; the default progress function."""
     _LOG.info("%s", event.line())
 
 
 class Means:
-    """Running means of the steps' parts between two evaluations; part of the checkpoint."""
+    """Running means of loss parts between two evaluations; checkpoints include them."""
 
     def __init__(self, names: tuple[str, ...], state: dict[str, Any] | None = None) -> None:
         self._names = names
@@ -73,34 +73,34 @@ class Means:
         self._count = state["count"] if state else 0
 
     def add(self, values: np.ndarray) -> None:
-        """Adds steps, float32 [steps, names]."""
-        # One by one: the sum must not depend on how many steps a call had.
+        """Adds the values of steps, float32 [steps, names]."""
+        # One row at a time, so that the sum does not depend on the number of steps per call.
         for row in values.astype(np.float64):
             self._sums = self._sums + row
         self._count += len(values)
 
     def take(self) -> dict[str, float]:
-        """The means by name; starts anew."""
+        """Returns the means by name and resets them."""
         means = self._sums / max(self._count, 1)
         self._sums, self._count = np.zeros(len(self._names)), 0
         return {name: float(value) for name, value in zip(self._names, means, strict=True)}
 
     def state(self) -> dict[str, Any]:
-        """Plain values for the checkpoint."""
+        """Returns the state as plain values for the checkpoint."""
         return {"sums": self._sums.tolist(), "count": self._count}
 
 
 def write_history(workdir: str, history: list[dict[str, Any]]) -> None:
-    """Writes `history.json`: one record per evaluation."""
+    """Writes `history.json` with one record per evaluation."""
     path = os.path.join(workdir, "history.json")
     write_atomic(path, json.dumps(history, indent=1).encode())
 
 
 class Clock:
-    """Speed and remaining time; the first call, which traces and compiles, does not count.
+    """Measures speed; the first call, which traces and compiles, does not count.
 
     Args:
-        now: seconds, monotonic; injectable for tests.
+        now: returns monotonic time in seconds; injectable for tests.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -111,7 +111,7 @@ class Clock:
         self._warm = False
 
     def tick(self, steps: int) -> float:
-        """Takes the time of a call of `steps` steps; returns seconds per step."""
+        """Records the time of a call with `steps` steps and returns seconds per step."""
         now = self._now()
         taken = (now - self._last) / steps
         self._last = now
@@ -121,9 +121,9 @@ class Clock:
         return taken
 
     def skip(self) -> None:
-        """Leaves out the time since the last tick: an evaluation or a checkpoint."""
+        """Excludes the time since the last tick, spent on an evaluation or a checkpoint."""
         self._last = self._now()
 
     def elapsed(self) -> float:
-        """Seconds since the start."""
+        """Returns the seconds since the start."""
         return self._now() - self._started

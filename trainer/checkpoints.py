@@ -1,9 +1,9 @@
-"""Checkpoints: atomic, checked by digest, and enough to resume exactly.
+"""Saves and restores checkpoints that are atomic, verified by digest and resume a run exactly.
 
-A checkpoint is two files: `step-N.npz` with the arrays, and `step-N.json`, written after it, with
-the step, the digest of the arrays and the caller's notes. A step without a whole pair is passed
-over. Data order and noise are functions of the step, so there is nothing else to store. Paths may
-be remote (gs://). Called by `train.py`.
+A checkpoint consists of two files: `step-N.npz` with the arrays, and `step-N.json`, written after
+it, with the step, the digest of the arrays and the caller's notes. A step without a complete pair
+is skipped. Data order and noise are functions of the step, so nothing else needs to be stored.
+Paths may be remote (gs://). `loop.py` uses it.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ import numpy as np
 import tensorflow as tf
 
 CHECKPOINTS: Final = "checkpoints"
-"""Folder of the checkpoints in a training's folder."""
+"""Name of the folder of checkpoints in a training's working directory."""
 
 _LOG = logging.getLogger(__name__)
 _MANIFEST = re.compile(r"step-(\d{9})\.json")
 
 
 def write_atomic(path: str, content: bytes) -> None:
-    """Writes a file so that a reader sees all of it or none."""
+    """Writes a file atomically: a reader sees all of it or none."""
     temporary = f"{path}.{os.getpid()}.tmp"
     with tf.io.gfile.GFile(temporary, "wb") as file:
         file.write(content)
@@ -34,26 +34,26 @@ def write_atomic(path: str, content: bytes) -> None:
 
 
 def pack_arrays(arrays: Sequence[np.ndarray]) -> bytes:
-    """Arrays as the bytes of an .npz file, uncompressed."""
+    """Packs arrays into the bytes of an uncompressed .npz file."""
     buffer = io.BytesIO()
     np.savez(buffer, **{f"a{i:05d}": array for i, array in enumerate(arrays)})
     return buffer.getvalue()
 
 
 def unpack_arrays(content: bytes) -> list[np.ndarray]:
-    """The arrays of `pack`."""
+    """Unpacks the result of `pack_arrays`."""
     with np.load(io.BytesIO(content), allow_pickle=False) as stored:
         return [stored[name] for name in sorted(stored.files)]
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """Manages the checkpoints of one run.
 
     Args:
-        directory: where they are; created when the first is saved.
-        identity: digest of what the run depends on (configuration, data); a checkpoint of
-            another run is an error, not a start.
-        keep: how many are kept.
+        directory: folder of the checkpoints; created when the first one is saved.
+        identity: digest of what the run depends on (configuration, data); resuming from a
+            checkpoint of another run is an error.
+        keep: number of checkpoints to keep.
     """
 
     def __init__(self, directory: str, *, identity: str, keep: int) -> None:
@@ -62,12 +62,12 @@ class Checkpoints:
         self._keep = keep
 
     def save(self, step: int, arrays: Sequence[np.ndarray], notes: dict[str, Any]) -> None:
-        """Saves a checkpoint and removes old ones.
+        """Saves a checkpoint and deletes old ones.
 
         Args:
-            step: steps done.
-            arrays: variables, in an order that `restore`'s caller knows.
-            notes: plain values that the run needs to go on.
+            step: number of completed steps.
+            arrays: variables, in an order that the caller of `restore` knows.
+            notes: plain values that the run needs to resume.
         """
         tf.io.gfile.makedirs(self._directory)
         content = pack_arrays(arrays)
@@ -83,7 +83,10 @@ class Checkpoints:
         self._remove_old()
 
     def restore(self) -> tuple[int, list[np.ndarray], dict[str, Any]] | None:
-        """The newest whole checkpoint: steps done, arrays and notes; None if there is none.
+        """Restores the newest complete checkpoint.
+
+        Returns:
+            The number of completed steps, the arrays and the notes; None if there is no checkpoint.
 
         Raises:
             ValueError: the checkpoints belong to another run.
@@ -105,14 +108,14 @@ class Checkpoints:
         return None
 
     def save_best(self, arrays: Sequence[np.ndarray]) -> None:
-        """Keeps these weights as the best so far."""
+        """Saves the best weights so far."""
         tf.io.gfile.makedirs(self._directory)
         content = pack_arrays(arrays)
         digest = hashlib.sha256(content).hexdigest().encode()
         write_atomic(self._path("best.npz"), content + digest)
 
     def restore_best(self) -> list[np.ndarray] | None:
-        """The weights of `save_best`; None if there are none or the file is damaged."""
+        """Restores the weights of `save_best`; None if there are none or the file is damaged."""
         path = self._path("best.npz")
         if not tf.io.gfile.exists(path):
             return None

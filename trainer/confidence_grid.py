@@ -1,7 +1,7 @@
-"""The expected calibration error, over bins of equal mass; the only definition in the project.
+"""Computes the expected calibration error over bins of equal mass; the project's only definition.
 
 The trainer's calibration, the run report and the benchmarks call `expected_calibration_error` on
-all answers at once. TFMA's metric fills a `ConfidenceGrid` for each slice and merges them.
+all predictions at once. TFMA's metric fills one `ConfidenceGrid` per slice and merges them.
 """
 
 import math
@@ -12,34 +12,35 @@ import numpy as np
 BINS: Final = 15
 
 _CELLS_PER_UNIT: Final = 256
-"""Of log-odds. Confidences crowd near 1, where equal steps of probability would tell none apart."""
+"""Cells per unit of log-odds. Confidences crowd near 1, where equal steps of probability would not
+separate them."""
 _MOST_LOG_ODDS: Final = 18.0
-"""float32 knows no probability between 1 and this."""
+"""Largest log-odds of a cell; float32 has no probability between this and 1."""
 
 
 class ConfidenceGrid:
-    """Counts of images by their confidence, with sums, in cells of 1/256 of log-odds.
+    """Counts images by confidence, with sums, in cells of 1/256 of log-odds.
 
-    At most 9,217 cells are ever filled, whatever the number of images. Within a cell confidences
-    differ by less than 0.1 %, and their sums are kept as they are, so the cells matter only where
-    a bin ends inside one.
+    At most 9,217 cells are filled, whatever the number of images. Within a cell, confidences
+    differ by less than 0.1 %, and their sums are exact, so the cells matter only if a bin ends
+    inside one.
     """
 
     def __init__(self) -> None:
-        # Cell to [images, sum of confidences, hits]; sparse, because most slices are small.
+        # Maps a cell to [images, sum of confidences, hits]; sparse, because most slices are small.
         self._cells: dict[int, list[float]] = {}
 
     def add(self, confidence: float, right: bool) -> None:
-        """Adds one image: the probability of its label, and whether that is the right one."""
+        """Adds one image by the probability of its predicted label and whether that is correct."""
         self._add(_cell(confidence), 1.0, float(confidence), float(right))
 
     def add_all(self, confidences: np.ndarray, right: np.ndarray) -> None:
-        """Adds images: two arrays [n]."""
+        """Adds n images, given as two arrays [n]."""
         for confidence, hit in zip(confidences.tolist(), right.tolist(), strict=True):
             self.add(confidence, bool(hit))
 
     def merge(self, other: "ConfidenceGrid") -> None:
-        """Adds what another grid holds."""
+        """Adds the counts and sums of another grid."""
         for cell, (images, confidence, hits) in other._cells.items():
             self._add(cell, images, confidence, hits)
 
@@ -50,14 +51,15 @@ class ConfidenceGrid:
         sums[2] += hits
 
     def calibration_error(self, bins: int = BINS) -> float:
-        """Expected calibration error over bins of equal mass.
+        """Computes the expected calibration error over bins of equal mass.
 
-        The sum over bins of |hits - sum of confidences| / n, where each bin has n / bins images
-        in order of confidence (Nguyen & O'Connor 2015; Nixon et al. 2019, "adaptive"). A cell
-        on a border counts to both bins by shares, so images of equal confidence have no order.
+        It is the sum over bins of |hits - sum of confidences| / n, where each bin has n / bins
+        images in order of confidence (Nguyen & O'Connor 2015; Nixon et al. 2019, "adaptive"). A
+        cell on a border is divided between both bins, so the order of images of equal confidence
+        does not matter.
 
         Args:
-            bins: How many.
+            bins: Number of bins.
 
         Returns:
             The error, in [0, 1]; NaN without images.
@@ -68,7 +70,7 @@ class ConfidenceGrid:
         ends = np.concatenate([np.zeros([1, 3]), np.cumsum(sums, axis=0)])
         total = ends[-1, 0]
         borders = np.linspace(0.0, total, bins + 1)
-        # Sums up to each border: linear within a cell, which is the split by shares.
+        # Cumulative sums at each border. Linear interpolation divides a cell between two bins.
         confidence = np.interp(borders, ends[:, 0], ends[:, 1])
         hits = np.interp(borders, ends[:, 0], ends[:, 2])
         return float(np.abs(np.diff(hits) - np.diff(confidence)).sum() / total)
@@ -77,12 +79,12 @@ class ConfidenceGrid:
 def expected_calibration_error(
     probabilities: np.ndarray, labels: np.ndarray, *, bins: int = BINS
 ) -> float:
-    """Returns the calibration error of answers, as `ConfidenceGrid.calibration_error` defines it.
+    """Returns the calibration error that `ConfidenceGrid.calibration_error` defines.
 
     Args:
         probabilities: float [n, K].
         labels: int [n], 0 to K - 1.
-        bins: how many.
+        bins: number of bins.
     """
     grid = ConfidenceGrid()
     grid.add_all(probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels)

@@ -1,7 +1,7 @@
-"""The options of the model and of its training, validated once.
+"""Defines and validates the options of the model and of its training.
 
-`pipeline/config.py` composes these sections into the whole tree; everything else in this package
-takes them as they are. Importing this module is cheap: no TensorFlow.
+`pipeline/config.py` composes these sections into the whole tree; the rest of this package relies
+on their validation. Importing this module is cheap, because it does not import TensorFlow.
 """
 
 from typing import Literal
@@ -192,10 +192,10 @@ class TrainerConfig(Section):
 
 
 def check_consistent(image: ImageConfig, model: ModelConfig, trainer: TrainerConfig) -> None:
-    """Refuses combinations across sections that can't work.
+    """Rejects combinations of options across sections that cannot work.
 
     Raises:
-        ValueError: one line that names the key.
+        ValueError: a combination cannot work; the message is one line that names the key.
     """
     if trainer.tuner.enabled:
         check_space(trainer.tuner, model, trainer)

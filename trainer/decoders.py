@@ -1,4 +1,4 @@
-"""Decoders: latent vectors to the raw output of the observation model. Built by `model.py`."""
+"""Defines the decoders, which map latent vectors to the parameters of the observation model."""
 
 from typing import Any
 
@@ -10,21 +10,21 @@ from trainer.encoders import ConvUnit, grid_channels, grid_sides
 
 
 def _small() -> keras.initializers.Initializer:
-    # An untrained decoder says grey: a narrow density far from the image would start the loss in
-    # the millions.
+    # An untrained decoder predicts grey. With a narrow density far from the image, the loss would
+    # start in the millions.
     return keras.initializers.RandomNormal(stddev=0.01)
 
 
 @keras.saving.register_keras_serializable("vaeline")
 class MlpDecoder(keras.layers.Layer):
-    """Dense ReLU layers, then one dense layer to all pixels.
+    """Decodes with dense ReLU layers, then one dense layer to all pixels.
 
     Args:
         image_shape: (height, width, channels) of the output.
         hidden: widths of the layers.
 
     Call arguments:
-        inputs: float [batch, size]: z, with h or the class beside it.
+        inputs: float [batch, size]: z, concatenated with h or the class if conditioned on it.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class MlpDecoder(keras.layers.Layer):
             size = layer.units
 
     def call(self, inputs: tf.Tensor, *, training: bool = False) -> tf.Tensor:
-        """Raw output, float32 [batch, height, width, channels]."""
+        """Computes the raw output, float32 [batch, height, width, channels]."""
         del training  # Nothing here differs between training and evaluation.
         values = inputs
         for layer in self.layers:
@@ -60,7 +60,7 @@ class MlpDecoder(keras.layers.Layer):
         return tf.reshape(raw, [-1, *self.image_shape])
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "image_shape": self.image_shape,
@@ -70,19 +70,19 @@ class MlpDecoder(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("vaeline")
 class ConvDecoder(keras.layers.Layer):
-    """A dense layer to a small grid, residual blocks on doubling grids, then depth-to-space.
+    """Decodes by a dense layer to a small grid, then residual blocks on successively doubled grids.
 
-    The mirror of `ConvEncoder`; upsampling is a convolution and depth-to-space, which leaves no
-    checkerboard of unevenly covered pixels.
+    It mirrors `ConvEncoder`. Upsampling is a convolution and depth-to-space, which avoids the
+    checkerboard artefacts of transposed convolutions.
 
     Args:
         image_shape: (height, width, channels) of the output.
         width: channels on the grid of half resolution.
-        blocks: residual blocks per grid.
+        blocks: number of residual blocks per grid.
 
     Call arguments:
-        inputs: float [batch, size]: z, with h or the class beside it.
-        training: batch statistics in the normalisation.
+        inputs: float [batch, size]: z, concatenated with h or the class if conditioned on it.
+        training: has no effect, because the decoder has no normalisation.
     """
 
     def __init__(
@@ -121,12 +121,12 @@ class ConvDecoder(keras.layers.Layer):
         self.outputs.build((None, None, None, self.channels[-1]))
 
     def _unit(self, channels: int, *, residual: bool = False) -> ConvUnit:
-        # No normalisation: where classes are summed out, a batch holds every image once per
-        # class, and its statistics are not those that evaluation meets.
+        # No normalisation: when classes are summed out, a batch holds every image once per class,
+        # and its statistics differ from those at evaluation.
         return ConvUnit(channels, residual=residual, normalise=False, dtype=self.dtype_policy)
 
     def call(self, inputs: tf.Tensor, *, training: bool = False) -> tf.Tensor:
-        """Raw output, float32 [batch, height, width, channels]."""
+        """Computes the raw output, float32 [batch, height, width, channels]."""
         del training  # Nothing here differs between training and evaluation.
         rows, columns = self.sides[0]
         values = tf.reshape(self.dense(inputs), [-1, rows, columns, self.channels[0]])
@@ -141,7 +141,7 @@ class ConvDecoder(keras.layers.Layer):
         return tf.cast(raw[:, :height, :width, :], tf.float32)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "image_shape": self.image_shape,
@@ -153,12 +153,12 @@ class ConvDecoder(keras.layers.Layer):
 def build_decoder(
     config: ModelConfig, image_shape: tuple[int, int, int], parameters: int, dtype: str
 ) -> keras.layers.Layer:
-    """The decoder that the configuration names.
+    """Builds the configured decoder.
 
     Args:
         config: the model's options.
         image_shape: (height, width, channels) of the images.
-        parameters: raw values per pixel value that the observation model needs.
+        parameters: number of raw values per pixel value that the observation model needs.
         dtype: Keras dtype policy of the decoder's arithmetic.
     """
     height, width, channels = image_shape

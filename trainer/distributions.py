@@ -1,7 +1,7 @@
-"""Densities, KL divergence and entropy of the model's distributions, as pure functions.
+"""Computes densities, KL divergence and entropy of the model's distributions as pure functions.
 
-Called by `losses.py`, `observations.py` and the evaluation. Everything is float32 and elementwise:
-the caller sums over the dimensions that belong to one image. Results are in nats.
+`losses.py`, `observations.py` and the evaluation call them. Everything is float32 and elementwise:
+the caller sums over the dimensions of one image. Results are in nats.
 """
 
 import math
@@ -10,35 +10,39 @@ import tensorflow as tf
 
 _LOG_2_PI = math.log(2.0 * math.pi)
 _LEVELS = 256
-"""8-bit images: pixel values are k / 255."""
+"""Number of levels of 8-bit images, whose pixel values are k / 255."""
 
 
 def normal_log_density(value: tf.Tensor, mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
-    """Log density of N(mean, exp(log_variance)) at `value`, elementwise."""
+    """Computes the log density of N(mean, exp(log_variance)) at `value`, elementwise."""
     return -0.5 * (_LOG_2_PI + log_variance + tf.square(value - mean) * tf.exp(-log_variance))
 
 
 def normal_kl(mean: tf.Tensor, log_variance: tf.Tensor) -> tf.Tensor:
-    """KL(N(mean, exp(log_variance)) || N(0, 1)), elementwise (Kingma & Welling 2014, app. B)."""
+    """Computes KL(N(mean, exp(log_variance)) || N(0, 1)) elementwise.
+
+    See Kingma & Welling 2014, app. B.
+    """
     return 0.5 * (tf.square(mean) + tf.exp(log_variance) - 1.0 - log_variance)
 
 
 def normal_entropy(log_variance: tf.Tensor) -> tf.Tensor:
-    """Differential entropy of a normal distribution, elementwise."""
+    """Computes the differential entropy of a normal distribution, elementwise."""
     return 0.5 * (_LOG_2_PI + 1.0 + log_variance)
 
 
 def bernoulli_log_probability(value: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Log-probability value * log p + (1 - value) * log (1 - p) for p = sigmoid(logits).
+    """Computes value * log p + (1 - value) * log (1 - p) for p = sigmoid(logits).
 
-    For a grey `value` in [0, 1] this is the expected log-probability over pixels drawn black or
-    white with that probability, hence a lower bound of the log-probability of binarised images.
+    For a grey `value` in [0, 1], this is the expected log-probability of a pixel that is white with
+    that probability and black otherwise, hence a lower bound on the log-probability of binarised
+    images.
     """
     return value * logits - tf.nn.softplus(logits)
 
 
 def bernoulli_entropy(probability: tf.Tensor) -> tf.Tensor:
-    """Entropy of a black-or-white pixel, elementwise; 0 at probabilities 0 and 1."""
+    """Computes the entropy of a binary pixel, elementwise; 0 at probabilities 0 and 1."""
     inverse = 1.0 - probability
     return -(tf.math.xlogy(probability, probability) + tf.math.xlogy(inverse, inverse))
 
@@ -46,11 +50,11 @@ def bernoulli_entropy(probability: tf.Tensor) -> tf.Tensor:
 def discretized_logistic_log_probability(
     value: tf.Tensor, mean: tf.Tensor, log_scale: tf.Tensor
 ) -> tf.Tensor:
-    """Log-probability of the 8-bit level `value`, elementwise (Salimans et al. 2017, eq. 2).
+    """Computes the log-probability of the 8-bit level `value` (Salimans et al. 2017, eq. 2).
 
-    The logistic distribution's mass between the neighbouring half levels; the first and the last
-    level take the tails. With a > b the bin's ends in units of the scale, the mass is
-    sigmoid(a) * sigmoid(-b) * (1 - exp(b - a)), which loses no digits in the tails.
+    It is the mass of the logistic distribution between the neighbouring half levels, elementwise;
+    the first and the last level include the tails. For bin edges a > b in units of the scale, the
+    mass is sigmoid(a) * sigmoid(-b) * (1 - exp(b - a)), a form without cancellation in the tails.
 
     Args:
         value: float32, on the grid k / 255.
@@ -63,7 +67,7 @@ def discretized_logistic_log_probability(
     lower = (value - mean - half_level) * inverse_scale
     log_below_upper = tf.math.log_sigmoid(upper)
     log_above_lower = tf.math.log_sigmoid(-lower)
-    # A bin far narrower than the scale: 1 - exp(-width) must not round to 0.
+    # In a bin far narrower than the scale, 1 - exp(-width) must not round to 0.
     log_width = tf.math.log(-tf.math.expm1(-2.0 * half_level * inverse_scale))
     inside = log_below_upper + log_above_lower + log_width
     return tf.where(

@@ -1,6 +1,6 @@
-"""Encoder bodies: images to features. Built by `model.py` from the configuration.
+"""Defines the encoder bodies, which map images to features; `model.py` builds the configured one.
 
-A body gives two things: `trunk`, which the posterior head reads, and `features` (h), which the
+A body returns two tensors: `trunk`, which the posterior head reads, and `features` (h), which the
 classifier, the neighbour search and the `hidden` decoder read. For `mlp` they are the same.
 """
 
@@ -14,17 +14,17 @@ from trainer.config import ModelConfig
 from trainer.normalization import FusedBatchNorm
 
 _LEAST_SIDE = 4
-"""The convolutional trunk ends at a grid of at most this many places a side."""
+"""Largest side of the grid at which the convolutional trunk ends, in cells."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """What the encoder says of a batch, all float32.
+    """The encoder's output for a batch, all float32.
 
     Attributes:
-        mean: [batch, d], mu.
-        log_variance: [batch, d], clipped.
-        features: [batch, m], h.
+        mean: [batch, d], the posterior mean mu.
+        log_variance: [batch, d], the posterior log variance, clipped.
+        features: [batch, m], the features h.
     """
 
     mean: tf.Tensor
@@ -32,14 +32,14 @@ class Encoded:
     features: tf.Tensor
 
     def latent(self, noise: tf.Tensor) -> tf.Tensor:
-        """Mu + sigma * noise; `noise` is [..., batch or 1, d]."""
+        """Samples z = mu + sigma * noise; `noise` is [..., batch or 1, d]."""
         return self.mean + tf.exp(0.5 * self.log_variance) * noise
 
 
 def grid_sides(height: int, width: int) -> list[tuple[int, int]]:
-    """Grid sizes of the convolutional bodies, from half resolution down to about 4x4.
+    """Returns the grid sizes of the convolutional bodies, from half resolution to about 4x4.
 
-    Every grid has half the sides of the one before, rounded up.
+    The sides of every grid are half those of the previous one, rounded up.
     """
     sides = [(-(-height // 2), -(-width // 2))]
     while max(sides[-1]) > _LEAST_SIDE:
@@ -49,12 +49,12 @@ def grid_sides(height: int, width: int) -> list[tuple[int, int]]:
 
 
 def grid_channels(width: int, levels: int) -> list[int]:
-    """Channels on each grid: doubling from `width`, at most eight times it."""
+    """Returns the channels of each grid, which double from `width` up to eight times `width`."""
     return [width * min(2 ** min(level, 3), 8) for level in range(levels)]
 
 
 def pad_to(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
-    """Pads [batch, h, w, c] below and right with zeros to the given sides."""
+    """Pads images [batch, h, w, c] with zeros at the bottom and the right to the given size."""
     rows, columns = height - images.shape[1], width - images.shape[2]
     if rows == 0 and columns == 0:
         return images
@@ -63,13 +63,13 @@ def pad_to(images: tf.Tensor, height: int, width: int) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable("vaeline")
 class ConvUnit(keras.layers.Layer):
-    """3x3 convolution, normalisation, ReLU; with a skip path where the shape allows it.
+    """Applies a 3x3 convolution, batch normalisation and ReLU, optionally with a skip connection.
 
     Args:
-        channels: output channels.
+        channels: number of output channels.
         strides: 1 or 2.
-        residual: add the input to the output; needs equal shapes.
-        normalise: by the batch; else a bias takes its place.
+        residual: whether to add the input to the output, which needs equal shapes.
+        normalise: whether to apply batch normalisation; otherwise the convolution has a bias.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class ConvUnit(keras.layers.Layer):
             self.norm.build((None, None, None, self.channels))
 
     def call(self, inputs: tf.Tensor, *, training: bool = False) -> tf.Tensor:
-        """[batch, h, w, c] to [batch, h / strides, w / strides, channels]."""
+        """Maps [batch, h, w, c] to [batch, h / strides, w / strides, channels]."""
         outputs = self.convolution(inputs)
         if self.norm is not None:
             outputs = self.norm(outputs, training=training)
@@ -108,7 +108,7 @@ class ConvUnit(keras.layers.Layer):
         return inputs + outputs if self.residual else outputs
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "channels": self.channels,
@@ -120,10 +120,10 @@ class ConvUnit(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("vaeline")
 class MlpEncoder(keras.layers.Layer):
-    """Flattened images through dense ReLU layers.
+    """Encodes flattened images with dense ReLU layers.
 
     Args:
-        hidden: widths of the layers; the last is the size of h.
+        hidden: widths of the layers; the last one is the size of h.
 
     Call arguments:
         inputs: float [batch, height, width, channels], normalised pixels.
@@ -147,7 +147,7 @@ class MlpEncoder(keras.layers.Layer):
             size = layer.units
 
     def call(self, inputs: tf.Tensor, *, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """Trunk and features, the same tensor [batch, hidden[-1]]."""
+        """Returns trunk and features, which are the same tensor [batch, hidden[-1]]."""
         del training  # Nothing here differs between training and evaluation.
         size = inputs.shape[1] * inputs.shape[2] * inputs.shape[3]
         values = tf.reshape(inputs, [-1, size])
@@ -156,25 +156,25 @@ class MlpEncoder(keras.layers.Layer):
         return values, values
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Returns the constructor's arguments."""
         return {**super().get_config(), "hidden": self.hidden}
 
 
 @keras.saving.register_keras_serializable("vaeline")
 class ConvEncoder(keras.layers.Layer):
-    """Space-to-depth, then 3x3 convolutions with residual blocks on halving grids.
+    """Encodes images by space-to-depth, then 3x3 residual blocks on successively halved grids.
 
-    Convolving at full resolution with many channels would take most of the time on CPUs, so the
+    Convolutions with many channels at full resolution would dominate the time on CPUs, so the
     first grid has half the resolution and four times the channels.
 
     Args:
-        width: channels on the first grid; they double on each grid, at most eightfold.
-        blocks: residual blocks per grid.
+        width: channels on the first grid; they double on each grid, up to eightfold.
+        blocks: number of residual blocks per grid.
         feature_size: size of h.
 
     Call arguments:
         inputs: float [batch, height, width, channels], normalised pixels.
-        training: batch statistics in the normalisation.
+        training: whether to normalise by batch statistics.
     """
 
     def __init__(self, width: int, blocks: int, feature_size: int, **kwargs: Any) -> None:
@@ -184,7 +184,7 @@ class ConvEncoder(keras.layers.Layer):
         self.feature_size = feature_size
 
     def build(self, input_shape: tuple[int, ...]) -> None:
-        """Creates the layers for the image's size and their weights."""
+        """Creates the layers for the size of the image, and their weights."""
         sides = grid_sides(input_shape[1], input_shape[2])
         channels = grid_channels(self.width, len(sides))
         self.first_sides = (2 * sides[0][0], 2 * sides[0][1])
@@ -193,7 +193,7 @@ class ConvEncoder(keras.layers.Layer):
         for level, outputs in enumerate(channels):
             strides = 1 if level == 0 else 2
             self._add(ConvUnit(outputs, strides=strides, dtype=self.dtype_policy), previous)
-            # The last grid is small: a block there is cheap in time and dear in weights.
+            # The last grid is small: a block there would cost little time but many weights.
             for _ in range(self.blocks if level < len(channels) - 1 else 0):
                 self._add(ConvUnit(outputs, residual=True, dtype=self.dtype_policy), outputs)
             previous = outputs
@@ -212,7 +212,7 @@ class ConvEncoder(keras.layers.Layer):
         self.units.append(unit)
 
     def call(self, inputs: tf.Tensor, *, training: bool = False) -> tuple[tf.Tensor, tf.Tensor]:
-        """Trunk [batch, places * channels] and features [batch, feature_size]."""
+        """Returns the trunk [batch, cells * channels] and features [batch, feature_size]."""
         values = tf.nn.space_to_depth(pad_to(inputs, *self.first_sides), 2)
         values = tf.cast(values, self.compute_dtype)
         for unit in self.units:
@@ -221,7 +221,7 @@ class ConvEncoder(keras.layers.Layer):
         return trunk, self.norm(self.dense(trunk), training=training)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "width": self.width,
@@ -231,7 +231,7 @@ class ConvEncoder(keras.layers.Layer):
 
 
 def build_encoder(config: ModelConfig, dtype: str) -> keras.layers.Layer:
-    """The encoder body that the configuration names.
+    """Builds the configured encoder body.
 
     Args:
         config: the model's options.

@@ -1,7 +1,7 @@
-"""Measures of a model on a split: accuracy, cross-entropy, bounds.
+"""Measures a model on a split: accuracy, cross-entropy and bounds.
 
-Every image is seen exactly once; the last batch is padded, so nothing is traced anew. Called by
-`train.py`, `calibration.py` and the benchmarks.
+Every image is evaluated exactly once; the last batch is padded to avoid a retrace. `loop.py`,
+`calibration.py` and the benchmarks call it.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,12 +17,12 @@ from trainer.model import VaeClassifier
 
 
 class Forward:
-    """Runs a function of pixels over a whole split, in batches of one size.
+    """Applies a function of pixels to a whole split in batches of one size.
 
     Args:
-        function: float32 [batch, h, w, c] in [0, 1] to a dict of tensors [batch, ...].
+        function: maps float32 [batch, h, w, c] in [0, 1] to a dict of tensors [batch, ...].
         image_shape: (height, width, channels).
-        batch_size: images per call.
+        batch_size: number of images per call.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Forward:
         ).get_concrete_function()
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The function's results for uint8 images [n, h, w, c]."""
+        """Returns the function's results for images, uint8 [n, h, w, c]."""
         parts = []
         for start in range(0, max(len(images), 1), self._batch_size):
             part = np.ascontiguousarray(images[start : start + self._batch_size])
@@ -56,11 +56,11 @@ _MEASURED = ("logits", "elbo", "kl", "reconstruction_error")
 
 
 class Evaluator:
-    """Measures a model; traced once, used after every epoch.
+    """Measures a model repeatedly; the graph is traced once.
 
     Args:
-        model: the model; its weights at the time of the call count.
-        batch_size: images per call.
+        model: the model; each call uses its current weights.
+        batch_size: number of images per call.
     """
 
     def __init__(self, model: VaeClassifier, batch_size: int) -> None:
@@ -75,12 +75,12 @@ class Evaluator:
         self._forward = Forward(measured, model.image_shape, batch_size)
 
     def __call__(self, data: ImageSet, *, alpha: float = 1.0) -> dict[str, float]:
-        """Means over the split: accuracy, cross_entropy, elbo (nats), loss and others.
+        """Returns means over the split: accuracy, cross_entropy, elbo (nats), loss and others.
 
         `reconstruction_error` is the mean square over pixel values in [0, 1].
-        Labels count where they are present; a split without any has no accuracy. `alpha` weighs
-        the cross-entropy in `loss`, as in training. Decoders that see h have a
-        `conditional_bound` instead of an `elbo`.
+        Images without a label are left out of the label metrics; a split without labels has no
+        accuracy. `alpha` weights the cross-entropy in `loss`, as in training. Decoders
+        conditioned on h have a `conditional_bound` instead of an `elbo`.
         """
         results = self._forward(data.images)
         bound = "conditional_bound" if "conditional_bound" in results else "elbo"
@@ -104,12 +104,12 @@ class Evaluator:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns log probabilities, float64 [n, K], of logits of any precision."""
+    """Computes log probabilities, float64 [n, K], of logits of any precision."""
     return special.log_softmax(logits.astype(np.float64), axis=-1)
 
 
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean of -log p(y|x), nats."""
+    """Computes the mean of -log p(y|x), nats."""
     return float(-np.mean(log_softmax(logits)[np.arange(len(labels)), labels]))
 
 
@@ -123,22 +123,22 @@ def bound_of_images(
     batch_size: int = 64,
     samples_per_call: int = 50,
 ) -> np.ndarray:
-    """Importance-weighted bound of log p(x) (Burda et al. 2016) for each image.
+    """Computes the importance-weighted bound on log p(x) (Burda et al. 2016) of each image.
 
     Args:
-        model: a model whose decoder is a density of the image.
+        model: a model whose decoder defines a density of the image.
         images: uint8 [n, height, width, channels].
-        samples: k.
-        seed: of the samples of z and of the binarisation.
-        binarise: draw black or white pixels, as for published figures of binarised MNIST.
-        batch_size: images per call.
-        samples_per_call: samples of z per call; bounds the memory.
+        samples: number k of samples of z per image.
+        seed: seed of the samples of z and of the binarisation.
+        binarise: whether to draw black or white pixels, as in published results on MNIST.
+        batch_size: number of images per call.
+        samples_per_call: number of samples of z per call; bounds memory use.
 
     Returns:
         float64 [n], nats.
 
     Raises:
-        ValueError: the decoder sees the features.
+        ValueError: the decoder is conditioned on the features.
     """
     if model.config.conditioning == "hidden":
         raise ValueError("model.conditioning = hidden has no density, hence no bound")
@@ -164,9 +164,10 @@ def bound_of_images(
 def _log_weights(
     model: VaeClassifier, pixels: tf.Tensor, samples: tf.Tensor, key: tf.Tensor
 ) -> tf.Tensor:
-    """Log importance weights, float32 [samples, batch].
+    """Computes log importance weights, float32 [samples, batch].
 
-    Where the decoder sees the class, y is summed over: log of sum over y of p(x|z, y) p(y).
+    If the decoder is conditioned on the class, y is summed out: log of the sum over y of
+    p(x|z, y) p(y).
     """
     encoded = model.encode(pixels)
     batch, size = tf.shape(pixels)[0], model.config.latent_size

@@ -1,6 +1,6 @@
-"""Splits from a folder of Examples, without TFX: what `python -m trainer` reads.
+"""Loads splits from a folder of Examples without TFX, for `python -m trainer`.
 
-Understands both layouts: `Split-train/*`, as TFX's artifacts have it, and `train*.tfrecord*`.
+It reads two layouts: `Split-train/*`, as in TFX's artifacts, and `train*.tfrecord*`.
 """
 
 import os
@@ -15,7 +15,7 @@ from trainer.pixels import decode_batch
 
 
 def split_patterns(folder: str) -> dict[str, list[str]]:
-    """Globs of the Examples' files by split, for the splits that are there.
+    """Returns file globs of the Examples by split, for the splits that exist.
 
     Raises:
         ValueError: no split is found.
@@ -35,7 +35,7 @@ def split_patterns(folder: str) -> dict[str, list[str]]:
 
 
 def class_names(patterns: list[str]) -> list[str]:
-    """The labels that the Examples have, sorted."""
+    """Returns the labels that occur in the Examples, sorted."""
     files = example_files(patterns)
     compression = "GZIP" if files[0].endswith(".gz") else ""
     spec = {features.LABEL_TEXT: tf.io.FixedLenFeature([], tf.string, "")}
@@ -47,7 +47,7 @@ def class_names(patterns: list[str]) -> list[str]:
 
 
 def decoder(image: ImageConfig, classes: list[str]) -> DecodeFn:
-    """Decodes serialised Examples to images of the configured size and class numbers."""
+    """Returns a function that decodes Examples into images of the configured size and labels."""
     spec = {
         features.ENCODED: tf.io.FixedLenFeature([], tf.string),
         features.LABEL_TEXT: tf.io.FixedLenFeature([], tf.string, ""),
@@ -68,7 +68,7 @@ def decoder(image: ImageConfig, classes: list[str]) -> DecodeFn:
 def load_folder(
     folder: str, image: ImageConfig, *, memory_limit_bytes: int, cache_dir: str
 ) -> tuple[dict[str, ImageSet], list[str]]:
-    """All splits of a folder of Examples, and the classes of the train split.
+    """Loads all splits of a folder of Examples, and the classes of the train split.
 
     Raises:
         ValueError: there is nothing to train on.
@@ -90,7 +90,7 @@ def load_folder(
 
 
 def pixel_moments(data: ImageSet) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, pixels in [0, 1]."""
+    """Computes the mean and standard deviation of each channel, for pixels in [0, 1]."""
     counts = np.stack([np.zeros(256, np.int64) for _ in range(data.images.shape[-1])])
     for start in range(0, len(data), 4096):
         part = data.images[start : start + 4096]

@@ -1,7 +1,7 @@
-"""Names of the features of an image record and of the splits.
+"""Defines the names of the features of an image record and of the splits.
 
-The one place that spells them: ingest writes them, Transform, training, TFMA, serving and the
-bulk jobs read them. The names are those of TensorFlow's image records.
+They are spelled only here: ingest writes them; Transform, training, TFMA, serving and the bulk
+jobs read them. The names are those of TensorFlow's image records.
 """
 
 from typing import Final
@@ -9,7 +9,7 @@ from typing import Final
 ENCODED: Final = "image/encoded"
 """bytes [1]: the image as a JPEG or PNG file; other formats were converted to PNG."""
 FORMAT: Final = "image/format"
-"""bytes [1]: `jpeg` or `png`, read from the content and not from the name."""
+"""bytes [1]: `jpeg` or `png`, detected from the content and not from the name."""
 HEIGHT: Final = "image/height"
 """int64 [1]: rows, pixels."""
 WIDTH: Final = "image/width"
@@ -17,19 +17,19 @@ WIDTH: Final = "image/width"
 CHANNELS: Final = "image/channels"
 """int64 [1]: 1 (grey), 3 (colour) or 4 (colour and alpha), as stored in the file."""
 FILENAME: Final = "image/filename"
-"""bytes [1]: where the image came from: `archive.zip/member/path.png` or a file's path."""
+"""bytes [1]: origin of the image: `archive.zip/member/path.png` or the path of a file."""
 SHA256: Final = "image/key/sha256"
-"""bytes [1]: SHA-256 of the image's content as it was found, 64 lower-case hexadecimal digits."""
+"""bytes [1]: SHA-256 of the image's original content, 64 lower-case hexadecimal digits."""
 LABEL_TEXT: Final = "image/class/text"
-"""bytes [0 or 1]: the class's name; absent in images without a label."""
+"""bytes [0 or 1]: name of the class; missing for images without a label."""
 
 TRAIN: Final = "train"
 VALIDATION: Final = "validation"
-"""Early stopping and schedules."""
+"""Split for early stopping and schedules."""
 CALIBRATION: Final = "calibration"
-"""Temperature, outlier threshold, latent summaries."""
+"""Split for the temperature, outlier thresholds and latent summaries."""
 TEST: Final = "test"
-"""The gate, and nothing else."""
+"""Split for the gate only."""
 UNLABELLED: Final = "unlabelled"
 
 LABELLED_SPLITS: Final = (TRAIN, VALIDATION, CALIBRATION, TEST)

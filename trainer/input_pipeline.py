@@ -1,7 +1,7 @@
-"""Images for training: decoded once from a folder of Examples, kept as uint8.
+"""Loads the images for training: decoded once from Examples and kept as uint8.
 
-`pipeline/run_fn.py` and `python -m trainer` load splits with it; `train.py` reads them by index.
-Float images are never materialised: they are made in the compiled step.
+`pipeline/training.py` and `python -m trainer` load splits with it; the training reads them by
+index. Float images are never materialised outside the compiled step.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import tensorflow as tf
 _LOG = logging.getLogger(__name__)
 
 DecodeFn = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-"""Serialised tf.Examples, string [batch], to (uint8 [batch, h, w, c], int64 [batch])."""
+"""Maps serialised tf.Examples, string [batch], to (uint8 [batch, h, w, c], int64 [batch])."""
 
 _DECODE_BATCH = 1024
 _DIGEST_BYTES = 16
@@ -32,8 +32,8 @@ class ImageSet:
     """The images of a split and their classes.
 
     Attributes:
-        images: uint8 [n, height, width, channels], in memory or mapped from a file.
-        labels: int32 [n], -1: none.
+        images: uint8 [n, height, width, channels], in memory or memory-mapped from a file.
+        labels: int32 [n]; -1 marks a missing label.
     """
 
     images: np.ndarray
@@ -53,7 +53,7 @@ class ImageSet:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Digest of every pixel and label, hexadecimal; about a second per GB, taken once."""
+        """Hexadecimal digest of all pixels and labels; takes about a second per GB, once."""
         digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
         digest.update(f"{self.images.shape}".encode())
         digest.update(np.ascontiguousarray(self.labels).data)
@@ -62,7 +62,7 @@ class ImageSet:
         return digest.hexdigest()
 
     def take(self, places: np.ndarray) -> "ImageSet":
-        """The images at these places, in memory."""
+        """Returns the images at the given indices, in memory."""
         return ImageSet(np.ascontiguousarray(self.images[places]), self.labels[places])
 
 
@@ -72,15 +72,15 @@ def select(
     memory_limit_bytes: int = 2 << 30,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> ImageSet:
-    """Images of several splits as one.
+    """Combines images of several splits into one set.
 
     Args:
-        parts: splits and the places to take of them; None: all.
-        memory_limit_bytes: larger results go to a file that is mapped into memory.
-        cache_dir: where that file goes.
+        parts: splits and the indices to take from each; None takes all.
+        memory_limit_bytes: larger results are written to a memory-mapped file.
+        cache_dir: folder of that file.
 
     Returns:
-        The images in the order of the parts and places.
+        The images in the order of the parts and indices.
     """
     if len(parts) == 1 and parts[0][1] is None:
         return parts[0][0]
@@ -95,7 +95,7 @@ def select(
 
 
 def example_files(patterns: Sequence[str]) -> list[str]:
-    """The TFRecord files that the patterns match, sorted.
+    """Returns the TFRecord files that the patterns match, sorted.
 
     Raises:
         ValueError: nothing matches.
@@ -119,15 +119,15 @@ def load_images(
     """Decodes all Examples of a split.
 
     Args:
-        file_patterns: globs of TFRecord files; names ending in `.gz` are gzip.
+        file_patterns: globs of TFRecord files; names ending in `.gz` are gzip-compressed.
         decode_fn: decodes a batch of serialised Examples.
-        image_shape: (height, width, channels) that `decode_fn` yields.
-        memory_limit_bytes: larger sets go to a file that is mapped into memory.
-        cache_dir: where that file goes; the system's temporary directory by default. The file
-            has no name there, so it vanishes with the process.
+        image_shape: (height, width, channels) of the images that `decode_fn` returns.
+        memory_limit_bytes: larger sets are written to a memory-mapped file.
+        cache_dir: folder of that file; the system's temporary directory by default. The file is
+            unlinked, so its space is freed when the process ends.
 
     Returns:
-        The split's images, in the order of the files and their records.
+        The images of the split, in the order of the files and their records.
     """
     store = _ImageStore(image_shape, memory_limit_bytes, cache_dir)
     labels = []
@@ -148,7 +148,7 @@ def _decoded(files: list[str], decode_fn: DecodeFn) -> Iterator[tuple[np.ndarray
 
 
 class _ImageStore:
-    """Grows by batches; in memory up to a limit, beyond it in a nameless file."""
+    """Collects batches in memory up to a limit, and beyond it in an unlinked file."""
 
     def __init__(
         self,
@@ -191,7 +191,7 @@ class _ImageStore:
         if self._file is not None:
             self._file.flush()
             return np.memmap(self._file, np.uint8, "r", shape=shape)
-        # Parts are freed while they are copied: the peak is one set and one part.
+        # Each part is freed after copying, so peak memory is one set and one part.
         images = np.empty(shape, np.uint8)
         start = 0
         self._parts.reverse()

@@ -1,7 +1,7 @@
-"""Lets Keras itself train and evaluate the model: `compile`, `fit` and `evaluate` on one device.
+"""Supports Keras's own `compile`, `fit` and `evaluate` on one device.
 
-For people who load a saved model and go on with it in Keras. The project's own loop is `step.py`,
-which adds augmentation, warm-ups, unlabelled images, weight averages and several devices.
+It is for users who load a saved model and continue in Keras. The project's own training step,
+`step.py`, adds augmentation, warm-ups, unlabelled images, weight averages and several devices.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from trainer.options import ObjectiveConfig, SemiSupervisedConfig
 
 
 class JointLoss(keras.metrics.Metric):
-    """The mean of one loss over all images plus the mean of another over the labelled ones."""
+    """Sum of the mean of one loss over all images and of another over the labelled ones."""
 
     def __init__(self, name: str = "loss", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
@@ -28,26 +28,26 @@ class JointLoss(keras.metrics.Metric):
         """Adds a batch.
 
         Args:
-            images: float32 [batch], the loss of every image.
-            labelled: float32 [batch], what the labelled ones add.
-            is_labelled: float32 [batch], 1 where there is a label, 0 otherwise.
+            images: float32 [batch], loss of every image.
+            labelled: float32 [batch], additional loss of the labelled images.
+            is_labelled: float32 [batch], 1 for labelled images, 0 otherwise.
         """
         self._over_images.update_state(images)
         self._over_labelled.update_state(labelled, sample_weight=is_labelled)
 
     def result(self) -> tf.Tensor:
-        """Returns the sum of both means, float32 scalar."""
+        """Computes the sum of both means, float32 scalar."""
         return self._over_images.result() + self._over_labelled.result()
 
 
 class KerasTraining(keras.Model):
-    """The part of `VaeClassifier` that `fit` and `evaluate` call.
+    """Base class of `VaeClassifier` that implements `fit` and `evaluate`.
 
     Data are pairs of pixels, float32 [batch, height, width, channels] in [0, 1], and labels,
-    int [batch], -1 without a label. Reported are `loss`, `accuracy`, `cross_entropy` (nats),
-    `kl` (nats) and `elbo` (nats), which is `conditional_bound` if the decoder sees h. `fit`
-    reports the objective of `objective.py` with its noise, `evaluate` what `evaluation.Evaluator`
-    measures.
+    int [batch], where -1 marks a missing label. The metrics are `loss`, `accuracy`,
+    `cross_entropy` (nats), `kl` (nats) and `elbo` (nats), which is `conditional_bound` if the
+    decoder is conditioned on h. `fit` reports the objective of `objective.py` with its noise;
+    `evaluate` reports the measures of `evaluation.Evaluator`.
 
     Example:
         ```python
@@ -68,14 +68,14 @@ class KerasTraining(keras.Model):
         """Prepares the model for `fit` and `evaluate`.
 
         Args:
-            optimizer: a Keras optimizer, or its name.
-            objective: the section `trainer.objective` of the configuration; its defaults if None.
-                The warm-up of beta and the share of clean images have no effect here.
-            seed: of the noise in training.
-            **kwargs: as for `keras.Model.compile`, without losses and metrics.
+            optimizer: a Keras optimizer or its name.
+            objective: section `trainer.objective` of the configuration; the defaults if None. The
+                warm-up of beta and the share of clean images have no effect here.
+            seed: seed of the noise in training.
+            **kwargs: arguments of `keras.Model.compile` except losses and metrics.
 
         Raises:
-            ValueError: a loss or metrics are given, or there are several devices.
+            ValueError: losses or metrics are given, or there are several devices.
         """
         given = [name for name in _OF_THE_MODEL if kwargs.get(name) is not None]
         if given:
@@ -90,7 +90,7 @@ class KerasTraining(keras.Model):
         self.objective = ObjectiveConfig.model_validate(objective or {})
         self.noise_seed = int(seed)
         self._objective = Objective(self, self.objective, SemiSupervisedConfig())
-        # Not in the constructor: a model that is only served has no trackers to export.
+        # Not in the constructor, so that a model that is only served has no trackers to export.
         self._joint_loss = JointLoss()
         self._means = {name: keras.metrics.Mean(name=name) for name in self._reported}
         super().compile(optimizer=optimizer, **kwargs)
@@ -102,7 +102,7 @@ class KerasTraining(keras.Model):
 
     @property
     def metrics(self) -> list[Any]:
-        """The trackers of the loss and its parts; none before `compile`."""
+        """Trackers of the loss and its parts; empty before `compile`."""
         return [self._joint_loss, *self._means.values()] if self.compiled else []
 
     def get_compile_config(self) -> dict[str, Any]:
@@ -113,12 +113,12 @@ class KerasTraining(keras.Model):
         return {**super().get_compile_config(), **own}
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles a loaded model as the saved one was."""
+        """Compiles a loaded model with the saved arguments."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Descends the objective of one batch."""
+        """Takes one gradient step on the objective of a batch."""
         pixels, labels = _unpack(data)
         schedule = ScheduledWeights(
             beta=tf.constant(self.objective.beta), consistency=tf.constant(0.0)
@@ -136,7 +136,7 @@ class KerasTraining(keras.Model):
         self.optimizer.apply_gradients(zip(gradients, weights, strict=True))
         named = dict(zip(PARTS, tf.unstack(parts), strict=True))
         named["conditional_bound"] = named["elbo"]
-        # The objective reports means over the batch, and an image without a label adds 0.
+        # The objective reports means over the batch, to which an image without a label adds 0.
         images = tf.ones([shape_of(labels)[0]])
         is_labelled = tf.cast(labels >= 0, tf.float32)
         share = tf.maximum(tf.reduce_mean(is_labelled), 1e-12)
@@ -151,7 +151,7 @@ class KerasTraining(keras.Model):
         return self.get_metrics_result()
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """Measures one batch without noise, as `evaluation.Evaluator` does."""
+        """Evaluates one batch without noise, as `evaluation.Evaluator` does."""
         pixels, labels = _unpack(data)
         results = self.analyse(pixels)
         kl, bound = self._reported[2:]
@@ -183,7 +183,7 @@ _OF_LABELS = ("accuracy", "cross_entropy")
 
 
 def _unpack(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """Pixels and int32 labels of what `fit` or `evaluate` passes on."""
+    """Unpacks pixels and int32 labels from the data that `fit` or `evaluate` passes."""
     pixels, labels, weights = keras.utils.unpack_x_y_sample_weight(data)
     if weights is not None:
         raise ValueError("VaeClassifier takes no sample weights; got some. Leave them out")

@@ -1,4 +1,4 @@
-"""One training: its state, its loop, its checkpoints. `train.py` makes one and drives it."""
+"""Runs the training loop and keeps its state and checkpoints; `train.py` drives it."""
 
 import concurrent.futures
 import dataclasses
@@ -29,23 +29,24 @@ from trainer.weights import copy_weights
 _LOG = logging.getLogger(__name__)
 
 _ARITHMETIC = "arithmetic.json"
-"""Record of the precision and of XLA, beside history.json."""
+"""File next to history.json that records the precision and the use of XLA."""
 
 _CALL_SECS = 1.0
-"""Aimed duration of one graph call: long enough to hide the call, short enough for progress."""
+"""Target duration of one graph call: long enough to hide its overhead, short enough for frequent
+progress reports."""
 
 
 class TrainingLoop:
-    """The state of one training and its loop.
+    """Holds the state of one training run and runs its loop.
 
     Args:
-        build: a model with bodies of the given Keras dtype policy.
-        config: the training's options.
-        splits: images by split name; every image of `train` has a label, unless none is used.
+        build: creates a model whose bodies have the given Keras dtype policy.
+        config: options of the training.
+        splits: images by split name; every image of `train` has a label, unless labels are unused.
         strategy: the distribution strategy.
-        workdir: for checkpoints, history and events.
-        progress: told of every call and evaluation.
-        base: digest of the weights that the models begin with; empty where they start anew.
+        workdir: folder for checkpoints, history and events.
+        progress: called after every call and every evaluation.
+        base: digest of the weights that the model starts from; empty for a cold start.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class TrainingLoop:
         self._feeds = create_feeds(config, splits, strategy)
         self._build = build
         chosen = self._choose_arithmetic()
-        # Initial weights are Keras's business; everything later is stateless noise.
+        # Only Keras's initialisers use this seed; all later noise is stateless.
         keras.utils.set_random_seed(config.seed)
         with strategy.scope():
             self._model = build(chosen.body_dtype)
@@ -82,7 +83,8 @@ class TrainingLoop:
         self._checkpoints = Checkpoints(
             os.path.join(workdir, CHECKPOINTS),
             identity=run_identity(
-                # Of the float32 model: a run may resume where `precision: auto` decides otherwise.
+                # The float32 model's configuration, because a run may resume on a machine where
+                # `precision: auto` decides otherwise.
                 config,
                 self._evaluated.get_config(),
                 splits,
@@ -137,14 +139,14 @@ class TrainingLoop:
         return chosen
 
     def _variables(self) -> list[Any]:
-        """Everything that training changes, in the checkpoint's order."""
+        """Returns all variables that training changes, in the order of the checkpoint."""
         averaged = self._average.learned_weights if self._average is not None else []
         moments = [m for pair in self._step.optimizer.moments for m in pair]
         learned = [weight.value for weight in [*self._model.learned_weights, *averaged]]
         return [*learned, *moments]
 
     def restore(self) -> None:
-        """Goes back to the newest checkpoint, if there is one."""
+        """Restores the newest checkpoint, if there is one."""
         if (found := self._checkpoints.restore()) is None:
             return
         self._done, arrays, notes = found
@@ -170,10 +172,10 @@ class TrainingLoop:
         self._clock.skip()
 
     def loop(self, stop: preemption.StopRequest) -> None:
-        """Trains to the end, or to an early stop.
+        """Trains until the last step or an early stop.
 
         Raises:
-            preemption.PreemptedError: after saving.
+            preemption.PreemptedError: a stop was requested; the state is saved.
         """
         saved_at = self._clock.elapsed()
         if self._boards is not None and not self._done:
@@ -219,7 +221,7 @@ class TrainingLoop:
         return min(feed.most_steps for feed in self._feeds)
 
     def _next_count(self, step: int) -> int:
-        """Steps of the call after `step`: about a second's worth, up to the next boundary."""
+        """Returns how many steps to run next: about a second's worth, up to the next boundary."""
         if self._config.steps_per_call or strategies.is_clustered(self._strategy):
             wanted = self._config.steps_per_call or 10
         elif self._clock.step_secs is None:
@@ -229,7 +231,7 @@ class TrainingLoop:
         return max(0, min(wanted, self._capacity(), self._boundary_after(step) - step))
 
     def _boundary_after(self, step: int) -> int:
-        """The next step at which the validation split is looked at, or the last step."""
+        """Returns the next step after which the validation split is evaluated, or the last step."""
         interval = self._config.evaluate_every_epochs * self._plan.steps_per_epoch
         passed = math.floor((step + 0.5) / interval) if interval > 1 else step
         nearest = max(step + 1, round((passed + 1) * interval))
@@ -263,7 +265,7 @@ class TrainingLoop:
         )
 
     def _evaluate(self) -> None:
-        """Looks at the validation split, records, and decides whether to go on."""
+        """Evaluates the validation split, records the result and decides whether to continue."""
         copy_weights(self._average or self._model, self._evaluated)
         record: dict[str, Any] = {
             "step": self._done,
@@ -307,7 +309,7 @@ class TrainingLoop:
                 )
         else:
             self._best = {**self._best, "bad": self._best["bad"] + 1}
-        # Workers may differ in a rounding, and still must stop together.
+        # Workers must stop together even if rounding makes their measures differ.
         if stopping.patience and self._agree(self._best["bad"] >= stopping.patience):
             self._stopped = True
 
@@ -315,10 +317,10 @@ class TrainingLoop:
         return strategies.agree(self._strategy, wish)
 
     def finish(self) -> VaeClassifier:
-        """The model with the weights that the configuration asks for."""
+        """Returns the model with the best or the last weights, as configured."""
         copy_weights(self._average or self._model, self._evaluated)
         if self._config.early_stopping.keep == "best":
-            # The other workers read what the chief has written.
+            # A barrier: the other workers read the file that the chief has written.
             self._agree(False)
             arrays = self._checkpoints.restore_best()
             if arrays is not None:
@@ -335,7 +337,7 @@ class TrainingLoop:
 
     @property
     def steps(self) -> int:
-        """Steps done."""
+        """Number of completed steps."""
         return self._done
 
     @property

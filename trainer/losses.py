@@ -1,7 +1,7 @@
-"""The objective's terms and bounds as pure functions of tensors; no model, no variables.
+"""Defines the terms and bounds of the objective as pure functions of tensors.
 
-Called by `objective.py` (training), `model.py` (analyse) and `evaluation.py`. Sums are over one
-image; all values are nats per image (float32 [batch, ...]).
+`objective.py` (training), `model.py` (`analyse`) and `evaluation.py` call them. Sums are over one
+image; all values are in nats per image (float32 [batch, ...]).
 """
 
 import math
@@ -12,14 +12,14 @@ from trainer import distributions
 
 
 def kl_divergence(mean: tf.Tensor, log_variance: tf.Tensor, *, free_bits: float = 0.0) -> tf.Tensor:
-    """KL(q(z|x) || N(0, I)) of one image.
+    """Computes KL(q(z|x) || N(0, I)) of each image.
 
     Args:
         mean: float32 [..., d].
         log_variance: float32 [..., d].
-        free_bits: each dimension costs at least this many nats, so that it has no gradient below
-            (Kingma et al. 2016, with images instead of minibatches as groups: no replica needs
-            to know of the others).
+        free_bits: minimum cost of each dimension in nats, below which it has no gradient
+            (Kingma et al. 2016, grouped by image instead of by minibatch, so that replicas need
+            not communicate).
 
     Returns:
         float32 [...], nats.
@@ -31,14 +31,14 @@ def kl_divergence(mean: tf.Tensor, log_variance: tf.Tensor, *, free_bits: float 
 
 
 def posterior_entropy(log_variance: tf.Tensor) -> tf.Tensor:
-    """H[q(z|x)] of one image: float32 [...], nats."""
+    """Computes the entropy H[q(z|x)] of each image: float32 [...], nats."""
     return tf.reduce_sum(distributions.normal_entropy(log_variance), axis=-1)
 
 
 def importance_log_weights(
     log_likelihood: tf.Tensor, latent: tf.Tensor, mean: tf.Tensor, log_variance: tf.Tensor
 ) -> tf.Tensor:
-    """Log weights log p(x|z) + log p(z) - log q(z|x) of samples z of q(z|x).
+    """Computes log p(x|z) + log p(z) - log q(z|x) for samples z drawn from q(z|x).
 
     Args:
         log_likelihood: float32 [k, batch], nats.
@@ -56,9 +56,10 @@ def importance_log_weights(
 
 
 def importance_bound(log_weights: tf.Tensor) -> tf.Tensor:
-    """Log of the mean weight over k samples: float32 [batch], nats (Burda et al. 2016, eq. 8).
+    """Computes the log of the mean weight over k samples (Burda et al. 2016, eq. 8).
 
-    With k = 1 this is the single-sample ELBO; its expectation rises with k.
+    The result is float32 [batch], nats. With k = 1 it is the single-sample ELBO; its expectation
+    increases with k.
     """
     samples = tf.cast(tf.shape(log_weights)[0], log_weights.dtype)
     return tf.reduce_logsumexp(log_weights, axis=0) - tf.math.log(samples)
@@ -67,12 +68,12 @@ def importance_bound(log_weights: tf.Tensor) -> tf.Tensor:
 def cross_entropy(
     labels: tf.Tensor, logits: tf.Tensor, *, label_smoothing: float = 0.0
 ) -> tf.Tensor:
-    """-log p(y|x), 0 where there is no label.
+    """Computes -log p(y|x) of each image, 0 if the label is missing.
 
     Args:
-        labels: int32 [batch], -1: no label.
+        labels: int32 [batch]; -1 marks a missing label.
         logits: float32 [batch, K].
-        label_smoothing: share of the target that is spread over all classes.
+        label_smoothing: share of the target that is spread evenly over all classes.
 
     Returns:
         float32 [batch], nats.
@@ -87,13 +88,13 @@ def cross_entropy(
 
 
 def categorical_entropy(logits: tf.Tensor) -> tf.Tensor:
-    """H[softmax(logits)]: float32 [...], nats."""
+    """Computes the entropy H[softmax(logits)]: float32 [...], nats."""
     log_probabilities = tf.nn.log_softmax(logits)
     return -tf.reduce_sum(tf.exp(log_probabilities) * log_probabilities, axis=-1)
 
 
 def joint_classes(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
-    """Joint distribution of the classes that two views of the same images get.
+    """Computes the joint distribution of the classes predicted for two views of the same images.
 
     Args:
         first: float32 [batch, K], probabilities.
@@ -107,9 +108,9 @@ def joint_classes(first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
 
 
 def mutual_information(joint: tf.Tensor) -> tf.Tensor:
-    """Mutual information of a joint distribution [K, K] (Ji et al. 2019, eq. 3).
+    """Computes the mutual information of a joint distribution [K, K] (Ji et al. 2019, eq. 3).
 
-    High when two views agree and the classes are used evenly.
+    It is high when the two views agree and the classes are used evenly.
 
     Returns:
         float32 scalar, nats, between 0 and log K.
@@ -121,5 +122,5 @@ def mutual_information(joint: tf.Tensor) -> tf.Tensor:
 
 
 def bits_per_dimension(nats: float, dimensions: int) -> float:
-    """Nats per image as bits per pixel value."""
+    """Converts nats per image to bits per pixel value."""
     return nats / (dimensions * math.log(2.0))

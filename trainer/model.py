@@ -1,7 +1,7 @@
-"""The VAE-classifier: one encoder for classifying, embedding, reconstructing and scoring.
+"""Defines the VAE-classifier: one encoder that classifies, embeds, reconstructs and scores.
 
-`step.py` trains it, and Keras's `fit` through `keras_training.py`; `calibration.py` fits its
-quality scores, `serving/` exports `analyse`. docs/model.md has the formulas.
+`step.py` trains it, and so does Keras's `fit` through `keras_training.py`. `calibration.py` fits
+its quality scores, and `serving/` exports `analyse`. docs/model.md has the formulas.
 """
 
 import math
@@ -20,23 +20,23 @@ from trainer.keras_training import KerasTraining
 from trainer.observations import observation_model
 
 _ELBO_NOISE_SEED = 20140501
-"""Of analyse()'s fixed noise; a constant, so that equal weights give equal scores."""
+"""Seed of the fixed noise in `analyse`; a constant, so that equal weights give equal scores."""
 
 
 @keras.saving.register_keras_serializable("vaeline")
 class VaeClassifier(KerasTraining):
     """A variational autoencoder whose encoder also classifies.
 
-    All weights exist after construction.
+    The constructor creates all weights.
 
     Args:
-        config: the model's options, or their dict.
+        config: the model's options, or a dict of them.
         image_shape: (height, width, channels).
-        num_classes: K.
+        num_classes: number of classes K.
         pixel_mean: mean of each channel over the training split, pixels in [0, 1].
-        pixel_std: standard deviation likewise.
-        body_dtype: Keras dtype policy of encoder and decoder bodies, `float32` or
-            `mixed_bfloat16`; heads and losses are float32.
+        pixel_std: standard deviation of each channel over the training split.
+        body_dtype: Keras dtype policy of the encoder and decoder bodies, `float32` or
+            `mixed_bfloat16`; heads and losses are always float32.
         outlier_score: name of the outlier score, set by the calibration.
 
     Call arguments:
@@ -82,7 +82,7 @@ class VaeClassifier(KerasTraining):
             )  # fmt: skip
             trunk_size = config.posterior_hidden
         self.posterior_mean = self._dense(trunk_size, config.latent_size, "posterior_mean")
-        # Zeros: training starts at unit variance whatever the features' scale.
+        # With zeros, training starts at unit variance whatever the scale of the features.
         self.posterior_log_variance = self._dense(
             trunk_size, config.latent_size, "posterior_log_variance", kernel_initializer="zeros"
         )
@@ -105,7 +105,7 @@ class VaeClassifier(KerasTraining):
             neighbours=config.neighbours,
             bank=config.neighbour_bank,
             components=config.neighbour_size,
-            # Without a density of the image no score may rest on the decoder.
+            # Without a density of the image, no score may depend on the decoder.
             score="neighbours"
             if self._has_no_density and outlier_score == outliers.COMBINED
             else outlier_score,
@@ -118,7 +118,12 @@ class VaeClassifier(KerasTraining):
         return layer
 
     def encode(self, pixels: tf.Tensor, *, training: bool = False) -> Encoded:
-        """Posterior and features of pixels, float32 [batch, height, width, channels] in [0, 1]."""
+        """Computes the posterior and the features of a batch of images.
+
+        Args:
+            pixels: float32 [batch, height, width, channels] in [0, 1].
+            training: whether to normalise by batch statistics.
+        """
         mean, std = tf.constant(self.pixel_mean), tf.constant(self.pixel_std)
         trunk, features = self.encoder((pixels - mean) / std, training=training)
         if self.posterior_hidden is not None:
@@ -131,11 +136,11 @@ class VaeClassifier(KerasTraining):
         )
 
     def classify(self, encoded: Encoded, features: tf.Tensor | None = None) -> tf.Tensor:
-        """Logits, float32 [batch, K], before the temperature.
+        """Computes the logits, float32 [batch, K], before temperature scaling.
 
         Args:
-            encoded: the encoder's output; always its mean is used, never a sample.
-            features: h after dropout, in training.
+            encoded: the encoder's output; the classifier reads its mean, never a sample.
+            features: h after dropout, used in training; by default that of `encoded`.
         """
         features = encoded.features if features is None else features
         inputs = {
@@ -148,12 +153,12 @@ class VaeClassifier(KerasTraining):
     def decode(
         self, latent: tf.Tensor, beside: tf.Tensor | None = None, *, training: bool = False
     ) -> tf.Tensor:
-        """Raw output of the observation model.
+        """Decodes latent vectors into the raw parameters of the observation model.
 
         Args:
             latent: float32 [batch, d].
-            beside: what the conditioning adds: h [batch, m], or class probabilities [batch, K].
-            training: batch statistics in the normalisation.
+            beside: the conditioning input: h [batch, m], or class probabilities [batch, K].
+            training: whether to normalise by batch statistics.
 
         Returns:
             float32 [batch, height, width, channels * parameters].
@@ -163,7 +168,10 @@ class VaeClassifier(KerasTraining):
         return self.decoder(latent, training=training)
 
     def beside_latent(self, encoded: Encoded, labels: tf.Tensor) -> tf.Tensor | None:
-        """What the decoder sees beside z, for classes int [batch]: None, h or one-hot classes."""
+        """Returns the decoder's conditioning input for classes int [batch].
+
+        It is None, h [batch, m] or one-hot classes [batch, K], depending on `model.conditioning`.
+        """
         if self.config.conditioning == "hidden":
             return encoded.features
         if self.config.conditioning == "label":
@@ -172,38 +180,40 @@ class VaeClassifier(KerasTraining):
 
     @property
     def learned_weights(self) -> list[keras.Variable]:
-        """What training changes: weights and moving statistics, without the quality scores."""
+        """Weights that training changes, with moving statistics but without quality scores."""
         fitted = {id(weight) for weight in self.scores.weights}
         return [weight for weight in self.weights if id(weight) not in fitted]
 
     @property
     def label_cost(self) -> float:
-        """-log p(y) of a uniform class, nats: part of the bound where the decoder sees y."""
+        """-log p(y) of a uniform class, in nats; part of the bound if the decoder is given y."""
         return math.log(self.num_classes) if self.config.conditioning == "label" else 0.0
 
     def call(self, pixels: tf.Tensor, *, training: bool = False) -> tf.Tensor:
-        """Temperature-scaled class probabilities, float32 [batch, K]."""
+        """Computes temperature-scaled class probabilities, float32 [batch, K]."""
         logits = self.classify(self.encode(pixels, training=training))
         return tf.nn.softmax(logits / self.scores.temperature.value)
 
     def analyse(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Everything that one deterministic forward pass says of each image.
+        """Computes all outputs for each image in one deterministic forward pass.
 
-        The ELBO's expectation is taken over `model.elbo_samples` fixed noise vectors in
-        antithetic pairs, the same for every image; reconstruction and reconstruction error are
-        those of the posterior mean. With `label` conditioning the class is the likeliest one, and
-        the bound has log(1 / K) added. With `hidden` conditioning the decoder sees h, so there is
-        no bound of the image's density: `elbo` is NaN and `conditional_bound` has the value.
+        The expectation in the ELBO is taken over `model.elbo_samples` fixed noise vectors in
+        antithetic pairs, the same for every image. Reconstruction and reconstruction error are
+        those of the posterior mean. With `label` conditioning, the decoder is given the most
+        probable class, and log(1 / K) is added to the bound. With `hidden` conditioning, the
+        decoder is given h, so there is no bound on the image's density: `elbo` is NaN and
+        `conditional_bound` has the value.
 
         Args:
             pixels: float32 [batch, height, width, channels] in [0, 1].
 
         Returns:
-            float32 unless said: logits and probabilities [batch, K] (the latter scaled by the
-            temperature), embedding and log_variance [batch, d], features [batch, m],
-            reconstruction (of pixels' shape), elbo (nats), reconstruction_error (mean square over
-            the pixel values), kl (nats), outlier_score [batch], verdict int32 [batch] (an index
-            of `outliers.VERDICTS`), is_outlier bool [batch].
+            Tensors by name, float32 unless stated otherwise: logits and probabilities [batch, K]
+            (the latter scaled by the temperature), embedding and log_variance [batch, d],
+            features [batch, m], reconstruction (of the shape of `pixels`), elbo (nats),
+            reconstruction_error (mean square over the pixel values), kl (nats),
+            outlier_score [batch], verdict int32 [batch] (an index into `outliers.VERDICTS`),
+            is_outlier bool [batch].
         """
         encoded = self.encode(pixels)
         logits = self.classify(encoded)
@@ -225,23 +235,23 @@ class VaeClassifier(KerasTraining):
         return {**result, "outlier_score": score, "verdict": verdict, "is_outlier": verdict > 0}
 
     def outlier_terms(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        """All candidate outlier scores, float32 [batch] each; for the calibration."""
+        """Computes all candidate outlier scores, float32 [batch] each, for the calibration."""
         result = self.analyse(pixels)
         names = [n for n in outliers.TERMS if not (self._has_no_density and n in _NEED_DENSITY)]
         return {name: self._term(name, result, pixels) for name in names}
 
     def decode_latent(self, latent: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
-        """Expected images of latent vectors, for generation.
+        """Computes the expected images of latent vectors, for generation.
 
         Args:
             latent: float32 [batch, d].
-            labels: int [batch], the classes, with `label` conditioning.
+            labels: int [batch], the classes; required with `label` conditioning.
 
         Returns:
             float32 [batch, height, width, channels] in [0, 1].
 
         Raises:
-            ValueError: the decoder needs what the caller can't give.
+            ValueError: the decoder needs a conditioning input that was not given.
         """
         if self._has_no_density:
             raise ValueError(
@@ -289,7 +299,10 @@ class VaeClassifier(KerasTraining):
         return result
 
     def _elbo_noise(self) -> np.ndarray:
-        """float32 [1 + samples, 1, d]: a row of zeros, then antithetic pairs of unit variance."""
+        """Returns a row of zeros, then antithetic pairs of unit variance.
+
+        The array is float32 [1 + samples, 1, d].
+        """
         samples, size = self.config.elbo_samples, self.config.latent_size
         drawn = np.random.default_rng(_ELBO_NOISE_SEED).normal(size=((samples + 1) // 2, size))
         drawn /= np.sqrt(np.mean(np.square(drawn)))
@@ -310,7 +323,7 @@ class VaeClassifier(KerasTraining):
         return self.scores.class_distance(result["embedding"])
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor, as plain values."""
+        """Returns the constructor's arguments as plain values."""
         return {
             "name": self.name,
             "config": self.config.model_dump(mode="json"),

@@ -1,8 +1,8 @@
-"""The model card: the JSON file beside every trained model, as one typed schema.
+"""Defines the model card, the JSON file next to every trained model, as one typed schema.
 
-`serving/export.py` and `python -m trainer` write it; whatever reads a model's facts parses it here.
-Callers read and write the bytes themselves, because a card may lie in a folder, in Cloud Storage or
-in a TFX artifact. Importing this module is cheap: no TensorFlow, no TFX.
+`serving/export.py` and `python -m trainer` write it; all readers parse it here. Callers read and
+write the bytes themselves, because a card may be in a folder, in Cloud Storage or in a TFX
+artifact. Importing this module is cheap, because it imports neither TensorFlow nor TFX.
 """
 
 import json
@@ -11,24 +11,24 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 CARD_FILE: Final = "model.json"
-"""Name of the file; `python -m trainer` writes it beside `model.keras`."""
+"""Name of the file; `python -m trainer` writes it next to `model.keras`."""
 
 EXPORTED_CARD: Final = "assets.extra/model.json"
 """Path of the file within an exported SavedModel."""
 
 
 class CardError(ValueError):
-    """A model card that cannot be read. The message names the key, and the caller the file."""
+    """Reports an unreadable model card. The message names the key; the caller names the file."""
 
 
 class CardPart(BaseModel):
-    """A frozen part of the card. Keys of later releases are kept, so that a copy loses nothing."""
+    """A frozen part of the card. Unknown keys of later releases are kept when it is copied."""
 
     model_config = ConfigDict(frozen=True, extra="allow", coerce_numbers_to_str=True)
 
 
 class Digests(CardPart):
-    """Digests, hexadecimal; empty where an earlier release did not record one."""
+    """Hexadecimal digests; empty if an earlier release did not record one."""
 
     model: str = Field(default="", description="of all weights, in the model's order")
     transform: str = Field(default="", description="of the files of the Transform graph")
@@ -123,7 +123,7 @@ class LatentSummary(CardPart):
 
 
 class FileMix(CardPart):
-    """Image files of the ingest that the training data came from."""
+    """The image files of the ingest that produced the training data."""
 
     images: int = Field(default=0, description="usable images")
     format: dict[str, int] = Field(default={}, description="images by format")
@@ -131,9 +131,9 @@ class FileMix(CardPart):
 
 
 class TrainingSummaries(CardPart):
-    """What images like the training's look like to the model, for the drift report.
+    """Statistics of images from the training distribution, for the drift report.
 
-    Every list of a score holds its quantiles at `levels`, and is empty if the card has none.
+    The list of a score holds its quantiles at `levels`; it is empty if the card has none.
     """
 
     images: int = Field(default=0, description="images summarised; 0: there are no summaries")
@@ -166,8 +166,9 @@ class StartedFrom(CardPart):
 class ModelCard(CardPart):
     """The facts about a trained model.
 
-    Every key has a default, because exports of earlier releases lack some, and `python -m trainer`
-    writes no facts about an export. `require` tells a missing key from a default.
+    Every key has a default, because exports of earlier releases lack some keys, and
+    `python -m trainer` writes no facts about an export. `require` distinguishes a missing key from
+    a default.
     """
 
     path: str = Field(
@@ -204,7 +205,7 @@ class ModelCard(CardPart):
 
     @property
     def answer_digests(self) -> dict[str, str]:
-        """The digests of all that the model's answers depend on, empty where there is none."""
+        """Digests of everything that the model's outputs depend on; empty where unrecorded."""
         found = self.digests
         return {
             "model": found.model,
@@ -214,16 +215,16 @@ class ModelCard(CardPart):
         }
 
     def require(self, *keys: str) -> "ModelCard":
-        """Checks that the file has some keys.
+        """Checks that the file has the given keys.
 
         Args:
-            keys: Of the card, or of a part of it with a dot: `digests.model`.
+            keys: Keys of the card, with a dot for those of a part: `digests.model`.
 
         Returns:
             The card itself.
 
         Raises:
-            CardError: One is missing; the message names it.
+            CardError: A key is missing; the message names it.
         """
         for key in keys:
             part: Any = self
@@ -239,13 +240,13 @@ def parse_card(content: str | bytes, *, path: str = "") -> ModelCard:
 
     Args:
         content: The file's content.
-        path: The model's folder, for `ModelCard.path`.
+        path: The folder of the model, for `ModelCard.path`.
 
     Returns:
-        The card. Keys that are missing have their defaults.
+        The card, with defaults for missing keys.
 
     Raises:
-        CardError: It is not JSON, or a key has a wrong type; the message is one line.
+        CardError: The content is not JSON, or a key has a wrong type; the message is one line.
     """
     try:
         facts = json.loads(content)
@@ -261,6 +262,6 @@ def parse_card(content: str | bytes, *, path: str = "") -> ModelCard:
 
 
 def format_card(card: ModelCard) -> str:
-    """Returns the file's content: the keys that were given, sorted, as indented JSON."""
+    """Formats the keys that were set, sorted, as indented JSON."""
     facts = card.model_dump(exclude_unset=True)
     return json.dumps(facts, indent=2, sort_keys=True) + "\n"

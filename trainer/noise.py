@@ -1,9 +1,9 @@
-"""Random numbers of the training step: a function of (seed, step, place in the global batch).
+"""Draws the training step's noise as a function of seed, step and position in the global batch.
 
-Nothing here has state, so a checkpoint needs no random state. The objective, the augmentation and
-dropout draw from it. Under tf.distribute Keras's own seed generators give every replica the same
-noise (keras-team/keras#20611); here each replica gets its slice of the global batch's noise, so
-replicas differ and yet draw together what one device alone would draw.
+The noise is stateless, so a checkpoint stores no random state. The objective, the augmentation and
+dropout draw from it. Under tf.distribute, Keras's own seed generators give every replica the same
+noise (keras-team/keras#20611). Here each replica gets its slice of the noise of the global batch,
+so replicas differ but together draw the same noise as a single device.
 """
 
 import dataclasses
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 Shape = Sequence[int | tf.Tensor]
-"""A shape whose batch may be known in the graph alone."""
+"""A shape whose batch size may be known only in the graph."""
 
 
 def shape_of(values: tf.Tensor) -> list[int | tf.Tensor]:
-    """Returns a tensor's shape: integers where it is known, scalar tensors otherwise."""
+    """Returns a tensor's shape: integers for static dimensions, scalar tensors otherwise."""
     known = values.shape.as_list()
     if None not in known:
         return known
@@ -30,10 +30,10 @@ class Noise:
     """The noise of one step on one replica.
 
     Attributes:
-        seed: the configuration's seed.
+        seed: the configured seed.
         step: int32 scalar.
-        replica: this replica's number, 0-based.
-        replicas: replicas in total.
+        replica: index of this replica, 0-based.
+        replicas: number of replicas.
     """
 
     seed: int
@@ -55,12 +55,12 @@ class Noise:
         return [n * self.replicas if i == axis else n for i, n in enumerate(shape)]
 
     def uniform(self, stream: str, shape: Shape, *, axis: int = 0) -> tf.Tensor:
-        """Uniform noise in [0, 1).
+        """Draws uniform noise in [0, 1).
 
         Args:
-            stream: names the use; two uses of one name in a step get the same numbers.
+            stream: name of the use; two uses with the same name in a step get the same numbers.
             shape: this replica's shape.
-            axis: which axis is the batch.
+            axis: the batch axis.
 
         Returns:
             float32 of `shape`.
@@ -71,14 +71,14 @@ class Noise:
         return self._local(values, shape[axis], axis)
 
     def normal(self, stream: str, shape: Shape, *, axis: int = 0) -> tf.Tensor:
-        """Standard normal noise; arguments as in `uniform`."""
+        """Draws standard normal noise; arguments as for `uniform`."""
         values = tf.random.stateless_normal(
             self._global_shape(shape, axis), self._key(stream), alg="philox"
         )
         return self._local(values, shape[axis], axis)
 
     def dropout(self, stream: str, values: tf.Tensor, rate: float) -> tf.Tensor:
-        """`values` [batch, ...] with a share `rate` set to 0 and the rest scaled up."""
+        """Sets a share `rate` of `values` [batch, ...] to 0 and scales up the rest."""
         if rate == 0:
             return values
         keep = self.uniform(stream, shape_of(values)) >= rate

@@ -1,7 +1,7 @@
-"""Batch normalisation through TensorFlow's fused op.
+"""Implements batch normalisation with TensorFlow's fused op.
 
-Keras 3's BatchNormalization is made of elementwise ops and three times slower on CPUs, where it
-would be the largest cost of a small convolutional network. Used by encoders and decoders.
+Keras 3's BatchNormalization consists of elementwise ops and is three times slower on CPUs, where it
+would be the largest cost of a small convolutional network. The encoders use this layer.
 """
 
 from typing import Any
@@ -14,19 +14,19 @@ from trainer.synchronisation import replica_count, replica_mean
 
 @keras.saving.register_keras_serializable("vaeline")
 class FusedBatchNorm(keras.layers.Layer):
-    """Normalises each channel over the batch; statistics in float32 whatever the input's type.
+    """Normalises each channel over the batch, with float32 statistics for any input dtype.
 
-    With several replicas the statistics are those of the global batch: the gradients of two
-    replicas are those of one.
+    With several replicas, the statistics are those of the global batch, so two replicas compute
+    the same gradients as one.
 
     Args:
-        momentum: share of the old moving statistics that a training step keeps.
+        momentum: share of the previous moving statistics that a training step keeps.
         epsilon: added to the variance.
         activation: `relu` or `linear`.
 
     Call arguments:
         inputs: [batch, channels] or [batch, height, width, channels].
-        training: use the batch's statistics and update the moving ones.
+        training: whether to use the statistics of the batch and update the moving ones.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class FusedBatchNorm(keras.layers.Layer):
         activation: str = "relu",
         **kwargs: Any,
     ) -> None:
-        # autocast would round the statistics to bfloat16.
+        # Autocast would round the statistics to bfloat16.
         super().__init__(autocast=False, **{**kwargs, "dtype": "float32"})
         self.momentum = momentum
         self.epsilon = epsilon
@@ -48,7 +48,7 @@ class FusedBatchNorm(keras.layers.Layer):
         shape = (input_shape[-1],)
         self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")
         self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta")
-        # Replicas compute equal statistics; the mean keeps their copies equal.
+        # Replicas compute equal statistics; aggregating by the mean keeps their copies equal.
         self.moving_mean = self.add_weight(
             shape=shape, initializer="zeros", name="moving_mean", trainable=False,
             aggregation="mean",
@@ -59,7 +59,7 @@ class FusedBatchNorm(keras.layers.Layer):
         )  # fmt: skip
 
     def call(self, inputs: tf.Tensor, *, training: bool = False) -> tf.Tensor:
-        """Normalised inputs, of their shape and type."""
+        """Returns the normalised inputs, with the same shape and dtype."""
         flat = len(inputs.shape) == 2
         values = inputs[:, tf.newaxis, tf.newaxis, :] if flat else inputs
         if not training:
@@ -87,7 +87,7 @@ class FusedBatchNorm(keras.layers.Layer):
 
     def _synchronised(self, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         full = tf.cast(values, tf.float32)
-        # Two passes: the mean of squares minus the squared mean would lose digits.
+        # Two passes: the mean of squares minus the squared mean would lose precision.
         mean = _global_mean(full)
         variance = _global_mean(tf.square(full - mean))
         outputs = self._apply(values, mean, variance)
@@ -106,7 +106,7 @@ class FusedBatchNorm(keras.layers.Layer):
             moving.assign(moving.value * self.momentum + batch * (1.0 - self.momentum))
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "momentum": self.momentum,
@@ -116,11 +116,11 @@ class FusedBatchNorm(keras.layers.Layer):
 
 
 def _global_mean(values: tf.Tensor) -> tf.Tensor:
-    """Mean of each channel over the images of all replicas, float32 [channels].
+    """Computes the mean of each channel over the images of all replicas, float32 [channels].
 
-    Each image is summed by itself and the images in float64, so that the result does not depend
-    on which replica has which images: a rounding error here reaches every activation, and those
-    that are nearly 0 pass the kink of a ReLU by it.
+    Each image is summed separately, and the images are added in float64, so that the result does
+    not depend on the assignment of images to replicas. A rounding error here reaches every
+    activation and moves those near 0 across the kink of a ReLU.
     """
     images = tf.cast(tf.reduce_mean(values, (1, 2)), tf.float64)
     return tf.cast(replica_mean(tf.reduce_mean(images, 0)), tf.float32)

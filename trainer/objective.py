@@ -1,8 +1,8 @@
-"""The training loss of one step on one replica: which images go where, and what is added up.
+"""Computes the training loss of one step on one replica from its streams of images.
 
-Called by `step.py`. Two streams: the ELBO sees clean images, the classifier augmented ones. Sums
-over images are divided by the global batch, so replicas' losses and gradients add up to those of
-one device.
+`step.py` calls it. There are two streams: the ELBO uses clean images, the classifier augmented
+ones. Sums over images are divided by the global batch size, so the losses and gradients of the
+replicas add up to those of a single device.
 """
 
 import dataclasses
@@ -29,11 +29,12 @@ PARTS: Final = (
     "consistency",
     "mutual_information",
 )
-"""What a step reports; reconstruction is -E log p(x|z), the bounds and parts are in nats/image."""
+"""Values that a step reports. `reconstruction` is -E log p(x|z); bounds and parts are in nats per
+image."""
 
 
 class JointModel(Protocol):
-    """What the objective asks of a model; `model.VaeClassifier` is one."""
+    """The interface that the objective needs; `model.VaeClassifier` implements it."""
 
     config: ModelConfig
     num_classes: int
@@ -42,21 +43,21 @@ class JointModel(Protocol):
 
     @property
     def label_cost(self) -> float:
-        """-log p(y) of a uniform class, nats; 0 if the decoder does not see the class."""
+        """-log p(y) of a uniform class, in nats; 0 if the decoder is not given the class."""
 
     def encode(self, pixels: tf.Tensor, *, training: bool = False) -> Encoded:
-        """Returns posterior and features."""
+        """Computes the posterior and the features."""
 
     def classify(self, encoded: Encoded, features: tf.Tensor | None = None) -> tf.Tensor:
-        """Returns logits, float32 [batch, K]."""
+        """Computes the logits, float32 [batch, K]."""
 
     def decode(
         self, latent: tf.Tensor, beside: tf.Tensor | None = None, *, training: bool = False
     ) -> tf.Tensor:
-        """Returns the raw output of the observation model."""
+        """Computes the raw parameters of the observation model."""
 
     def beside_latent(self, encoded: Encoded, labels: tf.Tensor) -> tf.Tensor | None:
-        """Returns what the decoder sees besides z."""
+        """Returns the decoder's conditioning input; None if there is none."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +65,12 @@ class Batch:
     """One replica's share of a step's images, float32 [batch, h, w, c] in [0, 1].
 
     Attributes:
-        clean: images as they are.
-        labels: int32 [batch], -1: none.
-        augmented: what the classifier learns from; None: the clean ones.
-        unlabelled: images without labels, clean; None: no such stream.
-        weak: the unlabelled images slightly changed; None without consistency.
-        strong: likewise, changed as the configuration says.
+        clean: images without augmentation.
+        labels: int32 [batch]; -1 marks a missing label.
+        augmented: images that the classifier learns from; None: the clean ones.
+        unlabelled: clean images without labels; None if there is no such stream.
+        weak: weakly augmented views of the unlabelled images; None without consistency.
+        strong: views of the same images, augmented as configured; None without consistency.
     """
 
     clean: tf.Tensor
@@ -82,14 +83,14 @@ class Batch:
 
 @dataclasses.dataclass(frozen=True)
 class ScheduledWeights:
-    """Weights that change while training: float32 scalars."""
+    """Loss weights that change during training, float32 scalars."""
 
     beta: tf.Tensor
     consistency: tf.Tensor
 
 
 def _binarised(batch: Batch, noise: Noise) -> Batch:
-    """Black or white pixels in the streams of the ELBO; encoder and target see the same."""
+    """Binarises the streams of the ELBO; encoder and target get the same pixels."""
 
     def draw(name: str, images: tf.Tensor | None) -> tf.Tensor | None:
         if images is None:
@@ -113,11 +114,11 @@ def _slice(encoded: Encoded, start: int | tf.Tensor, size: int | tf.Tensor) -> E
 
 
 class Objective:
-    """The loss of a batch.
+    """Computes the loss of a batch.
 
     Args:
-        model: the trained model.
-        config: weights and variants.
+        model: the model in training.
+        config: loss weights and variants.
         semi: options of the unlabelled stream.
     """
 
@@ -135,11 +136,11 @@ class Objective:
     def __call__(
         self, batch: Batch, noise: Noise, schedule: ScheduledWeights
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The loss and the parts of it.
+        """Computes the loss and its parts.
 
         Returns:
-            This replica's share of the global batch's loss, float32 scalar, and of `PARTS`,
-            float32 [len(PARTS)]; sums over replicas give the values.
+            This replica's share of the loss over the global batch, float32 scalar, and its share
+            of `PARTS`, float32 [len(PARTS)]. Summing over replicas gives the values.
         """
         if self._config.binarise:
             batch = _binarised(batch, noise)
@@ -172,7 +173,7 @@ class Objective:
         return tf.reduce_sum(values) / images
 
     def _encode(self, batch: Batch) -> dict[str, Encoded]:
-        """One pass of the encoder over all streams; they share the normalisation's statistics."""
+        """Encodes all streams in one pass, so that they share the normalisation statistics."""
         streams = {
             name: images
             for name, images in (
@@ -222,7 +223,7 @@ class Objective:
         stream: str,
         parts: dict[str, tf.Tensor],
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """J and the ELBO of each image, nats, float32 [batch]; adds to `parts`."""
+        """Computes J and the ELBO of each image, nats, float32 [batch]; adds to `parts`."""
         config = self._config
         log_likelihood, latent = self._log_likelihood(
             images, encoded, labels, logits, noise, stream
@@ -257,10 +258,10 @@ class Objective:
         noise: Noise,
         stream: str,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Log p(x|z, ...) - cost of the class, [samples, batch], and z, [samples, batch, d].
+        """Computes log p(x|z, ...) - label cost, [samples, batch], and z, [samples, batch, d].
 
-        Where the decoder sees the class and an image has none, y is summed out under p(y|x) and
-        the entropy of p(y|x) is added (Kingma et al. 2014, eq. 7).
+        If the decoder is given the class and an image has no label, y is summed out under p(y|x)
+        and the entropy of p(y|x) is added (Kingma et al. 2014, eq. 7).
         """
         model, samples = self._model, self._config.samples
         size, batch = model.config.latent_size, shape_of(images)[0]
@@ -297,7 +298,7 @@ class Objective:
         schedule: ScheduledWeights,
         parts: dict[str, tf.Tensor],
     ) -> tf.Tensor:
-        """Loss of the images without labels; adds to `parts`."""
+        """Computes the loss of the unlabelled images; adds to `parts`."""
         semi, total = self._semi, tf.constant(0.0)
         images = tf.convert_to_tensor(batch.unlabelled)
         weight = semi.elbo_weight * self._config.generative_weight
@@ -321,7 +322,7 @@ class Objective:
                 tf.nn.softmax(logits["weak"]), tf.nn.softmax(logits["strong"])
             )
             joint = replica_mean(joint)
-            # Every replica has the same value: each contributes its share of it.
+            # The value is the same on every replica, so each one contributes its share.
             parts["mutual_information"] = losses.mutual_information(joint) / noise.replicas
             total -= semi.mutual_information * parts["mutual_information"]
         return total

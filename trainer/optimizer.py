@@ -1,7 +1,7 @@
-"""Adam, its learning-rate schedule, gradient clipping and the moving average of the weights.
+"""Implements Adam with its schedule, gradient clipping and the moving average of the weights.
 
-Called by `step.py`. The updates are TensorFlow's fused kernels: Keras 3 writes Adam as a dozen
-elementwise ops per weight, which takes a third of a small network's step on a CPU.
+`step.py` calls it. The updates use TensorFlow's fused kernels: Keras 3 implements Adam as a dozen
+elementwise ops per weight, which take a third of a small network's step on a CPU.
 """
 
 import math
@@ -16,12 +16,12 @@ from trainer.options import OptimizerConfig
 def learning_rate(
     config: OptimizerConfig, step: tf.Tensor, *, total_steps: int, steps_per_epoch: float
 ) -> tf.Tensor:
-    """The rate of a step: linear warm-up, then constant or cosine.
+    """Computes the learning rate of a step: linear warm-up, then constant or cosine.
 
     Args:
         config: the optimiser's options.
         step: int32 scalar, 0-based.
-        total_steps: of the whole training.
+        total_steps: number of steps of the whole training.
         steps_per_epoch: steps in one pass over the train split.
 
     Returns:
@@ -42,8 +42,8 @@ def learning_rate(
 class Adam:
     """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019).
 
-    Create it in the strategy's scope. Its step count is the caller's step, so that it has no
-    state besides the moments.
+    Create it in the strategy's scope. It takes its step count from the caller, so its only state
+    is the moments.
 
     Args:
         config: the optimiser's options.
@@ -62,7 +62,7 @@ class Adam:
         ]
 
     def apply(self, gradients: Sequence[tf.Tensor], step: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-        """Clips the gradients (already summed over replicas) and updates the variables.
+        """Clips the gradients, which are already summed over replicas, and updates the variables.
 
         Args:
             gradients: one per variable.
@@ -70,7 +70,7 @@ class Adam:
             rate: float32 scalar, the learning rate.
 
         Returns:
-            float32 scalar: the gradients' global norm before clipping.
+            float32 scalar, the global norm of the gradients before clipping.
         """
         norm = tf.linalg.global_norm(gradients)
         if self._config.clip_norm:
@@ -105,7 +105,7 @@ class Adam:
         rate: tf.Tensor,
     ) -> None:
         config = self._config
-        # Kernels only: decaying biases and normalisation pulls outputs to 0.
+        # Kernels only: decay of biases and normalisation would pull outputs towards 0.
         if config.weight_decay and len(variable.shape) > 1:
             tf.raw_ops.ResourceApplyGradientDescent(
                 var=variable.handle, alpha=rate * config.weight_decay, delta=variable.read_value()
@@ -127,13 +127,13 @@ class Adam:
 def update_average(
     strategy: Any, average: Sequence[Any], variables: Sequence[Any], keep: tf.Tensor
 ) -> None:
-    """Average = keep * average + (1 - keep) * variable; in the cross-replica context.
+    """Sets average = keep * average + (1 - keep) * variable, in the cross-replica context.
 
     Args:
         strategy: the distribution strategy.
-        average: the averaged variables.
-        variables: the trained ones, in the same order.
-        keep: float32 scalar.
+        average: the variables of the moving average.
+        variables: the trained variables, in the same order.
+        keep: float32 scalar, the share of the previous average to keep.
     """
 
     def move(target: Any, source: tf.Tensor, share: tf.Tensor) -> None:

@@ -1,6 +1,6 @@
-"""The sections of the trainer's options; `config.py` puts them together.
+"""Defines the sections of the trainer's options, which `config.py` puts together.
 
-Importing this module is cheap: no TensorFlow.
+Importing this module is cheap, because it does not import TensorFlow.
 """
 
 from typing import Any, Final, Literal, get_args
@@ -104,7 +104,7 @@ class AugmentationConfig(Section):
 
     @property
     def warps(self) -> bool:
-        """Whether pixels move."""
+        """Whether any configured change moves pixels."""
         return bool(self.rotation or self.shift or self.zoom or self.shear or self.horizontal_flip)
 
     @property
@@ -113,7 +113,7 @@ class AugmentationConfig(Section):
         return self.warps or bool(self.thickness or self.contrast or self.brightness or self.cutout)
 
     def scaled(self, factor: float) -> "AugmentationConfig":
-        """The same changes, `factor` times as strong (the flip stays)."""
+        """Returns the same changes, `factor` times as strong; the flip is unchanged."""
         bounds = {"rotation": 180.0, "shift": 0.5, "zoom": 1.0, "shear": 1.0, "thickness": 1.0,
                   "contrast": 0.9, "brightness": 0.9, "cutout": 0.75}  # fmt: skip
         changed = {key: min(bound, getattr(self, key) * factor) for key, bound in bounds.items()}

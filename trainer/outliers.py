@@ -1,7 +1,7 @@
-"""How unusual an image is: candidate scores, the chosen score and the verdict.
+"""Computes outlier scores: the candidates, the chosen score and the verdict.
 
-The layer's weights (temperature, neighbour bank, class Gaussians, thresholds) are fitted by
-`calibration.py` and travel inside the model and its export. Before calibration every verdict is
+`calibration.py` fits the weights of the layer (temperature, neighbour bank, class Gaussians,
+thresholds), which are part of the model and its export. Before calibration, every verdict is
 `accept`.
 """
 
@@ -18,27 +18,27 @@ TERMS: Final = (
     "neighbours",
     "mahalanobis",
 )
-"""Candidate scores, larger is stranger; the order of the standardisation's weights."""
+"""Candidate scores, larger for outliers, in the order of the standardisation weights."""
 COMBINED: Final = "combined"
 """The sum of the standardised `COMBINED_TERMS`."""
 COMBINED_TERMS: Final = ("relative_error", "neighbours", "mahalanobis")
 VERDICTS: Final = ("accept", "review", "reject")
-"""Names of the verdict's numbers 0, 1, 2."""
+"""Names of the verdicts 0, 1 and 2."""
 
 _CLIP = (-3.0, 30.0)
-"""Standardised terms are cut here, so that no term alone drowns the others."""
+"""Clipping range of standardised terms, so that no single term dominates the sum."""
 
 
 def terms_of(score: str) -> tuple[str, ...]:
-    """The candidate terms that the score of this name needs."""
+    """Returns the candidate terms that the named score needs."""
     return COMBINED_TERMS if score == COMBINED else (score,)
 
 
 def relative_error(pixels: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
-    """Squared reconstruction error relative to the image's own contrast: float32 [batch].
+    """Computes the squared reconstruction error relative to the image's contrast: float32 [batch].
 
-    The contrast is the squared distance from the image's mean colour. One unit of it per 784
-    values is added, so that an image of one colour has a finite score.
+    The contrast is the squared distance from the image's mean colour. One unit per 784 values is
+    added to it, so that an image of a single colour has a finite score.
     """
     axes = (1, 2, 3)
     error = tf.reduce_sum(tf.square(pixels - reconstruction), axes)
@@ -50,16 +50,16 @@ def relative_error(pixels: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
 
 @keras.saving.register_keras_serializable("vaeline")
 class OutlierScore(keras.layers.Layer):
-    """Scores, thresholds and temperature, as non-trainable weights of fixed shape.
+    """Holds scores, thresholds and temperature as non-trainable weights of fixed shape.
 
     Args:
-        num_classes: K.
-        latent_size: d.
+        num_classes: number of classes K.
+        latent_size: size d of the latent vectors.
         feature_size: size m of the features h.
-        neighbours: distance to which nearest neighbour in h.
-        bank: training images that the neighbours are looked for in.
-        components: principal components of h that the bank keeps.
-        score: which score is the outlier score: a name of `TERMS`, or `combined`.
+        neighbours: rank k of the neighbour whose distance in h is the score.
+        bank: number of training images that are searched for neighbours.
+        components: number of principal components of h that the bank keeps.
+        score: name of the outlier score, one of `TERMS` or `combined`.
     """
 
     def __init__(
@@ -102,10 +102,10 @@ class OutlierScore(keras.layers.Layer):
         self.thresholds = add("thresholds", (2,), float("inf"))
 
     def neighbour_distance(self, features: tf.Tensor) -> tf.Tensor:
-        """Squared distance of the direction of h to its k-th neighbour in the bank.
+        """Computes the squared distance of the direction of h to its k-th neighbour in the bank.
 
-        For directions f and g, |f - g|^2 = 2 - 2 f.g; the product is taken in the space of the
-        principal components, so what lies outside of it counts as distance.
+        For directions f and g, |f - g|^2 = 2 - 2 f.g. The product is taken in the space of the
+        principal components, so components outside that space add to the distance.
 
         Args:
             features: float32 [batch, m].
@@ -120,9 +120,9 @@ class OutlierScore(keras.layers.Layer):
         return 2.0 - 2.0 * nearest[:, -1]
 
     def class_distance(self, mean: tf.Tensor) -> tf.Tensor:
-        """Squared Mahalanobis distance of mu to the nearest class: float32 [batch].
+        """Computes the squared Mahalanobis distance of mu to the nearest class: float32 [batch].
 
-        The classes' Gaussians share one covariance (Lee et al. 2018).
+        The class Gaussians share one covariance (Lee et al. 2018).
         """
         white = tf.matmul(mean, self.whitening.value)
         centres = self.class_means.value
@@ -134,28 +134,28 @@ class OutlierScore(keras.layers.Layer):
         return tf.maximum(tf.reduce_min(squares, axis=-1), 0.0)
 
     def standardise(self, name: str, values: tf.Tensor) -> tf.Tensor:
-        """A term in units of the calibration split: 0 its median, 1 its 95 % quantile."""
+        """Scales a term so that 0 and 1 are its calibration split's median and 95 % quantile."""
         place = TERMS.index(name)
         standard = (values - self.centre.value[place]) / self.scale.value[place]
         return tf.clip_by_value(standard, *_CLIP)
 
     def combine(self, terms: dict[str, tf.Tensor], score: str | None = None) -> tf.Tensor:
-        """The outlier score (or the one named) from its terms: float32 [batch]."""
+        """Computes the outlier score, or the named one, from its terms: float32 [batch]."""
         return tf.add_n(
             [self.standardise(name, terms[name]) for name in terms_of(score or self.score)]
         )
 
     def verdict(self, score: tf.Tensor) -> tf.Tensor:
-        """int32 [batch], an index of `VERDICTS`."""
+        """Returns the verdict of a score, int32 [batch], an index into `VERDICTS`."""
         passed = score[:, tf.newaxis] > self.thresholds.value
         return tf.reduce_sum(tf.cast(passed, tf.int32), axis=-1)
 
     def call(self, terms: dict[str, tf.Tensor]) -> tf.Tensor:
-        """The outlier score from its terms."""
+        """Computes the outlier score from its terms."""
         return self.combine(terms)
 
     def get_config(self) -> dict[str, Any]:
-        """The arguments of the constructor."""
+        """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "num_classes": self.num_classes,

@@ -1,28 +1,28 @@
-"""From an image file to the pixels that the model sees, as TensorFlow ops.
+"""Converts image files to the model's input pixels with TensorFlow ops.
 
-The Transform graph, the served signatures and the trainer's input call these functions, so there
-is one decoder, one conversion of channels and one resize method in the whole system.
+The Transform graph, the served signatures and the trainer's input share these functions, so the
+system has one decoder, one channel conversion and one resize method.
 """
 
 import tensorflow as tf
 
-# ITU-R BT.601 luma weights, the ones of JPEG's own YCbCr conversion (ITU-T T.871, section 7).
+# ITU-R BT.601 luma weights, as in JPEG's own YCbCr conversion (ITU-T T.871, section 7).
 _LUMA = (0.299, 0.587, 0.114)
 
 
 def decode_batch(encoded: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
-    """Decodes image files and brings them to the model's size.
+    """Decodes image files and converts them to the model's size and channels.
 
     Args:
-        encoded: string `[batch]`, each a JPEG, PNG, GIF (first frame) or BMP file, upright and of
-            8 bits per sample, as the ingest stores them and `serving/admission.py` makes them.
+        encoded: string `[batch]`, each a JPEG, PNG, GIF (first frame) or BMP file, upright and with
+            8 bits per sample, as the ingest and `serving/admission.py` write them.
         image_shape: height, width (pixels) and channels (1 or 3) of the result.
 
     Returns:
         uint8 `[batch, height, width, channels]`.
 
     Raises:
-        tf.errors.InvalidArgumentError: When the graph runs and an image can't be decoded.
+        tf.errors.InvalidArgumentError: An image cannot be decoded; raised when the graph runs.
     """
     return tf.map_fn(
         lambda content: _fit_one(decode_file(content), image_shape),
@@ -32,7 +32,7 @@ def decode_batch(encoded: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Te
 
 
 def decode_file(content: tf.Tensor) -> tf.Tensor:
-    """Decodes one JPEG, PNG, GIF (first frame) or BMP file, a string, as it is stored.
+    """Decodes one JPEG, PNG, GIF (first frame) or BMP file, a string, without conversion.
 
     Returns:
         uint8 `[any height, any width, 1 to 4 channels]`.
@@ -43,12 +43,12 @@ def decode_file(content: tf.Tensor) -> tf.Tensor:
 
 
 def fit_to_shape(pixels: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
-    """Brings decoded images of one size to the model's channels and size.
+    """Converts decoded images of one size to the model's channels and size.
 
-    Colour becomes grey by BT.601 luma, grey becomes colour by repetition, alpha is dropped. The
-    resize is bilinear with antialiasing (`tf.image.resize(antialias=True)`, which agrees with
-    Pillow's), the result rounded to whole levels so that it can be stored as uint8 and still be
-    exactly what serving computes.
+    Colour is converted to grey by BT.601 luma and grey to colour by repetition; alpha is dropped.
+    The resize is bilinear with antialiasing (`tf.image.resize(antialias=True)`, which agrees with
+    Pillow's). The result is rounded to whole levels, so that it can be stored as uint8 and still
+    equals what serving computes.
 
     Args:
         pixels: uint8 `[batch, any height, any width, 1 to 4 channels]`.
@@ -62,7 +62,8 @@ def fit_to_shape(pixels: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Ten
     size = tf.shape(converted)
 
     def resize() -> tf.Tensor:
-        # Whole numbers of float32, in 0..255, because antialiasing may overshoot by a rounding.
+        # Rounded to whole levels and clipped to 0..255, because antialiasing may overshoot by a
+        # rounding error.
         resized = tf.image.resize(converted, [height, width], method="bilinear", antialias=True)
         return tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
 
@@ -77,34 +78,34 @@ def to_unit(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def to_levels(unit: tf.Tensor) -> tf.Tensor:
-    """Turns the result of `to_unit` back into the uint8 levels it came from."""
+    """Converts the result of `to_unit` back to the original uint8 levels."""
     return tf.cast(tf.round(unit * 255.0), tf.uint8)
 
 
 def _fit_one(image: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
     image.set_shape([None, None, None])
-    # Most archives hold images of the model's shape: one comparison instead of three.
+    # Most archives hold images of the model's shape, for which one comparison suffices.
     is_fit = tf.reduce_all(tf.equal(tf.shape(image), image_shape))
     fitted = tf.cond(is_fit, lambda: image, lambda: fit_to_shape(image[tf.newaxis], image_shape)[0])
     return tf.ensure_shape(fitted, image_shape)
 
 
 def _decode_jpeg(content: tf.Tensor) -> tf.Tensor:
-    # TensorFlow's default is the fast transform, which other decoders do not compute: with the
-    # accurate one OpenCV, and so the bulk job, gives the same pixels bit for bit.
+    # TensorFlow's default is the fast DCT, which other decoders do not use. With the accurate
+    # one, OpenCV, and so the bulk job, gives bit-identical pixels.
     return tf.io.decode_jpeg(content, channels=0, dct_method="INTEGER_ACCURATE")
 
 
 def _decode_other(content: tf.Tensor) -> tf.Tensor:
-    # channels=0: the file's own, because not every decoder converts (BMP and GIF refuse).
+    # channels=0 keeps the channels of the file, because the BMP and GIF decoders cannot convert.
     return tf.io.decode_image(content, channels=0, expand_animations=False)
 
 
 def _to_grey(pixels: tf.Tensor) -> tf.Tensor:
-    # Two channels are grey with alpha, four are colour with alpha.
+    # Two channels are grey and alpha, four are colour and alpha.
     def luma() -> tf.Tensor:
         red, green, blue = (tf.cast(pixels[..., n : n + 1], tf.float32) for n in range(3))
-        # Elementwise, not a matrix product, whose order of summation follows the batch's size.
+        # Elementwise, because the summation order of a matrix product depends on the batch size.
         grey = _LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue
         return tf.cast(tf.round(grey), tf.uint8)
 

@@ -1,4 +1,4 @@
-"""What ends a training early: SIGTERM from a scheduler, and numbers that are no numbers."""
+"""Ends a training early on SIGTERM from a scheduler, or when a value is not finite."""
 
 import contextlib
 import signal
@@ -11,37 +11,37 @@ import numpy as np
 from trainer.errors import UserError
 
 PREEMPTED_EXIT_CODE: Final = 75
-"""EX_TEMPFAIL: start the same command again and it goes on where it stopped."""
+"""Exit code EX_TEMPFAIL: the same command, started again, resumes where it stopped."""
 
 
 class PreemptedError(UserError, RuntimeError):
-    """The run was asked to stop; its state is saved.
+    """Signals that the run was asked to stop and has saved its state.
 
-    Entry points exit with `PREEMPTED_EXIT_CODE`; the command line reads it here.
+    Entry points exit with `PREEMPTED_EXIT_CODE`; the command line reads the code from here.
     """
 
     exit_code = PREEMPTED_EXIT_CODE
 
 
 class TrainingDivergedError(UserError, ValueError):
-    """A part of the loss is not finite."""
+    """Signals that a part of the loss is not finite."""
 
 
 class StopRequest:
-    """Whether the process was asked to stop."""
+    """Records whether the process was asked to stop."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def __call__(self, number: int, frame: Any) -> None:
-        """The signal handler."""
+        """Handles the signal."""
         del number, frame
         self.requested = True
 
 
 @contextlib.contextmanager
 def stop_on_sigterm() -> Iterator[StopRequest]:
-    """Turns SIGTERM into a flag within the block; elsewhere than the main thread, never set."""
+    """Turns SIGTERM into a flag within the block; outside the main thread it is never set."""
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield request
@@ -63,19 +63,19 @@ _CAUSES = (
     "loss",
     "gradient_norm",
 )
-"""Parts in the order in which a bad number spreads."""
+"""Parts of the loss in the order in which a non-finite value spreads."""
 
 
 def check_finite(values: np.ndarray, names: Sequence[str], first_step: int) -> None:
-    """Stops the training at the first step whose numbers are not finite.
+    """Stops the training at the first step with a non-finite value.
 
     Args:
         values: float32 [steps, parts].
-        names: of the parts.
+        names: names of the parts.
         first_step: number of the first row.
 
     Raises:
-        TrainingDivergedError: with the step and the term.
+        TrainingDivergedError: a value is not finite; the message names the step and the part.
     """
     bad = ~np.isfinite(values)
     if not bad.any():

@@ -1,7 +1,7 @@
-"""Preprocessing as a TensorFlow Transform graph, and the reading of records through that graph.
+"""Defines preprocessing as a TensorFlow Transform graph, and reads records through that graph.
 
-TFX's Transform runs `preprocessing_fn`; the trainer, the export and the evaluator run the graph
-that it writes, through `RecordTransform`, so that training and serving can't differ.
+TFX's Transform runs `preprocessing_fn`. The trainer, the export and the evaluator run the resulting
+graph through `RecordTransform`, so that training and serving cannot differ.
 """
 
 import re
@@ -15,18 +15,18 @@ import tensorflow_transform as tft
 from trainer import features, pixels
 
 IMAGE: Final = "image"
-"""float32 [height, width, channels]: level / 255, of which `to_levels` gives the level back."""
+"""float32 [height, width, channels]: level / 255; `to_levels` restores the level."""
 MEAN: Final = "image/mean"
-"""float32 [channels]: mean over the training split, the same in every row."""
+"""float32 [channels]: mean over the training split, identical in every row."""
 STD: Final = "image/std"
-"""float32 [channels]: standard deviation over the training split, the same in every row."""
+"""float32 [channels]: standard deviation over the training split, identical in every row."""
 LABEL: Final = "label"
-"""int64: place of the class in the vocabulary file; -1 without a label or with an unknown one."""
+"""int64: index of the class in the vocabulary file; -1 for a missing or unknown label."""
 
 _VOCABULARY: Final = "classes"
 
-# AutoGraph would rewrite what these functions call, TFT's own layer included, which takes four
-# seconds for every trace; nothing here needs it.
+# AutoGraph would rewrite everything that these functions call, including TFT's own layer, which
+# takes four seconds per trace; nothing here needs it.
 _AS_WRITTEN: Final = tf.autograph.experimental.do_not_convert
 
 
@@ -34,10 +34,10 @@ _AS_WRITTEN: Final = tf.autograph.experimental.do_not_convert
 def preprocessing_fn(
     inputs: Mapping[str, Any], custom_config: Mapping[str, Any]
 ) -> dict[str, tf.Tensor]:
-    """Decodes images, and learns the channels' moments and the label vocabulary.
+    """Decodes images, and computes the channel moments and the label vocabulary.
 
     Args:
-        inputs: raw features of a batch: `image/encoded`, and `image/class/text` where known.
+        inputs: raw features of a batch: `image/encoded` and, if known, `image/class/text`.
         custom_config: `image_shape`, the model's height, width and channels.
 
     Returns:
@@ -66,23 +66,23 @@ def preprocessing_fn(
 
 
 class RecordTransform:
-    """The Transform graph, as functions of encoded images and label texts.
+    """Applies the Transform graph to encoded images and label texts.
 
-    The class order is the natural one (`2` before `10`), not the vocabulary file's order by
-    frequency, so that it stays the same from one training to the next.
+    The classes are in natural order (`2` before `10`) and not in the vocabulary file's order by
+    frequency, so that their order is the same in every training.
 
     Args:
-        graph: folder of the transform graph, as TFX's Transform writes it.
+        graph: folder of the transform graph that TFX's Transform wrote.
 
     Attributes:
-        classes: names in the order of the labels that `labels` returns.
-        resources: what an export must track, or its vocabulary table is missing.
+        classes: names of the classes in the order of the labels that `labels` returns.
+        resources: object that an export must track to include the vocabulary table.
     """
 
     def __init__(self, graph: str | Path) -> None:
         self._output = tft.TFTransformOutput(str(graph))
-        # Loaded as it is and not as TFT's layer: that one is tf_keras's, and an export that tracks
-        # it has AutoGraph rewrite and trace it again, which takes twice as long as all the rest.
+        # Loaded directly and not as TFT's layer, which is a tf_keras layer: in an export that
+        # tracks it, AutoGraph rewrites and retraces it, which takes twice as long as all the rest.
         self.resources = tf.saved_model.load(self._output.transform_savedmodel_dir)
         vocabulary = [term.decode("utf-8") for term in self._output.vocabulary_by_name(_VOCABULARY)]
         self.classes: tuple[str, ...] = tuple(sorted(vocabulary, key=_natural_key))
@@ -95,8 +95,8 @@ class RecordTransform:
 
     @_AS_WRITTEN
     def labels(self, texts: tf.Tensor) -> tf.Tensor:
-        """Maps class names, string `[batch]`, to int64 `[batch]`; -1 for unknown and empty."""
-        # The function takes every input; in a graph the unused decoding is pruned.
+        """Maps class names, string `[batch]`, to int64 `[batch]`; -1 if unknown or empty."""
+        # The function needs every input; in a graph, the unused decoding is pruned.
         blank = tf.fill(tf.shape(texts), _blank_image())
         inputs = {features.LABEL_TEXT: texts, features.ENCODED: blank}
         rows = {name: value[:, tf.newaxis] for name, value in inputs.items()}
@@ -104,17 +104,17 @@ class RecordTransform:
         return tf.where(places < 0, places, tf.gather(self._ranks, tf.maximum(places, 0)))
 
     def moments(self) -> tuple[Any, Any]:
-        """Reads the channels' mean and standard deviation out of the graph.
+        """Reads the mean and standard deviation of each channel from the graph.
 
         Returns:
-            Two float32 arrays `[channels]`, of pixels in [0, 1].
+            Two float32 arrays `[channels]`, for pixels in [0, 1].
         """
         rows = self._apply({features.ENCODED: _blank_image()[tf.newaxis, tf.newaxis]})
         return rows[MEAN][0].numpy(), rows[STD][0].numpy()
 
     @_AS_WRITTEN
     def decode_examples(self, serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Turns records into what training keeps in memory.
+        """Decodes records into the arrays that training keeps in memory.
 
         Args:
             serialised: string `[batch]`, tf.Examples.
@@ -126,7 +126,7 @@ class RecordTransform:
         return pixels.to_levels(self.images(encoded)), self.labels(texts)
 
     def _apply(self, given: Mapping[str, tf.Tensor]) -> Mapping[str, tf.Tensor]:
-        """Runs the graph; features that are not given are empty."""
+        """Runs the graph; missing features are empty."""
         function = self.resources.transform_fn
         ((specs,), _) = function.structured_input_signature
         rows = tf.shape(next(iter(given.values())))[0]
@@ -138,7 +138,7 @@ class RecordTransform:
 
 
 def parse_records(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Reads the image and the class name, `""` where there is none, out of tf.Examples.
+    """Reads the image and the class name, `""` when missing, from tf.Examples.
 
     Args:
         serialised: string `[batch]`.
@@ -161,7 +161,7 @@ def _blank_image() -> tf.Tensor:
 
 
 def _as_specified(value: tf.Tensor, spec: Any) -> Any:
-    # Without a presence in the schema a feature is sparse.
+    # A feature without a presence in the schema is sparse.
     return tf.sparse.from_dense(value) if isinstance(spec, tf.SparseTensorSpec) else value
 
 
@@ -183,7 +183,7 @@ def _dense(value: Any) -> tf.Tensor:
 
 
 def _natural_key(name: str) -> list[str | int]:
-    # The split alternates text and digits, so that only like is compared with like. The name
-    # itself comes last: "1" and "01" are two classes.
+    # The split alternates text and digits, so that only parts of the same kind are compared. The
+    # name itself comes last, because "1" and "01" are two classes.
     parts = re.split(r"(\d+)", name)
     return [int(part) if place % 2 else part for place, part in enumerate(parts)] + [0, name]

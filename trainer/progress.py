@@ -1,6 +1,6 @@
-"""The logger that speaks to the person who watches a run, and how it writes remaining time.
+"""Names the logger whose lines users see during a run, and formats remaining time.
 
-Project code logs to it a line at a time; the local runner shows its latest line beside the step.
+Project code logs one line at a time; the local runner shows the latest line next to the step.
 """
 
 from typing import Final

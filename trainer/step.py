@@ -1,8 +1,8 @@
-"""The compiled training step: gather, augment, gradients, update; many steps per call.
+"""Compiles the training step (gather, augment, gradients, update) and runs many steps per call.
 
-One path for one device, MirroredStrategy and MultiWorkerMirroredStrategy: a loop over
-`strategy.run` inside one graph. `train.py` drives it. Augmentation and the update stay outside
-of XLA: the warp has no XLA kernel and the update is one fused kernel already.
+One device, MirroredStrategy and MultiWorkerMirroredStrategy share one path: a loop over
+`strategy.run` inside one graph. `loop.py` drives it. Augmentation and the update stay outside
+XLA: the warp has no XLA kernel, and the update is already one fused kernel.
 """
 
 import dataclasses
@@ -22,15 +22,15 @@ from trainer.optimizer import Adam, learning_rate, update_average
 from trainer.synchronisation import ordered_sums
 
 REPORTED: Final = (*objective.PARTS, "gradient_norm", "learning_rate")
-"""What each step reports, in this order."""
+"""Names of the values that each step reports, in order."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How long the training is.
+    """The length of a training run.
 
     Attributes:
-        total_steps: of the whole run.
+        total_steps: number of steps of the whole run.
         steps_per_epoch: steps in one pass over the train split; may be fractional.
     """
 
@@ -39,17 +39,17 @@ class Plan:
 
 
 class TrainingStep:
-    """Runs training steps on a strategy's devices.
+    """Runs training steps on the devices of a strategy.
 
     Args:
-        model: the trained model, created in the strategy's scope.
+        model: the model in training, created in the strategy's scope.
         average: the model that holds the moving average of the weights, or None.
-        config: the training's options.
-        plan: its length.
+        config: options of the training.
+        plan: length of the training.
         strategy: the distribution strategy.
         labelled: feed of the train split.
         unlabelled: feed of the unlabelled stream, or None.
-        xla: compile loss and gradients with XLA; one replica only.
+        xla: whether to compile loss and gradients with XLA; supported for one replica only.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class TrainingStep:
         with strategy.scope():
             self.optimizer = Adam(config.optimizer, self._variables)
         self._averaged = _averaged_pairs(model, average)
-        # A nested graph can't synchronise replicas, so it is there for XLA alone.
+        # A nested graph cannot synchronise replicas, so it is used for XLA only.
         self._gradients: Callable[..., Any] = self._compute_gradients
         if xla:
             self._gradients = tf.function(
@@ -85,12 +85,12 @@ class TrainingStep:
         """Runs `count` steps.
 
         Args:
-            first_step: number of the first of them, 0-based.
-            count: how many.
-            blocks: what each feed's `block` gave for these steps.
+            first_step: number of the first step, 0-based.
+            count: number of steps.
+            blocks: for each feed, the result of its `block` for these steps.
 
         Returns:
-            float32 [count, len(REPORTED)].
+            float32 [count, len(REPORTED)], a row for each step.
         """
         return self._run(tf.constant(first_step, tf.int32), tf.constant(count, tf.int32), blocks)
 
@@ -141,7 +141,7 @@ class TrainingStep:
         number: Any,
         replicas: int,
     ) -> Batch:
-        """Gathers, scales and augments one replica's images."""
+        """Gathers, scales and augments the images of one replica."""
         noise = Noise(self._config.seed, step, number, replicas)
         augmentation, semi = self._config.augmentation, self._config.semi_supervised
         images, labels = self._feeds[0].batch(rows[0], resident[0], number)
@@ -185,7 +185,7 @@ class TrainingStep:
         if not self._averaged:
             return
         every, decay = self._config.optimizer.ema_every, self._config.optimizer.ema_decay
-        # Early on the average would be mostly the initial weights: a shorter memory then.
+        # Early on, the average would be mostly the initial weights, so its memory starts short.
         updates = tf.cast(step // every, tf.float32)
         keep = tf.minimum(decay, (1.0 + updates) / (10.0 + updates))
 

@@ -1,7 +1,7 @@
-"""Which devices train: one, all local GPUs, or the workers that TF_CONFIG names.
+"""Selects the devices for training: one, all local GPUs, or the workers that TF_CONFIG names.
 
-Called by `train.py` and by entry points that start workers. Create a multi-worker strategy before
-any other TensorFlow operation (tensorflow/tensorflow#55178).
+`train.py` and entry points that start workers call it. Create a multi-worker strategy before any
+other TensorFlow operation (tensorflow/tensorflow#55178).
 """
 
 import functools
@@ -13,13 +13,13 @@ import tensorflow as tf
 
 
 def cluster_size(environment: str | None) -> int:
-    """Training workers that a TF_CONFIG names: chief or master, and workers.
+    """Counts the training workers that a TF_CONFIG names: chief or master, and workers.
 
     Args:
-        environment: the value of TF_CONFIG, or None.
+        environment: value of TF_CONFIG, or None if it is not set.
 
     Raises:
-        ValueError: it is no JSON object.
+        ValueError: the value is not a JSON object.
     """
     if not environment:
         return 1
@@ -31,13 +31,13 @@ def cluster_size(environment: str | None) -> int:
 
 
 def create_strategy(devices: str) -> Any:
-    """The tf.distribute strategy that the configuration and the machine ask for.
+    """Creates the tf.distribute strategy for the configuration and the machine.
 
     Args:
-        devices: `trainer.devices`.
+        devices: value of `trainer.devices`.
 
     Raises:
-        ValueError: several workers are asked for and TF_CONFIG names none.
+        ValueError: several workers are requested and TF_CONFIG names none.
     """
     environment = os.environ.get("TF_CONFIG")
     workers = cluster_size(environment)
@@ -57,7 +57,10 @@ def create_strategy(devices: str) -> Any:
 
 @functools.cache
 def _mirrored(devices: tuple[str, ...]) -> Any:
-    """One strategy per process: two share collective keys, and tuner and trainer want one each."""
+    """Returns one strategy per process, because two would share collective keys.
+
+    The tuner and the trainer each ask for one.
+    """
     return tf.distribute.MirroredStrategy(list(devices))
 
 
@@ -66,10 +69,10 @@ def _cpus() -> list[Any]:
 
 
 def _resolver(environment: str | None) -> tf.distribute.cluster_resolver.ClusterResolver:
-    """Resolver of a cluster whose first worker may be called chief or master.
+    """Returns the resolver of a cluster whose first worker may be called chief or master.
 
-    Vertex says `chief`, older Kubeflow operators `master` (tensorflow/tfx#4587), which the
-    strategy does not know; parameter servers and evaluators take no part in the training.
+    Vertex uses `chief`, older Kubeflow operators `master` (tensorflow/tfx#4587), which the strategy
+    does not support. Parameter servers and evaluators take no part in the training.
     """
     settings = json.loads(environment or "{}")
     known = {"chief": "chief", "master": "chief", "worker": "worker"}
@@ -86,19 +89,20 @@ def _resolver(environment: str | None) -> tf.distribute.cluster_resolver.Cluster
 
 
 def is_chief(strategy: Any) -> bool:
-    """Whether this process writes checkpoints, logs and the export."""
+    """Returns whether this process writes checkpoints, logs and the export."""
     return bool(strategy.extended.should_checkpoint)
 
 
 def is_clustered(strategy: Any) -> bool:
-    """Whether several processes train together."""
+    """Returns whether several processes train together."""
     return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
 
 
 def agree(strategy: Any, wish: bool) -> bool:
-    """Whether any worker wishes so; every worker must ask at the same steps.
+    """Returns whether any worker wishes so; all workers must call it at the same steps.
 
-    Decisions that depend on a clock or a signal must be common, or the others wait for ever.
+    Decisions that depend on a clock or a signal must be shared, otherwise other workers would wait
+    forever.
     """
     if not is_clustered(strategy):
         return wish
@@ -108,15 +112,15 @@ def agree(strategy: Any, wish: bool) -> bool:
 
 
 def replica_share(key: str, batch_size: int, strategy: Any) -> int:
-    """Images of a global batch that one replica takes.
+    """Returns the number of images of a global batch that one replica takes.
 
     Args:
-        key: the option that holds the batch size, for the message.
-        batch_size: global.
+        key: name of the option that holds the batch size, for the message.
+        batch_size: the global batch size.
         strategy: the distribution strategy.
 
     Raises:
-        ValueError: the batch can't be divided evenly.
+        ValueError: the batch cannot be divided evenly.
     """
     replicas = strategy.num_replicas_in_sync
     if batch_size % replicas:

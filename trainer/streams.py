@@ -1,4 +1,4 @@
-"""From splits to the streams of the training step. Called by `train.py` and `loop.py`."""
+"""Builds the streams of the training step from the splits, for `train.py` and `loop.py`."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from trainer.config import TrainerConfig
 from trainer.input_pipeline import ImageSet, select
 
 _RESIDENT_LIMIT = 1 << 30
-"""Bytes of images that may lie on every device."""
+"""Maximum size in bytes of the images that stay on every device."""
 _NO_PART_OF_IDENTITY = {
     "max_minutes",
     "steps_per_call",
@@ -24,16 +24,16 @@ _NO_PART_OF_IDENTITY = {
     "calibration",
     "tuner",
     "devices",
-    # The base itself is.
+    # The digest of the base model is part of the identity instead.
     "warm_start",
 }
-"""Options that no weight depends on."""
+"""Options that do not affect the weights."""
 
 
 def learning_splits(data: Mapping[str, ImageSet], config: TrainerConfig) -> dict[str, ImageSet]:
-    """The splits as training needs them: every image of the labelled stream has its label.
+    """Prepares the splits so that every image of the labelled stream has a label.
 
-    Images of `train` without a label join the unlabelled ones.
+    Images of `train` without a label are added to the unlabelled ones.
 
     Raises:
         ValueError: there is nothing to learn from.
@@ -71,7 +71,7 @@ def learning_splits(data: Mapping[str, ImageSet], config: TrainerConfig) -> dict
 def create_feeds(
     config: TrainerConfig, splits: Mapping[str, ImageSet], strategy: Any
 ) -> list[Feed]:
-    """The feed of the train split and, where it is used, of the unlabelled stream."""
+    """Creates the feed of the train split and, if it is used, of the unlabelled stream."""
     strategies.replica_share("trainer.batch_size", config.batch_size, strategy)
     streams = [(features.TRAIN, splits[features.TRAIN], config.batch_size)]
     semi = config.semi_supervised
@@ -97,7 +97,7 @@ def create_feeds(
 
 
 def images_per_step(config: TrainerConfig, streams: int) -> int:
-    """Images that a step encodes: those of the streams, and their views."""
+    """Returns how many images a step encodes: those of the streams, and their views."""
     augmented = config.augmentation.enabled and config.objective.alpha
     images = config.batch_size * (2 if augmented else 1)
     if streams > 1:
@@ -114,14 +114,14 @@ def run_identity(
     replicas: int,
     base: str = "",
 ) -> str:
-    """Digest of everything that the weights depend on: a checkpoint belongs to one such run.
+    """Computes the digest of everything the weights depend on, which identifies a run.
 
     Args:
-        config: the training's options.
-        model: the model's `get_config()`.
+        config: options of the training.
+        model: result of the model's `get_config()`.
         splits: images by split name.
-        replicas: how many compute.
-        base: digest of the weights that the model begins with; empty where they start anew.
+        replicas: number of replicas.
+        base: digest of the weights that the model starts from; empty for a cold start.
     """
     part = config.model_dump(mode="json", exclude=_NO_PART_OF_IDENTITY)
     options = [part, model, replicas, *([base] if base else [])]

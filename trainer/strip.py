@@ -1,7 +1,7 @@
-"""A strip of small pictures: the same images and the same latents as the training goes on.
+"""Writes a strip of small pictures that show the same images and latents during training.
 
-`boards.py` takes one at a bounded number of evaluations; the run report lays them side by side.
-Each is a PNG of `SHOWN` tiles a row, at the model's own resolution.
+`boards.py` takes one at a bounded number of evaluations; the run report shows them side by side.
+Each is a PNG with `SHOWN` tiles per row, at the model's resolution.
 """
 
 import os
@@ -14,41 +14,42 @@ from trainer.checkpoints import write_atomic
 from trainer.model import VaeClassifier
 
 FOLDER = "strip"
-"""In the working directory."""
+"""Name of the folder in the working directory."""
 ORIGINALS = "originals.png"
-"""One row: the images that are reconstructed."""
+"""File with one row of the images that are reconstructed."""
 SHOWN = 8
-"""Tiles of a row."""
+"""Number of tiles per row."""
 
 _EARLY, _EVEN = 5, 4
-"""Pictures at equal ratios of steps, and at equal distances."""
+"""Number of pictures at geometrically spaced steps, and at evenly spaced steps."""
 
 
 class Strip:
-    """Decides when a picture is due, and writes it.
+    """Decides when a picture is due and writes it.
 
     Args:
-        workdir: pictures go to `strip` in it, as `step-00000145.png`: a row of reconstructions
-            and, where the decoder makes images by itself, a row of prior samples.
-        images: uint8 [n, height, width, channels]; eight at equal distances are shown.
-        seed: of the prior's samples.
-        total_steps: steps planned.
+        workdir: folder whose `strip` subfolder receives files such as `step-00000145.png`: a row
+            of reconstructions and, if the decoder can generate images, a row of prior samples.
+        images: uint8 [n, height, width, channels]; eight evenly spaced ones are shown.
+        seed: seed of the samples from the prior.
+        total_steps: planned number of steps.
     """
 
     def __init__(self, workdir: str, images: np.ndarray, *, seed: int, total_steps: int) -> None:
         self._folder = os.path.join(workdir, FOLDER)
-        # Data often come class by class: equal distances show several classes.
+        # Data are often sorted by class, so evenly spaced images show several classes.
         places = np.linspace(0, len(images) - 1, SHOWN).astype(int)
         self._shown = np.ascontiguousarray(images[places])
         self._seed = seed
         self._total_steps = total_steps
-        # Early steps change most; but where the first look comes late, equal ratios are over.
+        # Early steps change most. If the first evaluation comes late, the geometric marks have
+        # passed by then, so evenly spaced marks are added.
         early = np.geomspace(1, max(total_steps, 1), _EARLY)
         even = np.linspace(0, total_steps, _EVEN + 1)
         self._marks = sorted({round(mark) for mark in [*early.tolist(), *even.tolist()]})
 
     def take(self, step: int, model: VaeClassifier) -> None:
-        """Writes a picture if a mark was passed since the last one."""
+        """Writes a picture if a mark has passed since the last one."""
         due = [mark for mark in self._marks if mark <= step]
         if not due:
             return

@@ -1,6 +1,6 @@
-"""What the training's images look like, in numbers, for later drift checks.
+"""Summarises the training images in numbers, for later drift checks.
 
-`train.py` makes the summary once; the pushed model carries it as plain JSON, and a later job
+`train.py` computes the summary once. The pushed model contains it as plain JSON, and a later job
 compares its images with it.
 """
 
@@ -19,7 +19,7 @@ _SCALARS = ("elbo", "reconstruction_error", "kl", "outlier_score")
 
 
 def pixel_summary(images: np.ndarray) -> dict[str, Any]:
-    """Histogram of the pixel values, and quantiles of the images' brightness and contrast.
+    """Computes a histogram of pixel values, and quantiles of brightness and contrast.
 
     Args:
         images: uint8 [n, height, width, channels].
@@ -36,18 +36,18 @@ def pixel_summary(images: np.ndarray) -> dict[str, Any]:
 def summarise_images(
     model: VaeClassifier, data: ImageSet, *, seed: int, batch_size: int = 512
 ) -> dict[str, Any]:
-    """Summary of a split as the model sees it.
+    """Summarises the pixels and the model's outputs for a split.
 
     Args:
         model: a calibrated model.
-        data: the split; at most 5,000 of its images are looked at.
-        seed: of the choice of them.
-        batch_size: images per call.
+        data: the split; at most 5,000 of its images are used.
+        seed: seed of the choice of images.
+        batch_size: number of images per call.
 
     Returns:
-        Plain values: `images` (how many), `levels` (of all quantiles), `pixels`, `latent` (mean,
-        standard deviation and quantiles of mu by dimension, mean posterior variance), `classes`
-        (share of each predicted class), `confidence`, and quantiles of the scores.
+        Plain values: `images` (their number), `levels` (of all quantiles), `pixels`, `latent`
+        (mean, standard deviation and quantiles of mu by dimension, mean posterior variance),
+        `classes` (share of each predicted class), `confidence`, and quantiles of the scores.
     """
     if len(data) > _MOST_IMAGES:
         places = np.random.default_rng([seed, 3]).permutation(len(data))[:_MOST_IMAGES]

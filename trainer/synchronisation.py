@@ -1,10 +1,10 @@
-"""Sums over replicas inside the loss, in one order on every replica.
+"""Sums values over replicas inside the loss, in the same order on every replica.
 
 Normalisation statistics and joint class counts of the global batch are sums over replicas, and so
-are their gradients. Nothing promises the order in which a gradient tape walks parallel branches;
-replicas that meet in different sums would mix numbers up silently where shapes are equal. Here each
-sum carries a scalar, always 0, to the next one; the gradient of the scalar makes the backward sums
-wait for one another in the reverse order.
+are their gradients. The order in which a gradient tape visits parallel branches is unspecified;
+replicas that executed different sums at once would silently mix up values of equal shapes.
+Therefore each sum passes a scalar, always 0, to the next one, and the gradient of the scalar makes
+the backward sums run one after another in the reverse order.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ import tensorflow as tf
 
 
 class _Chain(threading.local):
-    """The scalar of this replica's thread, while a loss is being traced."""
+    """The scalar of this replica's thread while a loss is traced."""
 
     token: tf.Tensor | None = None
 
@@ -25,7 +25,7 @@ _CHAIN = _Chain()
 
 @contextlib.contextmanager
 def ordered_sums() -> Iterator[None]:
-    """The scope of one loss: sums within it follow one another."""
+    """Opens the scope of one loss, in which sums run one after another."""
     _CHAIN.token = tf.constant([0.0])
     try:
         yield
@@ -34,16 +34,16 @@ def ordered_sums() -> Iterator[None]:
 
 
 def replica_count() -> int:
-    """Replicas that run this code in step: 1 outside of a strategy's replica."""
+    """Returns the number of replicas that run this code in step; 1 outside a replica context."""
     replica = tf.distribute.get_replica_context()
     return 1 if replica is None else int(replica.num_replicas_in_sync)
 
 
 def replica_mean(value: tf.Tensor) -> tf.Tensor:
-    """Mean of a floating-point tensor over all replicas, differentiable.
+    """Computes the differentiable mean of a floating-point tensor over all replicas.
 
     Raises:
-        RuntimeError: called outside of `ordered_sums` with several replicas.
+        RuntimeError: called outside `ordered_sums` with several replicas.
     """
     replicas = replica_count()
     if replicas == 1:

@@ -1,7 +1,7 @@
-"""Images that belong to no class, made from good ones, to choose the outlier score by.
+"""Makes images that belong to no class from good ones, to choose the outlier score.
 
-Used by `calibration.py` only. They are no part of any test: `benchmarks/outliers.py` measures the
-chosen score on other kinds.
+Only `calibration.py` uses them. They are not used for measurement: `benchmarks/outliers.py`
+measures the chosen score on other kinds of outliers.
 """
 
 from collections.abc import Callable
@@ -13,14 +13,14 @@ Maker = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def _swapped_quadrants(images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """The four quarters in another order: right strokes, wrong arrangement."""
+    """Permutes the four quadrants: the strokes are right, their arrangement is wrong."""
     del draw
     rows, columns = images.shape[1] // 2, images.shape[2] // 2
     return np.roll(images, (rows, columns), axis=(1, 2))
 
 
 def _overlaid_pairs(images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Two images at once: the farther value from their common mean."""
+    """Overlays two images, keeping the value farther from their common mean."""
     partners = np.roll(images, int(draw.integers(1, max(2, len(images)))), axis=0)
     middle = images.mean()
     nearer = np.abs(images - middle) < np.abs(partners - middle)
@@ -28,7 +28,7 @@ def _overlaid_pairs(images: np.ndarray, draw: np.random.Generator) -> np.ndarray
 
 
 def _scattered_pixels(images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Each image's own pixels in random places."""
+    """Shuffles the pixels of each image."""
     count, height, width, channels = images.shape
     flat = images.reshape(count, height * width, channels)
     order = draw.random((count, height * width)).argsort(axis=1)
@@ -36,7 +36,7 @@ def _scattered_pixels(images: np.ndarray, draw: np.random.Generator) -> np.ndarr
 
 
 def _stripes(images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """Waves of random direction, length and phase."""
+    """Draws waves of random direction, length and phase."""
     count, height, width, channels = images.shape
     angle, phase = draw.uniform(0, np.pi, (2, count, 1, 1, 1)) * [[[[[1.0]]]], [[[[2.0]]]]]
     length = draw.uniform(3.0, max(4.0, width / 2), (count, 1, 1, 1))
@@ -48,7 +48,7 @@ def _stripes(images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
 
 
 def _half_replaced(images: np.ndarray, draw: np.random.Generator) -> np.ndarray:
-    """The lower half taken from another image, turned upside down."""
+    """Replaces the lower half with that of another image, turned upside down."""
     del draw
     rows = images.shape[1] // 2
     changed = images.copy()
@@ -66,11 +66,11 @@ MAKERS: Final[dict[str, Maker]] = {
 
 
 def synthetic_outliers(images: np.ndarray, *, seed: int) -> dict[str, np.ndarray]:
-    """Outliers of every kind, as many as there are images.
+    """Makes outliers of every kind, one for each image.
 
     Args:
-        images: uint8 [n, height, width, channels], good ones.
-        seed: of the random choices.
+        images: uint8 [n, height, width, channels], images that belong to a class.
+        seed: seed of the random choices.
 
     Returns:
         uint8 [n, height, width, channels] by kind.

@@ -1,7 +1,7 @@
 """Trains a VAE-classifier: the one entry point, for one device, many GPUs and many workers.
 
-Called by `pipeline/run_fn.py`, `python -m trainer` and the benchmarks. The same call on the same
-working directory goes on where a killed run stopped and ends with the same weights.
+`pipeline/run_fn.py`, `python -m trainer` and the benchmarks call it. The same call with the same
+working directory resumes a killed run where it stopped and ends with the same weights.
 """
 
 import dataclasses
@@ -28,22 +28,23 @@ from trainer.warm_start import Base, WarmStart, begin_with, fit_base
 _LOG = logging.getLogger(__name__)
 _PROGRESS = logging.getLogger(PROGRESS_LOGGER)
 _FEWEST_SUMMARISED = 100
-"""Images below which quantiles say too little about a split."""
+"""Minimum number of images for which the quantiles of a split are meaningful."""
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """What a training gives.
+    """The result of a training run.
 
     Attributes:
-        model: the trained model, float32, outside of any strategy, calibrated.
+        model: the trained and calibrated model, float32, created outside of any strategy.
         history: one record per evaluation.
-        calibration: what was fitted after training (`calibration.calibrate`), empty without a
-            calibration or validation split.
-        summaries: of images like the training's (`summaries.summarise_images`), for drift checks.
-        steps: steps done.
-        images_per_sec: in the steady state of the last calls.
-        warm_start: what the training began with; None where all weights started anew.
+        calibration: the report of `calibration.calibrate`; empty if there is neither a calibration
+            nor a validation split.
+        summaries: statistics of images from the training distribution
+            (`summaries.summarise_images`), for drift checks.
+        steps: number of completed steps.
+        images_per_sec: steady-state throughput of the last calls.
+        warm_start: the weights that the training started from; None for a cold start.
     """
 
     model: VaeClassifier
@@ -71,30 +72,30 @@ def train(
     base: Base | None = None,
     classes: Sequence[str] = (),
 ) -> TrainResult:
-    """Trains and returns a model.
+    """Trains a model and returns it with its history.
 
     Args:
-        model_config: the network.
-        trainer_config: how it learns.
-        data: images by split name (`features.SPLITS`); only `train` must be there.
+        model_config: options of the network.
+        trainer_config: options of the training.
+        data: images by split name (`features.SPLITS`); only `train` is required.
         image_shape: (height, width, channels).
-        num_classes: K.
+        num_classes: number of classes K.
         pixel_mean: mean of each channel over the train split, pixels in [0, 1].
-        pixel_std: standard deviation likewise.
-        workdir: for checkpoints, history.json and TensorBoard; every worker gets the same.
-        strategy: a tf.distribute strategy; by default what `trainer.devices` says.
-        progress: told of every call and every evaluation; logs by default.
-        fit_scores: calibrate and summarise after training; off for trials of the tuner.
-        base: an earlier model to begin with; a checkpoint in `workdir` goes before.
-        classes: names of the classes in their order, to hold against those of `base`.
+        pixel_std: standard deviation of each channel over the train split.
+        workdir: folder for checkpoints, history.json and TensorBoard; the same for every worker.
+        strategy: a tf.distribute strategy; by default the one that `trainer.devices` selects.
+        progress: called after every call and every evaluation; logs by default.
+        fit_scores: whether to calibrate and summarise after training; off for trials of the tuner.
+        base: an earlier model to start from; a checkpoint in `workdir` takes precedence.
+        classes: names of the classes in order, compared with those of `base`.
 
     Returns:
-        The model with the best or the last weights, as configured. Of several workers only the
+        The model with the best or the last weights, as configured. With several workers, only the
         chief calibrates and summarises.
 
     Raises:
-        ValueError: options that contradict each other or the data.
-        preemption.PreemptedError: SIGTERM came; the state is saved.
+        ValueError: the options contradict each other or the data.
+        preemption.PreemptedError: SIGTERM was received; the state is saved.
         preemption.TrainingDivergedError: the loss is not finite.
     """
     height, width, channels = image_shape
@@ -163,16 +164,16 @@ def _summarise(
 
 
 def _priors(data: ImageSet, num_classes: int) -> list[float]:
-    """Shares of the classes among the labelled images: what the classifier takes for granted."""
+    """Returns the share of each class among the labelled images: the classifier's prior."""
     counts = np.bincount(data.labels[data.labels >= 0], minlength=num_classes)
     return (counts / max(counts.sum(), 1)).tolist()
 
 
 def _unlearned(splits: Mapping[str, ImageSet]) -> ImageSet:
-    """The images that drift is measured against: drawn like the training's, but not learned.
+    """Returns the reference images for drift: from the training distribution, but held out.
 
-    A model is surer of what it has learned, and each training image is its own nearest neighbour,
-    so scores over the train split would make every new image look like drift.
+    A model is more confident on its training images, and each of them is its own nearest
+    neighbour. Scores over the train split would make every new image look like drift.
     """
     for name in (features.CALIBRATION, features.VALIDATION):
         if name in splits and len(splits[name]) >= _FEWEST_SUMMARISED:
@@ -183,7 +184,7 @@ def _unlearned(splits: Mapping[str, ImageSet]) -> ImageSet:
 def _calibrate(
     model: VaeClassifier, config: TrainerConfig, splits: Mapping[str, ImageSet]
 ) -> dict[str, Any]:
-    """Fits the quality scores on the calibration split, or for want of it on validation."""
+    """Fits the quality scores on the calibration split, falling back to validation."""
     for name in (features.CALIBRATION, features.VALIDATION):
         if name in splits:
             report = calibrate(

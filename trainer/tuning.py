@@ -1,6 +1,6 @@
-"""The tuner's search: KerasTuner proposes options, short trainings measure them.
+"""Runs the tuner's search: KerasTuner proposes options, short trainings measure them.
 
-`pipeline/tuner_fn.py` hands it to TFX's Tuner component; the best options come back as
+`pipeline/tuner_fn.py` passes it to TFX's Tuner component; the best options are returned as
 configurations. Only this module imports keras_tuner.
 """
 
@@ -25,17 +25,17 @@ from trainer.tuning_space import TunerConfig, apply
 _LOG = logging.getLogger(PROGRESS_LOGGER)
 _HIGHER_IS_BETTER = ("accuracy", "elbo")
 _EPOCHS = "tuner/epochs"
-"""What Hyperband grants a trial, in its own whole epochs."""
+"""Hyperparameter in which Hyperband sets the length of a trial, in its own whole epochs."""
 _HYPERBAND_EPOCHS = 9
-"""Hyperband's resource goes from 1 to this; it stands for shares of `trainer.tuner.epochs`."""
+"""Hyperband's resource ranges from 1 to this; it represents shares of `trainer.tuner.epochs`."""
 
 
 class _StopSearchError(keras_tuner.errors.FatalError):
-    """Carries what ends the search: KerasTuner takes any other error for a bad trial."""
+    """Wraps the error that ends the search; KerasTuner treats any other error as a failed trial."""
 
 
 def search_space(config: TrainerConfig) -> keras_tuner.HyperParameters:
-    """The configured space (`trainer.tuner.space`) as KerasTuner's."""
+    """Converts the configured space (`trainer.tuner.space`) to KerasTuner's."""
     space = keras_tuner.HyperParameters()
     for key, choice in sorted(config.tuner.space.items()):
         low, high = choice.ends
@@ -58,7 +58,7 @@ def _oracle(config: TrainerConfig) -> keras_tuner.Oracle:
     }
     if options.algorithm == "hyperband":
         oracle = keras_tuner.oracles.HyperbandOracle(max_epochs=_HYPERBAND_EPOCHS, **arguments)
-        # It has no such argument, and without a bound the search is as long as the algorithm is.
+        # Hyperband has no such argument, and without a bound it runs its full schedule.
         oracle.max_trials = options.trials
         return oracle
     kind = {
@@ -73,7 +73,7 @@ def _direction(options: TunerConfig) -> str:
 
 
 def shortened(config: TrainerConfig, epochs: float) -> TrainerConfig:
-    """The training of a trial: at most `epochs`, with schedules in proportion."""
+    """Returns the options of a trial: at most `epochs`, with schedules in proportion."""
     share = min(1.0, epochs / config.epochs)
     tree = config.model_dump(mode="json")
     tree["epochs"] *= share
@@ -85,25 +85,26 @@ def shortened(config: TrainerConfig, epochs: float) -> TrainerConfig:
 
 
 class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
-    """Measures proposals by short trainings; use with TFX's Tuner or by `search()`.
+    """Measures proposals with short trainings; use it with TFX's Tuner or call `search()`.
 
-    A search that was killed goes on in the same directory: finished trials are kept, and the one
-    that was running goes on at its checkpoint.
+    A killed search resumes in the same directory: finished trials are kept, and the one that was
+    running resumes from its checkpoint.
 
     Args:
-        model_config: options that the space does not name.
-        trainer_config: likewise; `trainer.tuner` says how to search.
-        data: images by split name; `validation` is measured.
+        model_config: options of the network that the space does not name.
+        trainer_config: options of the training; `trainer.tuner` configures the search.
+        data: images by split name; trials are measured on `validation`.
         image_shape: (height, width, channels).
-        num_classes: K.
+        num_classes: number of classes K.
         pixel_mean: mean of each channel.
         pixel_std: standard deviation of each channel.
-        directory: for the trials.
-        strategy: a tf.distribute strategy of one process; by default what `trainer.devices` says.
-        project_name: folder in it.
+        directory: folder of the trials.
+        strategy: a tf.distribute strategy of one process; by default the one that
+            `trainer.devices` selects.
+        project_name: name of the subfolder in `directory`.
 
     Raises:
-        ValueError: several workers are to search together.
+        ValueError: the strategy has several workers, which is not supported.
     """
 
     def __init__(
@@ -143,11 +144,11 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
         )
 
     def search(self, *fit_args: Any, **fit_kwargs: Any) -> None:
-        """Runs the trials that are missing.
+        """Runs the remaining trials.
 
         Raises:
-            PreemptedError: SIGTERM came; the same search goes on when it is started again.
-            ValueError: what stops every trial.
+            PreemptedError: SIGTERM was received; the same search resumes when it is started again.
+            ValueError: an error that would stop every trial.
         """
         try:
             super().search(*fit_args, **fit_kwargs)
@@ -155,12 +156,12 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
             raise (stopped.__cause__ or stopped) from None
 
     def run_trial(self, trial: Any, *fit_args: Any, **fit_kwargs: Any) -> dict[str, float]:
-        """Trains with a proposal and returns the validation split's measures.
+        """Trains with a proposal and returns the measures of the validation split.
 
-        TFX's Tuner passes the arguments of a Keras fit; they have no meaning here.
+        TFX's Tuner passes the arguments of a Keras fit; they are ignored here.
 
         Raises:
-            FailedTrialError: this proposal does not hold, or diverges; others may not.
+            FailedTrialError: this proposal is invalid or diverges; others may succeed.
         """
         del fit_args, fit_kwargs
         try:
@@ -204,11 +205,11 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
         return float(best(record[options.metric] for record in records))
 
     def best_options(self, values: Mapping[str, Any]) -> tuple[ModelConfig, TrainerConfig]:
-        """The configurations that a proposal stands for."""
+        """Returns the configurations of a proposal."""
         return apply(values, *self._options)
 
     def verdict(self) -> str:
-        """The best trial in a line."""
+        """Describes the best trial in one line."""
         (best,) = self.oracle.get_best_trials(1)
         chosen = ", ".join(
             f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"

@@ -1,7 +1,7 @@
-"""The tuner's part of the configuration: which options are searched, and how.
+"""Defines the tuner's part of the configuration: which options are searched, and how.
 
-`trainer/config.py` embeds it; `trainer/tuning.py` turns it into KerasTuner's search space. Cheap
-to import.
+`trainer/config.py` embeds it; `trainer/tuning.py` converts it to KerasTuner's search space. This
+module is cheap to import.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ class Choice(BaseModel):
 
     @property
     def ends(self) -> tuple[Any, Any]:
-        """The first and the last value."""
+        """Returns the first and the last value."""
         if self.values:
             return self.values[0], self.values[-1]
         if self.integer:
@@ -98,16 +98,16 @@ class TunerConfig(BaseModel):
 
 
 def apply(values: Mapping[str, Any], model: _Model, trainer: _Trainer) -> tuple[_Model, _Trainer]:
-    """The configurations with the proposed options in place, validated anew.
+    """Applies the proposed options to the configurations and validates the result.
 
     Args:
-        values: dotted option names, as in `trainer.tuner.space`, and their values. Names that the
-            search's algorithm adds for itself (`tuner/...`) are passed over.
-        model: the network's options.
-        trainer: the training's options.
+        values: values by dotted option name, as in `trainer.tuner.space`. Names that the search
+            algorithm adds for itself (`tuner/...`) are ignored.
+        model: options of the network.
+        trainer: options of the training.
 
     Raises:
-        ValueError: a name that is no option, or a value out of its range.
+        ValueError: a name is not an option, or a value is out of range.
     """
     trees: dict[str, Any] = {
         "model": model.model_dump(mode="json"),
@@ -136,12 +136,12 @@ def apply(values: Mapping[str, Any], model: _Model, trainer: _Trainer) -> tuple[
 
 
 def check_space(config: TunerConfig, model: BaseModel, trainer: BaseModel) -> None:
-    """Refuses a space whose ends are no options, before anything has run.
+    """Rejects a space whose first or last values are invalid, before anything runs.
 
-    Combinations in between that do not hold are found when they are tried; their trials fail.
+    Invalid combinations in between are found when they are tried; their trials fail.
 
     Raises:
-        ValueError: one line that names the key.
+        ValueError: a value is invalid; the message is one line that names the key.
     """
     for end in (0, 1):
         apply({key: choice.ends[end] for key, choice in config.space.items()}, model, trainer)

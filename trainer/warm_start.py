@@ -1,8 +1,8 @@
-"""Warm start: a training begins with the weights of an earlier model, as far as they fit.
+"""Starts a training from the weights of an earlier model, as far as they fit (warm start).
 
-A weight is taken where name and shape are the same; a head over other classes never is. The
-optimizer starts afresh, and a checkpoint of the same training goes before. `pipeline/run_fn.py`
-and `python -m trainer` read the model, `train.py` puts its weights in.
+A weight is copied if its name and shape match, except for a head over different classes. The
+optimizer starts from scratch, and a checkpoint of the same training takes precedence.
+`pipeline/run_fn.py` and `python -m trainer` read the model; `train.py` copies its weights.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ from trainer.model import VaeClassifier
 from trainer.model_card import CARD_FILE, EXPORTED_CARD, CardError, ModelCard, parse_card
 from trainer.weights import digest_arrays, weight_names
 
-# What `serving/export.py` writes, and what `python -m trainer` does.
+# Written by `serving/export.py` and by `python -m trainer`, respectively.
 _SAVED_MODEL: Final = "saved_model.pb"
 _KERAS_MODEL: Final = "model.keras"
-# As `keras.export.ExportArchive.track` keeps them.
+# The names that `keras.export.ExportArchive.track` gives to variables.
 _VARIABLE: Final = "variables/{}/.ATTRIBUTES/VARIABLE_VALUE"
 
 _CLASSIFIER: Final = "classifier/"
-# The layer of both decoders that sees the class beside z.
+# In both decoders, the layer whose input includes the class.
 _CLASS_INPUT: Final = "decoder/dense/kernel"
 _MOST_NAMED: Final = 6
 
@@ -34,8 +34,8 @@ class Base:
     """An earlier model.
 
     Attributes:
-        source: its folder.
-        digest: of all its weights, as in its card.
+        source: folder of the model.
+        digest: digest of all its weights, as in its card.
         classes: names of its classes, in the order of its logits.
         weights: float32 arrays by `weights.weight_names`.
     """
@@ -48,14 +48,15 @@ class Base:
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """What a training takes from an earlier model.
+    """The weights that a training takes from an earlier model.
 
     Attributes:
         source: folder of the model.
-        digest: of its weights.
-        weights: for each learned weight of the new model its start; None where it starts anew.
-        names: of the learned weights, in the same order.
-        same_classes: both models tell the same classes apart.
+        digest: digest of its weights.
+        weights: initial value of each learned weight of the new model; None if it is initialised
+            at random.
+        names: names of the learned weights, in the same order.
+        same_classes: whether both models have the same classes.
     """
 
     source: str
@@ -66,11 +67,11 @@ class WarmStart:
 
     @property
     def new(self) -> list[str]:
-        """Names of the weights that start anew."""
+        """Names of the weights that are not taken from the earlier model."""
         return [n for n, w in zip(self.names, self.weights, strict=True) if w is None]
 
     def line(self) -> str:
-        """Says what came from where."""
+        """Describes in one line how many weights came from which model."""
         new = self.new
         taken = f"{len(self.names) - len(new)} of {len(self.names)} weights are those of"
         text = f"warm start: {taken} {self.source}"
@@ -81,7 +82,7 @@ class WarmStart:
         return f"{text}; new{why}: {', '.join(new[:_MOST_NAMED])}{more}"
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns it in a form for JSON, for the new model's card."""
+        """Returns the facts as JSON-compatible values for the card of the new model."""
         return {"source": self.source, "model": self.digest, "new": self.new, "line": self.line()}
 
 
@@ -89,11 +90,11 @@ def read_base(folder: str) -> Base:
     """Reads an earlier model.
 
     Args:
-        folder: of a SavedModel that the pipeline exported or pushed, local or gs://, or the
-            output folder of `python -m trainer`.
+        folder: folder of a SavedModel that the pipeline exported or pushed, local or gs://, or
+            the output folder of `python -m trainer`.
 
     Raises:
-        ValueError: there is none, or its weights are not those that its card tells.
+        ValueError: there is no model, or its weights do not match the digest in its card.
     """
     if tf.io.gfile.exists(posixpath.join(folder, _SAVED_MODEL)):
         return _read_export(folder)
@@ -106,11 +107,11 @@ def read_base(folder: str) -> Base:
 
 
 def fit_base(base: Base, model: VaeClassifier, classes: Sequence[str]) -> WarmStart:
-    """Looks which weights of an earlier model a new one can begin with.
+    """Determines which weights of an earlier model a new one can start from.
 
     Args:
         base: the earlier model.
-        model: a new model of the training's options.
+        model: a new model with the options of the training.
         classes: names of its classes, in the order of its logits.
     """
     same_classes = tuple(classes) == base.classes
@@ -125,14 +126,14 @@ def fit_base(base: Base, model: VaeClassifier, classes: Sequence[str]) -> WarmSt
 
 
 def begin_with(model: VaeClassifier, start: WarmStart) -> None:
-    """Puts the weights that fit into a new model."""
+    """Copies the matching weights into a new model."""
     for weight, array in zip(model.learned_weights, start.weights, strict=True):
         if array is not None:
             weight.assign(array)
 
 
 def _bound_to_classes(model: VaeClassifier) -> tuple[str, ...]:
-    """Beginnings of the names of weights that have a row or a column for each class."""
+    """Returns the name prefixes of weights that have a row or a column for each class."""
     if model.config.conditioning == "label":
         return (_CLASSIFIER, _CLASS_INPUT)
     return (_CLASSIFIER,)
@@ -153,7 +154,7 @@ def _read_export(folder: str) -> Base:
         arrays = [reader.get_tensor(_VARIABLE.format(place)) for place in range(len(card.weights))]
     except tf.errors.OpError as error:
         raise ValueError(f"{folder}: its weights can't be read: {error.message}") from error
-    # It holds the order of the variables, too: names must not move to other weights.
+    # The digest also covers the order of the variables, so names cannot move to other weights.
     if digest_arrays(arrays) != card.digests.model:
         raise ValueError(f"{folder}: its weights are not those of its card; the export is damaged")
     named = dict(zip(card.weights, arrays, strict=True))

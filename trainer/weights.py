@@ -1,6 +1,6 @@
-"""A model's weights as names, arrays and digests that hold from one process to the next.
+"""Gives a model's weights names, arrays and digests that are stable across processes.
 
-Called by the loop, the warm start, the export and the model's card.
+The loop, the warm start, the export and the model card use it.
 """
 
 import hashlib
@@ -15,16 +15,16 @@ _COUNTER = re.compile(r"_\d+$")
 
 
 def weight_names(weights: Sequence[Any]) -> list[str]:
-    """Names weights by their place in the model: `encoder/conv_unit_1/conv2d/kernel`.
+    """Names weights by their position in the model: `encoder/conv_unit_1/conv2d/kernel`.
 
-    Keras counts nameless layers over the whole process, so the same weight has another path in
-    another process, or in the second model of one. Here layers are counted within their parent.
+    Keras numbers unnamed layers per process, so the path of a weight differs in another process or
+    in a second model of the same process. Here layers are numbered within their parent.
 
     Args:
         weights: Keras variables, in the model's order.
 
     Returns:
-        A name for each; no two are equal.
+        A unique name for each variable.
     """
     seen: dict[tuple[str, str], list[str]] = {}
     names = []
@@ -43,7 +43,7 @@ def weight_names(weights: Sequence[Any]) -> list[str]:
 
 
 def digest_arrays(arrays: Iterable[np.ndarray]) -> str:
-    """Digests arrays in their order: 16 hexadecimal digits."""
+    """Computes the digest of arrays in order: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype} {array.shape}".encode())
@@ -52,11 +52,11 @@ def digest_arrays(arrays: Iterable[np.ndarray]) -> str:
 
 
 def digest_weights(weights: Sequence[Any]) -> str:
-    """Digests Keras variables in the model's order, whatever Keras calls them."""
+    """Computes the digest of Keras variables in the model's order, independent of their names."""
     return digest_arrays(weight.numpy() for weight in weights)
 
 
 def copy_weights(source: Any, target: Any) -> None:
-    """Copies what training changes from one VaeClassifier to another of the same options."""
+    """Copies the learned weights of one VaeClassifier to another with the same options."""
     for to, value in zip(target.learned_weights, source.learned_weights, strict=True):
         to.assign(value.value.numpy())

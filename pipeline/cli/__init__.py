@@ -1,4 +1,4 @@
-"""The `vaeline` command: `group.py` holds the group, and one file each command or group of them."""
+"""The `vaeline` command: `group.py` defines the group, other files one command or subgroup each."""
 
 from pipeline.cli.group import main
 

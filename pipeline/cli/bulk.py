@@ -10,26 +10,26 @@ import click
 from pipeline.cli.command import EXIT_DRIFTED, common, logs_option
 
 if TYPE_CHECKING:
-    # Its module imports pydantic.
+    # For types only, because the module imports pydantic, which is slow.
     from components.bulk_inference.config import BulkConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class BulkOptions:
-    """Holds the options of `classify` and `embed`; a field has the name that click gives it.
+    """The options of `classify` and `embed`; the fields have the names that click passes.
 
     Attributes:
         archives: Paths of the input.
         model: Folder of a model, or of pushed versions.
         output: Folder for the table.
         output_format: Format of the table.
-        workers: Cores to use; 0: all.
-        overwrite: Whether to start again, whatever the output folder holds.
-        dry_run: Whether to estimate only.
-        no_report: Whether to leave out report.html.
+        workers: Number of cores to use; 0 for all.
+        overwrite: Whether to start over, whatever the output folder contains.
+        dry_run: Whether only to estimate.
+        no_report: Whether to skip report.html.
         fail_on_drift: Whether drift changes the exit code.
-        logs: The log goes into `logs/` in this folder.
-        overrides: `key.path=value` each, below the section `bulk`.
+        logs: Folder whose `logs/` subfolder receives the log file.
+        overrides: `key.path=value` each, relative to the section `bulk`.
     """
 
     archives: tuple[str, ...]

@@ -76,7 +76,7 @@ def compile_checked(terminal: Any, config: Any) -> dict[str, Any]:
             f"cluster.image: {cluster.image} is a tag, which may move; name it by its digest",
             style="yellow",
         )
-    # TFX's imports print their warnings.
+    # TFX's imports print warnings.
     with captured_output(Path(os.devnull)):
         from pipeline.orchestration.compiler import compile_pipeline, to_text, validate
 

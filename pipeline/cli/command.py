@@ -1,4 +1,4 @@
-"""Defines what the commands share: `--json`, the handling of errors, exit codes and options."""
+"""Defines the shared parts of the commands: `--json`, error handling, exit codes and options."""
 
 import functools
 import sys
@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 EXIT_NOT_BLESSED = 3
-"""Exit code of a run that worked but whose model was refused; schedulers tell it from a failure."""
+"""Exit code of a completed run whose model was refused; schedulers can distinguish it from a
+failure."""
 EXIT_DRIFTED = 4
-"""Exit code of a bulk job that worked on an archive that differs from the training data."""
+"""Exit code of a completed bulk job whose archive differs from the training data."""
 _EXIT_INTERRUPTED = 130
 
 config_option = click.option(
@@ -40,10 +41,10 @@ logs_option = click.option(
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds `--json`, and turns every error into a line or two with the log's path.
+    """Adds `--json` and reports every error in a line or two with the log's path.
 
     Args:
-        command: Takes `terminal` and the command's own options; returns the exit code.
+        command: Function that takes `terminal` and the command's options and returns the exit code.
 
     Returns:
         The function that click calls; it ends the process.
@@ -61,7 +62,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
             terminal.say("interrupted; what is finished stays, start again to go on", style="red")
             code = _EXIT_INTERRUPTED
         except Exception as error:
-            # The outermost layer: the log has the whole traceback, the user gets the cause.
+            # The outermost layer: the log has the full traceback, the user gets the cause.
             code = fail(terminal, error)
         quiet_teardown()
         sys.exit(code or 0)

@@ -25,7 +25,7 @@ def gc(terminal: Any, root: Path, keep_runs: int, with_images: bool, yes: bool) 
     from pipeline.runs.retention import plan, remove_artifacts
     from pipeline.runs.store import open_metadata
 
-    # Fails for a folder without runs, before the lock writes its files there.
+    # Fails for a folder without runs before the lock writes its files there.
     open_metadata(root)
     with run_lock(root, "vaeline gc"):
         removals = plan(root, keep_runs=keep_runs, with_images=with_images)

@@ -1,6 +1,6 @@
-"""Gathers the commands into `vaeline`.
+"""Defines the command group `vaeline`.
 
-Each command imports TensorFlow, Beam and TFX when it runs, so that `vaeline --help` needs 0.1 s.
+Commands import TensorFlow, Beam and TFX only when they run, so that `vaeline --help` takes 0.1 s.
 """
 
 import click

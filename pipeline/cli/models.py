@@ -8,11 +8,11 @@ import click
 from pipeline.cli.command import common
 
 if TYPE_CHECKING:
-    # Its module imports pydantic.
+    # For types only, because the module imports pydantic, which is slow.
     from components.model_push.versions import Version
 
 _HEADER = ("version", "", "pushed", "by", "from", "metrics", "size")
-# Shown in the table where a record has them, under any of the names that evaluations gave them.
+# Metrics of the table, if a record has them under any of the names that evaluations have used.
 _SHOWN_METRICS = {
     "accuracy": ("sparse_categorical_accuracy", "accuracy"),
     "log loss": ("sparse_categorical_crossentropy", "log_loss"),

@@ -1,4 +1,4 @@
-"""Defines `vaeline predict`: a table about single images, and a line for each that failed."""
+"""Defines `vaeline predict`: a table of predictions, and a line for each image that failed."""
 
 from collections.abc import Mapping
 from pathlib import Path

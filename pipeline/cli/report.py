@@ -1,4 +1,4 @@
-"""Defines `vaeline report` and `sample`: pages and pictures of what was made before."""
+"""Defines `vaeline report` and `sample`: pages and pictures of earlier results."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def report(terminal: Any, folder: str, logs: Path) -> int:
             from pipeline.report.reported_run import read_reported
 
             run = read_reported(Path(folder))
-            # It imports TensorFlow, so a wrong folder is reported first.
+            # This import loads TensorFlow, so a wrong folder is reported before it.
             from pipeline.report.run_report import write_run_report
 
             page = str(write_run_report(run))

@@ -1,4 +1,4 @@
-"""Defines `vaeline runs`: what ran on a root folder, and where a model comes from."""
+"""Defines `vaeline runs`: the runs of a root folder, and the origin of a model."""
 
 from pathlib import Path
 from typing import Any
@@ -136,7 +136,7 @@ def _outcome(run: Any) -> str:
 
 
 def _folders(folders: dict[str, list[str]], root: Path) -> str:
-    """Names artifacts by their number below the root, as the folders on disk are."""
+    """Names artifacts by their number under the root, like the folders on disk."""
     names = []
     for name, uris in folders.items():
         for uri in uris:

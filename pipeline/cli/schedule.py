@@ -1,4 +1,4 @@
-"""Defines `vaeline schedule`: runs at set times, on the cluster or by cron."""
+"""Defines `vaeline schedule`: runs at scheduled times, on the cluster or with cron."""
 
 import datetime
 import shutil

@@ -1,9 +1,10 @@
-"""Compiles the pipeline for Kubeflow and Vertex: IR 2.1, as JSON or YAML.
+"""Compiles the pipeline for Kubeflow and Vertex to IR 2.1, as JSON or YAML.
 
-TFX's Kubeflow v2 compiler knows neither custom drivers nor custom resolvers, and a schedule starts
-the same specification every day. So the compiled pipeline has a first step that looks which images
-are there (`InputState`, never cached) and everything else in a DAG that runs only where that step
-gave a reason; fingerprint and span go in as parameters and so into the cache's key.
+TFX's Kubeflow v2 compiler supports neither custom drivers nor custom resolvers, and a schedule
+starts the same specification every day. The compiled pipeline therefore has a first step that
+determines which images exist (`InputState`, never cached), and all other steps are in a DAG that
+runs only if that step found a reason. Fingerprint and span are passed as parameters, so they are
+part of the cache key.
 """
 
 import json
@@ -29,14 +30,14 @@ from pipeline.orchestration.resources import beam_arguments, container_resources
 
 INPUT_STATE = "InputState"
 RETRAIN = "retrain"
-"""The DAG with all steps but the first."""
+"""Name of the DAG with all steps but the first."""
 REASON = "reason"
 EXPLANATION = "explanation"
 FORCE = "force"
-"""The specification's only parameter: 1 trains whatever is known."""
+"""Name of the specification's only parameter; 1 trains even without a reason."""
 _SPAN_TYPES = {INPUT_CONFIG: str, FINGERPRINT: str, SPAN: int}
 _TYPES = {str: "STRING", int: "NUMBER_INTEGER"}
-# They look at what lies outside the metadata store.
+# These steps read state outside the metadata store.
 _NEVER_CACHED = (INPUT_STATE, CLUSTER_BASELINE)
 
 
@@ -46,15 +47,15 @@ def compile_pipeline(
     """Compiles a configuration.
 
     Args:
-        config: With a `cluster` section.
-        code_digest: Of the project's code, as in the image: by step, or one for all steps.
+        config: The configuration, with a `cluster` section.
+        code_digest: Digest of the project's code in the image, by step or one for all steps.
 
     Returns:
-        A PipelineJob in the form of JSON: `pipelineSpec`, `runtimeConfig`, and, where secrets are
+        A PipelineJob as JSON-compatible values: `pipelineSpec`, `runtimeConfig` and, if secrets are
         mounted, `platforms`.
 
     Raises:
-        ConfigError: The configuration can't run on a cluster.
+        ConfigError: The configuration cannot run on a cluster.
     """
     cluster = _checked(config)
     given = {name: data_types.RuntimeParameter(name=name, ptype=kind)
@@ -85,10 +86,10 @@ def compile_pipeline(
 
 
 def validate(job: Mapping[str, Any]) -> None:
-    """Holds a specification against the published proto.
+    """Validates a specification against the published proto.
 
     Raises:
-        ConfigError: It does not fit.
+        ConfigError: The specification is invalid.
     """
     try:
         spec = pipeline_spec_pb2.PipelineSpec()
@@ -103,7 +104,7 @@ def validate(job: Mapping[str, Any]) -> None:
 
 
 def to_text(job: Mapping[str, Any], *, as_yaml: bool) -> str:
-    """Writes a specification: a PipelineJob in JSON for Vertex, a PipelineSpec in YAML for KFP."""
+    """Formats a PipelineJob as JSON for Vertex, or a PipelineSpec as YAML for KFP."""
     if not as_yaml:
         return json.dumps(job, indent=1, sort_keys=True) + "\n"
     documents = [job["pipelineSpec"]]
@@ -147,7 +148,7 @@ def _state_pipeline(config: PipelineConfig, cluster: ClusterConfig, history: str
 
 
 def _adapt(node: base_node.BaseNode, cluster: ClusterConfig) -> None:
-    """Gives a step its container's resources, and executors that a cluster needs."""
+    """Sets a step's container resources and the executors that a cluster needs."""
     if not isinstance(node, base_component.BaseComponent):
         return
     is_trainer = isinstance(node, tfx.components.Trainer)
@@ -169,7 +170,7 @@ def _compile(pipeline: Any, cluster: ClusterConfig) -> dict[str, Any]:
     spec = dict(runner.run(pipeline, write_out=False)["pipelineSpec"])
     beam = set(pipeline.beam_pipeline_args)
     for node in pipeline.components:
-        # The compiler hands Beam's options to every step.
+        # The compiler passes Beam's options to every step.
         if not isinstance(node.executor_spec, executor_spec.BeamExecutorSpec):
             container = spec["deploymentSpec"]["executors"][f"{node.id}_executor"]["container"]
             container["args"] = [part for part in container["args"] if part not in beam]
@@ -183,7 +184,7 @@ def _uncache(tasks: dict[str, Any]) -> None:
 
 
 def _put_under_condition(spec: dict[str, Any], first: dict[str, Any]) -> None:
-    """Makes the pipeline's root a DAG of its own behind the first step, as `dsl.If` does."""
+    """Moves the pipeline's root into a DAG conditional on the first step, as `dsl.If` does."""
     inputs = {name: {"parameterType": _TYPES[kind]} for name, kind in _SPAN_TYPES.items()}
     inputs[REASON] = {"parameterType": "STRING"}
     body = spec["root"]
@@ -192,7 +193,7 @@ def _put_under_condition(spec: dict[str, Any], first: dict[str, Any]) -> None:
     spec["components"].update(first["components"])
     spec["deploymentSpec"]["executors"].update(first["deploymentSpec"]["executors"])
     outputs = spec["components"][INPUT_STATE]["outputDefinitions"]
-    # TFX gives outputs to later steps as artifacts; conditions and cache keys want parameters.
+    # TFX passes outputs to later steps as artifacts; conditions and cache keys need parameters.
     outputs["parameters"] = {**inputs, EXPLANATION: {"parameterType": "STRING"}}
 
     state = first["root"]["dag"]["tasks"][INPUT_STATE]
@@ -227,7 +228,7 @@ def _put_under_condition(spec: dict[str, Any], first: dict[str, Any]) -> None:
 
 
 def _platforms(spec: Mapping[str, Any], cluster: ClusterConfig) -> dict[str, Any]:
-    """Mounts secrets by name, as kfp-kubernetes writes it."""
+    """Mounts secrets by name, in the format of kfp-kubernetes."""
     mounted = [
         {
             "secretName": secret.name,

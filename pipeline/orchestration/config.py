@@ -54,7 +54,7 @@ class ScheduleConfig(Section):
         return self
 
     def instant(self, time: datetime.datetime | None) -> datetime.datetime | None:
-        """Places a time without a zone in `time_zone`."""
+        """Interprets a time without a zone in `time_zone`."""
         if time is None or time.tzinfo is not None:
             return time
         return time.replace(tzinfo=zoneinfo.ZoneInfo(self.time_zone))
@@ -182,7 +182,7 @@ class ClusterConfig(Section):
 
     @property
     def names_digest(self) -> bool:
-        """The image is named by its digest, which can't move as a tag can."""
+        """Whether the image is named by its digest, which is immutable, unlike a tag."""
         return "@sha256:" in self.image
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Kubeflow Pipelines by its REST interface, v2beta1: runs and recurring runs.
+"""Manages runs and recurring runs of Kubeflow Pipelines through its REST API, v2beta1.
 
 https://www.kubeflow.org/docs/components/pipelines/reference/api/kubeflow-pipeline-api-spec/
 """
@@ -16,10 +16,10 @@ _STATES = {"ENABLED": "active", "DISABLED": "paused"}
 
 
 class Kubeflow:
-    """One Kubeflow Pipelines server.
+    """A client of one Kubeflow Pipelines server.
 
     Args:
-        cluster: For platform kubeflow.
+        cluster: The cluster's configuration, for platform kubeflow.
     """
 
     def __init__(self, cluster: ClusterConfig) -> None:
@@ -33,11 +33,11 @@ class Kubeflow:
         )
 
     def submit(self, job: Mapping[str, Any], *, force: bool) -> str:
-        """Starts one run; gives its id."""
+        """Starts one run and returns its id."""
         return str(self._service.call("POST", "runs", body=self._run(job, force))["run_id"])
 
     def create_schedule(self, job: Mapping[str, Any], schedule: ScheduleConfig) -> Schedule:
-        """Makes a recurring run.
+        """Creates a recurring run.
 
         Raises:
             ConfigError: The schedule's time zone is not the server's.
@@ -48,7 +48,7 @@ class Kubeflow:
                 f"takes its server's zone, {self._kubeflow.time_zone} by "
                 "cluster.kubeflow.time_zone"
             )
-        # Kubeflow's expressions begin with seconds.
+        # Kubeflow's cron expressions start with a field for seconds.
         cron: dict[str, str] = {"cron": f"0 {schedule.cron}"}
         for key, time in (("start_time", schedule.start), ("end_time", schedule.end)):
             if text := timestamp(schedule.instant(time)):
@@ -75,12 +75,12 @@ class Kubeflow:
         return [_schedule(item) for item in found if item.get("display_name") == name]
 
     def set_active(self, schedule_id: str, *, active: bool) -> None:
-        """Pauses a recurring run or lets it go on."""
+        """Pauses or resumes a recurring run."""
         verb = "enable" if active else "disable"
         self._service.call("POST", f"recurringruns/{schedule_id}:{verb}")
 
     def delete_schedule(self, schedule_id: str) -> None:
-        """Removes a recurring run."""
+        """Deletes a recurring run."""
         self._service.call("DELETE", f"recurringruns/{schedule_id}")
 
     def _run(self, job: Mapping[str, Any], force: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a platform can be asked for: a run, and schedules; picks Kubeflow's or Vertex's client."""
+"""Defines the interface of platforms and selects the client of Kubeflow or Vertex."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -9,30 +9,30 @@ from pipeline.orchestration.schedules import Schedule
 
 
 class Platform(Protocol):
-    """Runs pipelines."""
+    """A platform that runs pipelines and schedules."""
 
     def submit(self, job: Mapping[str, Any], *, force: bool) -> str:
-        """Starts one run; gives its address or name."""
+        """Starts one run and returns its address or name."""
 
     def create_schedule(self, job: Mapping[str, Any], schedule: ScheduleConfig) -> Schedule:
-        """Makes a schedule: one run at a time, none made up for."""
+        """Creates a schedule with one run at a time and no catch-up of missed runs."""
 
     def list_schedules(self, name: str) -> list[Schedule]:
         """Lists the schedules of a pipeline."""
 
     def set_active(self, schedule_id: str, *, active: bool) -> None:
-        """Pauses a schedule or lets it go on."""
+        """Pauses or resumes a schedule."""
 
     def delete_schedule(self, schedule_id: str) -> None:
-        """Removes a schedule; its runs stay."""
+        """Deletes a schedule; its runs are kept."""
 
 
 def connect(config: PipelineConfig) -> Platform:
-    """Makes the client of the configured platform.
+    """Creates the client of the configured platform.
 
     Raises:
-        ConfigError: None is configured.
-        ServiceError: There is no way to sign in.
+        ConfigError: No platform is configured.
+        ServiceError: There are no credentials.
     """
     if config.cluster is None:
         raise ConfigError("cluster: the section is missing; it says what runs the pipeline")

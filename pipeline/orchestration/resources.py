@@ -1,4 +1,4 @@
-"""What steps on a cluster get: cores, memory, accelerators, workers, Dataflow."""
+"""Sets the resources of steps on a cluster: cores, memory, accelerators, workers, Dataflow."""
 
 import json
 from typing import Any
@@ -20,11 +20,11 @@ def container_resources(cluster: ClusterConfig, *, is_trainer: bool) -> Any:
     """Builds the resources of one step's container.
 
     Args:
-        cluster: What is configured.
-        is_trainer: The step trains on its own machine, unless workers do.
+        cluster: The cluster's configuration.
+        is_trainer: Whether the step trains in its own container and not on workers.
 
     Returns:
-        The IR's ResourceSpec; memory in GB.
+        The IR's ResourceSpec, with memory in GB.
     """
     spec = pipeline_spec_pb2.PipelineDeploymentConfig.PipelineContainerSpec.ResourceSpec
     trains_here = is_trainer and cluster.trainer.workers == 1
@@ -40,14 +40,14 @@ def container_resources(cluster: ClusterConfig, *, is_trainer: bool) -> Any:
 
 
 def train_on_workers(trainer: Any, cluster: ClusterConfig) -> None:
-    """Lets the Trainer's step start a Vertex job of several machines and wait for it.
+    """Makes the Trainer's step start a Vertex job on several machines and wait for it.
 
     Vertex sets TF_CONFIG on each machine; the first pool is the chief, as
-    MultiWorkerMirroredStrategy wants it.
+    MultiWorkerMirroredStrategy expects.
 
     Args:
-        trainer: TFX's Trainer; changed in place.
-        cluster: For platform vertex, which the configuration has made sure of.
+        trainer: TFX's Trainer, which is changed in place.
+        cluster: The cluster's configuration, validated for platform vertex.
     """
     vertex, wanted = cluster.vertex, cluster.trainer
     if vertex is None:
@@ -85,7 +85,7 @@ def train_on_workers(trainer: Any, cluster: ClusterConfig) -> None:
 
 
 def beam_arguments(config: PipelineConfig) -> tuple[str, ...]:
-    """Gives the Beam options of the steps: those of `beam.args`, or Dataflow's."""
+    """Returns the Beam options of the steps: those of `beam.args`, or Dataflow's."""
     dataflow = config.cluster.dataflow if config.cluster is not None else None
     if dataflow is None or config.cluster is None:
         return config.beam.args
@@ -96,7 +96,7 @@ def beam_arguments(config: PipelineConfig) -> tuple[str, ...]:
         f"--temp_location={dataflow.temp_location}",
         f"--max_num_workers={dataflow.max_workers}",
         "--experiments=use_runner_v2",
-        # One Python process for all cores of a machine: they share what they load.
+        # One Python process for all cores of a machine, so that they share the loaded model.
         "--experiments=no_use_multiple_sdk_containers",
         f"--sdk_container_image={dataflow.worker_image or config.cluster.image}",
         "--sdk_location=container",

@@ -1,6 +1,6 @@
-"""`vaeline retrain`: looks for a reason in the metadata store; with one, runs the pipeline.
+"""Runs the pipeline if the metadata store gives a reason to, for `vaeline retrain`.
 
-A day without a reason costs a second or two: neither TFX nor TensorFlow is imported.
+Without a reason it takes a second or two, because neither TFX nor TensorFlow is imported.
 """
 
 import os
@@ -24,18 +24,18 @@ _DRIFT_FILE = "drift.json"
 
 @dataclass(frozen=True)
 class Retraining:
-    """What came of a start.
+    """The outcome of `retrain`.
 
     Attributes:
         decision: whether there was a reason, and which.
-        training: what the run reported; None when there was no reason.
+        training: result of the run; None if there was no reason.
     """
 
     decision: Decision
     training: "TrainingResult | None"
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns it in a form for JSON."""
+        """Returns the outcome as JSON-compatible values."""
         training = self.training.as_dict() if self.training is not None else None
         return {"trained": self.decision.train, "reason": self.decision.reason, "run": training}
 
@@ -43,21 +43,21 @@ class Retraining:
 def retrain(
     terminal: Terminal, config: PipelineConfig, *, root: Path, force: bool = False
 ) -> Retraining:
-    """Trains if there is a reason to; says why (not).
+    """Trains if there is a reason, and shows the reason or that there is none.
 
     Args:
-        terminal: Where it is said.
-        config: What to do; `retrain` says what a reason is.
+        terminal: Output for the user.
+        config: The configuration; section `retrain` defines the reasons.
         root: Folder of the runs.
-        force: Train whatever is known.
+        force: Whether to train even without a reason.
 
     Returns:
-        What came of it.
+        The outcome.
 
     Raises:
-        InputError: The images can't be found.
-        LockedError: Another run is at work.
-        Exception: What stopped the run.
+        InputError: The images cannot be found.
+        LockedError: Another run holds this root.
+        Exception: The error that stopped the run.
     """
     decision = find_reason(config, root=root, force=force)
     if not decision.train:
@@ -70,7 +70,7 @@ def retrain(
 
 
 def find_reason(config: PipelineConfig, *, root: Path, force: bool = False) -> Decision:
-    """Looks for a reason to train; starts nothing."""
+    """Looks for a reason to train without starting a run."""
     images = look(config.input)
     runs = read_runs(root) if (root / METADATA_FILE).is_file() else []
     return decide(
@@ -85,7 +85,7 @@ def find_reason(config: PipelineConfig, *, root: Path, force: bool = False) -> D
 
 
 def attempts(runs: list[Run]) -> list[Attempt]:
-    """Returns what retraining needs to know of the finished runs, oldest first."""
+    """Returns the facts about finished runs that the decision needs, oldest first."""
     return [
         Attempt(
             run=run.name,
@@ -107,7 +107,7 @@ def _unfinished(runs: list[Run], fingerprint: str) -> str:
 
 
 def _find_drift(path: str | None) -> Drift | None:
-    """Reads a drift report; TensorFlow is imported for remote ones only."""
+    """Reads a drift report; only remote ones need TensorFlow."""
     if path is None:
         return None
     if "://" in path:

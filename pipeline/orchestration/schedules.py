@@ -1,6 +1,6 @@
-"""A schedule as Kubeflow or Vertex reports it; both clients return it.
+"""Defines a schedule as the clients of Kubeflow and Vertex report it.
 
-`timers.py` holds the schedules of this machine.
+`timers.py` writes the schedules of this machine.
 """
 
 import datetime
@@ -12,11 +12,11 @@ class Schedule:
     """A schedule on a platform.
 
     Attributes:
-        id: what the platform calls it.
+        id: the platform's id of the schedule.
         name: the pipeline's name.
-        cron: as the platform has it.
+        cron: cron expression on the platform.
         state: `active`, `paused` or `ended`.
-        next_run: time of the next run, as the platform says it; empty where it doesn't.
+        next_run: time of the next run in the platform's format; empty if it reports none.
     """
 
     id: str
@@ -26,12 +26,12 @@ class Schedule:
     next_run: str = ""
 
     def as_dict(self) -> dict[str, str]:
-        """Returns it in a form for JSON."""
+        """Returns the schedule as JSON-compatible values."""
         return asdict(self)
 
 
 def timestamp(time: datetime.datetime | None) -> str | None:
-    """Formats a time as both platforms want it: RFC 3339, UTC."""
+    """Formats a time as RFC 3339 in UTC, as both platforms require."""
     if time is None:
         return None
     return time.astimezone(datetime.UTC).isoformat().replace("+00:00", "Z")

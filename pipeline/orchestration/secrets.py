@@ -1,4 +1,4 @@
-"""Keeps the values of secrets out of what is compiled, sent and recorded."""
+"""Keeps the values of secrets out of compiled, sent and recorded texts."""
 
 import re
 from collections.abc import Mapping
@@ -7,20 +7,21 @@ from pipeline.config import ConfigError
 
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.I)
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----")
-# Shorter ones would be found in any text.
+# Shorter values could occur in any text by chance.
 _SHORTEST = 8
 
 
 def refuse_secrets(text: str, environment: Mapping[str, str], *, what: str) -> None:
-    """Refuses a text that holds the value of a secret.
+    """Rejects a text that contains the value of a secret.
 
     Args:
-        text: What would be written or sent.
-        environment: Variables whose name tells a secret are looked for by their value.
-        what: The text's name, for the message.
+        text: The text to be written or sent.
+        environment: Environment variables; the text must not contain the value of any whose name
+            suggests a secret.
+        what: Name of the text, for the message.
 
     Raises:
-        ConfigError: It holds one; the message names the variable and not its value.
+        ConfigError: The text contains a secret; the message names the variable but not its value.
     """
     if _PRIVATE_KEY.search(text):
         raise ConfigError(f"{what} holds a private key; give the name of a secret in its place")

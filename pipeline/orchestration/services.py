@@ -1,7 +1,7 @@
-"""Calls of a platform's REST interface; every failure becomes one line that says what to do.
+"""Calls a platform's REST API and reports every failure in one line with its remedy.
 
-Kubeflow's and Vertex's clients use it. Plain REST keeps the commands quick and needs no SDK of
-Kubeflow's.
+The clients of Kubeflow and Vertex use it. Plain REST keeps the commands fast and needs no Kubeflow
+SDK.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,16 +24,16 @@ _ADVICE = {
 
 
 class ServiceError(UserError, ValueError):
-    """A platform did not do what it was asked; the message says what and why."""
+    """Reports a failed request to a platform; the message tells which and why."""
 
 
 class Service:
-    """One REST interface.
+    """A client of one REST API.
 
     Args:
-        address: Of the interface, version included.
-        token: Bearer token; empty where none is asked for.
-        name: Of the platform, for messages.
+        address: Address of the API, including its version.
+        token: Bearer token; empty if none is required.
+        name: Name of the platform, for messages.
     """
 
     def __init__(self, address: str, *, token: str, name: str) -> None:
@@ -51,19 +51,19 @@ class Service:
         body: Mapping[str, Any] | None = None,
         query: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        """Makes one call.
+        """Sends one request.
 
         Args:
-            method: Of HTTP.
-            path: Below the address.
-            body: Sent as JSON.
-            query: Parameters.
+            method: HTTP method.
+            path: Path relative to the address.
+            body: Body of the request, sent as JSON.
+            query: Query parameters.
 
         Returns:
-            The answer; empty where it has no content.
+            The response; empty if it has no content.
 
         Raises:
-            ServiceError: The platform can't be reached or refuses.
+            ServiceError: The platform cannot be reached or rejects the request.
         """
         url = f"{self._address}/{path.lstrip('/')}"
         try:
@@ -94,13 +94,13 @@ class Service:
     def pages(
         self, path: str, key: str, token_keys: tuple[str, str], query: Mapping[str, str]
     ) -> Iterator[dict[str, Any]]:
-        """Yields the items of a list that comes in pages.
+        """Yields the items of a paginated list.
 
         Args:
-            path: Of the list.
-            key: Of the items in an answer.
-            token_keys: Names of the page's token, in answers and in queries.
-            query: Parameters of every call.
+            path: Path of the list.
+            key: Key of the items in a response.
+            token_keys: Names of the page token in responses and in queries.
+            query: Query parameters of every request.
 
         Raises:
             ServiceError: as for `call`.
@@ -117,7 +117,7 @@ class Service:
 
 
 def _reason(answer: requests.Response) -> str:
-    """Finds what a platform says of its refusal; Google and Kubeflow say it differently."""
+    """Extracts the reason of a rejection, whose format differs between Google and Kubeflow."""
     try:
         document = answer.json()
     except ValueError:

@@ -1,4 +1,4 @@
-"""Schedules of this machine: a line for cron, or a timer for systemd; they start `retrain`."""
+"""Writes schedules of `retrain` on this machine: a line for cron, or a timer for systemd."""
 
 import datetime
 import shlex
@@ -18,12 +18,13 @@ def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path) -> str
     """Writes lines for `crontab -e`.
 
     Args:
-        schedule: When.
-        command: What is started.
-        root: Folder of the runs; cron's log goes into its `logs`.
+        schedule: The schedule.
+        command: The command to start.
+        root: Folder of the runs, whose `logs` subfolder receives cron's log.
 
     Returns:
-        The zone for cronie's and others' cron, and the line. Cron knows neither start nor end.
+        The time zone in the forms of cronie and other crons, and the line. Cron supports neither
+        start nor end.
     """
     line = f"{shlex.join(command)} >> {shlex.quote(str(root / 'logs' / 'cron.log'))} 2>&1"
     notes = [
@@ -31,7 +32,7 @@ def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path) -> str
         for name, time in (("start", schedule.start), ("end", schedule.end))
         if time is not None
     ]
-    # In a crontab a percent sign ends the line.
+    # In a crontab, a percent sign ends the line.
     escaped = line.replace("%", r"\%")
     return "\n".join([*notes, f"CRON_TZ={schedule.time_zone}", f"{schedule.cron} {escaped}"]) + "\n"
 
@@ -39,12 +40,12 @@ def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path) -> str
 def systemd_units(schedule: ScheduleConfig, command: Sequence[str], name: str) -> dict[str, str]:
     """Writes a service and its timer.
 
-    systemd starts a service once at a time; `Persistent=false` makes up for nothing.
+    systemd runs one instance of a service at a time; `Persistent=false` disables catch-up.
 
     Args:
-        schedule: When; start and end are up to whoever enables the timer.
-        command: What is started.
-        name: Of the pipeline.
+        schedule: The schedule; the user controls start and end by enabling the timer.
+        command: The command to start.
+        name: Name of the pipeline.
 
     Returns:
         Texts by file name, for /etc/systemd/system.
@@ -74,10 +75,10 @@ WantedBy=timers.target
 
 
 def on_calendar(schedule: ScheduleConfig) -> list[str]:
-    """Puts a cron expression into systemd's words.
+    """Converts a cron expression to systemd's calendar expressions.
 
-    Cron runs when the day of the month or the day of the week fits, if both are given; systemd
-    asks for both, so that case takes two lines.
+    If both the day of the month and the day of the week are given, cron runs when either matches,
+    but systemd requires both, so that case takes two lines.
     """
     expanded, _ = croniter.expand(schedule.cron)[:2]
     minute, hour, day, month, weekday = (
@@ -96,7 +97,7 @@ def on_calendar(schedule: ScheduleConfig) -> list[str]:
 def next_starts(
     schedule: ScheduleConfig, count: int, *, now: datetime.datetime
 ) -> list[datetime.datetime]:
-    """Gives the next starts, between start and end, in the schedule's zone."""
+    """Returns the next starts between the schedule's start and end, in its time zone."""
     import zoneinfo
 
     begin, end = schedule.instant(schedule.start), schedule.instant(schedule.end)

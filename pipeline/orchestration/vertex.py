@@ -1,4 +1,4 @@
-"""Vertex AI Pipelines by its REST interface, v1: pipeline jobs and their schedules.
+"""Manages pipeline jobs and schedules of Vertex AI Pipelines through its REST API, v1.
 
 https://cloud.google.com/vertex-ai/docs/reference/rest/v1/projects.locations.schedules
 """
@@ -18,10 +18,10 @@ _STATES = {"ACTIVE": "active", "PAUSED": "paused", "COMPLETED": "ended"}
 
 
 class Vertex:
-    """A project's pipelines in one region.
+    """A client of a project's pipelines in one region.
 
     Args:
-        cluster: For platform vertex.
+        cluster: The cluster's configuration, for platform vertex.
 
     Raises:
         ServiceError: There are no credentials.
@@ -37,7 +37,7 @@ class Vertex:
         self._service = Service(f"{address.rstrip('/')}/v1", token=_token(vertex), name="Vertex")
 
     def submit(self, job: Mapping[str, Any], *, force: bool) -> str:
-        """Starts one run; gives the job's name."""
+        """Starts one run and returns the job's name."""
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d%H%M%S")
         answer = self._service.call(
             "POST",
@@ -48,12 +48,12 @@ class Vertex:
         return str(answer["name"])
 
     def create_schedule(self, job: Mapping[str, Any], schedule: ScheduleConfig) -> Schedule:
-        """Makes a schedule."""
+        """Creates a schedule."""
         body = {
             "displayName": job["displayName"],
             "cron": f"TZ={schedule.time_zone} {schedule.cron}",
             "maxConcurrentRunCount": "1",
-            # A run that would start beside another one is left out.
+            # A run that would overlap with another one is skipped.
             "allowQueueing": False,
             "createPipelineJobRequest": {
                 "parent": self._parent,
@@ -76,14 +76,14 @@ class Vertex:
         return [_schedule(item) for item in found]
 
     def set_active(self, schedule_id: str, *, active: bool) -> None:
-        """Pauses a schedule or lets it go on, without the runs that it missed."""
+        """Pauses a schedule, or resumes it without the missed runs."""
         if active:
             self._service.call("POST", f"{schedule_id}:resume", body={"catchUp": False})
         else:
             self._service.call("POST", f"{schedule_id}:pause", body={})
 
     def delete_schedule(self, schedule_id: str) -> None:
-        """Removes a schedule."""
+        """Deletes a schedule."""
         self._service.call("DELETE", schedule_id)
 
     def _job(self, job: Mapping[str, Any], *, force: bool) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Vertex:
 
 
 def _token(vertex: VertexConfig) -> str:
-    """Gets an access token from the environment, or by the default credentials."""
+    """Gets an access token from the environment or from the default credentials."""
     if vertex.token_variable is not None:
         token = os.environ.get(vertex.token_variable, "")
         if not token:

@@ -1,1 +1,1 @@
-"""TFMA metrics for what TFMA itself does not measure; `pipeline/evaluation.py` names them."""
+"""TFMA metrics for quantities that TFMA itself lacks; `pipeline/evaluation.py` names them."""

@@ -1,4 +1,4 @@
-"""Expected calibration error and Brier score of probabilities over classes, for TFMA."""
+"""Defines the expected calibration error and Brier score of class probabilities for TFMA."""
 
 from typing import Any
 

@@ -1,6 +1,7 @@
-"""Candidate and last blessed model on the same images, for TFMA: gains, losses, flipped labels.
+"""Compares the candidate with the last blessed model on the same images, for TFMA.
 
-The counts are all that the gate's paired interval needs, so nothing is kept for each image.
+It counts gains, losses and changed labels, which is all that the gate's paired interval needs, so
+nothing is stored per image.
 """
 
 import math
@@ -20,7 +21,7 @@ from pipeline.quality_metrics.inputs import (
 from serving import names
 
 _LEAST_PROBABILITY = 1e-7
-"""What Keras's cross-entropy clips at, so that both log losses are comparable."""
+"""Clipping value of Keras's cross-entropy, so that both log losses are comparable."""
 
 
 class _Sums:
@@ -55,7 +56,7 @@ class _Sums:
 
 
 class PairedChange(tfma.metrics.Metric):
-    """How a candidate's answers differ from the baseline's; nothing where there is no baseline."""
+    """Measures how predictions differ from the baseline's; no result if there is no baseline."""
 
     def __init__(self, name: str = "paired_change") -> None:
         super().__init__(_computations, name=name)
@@ -113,12 +114,12 @@ def _computations(
 
 
 class _Answer:
-    """One model's answer for one image.
+    """One model's prediction for one image.
 
     Attributes:
-        place: The class's number.
-        name: The class's name; None where an older model does not say it.
-        right: Whether it is the true one.
+        place: Index of the predicted class.
+        name: Name of the predicted class; None if an older model does not output it.
+        right: Whether the prediction is correct.
         log_loss: -log of the true class's probability, nats.
     """
 
@@ -129,12 +130,12 @@ class _Answer:
         self.place = int(probabilities.argmax())
         self.name = np.ravel(outputs[names.LABEL])[0] if names.LABEL in outputs else None
         self.right = self.place == truth
-        # A class that the model does not know has no probability.
+        # A class that the model does not know has probability 0.
         probability = probabilities[truth] if truth >= 0 else 0.0
         self.log_loss = -math.log(max(float(probability), _LEAST_PROBABILITY))
 
     def differs(self, other: "_Answer") -> bool:
-        """Whether the labels differ; by name, because numbers may differ between models."""
+        """Tells whether the labels differ, by name, because indices may differ between models."""
         if self.name is None or other.name is None:
             return self.place != other.place
         return bool(self.name != other.name)

@@ -1,4 +1,4 @@
-"""What a metric reads of one image: the label and the named outputs of one model."""
+"""Extracts the inputs of a metric for one image: the label and the outputs of one model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
@@ -13,19 +13,19 @@ _Sums = TypeVar("_Sums", bound="Mergeable")
 
 
 class Mergeable(Protocol):
-    """An accumulator."""
+    """An accumulator that can be merged with another."""
 
     def merge(self, other: Any) -> None:
-        """Adds what another one holds."""
+        """Adds the contents of another accumulator."""
 
 
 class MergingCombiner(beam.CombineFn):
-    """Fills one accumulator per slice, one image at a time, and merges them.
+    """Fills one accumulator per slice image by image, and merges accumulators.
 
     Args:
-        create: Makes an empty accumulator.
-        add: Adds an image's inputs to it.
-        extract: Turns it into metrics.
+        create: Creates an empty accumulator.
+        add: Adds the inputs of an image to an accumulator.
+        extract: Converts an accumulator to metrics.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class MergingCombiner(beam.CombineFn):
         self._extract = extract
 
     def create_accumulator(self) -> Any:
-        """Makes an empty accumulator."""
+        """Creates an empty accumulator."""
         return self._create()
 
     def add_input(self, accumulator: Any, element: tfma.metrics.StandardMetricInputs) -> Any:
@@ -48,7 +48,7 @@ class MergingCombiner(beam.CombineFn):
         return accumulator
 
     def merge_accumulators(self, accumulators: Sequence[Any]) -> Any:
-        """Adds all to the first."""
+        """Merges all accumulators into the first."""
         rest: Iterator[Any] = iter(accumulators)
         first = next(rest)
         for accumulator in rest:
@@ -56,14 +56,14 @@ class MergingCombiner(beam.CombineFn):
         return first
 
     def extract_output(self, accumulator: Any) -> dict[tfma.metrics.MetricKey, float]:
-        """Turns the sums into metrics."""
+        """Converts the sums to metrics."""
         return self._extract(accumulator)
 
 
 def label_of(inputs: tfma.metrics.StandardMetricInputs, model_name: str) -> int:
-    """Returns the number of the true class as the model numbers it; -1 where it has no such."""
+    """Returns the model's index of the true class; -1 if the model does not know the class."""
     labels = inputs.labels
-    # Each model has a vocabulary of its own.
+    # Each model has its own vocabulary.
     value = labels[model_name] if isinstance(labels, Mapping) else labels
     return int(np.asarray(value).reshape(-1)[0])
 
@@ -73,8 +73,8 @@ def outputs_of(
 ) -> Mapping[str, np.ndarray]:
     """Returns the model's outputs for one image, by name.
 
-    TFMA leaves out the model's name where there is only one model, and the output's where there is
-    only one output.
+    TFMA omits the model's name if there is only one model, and the output's name if there is only
+    one output.
     """
     outputs = inputs.predictions
     if model_name:

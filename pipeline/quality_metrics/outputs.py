@@ -1,4 +1,4 @@
-"""What the model says beside the label, for TFMA: mean ELBO, bits per dimension, outlier scores."""
+"""Measures ELBO, bits per dimension and outlier scores for TFMA."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ from pipeline.quality_metrics.inputs import MergingCombiner, outputs_of
 from serving import names
 
 _RANK_ERROR = 0.001
-"""Of the quantiles, as a share of the images; the sketch stays below some 100 kB."""
+"""Rank error of the quantiles, as a share of the images; keeps the sketch below about 100 kB."""
 _MOST_VALUES = 1 << 32
 _BUFFERED = 256
 _PERCENTILES = 100
@@ -49,9 +49,9 @@ class _Sums:
             self._scores = []
 
     def quantiles(self) -> np.ndarray:
-        """Minimum, each percentile, maximum: float64 [101]; NaN without a score."""
+        """Returns minimum, all percentiles and maximum: float64 [101]; NaN without scores."""
         if self._sketch is None:
-            # Few enough to be exact.
+            # There are few enough scores for exact quantiles.
             if not self._scores:
                 return np.full(_PERCENTILES + 1, math.nan)
             return np.quantile(self._scores, np.linspace(0, 1, _PERCENTILES + 1))
@@ -63,8 +63,8 @@ class ModelOutputs(tfma.metrics.Metric):
     """Mean ELBO (nats), bits per dimension, and quantiles of the outlier score.
 
     Args:
-        dimensions: Values of an image: height x width x channels.
-        name: TFMA wants one; the metrics have names of their own.
+        dimensions: Number of values of an image: height x width x channels.
+        name: A name that TFMA requires; the metrics have their own names.
     """
 
     def __init__(self, dimensions: int, name: str = "model_outputs") -> None:
@@ -112,5 +112,5 @@ def _computations(
 
 
 def _scalar(outputs: Any, name: str) -> float:
-    # A model of an earlier version may not give it.
+    # A model of an earlier version may lack this output.
     return float(np.asarray(outputs[name]).reshape(-1)[0]) if name in outputs else math.nan

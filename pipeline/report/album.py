@@ -1,6 +1,6 @@
-"""Pictures on a page: decoded with the limits of any member, shrunk, and counted against a budget.
+"""Inlines pictures in a page: decoded within the usual limits, shrunk and charged to a budget.
 
-Sections ask for thumbnails here, so that no archive can make a report large.
+All sections get their thumbnails here, which bounds the size of a report for any archive.
 """
 
 import base64
@@ -15,7 +15,7 @@ from components.image_checks import ImageFaultError, check, decode
 from components.image_sources.config import LimitsConfig
 
 _SMALL: Final = 48
-"""Sides up to this are shown pixel by pixel and stored without loss."""
+"""Largest side in pixels of images that are shown pixel by pixel and stored losslessly."""
 _JPEG_QUALITY: Final = 82
 
 
@@ -24,10 +24,10 @@ class Picture:
     """An inlined image.
 
     Attributes:
-        uri: `data:` address.
-        width: pixels.
-        height: pixels.
-        crisp: show its pixels as squares.
+        uri: `data:` URI.
+        width: width in pixels.
+        height: height in pixels.
+        crisp: whether its pixels are shown as squares.
     """
 
     uri: str
@@ -37,10 +37,10 @@ class Picture:
 
 
 class Album:
-    """Hands out inlined pictures until the budget is spent.
+    """Inlines pictures until the budget is used up.
 
     Args:
-        budget: bytes of all `data:` addresses together.
+        budget: maximum size of all `data:` URIs together, in bytes.
     """
 
     def __init__(self, budget: int = 3_000_000) -> None:
@@ -51,11 +51,11 @@ class Album:
         """Inlines an image.
 
         Args:
-            pixels: uint8 [height, width] or [height, width, 1, 3 or 4]; None where there is none.
-            side: longest side; larger ones are shrunk.
+            pixels: uint8 [height, width] or [height, width, 1, 3 or 4]; None if there is no image.
+            side: largest side in pixels; larger images are shrunk.
 
         Returns:
-            None without an image, or when the budget is spent.
+            The picture; None without an image or if the budget is used up.
         """
         if pixels is None:
             return None
@@ -70,15 +70,15 @@ class Album:
         return Picture(uri, width, height, crisp=max(height, width) <= _SMALL)
 
     def file(self, content: bytes | None, side: int = 112) -> Picture | None:
-        """Inlines an image file; None where it cannot be decoded."""
+        """Inlines an image file; returns None if it cannot be decoded."""
         return self.picture(decode_picture(content) if content else None, side)
 
 
 def decode_picture(content: bytes) -> np.ndarray | None:
-    """Decodes an image file, within the limits that hold for every member.
+    """Decodes an image file within the limits for archive members.
 
     Returns:
-        uint8 [height, width, channels], upright; of a damaged file what there is of it, or None.
+        uint8 [height, width, channels], upright; the readable part of a damaged file, or None.
     """
     header = check(content, LimitsConfig())
     if isinstance(header, ImageFaultError):
@@ -95,7 +95,7 @@ def decode_picture(content: bytes) -> np.ndarray | None:
 
 
 def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Shrinks so that no side is longer than `side`; never enlarges."""
+    """Shrinks an image so that no side is longer than `side`; never enlarges it."""
     height, width = pixels.shape[:2]
     if max(height, width) <= side:
         return pixels
@@ -106,7 +106,7 @@ def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def square(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Fits an image into a square of `side` pixels, grey around it: uint8 [side, side, 1 or 3]."""
+    """Fits an image into a grey square of `side` pixels: uint8 [side, side, 1 or 3]."""
     channels = 1 if pixels.ndim == 2 or pixels.shape[2] == 1 else 3
     small = shrink(pixels.reshape(*pixels.shape[:2], -1)[..., :channels], side)
     tile = np.full((side, side, channels), 128, np.uint8)
@@ -116,12 +116,12 @@ def square(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def sheet(images: Sequence[np.ndarray], columns: int, gap: int = 0) -> np.ndarray:
-    """Lays images of one shape side by side, row after row.
+    """Arranges images of one shape in a grid, row by row.
 
     Args:
         images: uint8 [height, width, channels] each.
-        columns: images of a row; what is missing in the last one is grey.
-        gap: pixels between them.
+        columns: number of images per row; the rest of the last row is grey.
+        gap: gap between images in pixels.
 
     Returns:
         uint8 [height, width, channels].
@@ -137,11 +137,11 @@ def sheet(images: Sequence[np.ndarray], columns: int, gap: int = 0) -> np.ndarra
 
 
 def spaced(tiles: Sequence[np.ndarray], gap: int = 4) -> np.ndarray:
-    """Lays tiles of one shape in a row with nothing between them.
+    """Arranges tiles of one shape in a row with transparent gaps.
 
     Args:
         tiles: uint8 [height, width, 1 or 3] each.
-        gap: transparent pixels between them.
+        gap: width of the gaps in pixels.
 
     Returns:
         uint8 [height, width, 4].

@@ -1,6 +1,7 @@
-"""What the trained model says of the test split: its exported signature, asked once, in batches.
+"""Computes the trained model's predictions for the test split with its exported signature.
 
-The only part of the run report that needs TensorFlow, imported when it is called.
+The signature is called once, in batches. This is the only part of the run report that needs
+TensorFlow, which is imported when it is called.
 """
 
 from dataclasses import dataclass
@@ -17,25 +18,25 @@ from trainer.model_card import ModelCard
 _MOST_IMAGES: Final = 10_000
 _MOST_BYTES: Final = 128 * 1024 * 1024
 _MOST_VALUES: Final = 20_000_000
-"""Pixel values at the model's size: bounds the time where images are large."""
+"""Maximum number of pixel values at the model's size; bounds the time for large images."""
 _BATCH: Final = 512
 _OUTPUTS: Final = (names.PROBABILITIES, names.EMBEDDING, names.OUTLIER_SCORE, names.VERDICT)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A sample of the test split with the model's answers.
+    """A sample of the test split with the model's predictions.
 
     Attributes:
         encoded: image files, in source order.
         names: `archive/member` of each.
-        labels: int [n], numbers of the given classes; -1 where there is none or it is unknown.
+        labels: int [n], indices of the given classes; -1 if the label is missing or unknown.
         probabilities: float32 [n, K], calibrated.
         embedding: float32 [n, d].
         scores: float32 [n], outlier scores.
-        verdicts: of each image.
-        classes: names by number.
-        total: images of the whole split.
+        verdicts: verdict of each image.
+        classes: class names by index.
+        total: number of images in the whole split.
     """
 
     encoded: list[bytes]
@@ -53,22 +54,22 @@ class Answers:
 
     @property
     def predicted(self) -> np.ndarray:
-        """The likeliest classes, int [n]."""
+        """The most probable classes, int [n]."""
         return self.probabilities.argmax(axis=1)
 
     @property
     def confidence(self) -> np.ndarray:
-        """Their probabilities, float32 [n]."""
+        """The probabilities of the most probable classes, float32 [n]."""
         return self.probabilities.max(axis=1)
 
 
 def ask_model(examples: Path, model: Any, card: ModelCard) -> Answers:
-    """Asks the model about an even sample of the test split.
+    """Computes the model's predictions for an evenly spaced sample of the test split.
 
     Args:
         examples: The Examples artifact.
         model: The loaded SavedModel.
-        card: Its card.
+        card: The model's card.
 
     Raises:
         MissingPartError: there is no test split.
@@ -102,7 +103,7 @@ def ask_model(examples: Path, model: Any, card: ModelCard) -> Answers:
 
 
 def parse_examples(records: list[bytes]) -> tuple[list[bytes], list[str], list[bytes]]:
-    """Image file, name and label (empty without one) of each record."""
+    """Reads image file, name and label (empty if missing) of each record."""
     import tensorflow as tf
 
     text = tf.io.FixedLenFeature([], tf.string, default_value="")

@@ -1,4 +1,4 @@
-"""`report.html` beside a bulk job's table; `vaeline classify` writes it, `vaeline report` again."""
+"""Writes `report.html` next to a bulk job's table, for `vaeline classify` and `report`."""
 
 import json
 import logging
@@ -25,13 +25,13 @@ def write_archive_report(output: str) -> str:
     """Writes the report of a finished bulk job.
 
     Args:
-        output: The job's folder, local or remote.
+        output: Output folder of the job, local or remote.
 
     Returns:
-        The page.
+        The path of the page.
 
     Raises:
-        ReportError: no finished job is there.
+        ReportError: the folder has no finished job.
     """
     begin = time.monotonic()
     try:

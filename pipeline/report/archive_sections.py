@@ -1,7 +1,7 @@
-"""The archive report's facts: counts, labels, doubt, drift, rejects.
+"""Collects the facts of the archive report: counts, labels, uncertainty, drift and rejects.
 
-Each function gives the values of one template, or says what is missing; `archive_report.py` puts
-them in order.
+Each function returns the values of one template or reports what is missing; `archive_report.py`
+puts them in order.
 """
 
 import posixpath
@@ -33,11 +33,11 @@ _VERDICTS: Final = ("accept", "review", "reject")
 
 @dataclass
 class Archive:
-    """A finished bulk job: its manifest, one scan of its table, and the pictures of listed rows.
+    """A finished bulk job: its manifest, one scan of its table, and pictures of the listed rows.
 
     Attributes:
-        output: its folder, local or remote.
-        manifest: what it says of itself.
+        output: output folder of the job, local or remote.
+        manifest: the job's manifest.
     """
 
     output: str
@@ -46,7 +46,7 @@ class Archive:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Members, rows, rejects, duplicates and others."""
+        """Counts of members, rows, rejects, duplicates and others."""
         counts: dict[str, int] = self.manifest["counts"]
         return counts
 
@@ -66,7 +66,7 @@ class Archive:
 
     @property
     def scan(self) -> Scan:
-        """The table, read once; a failure is told to every section that asks."""
+        """Scan of the table, read once; every section that uses it gets the same failure."""
         if self._failure is not None:
             raise self._failure
         try:
@@ -100,14 +100,14 @@ class Archive:
 
     @cached_property
     def pictures(self) -> Found:
-        """Image files of all rows that are listed anywhere, fetched together."""
+        """Image files of all rows in any list, fetched together."""
         wanted: dict[str, set[str]] = {}
         try:
             for rows in self.scan.lists.values():
                 for row in rows:
                     wanted.setdefault(row.source, set()).add(row.member)
         except Exception:
-            # The sections say what is wrong with the table; rejects still have pictures.
+            # The sections report the problem with the table; rejects still have pictures.
             wanted = {}
         for reject in self.rejects:
             wanted.setdefault(reject["source"], set()).add(reject["member"])
@@ -115,7 +115,7 @@ class Archive:
 
     @cached_property
     def card(self) -> ModelCard:
-        """The model's card; one without facts if the model is gone or its card is damaged."""
+        """The model's card; an empty one if the model is missing or its card is damaged."""
         try:
             return read_card(self.manifest["model"]["path"])
         except (InputError, OSError, ValueError):
@@ -123,7 +123,7 @@ class Archive:
 
 
 def overview(archive: Archive) -> Facts:
-    """The count law, drift, and what the verdicts came to."""
+    """Returns the count invariant, drift, and the counts of the verdicts."""
     drift = archive.manifest.get("drift") or {}
     counts = archive.counts
     accounted = counts["rows"] + counts["rejects"] + counts["duplicates"]
@@ -141,7 +141,7 @@ def overview(archive: Archive) -> Facts:
 
 
 def labels(archive: Archive) -> Facts:
-    """Rows by label, beside the training data's mix and the estimated one."""
+    """Returns rows by label, with the training data's mix and the estimated one."""
     mix = archive.manifest["labels"]
     if not mix:
         raise MissingPartError("The table has no labels: it was made by `embed`, or without them.")
@@ -165,7 +165,7 @@ def labels(archive: Archive) -> Facts:
 
 
 def distributions(archive: Archive) -> Facts:
-    """Confidence and outlier score over the archive."""
+    """Returns the distributions of confidence and outlier score over the archive."""
     scan = archive.scan
     figures = []
     probability = scan.values.get("probability")
@@ -195,20 +195,20 @@ def distributions(archive: Archive) -> Facts:
 
 
 def review(archive: Archive, album: Album) -> Facts:
-    """The rows that a person should look at first: the least sure ones."""
+    """Returns the rows that users should review first: the least certain ones."""
     listed = archive.scan.lists["doubtful"]
-    # Beyond the first dozen only where there is doubt: a list of sure answers helps nobody.
+    # Beyond the first dozen, list uncertain rows only; confident predictions need no review.
     rows = [row for place, row in enumerate(listed) if place < 12 or (row.probability or 0) < _SURE]
     return {"cards": _cards(archive, album, rows)}
 
 
 def strange(archive: Archive, album: Album) -> Facts:
-    """The rows of the largest outlier score."""
+    """Returns the rows with the largest outlier scores."""
     return {"cards": _cards(archive, album, archive.scan.lists["strange"])}
 
 
 def verdicts(archive: Archive, album: Album) -> Facts:
-    """Examples of each verdict, evenly over the archive."""
+    """Returns examples of each verdict, evenly spaced over the archive."""
     counts = archive.manifest["verdicts"]
     if not counts:
         raise MissingPartError("The table has no verdicts.")
@@ -222,7 +222,7 @@ def verdicts(archive: Archive, album: Album) -> Facts:
 
 
 def given(archive: Archive, album: Album) -> Facts:
-    """Labels that the archive gives, against the model's."""
+    """Compares the labels given by the archive with the model's."""
     scan = archive.scan
     if not scan.given:
         raise MissingPartError("The archive gives no labels to compare with.")
@@ -231,7 +231,7 @@ def given(archive: Archive, album: Album) -> Facts:
 
 
 def drift(archive: Archive) -> Facts:
-    """Each comparison with the training data."""
+    """Returns each comparison with the training data."""
     found = archive.manifest.get("drift")
     if not found:
         raise MissingPartError("Drift was switched off (bulk.drift.enabled).")
@@ -239,7 +239,7 @@ def drift(archive: Archive) -> Facts:
 
 
 def rejects(archive: Archive, album: Album) -> Facts:
-    """Members that are no usable images, by reason."""
+    """Returns the members that are not usable images, by reason."""
     cards = [
         {"picture": album.file(archive.pictures.get((row["source"], row["member"]))),
          "alt": f"rejected: {row['member']}",
@@ -252,7 +252,7 @@ def rejects(archive: Archive, album: Album) -> Facts:
 
 
 def job(archive: Archive) -> Facts:
-    """Archives, model, digests, command."""
+    """Returns the archives, model, digests and command of the job."""
     manifest = archive.manifest
     return {"sources": manifest["sources"], "model": manifest["model"],
             "command": " ".join(manifest["command"]), "written": manifest["written"],

@@ -1,6 +1,6 @@
-"""Numbers about a model's answers: confusion, classes, calibration, mistakes, doubtful labels.
+"""Computes confusion, class metrics, calibration, mistakes and doubtful labels of predictions.
 
-Plain NumPy over `Answers`; the model's sections show them.
+The functions apply NumPy to `Answers`; the sections about the model show the results.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,15 @@ from pipeline.report.answers import Answers
 
 @dataclass(frozen=True)
 class ClassFigures:
-    """One class.
+    """The metrics of one class.
 
     Attributes:
-        name: its name.
-        images: images with this label.
-        recall: share of them that are found; NaN without images.
-        precision: share of the images called so that are; NaN where none is.
-        f1: harmonic mean of both; NaN where either is.
+        name: name of the class.
+        images: number of images with this label.
+        recall: share of these images that are predicted as this class; NaN without images.
+        precision: share of the images predicted as this class that have its label; NaN if no image
+            is predicted as this class.
+        f1: harmonic mean of recall and precision; NaN if either is.
         confidence: mean probability of the label over its images; NaN without images.
     """
 
@@ -32,7 +33,7 @@ class ClassFigures:
 
 
 def confusion_counts(answers: Answers) -> np.ndarray:
-    """Images by given (row) and predicted (column) class: int [K, K]."""
+    """Counts images by given (row) and predicted (column) class: int [K, K]."""
     known = answers.labels >= 0
     size = len(answers.classes)
     flat = answers.labels[known] * size + answers.predicted[known]
@@ -40,7 +41,7 @@ def confusion_counts(answers: Answers) -> np.ndarray:
 
 
 def by_class(answers: Answers) -> list[ClassFigures]:
-    """Figures of each class, in their order."""
+    """Computes the metrics of each class, in order."""
     counts = confusion_counts(answers).astype(float)
     right, given, called = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)
     known = answers.labels >= 0
@@ -59,11 +60,11 @@ def by_class(answers: Answers) -> list[ClassFigures]:
 
 
 def uncalibrated(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Undoes the temperature: p is softmax(logits / T), so p^T, scaled to sum 1, has T = 1.
+    """Reverts temperature scaling: p is softmax(logits / T), so normalised p^T has T = 1.
 
     Args:
         probabilities: float [n, K], calibrated.
-        temperature: T.
+        temperature: the temperature T.
 
     Returns:
         float64 [n, K].
@@ -74,33 +75,33 @@ def uncalibrated(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def confident_mistakes(answers: Answers, most: int) -> np.ndarray:
-    """Places of wrong answers, the surest first."""
+    """Returns the indices of wrong predictions, most confident first."""
     wrong = (answers.labels >= 0) & (answers.predicted != answers.labels)
     places = np.flatnonzero(wrong)
     return places[np.argsort(-answers.confidence[places], kind="stable")][:most]
 
 
 def least_certain(answers: Answers, most: int) -> np.ndarray:
-    """Places of the least sure answers."""
+    """Returns the indices of the least confident predictions."""
     return np.argsort(answers.confidence, kind="stable")[:most]
 
 
 def doubtful_labels(answers: Answers, most: int) -> np.ndarray:
-    """Places of likely label errors, the likeliest first, by confident learning.
+    """Finds likely label errors by confident learning and returns their indices, likeliest first.
 
-    Northcutt, Jiang and Chuang (2021), "Confident Learning: Estimating Uncertainty in Dataset
-    Labels", J. Artif. Intell. Res. 70. A class's threshold is the mean probability that the model
-    gives it over the images labelled so. An image is taken to belong to the likeliest of the
-    classes whose threshold its probabilities reach; where that is not its label, the label is
-    doubted. Probabilities are out of sample: the model has not learned the test split. Ranked by
-    the margin between that class and the label.
+    See Northcutt, Jiang and Chuang (2021), "Confident Learning: Estimating Uncertainty in Dataset
+    Labels", J. Artif. Intell. Res. 70. The threshold of a class is the mean probability of the
+    class over the images with its label. An image is assigned to the most probable of the classes
+    whose threshold its probabilities reach; if that is not its label, the label is doubtful. The
+    probabilities are out of sample, because the model has not learned the test split. Doubtful
+    labels are ranked by the margin between that class and the label.
 
     Args:
-        answers: The model's answers.
-        most: How many at most.
+        answers: The model's predictions.
+        most: Maximum number of indices.
 
     Returns:
-        Places, int [at most `most`].
+        Indices, int [at most `most`].
     """
     known = np.flatnonzero(answers.labels >= 0)
     if not len(known):
@@ -109,7 +110,7 @@ def doubtful_labels(answers: Answers, most: int) -> np.ndarray:
     own = probabilities[np.arange(len(known)), labels]
     count = np.bincount(labels, minlength=len(answers.classes))
     total = np.bincount(labels, weights=own, minlength=len(answers.classes))
-    # A class without images has no threshold that could be reached.
+    # The threshold of a class without images must be unreachable.
     thresholds = np.where(count > 0, total / np.maximum(count, 1), np.inf)
     reached = np.where(probabilities >= thresholds, probabilities, -1.0)
     suggested, strength = reached.argmax(axis=1), reached.max(axis=1)
@@ -119,14 +120,14 @@ def doubtful_labels(answers: Answers, most: int) -> np.ndarray:
 
 
 def plane(embedding: np.ndarray) -> tuple[np.ndarray, float]:
-    """Points of a latent space in a plane.
+    """Projects points of a latent space to a plane.
 
     Args:
         embedding: float [n, d].
 
     Returns:
-        float64 [n, 2]: the two dimensions themselves where d is 2, else the coordinates along the
-        two principal directions; and the share of the variance that they keep.
+        float64 [n, 2], the two dimensions themselves if d is 2, otherwise the coordinates along the
+        two principal directions; and the share of the variance that they retain.
     """
     points = embedding.astype(np.float64)
     if points.shape[1] == 1:

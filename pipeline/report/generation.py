@@ -1,7 +1,7 @@
-"""Images that a decoder makes: prior samples, rows of classes, the manifold of a plane.
+"""Generates images with a decoder: prior samples, rows of classes, and the latent manifold.
 
-Asked through the exported signature `generate`, so that what is shown is what the model serves.
-The run report and `vaeline sample` call it.
+It calls the exported signature `generate`, so that the images are those that the model serves. The
+run report and `vaeline sample` use it.
 """
 
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ from serving import names
 from trainer.model_card import ModelCard
 
 _TILE: Final = 32
-"""Tiles of a written grid are enlarged to at least this many pixels."""
+"""Smallest side of the tiles of a written grid, in pixels; smaller images are enlarged."""
 MOST_CLASSES: Final = 50
-"""Rows of classes; of more classes the first."""
+"""Maximum number of rows of classes; of more classes, the first are shown."""
 _MOST_PER_CLASS: Final = 20
 _SIDE: Final = 15
-"""Tiles of a row of the manifold."""
+"""Number of tiles per row of the manifold."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Generator:
     """A model's `generate` signature.
 
     Attributes:
-        function: the signature.
-        latent_size: d.
-        label_input: name of the input that takes the class; empty where there is none.
-        takes_names: the class is given by name and not by number.
-        classes: names by number.
+        function: the signature's function.
+        latent_size: size d of the latent vectors.
+        label_input: name of the input for the class; empty if there is none.
+        takes_names: whether the class is given by name and not by index.
+        classes: class names by index.
     """
 
     function: Any
@@ -45,11 +45,11 @@ class Generator:
     classes: list[str]
 
     def __call__(self, latent: np.ndarray, labels: np.ndarray | None = None) -> np.ndarray:
-        """Decodes latents.
+        """Decodes latent vectors.
 
         Args:
             latent: float32 [n, d].
-            labels: int [n], numbers of classes, where the decoder takes them.
+            labels: int [n], indices of classes, if the decoder takes them.
 
         Returns:
             uint8 [n, height, width, channels].
@@ -66,10 +66,10 @@ class Generator:
 
 
 def find_generator(model: Any, card: ModelCard) -> Generator:
-    """The generator of a loaded SavedModel.
+    """Returns the generator of a loaded SavedModel.
 
     Raises:
-        MissingPartError: its decoder makes no images by itself.
+        MissingPartError: the model's decoder needs an input image.
     """
     if names.GENERATE not in model.signatures:
         raise MissingPartError(
@@ -85,12 +85,13 @@ def find_generator(model: Any, card: ModelCard) -> Generator:
 
 
 def prior_samples(generator: Generator, *, count: int, seed: int) -> np.ndarray:
-    """Samples of the prior; by class, class after class, where the decoder takes one.
+    """Generates images from the prior; class by class if the decoder takes one.
 
     Args:
-        generator: The model's.
-        count: how many; of each class, for the first `MOST_CLASSES`, where there are classes.
-        seed: of the latents; rows of classes share them.
+        generator: The model's generator.
+        count: number of images; if the decoder takes a class, for each of the first `MOST_CLASSES`
+            classes.
+        seed: seed of the latent vectors, which all classes share.
 
     Returns:
         uint8 [n, height, width, channels].
@@ -103,16 +104,16 @@ def prior_samples(generator: Generator, *, count: int, seed: int) -> np.ndarray:
 
 
 def manifold(generator: Generator, label: int = 0) -> np.ndarray:
-    """The decoded plane of a model with two latent dimensions.
+    """Decodes the plane of a model with two latent dimensions.
 
-    A grid of equal steps in probability, mapped through the inverse of the normal distribution
+    The grid has equal steps in probability, mapped through the inverse normal distribution function
     (Kingma and Welling 2014, appendix A).
 
     Returns:
         uint8 [height, width, channels], one picture.
 
     Raises:
-        MissingPartError: the latent space is no plane.
+        MissingPartError: the latent space does not have two dimensions.
     """
     if generator.latent_size != 2:
         raise MissingPartError(
@@ -125,16 +126,16 @@ def manifold(generator: Generator, label: int = 0) -> np.ndarray:
 
 
 def write_grid(path: Path, generator: Generator, *, count: int, seed: int) -> dict[str, int]:
-    """Writes a PNG of samples, a row for each class where the decoder takes one.
+    """Writes a PNG of samples, with a row for each class if the decoder takes one.
 
     Args:
-        path: The file.
-        generator: The model's.
-        count: how many; of each class where there are classes.
-        seed: of the latents.
+        path: The path of the file.
+        generator: The model's generator.
+        count: number of images; of each class if the decoder takes one.
+        seed: seed of the latent vectors.
 
     Returns:
-        `images`, `rows` and `columns`.
+        The numbers of `images`, `rows` and `columns`.
     """
     if generator.label_input:
         count = min(count, _MOST_PER_CLASS)

@@ -1,6 +1,6 @@
-"""The run report's facts about the model: confusion, calibration, mistakes, labels, latent space.
+"""Collects the run report's facts about the model, such as confusion, calibration and mistakes.
 
-Each function gives the values of one template, or says what is missing.
+Each function returns the values of one template or reports what is missing.
 """
 
 from typing import Any, Final
@@ -16,7 +16,7 @@ from trainer.confidence_grid import expected_calibration_error
 from trainer.model_card import ModelCard
 
 _MATRIX_CLASSES: Final = 24
-"""More classes are shown as the pairs that are confused most."""
+"""Maximum number of classes of a matrix; for more, the most confused pairs are shown instead."""
 _MOST_CLASSES: Final = 100
 _PAIRS: Final = 20
 _CARDS: Final = 24
@@ -28,7 +28,7 @@ _WIDTH, _HEIGHT, _MARGIN = 640, 480, 18
 
 
 def confusion(answers: Answers) -> Facts:
-    """The matrix, or for many classes its largest cells off the diagonal."""
+    """Returns the confusion matrix, or for many classes its largest off-diagonal cells."""
     _require_labels(answers)
     counts = findings.confusion_counts(answers)
     off = counts - np.diag(counts.diagonal())
@@ -53,7 +53,7 @@ def confusion(answers: Answers) -> Facts:
 
 
 def class_table(answers: Answers) -> Facts:
-    """Recall, precision and F1 of each class; of many classes the weakest."""
+    """Returns recall, precision and F1 of each class; of many classes, the weakest."""
     _require_labels(answers)
     rows = findings.by_class(answers)
     left_out = max(0, len(rows) - _MOST_CLASSES)
@@ -63,7 +63,7 @@ def class_table(answers: Answers) -> Facts:
 
 
 def calibration(answers: Answers, card: ModelCard) -> Facts:
-    """Reliability before and after the temperature."""
+    """Returns reliability before and after temperature scaling."""
     _require_labels(answers)
     temperature = card.calibration.temperature
     value = temperature.value
@@ -85,7 +85,7 @@ def calibration(answers: Answers, card: ModelCard) -> Facts:
 
 
 def mistakes(answers: Answers, album: Album) -> Facts:
-    """Wrong answers, the surest first."""
+    """Returns wrong predictions, most confident first."""
     _require_labels(answers)
     wrong = int(((answers.labels >= 0) & (answers.predicted != answers.labels)).sum())
     places = findings.confident_mistakes(answers, _CARDS)
@@ -93,12 +93,12 @@ def mistakes(answers: Answers, album: Album) -> Facts:
 
 
 def uncertain(answers: Answers, album: Album) -> Facts:
-    """The least sure answers."""
+    """Returns the least confident predictions."""
     return {"cards": _cards(answers, album, findings.least_certain(answers, _CARDS))}
 
 
 def label_errors(answers: Answers, album: Album) -> Facts:
-    """Labels that the model doubts."""
+    """Returns the labels that the model doubts."""
     _require_labels(answers)
     places = findings.doubtful_labels(answers, len(answers))
     return {"found": len(places), "cards": _cards(answers, album, places[:_CARDS]),
@@ -106,7 +106,7 @@ def label_errors(answers: Answers, album: Album) -> Facts:
 
 
 def outliers(answers: Answers, card: ModelCard, album: Album) -> Facts:
-    """The outlier score with its thresholds, and the strangest images."""
+    """Returns the outlier score with its thresholds, and the images with the largest scores."""
     thresholds = card.calibration.thresholds
     marks = plots.threshold_marks(thresholds.scores())
     high = max([float(np.quantile(answers.scores, 0.999)), *(mark[0] * 1.1 for mark in marks)])
@@ -131,7 +131,7 @@ def outliers(answers: Answers, card: ModelCard, album: Album) -> Facts:
 
 
 def latent_map(answers: Answers, album: Album) -> Facts:
-    """Posterior means in a plane, a circle for each image; pictures come from one sheet."""
+    """Returns posterior means in a plane, a circle per image; pictures come from one sheet."""
     places = np.unique(np.linspace(0, len(answers) - 1, min(_MAP_POINTS, len(answers))).astype(int))
     points, kept = findings.plane(answers.embedding)
     points = points[places]
@@ -170,12 +170,12 @@ def latent_map(answers: Answers, album: Album) -> Facts:
 
 
 def plane_of_images(generator: Generator, album: Album) -> Facts:
-    """The decoded plane of a model with two latent dimensions."""
+    """Returns the decoded plane of a model with two latent dimensions."""
     return {"picture": album.picture(_enlarged(manifold(generator), 450), side=900)}
 
 
 def samples(generator: Generator, album: Album) -> Facts:
-    """What the decoder makes: of each class where it takes one, else of the prior."""
+    """Returns samples of the decoder: of each class if it takes one, otherwise of the prior."""
     classes = generator.classes[:20] if generator.label_input else []
     per_row = 12
     images = prior_samples(generator, count=per_row if classes else 4 * per_row, seed=7)

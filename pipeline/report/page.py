@@ -1,7 +1,7 @@
-"""One self-contained HTML page: sections from templates, each guarded, nothing loaded from outside.
+"""Renders one self-contained HTML page from templates, without external resources.
 
-`run_report.py` and `archive_report.py` fill it. A section whose facts are missing, or whose making
-fails, is a note on the page and never a failure of the job.
+`run_report.py` and `archive_report.py` fill it. A section whose facts are missing, or whose
+creation fails, becomes a note on the page and never fails the job.
 """
 
 import base64
@@ -28,32 +28,33 @@ from trainer.errors import UserError
 _LOG = logging.getLogger(__name__)
 
 REPORT: Final = ledger.REPORT
-"""Name of the page: in a run's root, or beside a bulk table."""
+"""Name of the page, in the root of a run or next to a bulk table."""
 MOST_BYTES: Final = 5_000_000
-"""Of a page. Pictures have budgets (`album.py`) and tables have limits that keep it far below."""
+"""Maximum size of a page. The budgets of pictures (`album.py`) and the limits of tables keep it far
+below."""
 
-# C0 and C1 control characters, which HTML does not allow; names of members may hold them.
+# C0 and C1 control characters, which HTML does not allow; names of members may contain them.
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Facts = Mapping[str, Any]
 
 
 class MissingPartError(Exception):
-    """What a section needs is not there; the message stands in its place on the page."""
+    """Reports that a section lacks its data; the message replaces the section on the page."""
 
 
 class ReportError(UserError, ValueError):
-    """There is nothing to report on; the message says what to do."""
+    """Reports that there is nothing to report on; the message tells how to fix it."""
 
 
 @dataclass(frozen=True)
 class PageSection:
-    """A part of the page.
+    """A section of the page.
 
     Attributes:
-        anchor: its id.
-        title: its heading.
-        html: its content.
+        anchor: id of the section.
+        title: heading of the section.
+        html: content of the section.
     """
 
     anchor: str
@@ -63,12 +64,12 @@ class PageSection:
 
 @dataclass
 class Chapter:
-    """Sections under one heading.
+    """A chapter of the page, which groups sections under one heading.
 
     Attributes:
-        anchor: its id.
-        title: its heading.
-        sections: in order.
+        anchor: id of the chapter.
+        title: heading of the chapter.
+        sections: sections in order.
     """
 
     anchor: str
@@ -80,8 +81,8 @@ class Page:
     """Collects sections and renders them.
 
     Args:
-        kind: What the page is: `Run report`.
-        title: Of what: the pipeline's name.
+        kind: Kind of the page, such as `Run report`.
+        title: Subject of the page, such as the pipeline's name.
     """
 
     def __init__(self, kind: str, title: str) -> None:
@@ -92,21 +93,21 @@ class Page:
         self.notes: list[str] = []
 
     def hero(self, template: str, make: Callable[[], Facts]) -> None:
-        """Sets what stands on top."""
+        """Sets the content at the top of the page."""
         self._hero = self._render("Summary", template, make)
 
     def chapter(self, anchor: str, title: str) -> None:
-        """Opens a chapter; sections that follow go into it."""
+        """Starts a chapter, to which the following sections belong."""
         self._chapters.append(Chapter(anchor, title))
 
     def section(self, anchor: str, title: str, template: str, make: Callable[[], Facts]) -> None:
-        """Adds a section to the open chapter.
+        """Adds a section to the current chapter.
 
         Args:
-            anchor: its id on the page.
-            title: its heading.
-            template: file in `templates/`.
-            make: gives the template's values; may raise anything.
+            anchor: id of the section on the page.
+            title: heading of the section.
+            template: name of a file in `templates/`.
+            make: returns the values of the template; may raise any exception.
         """
         html = self._render(title, template, make)
         self._chapters[-1].sections.append(PageSection(anchor, title, html))
@@ -115,7 +116,7 @@ class Page:
         """Renders the page, UTF-8.
 
         Args:
-            left_out: pictures that the budget had no room for.
+            left_out: number of pictures that exceeded the budget.
         """
         script = _asset("map.js")
         try:
@@ -146,7 +147,7 @@ class Page:
         except (MissingPartError, MissingArtifactError) as missing:
             note = str(missing)
         except Exception as error:
-            # A report must never cost a finished job; the log has the whole story.
+            # A report must never fail a finished job; the log has the full traceback.
             _LOG.exception("the report's part %r could not be made", title)
             note = f"This part could not be made: {cause(error)}"
         self.notes.append(f"{title}: {note}")
@@ -154,17 +155,17 @@ class Page:
 
 
 def clean(text: object) -> str:
-    """Makes any text safe to stand in HTML: control characters become replacement characters."""
+    """Replaces control characters, which HTML does not allow, with replacement characters."""
     return _CONTROLS.sub("\ufffd", str(text))
 
 
 def isolated(text: object) -> str:
-    """Text whose writing direction ends with it: FSI and PDI of Unicode's annex 9 around it."""
+    """Isolates the writing direction of a text with FSI and PDI (Unicode annex 9)."""
     return f"\u2068{text}\u2069"
 
 
 def _policy(script: str) -> str:
-    """The content security policy: nothing is loaded, and only our own script runs."""
+    """Returns the content security policy: nothing is loaded, and only our own script runs."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "

@@ -1,6 +1,7 @@
-"""Small plots as SVG in the page's own colours and fonts, so that they follow light and dark.
+"""Draws small plots as SVG in the page's colours and fonts, so that they follow its colour scheme.
 
-matplotlib draws with placeholder colours, which become CSS variables of `templates/style.css`.
+matplotlib draws with placeholder colours, which are replaced with CSS variables of
+`templates/style.css`.
 """
 
 import io
@@ -72,13 +73,13 @@ Series = tuple[str, Sequence[float], Sequence[float]]
 def curves(
     title: str, series: Sequence[Series], *, alt: str, marks: Sequence[tuple[float, str]] = ()
 ) -> Markup:
-    """Lines over steps.
+    """Draws lines over steps.
 
     Args:
-        title: Of the plot.
-        series: Name, x and y of each; at most two.
-        alt: What a reader who does not see it has to know.
-        marks: Vertical lines, with colours.
+        title: Title of the plot.
+        series: Name, x and y of each line; at most two lines.
+        alt: Alternative text for readers who cannot see the plot.
+        marks: Vertical lines with colours.
     """
     with mpl.rc_context(_STYLE):
         figure, axis = _figure(_SMALL)
@@ -109,16 +110,16 @@ def histogram(
     marks: Sequence[tuple[float, str, str]] = (),
     log: bool = False,
 ) -> Markup:
-    """How often values fall into forty bins.
+    """Draws a histogram with forty bins.
 
     Args:
-        title: Of the plot.
+        title: Title of the plot.
         values: float [n].
-        alt: What a reader who does not see it has to know.
-        label: Of the x axis.
-        bounds: First and last edge; by default the values'.
-        marks: Vertical lines: place, name and colour.
-        log: Count in powers of ten.
+        alt: Alternative text for readers who cannot see the plot.
+        label: Label of the x axis.
+        bounds: First and last edge; by default the range of the values.
+        marks: Position, name and colour of vertical lines.
+        log: Whether the count axis is logarithmic.
     """
     finite = values[np.isfinite(values)]
     low, high = bounds or (float(finite.min()), float(finite.max()))
@@ -144,13 +145,13 @@ def histogram(
 
 
 def threshold_marks(scores: Mapping[str, float]) -> list[tuple[float, str, str]]:
-    """Returns the marks of a histogram of the outlier score.
+    """Returns the marks of the thresholds in a histogram of the outlier score.
 
     Args:
         scores: The thresholds by verdict.
 
     Returns:
-        Place, name and colour of each.
+        Position, name and colour of each mark.
     """
     colours = {"review": WARN, "reject": BAD}
     return [(score, name, colours[name]) for name, score in scores.items()]
@@ -159,14 +160,14 @@ def threshold_marks(scores: Mapping[str, float]) -> list[tuple[float, str, str]]
 def reliability(
     title: str, confidence: np.ndarray, right: np.ndarray, *, alt: str, bins: int = 10
 ) -> Markup:
-    """Share of right answers over confidence, in bins of equal width.
+    """Draws the share of correct predictions over confidence, in bins of equal width.
 
     Args:
-        title: Of the plot.
-        confidence: float [n], of the predicted class.
-        right: bool [n].
-        alt: What a reader who does not see it has to know.
-        bins: how many.
+        title: Title of the plot.
+        confidence: float [n], probability of the predicted class.
+        right: bool [n], whether the prediction is correct.
+        alt: Alternative text for readers who cannot see the plot.
+        bins: number of bins.
     """
     place = np.minimum((confidence * bins).astype(int), bins - 1)
     counts = np.bincount(place, minlength=bins)
@@ -185,14 +186,14 @@ def reliability(
 
 
 def bars(title: str, values: np.ndarray, *, alt: str, label: str, threshold: float) -> Markup:
-    """Bars in falling order, those above a threshold in colour.
+    """Draws bars in descending order, with those above a threshold in colour.
 
     Args:
-        title: Of the plot.
+        title: Title of the plot.
         values: float [n], positive.
-        alt: What a reader who does not see it has to know.
-        label: Of the y axis, which is logarithmic.
-        threshold: A line.
+        alt: Alternative text for readers who cannot see the plot.
+        label: Label of the y axis, which is logarithmic.
+        threshold: Value at which a line is drawn.
     """
     ordered = np.sort(values)[::-1][:128]
     with mpl.rc_context(_STYLE):
@@ -214,7 +215,7 @@ def _figure(size: tuple[float, float]) -> tuple[Figure, Any]:
 
 
 def _svg(figure: Figure, alt: str) -> Markup:
-    """The figure as an `svg` element; ids, colours, fonts and styles become the page's."""
+    """Converts a figure to an `svg` element with the page's ids, colours, fonts and styles."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
@@ -225,7 +226,7 @@ def _svg(figure: Figure, alt: str) -> Markup:
     inner = re.sub(r"<metadata>.*?</metadata>", "", inner, flags=re.DOTALL)
     inner = re.sub(r"<style[^>]*>.*?</style>", "", inner, flags=re.DOTALL)
     inner = re.sub(r"<!--.*?-->", "", inner, flags=re.DOTALL)
-    # Groups are named figure_1, axes_1, ...: the same in every plot of the page, and of no use.
+    # Group ids (figure_1, axes_1, ...) are unused and would repeat in every plot of the page.
     inner = re.sub(r'<g id="[^"]*">', "<g>", inner)
     inner = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", inner)
     inner = re.sub(r"\n\s*", "\n", inner)

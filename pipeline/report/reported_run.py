@@ -1,4 +1,4 @@
-"""Finds the run that a root's report is about, without TensorFlow; `vaeline report` calls it."""
+"""Finds the run that a root's report describes, without TensorFlow, for `vaeline report`."""
 
 from pathlib import Path
 
@@ -7,10 +7,10 @@ from pipeline.runs.run import Run
 
 
 def read_reported(root: Path) -> Run:
-    """Reads the latest run of a root.
+    """Reads the latest run of a root folder.
 
     Args:
-        root: Folder of `vaeline run --root`.
+        root: The folder given to `vaeline run --root`.
 
     Raises:
         ReportError: No run is recorded there.

@@ -1,4 +1,4 @@
-"""`report.html` of a pipeline run; `vaeline run` writes it, `vaeline report` makes it again."""
+"""Writes `report.html` of a pipeline run, for `vaeline run` and `vaeline report`."""
 
 import logging
 import time
@@ -30,7 +30,7 @@ def write_run_report(run: Run) -> Path:
         run: The run.
 
     Returns:
-        The page.
+        The path of the page.
     """
     begin = time.monotonic()
     root = run.root
@@ -105,9 +105,9 @@ def _add_model(page: Page, run: Run, album: Album) -> None:
 
 
 class _Asked:
-    """The loaded model and its answers, made by the first section that needs them.
+    """Loads the model and computes its predictions when the first section needs them.
 
-    A failure is kept and told again by every section, instead of being tried again.
+    A failure is kept and raised again for every section, without another attempt.
 
     Args:
         run: The run.
@@ -136,7 +136,7 @@ class _Asked:
 
     @property
     def answers(self) -> Answers:
-        """The model's answers over the test split."""
+        """The model's predictions on the test split."""
         run = self._run
         found: Answers = self._once(
             "answers", lambda: ask_model(examples_folder(run), self._model, read_trained_card(run))
@@ -145,7 +145,7 @@ class _Asked:
 
     @property
     def generator(self) -> Generator:
-        """What makes images."""
+        """The generator of images."""
         found: Generator = self._once(
             "generator", lambda: find_generator(self._model, read_trained_card(self._run))
         )

@@ -1,7 +1,7 @@
-"""The run report's facts about the run, its data and its training.
+"""Collects the run report's facts about the run, its data and its training.
 
-Each function gives the values of one template, or says what is missing; `model_sections.py` has
-those about the model.
+Each function returns the values of one template or reports what is missing; `model_sections.py`
+has the facts about the model.
 """
 
 import platform
@@ -33,7 +33,7 @@ from trainer.strip import FOLDER, ORIGINALS, SHOWN
 _T = TypeVar("_T")
 
 _MOST_CLASSES: Final = 100
-"""Rows of a table of classes."""
+"""Maximum number of rows of a table of classes."""
 _SHOWN_CLASSES: Final = 12
 _PER_CLASS: Final = 8
 _SAMPLED: Final = 2_000
@@ -43,7 +43,7 @@ _CONFLICTS: Final = 12
 
 
 def overview(run: Run) -> Facts:
-    """Verdict first: what the gate said, the headline number, the data and the time."""
+    """Returns the verdict of the gate, the headline metric, the data and the time."""
     evaluation = _or_none(lambda: run.evaluation)
     overall = evaluation.overall if evaluation else {}
     images = evaluation.test_images if evaluation else 0
@@ -76,7 +76,7 @@ def _or_none(read: Callable[[], _T]) -> _T | None:
 
 
 def usage(run: Run) -> Facts:
-    """Three commands that work with the pushed model."""
+    """Returns three commands that use the pushed model."""
     if not run.pushed:
         raise MissingPartError("Nothing was pushed, so there is no model to use.")
     model = shlex.quote(str(Path(run.pushed).resolve()))
@@ -93,7 +93,7 @@ def usage(run: Run) -> Facts:
 
 
 def steps(run: Run) -> Facts:
-    """Wall time of each step."""
+    """Returns the wall time of each step."""
     rows: list[dict[str, Any]] = []
     for name, step in run.steps.items():
         state = "failed" if step.failed else "from the cache" if step.cached else ""
@@ -106,7 +106,7 @@ def steps(run: Run) -> Facts:
 
 
 def versions(run: Run) -> Facts:
-    """Libraries and digests."""
+    """Returns the versions of libraries, and digests."""
     card = artifacts.read_trained_card(run)
     libraries = {"Python": platform.python_version(), **card.libraries}
     model = str(artifacts.model_folder(run))
@@ -114,7 +114,7 @@ def versions(run: Run) -> Facts:
 
 
 def class_balance(run: Run) -> Facts:
-    """Images by class and split."""
+    """Returns the number of images by class and split."""
     account = artifacts.read_account(run)
     table = account["examples_by_split_and_class"]
     splits = [split for split in features.SPLITS if sum(table.get(split, {}).values())]
@@ -144,7 +144,7 @@ def _natural(run: Run, classes: list[str]) -> list[str]:
 
 
 def class_samples(run: Run, album: Album) -> Facts:
-    """A few training images of each class."""
+    """Returns a few training images of each class."""
     folder = artifacts.examples_folder(run)
     sampled = sample_split(folder, features.TRAIN, most=_SAMPLED, most_bytes=_SAMPLED_BYTES)
     encoded, _, labels = parse_examples(sampled.records)
@@ -163,7 +163,7 @@ def class_samples(run: Run, album: Album) -> Facts:
 
 
 def files(run: Run) -> Facts:
-    """Sizes and formats, as TFDV counted them."""
+    """Returns sizes and formats as counted by TFDV."""
     rows = []
     for split, found in artifacts.read_statistics(run).items():
         by_name = {".".join(feature.path.step): feature for feature in found.features}
@@ -184,7 +184,7 @@ def files(run: Run) -> Facts:
 
 
 def duplicates(run: Run) -> Facts:
-    """Copies that were left out, and contents under two labels."""
+    """Returns omitted duplicates, and contents with more than one label."""
     account = artifacts.read_account(run)
     conflicts: dict[str, list[tuple[str, str]]] = {}
     for digest, name, label in account["label_conflict_names"]:
@@ -198,7 +198,7 @@ def duplicates(run: Run) -> Facts:
 
 
 def rejects(run: Run, album: Album) -> Facts:
-    """What was not a usable image, by reason, with pictures of those that decode."""
+    """Returns rejects by reason, with pictures of those that can be decoded."""
     account = artifacts.read_account(run)
     table = artifacts.read_rows(run, "rejects.parquet", _REJECTS) if account["rejected"] else None
     rows = table.to_pylist() if table is not None else []
@@ -221,12 +221,12 @@ def rejects(run: Run, album: Album) -> Facts:
 
 
 def anomalies(run: Run) -> Facts:
-    """TFDV's anomalies in words."""
+    """Returns TFDV's anomalies in words."""
     return {"splits": artifacts.read_split_anomalies(run)}
 
 
 def training(run: Run) -> Facts:
-    """Losses, accuracy and learning rate over steps."""
+    """Returns losses, accuracy and learning rate over steps."""
     history = artifacts.read_history(run)
 
     def values(group: str, name: str) -> tuple[list[float], list[float]]:
@@ -252,7 +252,7 @@ def training(run: Run) -> Facts:
 
 
 def strip(run: Run, album: Album) -> Facts:
-    """The same images and latents at a few moments of the training."""
+    """Returns pictures of the same images and latents at several steps of the training."""
     folder = artifacts.model_run_folder(run) / FOLDER
     originals = decode_picture((folder / ORIGINALS).read_bytes()) if folder.is_dir() else None
     if originals is None:
@@ -275,7 +275,7 @@ def strip(run: Run, album: Album) -> Facts:
 
 
 def _row(album: Album, pixels: np.ndarray) -> Any:
-    """A row of tiles, with a gap between them."""
+    """Inlines a row of tiles with gaps between them."""
     tiles = np.split(pixels.reshape(*pixels.shape[:2], -1), SHOWN, axis=1)
     side = tiles[0].shape[0]
     factor = max(1, 48 // side)
@@ -288,7 +288,7 @@ def _row(album: Album, pixels: np.ndarray) -> Any:
 
 
 def active_units(run: Run) -> Facts:
-    """Latent dimensions that say something about the image."""
+    """Returns the latent dimensions that carry information about the image."""
     latent = artifacts.read_trained_card(run).summaries.latent
     if not latent.std:
         raise MissingPartError("The model carries no summaries of its latent space.")

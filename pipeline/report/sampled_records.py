@@ -1,7 +1,7 @@
-"""An even sample of a split's records, without reading what lies between.
+"""Samples a split's records at equal distances without reading the others.
 
-Reports of large data sets take the same time as those of small ones: the frames of a TFRecord file
-are stepped over by their lengths.
+Reports of large data sets take no longer than those of small ones, because the frames of a TFRecord
+file are skipped by their lengths.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from pipeline.report.page import MissingPartError
 
 @dataclass(frozen=True)
 class Sampled:
-    """Records of a split.
+    """A sample of the records of a split.
 
     Attributes:
         records: serialised tf.Examples.
-        total: how many the split has.
+        total: number of records in the split.
     """
 
     records: list[bytes]
@@ -28,19 +28,19 @@ class Sampled:
 
 
 def sample_split(examples: Path, split: str, *, most: int, most_bytes: int) -> Sampled:
-    """Takes records at equal distances.
+    """Samples records at equal distances.
 
     Args:
-        examples: The Examples artifact.
-        split: Its name.
-        most: Most records.
-        most_bytes: Most bytes of all records together.
+        examples: Folder of the Examples artifact.
+        split: Name of the split.
+        most: Maximum number of records.
+        most_bytes: Maximum size of all records together, in bytes.
 
     Returns:
-        The records in source order; fewer where they are large.
+        The records in source order; fewer if they are large.
 
     Raises:
-        MissingPartError: there is no such split, or it is packed.
+        MissingPartError: the split is missing or compressed.
     """
     paths = sorted(path for path in (examples / f"Split-{split}").glob("*") if path.is_file())
     if not paths:
@@ -74,7 +74,7 @@ def _within(
     offsets: np.ndarray,
     most_bytes: int,
 ) -> list[list[tuple[int, int]]]:
-    """The chosen frames by file, thinned out until they fit into `most_bytes`."""
+    """Returns the selected frames by file, thinned out until they fit into `most_bytes`."""
     files = np.searchsorted(offsets, chosen, side="right") - 1
     frames = [
         (int(file), starts[file][place - offsets[file]])

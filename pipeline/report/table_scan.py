@@ -1,7 +1,7 @@
-"""One pass over a bulk job's table, shard by shard: distributions, and the few rows worth a look.
+"""Scans a bulk job's table once, shard by shard, for distributions and the rows to list.
 
-The archive report calls it. Memory does not grow with the table: of numbers an even sample is
-kept, of rows the places of the best.
+The archive report calls it. Memory use does not grow with the table: the scan keeps an evenly
+spaced sample of the values and the positions of the best rows.
 """
 
 import posixpath
@@ -25,7 +25,7 @@ _SUFFIXES: Final = {
     "csv": ".csv",
     "npy": ".index.parquet",
 }
-"""What the rows of a format are read from."""
+"""Suffix of the files from which rows are read, by format of the table."""
 _BATCH: Final = 65_536
 _MOST_VALUES: Final = 1_000_000
 _NUMBERS: Final = ("probability", "outlier_score")
@@ -33,12 +33,12 @@ _TEXTS: Final = ("label", "given_label", "verdict")
 _NAMES: Final = ("source", "member")
 
 Place = tuple[float, int, int]
-"""What rows are ranked by, the larger the better; the shard; the row in it."""
+"""The value that rows are ranked by (larger is better), the shard, and the row in the shard."""
 
 
 @dataclass
 class Row:
-    """A row of the table, as far as it has these columns."""
+    """A row of the table, with those of these columns that the table has."""
 
     source: str
     member: str
@@ -51,14 +51,14 @@ class Row:
 
 @dataclass
 class Scan:
-    """What the table holds.
+    """The result of a scan.
 
     Attributes:
-        rows: how many.
-        values: by column, float32 [n]: an even sample.
-        every: it has each so-many-th row.
-        given: rows with a label that the archive gives.
-        agreeing: of these, rows whose label is the same.
+        rows: number of rows.
+        values: evenly spaced sample of each column, float32 [n].
+        every: step between sampled rows.
+        given: number of rows with a label given by the archive.
+        agreeing: number of these rows whose predicted label is the same.
         lists: rows by list: `doubtful`, `strange`, `disagreeing`, and by verdict.
     """
 
@@ -71,7 +71,7 @@ class Scan:
 
 
 class _Best:
-    """The places of the largest values so far."""
+    """Keeps the positions of the largest values so far."""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -92,7 +92,7 @@ class _Best:
 
     @property
     def places(self) -> list[Place]:
-        """The best first."""
+        """Returns the positions, best first."""
         return self._places
 
 
@@ -103,12 +103,12 @@ def scan_table(
     """Reads the table once.
 
     Args:
-        output: The job's folder.
-        files: Of the table, relative to it, in order.
+        output: The output folder of the job.
+        files: Files of the table in order, relative to the folder.
         table_format: `bulk.format`.
-        rows: How many the table has, by the job's count.
-        verdicts: Rows by verdict; for each an even choice is listed.
-        listed: Most rows of each list: `doubtful`, `strange`, `disagreeing`, `verdict`.
+        rows: Number of rows of the table, according to the job.
+        verdicts: Number of rows by verdict; for each verdict, evenly spaced rows are listed.
+        listed: Maximum number of rows per list: `doubtful`, `strange`, `disagreeing`, `verdict`.
 
     Raises:
         MissingPartError: the format cannot be read here.
@@ -142,7 +142,7 @@ def scan_table(
 
 
 def _even(count: int, most: int) -> np.ndarray:
-    """Numbers of rows at equal distances."""
+    """Returns indices of rows at equal distances."""
     return np.unique(np.linspace(0, max(count - 1, 0), most).astype(int)) if count else np.zeros(0)
 
 
@@ -160,7 +160,7 @@ def _rank(
         labels, names = _codes(columns["label"])
         given, known = _codes(columns["given_label"])
         numbers = {name: number for number, name in enumerate(names)}
-        # A label that the model does not know can't agree, and is no disagreement either.
+        # A label that the model does not know is neither an agreement nor a disagreement.
         place = np.array([numbers.get(name, -2) for name in known] + [-1])[given]
         scan.given += int((given >= 0).sum())
         scan.agreeing += int((place == labels)[given >= 0].sum())
@@ -190,14 +190,14 @@ def _choose(
 
 
 def _codes(column: pa.Array) -> tuple[np.ndarray, list[str]]:
-    """Strings as numbers, -1 for null, and the strings by number."""
+    """Encodes strings as integers, -1 for null, and returns them with the strings by code."""
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     indices = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     return indices.astype(np.int64), encoded.dictionary.to_pylist()
 
 
 def _batches(path: str, table_format: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Rows of one shard; columns that it does not have are left out."""
+    """Yields the rows of one shard; columns that it lacks are omitted."""
     with _open(path) as file:
         if table_format in ("parquet", "npy"):
             shard = pq.ParquetFile(file)
@@ -208,7 +208,7 @@ def _batches(path: str, table_format: str, columns: Sequence[str]) -> Iterator[p
         table = read(file)
         there = [name for name in columns if name in table.schema.names]
         for name in set(_TEXTS) & set(there):
-            # Labels that look like numbers were read as numbers, empty ones as nulls.
+            # Labels that look like numbers were read as numbers, and empty ones as nulls.
             place = table.schema.get_field_index(name)
             table = table.set_column(place, name, table[name].cast(pa.string()))
         yield from table.select(there).combine_chunks().to_batches(max_chunksize=_BATCH)
@@ -223,7 +223,7 @@ def _open(path: str) -> IO[Any]:
 def _fetch(
     output: str, shards: list[str], table_format: str, places: dict[str, list[Place]]
 ) -> dict[str, list[Row]]:
-    """Reads the rows of the places, each shard once and one at a time."""
+    """Reads the rows at the positions, one shard at a time and each shard once."""
     wanted: dict[int, set[int]] = {}
     for listed in places.values():
         for _, shard, row in listed:

@@ -1,1 +1,1 @@
-"""Pipeline runs: what the metadata store and the artifacts of a root folder tell about them."""
+"""Pipeline runs as recorded in the metadata store and the artifacts of a root folder."""

@@ -1,6 +1,6 @@
-"""Reads the files that a run's steps left: account, model card, history, anomalies, rejects.
+"""Reads the files that a run's steps wrote: account, model card, history, anomalies, rejects.
 
-The run report shows them. Nothing here imports TensorFlow or TFX.
+The run report shows them. This module imports neither TensorFlow nor TFX.
 """
 
 import json
@@ -18,11 +18,11 @@ from pipeline.runs.verdict import MissingArtifactError
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 
 EXPORT: Final = "Format-Serving"
-"""TFX's folder of the SavedModel in a Model artifact."""
+"""Name that TFX gives to the folder of the SavedModel in a Model artifact."""
 
 
 def read_run_config(run: Run) -> dict[str, Any]:
-    """Reads the configuration of the root's latest run; empty when the file is gone."""
+    """Reads the configuration of the root's latest run; empty if the file is missing."""
     try:
         tree = yaml.safe_load((run.root / CONFIG_FILE).read_text("utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
@@ -50,7 +50,7 @@ def read_rows(run: Run, name: str, most: int) -> pa.Table:
 
 
 def read_split_anomalies(run: Run) -> dict[str, list[str]]:
-    """Reads what the validator found, in words, by split."""
+    """Reads the validator's findings, in words, by split."""
     folder = run.folder("ExampleValidator", "anomalies")
     return {
         path.parent.name.removeprefix("Split-"): describe_anomalies(
@@ -61,7 +61,7 @@ def read_split_anomalies(run: Run) -> dict[str, list[str]]:
 
 
 def read_statistics(run: Run) -> dict[str, statistics_pb2.DatasetFeatureStatistics]:
-    """Reads TFDV's statistics by split."""
+    """Reads the TFDV statistics of each split."""
     folder = run.folder("StatisticsGen", "statistics")
     found = {}
     for path in sorted(folder.glob("Split-*/FeatureStats.pb")):
@@ -89,18 +89,18 @@ def read_trained_card(run: Run) -> ModelCard:
 
 
 def read_warm_start(run: Run) -> str:
-    """Tells how many weights came from which model, in a line; empty for a cold start."""
+    """Describes in one line how many weights came from which model; empty for a cold start."""
     base = read_trained_card(run).base
     return base.line.removeprefix("warm start: ") if base else ""
 
 
 def model_run_folder(run: Run) -> Path:
-    """Returns the folder that a training leaves beside its model: history, pictures, strip."""
+    """Returns the folder that a training writes next to its model: history, pictures, strip."""
     return run.folder("Trainer", "model_run")
 
 
 def read_history(run: Run) -> list[dict[str, Any]]:
-    """Reads the training's history, a record for each evaluation."""
+    """Reads the training's history, one record per evaluation."""
     records: list[dict[str, Any]] = _read_json(model_run_folder(run) / "history.json")
     if not records:
         raise MissingArtifactError("The training's history is empty.")

@@ -1,4 +1,4 @@
-"""Traces a pushed model back to its steps, archives and code; `vaeline runs lineage` shows it."""
+"""Traces a pushed model to its steps, archives and code, for `vaeline runs lineage`."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ _PUSH_RECORD = Path("assets.extra") / "push.json"
 
 
 class LineageError(UserError, ValueError):
-    """A model's origin is not recorded; the message names the place that was searched."""
+    """Reports that a model's origin is not recorded; the message names the searched location."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class Origin:
     Attributes:
         model: folder of the pushed version.
         pushed_by: run that pushed it.
-        trained_by: run that trained it; another one where the model came from the cache.
+        trained_by: run that trained it; a different one if the model came from the cache.
         archives: paths that the images came from.
         span: latest span among them.
         fingerprint: digest of their content.
         images: how many images were ingested.
         code: digest of the code that trained.
-        digests: what the model's card says of weights, transform, calibration, configuration.
-        metrics: what was recorded when it was pushed.
-        steps: the steps behind it, last first: run, step, outputs.
+        digests: digests of weights, transform, calibration and configuration from the model card.
+        metrics: metrics that were recorded when it was pushed.
+        steps: the steps that produced it, last first: run, step, outputs.
         started_from: folder of the model whose weights it started from; empty without one.
     """
 
@@ -52,7 +52,7 @@ class Origin:
     started_from: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns it in a form for JSON."""
+        """Returns the origin as JSON-compatible values."""
         return asdict(self)
 
 
@@ -67,7 +67,7 @@ def trace(runs: Sequence[Run], model: Path) -> Origin:
         Its origin.
 
     Raises:
-        LineageError: No run of this store pushed it.
+        LineageError: No run of this store pushed the model.
     """
     producers = _producers(runs)
     pushed = _pushing_step(runs, model)
@@ -77,7 +77,7 @@ def trace(runs: Sequence[Run], model: Path) -> Origin:
     steps = list(_upstream(step, producers))
     behind: dict[str, tuple[Run, Step]] = {}
     for owner, found in steps:
-        # The nearest: behind the models that it started from or was compared with are others.
+        # Keep the nearest: the models that it started from or was compared with have their own.
         behind.setdefault(found.name, (owner, found))
     ingest = next((found for _, found in behind.values() if "examples" in found.outputs), None)
     trained = next(
@@ -107,7 +107,7 @@ def find_root(model: Path) -> Path:
     """Returns the closest folder above a model that has a metadata store.
 
     Raises:
-        LineageError: There is none.
+        LineageError: There is no such folder.
     """
     for folder in model.resolve().parents:
         if (folder / METADATA_FILE).is_file():
@@ -116,7 +116,7 @@ def find_root(model: Path) -> Path:
 
 
 def _producers(runs: Sequence[Run]) -> dict[int, tuple[Run, Step]]:
-    """Maps an artifact to the step that made it; a step from the cache made nothing."""
+    """Maps an artifact to the step that produced it; a cached step produced nothing."""
     producers: dict[int, tuple[Run, Step]] = {}
     for run in runs:
         for step in run.steps.values():
@@ -141,7 +141,7 @@ def _pushing_step(runs: Sequence[Run], model: Path) -> tuple[Run, Step] | None:
 
 
 def _upstream(step: Step, producers: dict[int, tuple[Run, Step]]) -> Iterator[tuple[Run, Step]]:
-    """Yields every step behind one, nearest first, each once."""
+    """Yields every step upstream of one, nearest first, each once."""
     seen: set[tuple[str, str]] = set()
     waiting = [step]
     while waiting:

@@ -1,4 +1,4 @@
-"""The result that `vaeline run`, `retrain` and `demo` report when a run has ended."""
+"""Defines the result that `vaeline run`, `retrain` and `demo` report at the end of a run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,26 +12,26 @@ from pipeline.runs.run import Run
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a command reports about the run that it started; `Run` has what is recorded.
+    """The result of the run that a command started; `Run` has the recorded facts.
 
     Attributes:
-        blessed: the gate and ServingCheck let the model pass.
-        pushed: folder of the pushed version; empty when the model was refused.
+        blessed: whether the gate and ServingCheck blessed the model.
+        pushed: folder of the pushed version; empty if the model was refused.
         metrics: of the test split, by name.
-        test_images: how many images these were measured on.
+        test_images: number of images that the metrics were measured on.
         refusals: a line for each missed bound and for a refused export.
-        gate: the gate's verdict in a line.
+        gate: the gate's verdict in one line.
         checks: a row for each metric: its name, value, bound and verdict.
         verdict: folder of `verdict.json`, which has every class and slice, and `verdict.txt`.
-        serving_check: what ServingCheck found, in one line; empty without it.
-        steps: for each step its wall time, seconds, and whether it came from the cache.
+        serving_check: result of ServingCheck in one line; empty without it.
+        steps: wall time in seconds of each step, and whether it came from the cache.
         seconds: wall time of the command up to the report.
-        labelled: folder of the table that BulkInference wrote; empty when it wrote none.
-        not_labelled: why it wrote none, though it is configured.
+        labelled: folder of the table that BulkInference wrote; empty if it wrote none.
+        not_labelled: reason why BulkInference wrote none although it is configured.
         warm_start: how many weights the training took from which model; empty for a cold start.
-        pictures: folder of the pictures that training made.
-        log: the log file.
-        report: the page that shows the run; empty when it could not be made.
+        pictures: folder of the pictures of the training.
+        log: path of the log file.
+        report: path of the report; empty if it could not be written.
     """
 
     blessed: bool
@@ -53,7 +53,7 @@ class TrainingResult:
     report: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the result in a form for JSON."""
+        """Returns the result as JSON-compatible values."""
         return dict(vars(self))
 
 
@@ -72,7 +72,7 @@ def summarise(
         The result, without a report.
 
     Raises:
-        MissingArtifactError: The run left no verdict or no model.
+        MissingArtifactError: The run has no verdict or no model.
     """
     evaluation, check = run.evaluation, run.serving_check
     labelling = run.steps.get("BulkInference")

@@ -1,8 +1,9 @@
-"""`vaeline gc`: removes artifacts that no blessed or pushed model needs; the record of them stays.
+"""Removes artifacts that no blessed or pushed model needs, for `vaeline gc`.
 
-An artifact's state in the metadata store says whether its files are there. It is marked before the
-files go and called deleted after, so that a removal that was stopped is finished by the next one,
-and TFX's cache, which takes live artifacts only, never finds a folder half gone.
+The artifacts stay on record; their state in the metadata store tells whether their files exist. An
+artifact is marked before its files are removed and set to deleted afterwards. The next removal can
+therefore complete an interrupted one, and TFX's cache, which uses live artifacts only, never finds
+a partly removed folder.
 """
 
 import shutil
@@ -21,13 +22,13 @@ _GONE = (proto.Artifact.DELETED, proto.Artifact.ABANDONED)
 
 @dataclass(frozen=True)
 class Removal:
-    """One artifact that may go.
+    """One artifact that may be removed.
 
     Attributes:
         artifact: its id in the store.
         kind: its type, such as `Model`.
         path: its folder or file.
-        size: bytes on disk.
+        size: size on disk in bytes.
     """
 
     artifact: int
@@ -36,21 +37,22 @@ class Removal:
     size: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns it in a form for JSON."""
+        """Returns the removal as JSON-compatible values."""
         return asdict(self)
 
 
 def plan(root: Path, *, keep_runs: int, with_images: bool) -> list[Removal]:
     """Finds the artifacts that may be removed.
 
-    Kept are the artifacts of the latest runs, whatever their state, and every blessed or pushed
-    model with all that made it. Artifacts outside the root's folder of artifacts are never touched.
+    The artifacts of the latest runs are kept, whatever their state, and so is every blessed or
+    pushed model with all artifacts that produced it. Artifacts outside the root's folder of
+    artifacts are never removed.
 
     Args:
         root: Folder of the runs.
-        keep_runs: How many of the latest runs stay whole.
-        with_images: The images of earlier runs may go although a model was made from them; they
-            can be read again from their archives, and steps that want them would run again.
+        keep_runs: Number of latest runs to keep complete.
+        with_images: Whether to remove the images of earlier runs even if a model was trained on
+            them. They can be read again from their archives, but steps that need them would rerun.
 
     Returns:
         The artifacts, by id.
@@ -76,10 +78,10 @@ def remove_artifacts(root: Path, removals: Sequence[Removal]) -> None:
 
     Args:
         root: Folder of the runs.
-        removals: What `plan` found; hold the root's lock since then.
+        removals: The result of `plan`; the caller must hold the root's lock since then.
 
     Raises:
-        OSError: A file can't be removed; what is done is recorded.
+        OSError: A file cannot be removed; completed removals are recorded.
     """
     store = open_metadata(root)
     artifacts = store.get_artifacts_by_id([removal.artifact for removal in removals])
@@ -114,14 +116,14 @@ def _needed(runs: Sequence[Run], keep_runs: int, with_images: bool) -> set[int]:
 
 
 def _blessed_and_pushed(run: Run) -> set[int]:
-    """Returns what a run with a blessed model wrote from the model on; empty without one."""
+    """Returns the artifacts from the model onwards of a run with a blessed model, else none."""
     steps = run.steps.values()
     if not run.blessed:
         return set()
     wanted = ("model", "model_run", "blessing", "evaluation", "pushed_model")
     found = {n for step in steps for name in wanted for n in step.output_ids.get(name, [])}
     if run.state == FINISHED:
-        # Whatever else a whole run wrote beside its model: statistics, pictures, reports.
+        # The other artifacts of a complete run: statistics, pictures, reports.
         found |= {n for step in steps for ids in step.output_ids.values() for n in ids}
     return found
 
@@ -144,7 +146,7 @@ def _mark(store: Any, artifacts: Sequence[proto.Artifact], state: Any) -> None:
 
 
 def _place(uri: str) -> Path:
-    """Gives the folder to remove; values of steps are files in a folder of their own."""
+    """Returns the folder to remove; values of steps are files in a folder of their own."""
     path = Path(uri)
     return path.parent if path.name == "value" else path
 

@@ -1,6 +1,6 @@
-"""A run of the pipeline: its state, its verdict and its files, as commands and reports need them.
+"""Describes a run of the pipeline (state, verdict and files) for commands and reports.
 
-`store.py` reads runs. Nothing here imports ML Metadata, so that bulk jobs run without it.
+`store.py` reads runs. This module does not import ML Metadata, so that bulk jobs run without it.
 """
 
 import datetime
@@ -14,12 +14,12 @@ from pipeline.runs.step import FAILED, PUSHED_MODEL, RUNNING, IngestedImages, St
 from pipeline.runs.verdict import Evaluation, MissingArtifactError, ServingVerdict, read_evaluation
 
 ARTIFACTS: Final = "artifacts"
-"""Folder of all artifacts, below the root of the runs."""
+"""Name of the folder of all artifacts, in the root of the runs."""
 CONFIG_FILE: Final = "config.yaml"
-"""Configuration of the latest run, below the root of the runs."""
+"""Name of the file with the configuration of the latest run, in the root of the runs."""
 
 FINISHED, STOPPED = "finished", "stopped"
-"""States of a run, beside the step's `FAILED` and `RUNNING`; a stopped run was killed."""
+"""States of a run in addition to a step's `FAILED` and `RUNNING`; a stopped run was killed."""
 
 REASON_NOTE: Final = "reason"
 NOT_LABELLED_NOTE: Final = "not_labelled"
@@ -40,8 +40,8 @@ class Run:
         started: seconds since 1970-01-01 UTC.
         root: folder of the runs.
         steps: by name, in the order in which they began.
-        notes: what `store.note_latest_run` attached.
-        is_active: a process holds the root, and no later run is recorded.
+        notes: notes that `store.note_latest_run` attached.
+        is_active: whether a process holds the root and no later run is recorded.
     """
 
     name: str
@@ -63,10 +63,10 @@ class Run:
 
     @property
     def state(self) -> str:
-        """How the run ended: `finished`, `failed`, `running` or `stopped`.
+        """State of the run: `finished`, `failed`, `running` or `stopped`.
 
-        TFX marks a step as running before it works and as done, cached or failed after it. A
-        finished run has blessed or refused a model and has completed the step that pushes.
+        TFX marks a step as running before it executes it, and as done, cached or failed afterwards.
+        A finished run has blessed or refused a model and has completed the step that pushes.
         """
         states = {step.state for step in self.steps.values()}
         if FAILED in states:
@@ -78,17 +78,17 @@ class Run:
 
     @property
     def cached_steps(self) -> int:
-        """How many steps came from the cache."""
+        """Number of steps that came from the cache."""
         return sum(step.cached for step in self.steps.values())
 
     @property
     def reason(self) -> str:
-        """Why the run was started; empty when a person started it."""
+        """Reason for the start of the run; empty if a user started it."""
         return str(self.notes.get(REASON_NOTE, ""))
 
     @property
     def ingested(self) -> IngestedImages | None:
-        """The images that were ingested; None when that step did not end."""
+        """The images that were ingested; None if that step did not complete."""
         found = (step.ingested for step in reversed(self.steps.values()))
         return next((images for images in found if images is not None), None)
 
@@ -99,15 +99,15 @@ class Run:
 
     @property
     def images(self) -> int | None:
-        """How many images were ingested; None when that step did not end."""
+        """Number of ingested images; None if that step did not complete."""
         return self.ingested.count if self.ingested else None
 
     @cached_property
     def evaluation(self) -> Evaluation:
-        """What the gate found.
+        """The gate's evaluation.
 
         Raises:
-            MissingArtifactError: There is no verdict, or it cannot be read.
+            MissingArtifactError: The verdict is missing or cannot be read.
         """
         folders = [
             folder
@@ -119,16 +119,16 @@ class Run:
 
     @property
     def serving_check(self) -> ServingVerdict:
-        """What ServingCheck found."""
+        """The verdict of ServingCheck."""
         step = self.steps.get("ServingCheck")
         found = step.properties.get(_BLESSING) if step else None
         return ServingVerdict.from_properties(found[0]) if found else ServingVerdict()
 
     @property
     def blessed(self) -> bool | None:
-        """Whether the gate and ServingCheck blessed the model; None before the gate's answer.
+        """Whether the gate and ServingCheck blessed the model; None before the gate's verdict.
 
-        The Evaluator measures and leaves a blessing of its own without an answer.
+        The Evaluator only measures; its own blessing artifact has no verdict.
         """
         blessings = [
             found
@@ -142,12 +142,12 @@ class Run:
 
     @property
     def verdict(self) -> str:
-        """The answer of `blessed` for people."""
+        """The value of `blessed` in words."""
         return {None: "-", True: "blessed", False: "REFUSED"}[self.blessed]
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Metrics of the test split by name; from the gate's file when none were noted."""
+        """Metrics of the test split by name; read from the gate's file if none were noted."""
         noted = {
             name.removeprefix(_METRIC_NOTE): float(value)
             for name, value in self.notes.items()
@@ -163,17 +163,17 @@ class Run:
 
     @property
     def pushed(self) -> str:
-        """Folder of the pushed version; empty when nothing was pushed."""
+        """Folder of the pushed version; empty if nothing was pushed."""
         step = self.steps.get("Pusher")
         return "".join(step.pushed[:1]) if step else ""
 
     @property
     def not_labelled(self) -> str:
-        """Why BulkInference labelled nothing; empty when it did or is not configured."""
+        """Reason why BulkInference labelled nothing; empty if it did or is not configured."""
         return str(self.notes.get(NOT_LABELLED_NOTE, ""))
 
     def verdict_notes(self) -> dict[str, str | float]:
-        """Returns notes that answer `metrics` and `refusals` after the artifacts are removed."""
+        """Returns notes that preserve `metrics` and `refusals` when the artifacts are removed."""
         metrics = {f"{_METRIC_NOTE}{name}": value for name, value in self.metrics.items()}
         return {**metrics, _REFUSALS_NOTE: "\n".join(self.refusals)}
 
@@ -192,7 +192,7 @@ class Run:
         return folder
 
     def find(self, uri: str) -> Path | None:
-        """Finds an artifact's folder, also after the root was moved or is named relatively."""
+        """Finds an artifact's folder, even if the root was moved or its path is relative."""
         if os.path.isdir(uri):
             return Path(uri)
         marker = f"/{ARTIFACTS}/"
@@ -200,7 +200,7 @@ class Run:
         return moved if marker in uri and moved.is_dir() else None
 
     def as_dict(self) -> dict[str, Any]:
-        """Returns the run in a form for JSON."""
+        """Returns the run as JSON-compatible values."""
         zone = datetime.datetime.fromtimestamp(self.started).astimezone()
         return {
             "run": self.name,
@@ -228,7 +228,7 @@ class Run:
         }
 
     def _evaluated(self) -> Evaluation:
-        """Returns `evaluation`, or an empty one when it is missing."""
+        """Returns `evaluation`, or an empty one if it is missing."""
         try:
             return self.evaluation
         except MissingArtifactError:

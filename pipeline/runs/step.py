@@ -1,4 +1,4 @@
-"""One step of a run, and the titles of the steps for people."""
+"""Defines a step of a run, and the titles of the steps for users."""
 
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -7,7 +7,7 @@ DONE, CACHED, FAILED, RUNNING = "done", "cached", "failed", "running"
 """States of a step. A step that was killed stays `running`."""
 
 PUSHED_MODEL: Final = "pushed_model"
-"""Output of the steps that push."""
+"""Name of the output of steps that push."""
 _EXAMPLES: Final = "examples"
 
 STEP_TITLES: Final = {
@@ -29,7 +29,7 @@ STEP_TITLES: Final = {
     "vertex_pusher": "deploy to Vertex",
     "BulkInference": "label the archive",
 }
-"""Titles of the steps for people, by their names in the DAG, in the order of the DAG."""
+"""Titles of the steps for users, by their names in the DAG, in the order of the DAG."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class IngestedImages:
 
     Attributes:
         span: the latest span; None without spans.
-        count: how many images there are; None when it was not recorded.
+        count: number of images; None if it was not recorded.
         fingerprint: digest of the input's content.
     """
 
@@ -87,7 +87,7 @@ class Step:
 
     @property
     def title(self) -> str:
-        """The title for people; the name itself when it has none."""
+        """The title for users; the name itself if it has no title."""
         return STEP_TITLES.get(self.name, self.name)
 
     @property

@@ -1,6 +1,6 @@
-"""Reads pipeline runs from the ML Metadata store of a root folder, and attaches notes to them.
+"""Reads pipeline runs from the ML Metadata store of a root folder and attaches notes to them.
 
-Imports ML Metadata but not TFX, so that `vaeline runs` answers in a second and not in fifteen.
+It imports ML Metadata but not TFX, so that `vaeline runs` takes one second instead of fifteen.
 """
 
 import os
@@ -16,7 +16,7 @@ from pipeline.runs.run import Run
 from pipeline.runs.step import CACHED, DONE, FAILED, RUNNING, Step
 
 METADATA_FILE: Final = "metadata.sqlite"
-"""The store, below the root of the runs."""
+"""Name of the store's file, in the root of the runs."""
 
 _RUN_CONTEXT = "pipeline_run"
 _NODE_CONTEXT = "node"
@@ -31,17 +31,17 @@ _STATES = {
 
 
 def open_metadata(root: Path) -> metadata_store.MetadataStore:
-    """Opens the existing store of a root folder; a folder that is read-only can be read.
+    """Opens the existing store of a root folder, which may be read-only.
 
     Raises:
-        FileNotFoundError: There is none.
+        FileNotFoundError: There is no store.
     """
     path = root / METADATA_FILE
     if not path.is_file():
         raise FileNotFoundError(2, "no run has been recorded here", str(path))
     modes = metadata_store_pb2.SqliteMetadataSourceConfig
-    # Readers also need write access where they can have it: SQLite rolls back the transaction of a
-    # killed writer at the next opening, and fails to open such a store read-only.
+    # Readers also open it for writing if possible: SQLite rolls back the transaction of a killed
+    # writer when the store is next opened, and cannot open such a store read-only.
     is_writable = os.access(path, os.W_OK) and os.access(root, os.W_OK)
     connection = proto.ConnectionConfig()
     connection.sqlite.filename_uri = str(path)
@@ -54,8 +54,8 @@ def read_runs(root: Path, *, latest: int | None = None, is_held: bool = False) -
 
     Args:
         root: Folder of the runs.
-        latest: How many of the latest runs to read; None reads all.
-        is_held: A process holds the root, so the latest run may be at work.
+        latest: Number of latest runs to read; None reads all.
+        is_held: Whether a process holds the root, so that the latest run may be active.
 
     Returns:
         The runs, oldest first.
@@ -90,7 +90,7 @@ def note_latest_run(root: Path, notes: Mapping[str, str | float | int]) -> None:
 
     Args:
         root: Folder of the runs.
-        notes: By name; a note of the same name is replaced.
+        notes: Notes by name; a note of the same name is replaced.
 
     Raises:
         FileNotFoundError: The root has no store.

@@ -1,4 +1,4 @@
-"""Verdicts on a run's model: that of the gate, and that of ServingCheck."""
+"""Defines the verdicts of the gate and of ServingCheck on a run's model."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,17 +22,18 @@ _REPORTED = (
 
 
 class MissingArtifactError(UserError, LookupError):
-    """A file or folder that a step should have written is missing; the message names it."""
+    """Reports that a file or folder that a step should have written is missing."""
 
 
 @dataclass(frozen=True)
 class ServingVerdict:
-    """What ServingCheck found.
+    """The verdict of ServingCheck.
 
     Attributes:
-        blessed: the export answers as the model in memory did, or was not checked.
-        summary: one line; empty when nothing was checked or the export was refused.
-        refusals: one line when the export was refused.
+        blessed: whether the export's outputs match those of the model in memory; also true if the
+            export was not checked.
+        summary: one line; empty if nothing was checked or the export was refused.
+        refusals: one line if the export was refused, otherwise empty.
     """
 
     blessed: bool = True
@@ -51,13 +52,13 @@ class ServingVerdict:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the gate found.
+    """The evaluation of the gate.
 
     Attributes:
-        verdict: the rows and the reasons.
+        verdict: the rows and the reasons of the verdict.
         metrics: of the whole test split, by name; log losses and ELBO in nats.
-        test_images: how many images these were measured on.
-        folder: the folder of `verdict.json` and `verdict.txt`.
+        test_images: number of images that the metrics were measured on.
+        folder: folder of `verdict.json` and `verdict.txt`.
     """
 
     verdict: Verdict
@@ -72,13 +73,13 @@ class Evaluation:
 
     @property
     def overall(self) -> Mapping[str, Any]:
-        """All measures of the whole test split, by name."""
+        """All metrics of the whole test split, by name."""
         measures: Mapping[str, Any] = self.verdict.measures.get("overall", {})
         return measures
 
 
 def read_evaluation(folders: Iterable[Path]) -> Evaluation:
-    """Reads what the gate wrote.
+    """Reads the gate's evaluation.
 
     Args:
         folders: Folders of blessings; the gate's is the one with a `verdict.json`.

@@ -1,1 +1,1 @@
-"""What the headers of image files say, as TensorFlow ops: the served graph's own guard."""
+"""Reads and validates headers of image files with TensorFlow ops, inside the served graph."""

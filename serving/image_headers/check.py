@@ -1,7 +1,7 @@
-"""Refuses image files by their headers, before any pixel is decoded.
+"""Rejects image files by their headers, before any pixel is decoded.
 
-`serving/admission.py` calls it in the signatures that take files, so that the served graph refuses
-what would fill the memory. `components/image_checks` applies the same rules outside a graph.
+`serving/admission.py` calls it in the signatures that take files, so that the served graph rejects
+files that would exhaust memory. `components/image_checks` applies the same rules outside a graph.
 """
 
 from typing import Final, NamedTuple
@@ -15,14 +15,14 @@ from serving.image_headers.png import FIRST_CHUNK, png_orientations
 
 
 class Headers(NamedTuple):
-    """What the headers of a batch say; every tensor is `[batch]`.
+    """The contents of the headers of a batch; every tensor is `[batch]`.
 
     Attributes:
-        height: int64, rows as stored, pixels; 0 where the header does not say.
+        height: int64, rows as stored, pixels; 0 if the header has none.
         width: int64, columns as stored, pixels.
         orientation: int32, EXIF orientation, 1 to 8; 1 is upright.
-        is_deep: bool, a PNG of 16 bits per sample.
-        fault: int32, a place in `FAULTS`; 0 is a sound header.
+        is_deep: bool, whether the file is a PNG with 16 bits per sample.
+        fault: int32, an index into `FAULTS`; 0 is a valid header.
     """
 
     height: tf.Tensor
@@ -44,7 +44,7 @@ FAULTS: Final = (
     "a GIF with transparency, which can't be read; make it a PNG",
     "WebP, which can't be read; make it a PNG or a JPEG",
 )
-"""What can be wrong with a file, as the error of a request says it."""
+"""Faults of a file, in the words of the request's error."""
 
 (
     _SOUND,
@@ -65,7 +65,7 @@ _MOST_NAMED: Final = 8
 _JPEG: Final = b"\xff\xd8\xff"
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _END_OF_PNG: Final = b"\x00\x00\x00\x00IEND\xaeB`\x82"
-"""The last chunk with its checksum."""
+"""The last chunk of a PNG with its checksum."""
 _END_OF_JPEG: Final = b"\xff\xd9"
 
 
@@ -74,11 +74,11 @@ def read_headers(encoded: tf.Tensor, max_pixels: int) -> Headers:
 
     Args:
         encoded: string `[batch]`.
-        max_pixels: Height times width above which an image is refused; of a GIF the frames count
+        max_pixels: Height times width above which an image is rejected; all frames of a GIF count
             together.
 
     Returns:
-        The facts.
+        The contents of the headers, with their faults.
     """
     size = tf.strings.length(encoded, name="sizes")
     head = take(encoded, tf.zeros_like(size), _HEAD_BYTES)
@@ -94,7 +94,7 @@ def read_headers(encoded: tf.Tensor, max_pixels: int) -> Headers:
     width = tf.where(is_png, big_endian(head, 16, 4), width)
     height = tf.where(is_gif, little_endian(head, 8, 2), height)
     width = tf.where(is_gif, little_endian(head, 6, 2), width)
-    # A negative height says that the rows come from top to bottom.
+    # A negative height means that rows are stored from top to bottom.
     height = tf.where(is_bmp, tf.abs(as_signed(little_endian(head, 22, 4))), height)
     width = tf.where(is_bmp, as_signed(little_endian(head, 18, 4)), width)
     screens = tf.cond(
@@ -106,10 +106,10 @@ def read_headers(encoded: tf.Tensor, max_pixels: int) -> Headers:
     is_odd_bmp = (little_endian(head, 14, 4) < 40) | (little_endian(head, 30, 4) != 0)
     depth = little_endian(head, 28, 2)
     is_odd_bmp |= (depth != 24) & (depth != 32)
-    # Sides are below 2**32: their product may pass 2**63, a quotient can't.
+    # Sides are below 2**32, so their product may exceed 2**63, but a quotient cannot.
     is_too_large = height > max_pixels // tf.maximum(width, 1)
     fault = tf.zeros(tf.shape(size), tf.int32)
-    # The first that applies is told.
+    # The first fault that applies is reported.
     for code, applies in (
         (_EMPTY, tf.equal(size, 0)),
         (_WEBP, is_webp),
@@ -135,15 +135,15 @@ def read_headers(encoded: tf.Tensor, max_pixels: int) -> Headers:
 
 
 def require_sound(headers: Headers, max_pixels: int) -> tf.Operation:
-    """Fails where a header has a fault.
+    """Fails if a header has a fault.
 
     Args:
-        headers: Of a batch.
+        headers: Headers of a batch.
         max_pixels: The limit, for the message.
 
     Returns:
-        The check, to depend on. It raises InvalidArgumentError with a message that names bad images
-        by their place in the batch, counted from 0, and what is wrong with each.
+        The check, for use as a control dependency. It raises InvalidArgumentError with a message
+        that names bad images by their 0-based position in the batch, and the fault of each.
     """
 
     def fail() -> tf.Operation:
@@ -171,14 +171,14 @@ def require_sound(headers: Headers, max_pixels: int) -> tf.Operation:
 
 
 def _has_end(encoded: tf.Tensor, is_png: tf.Tensor, is_jpeg: tf.Tensor) -> tf.Tensor:
-    """Tells which files have the mark of their end; true for formats without one."""
+    """Tells which files have their end marker; true for formats without one."""
     size = tf.strings.length(encoded)
     tail = take(encoded, size - _TAIL_BYTES, _TAIL_BYTES)
     ends = tf.where(is_png, starts(tail, _END_OF_PNG), True)
     ends = tf.where(is_jpeg, starts(tail[:, -2:], _END_OF_JPEG), ends)
 
     def search() -> tf.Tensor:
-        # Something follows the image, as viewers allow, or the end is missing.
+        # Either data follow the image, which viewers tolerate, or the end is missing.
         rows = tf.where(~ends)[:, 0]
         found = tf.map_fn(_holds_end, tf.gather(encoded, rows), fn_output_signature=tf.bool)
         return tf.tensor_scatter_nd_update(ends, rows[:, tf.newaxis], found)

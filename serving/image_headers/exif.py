@@ -1,4 +1,4 @@
-"""The orientation tag of EXIF data (EXIF 2.32, table 6), for the parsers of JPEG and PNG."""
+"""Reads the orientation tag of EXIF data (EXIF 2.32, table 6), for the JPEG and PNG parsers."""
 
 from typing import Final
 
@@ -13,15 +13,15 @@ _ENTRY_BYTES: Final = 12
 
 
 def orientations(encoded: tf.Tensor, begin: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
-    """Reads the orientation out of the first directory.
+    """Reads the orientation from the first directory.
 
     Args:
         encoded: string `[batch]`.
-        begin: int64 `[batch]`, where the TIFF header starts.
-        end: int64 `[batch]`, where the EXIF data end; not after `begin` where there are none.
+        begin: int64 `[batch]`, start of the TIFF header.
+        end: int64 `[batch]`, end of the EXIF data; at or before `begin` if there are none.
 
     Returns:
-        int32 `[batch]`, 1 to 8; 1 where there is none or the data are damaged.
+        int32 `[batch]`, 1 to 8; 1 if there is no orientation or the data are damaged.
     """
     rows = tf.where(end > begin)[:, 0]
     found = _read(tf.gather(encoded, rows), tf.gather(begin, rows), tf.gather(end, rows))

@@ -1,18 +1,18 @@
-"""Numbers and marks at fixed places of many files at once; the parsers of headers read with these.
+"""Reads numbers and markers at fixed offsets of many files at once, for the header parsers.
 
-All files of a batch are rows of one matrix, shorter ones filled up with zeros.
+The files of a batch are the rows of one matrix; shorter ones are padded with zeros.
 """
 
 import tensorflow as tf
 
 
 def take(encoded: tf.Tensor, begin: tf.Tensor, count: int) -> tf.Tensor:
-    """Takes bytes out of every file.
+    """Reads bytes from every file.
 
     Args:
         encoded: string `[batch]`.
-        begin: integers `[batch]`; places outside of a file give zeros.
-        count: How many bytes.
+        begin: integers `[batch]`, offsets; bytes outside a file read as zeros.
+        count: Number of bytes.
 
     Returns:
         int64 `[batch, count]`, 0 to 255.
@@ -26,7 +26,7 @@ def take(encoded: tf.Tensor, begin: tf.Tensor, count: int) -> tf.Tensor:
 
 
 def starts(rows: tf.Tensor, mark: bytes) -> tf.Tensor:
-    """Tells which rows begin with a mark; bool `[batch]`."""
+    """Tells which rows begin with a marker; bool `[batch]`."""
     return tf.reduce_all(tf.equal(rows[:, : len(mark)], tf.constant(list(mark), tf.int64)), axis=1)
 
 
@@ -43,5 +43,5 @@ def little_endian(rows: tf.Tensor, at: int, count: int) -> tf.Tensor:
 
 
 def as_signed(number: tf.Tensor) -> tf.Tensor:
-    """Reads 32 bits as a two's complement."""
+    """Interprets 32 bits as a two's complement number."""
     return tf.where(number >= 2**31, number - 2**32, number)

@@ -1,6 +1,7 @@
-"""Size of GIF files: https://www.w3.org/Graphics/GIF/spec-gif89a.txt.
+"""Reads the size of GIF files (https://www.w3.org/Graphics/GIF/spec-gif89a.txt).
 
-A frame may claim more than the screen, and the decoder unpacks all frames: so all are counted.
+A frame may claim to be larger than the screen, and the decoder unpacks all frames, so the pixels of
+all frames are counted.
 """
 
 from typing import Final, NamedTuple
@@ -10,16 +11,16 @@ import tensorflow as tf
 _EXTENSION, _IMAGE, _TRAILER = 0x21, 0x2C, 0x3B
 _GRAPHIC_CONTROL: Final = 0xF9
 _MARGIN: Final = 2048
-"""More than the longest step, a frame with its colour table and a block."""
+"""Bytes of padding; more than the longest step, a frame with its colour table and a block."""
 
 
 class Screen(NamedTuple):
-    """What is in a GIF.
+    """The contents of a GIF.
 
     Attributes:
-        pixels: int64, of all frames together.
-        is_whole: bool, it has a frame and ends after one.
-        is_clear: bool, a frame has a transparent colour.
+        pixels: int64, number of pixels of all frames together.
+        is_whole: bool, whether it has a frame and ends after one.
+        is_clear: bool, whether a frame has a transparent colour.
     """
 
     pixels: tf.Tensor
@@ -28,15 +29,15 @@ class Screen(NamedTuple):
 
 
 def read_gif(content: tf.Tensor) -> Screen:
-    """Walks over the blocks of one file.
+    """Parses the blocks of one file.
 
     Args:
         content: string, a GIF file.
 
     Returns:
-        What is in it.
+        Its contents.
     """
-    # Zeros behind the end save a question at every byte.
+    # Zeros after the end make a bounds check at every byte unnecessary.
     data = tf.pad(tf.cast(tf.io.decode_raw(content, tf.uint8), tf.int64), [[0, _MARGIN]])
     end = tf.size(data, tf.int64) - _MARGIN
 
@@ -76,6 +77,6 @@ def read_gif(content: tf.Tensor) -> Screen:
 
 
 def _table(flags: tf.Tensor) -> tf.Tensor:
-    """Bytes of the colour table that the flags of a screen or a frame announce."""
+    """Computes the size in bytes of the colour table from the flags of a screen or a frame."""
     entries = tf.bitwise.left_shift(tf.constant(2, tf.int64), flags % 8)
     return tf.where(flags >= 128, 3 * entries, 0)

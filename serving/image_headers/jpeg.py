@@ -1,7 +1,7 @@
-"""Frame header and orientation of JPEG files: ITU-T T.81, annex B.
+"""Reads the frame header and orientation of JPEG files (ITU-T T.81, annex B).
 
-The segments of all files of a batch are walked side by side, up to the frame headers: three to six
-steps for what cameras and encoders write.
+The segments of all files of a batch are parsed in parallel, up to the frame headers. This takes
+three to six steps for files that cameras and encoders write.
 """
 
 from typing import Final, NamedTuple
@@ -20,15 +20,15 @@ _RUNNING, _DONE, _CUT, _DAMAGED, _OTHER_KIND = range(5)
 
 
 class Frames(NamedTuple):
-    """What the frame headers of a batch say; each `[batch]`, of no meaning for other formats.
+    """The contents of the frame headers of a batch, `[batch]` each; meaningless for other formats.
 
     Attributes:
         height: int64, rows as stored, pixels; 0 for other formats.
         width: int64, columns as stored.
         orientation: int32, 1 to 8.
-        is_cut: bool, the file ends before the frame header.
-        is_damaged: bool, something else than a marker where one has to be.
-        is_other_kind: bool, neither baseline nor progressive, or not of 8 bits.
+        is_cut: bool, whether the file ends before the frame header.
+        is_damaged: bool, whether a marker is missing where one is required.
+        is_other_kind: bool, whether it is neither baseline nor progressive, or not 8-bit.
     """
 
     height: tf.Tensor
@@ -40,14 +40,14 @@ class Frames(NamedTuple):
 
 
 def read_jpeg_frames(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> Frames:
-    """Walks to the frame headers.
+    """Reads the frame headers.
 
     Args:
         encoded: string `[batch]`.
-        is_jpeg: bool `[batch]`, the files to look at.
+        is_jpeg: bool `[batch]`, the files to read.
 
     Returns:
-        What they say.
+        The contents of the frame headers.
     """
     size = tf.cast(tf.strings.length(encoded), tf.int64)
     kinds = tf.constant([_kind(marker) for marker in range(256)], tf.int64)
@@ -66,7 +66,7 @@ def read_jpeg_frames(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> Frames:
         after = tf.gather(tf.constant([_RUNNING, _DONE, _OTHER_KIND, _RUNNING, _RUNNING, _DAMAGED],
                                       tf.int64), kind)  # fmt: skip
         after = tf.where(tf.equal(head[:, 0], 0xFF), after, _DAMAGED)
-        # What is left could not hold a frame header.
+        # The remaining bytes could not hold a frame header.
         after = tf.where(at + _STEP_BYTES <= size, after, _CUT)
         ends = here & tf.equal(after, _DONE)
         return (
@@ -108,7 +108,7 @@ def _kind(marker: int) -> int:
         return _OTHER_FRAME
     if marker == 0xFF:
         return _FILL
-    # The start of a scan, and the end, before any frame.
+    # The start of a scan, or the end, before any frame.
     if marker in (0xDA, 0xD9):
         return _STOP
     return _ALONE if marker == 0x01 or 0xD0 <= marker <= 0xD8 else _SEGMENT

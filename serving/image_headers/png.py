@@ -1,4 +1,7 @@
-"""Orientation of PNG files, from the chunks before the pixels: https://www.w3.org/TR/png-3/."""
+"""Reads the orientation of PNG files from the chunks before the pixels.
+
+See https://www.w3.org/TR/png-3/.
+"""
 
 from typing import Final
 
@@ -8,15 +11,15 @@ from serving.image_headers.exif import orientations
 from serving.image_headers.fields import big_endian, starts, take
 
 FIRST_CHUNK: Final = 33
-"""Where the chunk after the header starts."""
+"""Offset of the chunk after the header."""
 
 
 def png_orientations(encoded: tf.Tensor, is_png: tf.Tensor) -> tf.Tensor:
-    """Walks over the chunks before the pixels, side by side in all files of a batch.
+    """Reads the chunks before the pixels, in parallel for all files of a batch.
 
     Args:
         encoded: string `[batch]`.
-        is_png: bool `[batch]`, the files to look at.
+        is_png: bool `[batch]`, the files to read.
 
     Returns:
         int32 `[batch]`, EXIF orientation, 1 to 8.

@@ -1,7 +1,8 @@
-"""The layouts that nearly all image files have, told by a comparison at fixed places.
+"""Recognises the layouts of nearly all image files by comparing bytes at fixed offsets.
 
-Walking over the segments of a batch takes as long as decoding thirty small images; files that match
-here have their size at a known place, no orientation and no more than 8 bits, and need no walk.
+Parsing the segments of a batch takes as long as decoding thirty small images. Files that match one
+of these layouts have their size at a known offset, no orientation and at most 8 bits per sample, so
+they need no parsing.
 """
 
 from typing import Final
@@ -13,26 +14,26 @@ _END_OF_PNG: Final = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _END_OF_JPEG: Final = b"\xff\xd9"
 
 _JFIF: Final = {0: b"\xff\xd8\xff\xe0\x00\x10", 20: b"\xff\xdb\x00\x43"}
-# Per layout: bytes at fixed places, where height and width are, their length, and the end.
+# Per layout: bytes at fixed offsets, the offsets of height and width, their length, and the end.
 _LAYOUTS: Final = (
-    # PNG: the header of 8 bits per sample, and the pixels right behind it.
+    # PNG: a header with 8 bits per sample, directly followed by the pixels.
     ({0: b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0dIHDR", 24: b"\x08", 37: b"IDAT"}, 20, 16, 4,
      _END_OF_PNG),
-    # JPEG by libjpeg in grey and in colour: JFIF, one or two tables, the baseline frame header.
+    # JPEG of libjpeg in grey and in colour: JFIF, one or two tables, the baseline frame header.
     (_JFIF | {89: b"\xff\xc0\x00\x0b\x08"}, 94, 96, 2, _END_OF_JPEG),
     (_JFIF | {89: b"\xff\xdb\x00\x43", 158: b"\xff\xc0\x00\x11\x08"}, 163, 165, 2, _END_OF_JPEG),
 )  # fmt: skip
 
 
 def are_usual(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
-    """Tells whether every file of a batch has one of the layouts and few enough pixels.
+    """Tells whether every file of a batch has one of the layouts and at most `max_pixels` pixels.
 
     Args:
         encoded: string `[batch]`.
-        max_pixels: Height times width.
+        max_pixels: Largest height times width.
 
     Returns:
-        bool, a scalar; where it is false, `check.read_headers` says what there is.
+        bool scalar; if it is false, `check.read_headers` must read the headers.
     """
     size = tf.strings.length(encoded)
     head = _rows(tf.strings.substr(encoded, 0, _HEAD_BYTES), _HEAD_BYTES)
@@ -63,6 +64,6 @@ def _matches(
     weights = tf.constant([256**place for place in reversed(range(length))], tf.int64)
     sides = tf.reduce_sum(tf.reshape(digits, [-1, 2, length]) * weights, axis=2)
     height, width = sides[:, 0], sides[:, 1]
-    # Sides are below 2**32: their product may pass 2**63, a quotient can't.
+    # Sides are below 2**32, so their product may exceed 2**63, but a quotient cannot.
     is_small = (height > 0) & (width > 0) & (height <= max_pixels // tf.maximum(width, 1))
     return is_layout & is_small
