@@ -83,8 +83,8 @@ def measure(network: str, precision: str, xla: str) -> dict[str, Any]:
     return {"used": used, "images_per_sec": result.images_per_sec, "first_call_secs": calls[0]}
 
 
-def chosen(network: str, images: int) -> dict[str, Any]:
-    """What the rule chooses for a training of so many images."""
+def chosen(network: str) -> dict[str, Any]:
+    """What the rule chooses."""
     import dataclasses
 
     from trainer import arithmetic
@@ -98,16 +98,15 @@ def chosen(network: str, images: int) -> dict[str, Any]:
     )  # fmt: skip
     return dataclasses.asdict(
         arithmetic.choose(
-            TrainerConfig(), model, replicas=1, clustered=False, total_images=images,
+            TrainerConfig(), model, replicas=1, clustered=False,
             hardware=arithmetic.detect_hardware(),
         )
     )  # fmt: skip
 
 
-def in_fresh_process(images: int, *arguments: str) -> dict[str, Any]:
+def in_fresh_process(*arguments: str) -> dict[str, Any]:
     """Runs this program for one measurement."""
-    command = [sys.executable, "-m", "benchmarks.precision", "--images", str(images)]
-    command += ["--measure", *arguments]
+    command = [sys.executable, "-m", "benchmarks.precision", "--measure", *arguments]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -123,14 +122,14 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.measure:
         network, *choice = arguments.measure
-        found = measure(network, *choice) if choice else chosen(network, arguments.images)
+        found = measure(network, *choice) if choice else chosen(network)
         print(json.dumps(found))
         return
     figures: dict[str, float] = {}
     for network in NETWORKS:
         secs: dict[str, float] = {}
         for precision, xla in CHOICES:
-            found = in_fresh_process(arguments.images, network, precision, xla)
+            found = in_fresh_process(network, precision, xla)
             name = json.dumps(found["used"], sort_keys=True)
             speed, first = found["images_per_sec"], found["first_call_secs"]
             secs[name] = first + arguments.images / speed
@@ -139,7 +138,7 @@ def main() -> None:
             figures[f"first_call_secs_{label}"] = first
             if not arguments.json:
                 print(f"{label}: {speed:,.0f} images/s, first call {first:.1f} s", flush=True)
-        auto = json.dumps(in_fresh_process(arguments.images, network), sort_keys=True)
+        auto = json.dumps(in_fresh_process(network), sort_keys=True)
         figures[f"auto_vs_best_{network}"] = min(secs.values()) / secs[auto]
         if network == "conv_64_colour":
             at = next(p for p, x in CHOICES if x == "off" and p in auto)

@@ -1,11 +1,10 @@
-"""Chooses precision and XLA by what the network is made of and what the processor supports.
+"""Chooses precision and XLA by what the network is made of and what the hardware supports.
 
 `loop.py` asks once per run. The choice follows from the configuration and the hardware alone, so it
 costs nothing, and a resumed run on the same machine computes as before.
 """
 
 import dataclasses
-import math
 import os
 import re
 from pathlib import Path
@@ -19,18 +18,12 @@ from trainer.model import VaeClassifier
 _BFLOAT16_FLAG: Final = "amx_bf16"
 """The flag in /proc/cpuinfo of processors whose matrix units multiply bfloat16 faster than float32.
 
-`avx512_bf16` alone does not pay: the conversions of everything between two convolutions cost what
-the convolutions save (docs/benchmarks.md, "Precision and XLA"). Without either, a convolution in
+`avx512_bf16` alone does not pay: trainings with convolutions ran at half to three quarters of the
+speed of float32 (docs/benchmarks.md, "Precision and XLA"). Without either, a convolution in
 bfloat16 is emulated and takes about ten times as long."""
 
 _BFLOAT16_CAPABILITY: Final = (8, 0)
 """First CUDA compute capability with bfloat16 tensor cores (Ampere)."""
-
-_XLA_WORTH_SECS: Final = 30.0
-"""Estimated seconds of training above which the 5 to 10 seconds of XLA's compilation pay."""
-
-_ASSUMED_SPEED: Final = 5e10
-"""Operations per second of two cores, to estimate a training's length without running a step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,10 +82,12 @@ def choose(
     *,
     replicas: int,
     clustered: bool,
-    total_images: int,
     hardware: Hardware,
 ) -> Arithmetic:
     """Returns the arithmetic of a training.
+
+    `xla: auto` is off: on CPUs XLA's convolutions take two to three times as long as oneDNN's, and
+    it gains nothing on dense layers, whose update is one fused kernel already.
 
     Args:
         config: the training's options; `precision` and `xla` are followed unless they are `auto`.
@@ -100,7 +95,6 @@ def choose(
         replicas: XLA takes one only: its graph can't synchronise others.
         clustered: several workers train together. They may have different processors, so `auto`
             gives every one of them the defaults.
-        total_images: images that pass through the network in the whole training.
         hardware: what trains.
 
     Raises:
@@ -114,27 +108,7 @@ def choose(
     half = config.precision == "bfloat16" or (
         config.precision == "auto" and convolutional and hardware.fast_bfloat16 and not clustered
     )
-    # XLA fuses what stands between dense layers. On CPUs its convolutions are several times slower
-    # than oneDNN's.
-    secs = operations_per_image(model) * total_images / _ASSUMED_SPEED
-    compiled = config.xla == "on" or (
-        config.xla == "auto"
-        and not convolutional
-        and hardware.kind == "cpu"
-        and secs > _XLA_WORTH_SECS
-        and replicas == 1
-        and not clustered
-    )
-    return Arithmetic("mixed_bfloat16" if half else "float32", compiled)
-
-
-def operations_per_image(model: VaeClassifier) -> float:
-    """Estimates the arithmetic operations of training on one image, within a factor of a few."""
-    places = 1.0
-    if "conv" in (model.config.encoder, model.config.decoder_kind):
-        # Most kernels are used at every place of a grid.
-        places = model.image_shape[0] * model.image_shape[1] / 64.0
-    return 6.0 * places * sum(math.prod(weight.shape) for weight in model.trainable_weights)
+    return Arithmetic("mixed_bfloat16" if half else "float32", config.xla == "on")
 
 
 def _onednn_may_use_amx() -> bool:

@@ -23,7 +23,7 @@ from trainer.evaluation import Evaluator
 from trainer.input_pipeline import ImageSet
 from trainer.model import VaeClassifier
 from trainer.step import REPORTED, Plan, TrainingStep
-from trainer.streams import create_feeds, images_per_step, run_identity
+from trainer.streams import create_feeds, run_identity
 from trainer.weights import copy_weights
 
 _LOG = logging.getLogger(__name__)
@@ -123,13 +123,11 @@ class TrainingLoop:
         )
 
     def _choose_arithmetic(self) -> Arithmetic:
-        images = self._plan.total_steps * images_per_step(self._config, len(self._feeds))
         chosen = arithmetic.choose(
             self._config,
             self._build("float32"),
             replicas=self._strategy.num_replicas_in_sync,
             clustered=strategies.is_clustered(self._strategy),
-            total_images=images,
             hardware=arithmetic.detect_hardware(),
         )
         _LOG.info("arithmetic: %s", chosen)

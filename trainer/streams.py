@@ -96,17 +96,6 @@ def create_feeds(
     ]
 
 
-def images_per_step(config: TrainerConfig, streams: int) -> int:
-    """Returns how many images a step encodes: those of the streams, and their views."""
-    augmented = config.augmentation.enabled and config.objective.alpha
-    images = config.batch_size * (2 if augmented else 1)
-    if streams > 1:
-        semi = config.semi_supervised
-        views = 3 if semi.consistency or semi.mutual_information else 1
-        images += views * (semi.batch_size or config.batch_size)
-    return images
-
-
 def run_identity(
     config: TrainerConfig,
     model: dict[str, Any],

@@ -144,38 +144,34 @@ AMPERE = arithmetic.Hardware("gpu", True)
 
 
 @pytest.mark.parametrize(
-    ("encoder", "hardware", "images", "expected"),
+    ("encoder", "hardware", "body_dtype"),
     [
-        ("conv", PLAIN, 10**9, ("float32", False)),
-        ("conv", AMX, 10**9, ("mixed_bfloat16", False)),
-        ("conv", AMPERE, 10**9, ("mixed_bfloat16", False)),
-        ("mlp", PLAIN, 10**9, ("float32", True)),
-        ("mlp", PLAIN, 10**3, ("float32", False)),
-        ("mlp", AMX, 10**9, ("float32", True)),
-        ("mlp", AMPERE, 10**9, ("float32", False)),
+        ("conv", PLAIN, "float32"),
+        ("conv", AMX, "mixed_bfloat16"),
+        ("conv", AMPERE, "mixed_bfloat16"),
+        ("mlp", PLAIN, "float32"),
+        ("mlp", AMX, "float32"),
+        ("mlp", AMPERE, "float32"),
     ],
 )
 def test_auto_follows_the_network_and_the_hardware(
-    encoder: str, hardware: arithmetic.Hardware, images: int, expected: tuple[str, bool]
+    encoder: str, hardware: arithmetic.Hardware, body_dtype: str
 ) -> None:
     config = tiny.trainer_config(precision="auto", xla="auto")
     model = tiny.build(tiny.model_config(encoder=encoder))
-
-    def choose(**changes: Any) -> arithmetic.Arithmetic:
-        given: dict[str, Any] = {"replicas": 1, "clustered": False}
-        return arithmetic.choose(
-            config, model, total_images=images, hardware=hardware, **{**given, **changes}
+    for replicas in (1, 2):
+        chosen = arithmetic.choose(
+            config, model, replicas=replicas, clustered=False, hardware=hardware
         )
-
-    assert choose() == arithmetic.Arithmetic(*expected)
-    assert not choose(replicas=2).xla
+        assert chosen == arithmetic.Arithmetic(body_dtype, False)
     # Workers may have different processors.
-    assert choose(replicas=4, clustered=True) == arithmetic.Arithmetic()
+    chosen = arithmetic.choose(config, model, replicas=4, clustered=True, hardware=hardware)
+    assert chosen == arithmetic.Arithmetic()
 
 
 def test_what_is_asked_for_is_done_whatever_the_hardware() -> None:
     model = tiny.build(tiny.model_config(encoder="conv"))
-    given: dict[str, Any] = {"clustered": False, "total_images": 1, "hardware": PLAIN}
+    given: dict[str, Any] = {"clustered": False, "hardware": PLAIN}
     config = tiny.trainer_config(precision="bfloat16", xla="on")
     assert arithmetic.choose(config, model, replicas=1, **given) == arithmetic.Arithmetic(
         "mixed_bfloat16", True
