@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.image_sets import mean_and_worst, mnist, record
 from benchmarks.trainings import run_training, started, training_parser
-from trainer import evaluation
+from trainer.quality import evaluation
 
 MODEL = {"hidden": (512, 512), "decoder_hidden": (512, 512), "latent_size": 50}
 TRAINER: dict[str, Any] = {

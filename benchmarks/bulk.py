@@ -206,7 +206,7 @@ def write_records(archive: Path, folder: Path, most: int) -> tuple[list[str], in
         Paths of the TFRecord files, and the number of images.
     """
     from components.tfrecord_frames import frame
-    from trainer import features
+    from trainer.data import features
 
     images = members(archive, most)
     split = folder / "Split-unlabelled"

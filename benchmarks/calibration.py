@@ -23,10 +23,10 @@ from pipeline.digits import write_digits
 from pipeline.jobs import train_and_push
 from pipeline.runs.store import latest_run
 from serving import names
-from trainer import features
-from trainer.confidence_grid import ConfidenceGrid
+from trainer.data import features
+from trainer.data.preprocessing import parse_records
 from trainer.model_card import EXPORTED_CARD, parse_card
-from trainer.preprocessing import parse_records
+from trainer.quality.confidence_grid import ConfidenceGrid
 
 _BATCH = 512
 

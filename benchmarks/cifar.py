@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.image_sets import cifar, mean_and_worst, record, split_off
 from benchmarks.trainings import run_training, started, training_parser
-from trainer import evaluation
-from trainer.confidence_grid import expected_calibration_error
+from trainer.quality import evaluation
+from trainer.quality.confidence_grid import expected_calibration_error
 
 MODEL: dict[str, Any] = {
     "encoder": "conv",

@@ -33,10 +33,10 @@ def train_one(arguments: argparse.Namespace) -> None:
     import tensorflow as tf
 
     from benchmarks.mnist_supervised import MODEL, TRAINER
-    from trainer import strategy as strategies
     from trainer.config import ModelConfig, TrainerConfig
-    from trainer.input_pipeline import ImageSet
-    from trainer.normalization import FusedBatchNorm
+    from trainer.data.input_pipeline import ImageSet
+    from trainer.model.normalization import FusedBatchNorm
+    from trainer.optimization import strategy as strategies
     from trainer.train import train
 
     if arguments.role == "mirrored":

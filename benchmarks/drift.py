@@ -17,9 +17,9 @@ import cv2
 import numpy as np
 
 from benchmarks.record import print_record
-from components.bulk_inference.drift import DriftReport, judge_drift
-from components.bulk_inference.drift_sums import DriftSums
-from components.bulk_inference.handler import Annotator, Outputs
+from components.bulk_inference.annotation.handler import Annotator, Outputs
+from components.bulk_inference.drift.comparison import DriftReport, judge_drift
+from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.model_card import read_card
 
 _BATCH = 512

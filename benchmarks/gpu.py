@@ -14,7 +14,7 @@ import tensorflow as tf
 from benchmarks.image_sets import mnist, parser, record
 from benchmarks.mnist_supervised import MODEL, TRAINER
 from trainer.config import ModelConfig, TrainerConfig
-from trainer.input_pipeline import ImageSet
+from trainer.data.input_pipeline import ImageSet
 from trainer.train import TrainResult, train
 
 BATCH = 256

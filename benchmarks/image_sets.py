@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from benchmarks.record import hardware
-from trainer.input_pipeline import ImageSet
+from trainer.data.input_pipeline import ImageSet
 
 TARGETS = {
     "mnist_supervised": {"accuracy_mean": 0.996, "ece_mean": 0.005, "bound_nats_mean": 96.0},

@@ -11,9 +11,9 @@ import numpy as np
 
 from benchmarks.image_sets import mean_and_worst, mnist, record, split_off
 from benchmarks.trainings import run_training, started, training_parser
-from trainer import evaluation
-from trainer.confidence_grid import expected_calibration_error
-from trainer.input_pipeline import ImageSet
+from trainer.data.input_pipeline import ImageSet
+from trainer.quality import evaluation
+from trainer.quality.confidence_grid import expected_calibration_error
 from trainer.train import TrainResult
 
 MODEL = {

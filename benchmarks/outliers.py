@@ -2,7 +2,7 @@
 
 `python -m benchmarks.outliers --minutes 10 --seeds 1`
 Score, scale and threshold are fixed before any of these outliers is made: the calibration chooses
-by its own synthetic kinds (`trainer/synthetic_outliers.py`), none of which is here.
+by its own synthetic kinds (`trainer/quality/synthetic_outliers.py`), none of which is here.
 """
 
 import argparse
@@ -16,10 +16,10 @@ import tensorflow as tf
 from benchmarks.image_sets import cifar, mean_and_worst, mnist, record, split_off
 from benchmarks.mnist_supervised import MODEL, TRAINER
 from benchmarks.trainings import run_training, started, training_parser
-from trainer.calibration import auroc
-from trainer.evaluation import Forward
-from trainer.input_pipeline import ImageSet
-from trainer.model import VaeClassifier
+from trainer.data.input_pipeline import ImageSet
+from trainer.model.vae_classifier import VaeClassifier
+from trainer.quality.calibration import auroc
+from trainer.quality.evaluation import Forward
 
 
 def strokes(count: int, draw: np.random.Generator) -> np.ndarray:

@@ -38,9 +38,9 @@ TARGETS = {
 
 def measure(network: str, precision: str, xla: str) -> dict[str, Any]:
     """Trains in this process; what was used, its speed and the seconds of the first call."""
-    from trainer.callbacks import TrainingProgress
     from trainer.config import ModelConfig, TrainerConfig
-    from trainer.input_pipeline import ImageSet
+    from trainer.data.input_pipeline import ImageSet
+    from trainer.optimization.callbacks import TrainingProgress
     from trainer.train import train
 
     given = NETWORKS[network]
@@ -87,9 +87,9 @@ def chosen(network: str) -> dict[str, Any]:
     """What the rule chooses."""
     import dataclasses
 
-    from trainer import arithmetic
     from trainer.config import ModelConfig, TrainerConfig
-    from trainer.model import VaeClassifier
+    from trainer.model.vae_classifier import VaeClassifier
+    from trainer.optimization import arithmetic
 
     given = NETWORKS[network]
     model = VaeClassifier(

@@ -26,8 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks.record import print_record
-from components.bulk_inference import ledger
 from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.output import ledger
 from components.image_sources.config import InputConfig
 
 _TARGETS = {"run_seconds": 15.0, "run_peak_gib": 1.0, "rows_seconds": 15.0, "rows_peak_gib": 1.0}

@@ -21,12 +21,12 @@ from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from benchmarks.image_sets import mnist, parser, record, split_off
 from serving import names
 from serving.export import export_model
-from trainer import features
 from trainer.config import ModelConfig, TrainerConfig
-from trainer.examples import pixel_moments
-from trainer.input_pipeline import ImageSet
+from trainer.data import features
+from trainer.data.examples import pixel_moments
+from trainer.data.input_pipeline import ImageSet
+from trainer.data.preprocessing import RecordTransform, preprocessing_fn
 from trainer.model_card import ModelCard
-from trainer.preprocessing import RecordTransform, preprocessing_fn
 from trainer.train import train
 
 _SHAPE = (28, 28, 1)

@@ -17,7 +17,7 @@ import tensorflow_transform as tft
 from tensorflow_model_analysis.proto import config_pb2
 from tfx import v1 as tfx
 
-from trainer import features
+from trainer.data import features
 
 _HIDDEN = 512
 _LATENT = 16

@@ -20,13 +20,13 @@ import tensorflow as tf
 
 from benchmarks import mnist_supervised
 from benchmarks.image_sets import mnist, parser, record
-from trainer import objective
-from trainer.augmentation import augment
 from trainer.config import ModelConfig, TrainerConfig
-from trainer.input_pipeline import ImageSet
-from trainer.model import VaeClassifier
-from trainer.noise import Noise
-from trainer.optimizer import Adam, learning_rate
+from trainer.data.augmentation import augment
+from trainer.data.input_pipeline import ImageSet
+from trainer.model.vae_classifier import VaeClassifier
+from trainer.optimization import objective
+from trainer.optimization.noise import Noise
+from trainer.optimization.optimizer import Adam, learning_rate
 from trainer.train import train
 
 OPTIMIZER = {"clip_norm": 5.0, "ema_decay": 0.98, "ema_every": 8}

@@ -13,8 +13,8 @@ from typing import Any
 
 from benchmarks.image_sets import parser
 from trainer.config import ModelConfig, TrainerConfig
-from trainer.examples import pixel_moments
-from trainer.input_pipeline import ImageSet
+from trainer.data.examples import pixel_moments
+from trainer.data.input_pipeline import ImageSet
 from trainer.train import TrainResult, train
 
 _CLASSES = 10

@@ -25,7 +25,7 @@ from typing import Final
 
 import filelock
 
-from components.bulk_inference import storage
+from components.bulk_inference.output import storage
 from components.image_sources.config import StorageConfig
 from components.image_sources.errors import InputError
 

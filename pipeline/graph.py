@@ -29,7 +29,7 @@ from pipeline.config import ConfigError, PipelineConfig
 from pipeline.evaluation import SLICES_MODULE, create_eval_config
 from pipeline.step_digests import by_step
 from pipeline.training_folder import FOLDERS
-from trainer import features
+from trainer.data import features
 
 BASELINE = "baseline_model"
 # Argo, on which Kubeflow is built, does not allow underscores in task names.
@@ -99,7 +99,7 @@ def create_pipeline(
     transform = tfx.components.Transform(
         examples=examples,
         schema=schema,
-        preprocessing_fn="trainer.preprocessing.preprocessing_fn",
+        preprocessing_fn="trainer.data.preprocessing.preprocessing_fn",
         # Only the graph is needed. Materialised float pixels take 9 to 14 times the images' size.
         materialize=False,
         splits_config=transform_pb2.SplitsConfig(analyze=[features.TRAIN]),

@@ -10,9 +10,9 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from trainer.input_pipeline import ImageSet
-from trainer.model import VaeClassifier
-from trainer.pixels import to_levels, to_unit
+from trainer.data.input_pipeline import ImageSet
+from trainer.data.pixels import to_levels, to_unit
+from trainer.model.vae_classifier import VaeClassifier
 
 _COLUMNS = 12
 _MOST_POINTS = 2000

@@ -15,15 +15,15 @@ from pipeline.training import Training, prepare, split_files
 from pipeline.training_folder import FOLDERS, publish, remove_training, training_folder
 from serving.export import export_model
 from serving.golden import MOST_IMAGES
-from trainer import features
-from trainer import strategy as strategies
-from trainer.callbacks import TrainingProgress
+from trainer.data import features
+from trainer.data.preprocessing import parse_records
+from trainer.model.weights import digest_weights
 from trainer.model_card import ModelCard
-from trainer.preprocessing import parse_records
+from trainer.optimization import strategy as strategies
+from trainer.optimization.callbacks import TrainingProgress
+from trainer.optimization.warm_start import Base, read_base
 from trainer.progress import PROGRESS_LOGGER
 from trainer.train import TrainResult, train
-from trainer.warm_start import Base, read_base
-from trainer.weights import digest_weights
 
 _LOG = logging.getLogger(PROGRESS_LOGGER)
 _DIGEST_LENGTH = 16

@@ -13,7 +13,7 @@ import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.extractors import slice_key_extractor
 
 from components.model_gate import metric_names
-from trainer import features
+from trainer.data import features
 
 _ARCHIVE = re.compile(rb"^(.*?\.(?:zip|tar|tar\.\w+|tgz|tbz2|txz|tzst|tfrecords?|gz))/", re.I)
 _SMALLEST_OCTAVE = 8

@@ -16,7 +16,7 @@ from pipeline.imports import ImportGraph
 STEP_MODULES: Final[Mapping[str, Sequence[str]]] = {
     "ImageExampleGen": ("components.image_example_gen.component",),
     "AnomalyGate": ("components.anomaly_gate.component",),
-    "Transform": ("trainer.preprocessing",),
+    "Transform": ("trainer.data.preprocessing",),
     "Tuner": ("pipeline.tuner_fn",),
     "Trainer": ("pipeline.run_fn",),
     "ServingCheck": ("components.serving_check.component",),

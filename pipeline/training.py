@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import features
-from trainer import strategy as strategies
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig
-from trainer.input_pipeline import ImageSet, load_images
-from trainer.preprocessing import RecordTransform
-from trainer.tuning_space import apply
+from trainer.data import features
+from trainer.data.input_pipeline import ImageSet, load_images
+from trainer.data.preprocessing import RecordTransform
+from trainer.optimization import strategy as strategies
+from trainer.search.tuning_space import apply
 
 _SPLIT_PREFIX = "Split-"
 _MIB = 1024 * 1024

@@ -13,7 +13,7 @@ from typing import Any, Final
 import tensorflow as tf
 
 from pipeline.digests import value_digest
-from trainer.checkpoints import CHECKPOINTS
+from trainer.optimization.checkpoints import CHECKPOINTS
 
 FOLDERS: Final = "training_folders"
 """Key in `custom_config` of the parent folder. It is not an option, so it changes no model."""

@@ -11,7 +11,7 @@ from tfx.v1.components import TunerFnResult
 from pipeline.training import prepare
 from pipeline.training_folder import FOLDERS, remove_training, training_folder
 from trainer.progress import PROGRESS_LOGGER
-from trainer.tuning import OptionTuner
+from trainer.search.tuning import OptionTuner
 
 _LOG = logging.getLogger(PROGRESS_LOGGER)
 

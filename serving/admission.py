@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from serving.image_headers.check import read_headers, require_sound
 from serving.image_headers.usual import are_usual
-from trainer import pixels
+from trainer.data import pixels
 
 MAX_PIXELS: Final = 50_000_000
 """Default for the height times width of the largest image that is decoded."""

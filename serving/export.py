@@ -15,10 +15,10 @@ from serving.admission import MAX_PIXELS
 from serving.golden import answer_in_memory, write_golden
 from serving.signatures import create_signatures
 from serving.warmup import write_warm_up
-from trainer.model import VaeClassifier
+from trainer.data.preprocessing import RecordTransform
+from trainer.model.vae_classifier import VaeClassifier
+from trainer.model.weights import weight_names
 from trainer.model_card import EXPORTED_CARD, ModelCard, format_card
-from trainer.preprocessing import RecordTransform
-from trainer.weights import weight_names
 
 
 def export_model(

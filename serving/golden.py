@@ -14,12 +14,12 @@ import tensorflow as tf
 
 from serving import names
 from serving.admission import MAX_PIXELS, admit
-from trainer import features
+from trainer.data import features
 
 if TYPE_CHECKING:
     # ServingCheck reads golden sets without the trainer, so its code digest must not cover it.
-    from trainer.model import VaeClassifier
-    from trainer.preprocessing import RecordTransform
+    from trainer.data.preprocessing import RecordTransform
+    from trainer.model.vae_classifier import VaeClassifier
 
 ANSWERS: Final = (
     names.PROBABILITIES,

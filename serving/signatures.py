@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from serving import names
 from serving.admission import MAX_PIXELS, admit
-from trainer import outliers, pixels
-from trainer.model import VaeClassifier
-from trainer.preprocessing import RecordTransform, parse_records
+from trainer.data import pixels
+from trainer.data.preprocessing import RecordTransform, parse_records
+from trainer.model.vae_classifier import VaeClassifier
+from trainer.quality import outliers
 
 _TOP_K = 5
 _MOST_SAMPLES = 4096

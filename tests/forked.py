@@ -19,7 +19,9 @@ from tests.limits import HANG_SECS
 
 ROOT = Path(__file__).resolve().parents[1]
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tensorflow", "keras", "trainer.train", "trainer.strategy"])
+_SERVER.set_forkserver_preload(
+    ["tensorflow", "keras", "trainer.train", "trainer.optimization.strategy"]
+)
 
 
 class Forked:

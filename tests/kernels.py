@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from components.bulk_inference.handler import Annotator
+from components.bulk_inference.annotation.handler import Annotator
 from components.bulk_inference.model_card import read_card
 from tests.trainer import tiny
 

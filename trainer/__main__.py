@@ -14,7 +14,7 @@ import pydantic
 import yaml
 
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig
-from trainer.preemption import PREEMPTED_EXIT_CODE, PreemptedError
+from trainer.optimization.preemption import PREEMPTED_EXIT_CODE, PreemptedError
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -85,11 +85,11 @@ def _train(
     base_model: str | None,
 ) -> None:
     # Imported after parsing, so that `--help` and wrong options do not wait for TensorFlow.
-    from trainer import examples as folder
-    from trainer import strategy as strategies
+    from trainer.data import examples as folder
     from trainer.model_card import CARD_FILE, ModelCard, format_card
+    from trainer.optimization import strategy as strategies
+    from trainer.optimization.warm_start import read_base
     from trainer.train import train
-    from trainer.warm_start import read_base
 
     # A multi-worker strategy must be created before any other TensorFlow operation.
     strategy = strategies.create_strategy(trainer.devices)

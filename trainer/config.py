@@ -18,7 +18,7 @@ from trainer.options import (
     Section,
     SemiSupervisedConfig,
 )
-from trainer.tuning_space import TunerConfig, check_space
+from trainer.search.tuning_space import TunerConfig, check_space
 
 
 class ImageConfig(Section):

@@ -92,7 +92,7 @@ class VerdictThresholds(CardPart):
 
 
 class CalibrationReport(CardPart):
-    """The result of `trainer/calibration.py`; empty if there was no split to calibrate on."""
+    """The result of `quality/calibration.py`; empty if there was no split to calibrate on."""
 
     split: str = Field(default="", description="split that the scores were fitted on")
     images: int = Field(default=0, description="images in that split")

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import callbacks, features, preemption
-from trainer import strategy as strategies
-from trainer.calibration import calibrate
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
-from trainer.input_pipeline import ImageSet
-from trainer.loop import TrainingLoop
-from trainer.model import VaeClassifier
+from trainer.data import features
+from trainer.data.input_pipeline import ImageSet
+from trainer.data.streams import learning_splits
+from trainer.model.vae_classifier import VaeClassifier
+from trainer.optimization import callbacks, preemption
+from trainer.optimization import strategy as strategies
+from trainer.optimization.loop import TrainingLoop
+from trainer.optimization.warm_start import Base, WarmStart, begin_with, fit_base
 from trainer.progress import PROGRESS_LOGGER
-from trainer.streams import learning_splits
-from trainer.summaries import summarise_images
-from trainer.warm_start import Base, WarmStart, begin_with, fit_base
+from trainer.quality.calibration import calibrate
+from trainer.quality.summaries import summarise_images
 
 _LOG = logging.getLogger(__name__)
 _PROGRESS = logging.getLogger(PROGRESS_LOGGER)

@@ -14,9 +14,9 @@ from tfx.utils import path_utils
 
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
-from components.bulk_inference.progress import BulkProgress
+from components.bulk_inference.running.progress import BulkProgress
 from components.image_sources.config import InputConfig
-from trainer import features
+from trainer.data import features
 from trainer.errors import UserError
 from trainer.progress import PROGRESS_LOGGER
 

@@ -12,25 +12,27 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from components.bulk_inference import drift, identity, ledger, storage
+from components.bulk_inference.annotation.schema import require_columns
 from components.bulk_inference.config import BulkConfig, BulkJob
-from components.bulk_inference.counters import NAMES, read_counters
-from components.bulk_inference.drift_sums import DriftSums
-from components.bulk_inference.interruption import workers_end_with_us
-from components.bulk_inference.job_manifest import Totals, write_manifest
+from components.bulk_inference.drift import comparison as drift
+from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.model_card import read_card
-from components.bulk_inference.planning import PlannedUnit, plan_units
-from components.bulk_inference.progress import BulkProgress, Watch
-from components.bulk_inference.result import BulkResult
-from components.bulk_inference.reuse import NEEDED_COLUMNS
-from components.bulk_inference.schema import require_columns
+from components.bulk_inference.output import ledger, storage
+from components.bulk_inference.output.job_manifest import Totals, write_manifest
+from components.bulk_inference.output.result import BulkResult
+from components.bulk_inference.planning import identity
+from components.bulk_inference.planning.reuse import NEEDED_COLUMNS
+from components.bulk_inference.planning.work_units import PlannedUnit, plan_units
+from components.bulk_inference.running.counters import NAMES, read_counters
+from components.bulk_inference.running.interruption import workers_end_with_us
+from components.bulk_inference.running.progress import BulkProgress, Watch
 from components.image_sources.errors import InputError
 from trainer.errors import UserError
 from trainer.model_card import ModelCard
 
 if TYPE_CHECKING:
     # Importing the module at run time would import Beam.
-    from components.bulk_inference.engines import Engine
+    from components.bulk_inference.running.engines import Engine
 
 
 class CountMismatchError(UserError, RuntimeError):
@@ -133,8 +135,8 @@ def _require_usable(config: BulkJob) -> ModelCard:
 
 def _dry_run(config: BulkJob, card: ModelCard, result: BulkResult) -> BulkResult:
     """Estimates the cost of the remaining units without changing the output."""
-    from components.bulk_inference.engines import usable_cores
-    from components.bulk_inference.estimate import estimate
+    from components.bulk_inference.planning.estimate import estimate
+    from components.bulk_inference.running.engines import usable_cores
 
     begin = time.perf_counter()
     planned = list(plan_units(config))
@@ -151,7 +153,7 @@ def _dry_run(config: BulkJob, card: ModelCard, result: BulkResult) -> BulkResult
 
 
 def _leave_out_duplicates(config: BulkJob, planned: list[PlannedUnit]) -> list[PlannedUnit]:
-    from components.bulk_inference.exact_copies import hashes_path, without_duplicates
+    from components.bulk_inference.planning.exact_copies import hashes_path, without_duplicates
 
     unhashed = [
         unit for unit in planned if not storage.exists(hashes_path(config.output, unit.name))
@@ -159,8 +161,8 @@ def _leave_out_duplicates(config: BulkJob, planned: list[PlannedUnit]) -> list[P
     if unhashed:
         import apache_beam as beam
 
-        from components.bulk_inference.engines import choose_engine
-        from components.bulk_inference.transforms import HashUnits
+        from components.bulk_inference.annotation.transforms import HashUnits
+        from components.bulk_inference.running.engines import choose_engine
 
         engine = choose_engine(config.engine, len(unhashed))
         with _interruptible(config, engine), beam.Pipeline(options=engine.options) as pipeline:
@@ -194,9 +196,9 @@ def _run_pipeline(
     # Beam takes seconds to import, which a job with nothing to do avoids.
     import apache_beam as beam
 
-    from components.bulk_inference.engines import choose_engine
-    from components.bulk_inference.transforms import AnnotateUnits
-    from components.bulk_inference.unit import JobSpec
+    from components.bulk_inference.annotation.transforms import AnnotateUnits
+    from components.bulk_inference.annotation.unit import JobSpec
+    from components.bulk_inference.running.engines import choose_engine
 
     engine = choose_engine(config.engine, len(todo))
     spec = JobSpec(config, card, engine.workers)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
-from trainer import features
+from trainer.data import features
 
 CONFLICTS_NAMED: Final = 20
 """Largest number of contents with conflicting labels named in the account; the table has all."""

@@ -13,7 +13,7 @@ from components.image_example_gen.ingest import ingest
 from components.image_sources.config import InputConfig
 from components.image_sources.fingerprint import fingerprint
 from components.image_sources.spans import resolve
-from trainer import features
+from trainer.data import features
 
 INPUT_CONFIG: Final = "input_config"
 """JSON of the input section; the driver replaces its spans by the paths of those spans."""

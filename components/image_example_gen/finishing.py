@@ -17,7 +17,7 @@ from components.image_example_gen.parts import STAGING, Part, digests_file, part
 from components.image_example_gen.splits import SLOTS, final_split
 from components.image_sources.example_proto import example_class
 from components.tfrecord_frames import HEAD_BYTES, TAIL_BYTES, record_spans
-from trainer import features
+from trainer.data import features
 
 DUPLICATES: Final = f"{STAGING}/duplicates"
 ACCOUNTS: Final = f"{STAGING}/accounts"

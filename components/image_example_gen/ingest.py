@@ -24,7 +24,7 @@ from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.sources import open_source
-from trainer import features
+from trainer.data import features
 from trainer.progress import PROGRESS_LOGGER
 
 ACCOUNT_FILE: Final = "account.json"

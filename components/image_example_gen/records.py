@@ -1,6 +1,6 @@
 """Encodes images as serialised tf.Examples without importing TensorFlow.
 
-`parts.py` writes the records; the feature names are those of `trainer/features.py`.
+`parts.py` writes the records; the feature names are those of `trainer/data/features.py`.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from components.image_checks import ImageHeader
-from trainer import features
+from trainer.data import features
 
 _ENCODED: Final = features.ENCODED.encode("ascii")
 _FILENAME: Final = features.FILENAME.encode("ascii")

@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 
 from components.image_sources.config import SplitsConfig
-from trainer import features
+from trainer.data import features
 
 POOL: Final = "pool-"
 """Prefix of the slots whose images may go to any split; the suffix is the split by hash."""

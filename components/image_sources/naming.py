@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from components.image_sources.config import InputConfig
-from trainer import features
+from trainer.data import features
 
 SPLIT_NAMES: Final = {
     "train": features.TRAIN,

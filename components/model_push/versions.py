@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from components.bulk_inference import storage
+from components.bulk_inference.output import storage
 from components.image_sources.errors import InputError
 from components.model_push.record import PushRecord
 from serving import names

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from components.bulk_inference.annotation import annotate_batch
+from components.bulk_inference.annotation.batch_rows import annotate_batch
+from components.bulk_inference.annotation.handler import Annotator
 from components.bulk_inference.config import BulkJob
-from components.bulk_inference.handler import Annotator
 from components.bulk_inference.model_card import read_card
-from components.bulk_inference.reuse import EarlierRows
+from components.bulk_inference.planning.reuse import EarlierRows
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import open_source
 from serving import names

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from serving import names
 from serving.golden import ANSWERS, GoldenSet
-from trainer import features
+from trainer.data import features
 
 _BY_BYTES = (
     names.SERVING_DEFAULT, names.ANNOTATE, names.EMBED, names.SCORE, names.RECONSTRUCT,

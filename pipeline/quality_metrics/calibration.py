@@ -11,7 +11,7 @@ from pipeline.quality_metrics.inputs import (
     outputs_of,
     probabilities_of,
 )
-from trainer.confidence_grid import ConfidenceGrid
+from trainer.quality.confidence_grid import ConfidenceGrid
 
 
 class _Sums:

@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.report.sampled_records import sample_split
 from serving import names
-from trainer import features
+from trainer.data import features
 from trainer.model_card import ModelCard
 
 _MOST_IMAGES: Final = 10_000

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from components.bulk_inference import ledger, storage
+from components.bulk_inference.output import ledger, storage
 from pipeline.report import archive_sections as sections
 from pipeline.report.album import Album
 from pipeline.report.archive_sections import Archive

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.bulk_inference import ledger, storage
 from components.bulk_inference.model_card import read_card
+from components.bulk_inference.output import ledger, storage
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.pick import Found, pick_members

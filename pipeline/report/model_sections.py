@@ -12,8 +12,8 @@ from pipeline.report.album import Album, decode_picture, sheet, spaced, square
 from pipeline.report.answers import Answers
 from pipeline.report.generation import Generator, manifold, prior_samples
 from pipeline.report.page import Facts, MissingPartError, isolated
-from trainer.confidence_grid import expected_calibration_error
 from trainer.model_card import ModelCard
+from trainer.quality.confidence_grid import expected_calibration_error
 
 _MATRIX_CLASSES: Final = 24
 """Maximum number of classes of a matrix; for more, the most confused pairs are shown instead."""

@@ -19,7 +19,7 @@ from typing import Any, Final
 import jinja2
 from markupsafe import Markup
 
-from components.bulk_inference import ledger
+from components.bulk_inference.output import ledger
 from pipeline.causes import cause
 from pipeline.console import duration
 from pipeline.runs.verdict import MissingArtifactError

@@ -15,7 +15,7 @@ def read_reported(root: Path) -> Run:
     Raises:
         ReportError: No run is recorded there.
     """
-    from components.bulk_inference.ledger import MANIFEST
+    from components.bulk_inference.output.ledger import MANIFEST
     from pipeline.runs.store import METADATA_FILE, read_runs
 
     if not (root / METADATA_FILE).is_file():

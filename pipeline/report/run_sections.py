@@ -27,8 +27,8 @@ from pipeline.runs import artifacts
 from pipeline.runs.run import Run
 from pipeline.runs.step import STEP_TITLES
 from pipeline.runs.verdict import MissingArtifactError
-from trainer import features
-from trainer.strip import FOLDER, ORIGINALS, SHOWN
+from trainer.data import features
+from trainer.quality.strip import FOLDER, ORIGINALS, SHOWN
 
 _T = TypeVar("_T")
 

@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from components.bulk_inference import storage
+from components.bulk_inference.output import storage
 from pipeline.report.page import MissingPartError
 
 _SUFFIXES: Final = {

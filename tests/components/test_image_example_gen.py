@@ -29,7 +29,7 @@ from components.image_sources.config import InputConfig, SplitsConfig
 from components.image_sources.errors import InputError
 from components.image_sources.example_proto import example_class
 from tests import archives
-from trainer import features
+from trainer.data import features
 
 SMALL_UNITS = {"members": 5, "batch": 4}
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests import archives
-from trainer import features
+from trainer.data import features
 
 pytestmark = pytest.mark.slow
 

@@ -21,9 +21,9 @@ from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from components.image_sources.config import LimitsConfig
 from tests.trainer import tiny
 from tests.trainer.test_streams import write_examples
-from trainer import features
-from trainer.preemption import PREEMPTED_EXIT_CODE, PreemptedError
-from trainer.preprocessing import preprocessing_fn
+from trainer.data import features
+from trainer.data.preprocessing import preprocessing_fn
+from trainer.optimization.preemption import PREEMPTED_EXIT_CODE, PreemptedError
 from trainer.progress import PROGRESS_LOGGER
 
 SPLITS = {"train": 160, "validation": 48, "calibration": 64}

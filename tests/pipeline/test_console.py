@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.console import Terminal, captured_output, duration, fail, logged
-from trainer.preemption import PreemptedError
+from trainer.optimization.preemption import PreemptedError
 
 ROOT = Path(__file__).resolve().parents[2]
 

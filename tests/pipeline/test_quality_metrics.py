@@ -12,8 +12,8 @@ from components.model_gate import metric_names as m
 from components.model_gate.config import EvaluationConfig
 from serving import names
 from tests.components.model_gate.measured import equal_mass_error, measure, probabilities
-from trainer import features
-from trainer.confidence_grid import ConfidenceGrid
+from trainer.data import features
+from trainer.quality.confidence_grid import ConfidenceGrid
 
 tfma = pytest.importorskip("tensorflow_model_analysis")
 

@@ -14,9 +14,9 @@ from pipeline.training_folder import training_folder
 from tests.forked import Forked
 from tests.pipeline import small_training
 from tests.trainer.test_model_card import unknown_keys
-from trainer.input_pipeline import ImageSet
+from trainer.data.input_pipeline import ImageSet
 from trainer.model_card import parse_card
-from trainer.preemption import PREEMPTED_EXIT_CODE
+from trainer.optimization.preemption import PREEMPTED_EXIT_CODE
 
 
 @pytest.fixture(scope="module")

@@ -49,14 +49,22 @@ def test_the_same_code_has_the_same_digests_wherever_it_is(copy: Path) -> None:
         ("pipeline/report/page.py", set(), set(STEP_MODULES)),
         ("pipeline/cli/run.py", set(), set(STEP_MODULES)),
         ("pipeline/graph.py", set(), set(STEP_MODULES)),
-        ("trainer/losses.py", {"Trainer", "Tuner"}, {"ImageExampleGen", "Transform", "ModelGate"}),
+        (
+            "trainer/optimization/losses.py",
+            {"Trainer", "Tuner"},
+            {"ImageExampleGen", "Transform", "ModelGate"},
+        ),
         (
             "components/image_sources/zip.py",
             {"ImageExampleGen", "BulkInference"},
             {"Trainer", "Tuner", "Transform", "Evaluator", "ModelGate", "Pusher"},
         ),
         ("pipeline/quality_metrics/change.py", {"Evaluator"}, {"Trainer", "ModelGate"}),
-        ("trainer/pixels.py", {"Transform", "Trainer", "Tuner"}, {"ImageExampleGen", "ModelGate"}),
+        (
+            "trainer/data/pixels.py",
+            {"Transform", "Trainer", "Tuner"},
+            {"ImageExampleGen", "ModelGate"},
+        ),
     ],
 )
 def test_an_edit_reaches_the_steps_that_run_the_module(
@@ -92,7 +100,7 @@ def test_a_module_named_in_a_string_counts(copy: Path, module: str, step: str) -
 
 
 def test_a_new_module_counts_from_its_first_import(copy: Path) -> None:
-    new, losses = copy / "trainer" / "new.py", copy / "trainer" / "losses.py"
+    new, losses = copy / "trainer" / "new.py", copy / "trainer/optimization/losses.py"
     text = losses.read_text(encoding="utf-8")
     new.write_text("", encoding="utf-8")
     try:

@@ -19,11 +19,11 @@ from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from pipeline.config import load_config
 from pipeline.digits import write_digits
 from serving.export import export_model
-from trainer import features
-from trainer.input_pipeline import ImageSet
-from trainer.model import VaeClassifier
+from trainer.data import features
+from trainer.data.input_pipeline import ImageSet
+from trainer.data.preprocessing import RecordTransform, preprocessing_fn
+from trainer.model.vae_classifier import VaeClassifier
 from trainer.model_card import Digests, ModelCard
-from trainer.preprocessing import RecordTransform, preprocessing_fn
 from trainer.train import train
 
 CONFIG_YAML = "name: digits"

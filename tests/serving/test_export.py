@@ -16,7 +16,7 @@ from serving import names
 from tests.limits import HANG_SECS
 from tests.numeric import assert_close, assert_same_answers
 from tests.serving.conftest import Exported, png
-from trainer import features
+from trainer.data import features
 from trainer.model_card import EXPORTED_CARD
 
 LOADER = Path(__file__).parent / "session_loader.py"

@@ -15,7 +15,7 @@ from serving.golden import answer_in_memory
 from serving.image_headers.check import FAULTS, read_headers
 from tests.serving import hostile
 from tests.serving.conftest import Exported
-from trainer import pixels
+from trainer.data import pixels
 
 LIMITS = LimitsConfig()
 SOUND = hostile.sound() | hostile.turned()

@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from tests.serving.conftest import Exported, digits
 from tests.serving.test_export import example
-from trainer.pixels import to_levels
-from trainer.preprocessing import RecordTransform, parse_records
+from trainer.data.pixels import to_levels
+from trainer.data.preprocessing import RecordTransform, parse_records
 
 
 @pytest.fixture(scope="module")

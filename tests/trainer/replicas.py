@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests.trainer import tiny
-from trainer import strategy as strategies
-from trainer.noise import Noise
+from trainer.optimization import strategy as strategies
+from trainer.optimization.noise import Noise
 from trainer.train import TrainResult
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests.components.model_gate.measured import equal_mass_error
 from tests.trainer import tiny
-from trainer import calibration, evaluation, summaries
-from trainer.confidence_grid import ConfidenceGrid, expected_calibration_error
-from trainer.synthetic_outliers import synthetic_outliers
+from trainer.quality import calibration, evaluation, summaries
+from trainer.quality.confidence_grid import ConfidenceGrid, expected_calibration_error
+from trainer.quality.synthetic_outliers import synthetic_outliers
 
 
 def _overconfident(count: int, factor: float) -> tuple[np.ndarray, np.ndarray]:

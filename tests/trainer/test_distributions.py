@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from trainer import distributions, losses
-from trainer.observations import Bernoulli, DiscretizedLogistic, Gaussian, observation_model
+from trainer.model import distributions
+from trainer.model.observations import Bernoulli, DiscretizedLogistic, Gaussian, observation_model
+from trainer.optimization import losses
 
 
 def test_normal_density_matches_scipy() -> None:

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tests.trainer import tiny
-from trainer.evaluation import Evaluator
-from trainer.input_pipeline import ImageSet
-from trainer.model import VaeClassifier
+from trainer.data.input_pipeline import ImageSet
+from trainer.model.vae_classifier import VaeClassifier
 from trainer.options import ObjectiveConfig
+from trainer.quality.evaluation import Evaluator
 
 
 def as_unit(data: ImageSet) -> np.ndarray:

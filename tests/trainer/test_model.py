@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from tests.trainer import tiny
 from tests.trainer.tiny import build
-from trainer import evaluation, losses
-from trainer.encoders import grid_sides
-from trainer.noise import Noise
-from trainer.objective import PARTS, Batch, Objective, ScheduledWeights
+from trainer.model.encoders import grid_sides
+from trainer.optimization import losses
+from trainer.optimization.noise import Noise
+from trainer.optimization.objective import PARTS, Batch, Objective, ScheduledWeights
 from trainer.options import ObjectiveConfig, SemiSupervisedConfig
+from trainer.quality import evaluation
 
 SCHEDULE = ScheduledWeights(beta=tf.constant(1.0), consistency=tf.constant(1.0))
 

@@ -1,6 +1,6 @@
 """Class names in the order that people expect."""
 
-from trainer.preprocessing import _natural_key
+from trainer.data.preprocessing import _natural_key
 
 
 def test_numbers_in_names_count_as_numbers() -> None:

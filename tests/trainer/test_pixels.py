@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from trainer import pixels
+from trainer.data import pixels
 
 RNG = np.random.default_rng(7)
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.forked import Forked
 from tests.trainer import tiny
-from trainer.checkpoints import Checkpoints, pack_arrays
-from trainer.preemption import PREEMPTED_EXIT_CODE
+from trainer.optimization.checkpoints import Checkpoints, pack_arrays
+from trainer.optimization.preemption import PREEMPTED_EXIT_CODE
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ import pytest
 import tensorflow as tf
 
 from tests.trainer import tiny
-from trainer import features
-from trainer.augmentation import augment
-from trainer.batches import Order, ResidentFeed, StreamedFeed
 from trainer.config import ImageConfig
-from trainer.examples import load_folder, pixel_moments
-from trainer.input_pipeline import ImageSet, select
-from trainer.noise import Noise
+from trainer.data import features
+from trainer.data.augmentation import augment
+from trainer.data.batches import Order, ResidentFeed, StreamedFeed
+from trainer.data.examples import load_folder, pixel_moments
+from trainer.data.input_pipeline import ImageSet, select
+from trainer.data.streams import learning_splits
+from trainer.optimization.noise import Noise
 from trainer.options import AugmentationConfig
-from trainer.streams import learning_splits
 
 
 def test_every_epoch_sees_every_image_once() -> None:

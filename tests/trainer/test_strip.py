@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from tests.trainer.tiny import CLASSES, SHAPE, image_set, model_config
-from trainer.model import VaeClassifier
-from trainer.strip import FOLDER, ORIGINALS, SHOWN, Strip
+from trainer.model.vae_classifier import VaeClassifier
+from trainer.quality.strip import FOLDER, ORIGINALS, SHOWN, Strip
 
 
 def shape_of(path: Path) -> tuple[int, ...]:

@@ -13,13 +13,13 @@ import yaml
 
 from tests.trainer import tiny
 from tests.trainer.test_streams import write_examples
-from trainer import arithmetic, callbacks
 from trainer.__main__ import main, read_config
-from trainer.evaluation import Evaluator
-from trainer.optimizer import Adam, learning_rate
+from trainer.optimization import arithmetic, callbacks
+from trainer.optimization.optimizer import Adam, learning_rate
+from trainer.optimization.preemption import TrainingDivergedError, check_finite
+from trainer.optimization.step import REPORTED
 from trainer.options import OptimizerConfig
-from trainer.preemption import TrainingDivergedError, check_finite
-from trainer.step import REPORTED
+from trainer.quality.evaluation import Evaluator
 
 
 def test_learns_and_writes_its_files(tmp_path: pathlib.Path) -> None:

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from tests.trainer import tiny
-from trainer import tuning
 from trainer.config import ImageConfig, check_consistent
-from trainer.preemption import PreemptedError, TrainingDivergedError
+from trainer.optimization.preemption import PreemptedError, TrainingDivergedError
+from trainer.search import tuning
 
 SPACE = {
     "trainer.optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},

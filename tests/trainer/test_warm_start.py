@@ -13,13 +13,13 @@ import tensorflow as tf
 from tests.trainer import tiny
 from tests.trainer.test_model_card import unknown_keys
 from trainer.__main__ import main
-from trainer.input_pipeline import ImageSet
-from trainer.model import VaeClassifier
+from trainer.data.input_pipeline import ImageSet
+from trainer.model.vae_classifier import VaeClassifier
+from trainer.model.weights import digest_weights, weight_names
 from trainer.model_card import parse_card
+from trainer.optimization.warm_start import Base, begin_with, fit_base, read_base
 from trainer.progress import PROGRESS_LOGGER
 from trainer.train import TrainResult
-from trainer.warm_start import Base, begin_with, fit_base, read_base
-from trainer.weights import digest_weights, weight_names
 
 NAMES = ("left", "middle", "right")
 

@@ -11,11 +11,11 @@ from typing import Any
 import keras
 import numpy as np
 
-from trainer import preemption
-from trainer.callbacks import TrainingProgress
 from trainer.config import ModelConfig, TrainerConfig
-from trainer.input_pipeline import ImageSet
-from trainer.model import VaeClassifier
+from trainer.data.input_pipeline import ImageSet
+from trainer.model.vae_classifier import VaeClassifier
+from trainer.optimization import preemption
+from trainer.optimization.callbacks import TrainingProgress
 from trainer.train import TrainResult, train
 
 SHAPE = (12, 10, 1)

@@ -44,7 +44,7 @@ def export_model(
     import tensorflow as tf
 
     from tests.numeric import jitter
-    from trainer import pixels as trained_pixels
+    from trainer.data import pixels as trained_pixels
 
     height, width, channels = shape
     pixels = height * width * channels

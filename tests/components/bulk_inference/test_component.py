@@ -12,7 +12,7 @@ from components.bulk_inference.config import BulkConfig
 from components.image_sources.config import InputConfig
 from tests.components.bulk_inference.archives import digits
 from tests.components.bulk_inference.model_fixture import export_model
-from trainer import features
+from trainer.data import features
 
 tfx_types = pytest.importorskip("tfx.types")
 standard_artifacts = pytest.importorskip("tfx.types.standard_artifacts")

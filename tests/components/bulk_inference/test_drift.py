@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from components.bulk_inference.drift import DriftReport, judge_drift, prior_shift, two_sample
-from components.bulk_inference.drift_sums import DriftSums, expected_shares, inner_edges
-from components.bulk_inference.handler import Annotator
+from components.bulk_inference.annotation.handler import Annotator
+from components.bulk_inference.drift.comparison import (
+    DriftReport,
+    judge_drift,
+    prior_shift,
+    two_sample,
+)
+from components.bulk_inference.drift.drift_sums import DriftSums, expected_shares, inner_edges
 from components.bulk_inference.model_card import read_card
 from serving import names
 from tests.components.bulk_inference.archives import png, write_zip

@@ -18,12 +18,12 @@ from apache_beam.options.pipeline_options import (
 )
 from apache_beam.transforms.environments import DockerEnvironment
 
+from components.bulk_inference.annotation.transforms import AnnotateUnit, AnnotateUnits
+from components.bulk_inference.annotation.unit import JobSpec
 from components.bulk_inference.config import BulkJob, EngineConfig
-from components.bulk_inference.engines import choose_engine
 from components.bulk_inference.model_card import read_card
-from components.bulk_inference.planning import plan_units
-from components.bulk_inference.transforms import AnnotateUnit, AnnotateUnits
-from components.bulk_inference.unit import JobSpec
+from components.bulk_inference.planning.work_units import plan_units
+from components.bulk_inference.running.engines import choose_engine
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from tests.components.bulk_inference.archives import broken, digits, write_zip
@@ -116,9 +116,11 @@ def test_the_pickled_step_names_the_model_and_holds_none(spec: JobSpec, model: P
 def test_workers_import_neither_tfx_nor_metadata_nor_validation() -> None:
     code = (
         "import sys\n"
-        "import components.bulk_inference.transforms, components.bulk_inference.job\n"
-        "import components.bulk_inference.estimate, components.bulk_inference.engines\n"
-        "import trainer.pixels, pipeline.cli, pipeline.config, pipeline.console, pipeline.jobs\n"
+        "import components.bulk_inference.annotation.transforms, components.bulk_inference.job\n"
+        "import components.bulk_inference.planning.estimate\n"
+        "import components.bulk_inference.running.engines\n"
+        "import trainer.data.pixels, pipeline.cli, pipeline.config, pipeline.console\n"
+        "import pipeline.jobs\n"
         "heavy = {'tfx', 'ml_metadata', 'tensorflow_data_validation', 'tensorflow_transform'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components.bulk_inference import handler
-from components.bulk_inference.handler import Annotator
+from components.bulk_inference.annotation import handler
+from components.bulk_inference.annotation.handler import Annotator
 from components.bulk_inference.model_card import read_card
 from serving import names
 from tests.components.bulk_inference.archives import digits, write_zip

@@ -10,7 +10,7 @@ from tests.limits import HANG_SECS
 
 JOB = """
 import subprocess, sys
-from components.bulk_inference.interruption import workers_end_with_us
+from components.bulk_inference.running.interruption import workers_end_with_us
 
 try:
     with workers_end_with_us():

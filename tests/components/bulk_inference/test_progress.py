@@ -7,15 +7,15 @@ import apache_beam as beam
 import pytest
 
 from components.bulk_inference import job
+from components.bulk_inference.annotation.transforms import AnnotateUnits
+from components.bulk_inference.annotation.unit import JobSpec
 from components.bulk_inference.config import BulkJob, EngineConfig
-from components.bulk_inference.counters import read_counters
-from components.bulk_inference.engines import choose_engine
 from components.bulk_inference.job import CountMismatchError
 from components.bulk_inference.model_card import read_card
-from components.bulk_inference.planning import plan_units
-from components.bulk_inference.progress import BulkProgress, Watch
-from components.bulk_inference.transforms import AnnotateUnits
-from components.bulk_inference.unit import JobSpec
+from components.bulk_inference.planning.work_units import plan_units
+from components.bulk_inference.running.counters import read_counters
+from components.bulk_inference.running.engines import choose_engine
+from components.bulk_inference.running.progress import BulkProgress, Watch
 from components.image_sources.config import InputConfig, UnitsConfig
 from tests.components.bulk_inference.archives import broken, digits, write_zip
 from tests.components.bulk_inference.conftest import RunJob

@@ -15,9 +15,10 @@ from tests.numeric import assert_close, assert_same_table
 DRIVER = """
 import os, random, signal, sys, time
 import apache_beam, tensorflow, keras, cv2, pyarrow.dataset, matplotlib.figure
-from components.bulk_inference import engines, transforms, unit
+from components.bulk_inference.annotation import transforms, unit
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
+from components.bulk_inference.running import engines
 from components.image_sources.config import InputConfig, UnitsConfig
 
 archive, model, folder, moments = sys.argv[1:]

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from components import locks
-from components.bulk_inference import ledger, storage
+from components.bulk_inference.output import ledger, storage
 from components.image_sources import cloud_storage
 from components.image_sources.errors import InputError
 from tests.components.bulk_inference.archives import broken, digits, write_zip
@@ -105,7 +105,7 @@ def test_an_output_takes_one_job_at_a_time(tmp_path: Path, run_job: RunJob) -> N
 
 HOLDER = """
 import sys, time
-from components.bulk_inference import ledger
+from components.bulk_inference.output import ledger
 with ledger.exclusive(sys.argv[1]):
     print("held", flush=True)
     time.sleep(7200)

@@ -7,7 +7,7 @@ import numpy as np
 
 from components.model_gate import metric_names as m
 from components.model_gate.measures import ClassMeasures, Measures, SliceMeasures
-from trainer.evaluation import log_softmax
+from trainer.quality.evaluation import log_softmax
 
 
 def probabilities(logits: np.ndarray) -> np.ndarray:

@@ -30,8 +30,8 @@ from pipeline.runs.run import Run
 from pipeline.runs.step import Step
 from tests.components.bulk_inference.archives import write_zip
 from tests.components.bulk_inference.model_fixture import export_model, summarise
-from trainer import features
-from trainer.strip import FOLDER, ORIGINALS
+from trainer.data import features
+from trainer.quality.strip import FOLDER, ORIGINALS
 
 SCRIPT = "<script>alert(1)</script>"
 CLASSES = (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.storage import read_bytes
+from components.bulk_inference.output.storage import read_bytes
 from pipeline.console import Terminal
 from pipeline.jobs import classify_archives
 from pipeline.report.archive_report import write_archive_report

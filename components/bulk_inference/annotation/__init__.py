@@ -1,0 +1,1 @@
+"""From a unit of work to rows: decoding, the model, the columns."""

@@ -1,0 +1,277 @@
+"""Loads the pushed model once per worker process and runs it in batches from several threads.
+
+`unit.py` calls it; it is the only module of the bulk job that imports TensorFlow.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import cv2
+import numpy as np
+
+from components.bulk_inference.output import storage
+from components.image_sources.errors import InputError
+from serving import names
+from serving.tolerance import same_answers
+from trainer.model_card import ModelCard
+
+_LOG = logging.getLogger(__name__)
+
+_ROWS: Final = 64
+"""Multiple to which model calls are padded, so that the graph sees few shapes. The exact bits of a
+row depend on the shape of its call and on its position, because kernels for other shapes round in
+another order. A unit is always divided into the same calls, so on one machine a resumed job
+reproduces the table of an uninterrupted one bit for bit; all other results agree within
+`serving.tolerance`."""
+
+_FEWEST_ROWS: Final = 8
+"""Smallest number of rows of a call that is not padded to `_ROWS`: if memory is short, or if images
+are resized inside the graph."""
+
+_OUTPUTS: Final = (
+    names.LABEL_INDEX,
+    names.PROBABILITY,
+    names.PROBABILITIES,
+    names.TOP_K_LABELS,
+    names.TOP_K_PROBABILITIES,
+    names.EMBEDDING,
+    names.ELBO,
+    names.RECONSTRUCTION_ERROR,
+    names.OUTLIER_SCORE,
+    names.VERDICT,
+)
+
+Outputs = dict[str, np.ndarray]
+
+
+class Annotator:
+    """Runs a loaded model on batches of images.
+
+    It is thread-safe: calls run concurrently, each on one core, which for batches is faster than
+    one call spread over all cores.
+
+    Args:
+        card: The model to load.
+        workers: Number of cores that all calls together may use.
+        max_images: Initial largest number of images per call.
+    """
+
+    def __init__(self, card: ModelCard, *, workers: int, max_images: int) -> None:
+        self.card = card
+        self._lock = threading.RLock()
+        self._limit = max_images
+        self._agreements: dict[str, bool] = {}
+        self._signatures = _load(card.path, workers)
+        self._fit = _fitter(card.image_shape)
+        tiny_image = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
+        self._filler = np.array([tiny_image], object)
+
+    @property
+    def batch_limit(self) -> int:
+        """Returns the current limit on images per call, halved each time memory ran out."""
+        return self._limit
+
+    def annotate_pixels(self, pixels: np.ndarray) -> tuple[Outputs, dict[int, str]]:
+        """Runs the model on decoded images of one size.
+
+        Args:
+            pixels: uint8 [n, height, width, 1, 3 or 4].
+
+        Returns:
+            Outputs [n, ...] by name, and by position the faults of images that the model cannot
+            process; the outputs of these images are undefined.
+        """
+
+        def call(begin: int, end: int) -> Outputs:
+            return self._call(names.ANNOTATE_PIXELS, names.PIXELS, pixels[begin:end])
+
+        return self._in_parts(call, len(pixels))
+
+    def annotate_bytes(self, files: Sequence[bytes]) -> tuple[Outputs, dict[int, str]]:
+        """Runs the model on image files, decoded in the graph; returns as `annotate_pixels`."""
+        array = np.empty(len(files), object)
+        array[:] = files
+
+        def call(begin: int, end: int) -> Outputs:
+            return self._call(names.ANNOTATE, names.IMAGE_BYTES, array[begin:end])
+
+        return self._in_parts(call, len(files))
+
+    def fit(self, pixels: np.ndarray) -> np.ndarray:
+        """Resizes uint8 [n, height, width, channels] to the input size just as the model does."""
+        return np.asarray(self._fit(pixels))
+
+    def agrees(self, kind: str, probe: Callable[[], tuple[bytes, np.ndarray]]) -> bool:
+        """Returns whether decoding outside the graph reproduces the served signature's outputs.
+
+        The result is cached per kind and process. The probe runs through `annotate` and, decoded
+        by the caller and resized, through `annotate_pixels`.
+
+        Args:
+            kind: Name of the probed path.
+            probe: Returns an image file and its decoded pixels uint8 [height, width, channels].
+        """
+        with self._lock:
+            if kind not in self._agreements:
+                file, pixels = probe()
+                served, _ = self.annotate_bytes([file])
+                ours, _ = self.annotate_pixels(self.fit(pixels[np.newaxis]))
+                self._agreements[kind] = same_answers(ours, served)
+                if not self._agreements[kind]:
+                    _LOG.info("%s is decoded by the model's own graph, which differs", kind)
+            return self._agreements[kind]
+
+    def _call(self, signature: str, argument: str, values: np.ndarray) -> Outputs:
+        import tensorflow as tf
+
+        count = len(values)
+        is_small = values.ndim == 1 or values.shape[1:] == self.card.image_shape
+        rows = _ROWS if is_small and self._limit >= _ROWS else _FEWEST_ROWS
+        missing = -count % rows if rows == _ROWS else max(0, rows - count)
+        if missing:
+            filler = self._filler if values.ndim == 1 else values[-1:]
+            values = np.concatenate([values, np.repeat(filler, missing, axis=0)])
+        returned = self._signatures[signature](**{argument: tf.constant(values)})
+        return {name: returned[name].numpy()[:count] for name in _OUTPUTS}
+
+    def _in_parts(
+        self, call: Callable[[int, int], Outputs], count: int
+    ) -> tuple[Outputs, dict[int, str]]:
+        import tensorflow as tf
+
+        parts: list[Outputs] = []
+        faults: dict[int, str] = {}
+        todo = [(0, count)]
+        while todo:
+            begin, end = todo.pop()
+            limit = self._limit
+            if end - begin > limit:
+                todo.extend((at, min(at + limit, end)) for at in reversed(range(begin, end, limit)))
+                continue
+            try:
+                part = call(begin, end)
+            except (tf.errors.ResourceExhaustedError, MemoryError) as error:
+                if end - begin == 1:
+                    faults[begin] = f"memory ran out on this image alone: {_first_line(error)}"
+                    parts.append({})
+                    continue
+                self._halve(end - begin)
+                todo.append((begin, end))
+            except tf.errors.OpError as error:
+                if end - begin == 1:
+                    faults[begin] = _first_line(error)
+                    parts.append({})
+                    continue
+                middle = (begin + end) // 2
+                todo.extend([(middle, end), (begin, middle)])
+            else:
+                faults.update(_not_finite(part, begin))
+                parts.append(part)
+        return _join(parts), faults
+
+    def _halve(self, size: int) -> None:
+        with self._lock:
+            half = size // 2
+            half -= half % _ROWS if half > _ROWS else 0
+            if half < self._limit:
+                self._limit = max(1, half)
+                _LOG.warning("out of memory at %d images a call; now %d", size, self._limit)
+
+
+_LOADED: dict[tuple[str, tuple[str, ...]], Annotator] = {}
+_LOADING: Final = threading.Lock()
+
+
+def shared_annotator(card: ModelCard, *, workers: int, max_images: int) -> Annotator:
+    """Returns the process's only annotator of a model, which the first call loads.
+
+    Args:
+        card: The model to load.
+        workers: Number of cores that all calls together may use.
+        max_images: Initial largest number of images per call.
+    """
+    identity = (card.path, tuple(card.answer_digests.values()))
+    with _LOADING:
+        if identity not in _LOADED:
+            # Memory holds one model at a time, so loading another one releases the first.
+            _LOADED.clear()
+            _LOADED[identity] = Annotator(card, workers=workers, max_images=max_images)
+        return _LOADED[identity]
+
+
+def _load(path: str, workers: int) -> dict[str, Callable[..., dict[str, Any]]]:
+    import tensorflow as tf
+
+    try:
+        # Each call uses one core and several calls run concurrently: no thread waits for another
+        # inside an op, and OpenCV's decoding has a core of its own.
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(workers)
+        for device in tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.set_memory_growth(device, True)
+    except RuntimeError:
+        # TensorFlow is already running in this process, for example in a pipeline's component,
+        # and its threads can no longer be changed.
+        _LOG.debug("TensorFlow's threads are already set")
+    try:
+        with storage.local_copy(path) as folder:
+            loaded = tf.saved_model.load(folder)
+    except (tf.errors.OpError, OSError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"{path}: the model does not load: {_first_line(error)}; push it again, or name"
+            " another version"
+        ) from error
+    # The signatures alone do not keep the loaded object's variables alive.
+    signatures = {
+        name: _KeptAlive(loaded, loaded.signatures[name])
+        for name in (names.ANNOTATE, names.ANNOTATE_PIXELS)
+    }
+    return dict(signatures)
+
+
+class _KeptAlive:
+    """Holds a signature together with the object that owns its variables."""
+
+    def __init__(self, owner: Any, function: Callable[..., dict[str, Any]]) -> None:
+        self._owner = owner
+        self._function = function
+
+    def __call__(self, **tensors: Any) -> dict[str, Any]:
+        return self._function(**tensors)
+
+
+def _fitter(shape: tuple[int, int, int]) -> Callable[[np.ndarray], Any]:
+    import tensorflow as tf
+
+    from trainer.data import pixels
+
+    spec = tf.TensorSpec([None, None, None, None], tf.uint8)
+    return tf.function(lambda batch: pixels.fit_to_shape(batch, shape), input_signature=[spec])
+
+
+def _first_line(error: BaseException) -> str:
+    message = getattr(error, "message", None) or str(error) or type(error).__name__
+    return message.strip().splitlines()[0][:200]
+
+
+def _not_finite(part: Outputs, begin: int) -> dict[int, str]:
+    finite = np.isfinite(part[names.PROBABILITY]) & np.isfinite(part[names.EMBEDDING]).all(axis=1)
+    return {begin + int(at): "the model's answer is not a number" for at in np.flatnonzero(~finite)}
+
+
+def _join(parts: list[Outputs]) -> Outputs:
+    """Concatenates parts in order; a part without outputs represents one failed image."""
+    if len(parts) == 1 and parts[0]:
+        return parts[0]
+    sample = next((part for part in parts if part), None)
+    if sample is None:
+        return {}
+    blank = {
+        name: np.full((1, *value.shape[1:]), b"", object)
+        if value.dtype == object
+        else np.zeros((1, *value.shape[1:]), value.dtype)
+        for name, value in sample.items()
+    }
+    return {name: np.concatenate([(part or blank)[name] for part in parts]) for name in sample}

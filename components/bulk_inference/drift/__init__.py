@@ -1,0 +1,1 @@
+"""How an archive differs from the training data."""

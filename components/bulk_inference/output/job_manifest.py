@@ -1,0 +1,110 @@
+"""Writes `_manifest.json`, which describes a finished table and how it was made.
+
+The job writes it last, so that a table with a manifest is complete.
+"""
+
+import datetime
+import json
+import posixpath
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.bulk_inference.annotation.schema import COLUMNS, table_schema
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.output import ledger, storage
+from trainer.model_card import ModelCard
+
+
+@dataclass
+class Totals:
+    """Sums the records of units."""
+
+    members: int = 0
+    rows: int = 0
+    rejects: int = 0
+    duplicates: int = 0
+    ignored: int = 0
+    bytes: int = 0
+    files: int = 0
+    batch_limit: int = 0
+    unit_seconds: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[str] = field(default_factory=Counter)
+    sources: dict[str, Counter[str]] = field(default_factory=dict)
+
+    def add(self, record: ledger.UnitRecord) -> None:
+        """Adds the record of one unit."""
+        self.members += record.members
+        self.rows += record.rows
+        self.rejects += record.rejects
+        self.duplicates += record.duplicates
+        self.ignored += record.ignored
+        self.bytes += sum(record.files.values())
+        self.files += len(record.files)
+        self.unit_seconds += record.seconds
+        limits = [limit for limit in (self.batch_limit, record.batch_limit) if limit]
+        self.batch_limit = min(limits, default=0)
+        self.reasons.update(record.reasons)
+        self.labels.update(record.labels)
+        self.verdicts.update(record.verdicts)
+        source = self.sources.setdefault(record.source, Counter())
+        for name in ("members", "rows", "rejects", "duplicates"):
+            source[name] += getattr(record, name)
+
+
+def write_manifest(
+    config: BulkConfig,
+    card: ModelCard,
+    totals: Totals,
+    result: dict[str, Any],
+    command: list[str],
+) -> None:
+    """Writes the manifest.
+
+    Args:
+        config: The job.
+        card: The model's card.
+        totals: Sums over all units.
+        result: The job's result.
+        command: The command line; empty for a call from Python.
+    """
+    schema = table_schema(config.columns, card)
+    manifest = {
+        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "config": config.model_dump(mode="json"),
+        "model": {"path": card.path, "digests": card.answer_digests, "classes": list(card.classes)},
+        "counts": {
+            name: result[name]
+            for name in ("members", "rows", "rejects", "duplicates", "ignored", "units")
+        },
+        "rejects": result["reasons"],
+        "labels": result["labels"],
+        "verdicts": result["verdicts"],
+        "sources": {name: dict(counts) for name, counts in sorted(totals.sources.items())},
+        "output": {"files": totals.files, "bytes": totals.bytes},
+        "timing": {
+            "this_run_seconds": result["seconds"],
+            "this_run_members": result["members_done_now"],
+            **{
+                name: result[name]
+                for name in (
+                    "images_per_second",
+                    "startup_seconds",
+                    "steady_images_per_second",
+                )
+            },
+            "all_units_seconds": totals.unit_seconds,
+        },
+        "batch_limit": result["batch_limit"],
+        "notes": result["notes"],
+        "schema": [
+            {"name": column.name, "type": str(column.type), "about": COLUMNS[column.name].about}
+            for column in schema
+        ],
+        "drift": result["drift"],
+    }
+    content = json.dumps(manifest, indent=2).encode() + b"\n"
+    storage.write_bytes(posixpath.join(config.output, ledger.MANIFEST), content)

@@ -1,0 +1,177 @@
+"""Keeps a small record of each finished unit next to its rows.
+
+The record is written last and atomically, so a unit is finished exactly when its record exists.
+Workers write records; the job reads them to resume, to count and to summarise.
+"""
+
+import json
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from components import locks
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.output import storage
+from components.image_sources.errors import InputError
+
+RECORDS: Final = "_units"
+HASHES: Final = "_hashes"
+IDENTITY: Final = "_job.json"
+LOCK: Final = "_lock"
+MANIFEST: Final = "_manifest.json"
+TABLE: Final = "table"
+REJECTS: Final = "rejects"
+DUPLICATES: Final = "duplicates"
+SUFFIXES: Final = {
+    "parquet": ".parquet",
+    "jsonl": ".jsonl",
+    "csv": ".csv",
+    "tfrecord": ".tfrecord",
+    "npy": ".npy",
+}
+"""Suffixes of shards by format."""
+DRIFT_FILES: Final = ("drift.json", "drift.md", "drift.png")
+REPORT: Final = "report.html"
+"""Report that the command line writes next to the table; removed when the table is rebuilt."""
+
+
+@dataclass
+class UnitRecord:
+    """Records the outcome of one unit.
+
+    Attributes:
+        name: Name of the planned unit.
+        source: The archive.
+        members: Members read, usable or not.
+        rows: Rows written.
+        rejects: Members rejected.
+        duplicates: Exact copies skipped.
+        ignored: Entries that are not members.
+        reused: Rows reused from an earlier version of the archive.
+        files: Files written, relative to the output, with their sizes in bytes.
+        reasons: Rejects by `stage/reason`.
+        labels: Rows by predicted label, if the table has that column.
+        verdicts: Rows by verdict.
+        seconds: Wall time of the unit.
+        batch_limit: Largest number of images per model call at the end of the unit.
+        drift: Sums for the drift report.
+    """
+
+    name: str
+    source: str
+    members: int = 0
+    rows: int = 0
+    rejects: int = 0
+    duplicates: int = 0
+    ignored: int = 0
+    reused: int = 0
+    files: dict[str, int] = field(default_factory=dict)
+    reasons: dict[str, int] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    verdicts: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    batch_limit: int = 0
+    drift: dict[str, Any] = field(default_factory=dict)
+
+
+@contextmanager
+def exclusive(output: str) -> Iterator[None]:
+    """Keeps other jobs out of an output while the block runs.
+
+    Args:
+        output: The job's folder, which must be writable.
+
+    Raises:
+        InputError: if another job holds the lock; the message names it.
+    """
+
+    def refusal(owner: locks.Owner | None) -> InputError:
+        who = f"process {owner.pid} on {owner.host}" if owner else "an unknown process"
+        return InputError(
+            f"{output}: another job writes there, {who}; wait for it, stop it, or name another"
+            " output"
+        )
+
+    with locks.hold(posixpath.join(output, LOCK), "a bulk job", refusal=refusal):
+        yield
+
+
+def record_path(output: str, name: str) -> str:
+    """Returns the path of a unit's record."""
+    return posixpath.join(output, RECORDS, f"{name}.json")
+
+
+def shard_path(name: str, config: BulkConfig) -> str:
+    """Returns the path of a unit's rows, relative to the output."""
+    archive, part = name.split("/")
+    folder = f"archive={archive}" if config.partition_by == "archive" else ""
+    stem = f"part-{part}" if config.partition_by == "archive" else f"part-{archive}-{part}"
+    return posixpath.join(TABLE, folder, stem + SUFFIXES[config.format])
+
+
+def write_record(output: str, record: UnitRecord) -> None:
+    """Writes a record, which marks the unit as finished."""
+    content = json.dumps(asdict(record), sort_keys=True).encode()
+    storage.write_bytes(record_path(output, record.name), content)
+
+
+def read_record(output: str, name: str) -> UnitRecord:
+    """Reads the record of a finished unit."""
+    return UnitRecord(**json.loads(storage.read_bytes(record_path(output, name))))
+
+
+def finished_names(output: str) -> set[str]:
+    """Returns the names of the finished units."""
+    return {
+        name.removesuffix(".json")
+        for name in storage.walk(posixpath.join(output, RECORDS))
+        if name.endswith(".json") and storage.TEMPORARY not in name
+    }
+
+
+def write_error(output: str, name: str, message: str) -> None:
+    """Writes the reason why a unit's archive is unusable; the job reads it and fails."""
+    storage.write_bytes(posixpath.join(output, RECORDS, f"{name}.error"), message.encode())
+
+
+def read_error(output: str, name: str) -> str:
+    """Reads the reason why a unit failed."""
+    path = posixpath.join(output, RECORDS, f"{name}.error")
+    try:
+        message = storage.read_bytes(path).decode()
+    except FileNotFoundError:
+        return f"{output}: the unit {name} was not done; run the job again"
+    storage.remove(path)
+    return message
+
+
+def read_unit_records(output: str, names: list[str]) -> Iterator[UnitRecord]:
+    """Reads the records of units in the given order."""
+    contents = storage.read_each(record_path(output, name) for name in names)
+    return (UnitRecord(**json.loads(content)) for content in contents)
+
+
+def forget(output: str, name: str) -> None:
+    """Removes a unit, the record first, so that a crash leaves no record without its rows."""
+    record = read_record(output, name)
+    storage.remove(record_path(output, name))
+    for file in record.files:
+        storage.remove(posixpath.join(output, file))
+
+
+def clear(output: str) -> None:
+    """Removes a job's results, the records first."""
+    for part in (
+        RECORDS,
+        HASHES,
+        MANIFEST,
+        TABLE,
+        REJECTS,
+        DUPLICATES,
+        *DRIFT_FILES,
+        REPORT,
+        IDENTITY,
+    ):
+        storage.remove(posixpath.join(output, part))

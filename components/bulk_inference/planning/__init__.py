@@ -1,0 +1,1 @@
+"""What a bulk job has to do: units of work, copies, reuse, estimates."""

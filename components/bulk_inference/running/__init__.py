@@ -1,0 +1,1 @@
+"""Beam runners, counters, progress and interruption of a bulk job."""

@@ -1,0 +1,1 @@
+"""Images on their way to the training step: records, pixels, batches, augmentation."""

@@ -1,0 +1,1 @@
+"""The network: encoders, decoders, distributions and the VAE-classifier made of them."""

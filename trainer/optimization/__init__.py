@@ -1,0 +1,1 @@
+"""How the model learns: objective, optimiser, compiled step, loop, checkpoints."""

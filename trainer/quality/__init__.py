@@ -1,0 +1,1 @@
+"""What a trained model is worth: calibration, outlier scores, evaluation, pictures."""

@@ -1,0 +1,191 @@
+"""Measures a model on a split: accuracy, cross-entropy and bounds.
+
+Every image is evaluated exactly once; the last batch is padded to avoid a retrace. `loop.py`,
+`calibration.py` and the benchmarks call it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from scipy import special
+
+from trainer.data.input_pipeline import ImageSet
+from trainer.model.vae_classifier import VaeClassifier
+from trainer.optimization import losses
+
+
+class Forward:
+    """Applies a function of pixels to a whole split in batches of one size.
+
+    Args:
+        function: maps float32 [batch, h, w, c] in [0, 1] to a dict of tensors [batch, ...].
+        image_shape: (height, width, channels).
+        batch_size: number of images per call.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+        image_shape: Sequence[int],
+        batch_size: int,
+    ) -> None:
+        self._batch_size = batch_size
+        self._function = tf.function(
+            lambda images: function(tf.cast(images, tf.float32) / 255.0),
+            input_signature=[tf.TensorSpec([batch_size, *image_shape], tf.uint8)],
+            autograph=False,
+        ).get_concrete_function()
+
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the function's results for images, uint8 [n, h, w, c]."""
+        parts = []
+        for start in range(0, max(len(images), 1), self._batch_size):
+            part = np.ascontiguousarray(images[start : start + self._batch_size])
+            missing = self._batch_size - len(part)
+            if missing:
+                part = np.concatenate([part, np.zeros([missing, *images.shape[1:]], np.uint8)])
+            results = self._function(tf.constant(part))
+            keep = self._batch_size - missing
+            parts.append({name: value.numpy()[:keep] for name, value in results.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+_MEASURED = ("logits", "elbo", "kl", "reconstruction_error")
+
+
+class Evaluator:
+    """Measures a model repeatedly; the graph is traced once.
+
+    Args:
+        model: the model; each call uses its current weights.
+        batch_size: number of images per call.
+    """
+
+    def __init__(self, model: VaeClassifier, batch_size: int) -> None:
+        self._model = model
+
+        def measured(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+            results = model.analyse(pixels)
+            return {
+                name: results[name] for name in (*_MEASURED, "conditional_bound") if name in results
+            }
+
+        self._forward = Forward(measured, model.image_shape, batch_size)
+
+    def __call__(self, data: ImageSet, *, alpha: float = 1.0) -> dict[str, float]:
+        """Returns means over the split: accuracy, cross_entropy, elbo (nats), loss and others.
+
+        `reconstruction_error` is the mean square over pixel values in [0, 1].
+        Images without a label are left out of the label metrics; a split without labels has no
+        accuracy. `alpha` weights the cross-entropy in `loss`, as in training. Decoders
+        conditioned on h have a `conditional_bound` instead of an `elbo`.
+        """
+        results = self._forward(data.images)
+        bound = "conditional_bound" if "conditional_bound" in results else "elbo"
+        measures = {
+            bound: float(np.mean(results[bound], dtype=np.float64)),
+            "kl": float(np.mean(results["kl"], dtype=np.float64)),
+            "reconstruction_error": float(np.mean(results["reconstruction_error"])),
+        }
+        measures["bits_per_dimension"] = losses.bits_per_dimension(
+            -measures[bound], self._model.dimensions
+        )
+        measures["loss"] = -measures[bound] / self._model.dimensions
+        labelled = data.labels >= 0
+        if labelled.any():
+            logits = results["logits"][labelled]
+            labels = data.labels[labelled]
+            measures["accuracy"] = float(np.mean(np.argmax(logits, -1) == labels))
+            measures["cross_entropy"] = negative_log_likelihood(logits, labels)
+            measures["loss"] += alpha * measures["cross_entropy"]
+        return measures
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Computes log probabilities, float64 [n, K], of logits of any precision."""
+    return special.log_softmax(logits.astype(np.float64), axis=-1)
+
+
+def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Computes the mean of -log p(y|x), nats."""
+    return float(-np.mean(log_softmax(logits)[np.arange(len(labels)), labels]))
+
+
+def bound_of_images(
+    model: VaeClassifier,
+    images: np.ndarray,
+    *,
+    samples: int,
+    seed: int = 0,
+    binarise: bool = False,
+    batch_size: int = 64,
+    samples_per_call: int = 50,
+) -> np.ndarray:
+    """Computes the importance-weighted bound on log p(x) (Burda et al. 2016) of each image.
+
+    Args:
+        model: a model whose decoder defines a density of the image.
+        images: uint8 [n, height, width, channels].
+        samples: number k of samples of z per image.
+        seed: seed of the samples of z and of the binarisation.
+        binarise: whether to draw black or white pixels, as in published results on MNIST.
+        batch_size: number of images per call.
+        samples_per_call: number of samples of z per call; bounds memory use.
+
+    Returns:
+        float64 [n], nats.
+
+    Raises:
+        ValueError: the decoder is conditioned on the features.
+    """
+    if model.config.conditioning == "hidden":
+        raise ValueError("model.conditioning = hidden has no density, hence no bound")
+    draw = np.random.default_rng(seed)
+    pixels = images.astype(np.float32) / 255.0
+    if binarise:
+        pixels = (draw.random(pixels.shape, np.float32) < pixels).astype(np.float32)
+    log_weights = tf.function(_log_weights, autograph=False, reduce_retracing=True)
+    bounds = []
+    for start in range(0, len(pixels), batch_size):
+        part = tf.constant(pixels[start : start + batch_size])
+        weights: list[Any] = []
+        for done in range(0, samples, samples_per_call):
+            count = min(samples_per_call, samples - done)
+            key = tf.constant([seed + start, done], tf.int32)
+            weights.append(log_weights(model, part, tf.constant(count), key).numpy())
+        stacked = np.concatenate(weights).astype(np.float64)
+        peak = stacked.max(axis=0)
+        bounds.append(peak + np.log(np.mean(np.exp(stacked - peak), axis=0)))
+    return np.concatenate(bounds)
+
+
+def _log_weights(
+    model: VaeClassifier, pixels: tf.Tensor, samples: tf.Tensor, key: tf.Tensor
+) -> tf.Tensor:
+    """Computes log importance weights, float32 [samples, batch].
+
+    If the decoder is conditioned on the class, y is summed out: log of the sum over y of
+    p(x|z, y) p(y).
+    """
+    encoded = model.encode(pixels)
+    batch, size = tf.shape(pixels)[0], model.config.latent_size
+    latent = encoded.latent(tf.random.stateless_normal([samples, batch, size], key))
+    flat = tf.reshape(latent, [-1, size])
+    repeated = tf.tile(pixels, [samples, 1, 1, 1])
+
+    def given(beside: tf.Tensor | None) -> tf.Tensor:
+        raw = model.decode(flat, beside)
+        return tf.reshape(model.observation.log_likelihood(repeated, raw), [samples, batch])
+
+    if model.config.conditioning == "label":
+        count = tf.shape(flat)[0]
+        each = [
+            given(tf.one_hot(tf.fill([count], k), model.num_classes))
+            for k in range(model.num_classes)
+        ]
+        log_likelihood = tf.reduce_logsumexp(tf.stack(each), axis=0) - model.label_cost
+    else:
+        log_likelihood = given(None)
+    return losses.importance_log_weights(log_likelihood, latent, encoded.mean, encoded.log_variance)

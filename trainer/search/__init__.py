@@ -1,0 +1,1 @@
+"""The search for better options with KerasTuner."""
