@@ -11,9 +11,9 @@ import runpy
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tests.limits import HANG_SECS
 
@@ -99,13 +99,19 @@ def _set(changes: Mapping[str, str | None]) -> None:
 def _run(
     module: str, arguments: tuple[str, ...], output: str, environment: dict[str, str | None]
 ) -> None:
+    _set(environment)
+    os.chdir(ROOT)
+    run_as_program(module, arguments, output)
+
+
+def run_as_program(module: str, arguments: Sequence[str], output: str) -> NoReturn:
+    """Runs a module as `python -m MODULE` would, prints to a file, and ends this process."""
     with open(output, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    _set(environment)
-    os.chdir(ROOT)
     sys.argv = [module, *arguments]
-    code: Any = 1
+    sys.modules.pop(module, None)
+    code = 1
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         code = 0

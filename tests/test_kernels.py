@@ -35,7 +35,7 @@ Answers = dict[str, np.ndarray]
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
-    """What each setting computes; the processes run two at a time."""
+    """What each setting computes."""
     folder = tmp_path_factory.mktemp("kernels")
     model = export_model(folder / "model")
 
@@ -46,14 +46,12 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
         return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
 
     found: dict[str, Answers] = {}
-    names = list(SETTINGS)
-    for begin in range(0, len(names), 2):
-        started = {name: start(names.index(name), name) for name in names[begin : begin + 2]}
-        for name, process in started.items():
-            _, errors = process.communicate(timeout=HANG_SECS)
-            assert process.returncode == 0, errors.decode()[-2000:]
-            with np.load(folder / f"{names.index(name)}.npz") as arrays:
-                found[name] = dict(arrays)
+    for number, name in enumerate(SETTINGS):
+        process = start(number, name)
+        _, errors = process.communicate(timeout=HANG_SECS)
+        assert process.returncode == 0, errors.decode()[-2000:]
+        with np.load(folder / f"{number}.npz") as arrays:
+            found[name] = dict(arrays)
     return found
 
 

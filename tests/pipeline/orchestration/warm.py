@@ -7,12 +7,12 @@ shared. With `kill_at`, SIGKILL is sent when the log holds that text.
 
 import json
 import os
-import runpy
 import signal
 import sys
 import time
-import traceback
 from pathlib import Path
+
+from tests.forked import run_as_program
 
 
 def main() -> None:
@@ -26,7 +26,10 @@ def main() -> None:
         request = json.loads(line)
         child = os.fork()
         if child == 0:
-            _run(request["argv"], request["log"])
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            # The command is `python -m MODULE ARGUMENTS...`.
+            _, _, module, *arguments = request["argv"]
+            run_as_program(module, arguments, request["log"])
         if request["kill_at"]:
             _kill_at(child, Path(request["log"]), request["kill_at"].encode())
         _, status = os.waitpid(child, 0)
@@ -40,29 +43,6 @@ def _kill_at(child: int, log: Path, text: bytes) -> None:
             return
         time.sleep(0.05)
     os.kill(child, signal.SIGKILL)
-
-
-def _run(argv: list[str], log: str) -> None:
-    with open(log, "ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    code = 1
-    try:
-        # argv is `python -m MODULE ARGUMENTS...`
-        module = argv[2]
-        sys.argv = [module, *argv[3:]]
-        sys.modules.pop(module, None)
-        runpy.run_module(module, run_name="__main__", alter_sys=True)
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 if __name__ == "__main__":
