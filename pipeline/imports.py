@@ -6,7 +6,7 @@ The digests of the steps' code and the test of the architecture use it.
 import ast
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Final
 
@@ -55,10 +55,11 @@ class ImportGraph:
     @cached_property
     def trees(self) -> Mapping[str, ast.Module]:
         """The syntax tree of each module."""
-        return {
-            module: ast.parse(path.read_text(encoding="utf-8"), str(path))
-            for module, path in self.files.items()
-        }
+        return {module: _parse(text) for module, text in self._texts.items()}
+
+    @cached_property
+    def _texts(self) -> Mapping[str, str]:
+        return {module: path.read_text(encoding="utf-8") for module, path in self.files.items()}
 
     @cached_property
     def imports(self) -> Mapping[str, frozenset[str]]:
@@ -69,15 +70,8 @@ class ImportGraph:
     def references(self) -> Mapping[str, frozenset[str]]:
         """The modules that each module names in a string, to import or start them by name."""
         return {
-            module: frozenset(
-                node.value
-                for node in ast.walk(self.trees[module])
-                if isinstance(node, ast.Constant)
-                and isinstance(node.value, str)
-                and "." in node.value
-                and node.value in self.files
-            )
-            for module in self.files
+            module: _dotted_strings(text) & self.files.keys()
+            for module, text in self._texts.items()
         }
 
     def closure(self, modules: Iterable[str]) -> list[str]:
@@ -109,7 +103,7 @@ class ImportGraph:
     def _imports_of(self, module: str) -> frozenset[str]:
         is_package = self.files[module].name == "__init__.py"
         package = module if is_package else module.rpartition(".")[0]
-        names = imported_names(self.trees[module], package)
+        names = _imported_names(self._texts[module], package)
         found = {known for name in names if (known := self._resolve(name)) is not None}
         return frozenset(found - {module})
 
@@ -118,6 +112,27 @@ class ImportGraph:
         while name and name not in self.files:
             name = name.rpartition(".")[0]
         return name or None
+
+
+# Cached by content, because graphs of copies of the project share nearly all of it.
+@cache
+def _parse(text: str) -> ast.Module:
+    return ast.parse(text)
+
+
+@cache
+def _imported_names(text: str, package: str) -> frozenset[str]:
+    return frozenset(imported_names(_parse(text), package))
+
+
+@cache
+def _dotted_strings(text: str) -> frozenset[str]:
+    """Finds the string constants that could name a module."""
+    return frozenset(
+        node.value
+        for node in ast.walk(_parse(text))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value
+    )
 
 
 def _statements(node: ast.AST, *, type_checking: bool) -> Iterator[ast.AST]:
