@@ -26,6 +26,10 @@ _BFLOAT16_CAPABILITY: Final = (8, 0)
 """First CUDA compute capability with bfloat16 tensor cores (Ampere)."""
 
 
+_NO_LIMIT: Final = ("ALL", "DEFAULT")
+"""Values of ONEDNN_MAX_CPU_ISA that hide nothing."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
     """How the loss and its gradients are computed.
@@ -98,11 +102,16 @@ def choose(
         hardware: what trains.
 
     Raises:
-        ValueError: XLA is asked for with several replicas.
+        ValueError: XLA is asked for with several replicas, or bfloat16 where it would crash.
     """
     if config.xla == "on" and replicas > 1:
         raise ValueError(
             f"trainer.xla: on needs one replica, there are {replicas}; set it to auto or off"
+        )
+    if config.precision == "bfloat16" and hardware.kind == "cpu" and hidden_bfloat16_units():
+        raise ValueError(
+            "trainer.precision: bfloat16 crashes TensorFlow while ONEDNN_MAX_CPU_ISA hides this "
+            "processor's bfloat16 units; unset the variable, or set the precision to float32"
         )
     convolutional = "conv" in (model.config.encoder, model.config.decoder_kind)
     half = config.precision == "bfloat16" or (
@@ -111,9 +120,24 @@ def choose(
     return Arithmetic("mixed_bfloat16" if half else "float32", config.xla == "on")
 
 
+def hidden_bfloat16_units() -> bool:
+    """Tells whether an environment variable hides bfloat16 units that the processor has.
+
+    TensorFlow looks at the processor and oneDNN at the variable, and the process dies of an illegal
+    instruction at the first layer in bfloat16.
+    """
+    limit = _onednn_limit()
+    return "avx512_bf16" in cpu_flags() and limit not in _NO_LIMIT and "AVX512_CORE" not in limit
+
+
 def _onednn_may_use_amx() -> bool:
-    """Whether oneDNN is on and not held below AMX by its environment variables."""
+    """Whether oneDNN is on and its environment variables allow AMX."""
     if os.environ.get("TF_ENABLE_ONEDNN_OPTS") == "0":
         return False
+    limit = _onednn_limit()
+    return limit in _NO_LIMIT or "AMX" in limit
+
+
+def _onednn_limit() -> str:
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "ALL"
-    return limit.upper() in ("ALL", "DEFAULT") or "AMX" in limit.upper()
+    return limit.upper()
