@@ -4,7 +4,6 @@ A fork is a process of its own, with its own kernels, threads and signals. It on
 seconds of imports, which tests that need fresh processes would otherwise spend each time.
 """
 
-import contextlib
 import multiprocessing
 import os
 import runpy
@@ -14,6 +13,8 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+import pytest
 
 from tests.limits import HANG_SECS
 
@@ -46,7 +47,9 @@ class Forked:
         given = (module, arguments, str(output), dict(environment or {}))
         self._process: Any = _SERVER.Process(target=_run, args=given)
         # The server inherits them when it starts; later it is there already.
-        with _variables({"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(ROOT))
+            patch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
             self._process.start()
 
     def lines(self) -> Iterator[str]:
@@ -78,28 +81,14 @@ class Forked:
         return self._output.read_text(encoding="utf-8")
 
 
-@contextlib.contextmanager
-def _variables(changes: Mapping[str, str | None]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in changes}
-    _set(changes)
-    try:
-        yield
-    finally:
-        _set(before)
-
-
-def _set(changes: Mapping[str, str | None]) -> None:
-    for name, value in changes.items():
+def _run(
+    module: str, arguments: tuple[str, ...], output: str, environment: dict[str, str | None]
+) -> None:
+    for name, value in environment.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-
-
-def _run(
-    module: str, arguments: tuple[str, ...], output: str, environment: dict[str, str | None]
-) -> None:
-    _set(environment)
     os.chdir(ROOT)
     run_as_program(module, arguments, output)
 

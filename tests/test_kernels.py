@@ -39,18 +39,22 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
     folder = tmp_path_factory.mktemp("kernels")
     model = export_model(folder / "model")
 
-    def start(number: int, setting: str) -> subprocess.Popen:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("ONEDNN_")}
-        environment |= {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **SETTINGS[setting]}
-        command = [sys.executable, "-m", "tests.kernels", str(model), str(folder / f"{number}.npz")]
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE)
-
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("ONEDNN_")}
+    inherited |= {"PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3"}
     found: dict[str, Answers] = {}
-    for number, name in enumerate(SETTINGS):
-        process = start(number, name)
-        _, errors = process.communicate(timeout=HANG_SECS)
-        assert process.returncode == 0, errors.decode()[-2000:]
-        with np.load(folder / f"{number}.npz") as arrays:
+    for number, (name, variables) in enumerate(SETTINGS.items()):
+        out = folder / f"{number}.npz"
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.kernels", str(model), str(out)],
+            cwd=ROOT,
+            env=inherited | variables,
+            capture_output=True,
+            text=True,
+            timeout=HANG_SECS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        with np.load(out) as arrays:
             found[name] = dict(arrays)
     return found
 
