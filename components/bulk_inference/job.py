@@ -27,6 +27,7 @@ from components.bulk_inference.running.counters import NAMES, read_counters
 from components.bulk_inference.running.interruption import workers_end_with_us
 from components.bulk_inference.running.progress import BulkProgress, Watch
 from components.image_sources.errors import InputError
+from components.image_sources.naming import renamed_notes
 from trainer.errors import UserError
 from trainer.model_card import ModelCard
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class CountMismatchError(UserError, RuntimeError):
-    """Reports that members differ from rows + rejects + skipped duplicates, which is a bug."""
+    """Reports that members differ from rows + rejects + duplicates + ignored, which is a bug."""
 
 
 def run_bulk(
@@ -113,6 +114,10 @@ def _run_locked(
     result.fill(totals, card)
     _require_matching_counts(totals, result)
     result.notes.extend(_check_counters(config, counted, now))
+    if totals.ignored:
+        summary = totals.ignored_by_reason.summary()
+        result.notes.append(f"{totals.ignored:,} entries ignored: {summary}")
+    result.notes.extend(renamed_notes(totals.renamed))
     if config.drift.enabled:
         result.drift = _report_drift(config, card, sums, changed=bool(todo or stale))
     result.seconds = time.perf_counter() - begin
@@ -236,12 +241,13 @@ def _report_drift(
 
 
 def _require_matching_counts(totals: Totals, result: BulkResult) -> None:
-    accounted = totals.rows + totals.rejects + totals.duplicates
+    accounted = totals.rows + totals.rejects + totals.duplicates + totals.ignored
     if totals.members != accounted:
         raise CountMismatchError(
             f"{result.output}: {totals.members} members, but {totals.rows} rows +"
-            f" {totals.rejects} rejects + {totals.duplicates} duplicates = {accounted}; the table"
-            " is not complete: report this, and run again with --overwrite"
+            f" {totals.rejects} rejects + {totals.duplicates} duplicates + {totals.ignored} ignored"
+            f" = {accounted}; the table is not complete: report this, and run again with"
+            " --overwrite"
         )
 
 
@@ -269,12 +275,13 @@ def _check_counters(config: BulkJob, counted: dict[str, int], now: Totals) -> li
 
 
 def _require_enough_rows(config: BulkJob, result: BulkResult) -> None:
-    if not result.members:
+    images = result.members - result.ignored
+    if not images:
         raise InputError(f"{', '.join(config.input.paths)}: no image files in there")
-    share = result.rejects / result.members
-    if share > config.max_rejected_share or result.rejects == result.members:
+    share = result.rejects / images
+    if share > config.max_rejected_share or result.rejects == images:
         most = max(result.reasons, key=lambda reason: result.reasons[reason])
         raise InputError(
-            f"{result.rejects} of {result.members} members were rejected, most as {most}; see"
+            f"{result.rejects} of {images} members were rejected, most as {most}; see"
             f" {posixpath.join(result.output, ledger.REJECTS)}, or raise bulk.max_rejected_share"
         )

@@ -1,4 +1,4 @@
-"""Keeps the account of an ingest: images in = examples + duplicates dropped + rejects.
+"""Keeps the account of an ingest: members = examples + duplicates dropped + rejects + ignored.
 
 The accounts of all parts are added inside Beam; the sum is checked, stored with the artifact and
 printed.
@@ -12,6 +12,8 @@ from typing import Any, Final
 
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
+from components.image_sources.ignored import Ignored
+from components.image_sources.naming import renamed_notes
 from trainer.data import features
 
 CONFLICTS_NAMED: Final = 20
@@ -32,7 +34,8 @@ class Account:
         duplicates: Dropped copies by split and class.
         copies_kept: Number of copies that the configuration keeps.
         rejected: Rejects by reason.
-        ignored: Entries that are not members.
+        ignored: Entries that are no images by their names.
+        renamed: Class names that could not be kept, see `MemberBatch.renamed`.
         converted: Images that are stored as PNG because the served graph cannot decode the
             original format.
         bytes: Total size of the images that became examples.
@@ -48,7 +51,8 @@ class Account:
     duplicates: Counter[str] = field(default_factory=Counter)
     copies_kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    ignored: int = 0
+    ignored: Ignored = field(default_factory=Ignored)
+    renamed: dict[str, str] = field(default_factory=dict)
     converted: int = 0
     bytes: int = 0
     formats: Counter[str] = field(default_factory=Counter)
@@ -60,7 +64,7 @@ class Account:
 
     @property
     def images_in(self) -> int:
-        """Returns the number of members that were read."""
+        """Returns the number of members that are not ignored."""
         return self.examples.total() + self.duplicates.total() + self.rejected.total()
 
     def by_split(self) -> dict[str, dict[str, int]]:
@@ -89,12 +93,15 @@ class Account:
             dropped.setdefault(split, {})[label] = number
         splits = self.by_split()
         return {
+            "members": self.images_in + self.ignored.total(),
             "images_in": self.images_in,
             "examples": self.examples.total(),
             "duplicates_dropped": self.duplicates.total(),
             "rejected": self.rejected.total(),
             "duplicates_kept": self.copies_kept,
-            "ignored_entries": self.ignored,
+            "ignored": self.ignored.total(),
+            "ignored_by_reason": self.ignored.to_json(),
+            "renamed_classes": self.renamed,
             "converted_to_png": self.converted,
             "bytes": self.bytes,
             "formats": dict(self.formats.most_common()),
@@ -125,6 +132,13 @@ class Account:
             f" + {self.rejected.total():,} rejected{rate}"
         )
 
+    def notes(self) -> list[str]:
+        """Returns one line for each kind of entry or name that was not taken as it is."""
+        notes = []
+        if self.ignored.total():
+            notes.append(f"{self.ignored.total():,} entries ignored: {self.ignored.summary()}")
+        return notes + renamed_notes(self.renamed)
+
 
 def name_of(split: str, label: str | None) -> str:
     """Returns the key under which a split and a class are counted."""
@@ -139,7 +153,8 @@ def add_up(accounts: Iterable[Account]) -> Account:
         total.duplicates.update(part.duplicates)
         total.rejected.update(part.rejected)
         total.copies_kept += part.copies_kept
-        total.ignored += part.ignored
+        total.ignored.update(part.ignored)
+        total.renamed |= part.renamed
         total.converted += part.converted
         total.bytes += part.bytes
         total.formats.update(part.formats)
@@ -154,7 +169,8 @@ def add_up(accounts: Iterable[Account]) -> Account:
 
 def dumps(account: Account) -> bytes:
     """Serialises an account to send it between processes."""
-    return json.dumps(vars(account)).encode("utf-8")
+    values = vars(account) | {"ignored": account.ignored.to_json()}
+    return json.dumps(values).encode("utf-8")
 
 
 def loads(content: bytes) -> Account:
@@ -162,6 +178,7 @@ def loads(content: bytes) -> Account:
     values = json.loads(content)
     for name in ("examples", "duplicates", "rejected", "formats", "sizes"):
         values[name] = Counter(values[name])
+    values["ignored"] = Ignored.from_json(values["ignored"])
     values["conflict_names"] = [tuple(row) for row in values["conflict_names"]]
     return Account(**values)
 
@@ -179,7 +196,9 @@ def check_account(account: Account, config: InputConfig, rejects_path: str) -> N
     """
     where = ", ".join(config.paths)
     if not account.images_in:
-        raise InputError(f"{where}: no images; the archive or folder is empty")
+        ignored = account.ignored.summary()
+        rest = f", except for ignored entries: {ignored}" if ignored else ""
+        raise InputError(f"{where}: no images; the archive or folder is empty{rest}")
     reasons = ", ".join(f"{reason} {number}" for reason, number in account.rejected.most_common(5))
     rejected = account.rejected.total()
     if not account.examples.total():

@@ -93,7 +93,8 @@ def ingest(
     except OSError as error:
         raise unwritable(uri, error) from error
     _check(account, config, output)
-    _LOG.info("%s", account.summary())
+    for line in (account.summary(), *account.notes()):
+        _LOG.info("%s", line)
     return account
 
 

@@ -12,6 +12,7 @@ from components.image_checks import ImageFaultError, ImageHeader, check, to_serv
 from components.image_example_gen.splits import choose_slots
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import InputConfig
+from components.image_sources.ignored import Ignored
 
 
 @dataclass
@@ -29,7 +30,8 @@ class Inspected:
         named: Splits that the source names for any of the images.
         converted: Number of images whose stored file differs from the original.
         rejects: Rows of the rejects table.
-        ignored: Number of entries that are not members.
+        ignored: Entries that are no images by their names.
+        renamed: Class names that could not be kept, see `MemberBatch.renamed`.
     """
 
     keys: list[str]
@@ -42,7 +44,8 @@ class Inspected:
     named: set[str]
     converted: int
     rejects: list[Reject]
-    ignored: int
+    ignored: Ignored
+    renamed: dict[str, str]
 
 
 def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
@@ -99,6 +102,7 @@ def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
         converted=converted,
         rejects=rejects,
         ignored=batch.ignored,
+        renamed=batch.renamed,
     )
 
 

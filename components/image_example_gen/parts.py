@@ -91,7 +91,8 @@ class PartWriter:
             OSError: if the output cannot be written.
         """
         account = self._account
-        account.ignored += images.ignored
+        account.ignored.update(images.ignored)
+        account.renamed |= images.renamed
         account.converted += images.converted
         account.bytes += sum(map(len, images.data))
         account.formats.update(images.formats)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from components.image_example_gen.output import OutputFolder
 from components.image_sources.batch import Reject
+from components.image_sources.naming import printable
 from components.sinks import ParquetSink
 
 REJECTS: Final = pa.schema([(name, pa.string()) for name in Reject._fields])
@@ -25,11 +26,6 @@ DUPLICATES: Final = pa.schema(
     ]
 )
 """Columns of `duplicates.parquet`: one row per image that has copies, including the kept one."""
-
-
-def printable(text: str) -> str:
-    """Returns a name that is valid UTF-8, with all other bytes escaped."""
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def to_parquet(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> bytes:

@@ -22,6 +22,7 @@ class WorkUnit:
         start: Start of the part, in units that the reader defines.
         stop: End of the part, exclusive; -1 means the end of the source.
         members: Number of members; -1 if only reading reveals it.
+        split: The split that the source's own name gives its images; None if it names none.
         extra: Any other data that the reader needs, such as a compressed list of names.
     """
 
@@ -31,6 +32,7 @@ class WorkUnit:
     start: int = 0
     stop: int = -1
     members: int = -1
+    split: str | None = None
     extra: bytes = b""
 
 
@@ -50,7 +52,7 @@ class Reader(NamedTuple):
     """Holds the two functions of one format's entry in the dispatch table.
 
     Attributes:
-        plan: Plans the units of one file or folder; the caller assigns their index. It streams,
+        plan: Plans the units of one file or folder; the caller assigns index and split. It streams,
             so that memory does not grow with the number of members. It raises `InputError` if
             the archive cannot be opened.
         read: Reads one unit, possibly in a process other than the one that planned it, in batches

@@ -6,6 +6,9 @@ Ingest and the bulk job consume both; nothing in this module parses an image.
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from components.image_sources.ignored import Ignored
+from components.image_sources.naming import clean_label, escaped
+
 
 class Reject(NamedTuple):
     """Records a member that is not a usable image, as one row of the rejects table.
@@ -33,13 +36,14 @@ class MemberBatch:
         source: The archive, folder or file that holds the members.
         names: Member names inside the source, `/`-separated; data, never a path to write to.
         data: The bytes of the image files, after the archive's own compression is undone.
-        labels: Class names; None if unknown.
+        labels: Class names, as `naming.clean_label` returns them; None if unknown.
         splits: Splits that the source names; None if it names none.
         identity: The bytes to hash instead of `data`, for sources that hold pixels rather than
             files: the encoded PNG may differ between zlib versions, but the split must not.
         rejects: Members that could not be read; they appear in no column.
-        ignored: Number of entries that are not members: folders, `.DS_Store`, `__MACOSX/`,
-            sidecar files.
+        ignored: Entries that are no images by their names: folders, hidden files, side files.
+        renamed: Original class names, with escapes, by what `clean_label` made of them, where the
+            original could not be kept.
         names_are_paths: Whether names are full paths, as in a manifest.
     """
 
@@ -50,7 +54,8 @@ class MemberBatch:
     splits: list[str | None] = field(default_factory=list)
     identity: list[bytes] | None = None
     rejects: list[Reject] = field(default_factory=list)
-    ignored: int = 0
+    ignored: Ignored = field(default_factory=Ignored)
+    renamed: dict[str, str] = field(default_factory=dict)
     names_are_paths: bool = False
 
     def __len__(self) -> int:
@@ -64,15 +69,30 @@ class MemberBatch:
         return [f"{self.source}/{name}" for name in self.names]
 
     def add(self, name: str, data: bytes, label: str | None, split: str | None) -> None:
-        """Appends one member."""
+        """Appends one member; its label is cleaned."""
         self.names.append(name)
         self.data.append(data)
-        self.labels.append(label)
+        self.labels.append(self._clean(label) if label else None)
         self.splits.append(split)
+
+    def _clean(self, label: str) -> str | None:
+        cleaned = clean_label(label)
+        if cleaned != label and not label.isprintable():
+            self.renamed[cleaned or ""] = escaped(label)
+        return cleaned
 
     def refuse(self, member: str, reason: str, detail: str) -> None:
         """Appends a member that cannot be read to the rejects."""
         self.rejects.append(Reject(self.source, member, "read", reason, detail))
+
+    def ignore(self, name: str, reason: str) -> None:
+        """Counts an entry that is no image; `reason` is one of `ignored.REASONS`."""
+        self.ignored.add(name, reason)
+
+    @property
+    def members(self) -> int:
+        """Returns the number of entries read: images, rejects and ignored ones."""
+        return len(self.data) + len(self.rejects) + self.ignored.total()
 
     @property
     def size(self) -> int:

@@ -57,6 +57,14 @@ class LabelsConfig(Section):
         default=(),
         description="Class names by number, for formats that hold numbers (IDX, TFRecord).",
     )
+    level: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description=(
+            "How many folders above an image its label is: 1 is the folder that holds it, 2 the"
+            " one above. null: the folder that holds it, or the one above where that folder is"
+            " named `images` or the like."
+        ),
+    )
     min_images: int = Field(
         default=2, ge=1, description="A class with fewer images fails the run, before any training."
     )

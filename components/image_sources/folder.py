@@ -16,7 +16,8 @@ from components.image_sources import files, listing
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
-from components.image_sources.naming import PathNaming, is_litter
+from components.image_sources.ignored import ignored_reason
+from components.image_sources.naming import PathNaming
 
 _CLOUD_READS: Final = 16
 """Number of objects read concurrently; latency dominates their cost."""
@@ -36,8 +37,17 @@ def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
 
 def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     """Reads the files of one unit."""
-    naming = PathNaming(config)
-    rows = ((name, *naming.place(name)) for name in unpack_names(unit.extra))
+    naming = PathNaming(config, unit.split)
+    passed = MemberBatch(unit.source)
+    rows: list[tuple[str, str | None, str | None]] = []
+    for name in unpack_names(unit.extra):
+        if reason := ignored_reason(name):
+            passed.ignore(name, reason)
+        else:
+            label, split, _ = naming.place(name)
+            rows.append((name, label, split))
+    if passed.members:
+        yield passed
     yield from read_files(unit.source, rows, config)
 
 
@@ -66,7 +76,7 @@ def read_files(
             root = "" if names_are_paths else source
             paths = [os.path.join(root, name) for name, _, _ in chunk]
             read_one = _FileReader(config)
-            contents: Iterator[bytes | tuple[str, str] | None] = map(read_one, paths)
+            contents: Iterator[bytes | tuple[str, str]] = map(read_one, paths)
             if any(map(files.is_cloud, paths)):
                 # Threads hide the latency of objects; local files are faster without them. Only a
                 # few rounds are in flight, so that large photographs do not fill the memory.
@@ -77,9 +87,7 @@ def read_files(
             batch = MemberBatch(source, names_are_paths=names_are_paths)
             room = config.units.max_bytes
             for (name, label, split), content in zip(chunk, contents, strict=True):
-                if content is None:
-                    batch.ignored += 1
-                elif isinstance(content, bytes):
+                if isinstance(content, bytes):
                     batch.add(name, content, label, split)
                     room -= len(content)
                 else:
@@ -92,15 +100,13 @@ def read_files(
 
 
 class _FileReader:
-    """Reads one file: returns its bytes, None for litter, or the reason and detail of a reject."""
+    """Reads one file: returns its bytes, or the reason and detail of a reject."""
 
     def __init__(self, config: InputConfig) -> None:
         self._storage = config.storage
         self._limit = config.limits.max_bytes
 
-    def __call__(self, path: str) -> bytes | tuple[str, str] | None:
-        if is_litter(path):
-            return None
+    def __call__(self, path: str) -> bytes | tuple[str, str]:
         try:
             if not files.is_cloud(path) and (kind := listing.kind_of(path)):
                 return kind, "dangling link" if kind == "link" else "not a regular file"

@@ -21,7 +21,6 @@ from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
-from components.image_sources.naming import split_of_file
 
 _UBYTE: Final = 0x08
 
@@ -73,7 +72,6 @@ def _check_labels(path: str, rows: int, config: InputConfig) -> None:
 
 def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     """Reads rows as PNG images."""
-    split = split_of_file(unit.source) if config.splits.source == "auto" else None
     labels = _labels(unit, config) if config.labels.source == "auto" else None
     with _open(unit.source, config) as stream:
         header = _header(unit.source, stream)
@@ -94,7 +92,7 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
                         batch.refuse(f"{row:08d}", "bad_label", f"number {label} has no name")
                         continue
                     label = config.labels.names[int(label)]
-                batch.add(f"{row:08d}", encode_png(image), label, split)
+                batch.add(f"{row:08d}", encode_png(image), label, unit.split)
                 batch.identity.append(prefix + image.tobytes())  # type: ignore[union-attr]
             yield batch
 

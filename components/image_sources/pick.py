@@ -14,6 +14,7 @@ from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.locate import locate
+from components.image_sources.naming import printable
 from components.image_sources.sources import reader
 
 _LOG = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ def pick_members(
         left = set(names)
         try:
             for batch in _batches(source, left, config):
-                for name, data in zip(map(_printable, batch.names), batch.data, strict=True):
+                for name, data in zip(map(printable, batch.names), batch.data, strict=True):
                     if name in left:
                         found[source, name] = data
                         left.discard(name)
@@ -59,16 +60,11 @@ def pick_members(
     return found
 
 
-def _printable(name: str) -> str:
-    """Returns a member's name as tables store it, with replacement characters for invalid UTF-8."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-
-
 def _batches(source: str, names: set[str], config: InputConfig) -> Iterator[MemberBatch]:
     single = config.model_copy(update={"paths": (source,)})
     for path, image_format in locate(single):
         if image_format == "zip":
-            yield from zip_archive.pick(path, lambda name: _printable(name) in names, single)
+            yield from zip_archive.pick(path, lambda name: printable(name) in names, single)
         elif image_format in ("folder", "manifest"):
             is_manifest = image_format == "manifest"
             rows = [(name, None, None) for name in sorted(names)]

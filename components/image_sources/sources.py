@@ -13,6 +13,7 @@ from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.locate import locate
+from components.image_sources.naming import splits_of_sources
 
 _READERS: Final = {
     "folder": "components.image_sources.folder",
@@ -51,9 +52,13 @@ class ImageSource:
             InputError: if a path does not exist, or there is no member at all.
         """
         index = 0
-        for path, image_format in locate(self._config):
+        located = list(locate(self._config))
+        splits: list[str | None] = [None] * len(located)
+        if self._config.splits.source == "auto":
+            splits = splits_of_sources(located)
+        for (path, image_format), split in zip(located, splits, strict=True):
             for unit in reader(image_format).plan(path, self._config):
-                yield replace(unit, index=index)
+                yield replace(unit, index=index, split=split)
                 index += 1
         if not index:
             raise InputError(

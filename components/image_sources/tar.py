@@ -6,7 +6,8 @@ from components.image_sources import tar_stream
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB, InputConfig
-from components.image_sources.naming import PathNaming, is_litter
+from components.image_sources.ignored import ignored_reason
+from components.image_sources.naming import PathNaming
 
 BATCH_BYTES = 16 * MIB
 """Size at which a batch ends, even if it has few members."""
@@ -20,17 +21,19 @@ def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
 
 def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     """Reads one archive."""
-    naming = PathNaming(config)
+    naming = PathNaming(config, unit.split)
     batch, size = MemberBatch(unit.source), 0
     for member in tar_stream.members(unit.source, config):
-        if member.kind == "folder" or is_litter(member.name):
-            batch.ignored += 1
+        reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
+        if reason:
+            batch.ignore(member.name, reason)
         elif member.kind:
             batch.refuse(member.name, member.kind, member.detail)
         else:
-            batch.add(member.name, member.data, *naming.place(member.name))
+            label, split, _ = naming.place(member.name)
+            batch.add(member.name, member.data, label, split)
             size += len(member.data)
-        if len(batch) + len(batch.rejects) >= config.units.batch or size >= BATCH_BYTES:
+        if batch.members >= config.units.batch or size >= BATCH_BYTES:
             yield batch
             batch, size = MemberBatch(unit.source), 0
     yield batch

@@ -13,7 +13,7 @@ from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig, TFDSConfig, TFRecordConfig
 from components.image_sources.errors import InputError
-from components.image_sources.naming import SPLIT_NAMES
+from components.image_sources.naming import split_of_value
 from components.image_sources.tfrecord import read_records
 
 
@@ -36,7 +36,7 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     extra = json.loads(unit.extra)
     label = config.tfds.label if config.labels.source == "auto" else ""
     keys = TFRecordConfig(encoded=config.tfds.image, label_text="", label=label, filename="")
-    split = SPLIT_NAMES.get(extra["split"]) if config.splits.source == "auto" else None
+    split = split_of_value(extra["split"]) if config.splits.source == "auto" else None
     yield from read_records(unit.source, split, keys, tuple(extra["names"]), config)
 
 

@@ -17,7 +17,6 @@ from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB, InputConfig, TFRecordConfig
 from components.image_sources.errors import InputError
 from components.image_sources.example_proto import example_class
-from components.image_sources.naming import SPLIT_NAMES, split_of_file
 from components.image_sources.tar import BATCH_BYTES
 from components.tfrecord_frames import FrameError, read_frames
 
@@ -27,17 +26,16 @@ _ROOM: Final = MIB
 
 def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
     """Plans one unit, because only reading the file reveals where its records begin."""
-    split = split_of_file(path) if config.splits.source == "auto" else None
-    yield WorkUnit(0, path, "tfrecord", extra=(split or "").encode())
+    del config
+    yield WorkUnit(0, path, "tfrecord")
 
 
 def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     """Reads the records of one file."""
-    split = SPLIT_NAMES.get(unit.extra.decode())
     keys = config.tfrecord
     if config.labels.source == "none":
         keys = keys.model_copy(update={"label": "", "label_text": ""})
-    yield from read_records(unit.source, split, keys, config.labels.names, config)
+    yield from read_records(unit.source, unit.split, keys, config.labels.names, config)
 
 
 def read_records(

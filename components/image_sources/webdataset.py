@@ -14,7 +14,7 @@ from components.image_sources import tar_stream
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
-from components.image_sources.naming import is_litter, split_of_file
+from components.image_sources.ignored import ignored_reason
 from components.image_sources.tar import BATCH_BYTES
 from components.image_sources.tar_stream import TarMember
 
@@ -35,23 +35,23 @@ def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
 
 def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     """Reads one shard."""
-    split = split_of_file(unit.source) if config.splits.source == "auto" else None
     batch, size = MemberBatch(unit.source), 0
     for sample in _samples(unit.source, config):
         label = _label(sample, config)
         for suffix, member in sample:
-            if member.kind == "folder" or is_litter(member.name):
-                batch.ignored += 1
+            reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
+            if reason:
+                batch.ignore(member.name, reason)
             elif member.kind:
                 batch.refuse(member.name, member.kind, member.detail)
             elif suffix.rpartition(".")[2] not in IMAGE_SUFFIXES:
-                batch.ignored += 1
+                batch.ignore(member.name, "side_file")
             elif label == _NAMELESS:
                 batch.refuse(member.name, "bad_label", "the class number beside it has no name")
             else:
-                batch.add(member.name, member.data, label, split)
+                batch.add(member.name, member.data, label, unit.split)
                 size += len(member.data)
-        if len(batch) + len(batch.rejects) >= config.units.batch or size >= BATCH_BYTES:
+        if batch.members >= config.units.batch or size >= BATCH_BYTES:
             yield batch
             batch, size = MemberBatch(unit.source), 0
     yield batch

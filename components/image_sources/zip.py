@@ -16,7 +16,8 @@ from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import RATIO_FLOOR, InputConfig, LimitsConfig
 from components.image_sources.errors import InputError
-from components.image_sources.naming import PathNaming, is_litter
+from components.image_sources.ignored import ignored_reason
+from components.image_sources.naming import PathNaming
 from components.image_sources.zip_directory import (
     Entry,
     find_directory,
@@ -50,14 +51,15 @@ def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
                     f"{path}: more than {config.limits.max_members} members; raise"
                     " limits.max_members if that is meant"
                 )
-            yield WorkUnit(0, path, "zip", start, stop, members, str(directory.shift).encode())
+            shift = str(directory.shift).encode()
+            yield WorkUnit(0, path, "zip", start, stop, members, extra=shift)
     finally:
         file.close()
 
 
 def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     """Reads the members in one part of the central directory."""
-    naming = PathNaming(config)
+    naming = PathNaming(config, unit.split)
     file = files.open_ranged(unit.source, config.storage)
     try:
         listed = file.read(unit.start, unit.stop - unit.start)
@@ -70,7 +72,8 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
             for entry, packed in fetched:
                 data = _unpack(entry, packed, batch, config.limits.max_bytes)
                 if data is not None:
-                    batch.add(entry.name, data, *naming.place(entry.name))
+                    label, split, _ = naming.place(entry.name)
+                    batch.add(entry.name, data, label, split)
             yield batch
     finally:
         file.close()
@@ -98,12 +101,12 @@ def pick(path: str, wants: Callable[[str], bool], config: InputConfig) -> Iterat
 def _is_wanted(entry: Entry, batch: MemberBatch, limits: LimitsConfig) -> bool:
     """Returns whether to read an entry; decides from the directory alone and records rejects."""
     name = entry.name
-    if name.endswith("/") or is_litter(name):
-        batch.ignored += 1
+    if reason := ignored_reason(name):
+        batch.ignore(name, reason)
         return False
     kind = stat.S_IFMT(entry.mode)
     if kind == stat.S_IFDIR:
-        batch.ignored += 1
+        batch.ignore(name, "folder")
     elif kind == stat.S_IFLNK:
         batch.refuse(name, "link", "a symbolic link")
     elif kind not in (0, stat.S_IFREG):

@@ -19,6 +19,7 @@ from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.planning.reuse import EarlierRows
 from components.image_checks import ImageFaultError, ImageHeader
 from components.image_sources.batch import MemberBatch, Reject
+from components.image_sources.ignored import Ignored
 
 Groups = dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]]
 
@@ -28,8 +29,9 @@ class BatchResult:
     """Holds the result of one batch.
 
     Attributes:
-        members: Number of members read, usable or not.
-        ignored: Number of entries that are not members.
+        members: Number of entries read: rows + rejects + duplicates + ignored.
+        ignored: Entries that are no images by their names.
+        renamed: Class names that could not be kept, see `MemberBatch.renamed`.
         rows: The annotated members in source order; None if there are none.
         rejects: The unusable members.
         duplicates: Key and SHA-256 of the copies that were skipped.
@@ -38,7 +40,8 @@ class BatchResult:
     """
 
     members: int = 0
-    ignored: int = 0
+    ignored: Ignored = field(default_factory=Ignored)
+    renamed: dict[str, str] = field(default_factory=dict)
     rows: pa.RecordBatch | None = None
     rejects: list[Reject] = field(default_factory=list)
     duplicates: list[tuple[str, str]] = field(default_factory=list)
@@ -71,7 +74,10 @@ def annotate_batch(
         earlier: Rows of an earlier version of the archive.
     """
     result = BatchResult(
-        members=len(batch) + len(batch.rejects), ignored=batch.ignored, rejects=list(batch.rejects)
+        members=batch.members,
+        ignored=batch.ignored,
+        renamed=batch.renamed,
+        rejects=list(batch.rejects),
     )
     if not len(batch):
         return result
@@ -189,10 +195,12 @@ def _columns(
     outputs: Outputs,
 ) -> Annotated:
     chosen = [places[at] for at in kept]
+    keys = batch.keys
     sizes = np.array([decoding.upright_size(headers[at]) for at in kept], np.int32)
     whole = len(kept) == len(places)
     return Annotated(
         source=batch.source,
+        keys=[keys[place] for place in chosen],
         members=[batch.names[place] for place in chosen],
         sha256=[sha256[place] for place in chosen],
         formats=[headers[at].format for at in kept],

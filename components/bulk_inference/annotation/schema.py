@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from components.image_sources.errors import InputError
+from components.image_sources.naming import printable
 from serving import names
 from trainer.model_card import ModelCard
 
@@ -25,6 +26,7 @@ class Annotated:
 
     Attributes:
         source: The archive.
+        keys: `archive/member`, or the path in a manifest.
         members: Member names inside the archive.
         sha256: SHA-256 of the original bytes, 64 hexadecimal digits.
         formats: `png`, `jpeg`, ...
@@ -35,6 +37,7 @@ class Annotated:
     """
 
     source: str
+    keys: list[str]
     members: list[str]
     sha256: list[str]
     formats: list[str]
@@ -72,13 +75,7 @@ def texts(values: Sequence[str]) -> pa.Array:
     try:
         return pa.array(values, _TEXT)
     except UnicodeEncodeError:
-        plain = [value.encode("utf-8", "surrogateescape") for value in values]
-        return pa.array([value.decode("utf-8", "replace") for value in plain], _TEXT)
-
-
-def _keys(batch: Annotated, _: ModelCard) -> pa.Array:
-    prefix = batch.source
-    return texts([f"{prefix}/{name}" if name else prefix for name in batch.members])
+        return pa.array([printable(value) for value in values], _TEXT)
 
 
 def _labels(batch: Annotated, card: ModelCard) -> pa.Array:
@@ -139,7 +136,11 @@ def _floats(width: int) -> pa.DataType:
 
 
 COLUMNS: Final[dict[str, Column]] = {
-    "key": Column(lambda _: _TEXT, _keys, "archive and member, `/` between them"),
+    "key": Column(
+        lambda _: _TEXT,
+        lambda b, _: texts(b.keys),
+        "archive and member, `/` between them; the path of an image that a manifest names",
+    ),
     "source": Column(lambda _: _FEW, lambda b, _: _constant(b.source, len(b)), "the archive"),
     "member": Column(lambda _: _TEXT, lambda b, _: texts(b.members), "name in the archive"),
     "sha256": Column(

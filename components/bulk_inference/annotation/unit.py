@@ -35,6 +35,7 @@ from components.bulk_inference.running.counters import UnitCounts
 from components.bulk_inference.running.progress import TALLY
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.errors import InputError
+from components.image_sources.ignored import Ignored
 from components.image_sources.sources import open_source
 from components.sinks import SINKS, ParquetSink
 from trainer.model_card import ModelCard
@@ -126,7 +127,10 @@ def annotate_unit(
     except InputError as error:
         ledger.write_error(config.output, planned.name, str(error))
         return record
-    _write_rest(record, config.output, rejects, copies)
+    rows: list[tuple[str, ...]] = [
+        (_key(reject, planned.unit.format), *reject) for reject in rejects
+    ]
+    _write_rest(record, config.output, rows, copies)
     record.drift = drift.as_dict()
     record.batch_limit = annotator.batch_limit
     record.seconds = time.perf_counter() - begin
@@ -171,13 +175,18 @@ def _parts(batch: MemberBatch, size: int) -> Iterator[MemberBatch]:
             batch.splits[begin:end],
             batch.identity[begin:end] if batch.identity is not None else None,
             batch.rejects if begin == 0 else [],
-            batch.ignored if begin == 0 else 0,
+            batch.ignored if begin == 0 else Ignored(),
+            batch.renamed if begin == 0 else {},
+            batch.names_are_paths,
         )
 
 
 def _add(record: ledger.UnitRecord, result: BatchResult) -> None:
     record.members += result.members
-    record.ignored += result.ignored
+    ignored = Ignored.from_json(record.ignored_by_reason)
+    ignored.update(result.ignored)
+    record.ignored, record.ignored_by_reason = ignored.total(), ignored.to_json()
+    record.renamed |= result.renamed
     record.rows += result.rows.num_rows if result.rows is not None else 0
     record.rejects += len(result.rejects)
     record.duplicates += len(result.duplicates)
@@ -194,21 +203,27 @@ def _count(counts: UnitCounts, result: BatchResult) -> None:
         rows=result.rows.num_rows if result.rows is not None else 0,
         rejects=len(result.rejects),
         duplicates=len(result.duplicates),
+        ignored=result.ignored.total(),
     )
+
+
+def _key(reject: Reject, image_format: str) -> str:
+    """Returns the key that the member would have as a row."""
+    if image_format == "manifest" and reject.member:
+        return reject.member
+    return f"{reject.source}/{reject.member}"
 
 
 def _write_rest(
     record: ledger.UnitRecord,
     output: str,
-    rejects: list[Reject],
+    rejects: list[tuple[str, ...]],
     copies: list[tuple[str, str]],
 ) -> None:
     """Writes the unit's rejects and duplicates to their tables, if there are any."""
     tables: list[tuple[str, pa.Schema, list[Any]]] = []
     if rejects:
-        keys = [f"{reject.source}/{reject.member}" for reject in rejects]
-        columns = list(zip(*rejects, strict=True))
-        tables.append((ledger.REJECTS, REJECT_SCHEMA, [keys, *columns]))
+        tables.append((ledger.REJECTS, REJECT_SCHEMA, list(zip(*rejects, strict=True))))
     if copies:
         tables.append((ledger.DUPLICATES, DUPLICATE_SCHEMA, list(zip(*copies, strict=True))))
     for part, schema, columns in tables:

@@ -13,6 +13,7 @@ from typing import Any
 from components.bulk_inference.annotation.schema import COLUMNS, table_schema
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.output import ledger, storage
+from components.image_sources.ignored import Ignored
 from trainer.model_card import ModelCard
 
 
@@ -25,6 +26,8 @@ class Totals:
     rejects: int = 0
     duplicates: int = 0
     ignored: int = 0
+    ignored_by_reason: Ignored = field(default_factory=Ignored)
+    renamed: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
     files: int = 0
     batch_limit: int = 0
@@ -41,6 +44,8 @@ class Totals:
         self.rejects += record.rejects
         self.duplicates += record.duplicates
         self.ignored += record.ignored
+        self.ignored_by_reason.update(Ignored.from_json(record.ignored_by_reason))
+        self.renamed |= record.renamed
         self.bytes += sum(record.files.values())
         self.files += len(record.files)
         self.unit_seconds += record.seconds
@@ -50,7 +55,7 @@ class Totals:
         self.labels.update(record.labels)
         self.verdicts.update(record.verdicts)
         source = self.sources.setdefault(record.source, Counter())
-        for name in ("members", "rows", "rejects", "duplicates"):
+        for name in ("members", "rows", "rejects", "duplicates", "ignored"):
             source[name] += getattr(record, name)
 
 
@@ -81,6 +86,7 @@ def write_manifest(
             for name in ("members", "rows", "rejects", "duplicates", "ignored", "units")
         },
         "rejects": result["reasons"],
+        "ignored": result["ignored_by_reason"],
         "labels": result["labels"],
         "verdicts": result["verdicts"],
         "sources": {name: dict(counts) for name, counts in sorted(totals.sources.items())},

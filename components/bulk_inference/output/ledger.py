@@ -44,11 +44,13 @@ class UnitRecord:
     Attributes:
         name: Name of the planned unit.
         source: The archive.
-        members: Members read, usable or not.
+        members: Entries read: rows + rejects + duplicates + ignored.
         rows: Rows written.
         rejects: Members rejected.
         duplicates: Exact copies skipped.
-        ignored: Entries that are not members.
+        ignored: Entries that are no images by their names.
+        ignored_by_reason: Their count and examples, see `Ignored.to_json`.
+        renamed: Class names that could not be kept, see `MemberBatch.renamed`.
         reused: Rows reused from an earlier version of the archive.
         files: Files written, relative to the output, with their sizes in bytes.
         reasons: Rejects by `stage/reason`.
@@ -66,6 +68,8 @@ class UnitRecord:
     rejects: int = 0
     duplicates: int = 0
     ignored: int = 0
+    ignored_by_reason: dict[str, Any] = field(default_factory=dict)
+    renamed: dict[str, str] = field(default_factory=dict)
     reused: int = 0
     files: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)

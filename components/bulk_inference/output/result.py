@@ -18,11 +18,12 @@ class BulkResult:
     Attributes:
         output: The output folder.
         model: The model's folder.
-        members: Members of all archives.
+        members: Entries of all archives: rows + rejects + duplicates + ignored.
         rows: Rows of the table.
         rejects: Members rejected.
         duplicates: Exact copies skipped.
-        ignored: Entries that are not members.
+        ignored: Entries that are no images by their names.
+        ignored_by_reason: Their count and examples, see `Ignored.to_json`.
         units: Work units of all archives.
         units_done_now: Units that this run processed.
         members_done_now: Members in these units.
@@ -50,6 +51,7 @@ class BulkResult:
     rejects: int = 0
     duplicates: int = 0
     ignored: int = 0
+    ignored_by_reason: dict[str, Any] = field(default_factory=dict)
     units: int = 0
     units_done_now: int = 0
     members_done_now: int = 0
@@ -74,6 +76,7 @@ class BulkResult:
         """Sets the counts from the totals over all units."""
         for name in ("members", "rows", "rejects", "duplicates", "ignored", "batch_limit"):
             setattr(self, name, getattr(totals, name))
+        self.ignored_by_reason = totals.ignored_by_reason.to_json()
         self.reasons = dict(sorted(totals.reasons.items()))
         self.verdicts = dict(sorted(totals.verdicts.items()))
         self.labels = {name: totals.labels[name] for name in card.classes if name in totals.labels}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 NAMESPACE: Final = "bulk"
-NAMES: Final = ("members", "rows", "rejects", "duplicates")
+NAMES: Final = ("members", "rows", "rejects", "duplicates", "ignored")
 """Counters of members, in addition to `units`."""
 
 
