@@ -164,6 +164,9 @@ def test_no_process_outlives_its_parent(tmp_path: Path, sent: signal.Signals) ->
     files = {f"cat/{i}.png": archives.png(i, width=failing_worker.SLEEP) for i in range(4)}
     path = archives.write(tmp_path / "a.zip", files)
     script = (
+        # A suite that runs in the background of a shell script inherits that SIGINT is ignored.
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from components.image_example_gen import workers\n"
         "from components.image_sources.config import InputConfig\n"
         "from components.image_sources.sources import open_source\n"

@@ -9,9 +9,11 @@ import psutil
 from tests.limits import HANG_SECS
 
 JOB = """
-import subprocess, sys
+import signal, subprocess, sys
 from components.bulk_inference.running.interruption import workers_end_with_us
 
+# A suite that runs in the background of a shell script inherits that SIGINT is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     with workers_end_with_us():
         worker = subprocess.Popen("sleep 7200 & wait", shell=True)
