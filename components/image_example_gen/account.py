@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
-from components.image_sources.ignored import Ignored
+from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import renamed_notes
 from trainer.data import features
 
@@ -23,6 +23,7 @@ SIZES_NAMED: Final = 50
 """Number of the most common image sizes named in the account; `formats` covers all images."""
 
 _SEPARATOR: Final = "\0"
+_NAMED_COUNTS: Final = ("ignored", "origins")
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Account:
         rejected: Rejects by reason.
         ignored: Entries that are no images by their names.
         renamed: Class names that could not be kept, see `MemberBatch.renamed`.
+        origins: What was taken for labels and splits, see `MemberBatch.origins`.
         converted: Images that are stored as PNG because the served graph cannot decode the
             original format.
         bytes: Total size of the images that became examples.
@@ -51,8 +53,9 @@ class Account:
     duplicates: Counter[str] = field(default_factory=Counter)
     copies_kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
-    ignored: Ignored = field(default_factory=Ignored)
+    ignored: NamedCounts = field(default_factory=NamedCounts)
     renamed: dict[str, str] = field(default_factory=dict)
+    origins: NamedCounts = field(default_factory=NamedCounts)
     converted: int = 0
     bytes: int = 0
     formats: Counter[str] = field(default_factory=Counter)
@@ -102,6 +105,7 @@ class Account:
             "ignored": self.ignored.total(),
             "ignored_by_reason": self.ignored.to_json(),
             "renamed_classes": self.renamed,
+            "origins": self.origins.to_json(),
             "converted_to_png": self.converted,
             "bytes": self.bytes,
             "formats": dict(self.formats.most_common()),
@@ -155,6 +159,7 @@ def add_up(accounts: Iterable[Account]) -> Account:
         total.copies_kept += part.copies_kept
         total.ignored.update(part.ignored)
         total.renamed |= part.renamed
+        total.origins.update(part.origins)
         total.converted += part.converted
         total.bytes += part.bytes
         total.formats.update(part.formats)
@@ -169,7 +174,8 @@ def add_up(accounts: Iterable[Account]) -> Account:
 
 def dumps(account: Account) -> bytes:
     """Serialises an account to send it between processes."""
-    values = vars(account) | {"ignored": account.ignored.to_json()}
+    counts = {name: getattr(account, name).to_json() for name in _NAMED_COUNTS}
+    values = vars(account) | counts
     return json.dumps(values).encode("utf-8")
 
 
@@ -178,7 +184,8 @@ def loads(content: bytes) -> Account:
     values = json.loads(content)
     for name in ("examples", "duplicates", "rejected", "formats", "sizes"):
         values[name] = Counter(values[name])
-    values["ignored"] = Ignored.from_json(values["ignored"])
+    for name in _NAMED_COUNTS:
+        values[name] = NamedCounts.from_json(values[name])
     values["conflict_names"] = [tuple(row) for row in values["conflict_names"]]
     return Account(**values)
 

@@ -12,7 +12,7 @@ from components.image_checks import ImageFaultError, ImageHeader, check, to_serv
 from components.image_example_gen.splits import choose_slots
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import InputConfig
-from components.image_sources.ignored import Ignored
+from components.image_sources.named_counts import NamedCounts
 
 
 @dataclass
@@ -32,6 +32,7 @@ class Inspected:
         rejects: Rows of the rejects table.
         ignored: Entries that are no images by their names.
         renamed: Class names that could not be kept, see `MemberBatch.renamed`.
+        origins: What was taken for labels and splits, see `MemberBatch.origins`.
     """
 
     keys: list[str]
@@ -44,8 +45,9 @@ class Inspected:
     named: set[str]
     converted: int
     rejects: list[Reject]
-    ignored: Ignored
+    ignored: NamedCounts
     renamed: dict[str, str]
+    origins: NamedCounts
 
 
 def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
@@ -103,6 +105,7 @@ def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
         rejects=rejects,
         ignored=batch.ignored,
         renamed=batch.renamed,
+        origins=batch.origins,
     )
 
 

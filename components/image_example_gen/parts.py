@@ -93,6 +93,7 @@ class PartWriter:
         account = self._account
         account.ignored.update(images.ignored)
         account.renamed |= images.renamed
+        account.origins.update(images.origins)
         account.converted += images.converted
         account.bytes += sum(map(len, images.data))
         account.formats.update(images.formats)

@@ -16,7 +16,7 @@ from components.image_example_gen.parts import Part, PartWriter
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
-from components.image_sources.ignored import Ignored
+from components.image_sources.named_counts import NamedCounts
 from components.image_sources.sources import open_source
 
 # Members per task of a thread: few enough to keep all threads busy within one unit.
@@ -80,7 +80,7 @@ def _inspected(unit: WorkUnit, config: InputConfig, threads: int) -> Iterator[In
 def slices(batch: MemberBatch, most: int = _SLICE_MEMBERS) -> Iterator[MemberBatch]:
     """Divides a batch into slices of at most `most` members; the first has all the rejects."""
     start = size = 0
-    rejects, ignored, renamed = batch.rejects, batch.ignored, batch.renamed
+    rejects, ignored, renamed, origins = batch.rejects, batch.ignored, batch.renamed, batch.origins
     for stop, data in enumerate(batch.data, 1):
         size += len(data)
         if stop - start < most and size < _SLICE_BYTES and stop < len(batch):
@@ -95,8 +95,10 @@ def slices(batch: MemberBatch, most: int = _SLICE_MEMBERS) -> Iterator[MemberBat
             rejects,
             ignored,
             renamed,
+            origins,
             batch.names_are_paths,
         )
-        start, size, rejects, ignored, renamed = stop, 0, [], Ignored(), {}
+        start, size = stop, 0
+        rejects, ignored, renamed, origins = [], NamedCounts(), {}, NamedCounts()
     if not batch.data:
         yield batch

@@ -6,7 +6,7 @@ Ingest and the bulk job consume both; nothing in this module parses an image.
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from components.image_sources.ignored import Ignored
+from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import clean_label, escaped
 
 
@@ -44,6 +44,7 @@ class MemberBatch:
         ignored: Entries that are no images by their names: folders, hidden files, side files.
         renamed: Original class names, with escapes, by what `clean_label` made of them, where the
             original could not be kept.
+        origins: What was taken for labels and splits, see `origins.py`; set by `sources.py`.
         names_are_paths: Whether names are full paths, as in a manifest.
     """
 
@@ -54,8 +55,9 @@ class MemberBatch:
     splits: list[str | None] = field(default_factory=list)
     identity: list[bytes] | None = None
     rejects: list[Reject] = field(default_factory=list)
-    ignored: Ignored = field(default_factory=Ignored)
+    ignored: NamedCounts = field(default_factory=NamedCounts)
     renamed: dict[str, str] = field(default_factory=dict)
+    origins: NamedCounts = field(default_factory=NamedCounts)
     names_are_paths: bool = False
 
     def __len__(self) -> int:
@@ -87,7 +89,7 @@ class MemberBatch:
 
     def ignore(self, name: str, reason: str) -> None:
         """Counts an entry that is no image; `reason` is one of `ignored.REASONS`."""
-        self.ignored.add(name, reason)
+        self.ignored.add(reason, name)
 
     @property
     def members(self) -> int:

@@ -44,8 +44,8 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
         if reason := ignored_reason(name):
             passed.ignore(name, reason)
         else:
-            label, split, _ = naming.place(name)
-            rows.append((name, label, split))
+            place = naming.place(name)
+            rows.append((name, place.label, place.split))
     if passed.members:
         yield passed
     yield from read_files(unit.source, rows, config)

@@ -70,12 +70,16 @@ class Place(NamedTuple):
     Attributes:
         label: The class as the folder is called; None if there is none.
         split: The split; None if no folder names one.
-        split_folder: The folder that names the split, for the account.
+        split_folder: The folder that names the split.
+        container: The folder below the label's that names no class, such as `images`.
+        unused: A folder that holds the word of a split, where none was taken for one.
     """
 
     label: str | None
     split: str | None
     split_folder: str | None = None
+    container: str | None = None
+    unused: str | None = None
 
 
 class PathNaming:
@@ -112,10 +116,15 @@ class PathNaming:
         split, split_folder = self._split, None
         if at is not None and (named := split_in(parts[at])):
             split, split_folder = named.split, parts[at]
-        label = self._label_part(parts, at)
+        label_at = self._label_part(parts, at)
+        label = None if label_at is None else parts[label_at]
         if not self._labels or split == features.UNLABELLED:
             label = None
-        return Place(label or None, split, split_folder)
+        container = parts[-1] if label and label_at != len(parts) - 1 else None
+        unused = None
+        if self._splits and split is None:
+            unused = next(filter(looks_like_split, parts), None)
+        return Place(label, split, split_folder, container, unused)
 
     def _split_part(self, parts: list[str]) -> int | None:
         """Returns the position of the folder that names the split."""
@@ -130,8 +139,8 @@ class PathNaming:
                 loose = at
         return loose
 
-    def _label_part(self, parts: list[str], split_at: int | None) -> str | None:
-        """Returns the folder that names the class."""
+    def _label_part(self, parts: list[str], split_at: int | None) -> int | None:
+        """Returns the position of the folder that names the class."""
         at = len(parts) - (self._level or 1)
         if not self._level and at >= 0 and parts[at].lower() in _CONTAINERS:
             at -= 1
@@ -141,7 +150,7 @@ class PathNaming:
         repeated = split_at is not None and at == split_at + 1 and parts[at] == parts[split_at]
         if repeated and parts[at].lower() not in SPLIT_NAMES:
             return None
-        return parts[at]
+        return at
 
 
 @lru_cache(maxsize=65536)
@@ -154,14 +163,18 @@ def split_in(name: str) -> SplitName | None:
     Returns:
         The split; None if there is none, or two different ones, as in `train_test_split`.
     """
-    found: set[str] = set()
-    alone = True
-    for word in re.split(r"[\W_]+", name.lower()):
-        if match := _SPLIT_WORD.fullmatch(word):
-            found.add(SPLIT_NAMES[match.group(1)])
-        elif not _FILLER_WORD.fullmatch(word):
-            alone = False
-    return SplitName(found.pop(), alone) if len(found) == 1 else None
+    words = re.split(r"[\W_]+", name.lower())
+    named = [match for word in words if (match := _SPLIT_WORD.fullmatch(word))]
+    found = {SPLIT_NAMES[match.group(1)] for match in named}
+    if len(found) != 1:
+        return None
+    rest = [word for word in words if not _SPLIT_WORD.fullmatch(word)]
+    return SplitName(found.pop(), alone=all(map(_FILLER_WORD.fullmatch, rest)))
+
+
+def looks_like_split(name: str) -> bool:
+    """Returns whether a name holds the word of any split, or of several."""
+    return any(map(_SPLIT_WORD.fullmatch, re.split(r"[\W_]+", name.lower())))
 
 
 def split_of_value(value: str) -> str | None:

@@ -14,6 +14,7 @@ from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.locate import locate
 from components.image_sources.naming import splits_of_sources
+from components.image_sources.origins import origins_of
 
 _READERS: Final = {
     "folder": "components.image_sources.folder",
@@ -71,7 +72,9 @@ class ImageSource:
         Raises:
             InputError: if the archive as a whole is unreadable.
         """
-        yield from reader(unit.format).read(unit, self._config)
+        for batch in reader(unit.format).read(unit, self._config):
+            batch.origins = origins_of(batch, unit, self._config)
+            yield batch
 
 
 def open_source(config: InputConfig) -> ImageSource:

@@ -30,8 +30,8 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
         elif member.kind:
             batch.refuse(member.name, member.kind, member.detail)
         else:
-            label, split, _ = naming.place(member.name)
-            batch.add(member.name, member.data, label, split)
+            place = naming.place(member.name)
+            batch.add(member.name, member.data, place.label, place.split)
             size += len(member.data)
         if batch.members >= config.units.batch or size >= BATCH_BYTES:
             yield batch

@@ -72,8 +72,8 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
             for entry, packed in fetched:
                 data = _unpack(entry, packed, batch, config.limits.max_bytes)
                 if data is not None:
-                    label, split, _ = naming.place(entry.name)
-                    batch.add(entry.name, data, label, split)
+                    place = naming.place(entry.name)
+                    batch.add(entry.name, data, place.label, place.split)
             yield batch
     finally:
         file.close()

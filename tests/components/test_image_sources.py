@@ -21,7 +21,8 @@ from components.image_sources import listing
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import RATIO_FLOOR, InputConfig, LimitsConfig
 from components.image_sources.errors import InputError
-from components.image_sources.ignored import Ignored, ignored_reason
+from components.image_sources.ignored import ignored_reason
+from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import PathNaming, clean_label, split_of_file
 from components.image_sources.sources import open_source
 from tests import archives
@@ -159,7 +160,7 @@ def test_folders_of_tools_are_no_classes(tmp_path: Path) -> None:
         batches = read_all(paths=str(archives.write(tmp_path / name, files)))
         assert {name: row[1] for name, row in members(batches).items()} == {"cat/1.png": "cat"}
         assert rejects(batches) == {}
-        ignored = Ignored()
+        ignored = NamedCounts()
         for batch in batches:
             ignored.update(batch.ignored)
         del ignored.counts["folder"]
@@ -167,20 +168,20 @@ def test_folders_of_tools_are_no_classes(tmp_path: Path) -> None:
         assert ignored.examples["hidden"] == ["cat/.ipynb_checkpoints/0-checkpoint.png"]
 
 
-def test_ignored_entries_add_up_in_any_order() -> None:
-    parts = [Ignored() for _ in range(3)]
+def test_named_counts_add_up_in_any_order() -> None:
+    parts = [NamedCounts() for _ in range(3)]
     for number, part in enumerate(parts):
         for name in range(4):
-            part.add(f"{number}-{name}", "hidden")
+            part.add("hidden", f"{number}-{name}")
     sums = []
     for order in itertools.permutations(parts):
-        total = Ignored()
+        total = NamedCounts()
         for part in order:
             total.update(part)
         sums.append(total)
     assert all(total == sums[0] for total in sums)
     assert sums[0].total() == 12
-    assert Ignored.from_json(json.loads(json.dumps(sums[0].to_json()))) == sums[0]
+    assert NamedCounts.from_json(json.loads(json.dumps(sums[0].to_json()))) == sums[0]
 
 
 PLACES = {

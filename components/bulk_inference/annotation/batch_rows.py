@@ -19,7 +19,7 @@ from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.planning.reuse import EarlierRows
 from components.image_checks import ImageFaultError, ImageHeader
 from components.image_sources.batch import MemberBatch, Reject
-from components.image_sources.ignored import Ignored
+from components.image_sources.named_counts import NamedCounts
 
 Groups = dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]]
 
@@ -40,7 +40,7 @@ class BatchResult:
     """
 
     members: int = 0
-    ignored: Ignored = field(default_factory=Ignored)
+    ignored: NamedCounts = field(default_factory=NamedCounts)
     renamed: dict[str, str] = field(default_factory=dict)
     rows: pa.RecordBatch | None = None
     rejects: list[Reject] = field(default_factory=list)

@@ -35,7 +35,7 @@ from components.bulk_inference.running.counters import UnitCounts
 from components.bulk_inference.running.progress import TALLY
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.errors import InputError
-from components.image_sources.ignored import Ignored
+from components.image_sources.named_counts import NamedCounts
 from components.image_sources.sources import open_source
 from components.sinks import SINKS, ParquetSink
 from trainer.model_card import ModelCard
@@ -175,15 +175,15 @@ def _parts(batch: MemberBatch, size: int) -> Iterator[MemberBatch]:
             batch.splits[begin:end],
             batch.identity[begin:end] if batch.identity is not None else None,
             batch.rejects if begin == 0 else [],
-            batch.ignored if begin == 0 else Ignored(),
+            batch.ignored if begin == 0 else NamedCounts(),
             batch.renamed if begin == 0 else {},
-            batch.names_are_paths,
+            names_are_paths=batch.names_are_paths,
         )
 
 
 def _add(record: ledger.UnitRecord, result: BatchResult) -> None:
     record.members += result.members
-    ignored = Ignored.from_json(record.ignored_by_reason)
+    ignored = NamedCounts.from_json(record.ignored_by_reason)
     ignored.update(result.ignored)
     record.ignored, record.ignored_by_reason = ignored.total(), ignored.to_json()
     record.renamed |= result.renamed

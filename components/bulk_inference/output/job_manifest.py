@@ -13,7 +13,7 @@ from typing import Any
 from components.bulk_inference.annotation.schema import COLUMNS, table_schema
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.output import ledger, storage
-from components.image_sources.ignored import Ignored
+from components.image_sources.named_counts import NamedCounts
 from trainer.model_card import ModelCard
 
 
@@ -26,7 +26,7 @@ class Totals:
     rejects: int = 0
     duplicates: int = 0
     ignored: int = 0
-    ignored_by_reason: Ignored = field(default_factory=Ignored)
+    ignored_by_reason: NamedCounts = field(default_factory=NamedCounts)
     renamed: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
     files: int = 0
@@ -44,7 +44,7 @@ class Totals:
         self.rejects += record.rejects
         self.duplicates += record.duplicates
         self.ignored += record.ignored
-        self.ignored_by_reason.update(Ignored.from_json(record.ignored_by_reason))
+        self.ignored_by_reason.update(NamedCounts.from_json(record.ignored_by_reason))
         self.renamed |= record.renamed
         self.bytes += sum(record.files.values())
         self.files += len(record.files)

@@ -49,7 +49,7 @@ class UnitRecord:
         rejects: Members rejected.
         duplicates: Exact copies skipped.
         ignored: Entries that are no images by their names.
-        ignored_by_reason: Their count and examples, see `Ignored.to_json`.
+        ignored_by_reason: Their count and examples, see `NamedCounts.to_json`.
         renamed: Class names that could not be kept, see `MemberBatch.renamed`.
         reused: Rows reused from an earlier version of the archive.
         files: Files written, relative to the output, with their sizes in bytes.

@@ -23,7 +23,7 @@ class BulkResult:
         rejects: Members rejected.
         duplicates: Exact copies skipped.
         ignored: Entries that are no images by their names.
-        ignored_by_reason: Their count and examples, see `Ignored.to_json`.
+        ignored_by_reason: Their count and examples, see `NamedCounts.to_json`.
         units: Work units of all archives.
         units_done_now: Units that this run processed.
         members_done_now: Members in these units.
