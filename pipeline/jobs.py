@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.bulk_inference.config import BulkConfig
+from components.image_example_gen.input_overview import OVERVIEW, InputOverview
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import open_source
 from components.image_sources.spans import resolve
@@ -21,6 +22,7 @@ from pipeline.runs.step import STEP_TITLES
 from trainer.progress import PROGRESS_LOGGER
 
 if TYPE_CHECKING:
+    from components.bulk_inference.output.result import BulkResult
     from pipeline.runs.result import TrainingResult
 
 
@@ -134,7 +136,18 @@ class _StepDisplay(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Handles a progress record of project code."""
         self._detail = record.getMessage()
+        if (overview := getattr(record, OVERVIEW, None)) is not None:
+            show_overview(self._terminal, overview)
         self._line(f"{self._title}: {self._detail}")
+
+
+def show_overview(terminal: Terminal, overview: InputOverview) -> None:
+    """Prints what an ingest found: classes by split, what named them, and warnings."""
+    terminal.table("input", overview.rows, header=overview.header)
+    for line in overview.sources:
+        terminal.say(line, style="dim")
+    for line in overview.warnings:
+        terminal.say(f"warning: {line}", style="yellow")
 
 
 def show_result(terminal: Terminal, result: "TrainingResult") -> None:
@@ -187,6 +200,7 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
         ("rows", f"{result.rows:,}"),
         ("rejects", _with_breakdown(result.rejects, result.reasons)),
         ("duplicates skipped", f"{result.duplicates:,}"),
+        *((("ignored", _ignored(result)),) if result.ignored else ()),
         ("labels", _breakdown(result.labels)),
         ("verdicts", _breakdown(result.verdicts)),
         *((("drift", _drift(result.drift)),) if result.drift else ()),
@@ -236,6 +250,11 @@ def _estimate_rows(estimate: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _with_breakdown(count: int, parts: Mapping[str, int]) -> str:
     return f"{count:,}: {_breakdown(parts)}" if parts else f"{count:,}"
+
+
+def _ignored(result: "BulkResult") -> str:
+    counts = {reason: entry["count"] for reason, entry in result.ignored_by_reason.items()}
+    return _with_breakdown(result.ignored, counts)
 
 
 def _breakdown(counts: Mapping[str, int], most: int = 12) -> str:

@@ -114,9 +114,6 @@ def _run_locked(
     result.fill(totals, card)
     _require_matching_counts(totals, result)
     result.notes.extend(_check_counters(config, counted, now))
-    if totals.ignored:
-        summary = totals.ignored_by_reason.summary()
-        result.notes.append(f"{totals.ignored:,} entries ignored: {summary}")
     result.notes.extend(renamed_notes(totals.renamed))
     if config.drift.enabled:
         result.drift = _report_drift(config, card, sums, changed=bool(todo or stale))

@@ -130,10 +130,15 @@ class Account:
             if classes
         )
         rate = f"; {self.images_in / self.seconds:,.0f} images/s" if self.seconds else ""
+        ignored = self.ignored.total()
+        members = (
+            f"{self.images_in + ignored:,} members" if ignored else f"{self.images_in:,} images"
+        )
         return (
-            f"{self.images_in:,} images in = {self.examples.total():,} examples ({splits})"
+            f"{members} in = {self.examples.total():,} examples ({splits})"
             f" + {self.duplicates.total():,} duplicates dropped"
-            f" + {self.rejected.total():,} rejected{rate}"
+            f" + {self.rejected.total():,} rejected"
+            f"{f' + {ignored:,} ignored' if ignored else ''}{rate}"
         )
 
     def notes(self) -> list[str]:

@@ -18,6 +18,7 @@ import apache_beam as beam
 
 from components.image_example_gen import account as accounts
 from components.image_example_gen import finishing, local_run, parts, tables, transforms
+from components.image_example_gen.input_overview import OVERVIEW, describe_input
 from components.image_example_gen.output import OutputFolder, unwritable
 from components.image_example_gen.workers import Workers, WorkerStartError
 from components.image_sources.base import WorkUnit
@@ -31,6 +32,7 @@ ACCOUNT_FILE: Final = "account.json"
 REJECTS_FILE: Final = "rejects.parquet"
 DUPLICATES_FILE: Final = "duplicates.parquet"
 _LOG: Final = logging.getLogger(PROGRESS_LOGGER)
+_DETAILS: Final = logging.getLogger(__name__)
 _INTERVAL_SECS: Final = 2.0
 
 IngestProgressFn = Callable[[int, float], None]
@@ -92,9 +94,13 @@ def ingest(
         output.remove(parts.STAGING)
     except OSError as error:
         raise unwritable(uri, error) from error
+    overview = describe_input(account, config)
+    _LOG.info("%s", account.summary(), extra={OVERVIEW: overview})
+    for line in overview.sources:
+        _DETAILS.info("%s", line)
+    for line in overview.warnings:
+        _DETAILS.warning("%s", line)
     _check(account, config, output)
-    for line in (account.summary(), *account.notes()):
-        _LOG.info("%s", line)
     return account
 
 

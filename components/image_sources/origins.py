@@ -51,9 +51,9 @@ def origins_of(batch: MemberBatch, unit: WorkUnit, config: InputConfig) -> Named
                 found.add(SPLIT + split, _split_source(unit.format, config), count)
     if unit.split and (count := batch.splits.count(unit.split)):
         found.add(SPLIT + unit.split, f"'{archive}'", count)
-    elif config.splits.source == "auto" and len(batch) and looks_like_split(archive):
-        if not any(batch.splits):
-            found.add(UNUSED, f"'{archive}'", len(batch))
+    unused = config.splits.source == "auto" and not any(batch.splits) and looks_like_split(archive)
+    if unused and batch.data:
+        found.add(UNUSED, f"'{archive}'", len(batch))
     return found
 
 

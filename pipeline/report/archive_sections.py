@@ -126,7 +126,7 @@ def overview(archive: Archive) -> Facts:
     """Returns the count invariant, drift, and the counts of the verdicts."""
     drift = archive.manifest.get("drift") or {}
     counts = archive.counts
-    accounted = counts["rows"] + counts["rejects"] + counts["duplicates"]
+    accounted = counts["rows"] + counts["rejects"] + counts["duplicates"] + counts["ignored"]
     timing = archive.manifest["timing"]
     return {
         "counts": counts,

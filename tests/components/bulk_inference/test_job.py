@@ -91,6 +91,41 @@ def test_bad_members_are_rejected_once_and_the_count_law_holds(
     assert sum(result.reasons.values()) == 7
 
 
+def test_ignored_entries_are_counted(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    files = {f"caf\udce9/{name}": data for name, data in digits(5).items()}
+    litter = {"a/.ipynb_checkpoints/1.png": b"x", "a/Thumbs.db": b"x", "__MACOSX/._1.png": b"x"}
+    archive = write_folder(tmp_path / "tree", files | litter)
+    result = run_job(archive)
+    assert (result.members, result.rows, result.rejects, result.ignored) == (8, 5, 0, 3)
+    (note,) = result.notes
+    assert "not UTF-8" in note
+    assert "'caf\\xe9' is 'caf\ufffd'" in note
+    assert read_table(tmp_path / "out")["given_label"].to_pylist() == ["caf\ufffd"] * 5
+    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+    assert manifest["counts"]["ignored"] == 3
+    assert manifest["ignored"] == {
+        "system": {"count": 2, "examples": ["__MACOSX/._1.png", "a/Thumbs.db"]},
+        "hidden": {"count": 1, "examples": ["a/.ipynb_checkpoints/1.png"]},
+    }
+    assert manifest["sources"][str(archive)]["ignored"] == 3
+
+
+def test_an_image_of_a_manifest_has_its_path_as_key(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    write_folder(tmp_path / "tree", digits(3))
+    names = list(digits(3))
+    lines = ["path", *(f"tree/{name}" for name in names), "tree/missing.png"]
+    (tmp_path / "list.csv").write_text("\n".join(lines) + "\n")
+    run_job(tmp_path / "list.csv", max_rejected_share=0.5)
+    keys = read_table(tmp_path / "out")["key"].to_pylist()
+    assert keys == [f"{tmp_path}/tree/{name}" for name in names]
+    rejects = read_table(tmp_path / "out", "rejects")
+    assert rejects["key"].to_pylist() == [f"{tmp_path}/tree/missing.png"]
+
+
 def test_the_manifest_says_what_the_table_is(tmp_path: Path, run_job: RunJob) -> None:
     archive = write_zip(tmp_path / "a.zip", {**broken(), **digits(30)})
     run_job(archive)

@@ -1,0 +1,161 @@
+"""Describes what an ingest found: classes by split, where labels and splits come from, warnings.
+
+`ingest.py` attaches it to its log record right after the images are read, before any training;
+the console and `vaeline inspect` print it.
+"""
+
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from components.image_example_gen.account import Account
+from components.image_sources.config import InputConfig
+from components.image_sources.naming import escaped
+from components.image_sources.origins import BARE, CLASSED, LABEL, SPLIT, UNUSED
+from trainer.data import features
+
+OVERVIEW: Final = "overview"
+"""Attribute of the log record that sums an ingest up: its `InputOverview`."""
+
+_SHOWN: Final = 10
+"""Number of classes shown from either end of the order by size."""
+_FEW: Final = 5
+"""A class with fewer images gets a warning."""
+_NAMED: Final = 5
+"""Number of names in one warning."""
+
+
+@dataclass(frozen=True)
+class InputOverview:
+    """Holds what a user should know of the input before the long work begins.
+
+    Attributes:
+        header: Titles of the columns: `class`, the splits that have images, `all`.
+        rows: One row per class, the largest first, and the sum last; numbers as text.
+        sources: One line for each kind of name that gave images their labels or splits.
+        warnings: One line for each thing that is probably not meant.
+    """
+
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+    sources: list[str]
+    warnings: list[str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns all attributes as JSON-compatible types."""
+        return asdict(self)
+
+
+def describe_input(account: Account, config: InputConfig) -> InputOverview:
+    """Describes the input of an ingest.
+
+    Args:
+        account: The account, complete or of a sample.
+        config: The input section.
+    """
+    table = account.by_split()
+    splits = [split for split in features.SPLITS if sum(table[split].values())]
+    totals = account.class_totals()
+    blank = sum(classes.get("", 0) for classes in table.values())
+    order = [label for label, _ in sorted(totals.items(), key=lambda item: (-item[1], item[0]))]
+
+    def row(title: str, numbers: list[int]) -> tuple[str, ...]:
+        return (title, *(f"{number:,}" for number in numbers), f"{sum(numbers):,}")
+
+    rows = [
+        row(escaped(label), [table[split].get(label, 0) for split in splits]) for label in order
+    ]
+    if len(rows) > 2 * _SHOWN:
+        gap = (f"... {len(rows) - 2 * _SHOWN:,} more classes", *[""] * (len(splits) + 1))
+        rows[_SHOWN:-_SHOWN] = [gap]
+    if blank:
+        rows.append(row("(no label)", [table[split].get("", 0) for split in splits]))
+    classes = "1 class" if len(totals) == 1 else f"{len(totals):,} classes"
+    rows.append(row(classes, [sum(table[split].values()) for split in splits]))
+    return InputOverview(
+        header=("class", *splits, "all"),
+        rows=rows,
+        sources=_sources(account, config),
+        warnings=list(_warnings(account, config)),
+    )
+
+
+def _sources(account: Account, config: InputConfig) -> list[str]:
+    """Returns the lines that say where labels and splits come from."""
+    origins = account.origins
+    lines = []
+    for kind in (LABEL, *(SPLIT + split for split in features.SPLITS)):
+        if count := origins.counts[kind]:
+            title = "labels" if kind == LABEL else kind
+            lines.append(f"{title}: from {_quoted(origins.examples[kind])}, {_images(count)}")
+    shares = {
+        features.VALIDATION: config.splits.validation,
+        features.CALIBRATION: config.splits.calibration,
+        features.TEST: config.splits.test,
+    }
+    hashed = {
+        split: share
+        for split, share in shares.items()
+        if share and split not in account.named_splits
+    }
+    if hashed and account.class_totals():
+        parts = ", ".join(f"{split} {share:.0%}" for split, share in hashed.items())
+        lines.append(f"by a hash of the content: {parts} of the labelled images for training")
+    return lines
+
+
+def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
+    """Yields the warnings, the gravest first."""
+    table, totals, origins = account.by_split(), account.class_totals(), account.origins
+    if len(totals) == 1:
+        (only,) = totals
+        yield (
+            f"one class only, '{escaped(only)}': if the classes are other folders, set labels.level"
+        )
+    for kind, count in sorted(origins.counts.items()):
+        folder = kind.removeprefix(BARE)
+        if kind.startswith(BARE) and not origins.counts[CLASSED + folder]:
+            yield (
+                f"'{escaped(folder)}/' was taken for a split, but {_images(count)} directly in it"
+                " got no label; if it is a class, set splits.source: hash"
+            )
+    if count := origins.counts[UNUSED]:
+        yield (
+            f"{_quoted(origins.examples[UNUSED])} look like names of splits and were not"
+            f" taken for any ({_images(count)}); rename them if they are splits"
+        )
+    without = [label for label in totals if not table[features.TEST].get(label)]
+    if table[features.TEST] and without and len(totals) > 1:
+        yield f"{_classes(without)} without test images: their quality will not be measured"
+    few = [label for label, number in totals.items() if number < _FEW]
+    if few:
+        yield f"{_classes(few)} with fewer than {_FEW} images"
+    for names in _alike(totals):
+        quoted = ", ".join(f"'{escaped(name)}'" for name in names[:_NAMED])
+        yield f"classes that differ only by case, spaces or Unicode form: {quoted}"
+    yield from account.notes()
+
+
+def _alike(labels: Iterable[str]) -> list[list[str]]:
+    """Groups class names that a human reader would take for one."""
+    groups: defaultdict[str, list[str]] = defaultdict(list)
+    for label in sorted(labels):
+        folded = unicodedata.normalize("NFKC", label).casefold()
+        groups["".join(folded.replace("_", " ").replace("-", " ").split())].append(label)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def _classes(labels: list[str]) -> str:
+    named = ", ".join(f"'{escaped(label)}'" for label in sorted(labels)[:_NAMED])
+    more = f" and {len(labels) - _NAMED:,} more" if len(labels) > _NAMED else ""
+    return f"{len(labels):,} class{'es' if len(labels) > 1 else ''} ({named}{more})"
+
+
+def _images(count: int) -> str:
+    return f"{count:,} image{'s' if count != 1 else ''}"
+
+
+def _quoted(names: list[str]) -> str:
+    return ", ".join(map(escaped, names))

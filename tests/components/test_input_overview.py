@@ -1,0 +1,95 @@
+"""What an ingest says of its input right after it has read it."""
+
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import pytest
+
+from components.image_example_gen.ingest import ingest
+from components.image_example_gen.input_overview import OVERVIEW, InputOverview
+from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
+from tests import archives
+
+
+def look(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, files: dict[str, bytes], **config: Any
+) -> InputOverview:
+    """The overview that an ingest attaches to its log record, whether or not it then fails."""
+    path = archives.write(tmp_path / "input.zip", files)
+    settings = InputConfig.model_validate({"paths": str(path), **config})
+    caplog.clear()
+    with caplog.at_level(logging.INFO), contextlib.suppress(InputError):
+        ingest(settings, str(tmp_path / "out"), beam.Pipeline, processes=0)
+    (overview,) = [vars(record)[OVERVIEW] for record in caplog.records if hasattr(record, OVERVIEW)]
+    assert isinstance(overview, InputOverview)
+    return overview
+
+
+def images(*names: str) -> dict[str, bytes]:
+    return {name: archives.png(number) for number, name in enumerate(names)}
+
+
+def test_classes_by_split_and_what_named_them(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    names = [f"train/{label}/{i}.png" for label in ("cat", "dog") for i in range(8)]
+    names += [f"test_set/{label}/{i}.png" for label in ("cat", "dog") for i in range(2)]
+    splits = {"validation": 0, "calibration": 0}
+    overview = look(caplog, tmp_path, images(*names), splits=splits)
+    assert overview.header == ("class", "train", "test", "all")
+    assert overview.rows == [
+        ("cat", "8", "2", "10"),
+        ("dog", "8", "2", "10"),
+        ("2 classes", "16", "4", "20"),
+    ]
+    assert overview.sources == [
+        "labels: from the folder of the image, 20 images",
+        "split train: from 'train/', 16 images",
+        "split test: from 'test_set/', 4 images",
+    ]
+    assert overview.warnings == []
+
+
+def test_ten_largest_and_smallest_classes(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    names = [f"c{label:02}/{i}.png" for label in range(25) for i in range(2 + label)]
+    overview = look(caplog, tmp_path, images(*names))
+    assert len(overview.rows) == 22
+    assert overview.rows[0][0] == "c24"
+    assert overview.rows[10][0] == "... 5 more classes"
+    assert overview.rows[-2][0] == "c00"
+    assert (overview.rows[-1][0], overview.rows[-1][-1]) == ("25 classes", "350")
+
+
+@pytest.mark.parametrize(
+    ("names", "warning"),
+    [
+        (["all/cats/1.png", "all/cats/2.png"], "one class only, 'cats'"),
+        (
+            ["train/a/1.png", "train/b/1.png", "test/1.png"],
+            "'test/' was taken for a split, but 1 image directly in it got no label",
+        ),
+        (
+            ["bullet_train/1.png", "cat/1.png"],
+            "'bullet_train/' look like names of splits",
+        ),
+        (["train_test_split/a/1.png", "b/1.png"], "'train_test_split/' look like names of splits"),
+        (
+            ["train/a/1.png", "train/b/2.png", "test/a/3.png"],
+            "1 class ('b') without test images",
+        ),
+        (["a/1.png", "b/2.png"], "2 classes ('a', 'b') with fewer than 5 images"),
+        (["Cat/1.png", "cat /2.png"], "only by case, spaces or Unicode form: 'Cat', 'cat '"),
+        (["a/1.png", "b/.hidden/2.png"], "1 entries ignored: 1 hidden (b/.hidden/2.png)"),
+        (["a\n/1.png", "b/2.png"], "were changed: 'a\\n' is 'a'"),
+    ],
+)
+def test_warnings(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path, names: list[str], warning: str
+) -> None:
+    found = look(caplog, tmp_path, images(*names)).warnings
+    assert any(warning in line for line in found), found
+    assert not any("\n" in line for line in found)
