@@ -184,6 +184,25 @@ def parse_bulk(
     return _validate(BulkConfig, tree, "bulk")
 
 
+def parse_input(paths: Iterable[str], *, overrides: Iterable[str] = ()) -> InputConfig:
+    """Builds the `input:` section from the paths on the command line.
+
+    Args:
+        paths: Paths of the input.
+        overrides: `input.key=value` each, as for a whole configuration.
+
+    Raises:
+        ConfigError: A key is invalid; the message has a line for each such key.
+    """
+    tree: dict[str, Any] = {"input": {"paths": list(paths)}}
+    for override in overrides:
+        _apply_override(tree, override)
+    unknown = sorted(set(tree) - {"input"})
+    if unknown:
+        raise ConfigError(f"--set {unknown[0]}: without --config only keys of input can be set")
+    return _validate(InputConfig, tree["input"], "input")
+
+
 def to_yaml(config: PipelineConfig) -> str:
     """Formats the whole tree, including defaults, as YAML that can be loaded again."""
     tree = config.model_dump(mode="json", by_alias=True)

@@ -8,13 +8,16 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import renamed_notes
 from trainer.data import features
+
+if TYPE_CHECKING:
+    from components.image_example_gen.inspection import Inspected
 
 CONFLICTS_NAMED: Final = 20
 """Largest number of contents with conflicting labels named in the account; the table has all."""
@@ -64,6 +67,20 @@ class Account:
     conflict_names: list[tuple[str, str, str]] = field(default_factory=list)
     named_splits: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+    def add(self, images: "Inspected") -> None:
+        """Adds a batch of checked images, except for their splits, which are not final yet."""
+        self.ignored.update(images.ignored)
+        self.renamed |= images.renamed
+        self.origins.update(images.origins)
+        self.converted += images.converted
+        self.bytes += sum(map(len, images.data))
+        self.formats.update(images.formats)
+        sizes = Counter((header.width, header.height) for header in images.headers)
+        for (width, height), number in sizes.items():
+            self.sizes[f"{width}x{height}"] += number
+        self.named_splits = sorted({*self.named_splits, *images.named})
+        self.rejected.update(reject.reason for reject in images.rejects)
 
     @property
     def images_in(self) -> int:
@@ -145,7 +162,7 @@ class Account:
         """Returns one line for each kind of entry or name that was not taken as it is."""
         notes = []
         if self.ignored.total():
-            notes.append(f"{self.ignored.total():,} entries ignored: {self.ignored.summary()}")
+            notes.append(f"{self.ignored.total():,} ignored by name: {self.ignored.summary()}")
         return notes + renamed_notes(self.renamed)
 
 

@@ -90,18 +90,7 @@ class PartWriter:
         Raises:
             OSError: if the output cannot be written.
         """
-        account = self._account
-        account.ignored.update(images.ignored)
-        account.renamed |= images.renamed
-        account.origins.update(images.origins)
-        account.converted += images.converted
-        account.bytes += sum(map(len, images.data))
-        account.formats.update(images.formats)
-        sizes = Counter((header.width, header.height) for header in images.headers)
-        for (width, height), number in sizes.items():
-            account.sizes[f"{width}x{height}"] += number
-        account.named_splits = sorted({*account.named_splits, *images.named})
-        account.rejected.update(reject.reason for reject in images.rejects)
+        self._account.add(images)
         self._rejects += images.rejects
         if not images.data:
             return

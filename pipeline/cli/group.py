@@ -9,6 +9,7 @@ from pipeline.cli.bulk import classify, embed
 from pipeline.cli.cluster import compile_, submit
 from pipeline.cli.doctor import doctor
 from pipeline.cli.gc import gc
+from pipeline.cli.inspect import inspect_
 from pipeline.cli.models import models
 from pipeline.cli.predict import predict
 from pipeline.cli.report import report, sample
@@ -23,6 +24,7 @@ _COMMANDS: tuple[click.Command, ...] = (
     doctor,
     embed,
     gc,
+    inspect_,
     models,
     predict,
     report,

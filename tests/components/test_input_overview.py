@@ -83,7 +83,7 @@ def test_ten_largest_and_smallest_classes(caplog: pytest.LogCaptureFixture, tmp_
         ),
         (["a/1.png", "b/2.png"], "2 classes ('a', 'b') with fewer than 5 images"),
         (["Cat/1.png", "cat /2.png"], "only by case, spaces or Unicode form: 'Cat', 'cat '"),
-        (["a/1.png", "b/.hidden/2.png"], "1 entries ignored: 1 hidden (b/.hidden/2.png)"),
+        (["a/1.png", "b/.hidden/2.png"], "1 ignored by name: 1 hidden (b/.hidden/2.png)"),
         (["a\n/1.png", "b/2.png"], "were changed: 'a\\n' is 'a'"),
     ],
 )

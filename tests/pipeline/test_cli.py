@@ -39,7 +39,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], *expected: str) -> No
 def test_help_lists_every_command() -> None:
     done = vaeline("--help")
     assert done.returncode == 0
-    for command in ("run", "demo", "classify", "predict", "models", "doctor"):
+    for command in ("run", "demo", "inspect", "classify", "predict", "models", "doctor"):
         assert f"  {command} " in done.stdout
 
 
