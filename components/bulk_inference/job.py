@@ -18,12 +18,13 @@ from components.bulk_inference.drift import comparison as drift
 from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.output import ledger, storage
+from components.bulk_inference.output.counts import COUNT_NAMES
 from components.bulk_inference.output.job_manifest import Totals, write_manifest
 from components.bulk_inference.output.result import BulkResult
 from components.bulk_inference.planning import identity
 from components.bulk_inference.planning.reuse import NEEDED_COLUMNS
 from components.bulk_inference.planning.work_units import PlannedUnit, plan_units
-from components.bulk_inference.running.counters import NAMES, read_counters
+from components.bulk_inference.running.counters import read_counters
 from components.bulk_inference.running.interruption import workers_end_with_us
 from components.bulk_inference.running.progress import BulkProgress, Watch
 from components.image_sources.errors import InputError
@@ -238,12 +239,11 @@ def _report_drift(
 
 
 def _require_matching_counts(totals: Totals, result: BulkResult) -> None:
-    accounted = totals.rows + totals.rejects + totals.duplicates + totals.ignored
-    if totals.members != accounted:
+    if totals.members != totals.accounted:
         raise CountMismatchError(
             f"{result.output}: {totals.members} members, but {totals.rows} rows +"
             f" {totals.rejects} rejects + {totals.duplicates} duplicates + {totals.ignored} ignored"
-            f" = {accounted}; the table is not complete: report this, and run again with"
+            f" = {totals.accounted}; the table is not complete: report this, and run again with"
             " --overwrite"
         )
 
@@ -260,7 +260,7 @@ def _check_counters(config: BulkJob, counted: dict[str, int], now: Totals) -> li
     """
     differences = [
         f"Beam counted {counted.get(name, 0):,} {name}, this run's records {getattr(now, name):,}"
-        for name in NAMES
+        for name in COUNT_NAMES
         if counted and counted.get(name, 0) != getattr(now, name)
     ]
     if differences and config.engine.runner == "local":

@@ -16,6 +16,7 @@ from components.bulk_inference.annotation.handler import Annotator, Outputs
 from components.bulk_inference.annotation.schema import Annotated, rows, table_schema
 from components.bulk_inference.config import BulkJob
 from components.bulk_inference.drift.drift_sums import DriftSums
+from components.bulk_inference.output.counts import Counts
 from components.bulk_inference.planning.reuse import EarlierRows
 from components.image_checks import ImageFaultError, ImageHeader
 from components.image_sources.batch import MemberBatch, Reject
@@ -29,7 +30,7 @@ class BatchResult:
     """Holds the result of one batch.
 
     Attributes:
-        members: Number of entries read: rows + rejects + duplicates + ignored.
+        members: Number of entries read.
         ignored: Entries that are no images by their names.
         renamed: Class names that could not be kept, see `MemberBatch.renamed`.
         rows: The annotated members in source order; None if there are none.
@@ -48,7 +49,18 @@ class BatchResult:
     reused: int = 0
     drift: DriftSums | None = None
 
-    def counts(self, column: str) -> Counter[str]:
+    @property
+    def counts(self) -> Counts:
+        """Returns what became of the members."""
+        return Counts(
+            members=self.members,
+            rows=self.rows.num_rows if self.rows is not None else 0,
+            rejects=len(self.rejects),
+            duplicates=len(self.duplicates),
+            ignored=self.ignored.total(),
+        )
+
+    def values_of(self, column: str) -> Counter[str]:
         """Counts rows by the values of a column; empty if the table has no such column."""
         if self.rows is None or column not in self.rows.schema.names:
             return Counter()

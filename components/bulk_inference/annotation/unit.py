@@ -110,9 +110,9 @@ def annotate_unit(
                 sinks.append(ParquetSink(files[index], pa.schema(columns)))
             for result in _results(planned, spec, annotator):
                 _add(record, result)
-                TALLY.add(result.members, len(result.rejects))
+                TALLY.add(result.counts)
                 if counts is not None:
-                    _count(counts, result)
+                    counts.add(result.counts)
                 rejects.extend(result.rejects)
                 copies.extend(result.duplicates)
                 if result.drift is not None:
@@ -182,29 +182,16 @@ def _parts(batch: MemberBatch, size: int) -> Iterator[MemberBatch]:
 
 
 def _add(record: ledger.UnitRecord, result: BatchResult) -> None:
-    record.members += result.members
+    record.add_counts(result.counts)
     ignored = NamedCounts.from_json(record.ignored_by_reason)
     ignored.update(result.ignored)
-    record.ignored, record.ignored_by_reason = ignored.total(), ignored.to_json()
+    record.ignored_by_reason = ignored.to_json()
     record.renamed |= result.renamed
-    record.rows += result.rows.num_rows if result.rows is not None else 0
-    record.rejects += len(result.rejects)
-    record.duplicates += len(result.duplicates)
     record.reused += result.reused
     reasons = Counter(f"{reject.stage}/{reject.reason}" for reject in result.rejects)
     record.reasons = dict(Counter(record.reasons) + reasons)
-    record.labels = dict(Counter(record.labels) + result.counts("label"))
-    record.verdicts = dict(Counter(record.verdicts) + result.counts("verdict"))
-
-
-def _count(counts: UnitCounts, result: BatchResult) -> None:
-    counts.add(
-        members=result.members,
-        rows=result.rows.num_rows if result.rows is not None else 0,
-        rejects=len(result.rejects),
-        duplicates=len(result.duplicates),
-        ignored=result.ignored.total(),
-    )
+    record.labels = dict(Counter(record.labels) + result.values_of("label"))
+    record.verdicts = dict(Counter(record.verdicts) + result.values_of("verdict"))
 
 
 def _key(reject: Reject, image_format: str) -> str:

@@ -13,19 +13,15 @@ from typing import Any
 from components.bulk_inference.annotation.schema import COLUMNS, table_schema
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.output import ledger, storage
+from components.bulk_inference.output.counts import Counts
 from components.image_sources.named_counts import NamedCounts
 from trainer.model_card import ModelCard
 
 
 @dataclass
-class Totals:
+class Totals(Counts):
     """Sums the records of units."""
 
-    members: int = 0
-    rows: int = 0
-    rejects: int = 0
-    duplicates: int = 0
-    ignored: int = 0
     ignored_by_reason: NamedCounts = field(default_factory=NamedCounts)
     renamed: dict[str, str] = field(default_factory=dict)
     bytes: int = 0
@@ -35,15 +31,11 @@ class Totals:
     reasons: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
-    sources: dict[str, Counter[str]] = field(default_factory=dict)
+    sources: dict[str, Counts] = field(default_factory=dict)
 
     def add(self, record: ledger.UnitRecord) -> None:
         """Adds the record of one unit."""
-        self.members += record.members
-        self.rows += record.rows
-        self.rejects += record.rejects
-        self.duplicates += record.duplicates
-        self.ignored += record.ignored
+        self.add_counts(record)
         self.ignored_by_reason.update(NamedCounts.from_json(record.ignored_by_reason))
         self.renamed |= record.renamed
         self.bytes += sum(record.files.values())
@@ -54,9 +46,7 @@ class Totals:
         self.reasons.update(record.reasons)
         self.labels.update(record.labels)
         self.verdicts.update(record.verdicts)
-        source = self.sources.setdefault(record.source, Counter())
-        for name in ("members", "rows", "rejects", "duplicates", "ignored"):
-            source[name] += getattr(record, name)
+        self.sources.setdefault(record.source, Counts()).add_counts(record)
 
 
 def write_manifest(
@@ -81,15 +71,12 @@ def write_manifest(
         "command": command,
         "config": config.model_dump(mode="json"),
         "model": {"path": card.path, "digests": card.answer_digests, "classes": list(card.classes)},
-        "counts": {
-            name: result[name]
-            for name in ("members", "rows", "rejects", "duplicates", "ignored", "units")
-        },
+        "counts": {**totals.as_counts(), "units": result["units"]},
         "rejects": result["reasons"],
         "ignored": result["ignored_by_reason"],
         "labels": result["labels"],
         "verdicts": result["verdicts"],
-        "sources": {name: dict(counts) for name, counts in sorted(totals.sources.items())},
+        "sources": {name: counts.as_counts() for name, counts in sorted(totals.sources.items())},
         "output": {"files": totals.files, "bytes": totals.bytes},
         "timing": {
             "this_run_seconds": result["seconds"],

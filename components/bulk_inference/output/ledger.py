@@ -14,6 +14,7 @@ from typing import Any, Final
 from components import locks
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.output import storage
+from components.bulk_inference.output.counts import Counts
 from components.image_sources.errors import InputError
 
 RECORDS: Final = "_units"
@@ -38,17 +39,12 @@ REPORT: Final = "report.html"
 
 
 @dataclass
-class UnitRecord:
+class UnitRecord(Counts):
     """Records the outcome of one unit.
 
     Attributes:
         name: Name of the planned unit.
         source: The archive.
-        members: Entries read: rows + rejects + duplicates + ignored.
-        rows: Rows written.
-        rejects: Members rejected.
-        duplicates: Exact copies skipped.
-        ignored: Entries that are no images by their names.
         ignored_by_reason: Their count and examples, see `NamedCounts.to_json`.
         renamed: Class names that could not be kept, see `MemberBatch.renamed`.
         reused: Rows reused from an earlier version of the archive.
@@ -63,11 +59,6 @@ class UnitRecord:
 
     name: str
     source: str
-    members: int = 0
-    rows: int = 0
-    rejects: int = 0
-    duplicates: int = 0
-    ignored: int = 0
     ignored_by_reason: dict[str, Any] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
     reused: int = 0

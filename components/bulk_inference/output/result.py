@@ -6,23 +6,19 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from components.bulk_inference.output.counts import Counts
 from components.bulk_inference.output.job_manifest import Totals
 from components.bulk_inference.running.progress import TALLY
 from trainer.model_card import ModelCard
 
 
 @dataclass
-class BulkResult:
+class BulkResult(Counts):
     """Holds the result of a bulk job.
 
     Attributes:
         output: The output folder.
         model: The model's folder.
-        members: Entries of all archives: rows + rejects + duplicates + ignored.
-        rows: Rows of the table.
-        rejects: Members rejected.
-        duplicates: Exact copies skipped.
-        ignored: Entries that are no images by their names.
         ignored_by_reason: Their count and examples, see `NamedCounts.to_json`.
         units: Work units of all archives.
         units_done_now: Units that this run processed.
@@ -46,11 +42,6 @@ class BulkResult:
 
     output: str
     model: str
-    members: int = 0
-    rows: int = 0
-    rejects: int = 0
-    duplicates: int = 0
-    ignored: int = 0
     ignored_by_reason: dict[str, Any] = field(default_factory=dict)
     units: int = 0
     units_done_now: int = 0
@@ -74,8 +65,8 @@ class BulkResult:
 
     def fill(self, totals: Totals, card: ModelCard) -> None:
         """Sets the counts from the totals over all units."""
-        for name in ("members", "rows", "rejects", "duplicates", "ignored", "batch_limit"):
-            setattr(self, name, getattr(totals, name))
+        self.add_counts(totals)
+        self.batch_limit = totals.batch_limit
         self.ignored_by_reason = totals.ignored_by_reason.to_json()
         self.reasons = dict(sorted(totals.reasons.items()))
         self.verdicts = dict(sorted(totals.verdicts.items()))

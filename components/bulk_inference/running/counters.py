@@ -9,9 +9,9 @@ import threading
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from components.bulk_inference.output.counts import Counts
+
 NAMESPACE: Final = "bulk"
-NAMES: Final = ("members", "rows", "rejects", "duplicates", "ignored")
-"""Counters of members, in addition to `units`."""
 
 
 @dataclass
@@ -21,20 +21,19 @@ class UnitCounts:
     Only the thread that runs the step may update Beam's counters, and it waits for the unit.
     """
 
-    _counts: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NAMES, 0))
+    _counts: Counts = field(default_factory=Counts)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, **counts: int) -> None:
+    def add(self, counts: Counts) -> None:
         """Adds the counts of a finished batch."""
         with self._lock:
-            for name, count in counts.items():
-                self._counts[name] += count
+            self._counts.add_counts(counts)
 
     def take(self) -> dict[str, int]:
         """Returns the counts added since the previous call."""
         with self._lock:
-            taken, self._counts = self._counts, dict.fromkeys(NAMES, 0)
-        return taken
+            taken, self._counts = self._counts, Counts()
+        return taken.as_counts()
 
 
 def read_counters(outcome: Any) -> dict[str, int]:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from components.bulk_inference.output import ledger
+from components.bulk_inference.output.counts import Counts
 from components.bulk_inference.planning.work_units import PlannedUnit
 from components.bulk_inference.running.counters import read_counters
 from trainer.progress import clock
@@ -56,7 +57,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._members = self._rejects = 0
+        self._counts = Counts()
         self._first: tuple[float, int] | None = None
 
     def start(self) -> None:
@@ -70,18 +71,17 @@ class Tally:
         with self._lock:
             return self._first
 
-    def add(self, members: int, rejects: int) -> None:
+    def add(self, counts: Counts) -> None:
         """Adds a finished batch."""
         with self._lock:
             if self._first is None:
-                self._first = (time.monotonic(), members)
-            self._members += members
-            self._rejects += rejects
+                self._first = (time.monotonic(), counts.members)
+            self._counts.add_counts(counts)
 
     def read(self) -> tuple[int, int]:
         """Returns the members and rejects so far."""
         with self._lock:
-            return self._members, self._rejects
+            return self._counts.members, self._counts.rejects
 
 
 TALLY: Final = Tally()
