@@ -5,7 +5,7 @@ The pipeline's configuration includes it; every source, ingest and the bulk job 
 
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from trainer.options import Section
 
@@ -167,12 +167,23 @@ def _as_tuple(paths: object) -> object:
     return (paths,) if isinstance(paths, str) else paths
 
 
+def _require_utf8(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuses paths that no configuration file, table or message could hold."""
+    for path in paths:
+        if not path.isascii() and any("\ud800" <= char <= "\udfff" for char in path):
+            shown = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+            raise ValueError(f"{shown}: the name is not UTF-8; rename the file or folder")
+    return paths
+
+
 class InputConfig(Section):
     """Images in any archive, their labels and splits, and what is accepted."""
 
-    paths: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
-        min_length=1,
-        description="Files, folders, globs, `gs://` addresses or `tfds:name`; one or several.",
+    paths: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), AfterValidator(_require_utf8)] = (
+        Field(
+            min_length=1,
+            description="Files, folders, globs, `gs://` addresses or `tfds:name`; one or several.",
+        )
     )
     format: Format = Field(
         default="auto", description="auto: by the path's name and what is there."

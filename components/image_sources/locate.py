@@ -11,6 +11,7 @@ from typing import Final
 from components.image_sources import files
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
+from components.image_sources.naming import escaped, printable
 
 TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
 MANIFEST_SUFFIXES: Final = (".csv", ".jsonl", ".ndjson", ".parquet")
@@ -35,6 +36,8 @@ def locate(config: InputConfig) -> Iterator[tuple[str, str]]:
             yield path, "tfds"
             continue
         for found in expand(path, config):
+            if printable(found) != found:
+                raise InputError(f"{escaped(found)}: the name is not UTF-8; rename the archive")
             image_format = config.format if config.format != "auto" else _tell(found, config)
             for part in _parts(found, image_format):
                 yield part, image_format

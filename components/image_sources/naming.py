@@ -15,6 +15,7 @@ from trainer.data import features
 SPLIT_NAMES: Final = {
     "train": features.TRAIN,
     "training": features.TRAIN,
+    "trainval": features.TRAIN,
     "validation": features.VALIDATION,
     "valid": features.VALIDATION,
     "val": features.VALIDATION,
@@ -29,6 +30,7 @@ SPLIT_NAMES: Final = {
     "unlabelled": features.UNLABELLED,
     "unlabeled": features.UNLABELLED,
     "unsupervised": features.UNLABELLED,
+    "unsup": features.UNLABELLED,
     "pred": features.UNLABELLED,
     "predict": features.UNLABELLED,
     "prediction": features.UNLABELLED,
@@ -39,6 +41,8 @@ _FILLERS: Final = r"data|datasets?|sets?|splits?|images?|imgs?|pictures?|photos?
 _SPLIT_WORD: Final = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?:{_FILLERS})?\d*")
 """A split's name, alone or run together with a filler or a number: `test`, `testset`, `val2017`."""
 _FILLER_WORD: Final = re.compile(rf"(?:{_FILLERS}|v|part)?\d*")
+_UNLABELLED_FOLDERS: Final = frozenset(("unlabelled", "unlabeled", "unsupervised", "unsup"))
+"""Lower-case names of folders whose images have no label even inside of a split's folder."""
 _CONTAINERS: Final = frozenset(
     ("image", "images", "img", "imgs", "jpg", "jpeg", "jpegimages", "photos", "pictures", "png")
 )
@@ -87,10 +91,10 @@ class PathNaming:
 
     The label is the image's parent folder, or the one that `labels.level` chooses. The split is
     the first folder that is named like one: `mnist/train/7/1.png` is in train with label 7,
-    `test_set/1.png` is in test without a label. A folder like `imagenet-test`, in which a split is
-    one word of several, counts as a split only above other folders, because `bullet_train/1.png`
-    names a class. With `splits.source: hash` no folder denotes a split, so that a class may be
-    called `train`; folders above the label are then ignored.
+    `test_set/1.png` is in test without a label, `train/unlabelled/1.png` is unlabelled. A folder
+    like `imagenet-test`, in which a split is one word of several, counts as a split only above
+    other folders, because `bullet_train/1.png` names a class. With `splits.source: hash` no folder
+    denotes a split, so that a class may be called `train`; folders above the label have no meaning.
 
     Args:
         config: Where labels and splits come from.
@@ -128,6 +132,9 @@ class PathNaming:
 
     def _split_part(self, parts: list[str]) -> int | None:
         """Returns the position of the folder that names the split."""
+        for at, part in enumerate(parts):
+            if part.lower() in _UNLABELLED_FOLDERS:
+                return at
         loose = None
         for at, part in enumerate(parts):
             named = split_in(part)
@@ -166,6 +173,12 @@ def split_in(name: str) -> SplitName | None:
     words = re.split(r"[\W_]+", name.lower())
     named = [match for word in words if (match := _SPLIT_WORD.fullmatch(word))]
     found = {SPLIT_NAMES[match.group(1)] for match in named}
+    if features.UNLABELLED in found:
+        # `unlabeled_train`: no label is what matters.
+        found = {features.UNLABELLED}
+    elif features.TEST in found and any(match.group(1) == "dev" for match in named):
+        # COCO's `test-dev2017` is a test set.
+        found -= {features.VALIDATION}
     if len(found) != 1:
         return None
     rest = [word for word in words if not _SPLIT_WORD.fullmatch(word)]

@@ -98,6 +98,14 @@ def test_labels_can_be_ignored(tmp_path: Path) -> None:
     assert {label for _, label, _ in found.values()} == {None}
 
 
+def test_an_archive_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    path = archives.write(tmp_path / "caf\udce9.zip", archives.classes(2))
+    with pytest.raises(ValueError, match=r"caf\\xe9.zip: the name is not UTF-8; rename"):
+        InputConfig(paths=(str(path),))
+    with pytest.raises(InputError, match=r"caf\\xe9.zip: the name is not UTF-8; rename"):
+        read_all(paths=str(tmp_path / "*.zip"))
+
+
 def test_several_roots_and_globs(tmp_path: Path) -> None:
     first = archives.write(tmp_path / "one.zip", {"a/1.png": archives.png(1)})
     archives.write(tmp_path / "two.tar", {"b/1.png": archives.png(2)})
@@ -196,6 +204,10 @@ PLACES = {
     "seg_train/seg_train/cat/1.png": ("cat", "train"),
     "seg_pred/seg_pred/1.png": (None, "unlabelled"),
     "asl_alphabet_test/asl_alphabet_test/A_test.jpg": (None, "test"),
+    "train/unlabeled/1.png": (None, "unlabelled"),
+    "unlabeled_train/1.png": (None, "unlabelled"),
+    "test-dev2017/cat/1.png": ("cat", "test"),
+    "trainval/cat/1.png": ("cat", "train"),
     "my-training-data/val/cat/1.png": ("cat", "validation"),
     "train_test_split/cat/1.png": ("cat", None),
     "train/bullet_train/1.png": ("bullet_train", "train"),
