@@ -38,6 +38,15 @@ class LimitsConfig(Section):
             " pixels of images, each above 16 MiB unpacked. Deflate cannot pass 1,032."
         ),
     )
+    max_tar_padding: int = Field(
+        default=21 * 512,
+        ge=0,
+        description=(
+            "Most zero bytes at the end of a tar: an end marker, and the rest of a record of 20"
+            " blocks. More look like an unfinished download and fail the run; tars made with a"
+            " larger `--blocking-factor` need more."
+        ),
+    )
     max_members: int = Field(
         default=100_000_000, ge=1, description="Most members of one archive; more fail the run."
     )
@@ -167,6 +176,15 @@ def _as_tuple(paths: object) -> object:
     return (paths,) if isinstance(paths, str) else paths
 
 
+def _require_codec(name: str) -> str:
+    """Refuses what is no text encoding of Python."""
+    try:
+        "".encode(name)
+    except LookupError as error:
+        raise ValueError(f"{name!r} is no encoding that Python knows") from error
+    return name
+
+
 def _require_utf8(paths: tuple[str, ...]) -> tuple[str, ...]:
     """Refuses paths that no configuration file, table or message could hold."""
     for path in paths:
@@ -187,6 +205,13 @@ class InputConfig(Section):
     )
     format: Format = Field(
         default="auto", description="auto: by the path's name and what is there."
+    )
+    names_encoding: Annotated[str, AfterValidator(_require_codec)] | None = Field(
+        default=None,
+        description=(
+            "Encoding of names in zips and tars that are not UTF-8: gbk, cp866, shift_jis, ..."
+            " null: cp437 in zips, replacement characters in tars."
+        ),
     )
     labels: LabelsConfig = LabelsConfig()
     splits: SplitsConfig = SplitsConfig()

@@ -21,6 +21,7 @@ from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
+from components.image_sources.locate import idx_side_files
 
 _UBYTE: Final = 0x08
 
@@ -73,6 +74,12 @@ def _check_labels(path: str, rows: int, config: InputConfig) -> None:
 def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     """Reads rows as PNG images."""
     labels = _labels(unit, config) if config.labels.source == "auto" else None
+    if unit.start == 0:
+        beside = MemberBatch(unit.source)
+        for name, reason in idx_side_files(unit.source, config):
+            beside.ignore(name, reason)
+        if beside.members:
+            yield beside
     with _open(unit.source, config) as stream:
         header = _header(unit.source, stream)
         size = math.prod(header.shape)

@@ -9,13 +9,23 @@ from collections.abc import Iterator
 from typing import Final
 
 from components.image_sources import files
+from components.image_sources.braces import expand_braces
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
+from components.image_sources.ignored import ignored_reason
 from components.image_sources.naming import escaped, printable
+from components.image_sources.tar_stream import PACKED_STARTS, is_header
 
-TAR_SUFFIXES: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz")
+TAR_SUFFIXES: Final = (
+    *(".tar", ".tar.gz", ".tgz", ".taz", ".tar.zst", ".tzst"),
+    *(".tar.bz2", ".tbz2", ".tbz", ".tb2", ".tar.xz", ".txz"),
+)
 MANIFEST_SUFFIXES: Final = (".csv", ".jsonl", ".ndjson", ".parquet")
 _IDX_MARKS: Final = ("-idx3-", "-idx4-", ".idx3-", "-images-idx", "-idx1-", ".idx1-")
+_NO_SIDE_FILES: Final = (
+    *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
+    *(".zip", ".tfrecord", *TAR_SUFFIXES),
+)
 _IMAGE_STARTS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
 
 
@@ -31,7 +41,7 @@ def locate(config: InputConfig) -> Iterator[tuple[str, str]]:
     Raises:
         InputError: if a path does not exist, or its format cannot be detected.
     """
-    for path in config.paths:
+    for path in expand_braces(config.paths):
         if path.startswith("tfds:"):
             yield path, "tfds"
             continue
@@ -96,7 +106,7 @@ def _sniff(path: str, config: InputConfig) -> str:
         file.close()
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
-    if head.startswith(b"ustar", 257) or head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
+    if is_header(head) or head.startswith(PACKED_STARTS):
         return "tar"
     if head.startswith(_IMAGE_STARTS):
         raise InputError(f"{path}: an image by itself; name the folder that holds it")
@@ -105,14 +115,39 @@ def _sniff(path: str, config: InputConfig) -> str:
 
 
 def _idx_files(folder: str) -> list[str]:
-    """Returns the image files of a folder that holds only IDX files; otherwise an empty list."""
+    """Returns the image files of a folder of IDX files; an empty list for any other folder.
+
+    Files beside them are no obstacle, unless they look like images or archives.
+    """
+    names = []
     with os.scandir(folder) as entries:
-        names = []
         for entry in entries:
-            if not any(mark in entry.name for mark in _IDX_MARKS):
+            if ignored_reason(entry.name):
+                continue
+            if any(mark in entry.name for mark in _IDX_MARKS):
+                names.append(entry.name)
+            elif entry.is_dir() or entry.name.lower().endswith(_NO_SIDE_FILES):
                 return []
-            names.append(entry.name)
     return [f"{folder}/{name}" for name in sorted(names) if "idx1" not in name]
+
+
+def idx_side_files(path: str, config: InputConfig) -> Iterator[tuple[str, str]]:
+    """Yields the files beside IDX files, and why they are ignored.
+
+    They belong to no IDX file, so that the first image file of a configured folder counts them.
+
+    Args:
+        path: An IDX file of images.
+        config: The input section.
+    """
+    folder = os.path.dirname(path)
+    given = {each.rstrip("/") for each in config.paths}
+    if files.is_cloud(path) or folder not in given or path not in _idx_files(folder)[:1]:
+        return
+    for name in sorted(os.listdir(folder)):
+        reason = ignored_reason(name)
+        if reason or not any(mark in name for mark in _IDX_MARKS):
+            yield name, reason or "side_file"
 
 
 def _parts(path: str, image_format: str) -> list[str]:

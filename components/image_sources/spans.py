@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from components.image_sources.braces import expand_braces
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.locate import expand
@@ -44,6 +45,7 @@ def resolve(config: InputConfig) -> Resolved:
     Raises:
         InputError: if a pattern is wrong, nothing matches, or paths have no span in common.
     """
+    config = config.model_copy(update={"paths": tuple(expand_braces(config.paths))})
     found = _found(config)
     if not found:
         return Resolved(config, 0, None)
@@ -72,7 +74,8 @@ def available_spans(config: InputConfig) -> tuple[int, ...]:
 
 
 def _found(config: InputConfig) -> dict[str, Mapping[int, "_Found"]]:
-    return {path: _spans_of(path, config) for path in config.paths if _TOKEN.search(path)}
+    paths = expand_braces(config.paths)
+    return {path: _spans_of(path, config) for path in paths if _TOKEN.search(path)}
 
 
 def _common(found: Mapping[str, Mapping[int, "_Found"]]) -> list[int]:

@@ -1,7 +1,7 @@
 """Streams the members of a tar with bounded memory, whatever the headers claim.
 
 `tarfile` reads extended headers whole and keeps every member's header, so a crafted archive could
-exhaust the memory. Formats: POSIX.1-2001 (pax), ustar and GNU.
+exhaust the memory. Formats: POSIX.1-2001 (pax), ustar, GNU and the old v7 format.
 """
 
 import bz2
@@ -19,9 +19,14 @@ from components.image_sources.config import RATIO_FLOOR, InputConfig
 from components.image_sources.errors import InputError
 
 BLOCK: Final = 512
+PACKED_STARTS: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\x00")
+"""First bytes of gzip, Zstandard, bzip2 and xz streams."""
+
 _LONGEST_HEADER: Final = 1024 * 1024
 _SKIP: Final = 1024 * 1024
 _ZSTD_WINDOW: Final = 1 << 27
+# bz2 reports damage as a plain OSError; that the file cannot be read is an InputError already.
+_PACKING_ERRORS: Final = (EOFError, OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 _KINDS: Final = {
     b"0": "",
     b"\0": "",
@@ -32,7 +37,11 @@ _KINDS: Final = {
     b"4": "device",
     b"6": "device",
     b"5": "folder",
+    b"D": "folder",
+    b"V": "folder",
 }
+_WITHOUT_DATA: Final = frozenset((b"1", b"2", b"3", b"4", b"6", b"5", b"V"))
+"""Types that never have data, though some old archives give links a size."""
 
 
 class TarMember(NamedTuple):
@@ -62,15 +71,18 @@ def members(path: str, config: InputConfig) -> Iterator[TarMember]:
     Yields:
         Members in order; a file above `limits.max_bytes` comes without its data.
 
+    Archives that were joined with `cat` are read to the last one, as `tar -i` does.
+
     Raises:
-        InputError: if the archive is damaged or truncated. Nothing of it is accepted, because
-            the missing members are unknown.
+        InputError: if the archive is damaged or truncated, or its end is zero-filled as that of an
+            unfinished download. Nothing of it is accepted, because the missing members are
+            unknown.
     """
     counter = _Counted(files.open_stream(path, config.storage))
     unpacked = _unpacked(io.BufferedReader(counter, _SKIP))
     try:
         yield from _members(path, _Blocks(path, unpacked, counter, config), config)
-    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, zstandard.ZstdError) as error:
+    except _PACKING_ERRORS as error:
         raise InputError(f"{path}: damaged or cut short ({error}); copy it again") from error
     finally:
         counter.close()
@@ -149,14 +161,23 @@ class _Blocks:
         Raises:
             InputError: if there are fewer, or the ratio is that of a decompression bomb.
         """
-        data = self._stream.read(size)
-        while 0 < len(data) < size and (more := self._stream.read(size - len(data))):
-            data += more
-        self._given += len(data)
+        data = self.read_up_to(size)
         if len(data) < size:
             raise InputError(
                 f"{self._path}: cut short after {self._given} bytes; copy or download it again"
             )
+        return data
+
+    def read_up_to(self, size: int) -> bytes:
+        """Reads `size` bytes, fewer at the end of the stream.
+
+        Raises:
+            InputError: if the ratio is that of a decompression bomb.
+        """
+        data = self._stream.read(size)
+        while 0 < len(data) < size and (more := self._stream.read(size - len(data))):
+            data += more
+        self._given += len(data)
         if self._given > RATIO_FLOOR and self._given > self._ratio * self._packed.consumed:
             raise InputError(
                 f"{self._path}: a decompression bomb: {self._packed.consumed} bytes unpack to more"
@@ -178,7 +199,10 @@ def _members(path: str, blocks: _Blocks, config: InputConfig) -> Iterator[TarMem
     while True:
         header = blocks.read(BLOCK)
         if not any(header):
-            return
+            following = _after_end(path, blocks, count, config)
+            if following is None:
+                return
+            header, override = following, {}
         kind, size = header[156:157], _number(header[124:136])
         if size < 0 or _checksum(header) not in (_number(header[148:156]), None):
             what = f"damaged after member {count}" if count else "no tar archive, or damaged"
@@ -191,7 +215,7 @@ def _members(path: str, blocks: _Blocks, config: InputConfig) -> Iterator[TarMem
             if kind == b"x":
                 override.update(_pax(content))
             elif kind == b"L":
-                override["path"] = content.rstrip(b"\0").decode("utf-8", "surrogateescape")
+                override["path"] = _text(content.rstrip(b"\0"))
             continue
         count += 1
         if count > config.limits.max_members:
@@ -199,15 +223,19 @@ def _members(path: str, blocks: _Blocks, config: InputConfig) -> Iterator[TarMem
                 f"{path}: more than {config.limits.max_members} members; raise"
                 " limits.max_members if that is meant"
             )
-        name = override.get("path") or _name(header)
+        name = _in_encoding(override.get("path") or _name(header), config.names_encoding)
         if override.get("size", "").isdigit():
             size = int(override["size"])
             padded = -(-size // BLOCK) * BLOCK
         sparse = any(key.startswith("GNU.sparse") for key in override)
         override = {}
         reason = "unreadable" if sparse else _KINDS.get(kind, "unreadable")
+        if kind == b"\0" and name.endswith("/"):
+            # The v7 format has no type for folders.
+            reason = "folder"
         if reason in ("link", "device", "folder"):
-            # Some old archives give links a size, but they never have data.
+            if kind not in _WITHOUT_DATA:
+                blocks.skip(padded)
             yield TarMember(name, reason, b"", f"type {kind.decode('ascii', 'replace')!r}")
             continue
         if reason or size > limit:
@@ -216,6 +244,40 @@ def _members(path: str, blocks: _Blocks, config: InputConfig) -> Iterator[TarMem
             yield TarMember(name, reason or "too_large", b"", detail)
             continue
         yield TarMember(name, "", blocks.read(padded)[:size], "")
+
+
+def _after_end(path: str, blocks: _Blocks, count: int, config: InputConfig) -> bytes | None:
+    """Reads on after an end marker: returns the header of a further archive, None at the end.
+
+    Raises:
+        InputError: if there is anything else than zeros, or more of them than tar fills a record
+            with.
+    """
+    zeros = BLOCK
+    while block := blocks.read_up_to(BLOCK):
+        if any(block):
+            if is_header(block):
+                return block
+            raise InputError(
+                f"{path}: what follows the end marker behind member {count} is no tar; copy the"
+                " archive again, or cut the rest off"
+            )
+        zeros += len(block)
+    limit = config.limits.max_tar_padding
+    if zeros > limit:
+        raise InputError(
+            f"{path}: ends with {zeros:,} zero bytes after member {count}, as an unfinished"
+            f" download does; copy it again, or raise limits.max_tar_padding ({limit:,}) if it is"
+            " complete"
+        )
+    return None
+
+
+def is_header(block: bytes) -> bool:
+    """Returns whether a block of 512 bytes is a member's header, of any tar format."""
+    if len(block) < BLOCK or not any(block):
+        return False
+    return _checksum(block) == _number(block[148:156]) and _number(block[124:136]) >= 0
 
 
 def _number(text: bytes) -> int:
@@ -239,7 +301,23 @@ def _name(header: bytes) -> str:
     name = header[:100].split(b"\0", 1)[0]
     if header[257:263] == b"ustar\0" and (prefix := header[345:500].split(b"\0", 1)[0]):
         name = prefix + b"/" + name
+    return _text(name)
+
+
+def _text(name: bytes) -> str:
     return name.decode("utf-8", "surrogateescape")
+
+
+def _in_encoding(name: str, encoding: str | None) -> str:
+    """Decodes a name that is not UTF-8 in the configured encoding."""
+    if encoding is None or name.isascii():
+        return name
+    raw = name.encode("utf-8", "surrogateescape")
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return raw.decode(encoding, "replace")
+    return name
 
 
 def _pax(content: bytes) -> dict[str, str]:

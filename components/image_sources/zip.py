@@ -25,6 +25,8 @@ from components.image_sources.zip_directory import (
     plan_parts,
 )
 
+_WRAPS: Final = "w"
+"""Marks units of archives that store offsets modulo 4 GiB."""
 _STORED: Final = 0
 _DEFLATED: Final = 8
 _LOCAL_SIGNATURE: Final = b"PK\x03\x04"
@@ -44,15 +46,16 @@ def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
         directory = find_directory(path, file)
         total = 0
         parts = plan_parts(path, file, directory, config.units.members, config.units.max_bytes)
-        for start, stop, members in parts:
-            total += members
+        mode = _WRAPS if directory.wraps else ""
+        for part in parts:
+            total += part.entries
             if total > config.limits.max_members:
                 raise InputError(
                     f"{path}: more than {config.limits.max_members} members; raise"
                     " limits.max_members if that is meant"
                 )
-            shift = str(directory.shift).encode()
-            yield WorkUnit(0, path, "zip", start, stop, members, extra=shift)
+            extra = f"{part.shift}{mode}".encode()
+            yield WorkUnit(0, path, "zip", part.start, part.stop, part.entries, extra=extra)
     finally:
         file.close()
 
@@ -62,8 +65,7 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     naming = PathNaming(config, unit.split)
     file = files.open_ranged(unit.source, config.storage)
     try:
-        listed = file.read(unit.start, unit.stop - unit.start)
-        entries = parse_entries(listed, int(unit.extra))
+        entries = _entries(unit, file, config)
         previous_stop = 0
         while chunk := list(islice(entries, config.units.batch)):
             batch = MemberBatch(unit.source)
@@ -84,8 +86,7 @@ def pick(path: str, wants: Callable[[str], bool], config: InputConfig) -> Iterat
     file = files.open_ranged(path, config.storage)
     try:
         for unit in plan(path, config):
-            listed = file.read(unit.start, unit.stop - unit.start)
-            named = [entry for entry in parse_entries(listed, int(unit.extra)) if wants(entry.name)]
+            named = [entry for entry in _entries(unit, file, config) if wants(entry.name)]
             batch = MemberBatch(path)
             wanted = [entry for entry in named if _is_wanted(entry, batch, config.limits)]
             fetched, _ = _fetch(file, wanted, batch, 0)
@@ -96,6 +97,18 @@ def pick(path: str, wants: Callable[[str], bool], config: InputConfig) -> Iterat
             yield batch
     finally:
         file.close()
+
+
+def _entries(unit: WorkUnit, file: files.RangedFile, config: InputConfig) -> Iterator[Entry]:
+    """Parses the part of the central directory that a unit stands for."""
+    listed = file.read(unit.start, unit.stop - unit.start)
+    shift = unit.extra.decode()
+    return parse_entries(
+        listed,
+        int(shift.removesuffix(_WRAPS)),
+        wraps=shift.endswith(_WRAPS),
+        encoding=config.names_encoding,
+    )
 
 
 def _is_wanted(entry: Entry, batch: MemberBatch, limits: LimitsConfig) -> bool:

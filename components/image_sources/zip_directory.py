@@ -4,7 +4,9 @@ The zip reader plans by walking it once, and each unit parses only its own part.
 create an object per member of the whole archive in every worker. Format: PKWARE APPNOTE 6.3.10.
 """
 
+import contextlib
 import struct
+import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -21,7 +23,7 @@ _LONGEST_COMMENT: Final = 65535
 
 _ENTRY_SIGNATURE: Final = b"PK\x01\x02"
 _ENTRY: Final = struct.Struct("<4sH2xHH4xLLLHHH6xHL")
-_LENGTHS: Final = struct.Struct("<4s16xLLHHH")
+_LENGTHS: Final = struct.Struct("<4s16xLLHHH8xL")
 ENTRY_BYTES: Final = 46
 _WINDOW: Final = 4 * 1024 * 1024
 _FULL32: Final = 0xFFFFFFFF
@@ -29,6 +31,8 @@ _FULL16: Final = 0xFFFF
 _UTF8: Final = 0x800
 _ENCRYPTED: Final = 0x1
 _UNIX: Final = 3
+_WRAP: Final = 1 << 32
+_UNICODE_PATH: Final = b"up"
 
 
 class Directory(NamedTuple):
@@ -39,6 +43,24 @@ class Directory(NamedTuple):
         stop: Offset of the byte after its last.
         entries: Number of entries that the end record claims.
         shift: Number to add to stored offsets, for archives with prepended data.
+        wraps: Whether offsets are stored modulo 4 GiB, as macOS's Archive Utility does.
+    """
+
+    start: int
+    stop: int
+    entries: int
+    shift: int
+    wraps: bool = False
+
+
+class DirectoryPart(NamedTuple):
+    """Locates a part of the central directory.
+
+    Attributes:
+        start: Offset of its first byte in the file.
+        stop: Offset of the byte after its last.
+        entries: Number of its entries.
+        shift: Number to add to the stored offset of its first entry.
     """
 
     start: int
@@ -102,12 +124,15 @@ def find_directory(path: str, file: RangedFile) -> Directory:
     shift = end - length - start
     if shift < 0:
         raise InputError(f"{path}: its central directory is damaged or cut short; copy it again")
+    if shift and shift % _WRAP == 0:
+        # Nobody puts gigabytes in front of a zip; its last offset has lost its upper half.
+        return Directory(start + shift, end, entries, 0, wraps=True)
     return Directory(start + shift, end, entries, shift)
 
 
 def plan_parts(
     path: str, file: RangedFile, directory: Directory, members: int, max_bytes: int
-) -> Iterator[tuple[int, int, int]]:
+) -> Iterator[DirectoryPart]:
     """Divides the directory into parts, reading it through a small window.
 
     Args:
@@ -119,7 +144,7 @@ def plan_parts(
             exceeds this.
 
     Yields:
-        First byte, byte after the last, and number of entries of each part.
+        The parts in the order of the directory.
 
     Raises:
         InputError: if an entry is damaged.
@@ -127,7 +152,8 @@ def plan_parts(
     unpack = _LENGTHS.unpack_from
     window, base = b"", directory.start
     at = part = directory.start
-    count = weight = 0
+    count = weight = previous = 0
+    shift = part_shift = directory.shift
     while at < directory.stop:
         local = at - base
         if local + ENTRY_BYTES > len(window):
@@ -136,28 +162,38 @@ def plan_parts(
             raise InputError(
                 f"{path}: its central directory is damaged at byte {at}; copy it again"
             )
-        _, packed, unpacked, name, extra, comment = unpack(window, local)
+        _, packed, unpacked, name, extra, comment, offset = unpack(window, local)
+        if directory.wraps and offset < previous:
+            shift += _WRAP
+        previous = offset
+        if not count:
+            part_shift = shift
         weight += packed if packed > unpacked else unpacked
         at += ENTRY_BYTES + name + extra + comment
         count += 1
         if count == members or weight >= max_bytes:
-            yield part, at, count
+            yield DirectoryPart(part, at, count, part_shift)
             part, count, weight = at, 0, 0
     if count:
-        yield part, at, count
+        yield DirectoryPart(part, at, count, part_shift)
 
 
-def parse_entries(data: bytes, shift: int) -> Iterator[Entry]:
+def parse_entries(
+    data: bytes, shift: int, *, wraps: bool = False, encoding: str | None = None
+) -> Iterator[Entry]:
     """Parses one part of the directory.
 
     Args:
         data: The bytes of one part.
-        shift: `Directory.shift`.
+        shift: `DirectoryPart.shift`.
+        wraps: `Directory.wraps`.
+        encoding: Encoding of names that are not marked as UTF-8; None tries UTF-8 and cp437.
 
     Yields:
         Entries in the order of the directory.
     """
     at, end = 0, len(data)
+    previous = 0
     while at + ENTRY_BYTES <= end:
         (
             _,
@@ -176,12 +212,16 @@ def parse_entries(data: bytes, shift: int) -> Iterator[Entry]:
         at += ENTRY_BYTES
         raw = data[at : at + name_length]
         at += name_length
-        if packed == _FULL32 or unpacked == _FULL32 or offset == _FULL32:
-            extra = data[at : at + extra_length]
+        extra = data[at : at + extra_length]
+        if wraps:
+            if offset < previous:
+                shift += _WRAP
+            previous = offset
+        elif packed == _FULL32 or unpacked == _FULL32 or offset == _FULL32:
             unpacked, packed, offset = _zip64(extra, unpacked, packed, offset)
         at += extra_length + comment_length
         yield Entry(
-            _decode_name(raw, flags),
+            _decode_name(raw, flags, extra, encoding),
             offset + shift,
             packed,
             unpacked,
@@ -192,13 +232,34 @@ def parse_entries(data: bytes, shift: int) -> Iterator[Entry]:
         )
 
 
-def _decode_name(raw: bytes, flags: int) -> str:
+def _decode_name(raw: bytes, flags: int, extra: bytes, encoding: str | None) -> str:
     """Decodes a name; UTF-8 is tried first, because many tools write it without the flag."""
-    try:
-        name = raw.decode("utf-8")
-    except UnicodeDecodeError:
-        name = raw.decode("utf-8", "surrogateescape") if flags & _UTF8 else raw.decode("cp437")
+    name = _unicode_path(raw, extra) if _UNICODE_PATH in extra else None
+    if name is None and encoding and not flags & _UTF8 and not raw.isascii():
+        # Text in another encoding may happen to be valid UTF-8.
+        with contextlib.suppress(UnicodeDecodeError):
+            name = raw.decode(encoding)
+    if name is None:
+        try:
+            name = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            name = raw.decode("utf-8", "surrogateescape") if flags & _UTF8 else raw.decode("cp437")
     return name.replace("\\", "/") if "\\" in name else name
+
+
+def _unicode_path(raw: bytes, extra: bytes) -> str | None:
+    """Reads Info-ZIP's Unicode Path, the extra field 0x7075: version, CRC-32 of `raw`, UTF-8."""
+    at = 0
+    while at + 4 <= len(extra):
+        kind, length = struct.unpack_from("<2sH", extra, at)
+        content = extra[at + 4 : at + 4 + length]
+        if kind == _UNICODE_PATH and len(content) > 5 and content[0] == 1:
+            (checksum,) = struct.unpack_from("<L", content, 1)
+            if checksum == zlib.crc32(raw):
+                with contextlib.suppress(UnicodeDecodeError):
+                    return content[5:].decode("utf-8")
+        at += 4 + length
+    return None
 
 
 def _zip64(extra: bytes, unpacked: int, packed: int, offset: int) -> tuple[int, int, int]:
