@@ -7,7 +7,7 @@ https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 import struct
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 import google_crc32c
 
@@ -66,6 +66,20 @@ def read_frames(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes, str]]
         record = data[:-TAIL_BYTES]
         is_sound = _masked_crc(record) == _CRC.unpack(data[-TAIL_BYTES:])[0]
         yield record, "" if is_sound else "checksum"
+
+
+def is_packed(stream: Any) -> bool:
+    """Returns whether a file is gzipped, whatever its name; a buffered stream stays in place.
+
+    The first bytes of a frame are a length, which may happen to look like gzip's mark; but then its
+    checksum follows.
+    """
+    head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
+    if not head.startswith(b"\x1f\x8b\x08"):
+        return False
+    if len(head) < HEAD_BYTES:
+        return True
+    return bool(_masked_crc(head[: _LENGTH.size]) != _HEAD.unpack(head)[1])
 
 
 def record_spans(file: BinaryIO) -> Iterator[tuple[int, int]]:

@@ -21,6 +21,7 @@ from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
+from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.locate import idx_side_files
 
 _UBYTE: Final = 0x08
@@ -93,12 +94,13 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
             images = np.frombuffer(pixels, np.uint8).reshape(-1, *shape)
             batch = MemberBatch(unit.source, identity=[])
             for row, image in enumerate(images, start):
-                label = labels[row - unit.start] if labels else None
-                if label is not None and config.labels.names:
-                    if int(label) >= len(config.labels.names):
-                        batch.refuse(f"{row:08d}", "bad_label", f"number {label} has no name")
+                label = None
+                if labels:
+                    try:
+                        label = read_label(labels[row - unit.start], config.labels.names)
+                    except LabelValueError as error:
+                        batch.refuse(f"{row:08d}", "bad_label", str(error))
                         continue
-                    label = config.labels.names[int(label)]
                 batch.add(f"{row:08d}", encode_png(image), label, unit.split)
                 batch.identity.append(prefix + image.tobytes())  # type: ignore[union-attr]
             yield batch
@@ -126,13 +128,13 @@ def label_file(path: str, config: InputConfig) -> str:
     )
 
 
-def _labels(unit: WorkUnit, config: InputConfig) -> list[str]:
-    """Reads the labels of a unit's rows as decimal numbers."""
+def _labels(unit: WorkUnit, config: InputConfig) -> bytes:
+    """Reads the labels of a unit's rows, one byte each."""
     path = label_file(unit.source, config)
     with _open(path, config) as stream:
         _header(path, stream)
         stream.seek(unit.start, os.SEEK_CUR)
-        return [str(number) for number in _exactly(path, stream, unit.stop - unit.start)]
+        return _exactly(path, stream, unit.stop - unit.start)
 
 
 @contextlib.contextmanager

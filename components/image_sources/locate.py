@@ -22,10 +22,10 @@ TAR_SUFFIXES: Final = (
 )
 MANIFEST_SUFFIXES: Final = (".csv", ".jsonl", ".ndjson", ".parquet")
 _IDX_MARKS: Final = ("-idx3-", "-idx4-", ".idx3-", "-images-idx", "-idx1-", ".idx1-")
-_NO_SIDE_FILES: Final = (
-    *(".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
-    *(".zip", ".tfrecord", *TAR_SUFFIXES),
+_IMAGE_SUFFIXES: Final = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
 )
+_ARCHIVE_SUFFIXES: Final = (".zip", ".tfrecord", *TAR_SUFFIXES)
 _IMAGE_STARTS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
 
 
@@ -76,7 +76,10 @@ def _tell(path: str, config: InputConfig) -> str:
     """Detects the format from the name, or from the first bytes if the name does not tell."""
     name = path.rpartition("/")[2].lower()
     if not files.is_cloud(path) and os.path.isdir(path):
-        return "idx" if _idx_files(path) else "folder"
+        if _idx_files(path):
+            return "idx"
+        _refuse_archives(path)
+        return "folder"
     if name.endswith(".zip"):
         return "zip"
     if name.endswith(TAR_SUFFIXES):
@@ -95,6 +98,28 @@ def _tell(path: str, config: InputConfig) -> str:
         if cloud_storage.is_prefix(path, config.storage):
             return "folder"
     return _sniff(path, config)
+
+
+def _refuse_archives(folder: str) -> None:
+    """Raises for a folder that holds archives and nothing else to read, such as shards.
+
+    Raises:
+        InputError: its message says how to name the archives.
+    """
+    suffixes: set[str] = set()
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if ignored_reason(entry.name):
+                continue
+            name = entry.name.lower()
+            archive = next(filter(name.endswith, _ARCHIVE_SUFFIXES), None)
+            if archive:
+                suffixes.add(entry.name[-len(archive) :])
+            elif entry.is_dir() or name.endswith(_IMAGE_SUFFIXES):
+                return
+    if suffixes:
+        named = ", ".join(f"{folder}/*{suffix}" for suffix in sorted(suffixes))
+        raise InputError(f"{folder}: a folder of archives and not of images; name them: {named}")
 
 
 def _sniff(path: str, config: InputConfig) -> str:
@@ -126,7 +151,9 @@ def _idx_files(folder: str) -> list[str]:
                 continue
             if any(mark in entry.name for mark in _IDX_MARKS):
                 names.append(entry.name)
-            elif entry.is_dir() or entry.name.lower().endswith(_NO_SIDE_FILES):
+            elif entry.is_dir() or entry.name.lower().endswith(
+                (*_IMAGE_SUFFIXES, *_ARCHIVE_SUFFIXES)
+            ):
                 return []
     return [f"{folder}/{name}" for name in sorted(names) if "idx1" not in name]
 

@@ -230,6 +230,13 @@ def splits_of_sources(located: list[tuple[str, str]]) -> list[str | None]:
     return found
 
 
+def sample_key(name: str) -> tuple[str, str]:
+    """Splits a name into the sample's key, including the folder, and the lower-case suffix."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, suffix = base.partition(".")
+    return folder + slash + stem, suffix.lower()
+
+
 def printable(text: str) -> str:
     """Returns text that UTF-8 can encode, with replacement characters for bytes that were not."""
     return _encoded(text).decode("utf-8", "replace")

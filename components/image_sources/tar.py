@@ -6,11 +6,14 @@ from components.image_sources import tar_stream
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB, InputConfig
+from components.image_sources.errors import InputError
 from components.image_sources.ignored import ignored_reason
-from components.image_sources.naming import PathNaming
+from components.image_sources.naming import PathNaming, escaped, sample_key
 
 BATCH_BYTES = 16 * MIB
 """Size at which a batch ends, even if it has few members."""
+_REMEMBERED = 1000
+"""Number of members whose names are kept, to recognise an unsorted WebDataset shard."""
 
 
 def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
@@ -22,6 +25,7 @@ def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
 def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     """Reads one archive."""
     naming = PathNaming(config, unit.split)
+    keys: set[str] = set()
     batch, size = MemberBatch(unit.source), 0
     for member in tar_stream.members(unit.source, config):
         reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
@@ -30,6 +34,7 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
         elif member.kind:
             batch.refuse(member.name, member.kind, member.detail)
         else:
+            _refuse_late_label(unit.source, member.name, keys, config)
             place = naming.place(member.name)
             batch.add(member.name, member.data, place.label, place.split)
             size += len(member.data)
@@ -37,3 +42,19 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
             yield batch
             batch, size = MemberBatch(unit.source), 0
     yield batch
+
+
+def _refuse_late_label(path: str, name: str, keys: set[str], config: InputConfig) -> None:
+    """Raises for a label file of WebDataset behind its image.
+
+    A shard is recognised by its first members; if all labels come last, it looks like a plain tar.
+    """
+    key, suffix = sample_key(name)
+    if suffix == "cls" and key in keys and config.labels.source == "auto":
+        raise InputError(
+            f"{path}: {escaped(name)} is the label of an image far before it; sort the shard so"
+            " that the files of a sample follow each other (tar --sort=name), or set"
+            " format: webdataset and labels.source: none"
+        )
+    if len(keys) < _REMEMBERED:
+        keys.add(key)

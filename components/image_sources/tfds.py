@@ -37,7 +37,7 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     label = config.tfds.label if config.labels.source == "auto" else ""
     keys = TFRecordConfig(encoded=config.tfds.image, label_text="", label=label, filename="")
     split = split_of_value(extra["split"]) if config.splits.source == "auto" else None
-    yield from read_records(unit.source, split, keys, tuple(extra["names"]), config)
+    yield from read_records(unit.source, split, keys, tuple(extra["names"]), config, set())
 
 
 def shard_files(path: str, config: InputConfig) -> list[str]:

@@ -17,11 +17,13 @@ from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB, InputConfig, TFRecordConfig
 from components.image_sources.errors import InputError
 from components.image_sources.example_proto import example_class
+from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.tar import BATCH_BYTES
-from components.tfrecord_frames import FrameError, read_frames
+from components.tfrecord_frames import FrameError, is_packed, read_frames
 
 # Bytes that a record may hold in addition to its image.
 _ROOM: Final = MIB
+_KEYS_NAMED: Final = 12
 
 
 def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
@@ -35,7 +37,9 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     keys = config.tfrecord
     if config.labels.source == "none":
         keys = keys.model_copy(update={"label": "", "label_text": ""})
-    yield from read_records(unit.source, unit.split, keys, config.labels.names, config)
+    seen: set[str] = set()
+    yield from read_records(unit.source, unit.split, keys, config.labels.names, config, seen)
+    _require_keys(unit.source, keys, seen)
 
 
 def read_records(
@@ -44,6 +48,7 @@ def read_records(
     keys: TFRecordConfig,
     names: tuple[str, ...],
     config: InputConfig,
+    seen: set[str],
 ) -> Iterator[MemberBatch]:
     """Reads the images of one TFRecord file.
 
@@ -53,21 +58,25 @@ def read_records(
         keys: Feature keys; an empty key disables its feature.
         names: Class names by number.
         config: Limits, batch size and storage.
+        seen: Receives the names of the features that records have.
 
     Yields:
         Batches in the order of the file.
+
+    Raises:
+        InputError: if the file is damaged.
     """
     batch, size = MemberBatch(path), 0
     with files.open_stream(path, config.storage) as raw:
         stream: BinaryIO = raw
-        if path.endswith(".gz"):
+        if is_packed(raw):
             stream = gzip.GzipFile(fileobj=raw)  # type: ignore[assignment]
         for row, (record, reason) in enumerate(_frames(path, stream, config)):
             name = f"{row:08d}"
             if reason:
                 batch.refuse(name, reason, f"record {row}")
             else:
-                size += _add(batch, name, record, split, keys, names)
+                size += _add(batch, name, record, split, keys, names, seen)
             if len(batch) + len(batch.rejects) >= config.units.batch or size >= BATCH_BYTES:
                 yield batch
                 batch, size = MemberBatch(path), 0
@@ -81,6 +90,7 @@ def _add(
     split: str | None,
     keys: TFRecordConfig,
     names: tuple[str, ...],
+    seen: set[str],
 ) -> int:
     """Adds one record's image to the batch and returns its size in bytes."""
     try:
@@ -88,38 +98,63 @@ def _add(
     except DecodeError:
         batch.refuse(name, "bad_record", "not a tf.Example")
         return 0
-    encoded = _bytes_of(features, keys.encoded)
-    if encoded is None:
-        batch.refuse(name, "bad_record", f"no bytes under {keys.encoded!r}")
+    seen.update(features)
+    encoded = _value_of(features, keys.encoded)
+    if not isinstance(encoded, bytes):
+        known = ", ".join(map(repr, sorted(features)[:_KEYS_NAMED]))
+        batch.refuse(name, "bad_record", f"no bytes under {keys.encoded!r}; it has {known}")
         return 0
-    found = _bytes_of(features, keys.filename)
-    if found:
+    found = _value_of(features, keys.filename)
+    if isinstance(found, bytes) and found:
         name = f"{name}/{found.decode('utf-8', 'surrogateescape')}"
-    text = _bytes_of(features, keys.label_text)
-    label = text.decode("utf-8", "surrogateescape") if text else None
-    if label is None and (number := _number_of(features, keys.label)) is not None:
-        if names and not 0 <= number < len(names):
-            batch.refuse(name, "bad_label", f"number {number} has no name")
-            return 0
-        label = names[number] if names else str(number)
-        # TensorFlow's image records and TFDS write -1 for a missing label.
-        label = None if number < 0 else label
+    try:
+        label = _label(features, keys, names)
+    except LabelValueError as error:
+        batch.refuse(name, "bad_label", str(error))
+        return 0
     batch.add(name, encoded, label, split)
     return len(encoded)
 
 
-def _bytes_of(features: Any, key: str) -> bytes | None:
-    if not key or key not in features:
+def _label(features: Any, keys: TFRecordConfig, names: tuple[str, ...]) -> str | None:
+    """Reads the label under the key of the name, otherwise under that of the number.
+
+    Raises:
+        LabelValueError: if the value is no label.
+    """
+    text = _value_of(features, keys.label_text)
+    number = _value_of(features, keys.label) if text is None or text == b"" else text
+    if isinstance(number, int | float) and number < 0:
+        # TensorFlow's image records and TFDS write -1 for a missing label.
         return None
-    values = features[key].bytes_list.value
-    return values[0] if values else None
+    return read_label(number, names)
 
 
-def _number_of(features: Any, key: str) -> int | None:
+def _value_of(features: Any, key: str) -> bytes | int | float | list[Any] | None:
+    """Returns the value of a feature of any kind: one value, a list of several, or None."""
     if not key or key not in features:
         return None
-    values = features[key].int64_list.value
-    return values[0] if values else None
+    feature = features[key]
+    kind = feature.WhichOneof("kind")
+    values = list(getattr(feature, kind).value) if kind else []
+    if len(values) == 1:
+        return values[0]
+    return values or None
+
+
+def _require_keys(path: str, keys: TFRecordConfig, seen: set[str]) -> None:
+    """Raises if a configured feature is in no record, which is probably a typing error.
+
+    The default keys may be missing; the images are then unlabelled.
+    """
+    defaults = TFRecordConfig()
+    for option in TFRecordConfig.model_fields:
+        key = getattr(keys, option)
+        if key and key != getattr(defaults, option) and seen and key not in seen:
+            known = ", ".join(map(repr, sorted(seen)[:_KEYS_NAMED]))
+            raise InputError(
+                f"{path}: no record has the feature {key!r} of tfrecord.{option}; they have {known}"
+            )
 
 
 def _frames(path: str, stream: BinaryIO, config: InputConfig) -> Iterator[tuple[bytes, str]]:

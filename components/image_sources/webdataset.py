@@ -1,30 +1,62 @@
 """Reads WebDataset tar shards, in which adjacent files that share a basename form one sample.
 
 The basename ends at the first dot. The label is the `.cls`, `.txt` or `.json` file next to the
-image; the split is in the shard's name.
+image; the split is in the shard's name. Whatever is no known side file is judged by its content.
 """
 
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Final
+from typing import Any, Final
 
 from components.image_sources import tar_stream
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
 from components.image_sources.ignored import ignored_reason
+from components.image_sources.label_values import LabelValueError, read_label
+from components.image_sources.naming import escaped, sample_key
 from components.image_sources.tar import BATCH_BYTES
 from components.image_sources.tar_stream import TarMember
 
-IMAGE_SUFFIXES: Final = frozenset(("jpg", "jpeg", "png", "gif", "bmp", "webp", "ppm", "tif"))
+IMAGE_SUFFIXES: Final = frozenset(
+    (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "bmp", "webp", "tif", "tiff", "ppm"),
+        *("heic", "heif", "avif", "jp2", "jxl"),
+    )
+)
+"""Suffixes by which a shard is recognised; images are recognised by their content."""
 _LABEL_SUFFIXES: Final = ("cls", "txt", "json")
+_SIDE_SUFFIXES: Final = frozenset(
+    (
+        *_LABEL_SUFFIXES,
+        *(
+            "text",
+            "caption",
+            "transcript",
+            "csv",
+            "tsv",
+            "jsonl",
+            "yaml",
+            "yml",
+            "xml",
+            "html",
+            "md",
+        ),
+        *("cls2", "id", "index", "inx", "bbox", "npy", "npz", "pt", "pth", "pyd", "pkl", "pickle"),
+        *("ten", "tb", "mp", "msg", "cbor", "safetensors", "parquet", "log", "mp3", "wav", "flac"),
+        *("ogg", "m4a", "mp4", "avi", "mkv", "mov", "webm", "vtt", "srt", "lock"),
+    )
+)
 _JSON_KEYS: Final = ("label", "class", "cls", "class_name")
+_CAPTION_KEYS: Final = frozenset(("caption", "url", "original_width"))
+"""Keys of the JSON files that img2dataset writes beside an image and its caption."""
 _PEEKED: Final = 200
-_NUMBER: Final = re.compile("[0-9]{1,9}")
-_NAMELESS: Final = "\0"
-"""Placeholder for a class number that has no name."""
+_REMEMBERED: Final = 1_000_000
+"""Most samples without a label whose names are kept, to notice that a label comes late."""
+
+Sample = list[tuple[str, TarMember]]
 
 
 def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
@@ -35,19 +67,23 @@ def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
 
 def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     """Reads one shard."""
+    labels = _Labels(unit.source, config)
     batch, size = MemberBatch(unit.source), 0
-    for sample in _samples(unit.source, config):
-        label = _label(sample, config)
+    for key, sample in _samples(unit.source, config):
+        try:
+            label, fault = labels.of(key, sample), ""
+        except LabelValueError as error:
+            label, fault = None, str(error)
         for suffix, member in sample:
             reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
             if reason:
                 batch.ignore(member.name, reason)
             elif member.kind:
                 batch.refuse(member.name, member.kind, member.detail)
-            elif suffix.rpartition(".")[2] not in IMAGE_SUFFIXES:
+            elif _is_side_file(suffix):
                 batch.ignore(member.name, "side_file")
-            elif label == _NAMELESS:
-                batch.refuse(member.name, "bad_label", "the class number beside it has no name")
+            elif fault:
+                batch.refuse(member.name, "bad_label", fault)
             else:
                 batch.add(member.name, member.data, label, unit.split)
                 size += len(member.data)
@@ -55,6 +91,72 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
             yield batch
             batch, size = MemberBatch(unit.source), 0
     yield batch
+
+
+class _Labels:
+    """Finds the labels of samples, also where they precede the image in the shard.
+
+    Args:
+        path: The shard, for error messages.
+        config: Where labels come from, and their names.
+    """
+
+    def __init__(self, path: str, config: InputConfig) -> None:
+        self._path = path
+        self._config = config
+        self._early: dict[str, str | None] = {}
+        self._unlabelled: set[int] = set()
+
+    def of(self, key: str, sample: Sample) -> str | None:
+        """Returns the label of a sample; None if it has none.
+
+        Raises:
+            LabelValueError: if the value beside the image is no label.
+            InputError: if the labels are in another order than the images, or are captions.
+        """
+        if self._config.labels.source == "none":
+            return None
+        side = {suffix.rpartition(".")[2]: member.data for suffix, member in sample}
+        chosen = next((suffix for suffix in _LABEL_SUFFIXES if side.get(suffix)), None)
+        has_image = any(not member.kind and not _is_side_file(suffix) for suffix, member in sample)
+        if chosen == "txt" and _has_caption(side):
+            raise InputError(
+                f"{self._path}: the .txt files beside the images hold captions, as img2dataset"
+                " writes them, and no classes; set labels.source: none, or add .cls files"
+            )
+        label = _side_label(chosen, side[chosen], self._config) if chosen else None
+        if not has_image:
+            self._keep(key, label)
+        elif label is None:
+            label = self._early.pop(key, None)
+            if label is None and len(self._unlabelled) < _REMEMBERED:
+                self._unlabelled.add(hash(key))
+        return label
+
+    def _keep(self, key: str, label: str | None) -> None:
+        """Keeps a label that came without its image."""
+        if label is None:
+            return
+        if hash(key) in self._unlabelled or len(self._early) >= _REMEMBERED:
+            raise InputError(
+                f"{self._path}: the label of {escaped(key)} is not next to its image; sort the"
+                " shard so that the files of a sample follow each other (tar --sort=name), or set"
+                " labels.source: none"
+            )
+        self._early[key] = label
+
+
+def _is_side_file(suffix: str) -> bool:
+    return suffix.rpartition(".")[2] in _SIDE_SUFFIXES
+
+
+def _has_caption(side: Mapping[str, bytes]) -> bool:
+    """Returns whether img2dataset wrote the text file: its JSON names caption and address."""
+    try:
+        values = json.loads(side.get("json", b""))
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and bool(_CAPTION_KEYS & values.keys())
 
 
 def has_side_files(path: str, config: InputConfig) -> bool:
@@ -65,7 +167,7 @@ def has_side_files(path: str, config: InputConfig) -> bool:
     """
     found: dict[str, set[str]] = {}
     for member in islice(tar_stream.members(path, config), _PEEKED):
-        key, suffix = split_key(member.name)
+        key, suffix = sample_key(member.name)
         suffixes = found.setdefault(key, set())
         suffixes.add(suffix.rpartition(".")[2])
         if suffixes & IMAGE_SUFFIXES and suffixes & set(_LABEL_SUFFIXES):
@@ -73,61 +175,40 @@ def has_side_files(path: str, config: InputConfig) -> bool:
     return False
 
 
-def split_key(name: str) -> tuple[str, str]:
-    """Splits a name into the sample's key, including the folder, and the lower-case suffix."""
-    folder, slash, base = name.rpartition("/")
-    stem, _, suffix = base.partition(".")
-    return folder + slash + stem, suffix.lower()
-
-
-def _samples(path: str, config: InputConfig) -> Iterator[list[tuple[str, TarMember]]]:
+def _samples(path: str, config: InputConfig) -> Iterator[tuple[str, Sample]]:
     """Groups adjacent members of one key; a group never exceeds the size of a batch."""
-    sample: list[tuple[str, TarMember]] = []
+    sample: Sample = []
     current, size = "", 0
     for member in tar_stream.members(path, config):
-        key, suffix = split_key(member.name)
+        key, suffix = sample_key(member.name)
         if sample and (key != current or size > BATCH_BYTES or len(sample) >= config.units.batch):
-            yield sample
+            yield current, sample
             sample, size = [], 0
         current = key
         sample.append((suffix, member))
         size += len(member.data)
     if sample:
-        yield sample
+        yield current, sample
 
 
-def _label(sample: list[tuple[str, TarMember]], config: InputConfig) -> str | None:
-    """Reads the label from the sample's sidecar file."""
-    if config.labels.source == "none":
-        return None
-    side = {suffix.rpartition(".")[2]: member.data for suffix, member in sample}
-    for suffix in _LABEL_SUFFIXES:
-        if suffix not in side:
-            continue
-        text = side[suffix].decode("utf-8", "replace").strip()
-        if suffix == "json":
-            text = _from_json(text)
-        if text:
-            return _named(text, config.labels.names)
-    return None
+def _side_label(suffix: str, data: bytes, config: InputConfig) -> str | None:
+    """Reads the label from a side file.
+
+    Raises:
+        LabelValueError: if its value is no label.
+    """
+    text = data.decode("utf-8", "surrogateescape").strip()
+    if suffix != "json":
+        return read_label(text, config.labels.names, is_text=True)
+    return read_label(_from_json(text), config.labels.names)
 
 
-def _from_json(text: str) -> str:
-    """Reads the label from a JSON object; returns an empty string if it has none."""
+def _from_json(text: str) -> Any:
+    """Returns the value of the label in a JSON object, or the value if it is no object."""
     try:
         values = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
-        return ""
+    except (ValueError, RecursionError):
+        return None
     if not isinstance(values, dict):
-        return str(values) if isinstance(values, str | int) else ""
-    for key in _JSON_KEYS:
-        if isinstance(values.get(key), str | int):
-            return str(values[key])
-    return ""
-
-
-def _named(text: str, names: tuple[str, ...]) -> str:
-    """Replaces a class number by its name if names are configured."""
-    if not names or not _NUMBER.fullmatch(text):
-        return text
-    return names[int(text)] if int(text) < len(names) else _NAMELESS
+        return values
+    return next((values[key] for key in _JSON_KEYS if values.get(key) is not None), None)

@@ -1,0 +1,243 @@
+"""Labels as people really store them: in shards of any order, under any key, as any kind."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
+from components.image_sources.example_proto import example_class
+from components.image_sources.label_values import LabelValueError, read_label
+from components.image_sources.sources import open_source
+from components.tfrecord_frames import frame
+from tests import archives
+from tests.components.test_image_sources import members, read_all, rejects
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        ("cat", "cat"),
+        (" cat ", "cat"),
+        (b"cat", "cat"),
+        (b"caf\xe9", "caf\udce9"),
+        (np.bytes_(b"cat"), "cat"),
+        (np.str_("cat"), "cat"),
+        (3, "3"),
+        (3.0, "3"),
+        (np.int64(3), "3"),
+        (np.float32(3), "3"),
+        (pa.scalar(3), "3"),
+        (pa.scalar(b"cat"), "cat"),
+        (-1, "-1"),
+        (0.5, "0.5"),
+        (True, "true"),
+        ([3], "3"),
+        ((b"cat",), "cat"),
+        (np.array(["cat"]), "cat"),
+        (None, None),
+        (float("nan"), None),
+        ("", None),
+        ("  ", None),
+        ("1.0", "1.0"),
+    ],
+)
+def test_values_of_labels(value: Any, label: str | None) -> None:
+    assert read_label(value) == label
+
+
+@pytest.mark.parametrize("value", [1, 1.0, "1", b"1", "01", np.uint8(1), [1]])
+def test_numbers_get_their_names(value: Any) -> None:
+    assert read_label(value, ["cat", "dog"]) == "dog"
+    assert read_label("cow", ["cat", "dog"]) == "cow"
+
+
+def test_numbers_in_text() -> None:
+    assert read_label("1.0", is_text=True) == "1"
+    assert read_label("1.0", ["cat", "dog"], is_text=True) == "dog"
+    assert read_label("1.5", is_text=True) == "1.5"
+    assert read_label("v1.0", is_text=True) == "v1.0"
+
+
+@pytest.mark.parametrize("value", [["cat", "dog"], {"id": 1}, [], [[1, 2]], object()])
+def test_what_is_no_label(value: Any) -> None:
+    with pytest.raises(LabelValueError, match="is no label"):
+        read_label(value)
+
+
+@pytest.mark.parametrize("number", [2, -1, "7", 1e9])
+def test_numbers_without_a_name(number: Any) -> None:
+    with pytest.raises(LabelValueError, match="has no name among the 2"):
+        read_label(number, ["cat", "dog"])
+
+
+def record(**features: Any) -> bytes:
+    """A tf.Example; `__` stands for `/`."""
+    message = example_class()()
+    for name, value in {"image__encoded": archives.png(len(features)), **features}.items():
+        feature = message.features.feature[name.replace("__", "/")]
+        for item in value if isinstance(value, list) else [value]:
+            kind = {bytes: "bytes_list", float: "float_list", int: "int64_list"}[type(item)]
+            getattr(feature, kind).value.append(item)
+    return message.SerializeToString()
+
+
+def labels_of(tmp_path: Path, *records: bytes, **config: Any) -> list[str | None]:
+    path = tmp_path / "a.tfrecord"
+    path.write_bytes(frame(records))
+    return [row[1] for row in members(read_all(paths=str(path), **config)).values()]
+
+
+@pytest.mark.parametrize(
+    ("features", "label"),
+    [
+        ({"image__class__label": b"3"}, "3"),
+        ({"image__class__label": b"cat"}, "cat"),
+        ({"image__class__label": 3.0}, "3"),
+        ({"image__class__label": -1}, None),
+        ({"image__class__label": [3]}, "3"),
+        ({"image__class__text": 3}, "3"),
+        ({"image__class__text": b"", "image__class__label": 3}, "3"),
+        ({"image__class__text": b"cat", "image__class__label": 3}, "cat"),
+        ({}, None),
+    ],
+)
+def test_labels_of_records(tmp_path: Path, features: dict[str, Any], label: str | None) -> None:
+    assert labels_of(tmp_path, record(**features)) == [label]
+
+
+def test_names_for_numbers_of_any_kind(tmp_path: Path) -> None:
+    kinds: list[Any] = [1, 1.0, b"1"]
+    found = labels_of(
+        tmp_path,
+        *(record(image__class__label=kind) for kind in kinds),
+        labels={"names": ["cat", "dog"]},
+    )
+    assert found == ["dog"] * 3
+
+
+def test_records_with_several_labels_are_rejected(tmp_path: Path) -> None:
+    path = tmp_path / "a.tfrecord"
+    path.write_bytes(frame([record(image__class__label=[1, 2]), record(other=1)]))
+    batches = read_all(paths=str(path))
+    assert rejects(batches) == {"00000000": "bad_label"}
+    assert len(members(batches)) == 1
+
+
+@pytest.mark.parametrize("option", ["label", "label_text", "encoded", "filename"])
+def test_a_configured_feature_that_no_record_has(tmp_path: Path, option: str) -> None:
+    records = [record(image__class__label=1, image__class__text=b"cat")]
+    with pytest.raises(InputError) as caught:
+        labels_of(tmp_path, *records, tfrecord={option: "typo"})
+    message = str(caught.value)
+    assert f"no record has the feature 'typo' of tfrecord.{option}" in message
+    assert "'image/class/label', 'image/class/text', 'image/encoded'" in message
+
+
+def test_a_configured_feature_may_be_missing_in_some_records(tmp_path: Path) -> None:
+    records = [record(), record(breed=b"pug")]
+    assert labels_of(tmp_path, *records, tfrecord={"label": "breed"}) == [None, "pug"]
+
+
+def test_a_configuration_that_went_through_json_asks_for_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "a.tfrecord"
+    path.write_bytes(frame([record()]))
+    config = InputConfig.model_validate_json(InputConfig(paths=(str(path),)).model_dump_json())
+    source = open_source(config)
+    assert sum(len(batch) for unit in source.units() for batch in source.read(unit)) == 1
+
+
+def test_a_packed_file_of_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.tfrecord"
+    path.write_bytes(gzip.compress(frame([record(image__class__text=b"cat")])))
+    assert [row[1] for row in members(read_all(paths=str(path))).values()] == ["cat"]
+
+
+def shard(tmp_path: Path, files: dict[str, bytes], name: str = "s.tar") -> str:
+    (tmp_path / name).write_bytes(archives.tar_bytes(files))
+    return str(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "suffix", ["jfif", "jpe", "JPG", "apng", "tiff", "heic", "avif", "seg.png", "bin", "weird"]
+)
+def test_samples_are_judged_by_content(tmp_path: Path, suffix: str) -> None:
+    files = {"1.png": archives.png(1), "1.cls": b"3", f"2.{suffix}": archives.png(2), "2.cls": b"4"}
+    batches = read_all(paths=shard(tmp_path, files))
+    assert {name: row[1] for name, row in members(batches).items()} == {
+        "1.png": "3",
+        f"2.{suffix}": "4",
+    }
+    assert sum(batch.members for batch in batches) == len(files)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "label"),
+    [
+        ("cls", b"3", "3"),
+        ("cls", b"3.0\n", "3"),
+        ("txt", b"golden retriever\n", "golden retriever"),
+        ("json", b'{"label": 1.0}', "1"),
+        ("json", b'{"label": "cat"}', "cat"),
+        ("json", b'{"class": true}', "true"),
+        ("json", b'{"label": null, "class": 2}', "2"),
+        ("json", b'{"label": 0}', "0"),
+        ("json", b'{"other": 1}', None),
+        ("json", b"7", "7"),
+    ],
+)
+def test_labels_of_samples(tmp_path: Path, suffix: str, content: bytes, label: str | None) -> None:
+    path = shard(tmp_path, {"1.png": archives.png(1), f"1.{suffix}": content})
+    assert [row[1] for row in members(read_all(paths=path)).values()] == [label]
+
+
+def test_a_list_beside_a_sample_is_no_label(tmp_path: Path) -> None:
+    files = {"1.png": archives.png(1), "1.json": b'{"label": [1, 2]}'}
+    assert rejects(read_all(paths=shard(tmp_path, files))) == {"1.png": "bad_label"}
+
+
+def test_labels_before_their_images(tmp_path: Path) -> None:
+    files = {f"{i}.cls": b"%d" % (i % 3) for i in range(50)}
+    files |= {f"{i}.png": archives.png(i) for i in range(50)}
+    batches = read_all(paths=shard(tmp_path, files), format="webdataset")
+    found = {name: row[1] for name, row in members(batches).items()}
+    assert found == {f"{i}.png": str(i % 3) for i in range(50)}
+
+
+@pytest.mark.parametrize("count", [20, 300])
+def test_labels_behind_all_images_are_not_lost_in_silence(tmp_path: Path, count: int) -> None:
+    files = {f"{i}.png": archives.png(i) for i in range(count)}
+    files |= {f"{i}.cls": b"%d" % (i % 3) for i in range(count)}
+    path = shard(tmp_path, files)
+    with pytest.raises(InputError, match=r"sort the shard .* labels\.source: none"):
+        read_all(paths=path)
+    batches = read_all(paths=path, format="webdataset", labels={"source": "none"})
+    assert len(members(batches)) == count
+    assert sum(batch.ignored.counts["side_file"] for batch in batches) == count
+
+
+def test_captions_are_no_classes(tmp_path: Path) -> None:
+    files: dict[str, bytes] = {}
+    for number in range(3):
+        about = {"caption": f"photo {number}", "url": "http://x", "key": str(number)}
+        files[f"0000{number}.jpg"] = archives.jpeg(number)
+        files[f"0000{number}.json"] = json.dumps(about).encode()
+        files[f"0000{number}.txt"] = f"a photo of thing {number}".encode()
+    path = shard(tmp_path, files)
+    with pytest.raises(InputError, match=r"captions.* set labels\.source: none"):
+        read_all(paths=path)
+    assert len(members(read_all(paths=path, labels={"source": "none"}))) == 3
+
+
+def test_a_folder_of_shards_says_how_to_name_them(tmp_path: Path) -> None:
+    shard(tmp_path, {"1.png": archives.png(1), "1.cls": b"3"}, "00000.tar")
+    (tmp_path / "00000.parquet").write_bytes(b"x")
+    (tmp_path / "00000_stats.json").write_bytes(b"{}")
+    with pytest.raises(InputError, match=r"a folder of archives .* name them: .*/\*\.tar$"):
+        read_all(paths=str(tmp_path))
+    assert len(members(read_all(paths=f"{tmp_path}/*.tar"))) == 1
