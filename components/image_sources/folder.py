@@ -109,7 +109,8 @@ class _FileReader:
     def __call__(self, path: str) -> bytes | tuple[str, str]:
         try:
             if not files.is_cloud(path) and (kind := listing.kind_of(path)):
-                return kind, "dangling link" if kind == "link" else "not a regular file"
+                what = "a folder" if os.path.isdir(path) else "not a regular file"
+                return kind, "dangling link" if kind == "link" else what
             data = files.read_file(path, self._storage, self._limit)
         except FileNotFoundError:
             return "missing", "no such file"

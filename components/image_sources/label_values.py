@@ -16,6 +16,10 @@ class LabelValueError(ValueError):
     """Reports a value that is no label; the message says why and fits into one line."""
 
 
+class UnnamedNumberError(LabelValueError):
+    """Reports the number of a class that has no name."""
+
+
 def read_label(value: Any, names: Sequence[str] = (), *, is_text: bool = False) -> str | None:
     """Returns the class that a value names.
 
@@ -34,7 +38,8 @@ def read_label(value: Any, names: Sequence[str] = (), *, is_text: bool = False) 
         is_text: Whether the source has text only, such as CSV, in which `1.0` is a number.
 
     Raises:
-        LabelValueError: if the value is no label, or a number without a name.
+        UnnamedNumberError: if it is a number without a name.
+        LabelValueError: if it is no label for another reason.
     """
     if hasattr(value, "as_py"):
         value = value.as_py()
@@ -66,5 +71,7 @@ def _named(text: str, names: Sequence[str]) -> str:
         return text
     number = int(text)
     if not 0 <= number < len(names):
-        raise LabelValueError(f"number {number} has no name among the {len(names)} of labels.names")
+        raise UnnamedNumberError(
+            f"number {number} has no name among the {len(names)} of labels.names"
+        )
     return names[number]

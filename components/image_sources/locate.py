@@ -20,7 +20,10 @@ TAR_SUFFIXES: Final = (
     *(".tar", ".tar.gz", ".tgz", ".taz", ".tar.zst", ".tzst"),
     *(".tar.bz2", ".tbz2", ".tbz", ".tb2", ".tar.xz", ".txz"),
 )
-MANIFEST_SUFFIXES: Final = (".csv", ".jsonl", ".ndjson", ".parquet")
+MANIFEST_SUFFIXES: Final = (
+    *(".csv", ".tsv", ".jsonl", ".ndjson", ".parquet"),
+    *(".csv.gz", ".tsv.gz", ".jsonl.gz", ".ndjson.gz"),
+)
 _IDX_MARKS: Final = ("-idx3-", "-idx4-", ".idx3-", "-images-idx", "-idx1-", ".idx1-")
 _IMAGE_SUFFIXES: Final = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff"),

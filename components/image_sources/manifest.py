@@ -1,44 +1,61 @@
-"""Reads CSV, JSON Lines and Parquet manifests, which list image paths, labels and splits.
+"""Reads CSV, TSV, JSON Lines and Parquet manifests, which list image paths, labels and splits.
 
-Paths are absolute (including `gs://`) or relative to the manifest's folder.
+Paths are absolute (including `gs://`) or relative to the manifest's folder. Text may be gzipped, in
+UTF-8 or UTF-16, with any usual delimiter.
 """
 
+import codecs
 import csv
+import gzip
 import importlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
-from typing import Any
+from typing import Any, Final
 
 from components.image_sources import files
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import InputConfig
+from components.image_sources.config import InputConfig, ManifestConfig
 from components.image_sources.errors import InputError
 from components.image_sources.folder import pack_names, read_files, unpack_names
-from components.image_sources.naming import SPLIT_NAMES
+from components.image_sources.label_values import (
+    LabelValueError,
+    UnnamedNumberError,
+    read_label,
+)
+from components.image_sources.naming import split_of_value
 
-Row = dict[str, Any]
+Row = Mapping[str | None, Any]
+
+_MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_DELIMITERS: Final = ",;\t|"
+_GZIP: Final = b"\x1f\x8b"
+_ADDRESS: Final = re.compile(r"(?!gs:|file:)[A-Za-z][A-Za-z0-9+.-]*:(//|[\\/])")
+"""Addresses on the web and paths with a drive; `gs://` and `file://` are read."""
+_COLUMNS: Final = ("path", "label", "split")
+_FIELDS: Final = 4
+"""Texts per row in a work unit: path, label, split, and why the label is none."""
 
 
 def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
     """Plans units of rows; the manifest is read once, and each unit carries its rows."""
-    columns = config.manifest
-    names = (columns.path, columns.label, columns.split)
-    rows = _rows(path, config)
-    first = next(rows, None)
-    if first is None:
-        return
-    if columns.path not in first:
-        raise InputError(
-            f"{path}: no column {columns.path!r} among {', '.join(map(repr, first))}; name it with"
-            " manifest.path"
-        )
-    rows = chain([first], rows)
-    while chunk := list(islice(rows, config.units.members)):
-        flat = [_text(row.get(name)) for row in chunk for name in names]
+    rows = _named_rows(path, config)
+    is_text = _base_suffix(path) in ("csv", "tsv")
+    numbered = enumerate(rows, 1)
+    while chunk := list(islice(numbered, config.units.members)):
+        flat: list[str] = []
+        for number, (name, label, split) in chunk:
+            where = f"{path}: row {number}"
+            flat += [
+                _text(name, f"{where}, {config.manifest.path!r}"),
+                *_label(label, f"{where}, {config.manifest.label!r}", config, is_text=is_text),
+                _text(split, f"{where}, {config.manifest.split!r}"),
+            ]
         yield WorkUnit(0, path, "manifest", members=len(chunk), extra=pack_names(flat))
 
 
@@ -49,12 +66,17 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     labelled = config.labels.source == "auto"
     refused = MemberBatch(unit.source, names_are_paths=True)
     rows: list[tuple[str, str | None, str | None]] = []
-    for name, label, split in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
-        known = SPLIT_NAMES.get(split.lower())
+    for at in range(0, len(flat), _FIELDS):
+        name, label, fault, split = flat[at : at + _FIELDS]
+        known = split_of_value(split) if split else None
         if not name:
             refused.refuse("", "bad_record", "a row without a path")
+        elif _ADDRESS.match(name):
+            refused.refuse(name, "missing", "an address or a drive; give a path on this machine")
         elif split and known is None:
             refused.refuse(name, "bad_split", f"{split!r} is no split")
+        elif fault and labelled:
+            refused.refuse(name, "bad_label", fault)
         else:
             named = known if config.splits.source == "auto" else None
             rows.append((_full(folder, name), (label or None) if labelled else None, named))
@@ -66,25 +88,89 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
 def named_files(path: str, config: InputConfig) -> Iterator[str]:
     """Yields the files and objects that a manifest names, for the fingerprint."""
     folder = path.rpartition("/")[0] or "."
-    for row in _rows(path, config):
-        if name := _text(row.get(config.manifest.path)):
+    for number, (value, _, _) in enumerate(_named_rows(path, config), 1):
+        name = _text(value, f"{path}: row {number}, {config.manifest.path!r}")
+        if name and not _ADDRESS.match(name):
             yield _full(folder, name)
 
 
 def _full(folder: str, name: str) -> str:
-    """Resolves a path relative to the manifest's folder."""
-    if files.is_cloud(name) or os.path.isabs(name):
+    """Resolves a path relative to the manifest's folder; it may be written as on Windows."""
+    name = name.removeprefix("file://")
+    if files.is_cloud(name):
         return name
-    return f"{folder}/{name}"
+    full = name if os.path.isabs(name) else f"{folder}/{name}"
+    if "\\" in name and not os.path.lexists(full):
+        name = name.replace("\\", "/")
+        full = name if os.path.isabs(name) else f"{folder}/{name}"
+    return full
 
 
-def _text(value: object) -> str:
-    """Returns a cell as text; empty if it is missing."""
-    if value is None or value != value:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip()
+def _text(value: Any, where: str) -> str:
+    """Returns a cell as text; empty if it is missing.
+
+    Raises:
+        InputError: if it is a list or an object.
+    """
+    try:
+        return read_label(value) or ""
+    except LabelValueError as error:
+        raise InputError(f"{where}: {str(error).replace('label', 'text')}") from error
+
+
+def _label(value: Any, where: str, config: InputConfig, *, is_text: bool) -> tuple[str, str]:
+    """Returns the label, or why a number is none.
+
+    Raises:
+        InputError: if it is a list or an object.
+    """
+    try:
+        return read_label(value, config.labels.names, is_text=is_text) or "", ""
+    except UnnamedNumberError as error:
+        return "", str(error)
+    except LabelValueError as error:
+        raise InputError(f"{where}: {error}; name a column of labels, manifest.label") from error
+
+
+def _named_rows(path: str, config: InputConfig) -> Iterator[tuple[Any, Any, Any]]:
+    """Streams path, label and split of each row.
+
+    Raises:
+        InputError: if the manifest is damaged, or lacks a column that it must have.
+    """
+    rows = _rows(path, config)
+    first = next(rows, None)
+    if first is None:
+        return
+    name, label, split = (_column(path, option, first, config) for option in _COLUMNS)
+    for row in chain([first], rows):
+        yield row.get(name), row.get(label), row.get(split)
+
+
+def _column(path: str, option: str, row: Row, config: InputConfig) -> str | None:
+    """Finds a column by its name, whatever its case and the spaces around it.
+
+    Raises:
+        InputError: if it is missing and must be there: the paths, or any that is configured.
+    """
+    wanted = getattr(config.manifest, option)
+    names = [name for name in row if isinstance(name, str)]
+    if wanted in names:
+        return str(wanted)
+    for name in names:
+        if name.strip().casefold() == wanted.strip().casefold():
+            return name
+    if option == "path" or wanted != getattr(ManifestConfig(), option):
+        raise InputError(
+            f"{path}: no column {wanted!r} among {', '.join(map(repr, names))}; name it with"
+            f" manifest.{option}"
+        )
+    return None
+
+
+def _base_suffix(path: str) -> str:
+    """Returns the suffix in lower case, without that of gzip."""
+    return path.lower().removesuffix(".gz").rpartition(".")[2]
 
 
 def _rows(path: str, config: InputConfig) -> Iterator[Row]:
@@ -93,21 +179,41 @@ def _rows(path: str, config: InputConfig) -> Iterator[Row]:
     Raises:
         InputError: if the manifest is damaged.
     """
-    suffix = path.rpartition(".")[2].lower()
-    with files.open_stream(path, config.storage) as stream:
+    suffix = _base_suffix(path)
+    with files.open_stream(path, config.storage) as raw:
         try:
             if suffix == "parquet":
-                yield from _parquet(stream, config)
-            elif suffix == "csv":
-                with io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
-                    yield from csv.DictReader(text)
-            else:
-                with io.TextIOWrapper(stream, "utf-8-sig") as text:
+                yield from _parquet(raw, config)
+                return
+            stream: Any = raw
+            if stream.peek(2).startswith(_GZIP):
+                packed: Any = gzip.GzipFile(fileobj=raw)
+                stream = io.BufferedReader(packed)
+            encoding = "utf-16" if stream.peek(2)[:2] in _MARKS else "utf-8-sig"
+            with io.TextIOWrapper(stream, encoding, newline="") as text:
+                if suffix in ("jsonl", "ndjson"):
                     yield from _json_lines(path, text)
-        except (UnicodeDecodeError, csv.Error, OSError, ValueError) as error:
+                else:
+                    yield from _csv(text, suffix)
+        except (UnicodeDecodeError, csv.Error, EOFError, OSError, ValueError, zlib.error) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"{path}: not a readable manifest: {error}") from error
+
+
+def _csv(text: Any, suffix: str) -> Iterator[Row]:
+    """Reads text with a header; the delimiter is the one that the header has most of."""
+    header = ""
+    while not header.strip():
+        if not (header := text.readline()):
+            return
+    delimiter = max(_DELIMITERS, key=header.count) if suffix != "tsv" else "\t"
+    if not any(map(header.count, _DELIMITERS)):
+        delimiter = ","
+    # Spaces after a delimiter would else keep a quoted cell from being recognised.
+    yield from csv.DictReader(
+        chain([header], text), delimiter=delimiter, skipinitialspace=delimiter != "\t"
+    )
 
 
 def _json_lines(path: str, text: Iterable[str]) -> Iterator[Row]:
@@ -131,14 +237,18 @@ def _parquet(stream: Any, config: InputConfig) -> Iterator[Row]:
         # CVE-2023-47248: reading untrusted data could run code; importing the package fixes it.
         importlib.import_module("pyarrow_hotfix")
     table = pq.ParquetFile(stream)
-    columns = config.manifest
-    wanted = [
+    named = [
         name
-        for name in (columns.path, columns.label, columns.split)
-        if name in table.schema_arrow.names
+        for name in table.schema_arrow.names
+        if name.strip().casefold()
+        in {getattr(config.manifest, option).strip().casefold() for option in _COLUMNS}
     ]
-    if columns.path not in wanted:
+    if not named:
         yield dict.fromkeys(table.schema_arrow.names)
         return
-    for batch in table.iter_batches(batch_size=config.units.members, columns=wanted):
-        yield from batch.to_pylist()
+    # The first row has all columns, so that a message can list them.
+    others = dict.fromkeys(table.schema_arrow.names)
+    for batch in table.iter_batches(batch_size=config.units.members, columns=named):
+        for row in batch.to_pylist():
+            yield {**others, **row}
+            others = {}

@@ -1,0 +1,185 @@
+"""Manifests as spreadsheets, notebooks and Windows programs write them."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from components.image_sources.config import InputConfig
+from components.image_sources.errors import InputError
+from components.image_sources.fingerprint import fingerprint
+from tests import archives
+from tests.components.test_image_sources import members, read_all, rejects
+
+Labels = dict[str, tuple[str | None, str | None]]
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with `images/0.png` to `images/5.png`."""
+    archives.write_folder(
+        tmp_path, {f"images/{number}.png": archives.png(number) for number in range(6)}
+    )
+    return tmp_path
+
+
+def found(folder: Path, name: str, content: str | bytes, **config: Any) -> Labels:
+    """Label and split by file of what a manifest names."""
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    batches = read_all(paths=str(path), **config)
+    assert rejects(batches) == {}
+    assert fingerprint(InputConfig.model_validate({"paths": str(path), **config}))
+    return {Path(name).name: (label, split) for name, (_, label, split) in members(batches).items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", "path,label\nimages/0.png,cat\n"),
+        ("a.CSV", "path,label\nimages/0.png,cat\n"),
+        ("a.csv", "path, label\nimages/0.png, cat\n"),
+        ("a.csv", '"path", "label"\n"images/0.png", "cat"\n'),
+        ("a.csv", "Path,LABEL\r\nimages/0.png,cat\r\n"),
+        ("a.csv", "\n\npath,label\nimages/0.png,cat\n\n"),
+        ("a.csv", "\ufeffpath,label\nimages/0.png,cat\n"),
+        ("a.csv", "path;label\nimages/0.png;cat\n"),
+        ("a.csv", "path\tlabel\nimages/0.png\tcat\n"),
+        ("a.tsv", "path\tlabel\nimages/0.png\tcat\n"),
+        ("a.csv", "id,path,label,note\n1,images/0.png,cat,x\n"),
+        ("a.csv", "path,label\n.\\images\\0.png,cat\n"),
+        ("a.csv", "path,label\nimages\\0.png,cat\n"),
+        ("a.csv", "path,label\n./images/0.png,cat\n"),
+        ("a.csv", "path,label\r\nimages/0.png,cat".encode("utf-16")),
+        ("a.csv.gz", gzip.compress(b"path,label\nimages/0.png,cat\n")),
+        ("a.csv", gzip.compress(b"path,label\nimages/0.png,cat\n")),
+        ("a.jsonl.gz", gzip.compress(b'{"path": "images/0.png", "label": "cat"}\n')),
+        ("a.jsonl", '{"path": ".\\\\images\\\\0.png", "Label": "cat"}'),
+    ],
+)
+def test_one_row_in_many_spellings(images: Path, name: str, content: str | bytes) -> None:
+    assert found(images, name, content) == {"0.png": ("cat", None)}
+
+
+def test_absolute_paths_and_addresses_of_files(images: Path) -> None:
+    content = f"path,label\n{images}/images/0.png,a\nfile://{images}/images/1.png,b\n"
+    assert found(images, "a.csv", content) == {"0.png": ("a", None), "1.png": ("b", None)}
+
+
+def test_a_name_with_a_backslash_is_found_as_it_is(images: Path) -> None:
+    (images / "a\\b.png").write_bytes(archives.png(9))
+    assert found(images, "a.csv", "path,label\na\\b.png,cat\n") == {"a\\b.png": ("cat", None)}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ("C:\\images\\0.png,cat", "missing"),
+        ("https://x.org/0.png,cat", "missing"),
+        ("images/none.png,cat", "missing"),
+        ("images,cat", "device"),
+        (",cat", "bad_record"),
+    ],
+)
+def test_rows_that_name_no_file(images: Path, row: str, reason: str) -> None:
+    (images / "a.csv").write_text(f"path,label\nimages/1.png,dog\n{row}\n")
+    batches = read_all(paths=str(images / "a.csv"))
+    assert len(members(batches)) == 1
+    assert list(rejects(batches).values()) == [reason]
+
+
+@pytest.mark.parametrize(
+    ("word", "split"),
+    [("Test", "test"), (" val ", "validation"), ("test_set", "test"), ("val2017", "validation"),
+     ("TRAIN", "train"), ("", None)],
+)  # fmt: skip
+def test_words_for_splits(images: Path, word: str, split: str | None) -> None:
+    content = f"path,label,Split\nimages/0.png,cat,{word}\n"
+    assert found(images, "a.csv", content) == {"0.png": ("cat", split)}
+
+
+def test_a_word_that_is_no_split_is_a_reject(images: Path) -> None:
+    (images / "a.csv").write_text("path,label,split\nimages/0.png,cat,holiday\n")
+    assert list(rejects(read_all(paths=str(images / "a.csv"))).values()) == ["bad_split"]
+
+
+def parquet(images: Path, column: Any, **config: Any) -> list[str | None]:
+    """Labels of a Parquet manifest with this column of labels."""
+    table = pa.table({"path": [f"images/{i}.png" for i in range(len(column))], "label": column})
+    pq.write_table(table, images / "a.parquet")
+    batches = read_all(paths=str(images / "a.parquet"), **config)
+    return [label for batch in batches for label in batch.labels]
+
+
+def test_columns_of_parquet(images: Path) -> None:
+    assert parquet(images, pa.array([b"cat", None], pa.binary())) == ["cat", None]
+    assert parquet(images, pa.array([1, None])) == ["1", None]
+    assert parquet(images, pa.array([1.0, float("nan")])) == ["1", None]
+    assert parquet(images, pa.array([True, False])) == ["true", "false"]
+    assert parquet(images, pa.array(["cat", "cat"]).dictionary_encode()) == ["cat", "cat"]
+    names = {"labels": {"names": ["cat", "dog"]}}
+    assert parquet(images, pa.array([1, 0], pa.int8()), **names) == ["dog", "cat"]
+
+
+def test_numbers_in_csv_are_those_of_parquet(images: Path) -> None:
+    content = "path,label\nimages/0.png,1.0\nimages/1.png,\nimages/2.png,1\n"
+    assert found(images, "a.csv", content) == {
+        "0.png": ("1", None),
+        "1.png": (None, None),
+        "2.png": ("1", None),
+    }
+    content = "path,label\nimages/0.png,1.0\n"
+    assert found(images, "a.csv", content, labels={"names": ["a", "b"]}) == {"0.png": ("b", None)}
+
+
+@pytest.mark.parametrize("label", [["cat"] * 2, {"name": "cat"}, []])
+def test_lists_and_objects_are_no_labels(images: Path, label: Any) -> None:
+    line = json.dumps({"path": "images/0.png", "label": label})
+    (images / "a.jsonl").write_text(line)
+    with pytest.raises(InputError, match=r"a\.jsonl: row 1, 'label': a (list|dict) is no label"):
+        read_all(paths=str(images / "a.jsonl"))
+    table = pa.table({"path": ["images/0.png"], "label": [label or ["x", "y"]]})
+    pq.write_table(table, images / "a.parquet")
+    with pytest.raises(InputError, match=r"row 1, 'label': a (list|dict) is no label"):
+        read_all(paths=str(images / "a.parquet"))
+
+
+def test_a_column_of_images_is_no_column_of_paths(images: Path) -> None:
+    table = pa.table({"path": [{"bytes": b"x", "path": "0.png"}], "label": ["cat"]})
+    pq.write_table(table, images / "a.parquet")
+    with pytest.raises(InputError, match="row 1, 'path': a dict is no text"):
+        read_all(paths=str(images / "a.parquet"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("option", ["path", "label", "split"])
+def test_a_configured_column_that_is_missing(images: Path, suffix: str, option: str) -> None:
+    path = images / f"a.{suffix}"
+    row = {"path": "images/0.png", "label": "cat", "split": "train"}
+    if suffix == "csv":
+        path.write_text(",".join(row) + "\n" + ",".join(row.values()) + "\n")
+    elif suffix == "jsonl":
+        path.write_text(json.dumps(row))
+    else:
+        pq.write_table(pa.table({name: [value] for name, value in row.items()}), path)
+    expected = f"no column 'typo' among 'path', 'label', 'split'; name it with manifest.{option}"
+    with pytest.raises(InputError, match=expected):
+        read_all(paths=str(path), manifest={option: "typo"})
+
+
+def test_numbers_without_a_name_are_rejects(images: Path) -> None:
+    (images / "a.csv").write_text("path,label\nimages/0.png,7\nimages/1.png,1\n")
+    batches = read_all(paths=str(images / "a.csv"), labels={"names": ["cat", "dog"]})
+    assert list(rejects(batches).values()) == ["bad_label"]
+    assert [row[1] for row in members(batches).values()] == ["dog"]
+
+
+def test_an_empty_manifest_is_named(images: Path) -> None:
+    for content in ("", "\n\n", "path,label\n"):
+        (images / "a.csv").write_text(content)
+        with pytest.raises(InputError, match="no images"):
+            read_all(paths=str(images / "a.csv"))
