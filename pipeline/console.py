@@ -6,7 +6,6 @@ the log file, and this module keeps duplicates of the original ones.
 """
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -20,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.causes import cause
+from trainer.json_text import json_text
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -59,7 +59,7 @@ class Terminal:
     def result(self, values: Mapping[str, Any]) -> None:
         """Writes the results as the last line on standard output if `--json` is set."""
         if self._as_json:
-            print(json.dumps(values, default=str), file=self._out, flush=True)
+            print(json_text(values, default=str), file=self._out, flush=True)
 
     @contextlib.contextmanager
     def live(self, message: str = "starting") -> Iterator[Callable[[str], None]]:

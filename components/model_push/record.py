@@ -18,6 +18,7 @@ import yaml
 
 from components.image_sources.errors import InputError
 from serving import names
+from trainer.json_text import json_text
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 
 _LOG = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class PushRecord:
 
     def to_json(self) -> bytes:
         """Returns the content of `push.json`."""
-        return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
+        return (json_text(asdict(self), indent=2, sort_keys=True) + "\n").encode()
 
 
 def sign_record(record: PushRecord, user: str = "") -> PushRecord:
