@@ -52,6 +52,11 @@ class PushConfig(Section):
         default="",
         description="who is recorded as the one who pushed; by default the account's name",
     )
+    group: str = Field(
+        default="",
+        description="the group of this machine that can read the versions, such as that of the "
+        "model server's account; those who can read the folder always can, whatever the umask",
+    )
     vertex: VertexEndpointConfig | None = Field(
         default=None,
         description="deploy to a Vertex endpoint as well; the artifacts must lie at gs:// then",
@@ -64,6 +69,15 @@ class PushConfig(Section):
         if has_scheme and (scheme != "gs" or not rest.strip("/")):
             raise ValueError(f"{directory}: models are pushed to a folder or to gs://bucket/prefix")
         return directory
+
+    @model_validator(mode="after")
+    def _known_group(self) -> Self:
+        if self.group and "://" in self.directory:
+            raise ValueError(
+                f"push.group: {self.directory} knows no groups; the bucket's permissions say who"
+                " can read it"
+            )
+        return self
 
 
 def vertex_arguments(config: VertexEndpointConfig) -> dict[str, object]:

@@ -73,7 +73,7 @@ def sign_record(record: PushRecord, user: str = "") -> PushRecord:
     return replace(
         record,
         pushed_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        user=user or _account(),
+        user=user or account(),
         host=socket.gethostname(),
     )
 
@@ -150,7 +150,8 @@ def _mapping(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _account() -> str:
+def account() -> str:
+    """Returns the name of the operating system's account, or its number."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
