@@ -78,7 +78,7 @@ class _Discarding(io.FileIO):
         super().__init__(descriptor, "wb", closefd=closefd)
         self._is_lost = False
         # A duplicate, because standard error may be redirected when the first write fails.
-        self._errors = io.FileIO(os.dup(_ERROR), "wb") if number == _OUT else None
+        self._errors = os.dup(_ERROR) if number == _OUT else None
 
     def write(self, data: "bytes | memoryview", /) -> int | None:  # type: ignore[override]
         """Writes bytes, or pretends to."""
@@ -91,11 +91,18 @@ class _Discarding(io.FileIO):
                     _report(error, self._errors)
         return memoryview(data).nbytes
 
+    def close(self) -> None:
+        """Closes the descriptor, if it is owned, and the duplicate."""
+        super().close()
+        if self._errors is not None:
+            os.close(self._errors)
+            self._errors = None
 
-def _report(error: OSError, errors: io.FileIO) -> None:
+
+def _report(error: OSError, errors: int) -> None:
     """Notes that output was lost; says so once, unless its reader went away."""
     if not _losses and error.errno != errno.EPIPE:
         line = f"error: standard output: {error.strerror}; what follows is not shown\n"
         with contextlib.suppress(OSError):
-            errors.write(line.encode())
+            os.write(errors, line.encode())
     _losses.append(error)
