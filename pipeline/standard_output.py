@@ -9,7 +9,7 @@ import errno
 import io
 import os
 import sys
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 _OUT: Final = 1
 _ERROR: Final = 2
@@ -80,8 +80,8 @@ class _Discarding(io.FileIO):
         # A duplicate, because standard error may be redirected when the first write fails.
         self._errors = os.dup(_ERROR) if number == _OUT else None
 
-    def write(self, data: "bytes | memoryview", /) -> int | None:  # type: ignore[override]
-        """Writes bytes, or pretends to."""
+    def write(self, data: Any, /) -> int:
+        """Writes a buffer of bytes, or pretends to."""
         if not self._is_lost:
             try:
                 return super().write(data)

@@ -263,7 +263,7 @@ def test_what_the_server_refuses_is_one_line(
         assert "\n" not in str(caught.value)
 
 
-MISREAD = {
+MISREAD: dict[str, np.ndarray] = {
     "channels first": np.zeros([2, 3, 8, 9], np.uint8),
     "five channels": np.zeros([2, 8, 8, 5], np.uint8),
     "no channels": np.zeros([2, 8, 8, 0], np.uint8),
