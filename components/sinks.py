@@ -7,7 +7,6 @@ thereby decides how it is written atomically.
 import abc
 import csv
 import io
-import json
 from typing import IO, Any, Final
 
 import numpy as np
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 
 from components.image_sources.errors import InputError
 from components.tfrecord_frames import frame
+from trainer.json_text import json_text
 
 _ROW_GROUP_BYTES: Final = 64 * 1024 * 1024
 """Bytes of rows buffered before they are written; a bulk unit is usually one row group. Writing
@@ -78,11 +78,14 @@ class ParquetSink(Sink):
 
 
 class JsonLinesSink(Sink):
-    """Writes one JSON object per line, UTF-8, with keys in the order of the columns."""
+    """Writes one JSON object per line, UTF-8, with keys in the order of the columns.
+
+    Numbers that are not finite become null.
+    """
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Appends lines."""
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows.to_pylist())
+        lines = (json_text(row, ensure_ascii=False) + "\n" for row in rows.to_pylist())
         self._file.write("".join(lines).encode())
 
 
@@ -151,7 +154,7 @@ def _as_field(value: Any) -> Any:
     if value is None:
         return ""
     if isinstance(value, list):
-        return json.dumps(value, ensure_ascii=False)
+        return json_text(value, ensure_ascii=False)
     return repr(value) if isinstance(value, float) else value
 
 

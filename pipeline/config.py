@@ -4,6 +4,7 @@ The command line loads it and passes on its parts; the packages that use a secti
 """
 
 import difflib
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ from trainer.errors import UserError
 from trainer.options import Section
 
 _ROOT_PLACEHOLDER = "{root}"
+_NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 _Tree = TypeVar("_Tree", bound=BaseModel)
 
@@ -82,8 +84,7 @@ class PipelineConfig(Section):
 
     name: str = Field(
         default="vaeline",
-        pattern=r"^[a-z][a-z0-9-]{0,62}$",
-        description="names the pipeline in the metadata; small letters, digits, hyphens",
+        description="names the pipeline in the metadata; small letters, digits and hyphens",
     )
     input: InputConfig
     image: ImageConfig = ImageConfig()
@@ -102,6 +103,17 @@ class PipelineConfig(Section):
         default=None, description="where the pipeline runs if not on this machine"
     )
     cache: bool = Field(default=True, description="reuse steps whose inputs did not change")
+
+    @field_validator("name")
+    @classmethod
+    def _is_name(cls, name: str) -> str:
+        # Vertex and Kubernetes make names of resources from it, which may not end in a hyphen.
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                "expected 1 to 63 small letters, digits and hyphens, a letter first and no hyphen"
+                " last"
+            )
+        return name
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

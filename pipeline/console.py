@@ -6,7 +6,6 @@ the log file, and this module keeps duplicates of the original ones.
 """
 
 import contextlib
-import json
 import logging
 import os
 import sys
@@ -15,12 +14,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pipeline.causes import cause
+from pipeline.standard_output import open_duplicate
+from trainer.json_text import json_text
 
+_USUAL_WIDTH = 80
+_MOST_UNFOLDED = 16
+"""Characters up to which a column keeps its words whole."""
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -35,11 +40,12 @@ class Terminal:
     def __init__(self, *, as_json: bool = False) -> None:
         self._as_json = as_json
         # Duplicates of the descriptors outlive `captured_output`, which redirects 1 and 2.
-        self._out: TextIO = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-        target: TextIO = self._out
-        if as_json:
-            target = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8")
+        self._out: TextIO = open_duplicate(sys.stdout)
+        target = open_duplicate(sys.stderr) if as_json else self._out
         self._console = Console(file=target, highlight=False, soft_wrap=True)
+        if self._console.width < 1:
+            # With COLUMNS=0 rich would print nothing at all.
+            self._console.width = _USUAL_WIDTH
 
     def say(self, line: str, *, style: str | None = None) -> None:
         """Prints one line."""
@@ -47,19 +53,45 @@ class Terminal:
         self._console.print(Text(line, style=style or ""))
 
     def table(self, title: str, rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> None:
-        """Prints a table with plain-text cells."""
+        """Prints a table with plain-text cells, or a list of them where columns would be narrow."""
+        lines = [header, *rows] if header else rows
+        # No narrower than its longest word, so that numbers and dates stay whole; but paths may be
+        # folded.
+        widths = [
+            min(
+                _MOST_UNFOLDED,
+                max(cell_len(word) for cell in column for word in cell.split() or [""]),
+            )
+            for column in zip(*lines, strict=True)
+        ]
+        if sum(widths) + 3 * len(widths) + 1 > self._console.width:
+            self._list(title, rows, header)
+            return
         table = Table(title=Text(title), title_justify="left", show_header=bool(header))
-        width = len(header) or (len(rows[0]) if rows else 0)
-        for column in range(width):
-            table.add_column(Text(header[column]) if header else "", overflow="fold", no_wrap=False)
+        for column, width in enumerate(widths):
+            table.add_column(
+                Text(header[column]) if header else "", overflow="fold", min_width=width
+            )
         for row in rows:
             table.add_row(*(Text(cell) for cell in row))
         self._console.print(table)
 
+    def _list(self, title: str, rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
+        """Prints rows as lines `name: value`, and with a header each cell as one."""
+        self.say(title, style="italic")
+        for row in rows:
+            if not header:
+                self.say(f"{row[0]}: {', '.join(row[1:])}")
+                continue
+            self.say("")
+            for name, cell in zip(header, row, strict=True):
+                if cell:
+                    self.say(f"{name}: {cell}" if name else cell)
+
     def result(self, values: Mapping[str, Any]) -> None:
         """Writes the results as the last line on standard output if `--json` is set."""
         if self._as_json:
-            print(json.dumps(values, default=str), file=self._out, flush=True)
+            print(json_text(values, default=str), file=self._out, flush=True)
 
     @contextlib.contextmanager
     def live(self, message: str = "starting") -> Iterator[Callable[[str], None]]:
@@ -74,7 +106,9 @@ class Terminal:
         if not self._console.is_terminal:
             yield lambda _: None
             return
-        with self._console.status(Text(message)) as status:
+        # The usual spinner is of characters that not every encoding has.
+        spinner = "dots" if self._console.encoding.startswith("utf") else "line"
+        with self._console.status(Text(message), spinner=spinner) as status:
             yield lambda text: status.update(Text(text))
 
 

@@ -181,6 +181,7 @@ def create_pipeline(
         examples=examples,
         evaluation=evaluator.outputs["evaluation"],
         user=config.push.user,
+        group=config.push.group,
         code_digest=digests["Pusher"],
     )
     labelling = []

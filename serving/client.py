@@ -94,6 +94,7 @@ class PredictClient:
 
         Raises:
             ServingError: The server cannot be reached or rejects the request; `code` tells which.
+                `pixels` of another type or layout are rejected before they are sent.
         """
         arrays = {name: np.asarray(value) for name, value in inputs.items()}
         counts = {len(array) if array.ndim else -1 for array in arrays.values()}
@@ -103,6 +104,7 @@ class PredictClient:
                 + ", ".join(f"{name} {array.shape}" for name, array in arrays.items()),
                 predictions.INVALID_ARGUMENT,
             )
+        predictions.require_pixels(arrays)
         (count,) = counts
         parts = []
         for begin in range(0, max(count, 1), self._max_batch):

@@ -37,9 +37,15 @@ class LocalModel:
                 + ", ".join(sorted(known)),
                 predictions.INVALID_ARGUMENT,
             )
-        tensors = {name: tf.constant(array) for name, array in inputs.items()}
+        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        predictions.require_pixels(arrays)
         try:
-            outputs = known[signature](**tensors)
+            outputs = known[signature](**{name: tf.constant(a) for name, a in arrays.items()})
+        except (TypeError, ValueError) as error:
+            # Other names, types or numbers of axes than those of the signature.
+            raise ServingError(
+                f"{signature}: {one_line(str(error))}", predictions.INVALID_ARGUMENT
+            ) from error
         except tf.errors.OpError as error:
             code = predictions.INVALID_ARGUMENT
             if not isinstance(error, tf.errors.InvalidArgumentError):

@@ -17,6 +17,14 @@ from trainer.errors import UserError
 INVALID_ARGUMENT: Final = "INVALID_ARGUMENT"
 """Status code of invalid requests, such as a corrupt image."""
 
+MAX_CHANNELS: Final = 4
+"""Most channels of decoded pixels: colour and alpha."""
+PIXELS_EXPECTED: Final = (
+    "pixels has to be uint8 [n, height, width, channels], levels 0 to 255, with 1 to"
+    f" {MAX_CHANNELS} channels, which come last; its shape is"
+)
+"""Error of pixels in another layout, before their shape; the served graph uses it too."""
+
 _FUNCTION_NODE: Final = re.compile(r"\{\{function_node [^}]*\}\}\s*")
 _LONGEST_MESSAGE: Final = 300
 
@@ -130,10 +138,34 @@ def classify_each(predictor: Predictor, images: Sequence[bytes]) -> list[Predict
     return results
 
 
+def require_pixels(inputs: Mapping[str, np.ndarray]) -> None:
+    """Refuses decoded pixels that a model would misread, before they are sent anywhere.
+
+    Args:
+        inputs: Arrays by input name; only `pixels` is checked.
+
+    Raises:
+        ServingError: It is not uint8 `[n, height, width, 1 to 4 channels]`. Floats are never
+            converted, because they are often scaled to [0, 1].
+    """
+    if names.PIXELS not in inputs:
+        return
+    array = inputs[names.PIXELS]
+    is_image = array.ndim == 4 and min(array.shape[1:]) > 0 and array.shape[3] <= MAX_CHANNELS
+    if array.dtype != np.uint8 or not is_image:
+        raise ServingError(
+            f"{PIXELS_EXPECTED} {list(array.shape)}, its type {array.dtype}", INVALID_ARGUMENT
+        )
+
+
 def one_line(message: str) -> str:
     """Shortens TensorFlow's message of an error to the one line that users need."""
-    lines = _FUNCTION_NODE.sub("", message).strip().splitlines()
-    return lines[0].strip()[:_LONGEST_MESSAGE] if lines else "no reason given"
+    lines = [line.strip() for line in _FUNCTION_NODE.sub("", message).splitlines()]
+    said = [line for line in lines if line and not line.startswith("[[")]
+    if not said:
+        return "no reason given"
+    # In Python, TensorFlow names the origin of the ops first and the cause last.
+    return said[-1 if said[0].startswith("Graph execution error") else 0][:_LONGEST_MESSAGE]
 
 
 def _as_strings(images: Sequence[bytes]) -> np.ndarray:

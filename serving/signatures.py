@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from serving import names
 from serving.admission import MAX_PIXELS, admit
+from serving.predictions import MAX_CHANNELS, PIXELS_EXPECTED
 from trainer.data import pixels
 from trainer.data.preprocessing import RecordTransform, parse_records
 from trainer.model.vae_classifier import VaeClassifier
@@ -208,7 +209,26 @@ def _numbers(labels: tf.Tensor, classes: tuple[str, ...]) -> tf.Tensor:
 
 
 def _fit_unit(levels: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
-    return pixels.to_unit(pixels.fit_to_shape(levels, image_shape))
+    return pixels.to_unit(pixels.fit_to_shape(_require_channels_last(levels), image_shape))
+
+
+def _require_channels_last(levels: tf.Tensor) -> tf.Tensor:
+    """Returns the pixels; the graph fails if they are not `[n, height, width, 1 to 4]`.
+
+    Images with the channels first, or with more channels than a colour image with alpha has, would
+    otherwise be classified with confidence by their first channels.
+    """
+    # A C++ session does not compare a request with the signature's rank. TensorFlow would replace
+    # the rank by the signature's if this op did not hide it.
+    given = tf.compat.v1.placeholder_with_default(levels, None)
+    shape = tf.shape(given)
+    is_image = tf.equal(tf.rank(given), 4)
+    # Padded, so that a request with fewer axes has a last one to look at.
+    _, height, width, channels = tf.unstack(tf.concat([shape, [0, 0, 0, 0]], axis=0)[:4], num=4)
+    is_image &= (height > 0) & (width > 0) & (channels > 0) & (channels <= MAX_CHANNELS)
+    check = tf.debugging.Assert(is_image, [PIXELS_EXPECTED, shape], summarize=8)
+    with tf.control_dependencies([check]):
+        return tf.ensure_shape(tf.identity(given), [None, None, None, None])
 
 
 def _without_image(outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

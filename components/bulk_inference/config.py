@@ -3,6 +3,9 @@
 The pipeline's configuration includes it, and the command line builds one for a stand-alone job.
 """
 
+import glob
+import os
+from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import Field
@@ -166,19 +169,55 @@ class BulkConfig(Section):
 
 
 class BulkJob(BulkConfig):
-    """Holds the configuration of a bulk job that can run: images and output are set."""
+    """Holds the configuration of a bulk job that can run: images and output are set.
+
+    No path depends on the current folder, which workers on other machines do not share.
+    """
 
     input: InputConfig = Field(description="The images.")
 
     @classmethod
     def of(cls, config: BulkConfig) -> "BulkJob":
-        """Returns the job that a configuration describes.
+        """Returns the job that a configuration describes, with absolute paths.
 
         Raises:
-            InputError: if it names no archive or no output.
+            InputError: if it names no archive or no output, or a local path for Dataflow.
         """
         if config.input is None:
             raise InputError("no archive is named; give at least one (bulk.input.paths)")
         if not config.output:
             raise InputError("no output is named; give a folder (bulk.output)")
-        return cls(**dict(config))
+        given = config.input
+        data_dir = given.tfds.data_dir and _absolute(given.tfds.data_dir)
+        images = given.model_copy(
+            update={
+                "paths": tuple(_absolute(path) for path in given.paths),
+                "tfds": given.tfds.model_copy(update={"data_dir": data_dir}),
+            }
+        )
+        paths = {"model": _absolute(config.model), "output": _absolute(config.output)}
+        job = cls(**{**dict(config), **paths, "input": images})
+        if job.engine.runner == "dataflow":
+            job._require_cloud_paths()
+        return job
+
+    def _require_cloud_paths(self) -> None:
+        named = [("bulk.input.paths", path) for path in self.input.paths]
+        named += [("bulk.model", self.model), ("bulk.output", self.output)]
+        for key, path in named:
+            if path.startswith("/"):
+                raise InputError(
+                    f"{key}: {path} is on this machine, which Dataflow's workers can't read;"
+                    " copy it to gs://"
+                )
+
+
+def _absolute(path: str) -> str:
+    """Returns a local path from the root; addresses and names of datasets stay as they are."""
+    if not path or "://" in path or path.startswith("tfds:") or os.path.isabs(path):
+        return path
+    here = os.getcwd()
+    if glob.has_magic(path) and not os.path.exists(path):
+        here = glob.escape(here)
+    # In a glob, a slash at the end means that only folders match.
+    return str(Path(here, path)) + "/" * path.endswith("/")

@@ -4,7 +4,6 @@ The command line, the pipeline and the TFX component call `run_bulk`, the only e
 """
 
 import contextlib
-import json
 import posixpath
 import time
 from collections.abc import Callable, Iterable
@@ -30,6 +29,7 @@ from components.bulk_inference.running.progress import BulkProgress, Watch
 from components.image_sources.errors import InputError
 from components.image_sources.naming import renamed_notes
 from trainer.errors import UserError
+from trainer.json_text import json_text
 from trainer.model_card import ModelCard
 
 if TYPE_CHECKING:
@@ -228,7 +228,7 @@ def _report_drift(
     config: BulkJob, card: ModelCard, sums: DriftSums, *, changed: bool
 ) -> dict[str, Any]:
     report = drift.judge_drift(card, sums, config.drift.alarm_rate)
-    content = json.dumps(report.as_dict(), indent=2).encode()
+    content = json_text(report.as_dict(), indent=2).encode()
     storage.write_bytes(posixpath.join(config.output, "drift.json"), content)
     text = report.as_markdown().encode()
     storage.write_bytes(posixpath.join(config.output, "drift.md"), text)

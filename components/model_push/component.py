@@ -19,6 +19,7 @@ class PusherSpec(ComponentSpec):
     PARAMETERS = {
         executor.DIRECTORY: ExecutionParameter(type=str),
         executor.USER: ExecutionParameter(type=str, optional=True),
+        executor.GROUP: ExecutionParameter(type=str, optional=True),
         executor.CODE_DIGEST: ExecutionParameter(type=str, optional=True),
     }
     INPUTS = {
@@ -52,6 +53,8 @@ class Pusher(base_component.BaseComponent):
         examples: The images, whose fingerprint is recorded.
         evaluation: Output of the Evaluator, whose metrics are recorded.
         user: The user name to record; by default the account that runs the step.
+        group: The group that can read the version in a folder, besides those who can read the
+            folder.
         code_digest: Digest of the code, so that a code change misses the cache.
     """
 
@@ -68,6 +71,7 @@ class Pusher(base_component.BaseComponent):
         examples: types.BaseChannel | None = None,
         evaluation: types.BaseChannel | None = None,
         user: str | None = None,
+        group: str | None = None,
         code_digest: str | None = None,
     ) -> None:
         if model is None and infra_blessing is None:
@@ -76,6 +80,7 @@ class Pusher(base_component.BaseComponent):
             **{
                 executor.DIRECTORY: directory,
                 executor.USER: user or None,
+                executor.GROUP: group or None,
                 executor.CODE_DIGEST: code_digest,
                 executor.MODEL: model,
                 executor.MODEL_BLESSING: model_blessing,

@@ -1,9 +1,10 @@
 """Defines the `push:` section of the configuration: where blessed models go."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from components.model_push.google_cloud import is_bucket, require_vertex_region
 from trainer.options import Section
 
 
@@ -11,8 +12,8 @@ class VertexEndpointConfig(Section):
     """A Vertex endpoint that every pushed model is deployed to, by TFX's own Pusher."""
 
     project: str = Field(min_length=1, description="Google Cloud project of the endpoint")
-    region: str = Field(
-        pattern=r"^[a-z]+-[a-z]+[0-9]+$", description="its region, as in `europe-west4`"
+    region: Annotated[str, AfterValidator(require_vertex_region)] = Field(
+        description="its region, as in `europe-west4`"
     )
     endpoint: str = Field(
         default="vaeline", min_length=1, description="its display name; made when missing"
@@ -52,6 +53,11 @@ class PushConfig(Section):
         default="",
         description="who is recorded as the one who pushed; by default the account's name",
     )
+    group: str = Field(
+        default="",
+        description="the group of this machine that can read the versions, such as that of the "
+        "model server's account; those who can read the folder always can, whatever the umask",
+    )
     vertex: VertexEndpointConfig | None = Field(
         default=None,
         description="deploy to a Vertex endpoint as well; the artifacts must lie at gs:// then",
@@ -60,10 +66,18 @@ class PushConfig(Section):
     @field_validator("directory")
     @classmethod
     def _folder_or_bucket(cls, directory: str) -> str:
-        scheme, has_scheme, rest = directory.partition("://")
-        if has_scheme and (scheme != "gs" or not rest.strip("/")):
+        if "://" in directory and not is_bucket(directory):
             raise ValueError(f"{directory}: models are pushed to a folder or to gs://bucket/prefix")
         return directory
+
+    @model_validator(mode="after")
+    def _known_group(self) -> Self:
+        if self.group and "://" in self.directory:
+            raise ValueError(
+                f"push.group: {self.directory} knows no groups; the bucket's permissions say who"
+                " can read it"
+            )
+        return self
 
 
 def vertex_arguments(config: VertexEndpointConfig) -> dict[str, object]:

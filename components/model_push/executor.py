@@ -4,6 +4,7 @@ TFX instantiates it; TFX's own Pusher checks the blessings and marks the artifac
 """
 
 import contextlib
+import logging
 import math
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tfx.utils import io_utils
 
 from components.model_push.management import open_store
 from components.model_push.record import create_record
+from trainer.progress import PROGRESS_LOGGER
 
 MODEL: Final = "model"
 MODEL_BLESSING: Final = "model_blessing"
@@ -27,7 +29,10 @@ PUSHED_MODEL: Final = "pushed_model"
 
 DIRECTORY: Final = "directory"
 USER: Final = "user"
+GROUP: Final = "group"
 CODE_DIGEST: Final = "code_digest"
+
+_LOG = logging.getLogger(PROGRESS_LOGGER)
 
 _FINGERPRINT: Final = "input_fingerprint"
 """Custom property of an Examples artifact, as TFX's ExampleGen names it."""
@@ -50,7 +55,7 @@ class Executor(tfx_pusher.Executor):
                 the metrics).
             output_dict: `pushed_model`: receives a copy, and the location of the version as
                 properties.
-            exec_properties: `directory`, `user`; `code_digest` is for TFX's cache.
+            exec_properties: `directory`, `user`, `group`; `code_digest` is for TFX's cache.
 
         Raises:
             InputError: if the directory cannot be written.
@@ -68,7 +73,10 @@ class Executor(tfx_pusher.Executor):
                 fingerprint=_fingerprint(input_dict.get(EXAMPLES)),
                 metrics=_metrics(input_dict.get(EVALUATION)),
             )
-            version = open_store(exec_properties[DIRECTORY]).publish(model, record)
+            store = open_store(exec_properties[DIRECTORY], exec_properties.get(GROUP) or "")
+            version = store.publish(model, record)
+        if note := store.readers_note(version):
+            _LOG.info("%s", note)
         io_utils.copy_dir(path, pushed.uri)
         self._MarkPushed(
             pushed, pushed_destination=version.path, pushed_version=str(version.number)

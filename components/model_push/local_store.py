@@ -14,6 +14,7 @@ from typing import Final
 
 from components import locks
 from components.image_sources.errors import InputError
+from components.model_push.readers import group_id, readers_note, share, share_folder
 from components.model_push.record import PushRecord, parse_record
 from components.model_push.versions import (
     LATEST,
@@ -32,11 +33,17 @@ _LOCK: Final = ".lock"
 
 
 class LocalStore(VersionStore):
-    """Stores versions in a folder."""
+    """Stores versions in a folder.
 
-    def __init__(self, address: str) -> None:
+    Args:
+        address: The folder.
+        group: The group that can read new versions, besides those who can read the folder.
+    """
+
+    def __init__(self, address: str, group: str = "") -> None:
         super().__init__(address)
         self._folder = Path(address)
+        self._group = group
 
     def versions(self) -> list[Version]:
         """See the base class."""
@@ -83,7 +90,14 @@ class LocalStore(VersionStore):
                 (self._folder / str(number)).rename(self._folder / f"{TEMPORARY}removed-{number}")
             self._remove_unfinished()
 
+    def readers_note(self, version: Version) -> str:
+        """See the base class."""
+        return readers_note(Path(version.path), self._group)
+
     def _publish(self, record: PushRecord, fill: Callable[[Path], object]) -> Version:
+        if self._group:
+            # Before anything is copied.
+            group_id(self._group)
         with self._locked():
             numbers = self._numbers()
             number = next_number([*numbers, self.latest() or 0])
@@ -93,6 +107,7 @@ class LocalStore(VersionStore):
             try:
                 fill(staging)
                 _write_whole(staging / RECORD_FILE, stamped(record, number, served).to_json())
+                share(staging, self._folder, self._group)
                 _sync_tree(staging)
                 staging.rename(self._folder / str(number))
             except OSError:
@@ -123,6 +138,7 @@ class LocalStore(VersionStore):
 
     def _point_at(self, number: int) -> None:
         _write_whole(self._folder / LATEST, f"{number}\n".encode())
+        share(self._folder / LATEST, self._folder, self._group)
         _sync(self._folder)
 
     def _remove_unfinished(self) -> None:
@@ -141,6 +157,8 @@ class LocalStore(VersionStore):
         with contextlib.ExitStack() as stack:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
+                if self._group:
+                    share_folder(self._folder, self._group)
                 stack.enter_context(
                     locks.hold(
                         str(self._folder / _LOCK),

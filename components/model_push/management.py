@@ -9,11 +9,12 @@ from components.model_push.versions import Version, VersionStore
 _CLOUD = "gs://"
 
 
-def open_store(address: str) -> VersionStore:
+def open_store(address: str, group: str = "") -> VersionStore:
     """Opens a folder of versions.
 
     Args:
         address: A folder, or `gs://bucket/prefix`.
+        group: The group that can read new versions in a folder.
 
     Raises:
         InputError: if the address is of another kind.
@@ -27,7 +28,7 @@ def open_store(address: str) -> VersionStore:
         raise InputError(f"{address}: models are pushed to a folder or to gs://, nowhere else")
     from components.model_push.local_store import LocalStore
 
-    return LocalStore(address)
+    return LocalStore(address, group)
 
 
 def served_version(store: VersionStore) -> Version:

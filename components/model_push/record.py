@@ -18,6 +18,7 @@ import yaml
 
 from components.image_sources.errors import InputError
 from serving import names
+from trainer.json_text import json_text
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 
 _LOG = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class PushRecord:
 
     def to_json(self) -> bytes:
         """Returns the content of `push.json`."""
-        return (json.dumps(asdict(self), indent=2, sort_keys=True) + "\n").encode()
+        return (json_text(asdict(self), indent=2, sort_keys=True) + "\n").encode()
 
 
 def sign_record(record: PushRecord, user: str = "") -> PushRecord:
@@ -72,7 +73,7 @@ def sign_record(record: PushRecord, user: str = "") -> PushRecord:
     return replace(
         record,
         pushed_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        user=user or _account(),
+        user=user or account(),
         host=socket.gethostname(),
     )
 
@@ -149,7 +150,8 @@ def _mapping(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _account() -> str:
+def account() -> str:
+    """Returns the name of the operating system's account, or its number."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -92,6 +92,10 @@ class VersionStore(abc.ABC):
     def remove(self, numbers: Iterable[int]) -> None:
         """Removes versions, each atomically for readers."""
 
+    def readers_note(self, version: Version) -> str:
+        """Tells in one line if no other account can read a version; empty if one can."""
+        return ""
+
     def complete(self) -> list[Version]:
         """Lists the versions that can be served, oldest first."""
         return [version for version in self.versions() if version.complete]

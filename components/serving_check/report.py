@@ -1,6 +1,7 @@
 """Defines the report of a check: stages with their verdicts, as JSON and as a one-line summary."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -9,6 +10,7 @@ import numpy as np
 
 from components.serving_check.config import ServingCheckConfig
 from serving.tolerance import differences
+from trainer.json_text import json_text
 from trainer.model_card import ModelCard
 
 _BFLOAT16_FACTOR: Final = 500.0
@@ -97,7 +99,7 @@ class CheckReport:
 
     def to_json(self) -> str:
         """Returns the report as JSON."""
-        return json.dumps(
+        return json_text(
             {"blessed": self.blessed, "summary": self.summary(), **asdict(self)}, indent=2
         )
 
@@ -105,6 +107,10 @@ class CheckReport:
     def from_json(cls, text: str) -> "CheckReport":
         """Parses a report that `to_json` returned."""
         tree = json.loads(text)
+        for stage in tree["stages"]:
+            # JSON has no infinity, the difference between answers of different shapes.
+            if stage["difference"] is None:
+                stage["difference"] = math.inf
         return cls([Stage(**stage) for stage in tree["stages"]], tree["figures"])
 
 

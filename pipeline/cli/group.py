@@ -3,6 +3,8 @@
 Commands import TensorFlow, Beam and TFX only when they run, so that `vaeline --help` takes 0.1 s.
 """
 
+from typing import Any
+
 import click
 
 from pipeline.cli.bulk import classify, embed
@@ -16,6 +18,7 @@ from pipeline.cli.report import report, sample
 from pipeline.cli.run import demo, retrain, run
 from pipeline.cli.runs import runs
 from pipeline.cli.schedule import schedule
+from pipeline.standard_output import exit_code, protect_standard_output
 
 _COMMANDS: tuple[click.Command, ...] = (
     classify,
@@ -37,7 +40,21 @@ _COMMANDS: tuple[click.Command, ...] = (
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Vaeline(click.Group):
+    """Ends the process with the exit code of the command, or of a lost output."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Runs the command of the command line."""
+        protect_standard_output()
+        try:
+            return super().main(*arguments, **options)
+        except SystemExit as ended:
+            raise SystemExit(exit_code(ended.code)) from None
+
+
+@click.group(
+    cls=_Vaeline, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(package_name="vaeline")
 def main() -> None:
     """Archives of images in; a served classifier and labelled archives out.

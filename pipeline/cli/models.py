@@ -71,12 +71,15 @@ def rollback(terminal: Any, directory: str, to: int | None, user: str) -> int:
     """Serve an earlier model again, as a new version with its files."""
     from components.model_push.management import open_store, roll_back
 
-    made = roll_back(open_store(directory), to=to, user=user)
+    store = open_store(directory)
+    made = roll_back(store, to=to, user=user)
     record = made.record
     terminal.say(
         f"version {made.number} is served now: the model of {record.copy_of}, in place of"
         f" {record.rolled_back_from}"
     )
+    if note := store.readers_note(made):
+        terminal.say(note, style="yellow")
     terminal.result(_as_dict(made))
     return 0
 

@@ -119,6 +119,12 @@ def _checked(config: PipelineConfig) -> ClusterConfig:
     for key, path in _paths(config):
         if "{root}" in path:
             raise ConfigError(f"{key}: {path} has no meaning on a cluster; give an address")
+        scheme, has_scheme, _ = path.partition("://")
+        if has_scheme and scheme != "gs":
+            raise ConfigError(
+                f"{key}: {path}: the steps have no file system {scheme}://; give gs:// or a"
+                " mounted folder"
+            )
         is_reached = path.startswith(("gs://", "/gcs/", "tfds:"))
         if config.cluster.platform == "vertex" and not is_reached:
             raise ConfigError(f"{key}: {path} is on this machine; Vertex reads gs:// or /gcs/")
@@ -127,6 +133,8 @@ def _checked(config: PipelineConfig) -> ClusterConfig:
 
 def _paths(config: PipelineConfig) -> Iterable[tuple[str, str]]:
     yield from (("input.paths", path) for path in config.input.paths)
+    if config.bulk.in_pipeline and config.bulk.input is not None:
+        yield from (("bulk.input.paths", path) for path in config.bulk.input.paths)
     yield "push.directory", config.push.directory
     if config.data_schema.path is not None:
         yield "schema.path", config.data_schema.path

@@ -3,10 +3,20 @@
 import datetime
 import re
 import zoneinfo
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from components.model_push.google_cloud import (
+    require_bucket,
+    require_region,
+    require_vertex_region,
+)
+from pipeline.orchestration.accelerators import (
+    require_kubernetes_accelerator,
+    require_machine,
+    require_vertex_accelerators,
+)
 from trainer.options import Section
 
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9._:/-]*[a-z0-9](@sha256:[0-9a-f]{64})?")
@@ -73,7 +83,9 @@ class TrainerResources(StepResources):
     cpu: float = Field(default=4, gt=0, description="cores")
     memory_gb: float = Field(default=16, gt=0, description="memory, GB")
     accelerator: str | None = Field(
-        default=None, description="accelerator type, such as NVIDIA_TESLA_T4 or nvidia.com/gpu"
+        default=None,
+        description="accelerator type: NVIDIA_TESLA_T4 and the like on Vertex, a resource such as "
+        "nvidia.com/gpu on Kubeflow",
     )
     accelerators: int = Field(default=1, ge=1, description="accelerators of each worker")
     workers: int = Field(
@@ -91,8 +103,12 @@ class DataflowConfig(Section):
     """Dataflow as the engine of the Beam steps."""
 
     project: str = Field(description="Google Cloud project")
-    region: str = Field(description="such as europe-west4")
-    temp_location: str = Field(pattern=r"^gs://", description="gs:// folder for temporary files")
+    region: Annotated[str, AfterValidator(require_region)] = Field(
+        description="such as europe-west4"
+    )
+    temp_location: Annotated[str, AfterValidator(require_bucket)] = Field(
+        description="gs:// folder for temporary files"
+    )
     max_workers: int = Field(default=8, ge=1, description="most machines of one job")
     machine_type: str | None = Field(default=None, description="such as n2-standard-4")
     worker_image: str | None = Field(
@@ -106,7 +122,9 @@ class VertexConfig(Section):
     """Vertex AI Pipelines."""
 
     project: str = Field(description="Google Cloud project")
-    region: str = Field(description="such as europe-west4")
+    region: Annotated[str, AfterValidator(require_vertex_region)] = Field(
+        description="such as europe-west4"
+    )
     service_account: str | None = Field(default=None, description="account of the steps")
     network: str | None = Field(default=None, description="projects/NUMBER/global/networks/NAME")
     endpoint: str | None = Field(
@@ -162,7 +180,7 @@ class ClusterConfig(Section):
         "can be repeated and its cache is right"
     )
     pipeline_root: str = Field(
-        pattern=r"^[a-z0-9]+://", description="folder of the artifacts: gs://, s3://, minio://"
+        description="folder of the artifacts, gs://BUCKET/FOLDER; the steps can't write elsewhere"
     )
     steps: StepResources = Field(default=StepResources(), description="every step but the Trainer")
     trainer: TrainerResources = TrainerResources()
@@ -180,6 +198,18 @@ class ClusterConfig(Section):
             raise ValueError("expected HOST/PATH/NAME@sha256:DIGEST, or a tag in place of a digest")
         return image
 
+    @field_validator("pipeline_root")
+    @classmethod
+    def _is_reached(cls, address: str) -> str:
+        scheme, has_scheme, _ = address.partition("://")
+        if has_scheme and scheme != "gs":
+            # Kubeflow's launcher knows s3:// and minio://, but TFX's steps write by themselves.
+            raise ValueError(
+                f"cluster.pipeline_root: the steps' TensorFlow has no file system {scheme}://; give"
+                " gs://BUCKET/FOLDER"
+            )
+        return require_bucket(address)
+
     @property
     def names_digest(self) -> bool:
         """Whether the image is named by its digest, which is immutable, unlike a tag."""
@@ -190,8 +220,6 @@ class ClusterConfig(Section):
         if self.platform == "vertex":
             if self.vertex is None:
                 raise ValueError("cluster.vertex is missing: project and region")
-            if not self.pipeline_root.startswith("gs://"):
-                raise ValueError("cluster.pipeline_root: Vertex keeps artifacts in gs:// only")
             if self.secrets:
                 raise ValueError(
                     "cluster.secrets: Vertex gives steps the rights of their service account; "
@@ -199,6 +227,20 @@ class ClusterConfig(Section):
                 )
         elif self.trainer.workers > 1:
             raise ValueError("cluster.trainer.workers: more than one needs platform vertex")
-        if self.dataflow is not None and not self.pipeline_root.startswith("gs://"):
-            raise ValueError("cluster.pipeline_root: Dataflow reads artifacts from gs:// only")
+        self._check_accelerators()
         return self
+
+    def _check_accelerators(self) -> None:
+        trainer = self.trainer
+        if trainer.accelerator is None:
+            if trainer.accelerators > 1:
+                raise ValueError(
+                    f"cluster.trainer.accelerators: {trainer.accelerators} of which type? "
+                    "cluster.trainer.accelerator is missing"
+                )
+        elif self.platform == "vertex":
+            require_vertex_accelerators(trainer.accelerator, trainer.accelerators)
+        else:
+            require_kubernetes_accelerator(trainer.accelerator)
+        if trainer.workers > 1:
+            require_machine(trainer.machine_type, trainer.accelerator, trainer.accelerators)

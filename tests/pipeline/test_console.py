@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -53,6 +54,14 @@ def test_json_is_the_last_line_of_stdout_and_all_of_it(capfd: pytest.CaptureFixt
     captured = capfd.readouterr()
     assert json.loads(captured.out) == {"accuracy": 0.5, "path": "/x"}
     assert "progress" in captured.err
+
+
+def test_json_has_null_for_numbers_that_are_not_finite(capfd: pytest.CaptureFixture) -> None:
+    values = {"elbo": math.nan, "bounds": (-math.inf, 1.0), "rows": [{"top": math.inf}], "n": 3}
+    Terminal(as_json=True).result(values)
+    line = capfd.readouterr().out
+    found = json.loads(line, parse_constant=lambda constant: pytest.fail(constant))
+    assert found == {"elbo": None, "bounds": [None, 1.0], "rows": [{"top": None}], "n": 3}
 
 
 def test_an_error_leaves_its_traceback_in_the_log(tmp_path: Path) -> None:

@@ -210,11 +210,13 @@ def test_vertex_needs_artifacts_in_a_bucket() -> None:
     ("push", "message"),
     [
         ({"directory": "s3://bucket/a"}, "push.directory: s3://bucket/a: models are pushed to"),
+        ({"directory": "minio://bucket/a"}, "push.directory: minio://bucket/a: models are pushed"),
         ({"directory": "gs://"}, "gs://bucket/prefix"),
+        ({"directory": "gs:///models"}, "gs://bucket/prefix"),
         ({"vertex": {"region": "europe-west4"}}, "push.vertex.project: Field required"),
-        ({"vertex": {"project": "p", "region": "Europe"}}, "push.vertex.region: String should"),
+        ({"vertex": {"project": "p", "region": "Europe"}}, "push.vertex.region: expected one"),
         (
-            {"vertex": {"project": "p", "region": "a-b1", "min_replicas": 3}},
+            {"vertex": {"project": "p", "region": "us-west1", "min_replicas": 3}},
             "push.vertex.max_replicas 1 is below min_replicas 3",
         ),
     ],

@@ -22,6 +22,7 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from google.protobuf import json_format
+from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -52,6 +53,7 @@ class Model:
         self.session = tf.compat.v1.Session(graph=tf.Graph())
         with self.session.graph.as_default():
             meta = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
+        self.calls: dict[str, Any] = {}
         self.signatures = {
             name: signature
             for name, signature in meta.signature_def.items()
@@ -66,10 +68,16 @@ class Model:
                 f"input size does not match signature: {len(inputs)}!={len(definition.inputs)}"
                 f" len({{{','.join(sorted(inputs))}}}) != len({{{','.join(definition.inputs)}}})",
             )
-        feeds = {definition.inputs[name].name: value for name, value in inputs.items()}
-        fetches = {name: tensor.name for name, tensor in definition.outputs.items()}
+        if signature not in self.calls:
+            # Not `run`, which compares shapes and converts types; a server's session does not.
+            options = config_pb2.CallableOptions(
+                feed=[tensor.name for tensor in definition.inputs.values()],
+                fetch=[tensor.name for tensor in definition.outputs.values()],
+            )
+            self.calls[signature] = self.session._make_callable_from_options(options)
+        fed = [inputs[name] for name in definition.inputs]
         try:
-            return dict(self.session.run(fetches, feeds))
+            return dict(zip(definition.outputs, self.calls[signature](*fed), strict=True))
         except tf.errors.InvalidArgumentError as error:
             raise RefusedError("INVALID_ARGUMENT", error.message) from error
         except (ValueError, TypeError) as error:

@@ -20,14 +20,17 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
+import tensorflow as tf
 
 from components.model_push.management import open_store, roll_back
 from components.model_push.record import PushRecord
 from serving import names
 from serving.client import PredictClient
+from serving.grpc_transport import GrpcTransport
+from serving.local_model import LocalModel
 from serving.predictions import ServingError
 from tests.limits import HANG_SECS
-from tests.numeric import assert_close
+from tests.numeric import assert_close, assert_same_answers
 from tests.serving.conftest import Exported
 
 SERVER = Path(__file__).parent / "loopback_server.py"
@@ -207,7 +210,6 @@ def test_requests_as_documented_over_rest(server: Addresses, exported: Exported)
 
 def test_predict_requests_of_the_serving_api(server: Addresses, exported: Exported) -> None:
     import grpc
-    import tensorflow as tf
     from tensorflow_serving.apis import (
         get_model_metadata_pb2,
         predict_pb2,
@@ -258,6 +260,98 @@ def test_what_the_server_refuses_is_one_line(
         ):
             client.predict(signature, arrays)
         assert caught.value.code in codes
+        assert "\n" not in str(caught.value)
+
+
+MISREAD: dict[str, np.ndarray] = {
+    "channels first": np.zeros([2, 3, 8, 9], np.uint8),
+    "five channels": np.zeros([2, 8, 8, 5], np.uint8),
+    "no channels": np.zeros([2, 8, 8, 0], np.uint8),
+    "no rows": np.zeros([2, 0, 8, 1], np.uint8),
+    "grey without an axis of channels": np.zeros([2, 8, 8], np.uint8),
+    "one image without an axis of images": np.zeros([8, 8, 3], np.uint8),
+    "flat": np.zeros([64], np.uint8),
+    "a film": np.zeros([2, 4, 8, 8, 3], np.uint8),
+    "scaled": np.zeros([2, 8, 8, 1], np.float32),
+    "deep": np.zeros([2, 8, 8, 1], np.uint16),
+    "integers": np.zeros([2, 8, 8, 1], np.int64),
+}
+"""Pixels that the model would misread."""
+BY_PIXELS = (names.SERVING_DEFAULT_PIXELS, names.ANNOTATE_PIXELS, names.EMBED_PIXELS,
+             names.SCORE_PIXELS)  # fmt: skip
+
+
+def test_a_server_refuses_pixels_of_another_layout(server: Addresses) -> None:
+    # The transport, because the client would not even send them.
+    transport = GrpcTransport(
+        server["grpc"].removeprefix("grpc://"), model="vaeline", version=None, timeout_secs=60
+    )
+    for kind, array in MISREAD.items():
+        for signature in BY_PIXELS:
+            with pytest.raises(ServingError) as caught:
+                transport.predict(signature, {names.PIXELS: array})
+            text = str(caught.value)
+            assert caught.value.code == "INVALID_ARGUMENT", kind
+            assert "uint8" in text, kind
+            if array.dtype == np.uint8:
+                assert "1 to 4 channels, which come last" in text, kind
+                assert f"[{' '.join(map(str, array.shape))}]" in text, kind
+        if array.dtype == np.uint8 and array.size:
+            request = {
+                "signature_name": names.SERVING_DEFAULT_PIXELS, "instances": array.tolist()
+            }  # fmt: skip
+            address = f"{server['rest']}/v1/models/vaeline:predict"
+            answer = requests.post(address, json=request, timeout=HANG_SECS)
+            assert answer.status_code == 400, kind
+            assert "1 to 4 channels, which come last" in answer.json()["error"], kind
+    transport.close()
+
+
+def test_pixels_of_another_layout_are_not_sent(exported: Exported) -> None:
+    client = PredictClient(f"http://127.0.0.1:{free_port()}", attempts=1)
+    for predictor in (client, LocalModel(str(exported.folder))):
+        for array in MISREAD.values():
+            with pytest.raises(ServingError, match="1 to 4 channels, which come last") as caught:
+                predictor.predict(names.ANNOTATE_PIXELS, {names.PIXELS: array})
+            assert caught.value.code == "INVALID_ARGUMENT"
+            assert f"its shape is {list(array.shape)}, its type {array.dtype}" in str(caught.value)
+
+
+def test_a_saved_model_refuses_pixels_of_another_layout(exported: Exported) -> None:
+    loaded = tf.saved_model.load(str(exported.folder))
+    for kind in ("channels first", "five channels", "no channels", "no rows"):
+        for signature in BY_PIXELS:
+            with pytest.raises(tf.errors.InvalidArgumentError, match="1 to 4 channels, which come"):
+                loaded.signatures[signature](pixels=tf.constant(MISREAD[kind]))
+
+
+def test_every_number_of_channels_is_read(server: Addresses, exported: Exported) -> None:
+    grey = exported.pixels[:3]
+    alpha = np.full_like(grey, 255)
+    layouts = (
+        grey,
+        np.concatenate([grey, alpha], axis=3),
+        np.repeat(grey, 3, axis=3),
+        np.concatenate([grey, grey, grey, alpha], axis=3),
+    )
+    with PredictClient(server["grpc"]) as client:
+        first, *others = (
+            client.predict(names.ANNOTATE_PIXELS, {names.PIXELS: pixels}) for pixels in layouts
+        )
+    for other in others:
+        assert_same_answers(other, first)
+
+
+def test_other_inputs_than_the_models_are_one_line(exported: Exported) -> None:
+    model = LocalModel(str(exported.folder))
+    for inputs in (
+        {"pictures": strings([b""])},
+        {names.IMAGE_BYTES: np.zeros([2], np.float32)},
+        {},
+    ):
+        with pytest.raises(ServingError, match="embed") as caught:
+            model.predict(names.EMBED, inputs)
+        assert caught.value.code == "INVALID_ARGUMENT"
         assert "\n" not in str(caught.value)
 
 

@@ -4,7 +4,6 @@ The job writes it last, so that a table with a manifest is complete.
 """
 
 import datetime
-import json
 import posixpath
 from collections import Counter
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.output import ledger, storage
 from components.bulk_inference.output.counts import Counts
 from components.image_sources.named_counts import NamedCounts
+from trainer.json_text import json_text
 from trainer.model_card import ModelCard
 
 
@@ -99,5 +99,5 @@ def write_manifest(
         ],
         "drift": result["drift"],
     }
-    content = json.dumps(manifest, indent=2).encode() + b"\n"
+    content = json_text(manifest, indent=2).encode() + b"\n"
     storage.write_bytes(posixpath.join(config.output, ledger.MANIFEST), content)

@@ -20,11 +20,12 @@ from apache_beam.transforms.environments import DockerEnvironment
 
 from components.bulk_inference.annotation.transforms import AnnotateUnit, AnnotateUnits
 from components.bulk_inference.annotation.unit import JobSpec
-from components.bulk_inference.config import BulkJob, EngineConfig
+from components.bulk_inference.config import BulkConfig, BulkJob, EngineConfig
+from components.bulk_inference.job import run_bulk
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.planning.work_units import plan_units
 from components.bulk_inference.running.engines import choose_engine
-from components.image_sources.config import InputConfig
+from components.image_sources.config import InputConfig, TFDSConfig
 from components.image_sources.errors import InputError
 from tests.components.bulk_inference.archives import broken, digits, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
@@ -163,3 +164,45 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path: Path, run_job: RunJob)
     written = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*/*/*"))
     assert result.estimate["output_bytes"] == pytest.approx(written, rel=0.3)
     assert real.rows == 100
+
+
+def test_paths_of_a_job_do_not_depend_on_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "archives [2026]"
+    here.mkdir()
+    (here / "b[1].zip").touch()
+    monkeypatch.chdir(here)
+    given = ("a.zip", "./b[1].zip", "../c/", "*.tar", "/data/d.zip", "gs://b/e.zip", "tfds:mnist")
+    config = BulkConfig(
+        input=InputConfig(paths=given, tfds=TFDSConfig(data_dir="sets")), model="m", output="o"
+    )
+    job = BulkJob.of(config)
+    assert job.input.paths == (
+        f"{here}/a.zip",
+        f"{here}/b[1].zip",
+        f"{here}/../c/",
+        f"{tmp_path}/archives [[]2026]/*.tar",
+        *given[4:],
+    )
+    assert (job.model, job.output) == (f"{here}/m", f"{here}/o")
+    assert job.input.tfds.data_dir == f"{here}/sets"
+    cloud = {"model": "gs://b/m", "output": "gs://b/o"}
+    assert BulkJob.of(config.model_copy(update=cloud)).model == "gs://b/m"
+    with pytest.raises(InputError, match="s3:// is not supported"):
+        run_bulk(config.model_copy(update={**cloud, "model": "s3://b/m"}))
+    assert BulkJob.of(job) == job
+
+
+@pytest.mark.parametrize("key", ["input.paths", "model", "output"])
+def test_dataflow_reads_no_path_of_this_machine(key: str) -> None:
+    paths = {"input": "gs://b/a.zip", "model": "gs://b/m", "output": "gs://b/o"}
+    paths[key.partition(".")[0]] = "here"
+    config = BulkConfig(
+        input=InputConfig(paths=(paths["input"],)),
+        model=paths["model"],
+        output=paths["output"],
+        engine=EngineConfig(runner="dataflow", options=DATAFLOW),
+    )
+    with pytest.raises(InputError, match=rf"^bulk\.{key}: /.*/here is on this machine"):
+        BulkJob.of(config)

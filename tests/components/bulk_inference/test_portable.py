@@ -56,7 +56,7 @@ def test_a_loopback_worker_gives_the_same_table_and_rejects(
 
 
 @pytest.fixture
-def worker_pool() -> Iterator[str]:
+def worker_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An external worker pool, as it stands beside a task manager; gives its address."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -65,9 +65,14 @@ def worker_pool() -> Iterator[str]:
     # The pool starts its workers as `python`, whichever that is on its PATH.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "PATH": path}
+    # In another folder than the job's, as on the machines of a cluster.
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
     # In a session of its own, so that the workers that it starts end with it.
     pool = subprocess.Popen(
-        [*command, f"--service_port={port}"], env=environment, start_new_session=True
+        [*command, f"--service_port={port}"],
+        env=environment,
+        cwd=elsewhere,
+        start_new_session=True,
     )
     try:
         deadline = time.monotonic() + HANG_SECS
@@ -90,14 +95,32 @@ def is_open(port: int) -> bool:
 def test_an_external_worker_pool_gives_the_same_table_and_rejects(
     tmp_path: Path, run_job: RunJob, read_table: ReadTable, worker_pool: str
 ) -> None:
-    engine = EngineConfig(
+    same_tables(external(worker_pool), tmp_path, run_job, read_table)
+
+
+def external(worker_pool: str) -> EngineConfig:
+    return EngineConfig(
         runner="flink",
         workers=2,
         environment="EXTERNAL",
         environment_config=worker_pool,
         options=EMBEDDED,
     )
-    same_tables(engine, tmp_path, run_job, read_table)
+
+
+@pytest.mark.slow
+def test_relative_paths_mean_the_same_to_workers_in_another_folder(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable, worker_pool: str, model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    write_zip(tmp_path / "a.zip", digits(20))
+    monkeypatch.chdir(tmp_path)
+    result = run_job(
+        "./a.*", model=os.path.relpath(model), output="out/", engine=external(worker_pool)
+    )
+    assert result.rows == 20
+    table = read_table(tmp_path / "out")
+    assert table["source"].unique().to_pylist() == [str(tmp_path / "a.zip")]
 
 
 @pytest.mark.slow

@@ -1,14 +1,19 @@
 """Every output format holds the same rows; each is read back with a reader of its own."""
 
 import csv
+import io
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from components.bulk_inference.config import EMBED_COLUMNS
+from components.sinks import SINKS
 from tests.components.bulk_inference.archives import digits, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
 
@@ -55,6 +60,39 @@ def test_csv(
         assert float(row["probability"]) == want["probability"]
         assert json.loads(row["embedding"]) == want["embedding"]
         assert json.loads(row["top_k_labels"]) == want["top_k_labels"]
+
+
+def test_numbers_that_are_not_finite_are_null_in_json(tmp_path: Path) -> None:
+    """Of a model whose decoder sees the hidden layer, every `elbo` is NaN."""
+    vectors = [[1.5, math.nan], [math.inf, -2.0], [0.0, 1.0]]
+    rows = pa.RecordBatch.from_arrays(
+        [
+            pa.array(["a", "b", "ü"]),
+            pa.array([math.nan, -math.inf, 0.5], pa.float32()),
+            pa.array(vectors, pa.list_(pa.field("item", pa.float32()), 2)),
+            pa.array([[math.nan], [], None], pa.list_(pa.float32())),
+        ],
+        names=["key", "elbo", "embedding", "top_k_probabilities"],
+    )
+
+    def strict(text: str) -> Any:
+        return json.loads(text, parse_constant=lambda constant: pytest.fail(constant))
+
+    def written(kind: str) -> str:
+        buffer = io.BytesIO()
+        sink = SINKS[kind](buffer, rows.schema)
+        sink.write(rows)
+        sink.close()
+        return buffer.getvalue().decode()
+
+    lines = [strict(line) for line in written("jsonl").splitlines()]
+    assert [line["key"] for line in lines] == ["a", "b", "ü"]
+    assert [line["elbo"] for line in lines] == [None, None, 0.5]
+    assert [line["embedding"] for line in lines] == [[1.5, None], [None, -2.0], [0.0, 1.0]]
+    assert [line["top_k_probabilities"] for line in lines] == [[None], [], None]
+    fields = list(csv.DictReader(io.StringIO(written("csv"))))
+    assert [strict(row["embedding"]) for row in fields] == [line["embedding"] for line in lines]
+    assert [row["top_k_probabilities"] for row in fields] == ["[null]", "[]", ""]
 
 
 def test_tfrecord(

@@ -29,7 +29,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         "cluster": {
             "platform": "kubeflow",
             "image": IMAGE,
-            "pipeline_root": "minio://mlpipeline/v2",
+            "pipeline_root": "gs://mlpipeline/v2",
             "kubeflow": {"endpoint": "http://ml-pipeline:8888"},
             "secrets": [{"name": "store", "key": "token", "variable": "STORE_TOKEN"}],
         },

@@ -128,6 +128,11 @@ def test_a_run_that_goes_on_starts_from_the_model_that_it_started_from() -> None
     [
         ({"input": {"paths": "/home/me/a.zip"}}, "input.paths: /home/me/a.zip is on this machine"),
         ({"push": {"directory": "pushed"}}, "push.directory: pushed is on this machine"),
+        ({"input": {"paths": "s3://b/a.zip"}}, "input.paths: s3://b/a.zip: the steps have no file"),
+        (
+            {"bulk": {"in_pipeline": True, "input": {"paths": "/home/me/b.zip"}}},
+            "bulk.input.paths: /home/me/b.zip is on this machine",
+        ),
         ({"cluster": None}, "cluster: the section is missing"),
     ],
 )

@@ -7,8 +7,9 @@ import pytest
 from pipeline.config import ConfigError, PipelineConfig, parse_config
 
 IMAGE = "registry.example/vaeline@sha256:" + "0" * 64
-VERTEX = {"project": "p", "region": "r"}
-DATAFLOW = {"project": "p", "region": "r", "temp_location": "gs://b/tmp"}
+VERTEX = {"project": "p", "region": "us-central1"}
+ON_VERTEX = {"platform": "vertex", "vertex": VERTEX}
+DATAFLOW = {"project": "p", "region": "us-west1", "temp_location": "gs://b/tmp"}
 
 
 def parse(cluster: dict[str, Any] | None = None, **schedule: Any) -> PipelineConfig:
@@ -26,9 +27,21 @@ def parse(cluster: dict[str, Any] | None = None, **schedule: Any) -> PipelineCon
         ({"image": "Not An Image"}, "cluster.image: expected HOST/PATH/NAME@sha256:DIGEST"),
         ({"platform": "vertex"}, "cluster.vertex is missing"),
         ({"pipeline_root": "/tmp/r"}, "cluster.pipeline_root"),
-        ({"platform": "vertex", "vertex": VERTEX, "pipeline_root": "s3://b"}, "in gs:// only"),
+        ({**ON_VERTEX, "pipeline_root": "s3://b"}, "cluster.pipeline_root: the steps' TensorFlow"),
+        ({"pipeline_root": "s3://b/r"}, "no file system s3://; give gs://BUCKET/FOLDER"),
+        ({"pipeline_root": "minio://mlpipeline/v2/artifacts"}, "no file system minio://"),
+        ({"pipeline_root": "hdfs://name/r"}, "no file system hdfs://"),
+        ({"pipeline_root": "gs://"}, "cluster.pipeline_root: expected gs://BUCKET"),
+        ({"pipeline_root": "gs:///runs"}, "cluster.pipeline_root: expected gs://BUCKET"),
+        ({"pipeline_root": "gs://My Bucket/r"}, "cluster.pipeline_root: expected gs://BUCKET"),
+        ({"pipeline_root": "gs:/b/r"}, "cluster.pipeline_root: expected gs://BUCKET"),
+        ({**ON_VERTEX, "vertex": {**VERTEX, "region": "europe"}}, "europe-west3, europe-west4"),
+        ({**ON_VERTEX, "vertex": {**VERTEX, "region": "us-central1-a"}}, "us-central1, us-east1"),
+        ({**ON_VERTEX, "vertex": {**VERTEX, "region": "global"}}, "expected one region of Vertex"),
+        ({"dataflow": {**DATAFLOW, "region": "europe"}}, "cluster.dataflow.region: expected a reg"),
+        ({"dataflow": {**DATAFLOW, "temp_location": "gs://"}}, "temp_location: expected gs://BUC"),
         ({"trainer": {"workers": 2}}, "more than one needs platform vertex"),
-        ({"dataflow": DATAFLOW, "pipeline_root": "s3://b"}, "Dataflow reads artifacts from gs://"),
+        ({"dataflow": DATAFLOW, "pipeline_root": "s3://b"}, "no file system s3://"),
         ({"dataflow": {**DATAFLOW, "temp_location": "/tmp"}}, "cluster.dataflow.temp_location"),
         ({"dataflow": {"project": "p"}}, "cluster.dataflow.region"),
         ({"trainer": {"accelerators": 0}}, "cluster.trainer.accelerators"),
@@ -45,6 +58,84 @@ def test_a_cluster_that_cannot_work_is_refused(cluster: dict[str, Any], message:
     with pytest.raises(ConfigError) as refused:
         parse(cluster)
     assert message in str(refused.value)
+
+
+T4, L4 = "NVIDIA_TESLA_T4", "NVIDIA_L4"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ({"accelerator": T4, "accelerators": 3}, f"has 1, 2 or 4 {T4}, not 3"),
+        ({"accelerator": T4, "accelerators": 8}, f"has 1, 2 or 4 {T4}, not 8"),
+        ({"accelerator": "NVIDIA_H200_141GB"}, "has 8 NVIDIA_H200_141GB, not 1"),
+        ({"accelerator": "nvidia.com/gpu"}, f"Vertex has no nvidia.com/gpu; it has {T4}, "),
+        ({"accelerator": "T4"}, f"Vertex has no T4; it has {T4}, "),
+        ({"accelerator": "nvidia_tesla_t4"}, f"Vertex has no nvidia_tesla_t4; it has {T4}"),
+        ({"accelerator": "NVIDIA_TESLA_K80"}, "Vertex has no NVIDIA_TESLA_K80"),
+        ({"accelerator": "TPU_V3", "accelerators": 8}, "Vertex has no TPU_V3"),
+        ({"accelerators": 2}, "cluster.trainer.accelerator is missing"),
+        ({"workers": 2, "accelerator": L4}, f"n1-standard-8 has no {L4}; 1 of them are in g2-"),
+        (
+            {"workers": 2, "accelerator": L4, "accelerators": 2, "machine_type": "g2-standard-8"},
+            f"g2-standard-8 has 1 {L4}; set",
+        ),
+        ({"workers": 2, "machine_type": "a2-highgpu-4g"}, "a2-highgpu-4g has 4 NVIDIA_TESLA_A100"),
+        ({"workers": 2, "accelerator": T4, "machine_type": "n2-standard-8"}, "of the series n1"),
+        (
+            {"workers": 2, "accelerator": "NVIDIA_TESLA_V100", "machine_type": "n1-standard-16"},
+            "1 NVIDIA_TESLA_V100 need a machine of up to 12 cores: n1-standard-16",
+        ),
+        ({"workers": 2, "machine_type": "big"}, "big is no machine type"),
+    ],
+)
+def test_accelerators_that_vertex_does_not_have_are_refused(
+    trainer: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse({**ON_VERTEX, "trainer": trainer})
+    assert message in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "trainer",
+    [
+        {"accelerator": T4, "accelerators": 4},
+        {"accelerator": "NVIDIA_TESLA_V100", "accelerators": 8},
+        {"accelerator": "NVIDIA_H100_80GB", "accelerators": 8},
+        {"workers": 2},
+        {"workers": 2, "machine_type": "e2-standard-4"},
+        {"workers": 2, "accelerator": T4, "accelerators": 2},
+        {"workers": 2, "accelerator": T4, "machine_type": "n1-highmem-32"},
+        {"workers": 4, "accelerator": L4, "machine_type": "g2-standard-8"},
+        {"workers": 2, "accelerator": "NVIDIA_TESLA_A100", "accelerators": 16,
+         "machine_type": "a2-megagpu-16g"},
+    ],
+)  # fmt: skip
+def test_accelerators_that_vertex_has_are_accepted(trainer: dict[str, Any]) -> None:
+    assert parse({**ON_VERTEX, "trainer": trainer}).cluster
+
+
+def test_kubernetes_calls_accelerators_by_resources() -> None:
+    for kind in ("nvidia.com/gpu", "amd.com/gpu", "gpu.intel.com/i915", "nvidia.com/mig-1g.5gb"):
+        assert parse({"trainer": {"accelerator": kind, "accelerators": 3}}).cluster
+    for kind in (T4, "gpu", "nvidia.com", "nvidia.com/"):
+        with pytest.raises(ConfigError, match=r"is no resource of Kubernetes, such as nvidia\.com"):
+            parse({"trainer": {"accelerator": kind}})
+
+
+@pytest.mark.parametrize(
+    "name", ["flowers-", "-flowers", "Flowers", "1flowers", "flow_ers", "flow ers", "f" * 64, ""]
+)
+def test_a_name_that_no_cluster_takes_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="name: expected 1 to 63 small letters, digits and hyph"):
+        parse_config({"name": name, "input": {"paths": "a.zip"}})
+
+
+@pytest.mark.parametrize("name", ["f", "flowers", "flowers-2", "f" * 63])
+def test_names(name: str) -> None:
+    assert parse_config({"name": name, "input": {"paths": "a.zip"}}).name == name
 
 
 @pytest.mark.parametrize(

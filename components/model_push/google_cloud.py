@@ -1,0 +1,91 @@
+"""Checks names of Google Cloud against its documented rules, before anything is sent there."""
+
+import re
+from typing import Final
+
+VERTEX_REGIONS: Final = (
+    "africa-south1",
+    "asia-east1",
+    "asia-east2",
+    "asia-northeast1",
+    "asia-northeast2",
+    "asia-northeast3",
+    "asia-south1",
+    "asia-south2",
+    "asia-southeast1",
+    "asia-southeast2",
+    "australia-southeast1",
+    "australia-southeast2",
+    "europe-central2",
+    "europe-north1",
+    "europe-north2",
+    "europe-southwest1",
+    "europe-west1",
+    "europe-west12",
+    "europe-west2",
+    "europe-west3",
+    "europe-west4",
+    "europe-west6",
+    "europe-west8",
+    "europe-west9",
+    "me-central1",
+    "me-central2",
+    "me-west1",
+    "northamerica-northeast1",
+    "northamerica-northeast2",
+    "southamerica-east1",
+    "southamerica-west1",
+    "us-central1",
+    "us-east1",
+    "us-east4",
+    "us-east5",
+    "us-south1",
+    "us-west1",
+    "us-west2",
+    "us-west3",
+    "us-west4",
+)
+"""Regions of Vertex AI: https://docs.cloud.google.com/vertex-ai/docs/general/locations, and
+`SUPPORTED_REGIONS` of google-cloud-aiplatform, without its global endpoint and unlisted regions."""
+
+_REGION: Final = re.compile(r"[a-z]+-[a-z]+[0-9]+")
+# Letters, digits, `-`, `_` and `.`: https://cloud.google.com/storage/docs/buckets#naming.
+_ADDRESS: Final = re.compile(r"gs://[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?(?:/.*)?")
+
+
+def require_vertex_region(region: str) -> str:
+    """Returns a region of Vertex AI; a validator of pydantic.
+
+    Raises:
+        ValueError: if there is no such region; the message lists them.
+    """
+    if region not in VERTEX_REGIONS:
+        raise ValueError(f"expected one region of Vertex AI: {', '.join(VERTEX_REGIONS)}")
+    return region
+
+
+def require_region(region: str) -> str:
+    """Returns a name that has the form of a region; a validator of pydantic.
+
+    Raises:
+        ValueError: if it is a continent, a zone or something else.
+    """
+    if not _REGION.fullmatch(region):
+        raise ValueError("expected a region, such as europe-west4")
+    return region
+
+
+def is_bucket(address: str) -> bool:
+    """Tells whether an address names a bucket in Cloud Storage."""
+    return bool(_ADDRESS.fullmatch(address))
+
+
+def require_bucket(address: str) -> str:
+    """Returns an address in Cloud Storage; a validator of pydantic.
+
+    Raises:
+        ValueError: if it is elsewhere, or names no bucket.
+    """
+    if not is_bucket(address):
+        raise ValueError("expected gs://BUCKET or gs://BUCKET/FOLDER")
+    return address
