@@ -98,6 +98,7 @@ setup(
     packages=[
         "components",
         "components.anomaly_gate",
+        "components.image_schema_gen",
         "components.baseline_model",
         "components.bulk_inference",
         "components.bulk_inference.annotation",

@@ -19,6 +19,7 @@ from components.baseline_model.strategy import (
 from components.bulk_inference.component import BulkInference
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.executor import FINGERPRINT
+from components.image_schema_gen.component import ImageSchemaGen
 from components.model_gate.component import ModelGate
 from components.model_push.component import Pusher
 from components.model_push.config import vertex_arguments
@@ -86,7 +87,7 @@ def create_pipeline(
         stats_options=tfdv.StatsOptions(experimental_use_sketch_based_topk_uniques=True),
         exclude_splits=_without(config.statistics.splits),
     )
-    schema_step, schema = _schema(config, statistics_gen)
+    schema_step, schema = _schema(config, statistics_gen, digests["SchemaGen"])
     validator = tfx.components.ExampleValidator(
         statistics=statistics_gen.outputs["statistics"],
         schema=schema,
@@ -286,15 +287,14 @@ def _serving_checks(
 
 
 def _schema(
-    config: PipelineConfig, statistics_gen: base_node.BaseNode
+    config: PipelineConfig, statistics_gen: base_node.BaseNode, code_digest: str
 ) -> tuple[base_node.BaseNode, Any]:
     if config.data_schema.path is not None:
         step = tfx.components.ImportSchemaGen(schema_file=config.data_schema.path)
     else:
-        step = tfx.components.SchemaGen(
-            statistics=statistics_gen.outputs["statistics"],
-            exclude_splits=_without([features.TRAIN]),
-        )
+        step = ImageSchemaGen(
+            statistics=statistics_gen.outputs["statistics"], code_digest=code_digest
+        ).with_id("SchemaGen")
     return step, step.outputs["schema"]
 
 

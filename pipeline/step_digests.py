@@ -15,6 +15,7 @@ from pipeline.imports import ImportGraph
 
 STEP_MODULES: Final[Mapping[str, Sequence[str]]] = {
     "ImageExampleGen": ("components.image_example_gen.component",),
+    "SchemaGen": ("components.image_schema_gen.component",),
     "AnomalyGate": ("components.anomaly_gate.component",),
     "Transform": ("trainer.data.preprocessing",),
     "Tuner": ("pipeline.tuner_fn",),

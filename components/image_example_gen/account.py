@@ -25,6 +25,8 @@ CONFLICTS_NAMED: Final = 20
 SIZES_NAMED: Final = 50
 """Number of the most common image sizes named in the account; `formats` covers all images."""
 
+_MANY: Final = 20
+"""Images of a class of which a hash surely leaves some in train."""
 _SEPARATOR: Final = "\0"
 _NAMED_COUNTS: Final = ("ignored", "origins")
 
@@ -256,11 +258,57 @@ def _check_classes(account: Account, config: InputConfig, where: str) -> None:
             f"{where}: classes with fewer than {config.labels.min_images} images: {named}{more};"
             " add images, remove the class, or lower labels.min_images"
         )
-    train = account.by_split()[features.TRAIN]
-    unlearnt = sorted(set(totals) - set(train))
-    if totals and unlearnt:
-        named = ", ".join(f"'{label}'" for label in unlearnt[:5])
+    table = account.by_split()
+    unlearnt = sorted(set(totals) - set(table[features.TRAIN]))
+    if unlearnt:
+        raise InputError(f"{where}: {_why_unlearnt(unlearnt, totals, account, config)}")
+    if not totals:
         raise InputError(
-            f"{where}: no image in the train split for class {named}; add images of it, or"
-            " change splits.seed"
+            f"{where}: none of the {account.examples.total():,} images has a label, so there is"
+            " nothing to learn: put them into folders named after their classes, or set"
+            " labels.level, or the key or column of the label; classify needs no labels"
         )
+    if len(totals) == 1:
+        (only,) = totals
+        raise InputError(
+            f"{where}: one class only, '{only}' ({totals[only]:,} images), and a classifier needs"
+            " two: name folders of other classes as well, or set labels.level if the classes are"
+            " other folders of the path"
+        )
+    if not table[features.TEST]:
+        share = config.splits.test
+        raise InputError(
+            f"{where}: none of the {totals.total():,} labelled images is in the test split (the"
+            f" share input.splits.test is {share:g}), and without test images no model is blessed:"
+            " add images, raise the share, or name a test folder"
+        )
+
+
+def _why_unlearnt(
+    unlearnt: list[str], totals: Counter[str], account: Account, config: InputConfig
+) -> str:
+    """Says why classes have no training image, and what can help."""
+    named = ", ".join(f"'{label}' ({totals[label]})" for label in unlearnt[:5])
+    more = f" and {len(unlearnt) - 5:,} more" if len(unlearnt) > 5 else ""
+    what = (
+        f"no image in the train split for class {named}"
+        if len(unlearnt) == 1
+        else f"{len(unlearnt):,} of {len(totals):,} classes have no image in the train split:"
+        f" {named}{more}"
+    )
+    shares = {
+        features.VALIDATION: config.splits.validation,
+        features.CALIBRATION: config.splits.calibration,
+        features.TEST: config.splits.test,
+    }
+    hashed = [split for split in shares if split not in account.named_splits]
+    held_out = sum(shares[split] for split in hashed)
+    if not hashed or not held_out or any(totals[label] > _MANY for label in unlearnt):
+        return f"{what}; all of its images are in other splits by their names; add images to train"
+    expected = sum(held_out**number for number in totals.values())
+    seed = ", or change splits.seed" if expected < 1 else ""
+    return (
+        f"{what}; a hash holds {held_out:.0%} of the images out ({', '.join(hashed)}), which leaves"
+        f" about {expected:,.1f} classes of these sizes without one: add images of these classes,"
+        f" lower the shares, or name the splits by folders{seed}"
+    )

@@ -51,8 +51,10 @@ class Executor(base_executor.BaseExecutor):
         model = artifact_utils.get_single_instance(input_dict[MODEL])
         blessing = artifact_utils.get_single_instance(output_dict[BLESSING])
         metrics = tfma.load_metrics(artifact_utils.get_single_uri(input_dict[EVALUATION]))
+        baselines = input_dict.get(BASELINE_MODEL) or []
+        known = [name for baseline in baselines for name in _classes(baseline)]
         verdict = judge_model(
-            read_measures(metrics, _classes(model)),
+            read_measures(metrics, _classes(model), known),
             EvaluationConfig.model_validate_json(exec_properties[BOUNDS]),
         )
         self._write(blessing, VERDICT_JSON, verdict.to_json())
@@ -71,7 +73,7 @@ class Executor(base_executor.BaseExecutor):
             constants.ARTIFACT_PROPERTY_CURRENT_MODEL_URI_KEY, model.uri
         )
         blessing.set_int_custom_property(constants.ARTIFACT_PROPERTY_CURRENT_MODEL_ID_KEY, model.id)
-        for baseline in input_dict.get(BASELINE_MODEL) or []:
+        for baseline in baselines:
             blessing.set_string_custom_property(
                 constants.ARTIFACT_PROPERTY_BASELINE_MODEL_URI_KEY, baseline.uri
             )

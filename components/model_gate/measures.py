@@ -67,12 +67,14 @@ class Measures:
         slices: Metrics of slices by kind and value.
         classes: Counts of classes in the model's order.
         confusion: Images by true and predicted class number; absent pairs have none.
+        gone_classes: Classes of the last blessed model that this one does not have.
     """
 
     overall: SliceMeasures
     slices: Mapping[str, Mapping[str, SliceMeasures]]
     classes: Sequence[ClassMeasures]
     confusion: Mapping[tuple[int, int], int] = field(default_factory=dict)
+    gone_classes: Sequence[str] = ()
 
     @property
     def balanced_accuracy(self) -> float:
@@ -81,12 +83,15 @@ class Measures:
         return sum(recalls) / len(recalls) if recalls else math.nan
 
 
-def read_measures(slices: Iterable[Any], classes: Sequence[str]) -> Measures:
+def read_measures(
+    slices: Iterable[Any], classes: Sequence[str], baseline_classes: Sequence[str] = ()
+) -> Measures:
     """Reads the metrics that TFMA wrote.
 
     Args:
         slices: TFMA's `MetricsForSlice` protos.
         classes: Class names in the model's order.
+        baseline_classes: Class names of the last blessed model; empty without one.
 
     Returns:
         The metrics as plain values.
@@ -120,6 +125,7 @@ def read_measures(slices: Iterable[Any], classes: Sequence[str]) -> Measures:
         slices={kind: dict(sorted(parts.items())) for kind, parts in sorted(by_kind.items())},
         classes=_classes(confusion, classes),
         confusion=confusion,
+        gone_classes=sorted(set(baseline_classes) - set(classes)),
     )
 
 

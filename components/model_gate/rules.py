@@ -5,7 +5,7 @@ docs/evaluation.md describes the rules with their sources and error rates.
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from components.model_gate import metric_names as m
 from components.model_gate.change_rules import change_checks
@@ -13,6 +13,9 @@ from components.model_gate.config import EvaluationConfig
 from components.model_gate.intervals import share_interval
 from components.model_gate.measures import Measures, SliceMeasures
 from components.model_gate.verdict import Check, Result, Verdict
+
+_NAMED: Final = 5
+"""Number of classes named in one row."""
 
 
 def judge_model(measures: Measures, bounds: EvaluationConfig) -> Verdict:
@@ -30,6 +33,7 @@ def judge_model(measures: Measures, bounds: EvaluationConfig) -> Verdict:
         checks=[
             *_absolute(measures, bounds),
             *_floors(measures, bounds),
+            *_missing_classes(measures, bounds),
             *change_checks(paired, bounds),
         ],
         first_model=not paired,
@@ -124,6 +128,38 @@ def _floors(measures: Measures, bounds: EvaluationConfig) -> Iterator[Check]:
                 key="min_slice_accuracy",
                 confidence=bounds.confidence,
             )
+
+
+def _missing_classes(measures: Measures, bounds: EvaluationConfig) -> Iterator[Check]:
+    """Names classes that nothing is known of: without test images, or gone since the last model.
+
+    Where classes have a floor, they are refused, because the floor cannot be shown to hold.
+    """
+    floor = bounds.min_class_recall
+    untested = [each.name for each in measures.classes if not each.images]
+    for metric, names, why in (
+        ("classes without test images", untested, "have no test image"),
+        (
+            "classes gone",
+            list(measures.gone_classes),
+            "of the last blessed model are no longer in the data",
+        ),
+    ):
+        if not names:
+            continue
+        blocks = floor is not None
+        named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        yield Check(
+            metric,
+            f"{len(names):,}: {named}",
+            "none" if blocks else "",
+            Result.REFUSED if blocks else Result.MEASURED,
+            blocks=blocks,
+            reason=f"{len(names):,} classes ({named}) {why}, so that evaluation.min_class_recall"
+            f" {floor:.4f} cannot be shown for them"
+            if floor is not None
+            else "",
+        )
 
 
 def _short(paths: list[str]) -> list[str]:
