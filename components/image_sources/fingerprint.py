@@ -44,7 +44,9 @@ def fingerprint(config: InputConfig) -> str:
     """
     digest = hashlib.sha256()
     for path, image_format in locate(config):
-        digest.update(f"{image_format}\0{path}\n".encode("utf-8", "surrogateescape"))
+        # Without its folders: the same images elsewhere are no reason to train on them again.
+        name = path if files.is_cloud(path) else os.path.basename(path.rstrip(os.sep))
+        digest.update(f"{image_format}\0{name}\n".encode("utf-8", "surrogateescape"))
         for fact in _facts(path, image_format, config):
             digest.update(fact)
     return digest.hexdigest()
