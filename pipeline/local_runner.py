@@ -60,7 +60,7 @@ def prepare_root(root: Path) -> None:
         raise RootError(
             f"{root}: {error.strerror}; give a folder that you may write with --root"
         ) from error
-    foreign = unwritable(root)
+    foreign = unwritable_paths(root)
     if foreign:
         raise RootError(
             f"{foreign[0]}: cannot be written, as when another user ran the pipeline here; run it"
@@ -74,7 +74,7 @@ def prepare_root(root: Path) -> None:
         )
 
 
-def unwritable(root: Path) -> list[Path]:
+def unwritable_paths(root: Path) -> list[Path]:
     """Lists what a run writes in an existing root and this user may not."""
     names = (METADATA_FILE, CONFIG_FILE, ".run.lock", "logs", "pushed", ARTIFACTS)
     patterns = (*names, f"{ARTIFACTS}/*", f"{ARTIFACTS}/*/*")

@@ -19,7 +19,9 @@ _TABLES: Final = frozenset(
 )
 _WAIT_SECS: Final = 3.0
 """How long to wait for another program's transaction; those of vaeline take milliseconds."""
+_ALWAYS_CHECKED_BYTES: Final = 64 * 2**20
 _REMEDY: Final = "restore it from a backup, or give a new folder with --root"
+_DAMAGED: Final = f"is damaged or cut short; {_REMEDY}"
 
 
 class MetadataError(UserError, ValueError):
@@ -32,7 +34,8 @@ def check_metadata(path: Path, *, for_writing: bool = False, in_full: bool = Fal
     Args:
         path: The file; it exists.
         for_writing: Whether the store will be written.
-        in_full: Whether to look for damage in every page, which takes a second for each 500 MB.
+        in_full: Whether to look for damage in every page even of a large store, which takes a
+            second for each 500 MB.
 
     Raises:
         MetadataError: It cannot be used.
@@ -46,10 +49,10 @@ def check_metadata(path: Path, *, for_writing: bool = False, in_full: bool = Fal
         found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         if not found >= _TABLES:
             raise MetadataError(f"{path}: holds no records of runs; {_REMEDY}")
-        if in_full:
+        if in_full or path.stat().st_size <= _ALWAYS_CHECKED_BYTES:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
             if verdict != "ok":
-                raise MetadataError(f"{path}: is damaged ({_one_line(verdict)}); {_REMEDY}")
+                raise MetadataError(f"{path}: {_DAMAGED}")
 
 
 def is_empty(path: Path) -> bool:
@@ -110,7 +113,7 @@ def _reason(error: sqlite3.Error, path: Path) -> str:
     if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
         return "another program has locked it; end that program, then start again"
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-        return f"is damaged or cut short; {_REMEDY}"
+        return _DAMAGED
     if name.startswith("SQLITE_READONLY_ROLLBACK") or (
         name.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")) and _has_journal(path)
     ):
@@ -122,12 +125,8 @@ def _reason(error: sqlite3.Error, path: Path) -> str:
         return "cannot be written; ask its owner for access, or give another folder with --root"
     if name.startswith("SQLITE_FULL"):
         return "no space is left; make room, then start again"
-    return f"cannot be read ({_one_line(error)}); {_REMEDY}"
+    return f"cannot be read ({' '.join(str(error).split())}); {_REMEDY}"
 
 
 def _has_journal(path: Path) -> bool:
     return any(path.with_name(f"{path.name}{end}").exists() for end in ("-journal", "-wal"))
-
-
-def _one_line(value: object) -> str:
-    return " ".join(str(value).split())

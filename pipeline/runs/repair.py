@@ -20,8 +20,6 @@ from pipeline.runs.store import METADATA_FILE
 
 _LIVE, _DELETED = int(proto.Artifact.LIVE), int(proto.Artifact.DELETED)
 _MOST_NAMED: Final = 3
-_MOST_CHECKED_BYTES: Final = 64 * 2**20
-"""Size of a store up to which every page is checked before a run."""
 
 # Files without which an artifact is of no use; others need only have any file.
 _REQUIRED: Final = {
@@ -63,7 +61,8 @@ class Survey:
         former: other paths of the root that the records name.
         lost: artifacts whose files are missing or incomplete.
         found: artifacts recorded as deleted whose files are there.
-        unrecorded: folders of outputs that the store will give to new executions.
+        unrecorded: folders of outputs that the store would give to new executions.
+        leftovers: other folders of outputs without a record, as a killed or failed step leaves.
         blessed: ids of blessed models.
     """
 
@@ -73,6 +72,7 @@ class Survey:
     lost: tuple[Artifact, ...] = ()
     found: tuple[Artifact, ...] = ()
     unrecorded: tuple[Path, ...] = ()
+    leftovers: tuple[Path, ...] = ()
     blessed: frozenset[int] = field(default=frozenset())
 
     @property
@@ -104,7 +104,10 @@ class Survey:
         return lines
 
     def _name(self, artifact: Artifact) -> str:
-        return str(Path(present_uri(artifact.uri, self.root)).relative_to(self.root))
+        path = Path(present_uri(artifact.uri, self.root))
+        if artifact.kind == "PushedModel" and path.is_dir():
+            return str(_pushed_version(artifact, self.root))
+        return str(path.relative_to(self.root))
 
 
 def survey_root(root: Path) -> Survey:
@@ -118,7 +121,7 @@ def survey_root(root: Path) -> Survey:
     """
     path = root / METADATA_FILE
     if is_empty(path):
-        return Survey(root, unrecorded=tuple(_unrecorded(root, 0)))
+        return Survey(root, unrecorded=tuple(_outputs(root)))
     check_metadata(path)
     with connected(path) as store:
         artifacts = list(_read_artifacts(store))
@@ -126,13 +129,21 @@ def survey_root(root: Path) -> Survey:
     own = [artifact for artifact in artifacts if recorded_root(artifact.uri) is not None]
     live = [artifact for artifact in own if artifact.state == _LIVE]
     deleted = [artifact for artifact in own if artifact.state == _DELETED]
+    recorded = {Path(present_uri(artifact.uri, root)) for artifact in own}
+    outputs = list(_outputs(root))
     return Survey(
         root,
         artifacts=len(live),
         former=tuple(sorted({recorded_root(a.uri) or "" for a in own} - {str(root)})),
         lost=tuple(artifact for artifact in live if not _is_complete(artifact, root)),
         found=tuple(artifact for artifact in deleted if _is_complete(artifact, root)),
-        unrecorded=tuple(_unrecorded(root, last)),
+        # TFX numbers the folders of new outputs by their execution.
+        unrecorded=tuple(folder for folder in outputs if int(folder.name) > last),
+        leftovers=tuple(
+            folder
+            for folder in outputs
+            if int(folder.name) <= last and not recorded & {folder, folder / "value"}
+        ),
         blessed=frozenset(
             int(artifact.properties["current_model_id"])
             for artifact in own
@@ -162,8 +173,7 @@ def repair_metadata(root: Path) -> Survey:
     """
     path = root / METADATA_FILE
     if not is_empty(path):
-        is_small = path.stat().st_size <= _MOST_CHECKED_BYTES
-        check_metadata(path, for_writing=True, in_full=is_small)
+        check_metadata(path, for_writing=True)
     survey = survey_root(root)
     if survey.unrecorded:
         raise MetadataError(unrecorded_line(survey))
@@ -245,9 +255,8 @@ def _is_complete(artifact: Artifact, root: Path) -> bool:
         return path.is_dir() and not _is_push_lost(artifact, root)
     if artifact.kind in _REQUIRED and path.name != "value":
         return all((path / name).is_file() for name in _REQUIRED[artifact.kind])
-    if artifact.kind == "Examples":
-        return all(_has_file(path / f"Split-{split}") for split in _splits(artifact.properties))
-    return _has_file(path)
+    splits = _splits(artifact.properties) if artifact.kind == "Examples" else []
+    return _has_file(path) and all(_has_file(path / f"Split-{split}") for split in splits)
 
 
 def _is_push_lost(artifact: Artifact, root: Path) -> bool:
@@ -255,11 +264,14 @@ def _is_push_lost(artifact: Artifact, root: Path) -> bool:
 
     A missing version among others was pruned or rolled back on purpose.
     """
+    version = _pushed_version(artifact, root)
+    # Other destinations are buckets and Vertex endpoints.
+    return version.is_absolute() and not any(version.parent.glob(f"[0-9]*/{_MODEL_FILE}"))
+
+
+def _pushed_version(artifact: Artifact, root: Path) -> Path:
     recorded = str(artifact.properties.get("pushed_destination") or "")
-    if not recorded or "://" in recorded:
-        return False
-    version = Path(replace_root(recorded, recorded_root(artifact.uri) or "", str(root)))
-    return not any(version.parent.glob(f"[0-9]*/{_MODEL_FILE}"))
+    return Path(replace_root(recorded, recorded_root(artifact.uri) or "", str(root)))
 
 
 def _splits(properties: Mapping[str, Any]) -> list[str]:
@@ -273,13 +285,9 @@ def _has_file(path: Path) -> bool:
     return path.is_file() or any(file.is_file() for file in path.rglob("*"))
 
 
-def _unrecorded(root: Path, last: int) -> Iterator[Path]:
-    """Yields non-empty folders of outputs whose number is above that of the last execution.
-
-    TFX numbers the folders of new outputs from there on.
-    """
+def _outputs(root: Path) -> Iterator[Path]:
+    """Yields the folders of outputs that are not empty."""
     for folder in sorted((root / ARTIFACTS).glob("*/*/*")):
-        output = folder.relative_to(root / ARTIFACTS)
-        is_output = folder.name.isdecimal() and not output.parts[1].startswith(".")
-        if is_output and int(folder.name) > last and any(folder.iterdir()):
+        is_own = not folder.parent.name.startswith(".")
+        if is_own and folder.name.isdecimal() and folder.is_dir() and any(folder.iterdir()):
             yield folder

@@ -50,7 +50,7 @@ def open_metadata(root: Path) -> metadata_store.MetadataStore:
     connection.sqlite.connection_mode = modes.READWRITE if is_writable(path) else modes.READONLY
     try:
         return metadata_store.MetadataStore(connection)
-    except errors.StatusError as error:
+    except (errors.StatusError, RuntimeError) as error:
         # Such as a schema of a later version.
         reason = " ".join(str(error).split())
         raise MetadataError(f"{path}: ML Metadata cannot open it: {reason}") from error
