@@ -31,7 +31,8 @@ def fingerprint(config: InputConfig) -> str:
     A zip is identified by its central directory, which holds a checksum of every member: copying
     or touching the archive does not change the digest, changing one image does. Other archives
     are identified by size, timestamps and samples of their content; folders by name, size and
-    timestamps of every file; objects by their generation. The folder of a local input is no part of it.
+    timestamps of every file; objects by their generation. The folder of a local input is
+    no part of it.
 
     Args:
         config: The input section, with spans resolved.
