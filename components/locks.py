@@ -8,6 +8,7 @@ without such a heartbeat is taken over.
 import contextlib
 import datetime
 import errno
+import fcntl
 import getpass
 import io
 import json
@@ -97,16 +98,25 @@ def hold(
 def current_owner(path: Path) -> Owner | None:
     """Returns the process that currently holds a lock on disk; None if there is none.
 
-    It tries the lock itself, because a killed process leaves its description behind.
+    It tries the lock itself, because a killed process leaves its description behind. A shared lock
+    for an instant needs no write access and does not hinder others who ask.
     """
-    if not path.exists():
-        return None
-    lock = filelock.FileLock(path)
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        owner = read_owner(path)
+        return None if owner is None or _is_gone(owner) else owner
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return read_owner(path) or Owner("someone", "this machine", 0, "just now", "a run")
-    lock.release()
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
     return None
 
 

@@ -160,7 +160,7 @@ def load_config(
     if root is None:
         return config
     # After the validation, because defaults contain the placeholder, too.
-    filled = _replace_root(config.model_dump(mode="json", by_alias=True), str(root))
+    filled = _replace_root(config.model_dump(mode="json", by_alias=True), str(root.resolve()))
     return parse_config(filled, source=str(file))
 
 

@@ -1,9 +1,10 @@
 """Runs the two jobs of the command line: train and push, and label an archive."""
 
+import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,9 @@ def train_and_push(
         The result, with the report.
 
     Raises:
+        RootError: The root cannot be written.
         LockedError: Another run holds this root.
+        MetadataError: The metadata store cannot be used.
         Exception: The error that stopped the run.
     """
     check_input(config.input)
@@ -50,13 +53,13 @@ def train_and_push(
         check_input(config.bulk.input)
     # Imported here, because bulk jobs use this module on machines without TFX.
     from pipeline.local_runner import prepare_root
-    from pipeline.orchestration.lock import run_lock
 
+    root = root.resolve()
     prepare_root(root)
     log_path = new_log_path(root)
     started = time.monotonic()
     with (
-        run_lock(root, "a pipeline run"),
+        _held(terminal, root),
         logged(terminal, log_path),
         terminal.live("loading TFX") as line,
     ):
@@ -82,6 +85,18 @@ def train_and_push(
         header=HEADER,
     )
     return result
+
+
+@contextlib.contextmanager
+def _held(terminal: Terminal, root: Path) -> Iterator[None]:
+    """Locks the root, and adapts its records if it was moved or lost files."""
+    from pipeline.orchestration.lock import run_lock
+    from pipeline.runs.repair import repair_metadata
+
+    with run_lock(root, "a pipeline run"):
+        for line in repair_metadata(root).lines():
+            terminal.say(line, style="yellow")
+        yield
 
 
 def _with_report(terminal: Terminal, result: "TrainingResult", run: Run) -> "TrainingResult":

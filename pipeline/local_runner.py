@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pipeline.config import PipelineConfig, to_yaml
 from pipeline.runs.run import ARTIFACTS, CONFIG_FILE, NOT_LABELLED_NOTE, Run
@@ -14,8 +14,8 @@ from pipeline.runs.store import METADATA_FILE, latest_run, note_latest_run
 from pipeline.step_digests import step_digests
 from trainer.errors import UserError
 
-# Without free space, the first output would fail in the middle of a step, so it is checked first.
-_LEAST_FREE_BYTES = 64 * 1024 * 1024
+LEAST_FREE_BYTES: Final = 64 * 1024 * 1024
+"""Free space that a run needs at least; its first output would fail in the middle of a step."""
 
 
 class RootError(UserError, ValueError):
@@ -48,7 +48,8 @@ def prepare_root(root: Path) -> None:
     """Creates the root folder and checks that it is writable.
 
     Raises:
-        RootError: The folder is not writable or has too little free space.
+        RootError: The folder, or what earlier runs wrote there, is not writable, or too little
+            space is free.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -59,12 +60,32 @@ def prepare_root(root: Path) -> None:
         raise RootError(
             f"{root}: {error.strerror}; give a folder that you may write with --root"
         ) from error
-    free = os.statvfs(root)
-    if free.f_bavail * free.f_frsize < _LEAST_FREE_BYTES:
+    foreign = unwritable_paths(root)
+    if foreign:
         raise RootError(
-            f"{root}: only {free.f_bavail * free.f_frsize // 2**20} MiB are free; "
+            f"{foreign[0]}: cannot be written, as when another user ran the pipeline here; run it"
+            " as that user, or give another folder with --root"
+        )
+    free = free_bytes(root)
+    if free < LEAST_FREE_BYTES:
+        raise RootError(
+            f"{root}: only {free // 2**20} MiB are free; "
             "make room or give another folder with --root"
         )
+
+
+def unwritable_paths(root: Path) -> list[Path]:
+    """Lists what a run writes in an existing root and this user may not."""
+    names = (METADATA_FILE, CONFIG_FILE, ".run.lock", "logs", "pushed", ARTIFACTS)
+    patterns = (*names, f"{ARTIFACTS}/*", f"{ARTIFACTS}/*/*")
+    paths = {path for pattern in patterns for path in root.glob(pattern)}
+    return sorted(path for path in paths if not os.access(path, os.W_OK))
+
+
+def free_bytes(root: Path) -> int:
+    """Returns the space on the root's file system that this user may use."""
+    status = os.statvfs(root)
+    return status.f_bavail * status.f_frsize
 
 
 def metadata_connection(root: Path) -> Any:
@@ -99,8 +120,11 @@ def run_pipeline(
     from tfx import v1 as tfx
 
     from components.bulk_inference.executor import UnblessedModelError
+    from pipeline.cache_keys import location_independent_cache
     from pipeline.graph import Places, create_pipeline
 
+    # Artifacts are recorded by their paths, which must not depend on the current folder.
+    root = root.resolve()
     prepare_root(root)
     (root / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
     pipeline = create_pipeline(
@@ -118,7 +142,7 @@ def run_pipeline(
             noted = True
         on_step(name, seconds)
 
-    with timed_steps(step):
+    with timed_steps(step), location_independent_cache(root):
         try:
             tfx.orchestration.LocalDagRunner().run(pipeline)
         except UnblessedModelError as error:

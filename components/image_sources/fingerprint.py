@@ -31,7 +31,8 @@ def fingerprint(config: InputConfig) -> str:
     A zip is identified by its central directory, which holds a checksum of every member: copying
     or touching the archive does not change the digest, changing one image does. Other archives
     are identified by size, timestamps and samples of their content; folders by name, size and
-    timestamps of every file; objects by their generation.
+    timestamps of every file; objects by their generation. The folder of a local input is
+    no part of it.
 
     Args:
         config: The input section, with spans resolved.
@@ -44,7 +45,9 @@ def fingerprint(config: InputConfig) -> str:
     """
     digest = hashlib.sha256()
     for path, image_format in locate(config):
-        digest.update(f"{image_format}\0{path}\n".encode("utf-8", "surrogateescape"))
+        # Without its folders: the same images elsewhere are no reason to train on them again.
+        name = path if files.is_cloud(path) else os.path.basename(path.rstrip(os.sep))
+        digest.update(f"{image_format}\0{name}\n".encode("utf-8", "surrogateescape"))
         for fact in _facts(path, image_format, config):
             digest.update(fact)
     return digest.hexdigest()

@@ -28,9 +28,9 @@ set_option = click.option(
     metavar="KEY=VALUE",
     help="Override one value of the configuration; may be given several times.",
 )
-runs_root_option = click.option(
-    "--root", type=click.Path(path_type=Path), required=True, help="Folder of the runs."
-)
+root_type = click.Path(path_type=Path, resolve_path=True)
+"""Type of the option `--root`: artifacts are recorded by their absolute paths."""
+runs_root_option = click.option("--root", type=root_type, required=True, help="Folder of the runs.")
 logs_option = click.option(
     "--logs",
     type=click.Path(path_type=Path),

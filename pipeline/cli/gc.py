@@ -1,5 +1,6 @@
 """Defines `vaeline gc`: artifacts of old runs, listed or removed."""
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ def gc(terminal: Any, root: Path, keep_runs: int, with_images: bool, yes: bool) 
 
     # Fails for a folder without runs before the lock writes its files there.
     open_metadata(root)
-    with run_lock(root, "vaeline gc"):
+    # Listing writes nothing, so that it needs neither the lock nor write access.
+    with run_lock(root, "vaeline gc") if yes else contextlib.nullcontext():
         removals = plan(root, keep_runs=keep_runs, with_images=with_images)
         if yes:
             remove_artifacts(root, removals)

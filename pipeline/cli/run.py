@@ -9,13 +9,14 @@ from pipeline.cli.command import (
     EXIT_NOT_BLESSED,
     common,
     config_option,
+    root_type,
     runs_root_option,
     set_option,
 )
 
 
 @click.command()
-@click.option("--root", type=click.Path(path_type=Path), default=Path("runs/demo"),
+@click.option("--root", type=root_type, default=Path("runs/demo"),
               show_default=True, help="Folder for all that the demonstration writes.")  # fmt: skip
 @common
 def demo(terminal: Any, root: Path) -> int:
@@ -27,7 +28,7 @@ def demo(terminal: Any, root: Path) -> int:
 
 @click.command()
 @config_option
-@click.option("--root", type=click.Path(path_type=Path), required=True,
+@click.option("--root", type=root_type, required=True,
               help="Folder for artifacts, metadata, logs and pushed models.")  # fmt: skip
 @set_option
 @common

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.command import common, runs_root_option
+from pipeline.cli.command import common, root_type, runs_root_option
 
 
 @click.group()
@@ -77,7 +77,7 @@ def show(terminal: Any, root: Path, name: str | None) -> int:
 
 @runs.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--root", type=click.Path(path_type=Path), default=None,
+@click.option("--root", type=root_type, default=None,
               help="Folder of the runs; looked for above MODEL by default.")  # fmt: skip
 @common
 def lineage(terminal: Any, model: Path, root: Path | None) -> int:

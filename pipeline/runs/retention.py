@@ -6,7 +6,10 @@ therefore complete an interrupted one, and TFX's cache, which uses live artifact
 a partly removed folder.
 """
 
+import contextlib
+import os
 import shutil
+import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +17,7 @@ from typing import Any
 
 from ml_metadata import proto
 
+from pipeline.runs.location import present_uri
 from pipeline.runs.run import ARTIFACTS, FINISHED, Run
 from pipeline.runs.store import open_metadata, read_runs
 
@@ -60,11 +64,12 @@ def plan(root: Path, *, keep_runs: int, with_images: bool) -> list[Removal]:
     Raises:
         FileNotFoundError: The root has no metadata store.
     """
+    root = root.resolve()
     artifacts = root / ARTIFACTS
     kept = _needed(read_runs(root), keep_runs, with_images)
     removals = []
     for artifact in open_metadata(root).get_artifacts():
-        path = _place(artifact.uri)
+        path = _place(artifact.uri, root)
         if artifact.id in kept or artifact.state in _GONE:
             continue
         if not path.resolve().is_relative_to(artifacts.resolve()) or path == artifacts:
@@ -83,11 +88,12 @@ def remove_artifacts(root: Path, removals: Sequence[Removal]) -> None:
     Raises:
         OSError: A file cannot be removed; completed removals are recorded.
     """
+    root = root.resolve()
     store = open_metadata(root)
     artifacts = store.get_artifacts_by_id([removal.artifact for removal in removals])
     _mark(store, artifacts, proto.Artifact.MARKED_FOR_DELETION)
     for artifact in artifacts:
-        path = _place(artifact.uri)
+        path = _place(artifact.uri, root)
         if path.is_dir():
             shutil.rmtree(path)
         else:
@@ -145,13 +151,18 @@ def _mark(store: Any, artifacts: Sequence[proto.Artifact], state: Any) -> None:
     store.put_artifacts(artifacts)
 
 
-def _place(uri: str) -> Path:
+def _place(uri: str, root: Path) -> Path:
     """Returns the folder to remove; values of steps are files in a folder of their own."""
-    path = Path(uri)
+    path = Path(present_uri(uri, root))
     return path.parent if path.name == "value" else path
 
 
 def _size(path: Path) -> int:
-    if path.is_file():
-        return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    files = [path, *(Path(folder, name) for folder, _, names in os.walk(path) for name in names)]
+    size = 0
+    for file in files:
+        # A run may be at work on the root, and other users' files may be unreadable.
+        with contextlib.suppress(OSError):
+            status = file.lstat()
+            size += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return size

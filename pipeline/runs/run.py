@@ -192,12 +192,8 @@ class Run:
         return folder
 
     def find(self, uri: str) -> Path | None:
-        """Finds an artifact's folder, even if the root was moved or its path is relative."""
-        if os.path.isdir(uri):
-            return Path(uri)
-        marker = f"/{ARTIFACTS}/"
-        moved = self.root / ARTIFACTS / uri.rpartition(marker)[2]
-        return moved if marker in uri and moved.is_dir() else None
+        """Returns an artifact's folder; None if it is gone."""
+        return Path(uri) if os.path.isdir(uri) else None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the run as JSON-compatible values."""

@@ -3,15 +3,16 @@
 It imports ML Metadata but not TFX, so that `vaeline runs` takes one second instead of fifteen.
 """
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from ml_metadata import proto
+from ml_metadata import errors, proto
 from ml_metadata.metadata_store import metadata_store
 from ml_metadata.proto import metadata_store_pb2
 
+from pipeline.runs.location import present_uri, recorded_root, replace_root
+from pipeline.runs.metadata_file import MetadataError, check_metadata, is_writable
 from pipeline.runs.run import Run
 from pipeline.runs.step import CACHED, DONE, FAILED, RUNNING, Step
 
@@ -35,22 +36,30 @@ def open_metadata(root: Path) -> metadata_store.MetadataStore:
 
     Raises:
         FileNotFoundError: There is no store.
+        MetadataError: The store cannot be read.
     """
     path = root / METADATA_FILE
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(2, "no run has been recorded here", str(path))
+    check_metadata(path)
     modes = metadata_store_pb2.SqliteMetadataSourceConfig
     # Readers also open it for writing if possible: SQLite rolls back the transaction of a killed
     # writer when the store is next opened, and cannot open such a store read-only.
-    is_writable = os.access(path, os.W_OK) and os.access(root, os.W_OK)
     connection = proto.ConnectionConfig()
     connection.sqlite.filename_uri = str(path)
-    connection.sqlite.connection_mode = modes.READWRITE if is_writable else modes.READONLY
-    return metadata_store.MetadataStore(connection)
+    connection.sqlite.connection_mode = modes.READWRITE if is_writable(path) else modes.READONLY
+    try:
+        return metadata_store.MetadataStore(connection)
+    except (errors.StatusError, RuntimeError) as error:
+        # Such as a schema of a later version.
+        reason = " ".join(str(error).split())
+        raise MetadataError(f"{path}: ML Metadata cannot open it: {reason}") from error
 
 
 def read_runs(root: Path, *, latest: int | None = None, is_held: bool = False) -> list[Run]:
     """Reads the runs of a root folder.
+
+    Recorded paths are mapped to where the root is now.
 
     Args:
         root: Folder of the runs.
@@ -62,7 +71,9 @@ def read_runs(root: Path, *, latest: int | None = None, is_held: bool = False) -
 
     Raises:
         FileNotFoundError: The root has no store.
+        MetadataError: The store cannot be read.
     """
+    root = root.resolve()
     store = open_metadata(root)
     contexts = _run_contexts(store)
     if latest is not None:
@@ -126,14 +137,16 @@ def _read_run(
         key=lambda execution: (execution.create_time_since_epoch, execution.id),
     )
     events = store.get_events_by_execution_ids([execution.id for execution in executions])
-    artifacts = {
-        artifact.id: artifact
-        for artifact in store.get_artifacts_by_id(sorted({event.artifact_id for event in events}))
-    }
+    found = store.get_artifacts_by_id(sorted({event.artifact_id for event in events}))
+    former = {recorded_root(artifact.uri) or "" for artifact in found} - {str(root)}
+    artifacts = {artifact.id: _in_place(artifact, root) for artifact in found}
     steps = {}
     for execution in executions:
         own = [event for event in events if event.execution_id == execution.id]
         step = _read_step(_node_name(store, execution), execution, own, artifacts)
+        for name, value in step.settings.items():
+            for path in former if isinstance(value, str) else ():
+                step.settings[name] = replace_root(step.settings[name], path, str(root))
         steps[step.name] = step
     return Run(
         name=context.name,
@@ -143,6 +156,17 @@ def _read_run(
         notes=_plain_all(context.custom_properties),
         is_active=is_active,
     )
+
+
+def _in_place(artifact: proto.Artifact, root: Path) -> proto.Artifact:
+    """Maps the recorded paths of an artifact to the root as it is now."""
+    former = recorded_root(artifact.uri)
+    if former not in (None, str(root)):
+        artifact.uri = present_uri(artifact.uri, root)
+        for value in [*artifact.properties.values(), *artifact.custom_properties.values()]:
+            if value.string_value:
+                value.string_value = replace_root(value.string_value, former or "", str(root))
+    return artifact
 
 
 def _node_name(store: metadata_store.MetadataStore, execution: proto.Execution) -> str:

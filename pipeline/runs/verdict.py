@@ -1,5 +1,6 @@
 """Defines the verdicts of the gate and of ServingCheck on a run's model."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +91,7 @@ def read_evaluation(folders: Iterable[Path]) -> Evaluation:
     Raises:
         MissingArtifactError: No folder has a verdict, or the verdict is damaged.
     """
-    folder = next((folder for folder in folders if (folder / VERDICT_JSON).is_file()), None)
+    folder = next((folder for folder in folders if os.path.isfile(folder / VERDICT_JSON)), None)
     if folder is None:
         raise MissingArtifactError(f"The gate left no {VERDICT_JSON}.")
     try:

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -175,6 +176,22 @@ def test_a_second_run_is_served_from_the_cache_and_may_label_an_archive(
     assert table.num_rows == 359
     assert second.result["pushed"] == first.result["pipeline"]["pushed"]
     assert second.result["metrics"] == first.result["pipeline"]["metrics"]
+
+
+def test_a_copy_of_the_root_is_served_from_the_cache_but_for_what_it_lost(
+    first: Run, root: Path, warm: WarmProcess, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(root, tmp_path / "copy"))
+    (verdict,) = (copy / "artifacts" / "ModelGate" / "blessing").iterdir()
+    shutil.rmtree(verdict)
+    again = Commands(copy, warm).start("run")
+    assert again.code == 0, again.text
+    assert f"this root was at {root} when it was recorded" in again.text
+    assert f"{verdict.relative_to(copy)}: the files are gone" in again.text
+    assert recomputed(again) == {"ModelGate", "Pusher"}
+    assert again.result["metrics"] == first.result["pipeline"]["metrics"]
+    assert Path(again.result["pushed"]).parent == copy / "pushed"
+    assert str(root) not in str(latest_run(copy).as_dict())
 
 
 def test_a_bound_that_is_missed_refuses_the_model(root: Path, commands: Commands) -> None:
