@@ -1,11 +1,14 @@
 """Damaged models are refused by the gate that should, for its reason; better ones are blessed."""
 
+import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
+from tensorflow_model_analysis.proto import metrics_for_slice_pb2
 
+from components.model_gate import metric_names as m
 from components.model_gate.config import EvaluationConfig
 from components.model_gate.measures import EvaluationError, read_measures
 from components.model_gate.rules import judge_model
@@ -161,6 +164,43 @@ def test_a_surer_wrong_model_is_refused_by_the_log_loss_where_that_is_bounded() 
     bounds = EvaluationConfig(min_accuracy=0.9, max_log_loss_rise=0.02)
     verdict = judge_model(measure(sharpened(GOOD, 4.0), labels(), baseline=GOOD), bounds)
     assert refused_rows(verdict) == ["fall of log loss"]
+
+
+def test_a_class_without_test_images_is_named_and_has_no_floor() -> None:
+    kept = labels() != 3
+    measures = measure(GOOD[kept], labels()[kept])
+    free = judge_model(measures, BOUNDS.model_copy(update={"min_class_recall": None}))
+    (row,) = [check for check in free.checks if check.metric == "classes without test images"]
+    assert (row.value, row.result) == ("1: 3", Result.MEASURED)
+    assert free.blessed
+    held = judge_model(measures, BOUNDS)
+    assert refused_rows(held) == ["classes without test images"]
+    assert "(3) have no test image, so that evaluation.min_class_recall" in held.refusals[0]
+
+
+def test_a_class_that_is_gone_is_named_and_has_no_floor() -> None:
+    measures = measure(GOOD, labels(), baseline=GOOD)
+    measures = dataclasses.replace(measures, gone_classes=["cow", "dog"])
+    free = judge_model(measures, BOUNDS.model_copy(update={"min_class_recall": None}))
+    (row,) = [check for check in free.checks if check.metric == "classes gone"]
+    assert (row.value, row.result) == ("2: cow, dog", Result.MEASURED)
+    assert free.blessed
+    held = judge_model(measures, BOUNDS)
+    assert refused_rows(held) == ["classes gone"]
+    assert "last blessed model are no longer in the data" in held.refusals[0]
+    all_there = judge_model(measure(GOOD, labels()), BOUNDS)
+    assert not {"classes gone", "classes without test images"} & {
+        check.metric for check in all_there.checks
+    }
+
+
+def test_the_classes_of_the_last_model_are_compared() -> None:
+    proto = metrics_for_slice_pb2.MetricsForSlice()
+    metric = proto.metric_keys_and_values.add()
+    metric.key.name = m.EXAMPLE_COUNT
+    metric.value.double_value.value = 3
+    assert read_measures([proto], ["a", "b"], ["b", "c"]).gone_classes == ["c"]
+    assert read_measures([proto], ["a", "b"]).gone_classes == []
 
 
 def test_a_value_that_is_not_a_number_does_not_pass() -> None:
