@@ -37,29 +37,33 @@ def found(folder: Path, name: str, content: str | bytes, **config: Any) -> Label
     return {Path(name).name: (label, split) for name, (_, label, split) in members(batches).items()}
 
 
+SPELLINGS = [
+    ("a.csv", "path,label\nimages/0.png,cat\n"),
+    ("a.CSV", "path,label\nimages/0.png,cat\n"),
+    ("a.csv", "path, label\nimages/0.png, cat\n"),
+    ("a.csv", '"path", "label"\n"images/0.png", "cat"\n'),
+    ("a.csv", "Path,LABEL\r\nimages/0.png,cat\r\n"),
+    ("a.csv", "\n\npath,label\nimages/0.png,cat\n\n"),
+    ("a.csv", "\ufeffpath,label\nimages/0.png,cat\n"),
+    ("a.csv", "path;label\nimages/0.png;cat\n"),
+    ("a.csv", "path\tlabel\nimages/0.png\tcat\n"),
+    ("a.tsv", "path\tlabel\nimages/0.png\tcat\n"),
+    ("a.csv", "id,path,label,note\n1,images/0.png,cat,x\n"),
+    ("a.csv", "path,label\n.\\images\\0.png,cat\n"),
+    ("a.csv", "path,label\nimages\\0.png,cat\n"),
+    ("a.csv", "path,label\n./images/0.png,cat\n"),
+    ("a.csv", "path,label\r\nimages/0.png,cat".encode("utf-16")),
+    ("a.csv.gz", gzip.compress(b"path,label\nimages/0.png,cat\n")),
+    ("a.csv", gzip.compress(b"path,label\nimages/0.png,cat\n")),
+    ("a.jsonl.gz", gzip.compress(b'{"path": "images/0.png", "label": "cat"}\n')),
+    ("a.jsonl", '{"path": ".\\\\images\\\\0.png", "Label": "cat"}'),
+]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
-    [
-        ("a.csv", "path,label\nimages/0.png,cat\n"),
-        ("a.CSV", "path,label\nimages/0.png,cat\n"),
-        ("a.csv", "path, label\nimages/0.png, cat\n"),
-        ("a.csv", '"path", "label"\n"images/0.png", "cat"\n'),
-        ("a.csv", "Path,LABEL\r\nimages/0.png,cat\r\n"),
-        ("a.csv", "\n\npath,label\nimages/0.png,cat\n\n"),
-        ("a.csv", "\ufeffpath,label\nimages/0.png,cat\n"),
-        ("a.csv", "path;label\nimages/0.png;cat\n"),
-        ("a.csv", "path\tlabel\nimages/0.png\tcat\n"),
-        ("a.tsv", "path\tlabel\nimages/0.png\tcat\n"),
-        ("a.csv", "id,path,label,note\n1,images/0.png,cat,x\n"),
-        ("a.csv", "path,label\n.\\images\\0.png,cat\n"),
-        ("a.csv", "path,label\nimages\\0.png,cat\n"),
-        ("a.csv", "path,label\n./images/0.png,cat\n"),
-        ("a.csv", "path,label\r\nimages/0.png,cat".encode("utf-16")),
-        ("a.csv.gz", gzip.compress(b"path,label\nimages/0.png,cat\n")),
-        ("a.csv", gzip.compress(b"path,label\nimages/0.png,cat\n")),
-        ("a.jsonl.gz", gzip.compress(b'{"path": "images/0.png", "label": "cat"}\n')),
-        ("a.jsonl", '{"path": ".\\\\images\\\\0.png", "Label": "cat"}'),
-    ],
+    SPELLINGS,
+    ids=[f"{number}-{name}" for number, (name, _) in enumerate(SPELLINGS)],
 )
 def test_one_row_in_many_spellings(images: Path, name: str, content: str | bytes) -> None:
     assert found(images, name, content) == {"0.png": ("cat", None)}
