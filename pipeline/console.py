@@ -21,6 +21,7 @@ from rich.text import Text
 
 from pipeline.causes import cause
 from pipeline.standard_output import open_duplicate
+from pipeline.stop_signals import StopSignal
 from trainer.json_text import json_text
 
 _USUAL_WIDTH = 80
@@ -175,6 +176,19 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
+def with_breakdown(count: int, parts: Mapping[str, int]) -> str:
+    """Formats a count with its parts, such as `3: empty (2), truncated (1)`."""
+    return f"{count:,}: {breakdown(parts)}" if parts else f"{count:,}"
+
+
+def breakdown(counts: Mapping[str, int], most: int = 12) -> str:
+    """Formats counts by name, the largest first, and at most `most` of them."""
+    largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    shown = ", ".join(f"{name} ({count:,})" for name, count in largest[:most])
+    more = f", {len(largest) - most} more" if len(largest) > most else ""
+    return shown + more
+
+
 def new_log_path(folder: Path) -> Path:
     """Returns a log path named after the current second."""
     return folder / "logs" / time.strftime("%Y-%m-%dT%H-%M-%S.log")
@@ -199,6 +213,17 @@ def logged(terminal: Terminal, log_path: Path) -> Iterator[None]:
             logging.getLogger("vaeline").exception("stopped by an error")
             error.add_note(f"the whole story: {log_path}")
             raise
+
+
+def report_stop(terminal: Terminal, stop: StopSignal) -> int:
+    """Says in a line that a signal ended the command.
+
+    Returns:
+        The exit code.
+    """
+    terminal.say(stop.line, style="red")
+    terminal.result({"stopped": stop.line})
+    return stop.exit_code
 
 
 def fail(terminal: Terminal, error: Exception) -> int:

@@ -10,21 +10,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.bulk_inference.config import BulkConfig
-from components.image_example_gen.input_overview import OVERVIEW, InputOverview
+from components.image_example_gen.input_overview import OVERVIEW
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import open_source
 from components.image_sources.spans import resolve
 from components.model_gate.verdict import HEADER
 from pipeline.causes import cause
 from pipeline.config import PipelineConfig
-from pipeline.console import Terminal, captured_output, duration, logged, new_log_path
-from pipeline.runs.run import REASON_NOTE, Run
+from pipeline.console import (
+    Terminal,
+    breakdown,
+    captured_output,
+    duration,
+    logged,
+    new_log_path,
+    with_breakdown,
+)
+from pipeline.input_display import show_overview
+from pipeline.runs.run import REASON_NOTE, STOPPED_NOTE, Run
 from pipeline.runs.step import STEP_TITLES
+from pipeline.stop_signals import STOP
+from trainer.optimization.preemption import PreemptedError
 from trainer.progress import PROGRESS_LOGGER
 
 if TYPE_CHECKING:
     from components.bulk_inference.output.result import BulkResult
-    from pipeline.run_estimate import RunEstimate
     from pipeline.runs.result import TrainingResult
 
 
@@ -70,8 +80,13 @@ def train_and_push(
         display = _StepDisplay(terminal, line)
         progress = logging.getLogger(PROGRESS_LOGGER)
         progress.addHandler(display)
+        begin = time.time()
         try:
             run = run_pipeline(config, root=root, on_step=display.step, notes={REASON_NOTE: reason})
+        except BaseException as error:
+            if STOP.received or isinstance(error, KeyboardInterrupt | PreemptedError):
+                _note_stop(root, begin)
+            raise
         finally:
             progress.removeHandler(display)
         note_latest_run(root, run.verdict_notes())
@@ -97,6 +112,16 @@ def _held(terminal: Terminal, root: Path) -> Iterator[None]:
         for line in repair_metadata(root).lines():
             terminal.say(line, style="yellow")
         yield
+
+
+def _note_stop(root: Path, begin: float) -> None:
+    """Records that a signal ended the run, whose step TFX may have recorded as failed."""
+    from pipeline.runs.store import latest_run, note_latest_run
+
+    with contextlib.suppress(Exception):
+        # The run may have been stopped before it was recorded, or because the disk is full.
+        if latest_run(root).started >= begin:
+            note_latest_run(root, {STOPPED_NOTE: STOP.line})
 
 
 def _with_report(terminal: Terminal, result: "TrainingResult", run: Run) -> "TrainingResult":
@@ -157,81 +182,6 @@ class _StepDisplay(logging.Handler):
         self._line(f"{self._title}: {self._detail}")
 
 
-def inspect_input(
-    terminal: Terminal,
-    config: InputConfig,
-    run: PipelineConfig | None,
-    *,
-    full: bool,
-    logs: Path,
-) -> dict[str, Any]:
-    """Shows what a run would find in its input and what it would cost, without training.
-
-    Args:
-        terminal: Output for the user.
-        config: The input.
-        run: The configuration to estimate a run of; None estimates nothing.
-        full: Whether to read everything instead of a sample.
-        logs: Folder whose `logs/` subfolder receives the log file.
-
-    Returns:
-        What is shown, as JSON-compatible values.
-
-    Raises:
-        InputError: The input cannot be read, or there is nothing in it.
-    """
-    from components.image_example_gen.input_overview import describe_input
-    from components.image_example_gen.survey import survey
-
-    estimate: RunEstimate | None = None
-    config = resolve(config).config
-    with logged(terminal, new_log_path(logs)), terminal.live("reading images"):
-        found = survey(config, full=full)
-        overview = describe_input(found.account, config)
-    account = found.account
-    read = account.images_in + account.ignored.total()
-    size = f"{read:,} members" if found.is_complete else f"{read:,} of {found.members:,} members"
-    show_overview(terminal, overview, title=f"input: {size}, copies not looked for")
-    if account.rejected.total():
-        reasons = _with_breakdown(account.rejected.total(), account.rejected)
-        terminal.say(f"rejected: {reasons}", style="yellow")
-    if run is not None and account.examples.total():
-        with logged(terminal, new_log_path(logs)), terminal.live("measuring training steps"):
-            from pipeline.run_estimate import estimate_run
-
-            estimate = estimate_run(run, found)
-        terminal.table("estimate for a run, without evaluation and push", _run_rows(estimate))
-    return {
-        "complete": found.is_complete,
-        "members": found.members,
-        "read": account.to_json(),
-        "overview": overview.as_dict(),
-        "estimate": estimate.as_dict() if estimate else None,
-    }
-
-
-def _run_rows(estimate: "RunEstimate") -> list[tuple[str, str]]:
-    return [
-        ("ingest", duration(estimate.ingest_seconds)),
-        (
-            "training",
-            f"{duration(estimate.training_seconds)}, {estimate.images:,} images at"
-            f" {estimate.images_per_second:,.0f} images/s",
-        ),
-        ("memory", f"{estimate.memory_bytes / 2**20:,.0f} MiB"),
-        ("disk", f"{estimate.disk_bytes / 2**20:,.1f} MiB"),
-    ]
-
-
-def show_overview(terminal: Terminal, overview: InputOverview, *, title: str = "input") -> None:
-    """Prints what an ingest found: classes by split, what named them, and warnings."""
-    terminal.table(title, overview.rows, header=overview.header)
-    for line in overview.sources:
-        terminal.say(line, style="dim")
-    for line in overview.warnings:
-        terminal.say(f"warning: {line}", style="yellow")
-
-
 def show_result(terminal: Terminal, result: "TrainingResult") -> None:
     """Prints the last table of a run, after that of the gate: the files and their locations."""
     rows = [
@@ -280,11 +230,11 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
     rows = [
         ("members", f"{result.members:,}{kept}"),
         ("rows", f"{result.rows:,}"),
-        ("rejects", _with_breakdown(result.rejects, result.reasons)),
+        ("rejects", with_breakdown(result.rejects, result.reasons)),
         ("duplicates skipped", f"{result.duplicates:,}"),
         *((("ignored", _ignored(result)),) if result.ignored else ()),
-        ("labels", _breakdown(result.labels)),
-        ("verdicts", _breakdown(result.verdicts)),
+        ("labels", breakdown(result.labels)),
+        ("verdicts", breakdown(result.verdicts)),
         *((("drift", _drift(result.drift)),) if result.drift else ()),
         ("model", result.model),
         ("table", result.output),
@@ -330,17 +280,6 @@ def _estimate_rows(estimate: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _with_breakdown(count: int, parts: Mapping[str, int]) -> str:
-    return f"{count:,}: {_breakdown(parts)}" if parts else f"{count:,}"
-
-
 def _ignored(result: "BulkResult") -> str:
     counts = {reason: entry["count"] for reason, entry in result.ignored_by_reason.items()}
-    return _with_breakdown(result.ignored, counts)
-
-
-def _breakdown(counts: Mapping[str, int], most: int = 12) -> str:
-    largest = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    shown = ", ".join(f"{name} ({count:,})" for name, count in largest[:most])
-    more = f", {len(largest) - most} more" if len(largest) > most else ""
-    return shown + more
+    return with_breakdown(result.ignored, counts)

@@ -13,7 +13,6 @@ EXIT_NOT_BLESSED = 3
 failure."""
 EXIT_DRIFTED = 4
 """Exit code of a completed bulk job whose archive differs from the training data."""
-_EXIT_INTERRUPTED = 130
 
 config_option = click.option(
     "--config",
@@ -53,17 +52,19 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--json", "as_json", is_flag=True, help="Last line on stdout: one JSON object.")
     @functools.wraps(command)
     def wrapper(*, as_json: bool, **arguments: Any) -> None:
-        from pipeline.console import Terminal, fail, quiet_teardown
+        from pipeline.console import Terminal, fail, quiet_teardown, report_stop
+        from pipeline.stop_signals import handle_stop_signals
 
         terminal = Terminal(as_json=as_json)
-        try:
-            code = command(terminal=terminal, **arguments)
-        except KeyboardInterrupt:
-            terminal.say("interrupted; what is finished stays, start again to go on", style="red")
-            code = _EXIT_INTERRUPTED
-        except Exception as error:
-            # The outermost layer: the log has the full traceback, the user gets the cause.
-            code = fail(terminal, error)
+        with handle_stop_signals() as stop:
+            try:
+                code = command(terminal=terminal, **arguments)
+            except KeyboardInterrupt:
+                code = report_stop(terminal, stop)
+            except Exception as error:
+                # The outermost layer: the log has the full traceback, the user gets the cause.
+                # Beam and TFX raise another error for an interruption.
+                code = report_stop(terminal, stop) if stop.received else fail(terminal, error)
         quiet_teardown()
         sys.exit(code or 0)
 

@@ -32,7 +32,7 @@ def inspect_(
     split; lines below it say what was taken for labels and splits, and warn of what looks wrong.
     """
     from pipeline.config import load_config, parse_input
-    from pipeline.jobs import inspect_input
+    from pipeline.input_display import inspect_input
 
     if not paths and config_path is None:
         raise click.UsageError("Name PATHS to read, or a configuration with --config.")

@@ -23,6 +23,8 @@ FINISHED, STOPPED = "finished", "stopped"
 
 REASON_NOTE: Final = "reason"
 NOT_LABELLED_NOTE: Final = "not_labelled"
+STOPPED_NOTE: Final = "stopped"
+"""Note of a run that a signal ended; TFX may have recorded its step as failed."""
 _REFUSALS_NOTE: Final = "refusals"
 _METRIC_NOTE: Final = "metric:"
 
@@ -70,7 +72,7 @@ class Run:
         """
         states = {step.state for step in self.steps.values()}
         if FAILED in states:
-            return FAILED
+            return STOPPED if STOPPED_NOTE in self.notes else FAILED
         is_whole = bool(states) and RUNNING not in states
         if is_whole and any(PUSHED_MODEL in step.outputs for step in self.steps.values()):
             return FINISHED

@@ -15,9 +15,10 @@ import psutil
 
 @contextlib.contextmanager
 def workers_end_with_us() -> Iterator[None]:
-    """Kills all child processes on SIGINT, then raises KeyboardInterrupt.
+    """Kills all child processes on SIGINT, and on other signals that the process handles.
 
-    This is safe, because an unfinished unit leaves no record. Outside the main thread, the only
+    Afterwards the handler from before is called; KeyboardInterrupt is raised in any case. This is
+    safe, because an unfinished unit leaves no record. Outside the main thread, the only
     one that may handle signals, it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -28,10 +29,20 @@ def workers_end_with_us() -> Iterator[None]:
         for process in psutil.Process().children(recursive=True):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGINT, stop)
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    handled = [number for number, handler in before.items() if callable(handler)]
+    for number in handled:
+        signal.signal(number, stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number in handled:
+            signal.signal(number, before[number])
