@@ -10,6 +10,7 @@ import tensorflow_model_analysis as tfma
 from tfx import types
 from tfx.components.evaluator import constants
 from tfx.dsl.components.base import base_executor
+from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
 from tfx.utils import io_utils, path_utils
 
@@ -52,7 +53,9 @@ class Executor(base_executor.BaseExecutor):
         blessing = artifact_utils.get_single_instance(output_dict[BLESSING])
         metrics = tfma.load_metrics(artifact_utils.get_single_uri(input_dict[EVALUATION]))
         baselines = input_dict.get(BASELINE_MODEL) or []
-        known = [name for baseline in baselines for name in _classes(baseline)]
+        known = [
+            name for baseline in baselines if _has_card(baseline) for name in _classes(baseline)
+        ]
         verdict = judge_model(
             read_measures(metrics, _classes(model), known),
             EvaluationConfig.model_validate_json(exec_properties[BOUNDS]),
@@ -85,8 +88,17 @@ class Executor(base_executor.BaseExecutor):
         io_utils.write_string_file(posixpath.join(artifact.uri, name), text)
 
 
+def _has_card(model: types.Artifact) -> bool:
+    """Returns whether the model has a card; without it, nothing is known of its classes."""
+    return bool(fileio.exists(_card_path(model)))
+
+
+def _card_path(model: types.Artifact) -> str:
+    return posixpath.join(path_utils.serving_model_path(model.uri), EXPORTED_CARD)
+
+
 def _classes(model: types.Artifact) -> list[str]:
-    path = posixpath.join(path_utils.serving_model_path(model.uri), EXPORTED_CARD)
+    path = _card_path(model)
     try:
         return list(parse_card(io_utils.read_string_file(path)).require("classes").classes)
     except CardError as error:

@@ -14,6 +14,8 @@ from pipeline.report.page import ReportError
 ROOT = Path(__file__).resolve().parents[2]
 INTERNAL = {
     "CardError",  # its callers name the file
+    "LabelValueError",  # readers turn it into rejects, or name the row
+    "UnnamedNumberError",
     "FrameError",  # likewise
     "ImageFaultError",  # a row of the rejects table
     "MissingPartError",  # a sentence on a page of the report

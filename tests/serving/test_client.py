@@ -393,7 +393,10 @@ def test_a_full_queue_is_tried_again_and_a_deadline_is_not(exported: Exported) -
 def test_rollback_changes_what_a_server_answers_with(exported: Exported, tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     first = store.publish(exported.folder, PushRecord())
-    with loopback(tmp_path) as addresses, PredictClient(addresses["rest"]) as client:
+    with (
+        loopback(tmp_path) as addresses,
+        PredictClient(addresses["rest"], timeout_secs=HANG_SECS) as client,
+    ):
         assert client.served_versions() == [first.number]
         worse = tmp_path / ".worse"
         shutil.copytree(exported.folder, worse)
