@@ -186,10 +186,13 @@ def test_killed_at_any_moment_a_push_leaves_whole_versions_only(
         )
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        if attempt % 5 != 4:
-            # Every fifth one comes to its end, also where pushes take much longer than just now.
-            time.sleep(draw.uniform(0, longest))
-            process.send_signal(signal.SIGKILL)
+        time.sleep(draw.uniform(0, longest))
+        if attempt % 5 == 4:
+            # A push comes to its end, also where pushes take much longer than just now.
+            known = store.complete()
+            while store.complete() == known:
+                time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
         process.communicate()
         whole = store.complete()
         # The pointer is never ahead of the versions, and at most one push behind.
