@@ -105,15 +105,15 @@ def local(
 
     config = load_config(config_path, overrides=overrides, root=root)
     executable = shutil.which("vaeline")
-    command = [executable] if executable else [sys.executable, "-m", "pipeline.cli"]
+    command = [executable] if executable else [sys.executable, "-P", "-m", "pipeline.cli"]
     command += ["retrain", "--config", str(find_config(config_path).resolve())]
     command += ["--root", str(root.resolve())]
     for override in overrides:
         command += ["--set", override]
     if systemd:
-        units = systemd_units(config.schedule, command, config.name)
+        units = systemd_units(config.schedule, command, config.name, Path.cwd())
     else:
-        units = {"crontab": crontab(config.schedule, command, root.resolve())}
+        units = {"crontab": crontab(config.schedule, command, root.resolve(), Path.cwd())}
     for name, text in units.items():
         terminal.say(f"# {name}", style="bold")
         terminal.say(text)

@@ -17,6 +17,7 @@ from pipeline.orchestration.accelerators import (
     require_machine,
     require_vertex_accelerators,
 )
+from pipeline.orchestration.cron import normalise_cron
 from trainer.options import Section
 
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9._:/-]*[a-z0-9](@sha256:[0-9a-f]{64})?")
@@ -38,14 +39,7 @@ class ScheduleConfig(Section):
     @field_validator("cron")
     @classmethod
     def _is_cron(cls, cron: str) -> str:
-        from croniter import croniter  # the bulk job's workers need no croniter
-
-        if len(cron.split()) != 5 or not croniter.is_valid(cron):
-            raise ValueError(
-                "expected five fields: minute, hour, day of month, month, day of week, "
-                "such as `0 3 * * *`"
-            )
-        return " ".join(cron.split())
+        return normalise_cron(cron)
 
     @field_validator("time_zone")
     @classmethod

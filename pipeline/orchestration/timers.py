@@ -14,19 +14,24 @@ _DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 _DAY_OF_MONTH, _DAY_OF_WEEK = 2, 4
 
 
-def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path) -> str:
+def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path, folder: Path) -> str:
     """Writes lines for `crontab -e`.
 
     Args:
         schedule: The schedule.
         command: The command to start.
         root: Folder of the runs, whose `logs` subfolder receives cron's log.
+        folder: Folder in which the command is started, for relative paths in the configuration.
 
     Returns:
         The time zone in the forms of cronie and other crons, and the line. Cron supports neither
         start nor end.
     """
-    line = f"{shlex.join(command)} >> {shlex.quote(str(root / 'logs' / 'cron.log'))} 2>&1"
+    logs = root / "logs"
+    line = (
+        f"mkdir -p {shlex.quote(str(logs))} && cd {shlex.quote(str(folder))} &&"
+        f" {shlex.join(command)} >> {shlex.quote(str(logs / 'cron.log'))} 2>&1"
+    )
     notes = [
         f"# cron knows no {name}: {time.isoformat()} is up to you"
         for name, time in (("start", schedule.start), ("end", schedule.end))
@@ -37,7 +42,9 @@ def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path) -> str
     return "\n".join([*notes, f"CRON_TZ={schedule.time_zone}", f"{schedule.cron} {escaped}"]) + "\n"
 
 
-def systemd_units(schedule: ScheduleConfig, command: Sequence[str], name: str) -> dict[str, str]:
+def systemd_units(
+    schedule: ScheduleConfig, command: Sequence[str], name: str, folder: Path
+) -> dict[str, str]:
     """Writes a service and its timer.
 
     systemd runs one instance of a service at a time; `Persistent=false` disables catch-up.
@@ -46,6 +53,7 @@ def systemd_units(schedule: ScheduleConfig, command: Sequence[str], name: str) -
         schedule: The schedule; the user controls start and end by enabling the timer.
         command: The command to start.
         name: Name of the pipeline.
+        folder: Folder in which the command is started, for relative paths in the configuration.
 
     Returns:
         Texts by file name, for /etc/systemd/system.
@@ -57,6 +65,7 @@ Description=Retraining of {name}
 
 [Service]
 Type=oneshot
+WorkingDirectory={str(folder).replace("%", "%%")}
 ExecStart={escaped}
 SuccessExitStatus={EXIT_LOCKED}
 """

@@ -143,7 +143,7 @@ def test_names(name: str) -> None:
     [
         ({"cron": "every day"}, "schedule.cron: expected five fields"),
         ({"cron": "0 3 * * * *"}, "schedule.cron: expected five fields"),
-        ({"cron": "61 3 * * *"}, "schedule.cron: expected five fields"),
+        ({"cron": "61 3 * * *"}, "schedule.cron: minute: 61 is not between 0 and 59"),
         ({"time_zone": "Berlin"}, "no time zone of that name"),
         ({"start": "2026-12-02", "end": "2026-12-01"}, "schedule.end is not after schedule.start"),
     ],

@@ -1,6 +1,7 @@
 """Lines for cron and units for systemd that start the local runner."""
 
 import datetime
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from pipeline.orchestration.config import ScheduleConfig
 from pipeline.orchestration.timers import crontab, next_starts, on_calendar, systemd_units
+from tests.limits import HANG_SECS
+from tests.pipeline.test_cli import ROOT, vaeline
 
 
 @pytest.mark.parametrize(
@@ -37,15 +40,50 @@ def test_a_crontab_line_is_one_line(tmp_path: Path) -> None:
     schedule = ScheduleConfig.model_validate(
         {"cron": "0 3 * * *", "time_zone": "Europe/Berlin", "end": "2027-01-01"}
     )
-    text = crontab(schedule, ["vaeline", "--set", "a=50% b"], tmp_path)
+    text = crontab(schedule, ["vaeline", "--set", "a=50% b"], tmp_path, Path("/my configs"))
     note, zone, line = text.splitlines()
     assert note.startswith("# cron knows no end")
     assert zone == "CRON_TZ=Europe/Berlin"
-    assert line == f"0 3 * * * vaeline --set 'a=50\\% b' >> {tmp_path}/logs/cron.log 2>&1"
+    assert line == (
+        f"0 3 * * * mkdir -p {tmp_path}/logs && cd '/my configs' &&"
+        f" vaeline --set 'a=50\\% b' >> {tmp_path}/logs/cron.log 2>&1"
+    )
+
+
+def test_the_printed_line_runs_on_a_fresh_root_from_any_folder(tmp_path: Path) -> None:
+    """With relative paths, and without the environment of a shell, as cron starts it."""
+    folder = tmp_path / "my configs 100%"
+    folder.mkdir()
+    (folder / "a.zip").write_bytes(b"no zip")
+    (folder / "c.yaml").write_text("input: {paths: a.zip}\nschedule: {cron: 0 3 * * 1}\n")
+    arguments = ["schedule", "local", "--config", "c.yaml", "--root", "root", "--json"]
+    printed = vaeline(*arguments, cwd=folder)
+    assert printed.returncode == 0, printed.stderr
+    *_, line = json.loads(printed.stdout)["units"]["crontab"].splitlines()
+    assert line.startswith("0 3 * * 1 ")
+    # Cron takes a backslash off a percent sign, and starts the rest with sh.
+    command = line.removeprefix("0 3 * * 1 ").replace("\\%", "%")
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd="/", env=environment, timeout=HANG_SECS, check=False
+    )
+    assert done.returncode == 1
+    log = (folder / "root" / "logs" / "cron.log").read_text()
+    assert "error: a.zip: not a zip archive" in log
+    service = json.loads(vaeline(*arguments, "--systemd", cwd=folder).stdout)["units"]
+    text = service["vaeline-vaeline.service"]
+    assert f"WorkingDirectory={tmp_path}/my configs 100%%\n" in text
+    if shutil.which("systemd-analyze"):
+        for name, content in service.items():
+            (tmp_path / name).write_text(content)
+        units = [str(tmp_path / name) for name in service]
+        subprocess.run(["systemd-analyze", "verify", *units], check=True)
 
 
 def test_units_start_once_at_a_time_and_make_up_for_nothing() -> None:
-    units = systemd_units(ScheduleConfig(), ["vaeline", "retrain", "--root", "/a b"], "flowers")
+    units = systemd_units(
+        ScheduleConfig(), ["vaeline", "retrain", "--root", "/a b"], "flowers", Path("/c")
+    )
     assert set(units) == {"vaeline-flowers.service", "vaeline-flowers.timer"}
     assert "ExecStart=vaeline retrain --root '/a b'" in units["vaeline-flowers.service"]
     assert "Type=oneshot" in units["vaeline-flowers.service"]
