@@ -55,6 +55,8 @@ _PNG_DEPTHS: Final = {
 _SOF_SERVABLE: Final = frozenset((0xC0, 0xC1, 0xC2))
 _SOF: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_FRAME: Final = struct.Struct(">BHHB")
+_JPEG_MOST_BLOCKS: Final = 10
+"""Blocks in one interleaved unit: ITU-T T.81, B.2.3."""
 
 # Unsupported formats that the rejects table names instead of "not an image".
 _OTHER_IMAGES: Final = (
@@ -209,13 +211,22 @@ def _jpeg(data: bytes) -> ImageHeader | None:
     if data[2] != 0xFF:
         return None
     orientation, at, adobe = 1, 2, -1
+    has_junk = False
     frame: tuple[int, int, int, int, int] | None = None
     while True:
         if data[at] != 0xFF:
-            raise ImageFaultError("check", "corrupt", f"no JPEG marker at byte {at}")
+            # libjpeg skips such bytes, and so do TensorFlow and Pillow.
+            has_junk = True
+            at = data.find(b"\xff", at)
+            if at < 0:
+                raise ImageFaultError("check", "truncated", "no JPEG marker after the header")
         while data[at] == 0xFF:
             at += 1
         marker = data[at]
+        if not marker:
+            # A stuffed zero: not a marker, but more of what is skipped.
+            has_junk = True
+            continue
         at += 1
         if marker == 0xDA:
             break
@@ -226,6 +237,7 @@ def _jpeg(data: bytes) -> ImageHeader | None:
         (length,) = struct.unpack_from(">H", data, at)
         if marker in _SOF:
             frame = (marker, *_JPEG_FRAME.unpack_from(data, at + 2))
+            _check_sampling(data[at + 8 : at + length], frame[-1])
         elif marker == 0xE1 and data.startswith(b"Exif\x00\x00", at + 2):
             orientation = orientation_of(data[at + 8 : at + length])
         elif marker == 0xEE and data.startswith(b"Adobe", at + 2) and length >= 14:
@@ -233,7 +245,32 @@ def _jpeg(data: bytes) -> ImageHeader | None:
         at += length
     if frame is None:
         raise ImageFaultError("check", "corrupt", "a JPEG without a frame header")
-    return _jpeg_header(frame, orientation, adobe)
+    header = _jpeg_header(frame, orientation, adobe)
+    if has_junk and not header.convert:
+        # The served graph parses headers strictly.
+        return header._replace(convert="JPEG with bytes between its segments")
+    return header
+
+
+def _check_sampling(components: bytes, count: int) -> None:
+    """Rejects sampling factors that libjpeg does not implement: fractions, and too many blocks.
+
+    Args:
+        components: Three bytes each: identifier, factors, table.
+        count: Number of components.
+    """
+    if len(components) < 3 * count:
+        raise ImageFaultError("check", "corrupt", "a JPEG frame without all of its components")
+    factors = [(byte >> 4, byte & 15) for byte in components[1 : 3 * count : 3]]
+    across, down = ([factor[side] for factor in factors] for side in (0, 1))
+    for sides in (across, down):
+        if not all(1 <= side <= 4 and max(sides) % side == 0 for side in sides):
+            shown = ", ".join(f"{x}x{y}" for x, y in factors)
+            raise ImageFaultError(
+                "check", "unsupported_format", f"JPEG of the sampling factors {shown}"
+            )
+    if count > 1 and sum(x * y for x, y in factors) > _JPEG_MOST_BLOCKS:
+        raise ImageFaultError("check", "unsupported_format", "JPEG of more than 10 blocks per unit")
 
 
 def _jpeg_header(frame: tuple[int, int, int, int, int], turn: int, adobe: int) -> ImageHeader:

@@ -217,3 +217,47 @@ def test_decoding_needs_no_tensorflow() -> None:
         "sys.exit('tensorflow' in sys.modules or 'apache_beam' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+JUNK = [b"\0" * 7, b"junk", b"\xff\x00", b"\x00\xff\xff\xff", b"\x01\x02"]
+
+
+@pytest.mark.parametrize("junk", JUNK)
+@pytest.mark.parametrize("marker", [b"\xff\xdb", b"\xff\xda", b"\xff\xc0", b"\xff\xc4"])
+def test_bytes_between_the_segments_of_a_jpeg_are_skipped(marker: bytes, junk: bytes) -> None:
+    plain = archives.jpeg(1)
+    at = plain.index(marker)
+    data = plain[:at] + junk + plain[at:]
+    header = check(data, LimitsConfig())
+    assert isinstance(header, ImageHeader), header
+    assert header.convert == "JPEG with bytes between its segments"
+    stored = to_servable(data, header)
+    expected = decode(plain, check(plain, LimitsConfig()))  # type: ignore[arg-type]
+    found = decode(stored, check(stored, LimitsConfig()))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("factors", "valid"),
+    [
+        ((0x11, 0x11, 0x11), True),
+        ((0x22, 0x11, 0x11), True),
+        ((0x21, 0x11, 0x11), True),
+        ((0x12, 0x11, 0x11), True),
+        ((0x41, 0x11, 0x11), True),
+        ((0x31, 0x21, 0x11), False),
+        ((0x21, 0x31, 0x11), False),
+        ((0x32, 0x12, 0x22), False),
+        ((0x01, 0x11, 0x11), False),
+        ((0x51, 0x11, 0x11), False),
+        ((0x44, 0x11, 0x11), False),
+    ],
+)
+def test_sampling_factors_that_libjpeg_does_not_implement(
+    factors: tuple[int, int, int], valid: bool
+) -> None:
+    data = bytearray(archives.jpeg(1))
+    frame = data.index(b"\xff\xc0")
+    data[frame + 11 : frame + 20 : 3] = bytes(factors)
+    header = check(bytes(data), LimitsConfig())
+    assert isinstance(header, ImageHeader) == valid, header
