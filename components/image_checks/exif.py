@@ -36,3 +36,14 @@ def orientation_of(exif: bytes) -> int:
     except struct.error:
         return 1
     return 1
+
+
+def webp_orientation(data: bytes) -> int:
+    """Reads the orientation from the EXIF chunk of a WebP."""
+    at = 12
+    while at + 8 <= len(data):
+        (length,) = struct.unpack_from("<I", data, at + 4)
+        if data.startswith(b"EXIF", at):
+            return orientation_of(data[at + 8 : at + 8 + length].removeprefix(b"Exif\x00\x00"))
+        at += 8 + length + (length & 1)
+    return 1

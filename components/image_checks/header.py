@@ -9,7 +9,8 @@ import zlib
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from components.image_checks.exif import orientation_of
+from components.image_checks.exif import orientation_of, webp_orientation
+from components.image_checks.jpeg_scan import check_sampling
 from components.image_checks.reject_reasons import ImageFaultError
 from components.image_sources.config import RATIO_FLOOR, LimitsConfig
 
@@ -55,8 +56,6 @@ _PNG_DEPTHS: Final = {
 _SOF_SERVABLE: Final = frozenset((0xC0, 0xC1, 0xC2))
 _SOF: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_FRAME: Final = struct.Struct(">BHHB")
-_JPEG_MOST_BLOCKS: Final = 10
-"""Blocks in one interleaved unit: ITU-T T.81, B.2.3."""
 
 # Unsupported formats that the rejects table names instead of "not an image".
 _OTHER_IMAGES: Final = (
@@ -237,7 +236,7 @@ def _jpeg(data: bytes) -> ImageHeader | None:
         (length,) = struct.unpack_from(">H", data, at)
         if marker in _SOF:
             frame = (marker, *_JPEG_FRAME.unpack_from(data, at + 2))
-            _check_sampling(data[at + 8 : at + length], frame[-1])
+            check_sampling(data[at + 8 : at + length], frame[-1])
         elif marker == 0xE1 and data.startswith(b"Exif\x00\x00", at + 2):
             orientation = orientation_of(data[at + 8 : at + length])
         elif marker == 0xEE and data.startswith(b"Adobe", at + 2) and length >= 14:
@@ -250,27 +249,6 @@ def _jpeg(data: bytes) -> ImageHeader | None:
         # The served graph parses headers strictly.
         return header._replace(convert="JPEG with bytes between its segments")
     return header
-
-
-def _check_sampling(components: bytes, count: int) -> None:
-    """Rejects sampling factors that libjpeg does not implement: fractions, and too many blocks.
-
-    Args:
-        components: Three bytes each: identifier, factors, table.
-        count: Number of components.
-    """
-    if len(components) < 3 * count:
-        raise ImageFaultError("check", "corrupt", "a JPEG frame without all of its components")
-    factors = [(byte >> 4, byte & 15) for byte in components[1 : 3 * count : 3]]
-    across, down = ([factor[side] for factor in factors] for side in (0, 1))
-    for sides in (across, down):
-        if not all(1 <= side <= 4 and max(sides) % side == 0 for side in sides):
-            shown = ", ".join(f"{x}x{y}" for x, y in factors)
-            raise ImageFaultError(
-                "check", "unsupported_format", f"JPEG of the sampling factors {shown}"
-            )
-    if count > 1 and sum(x * y for x, y in factors) > _JPEG_MOST_BLOCKS:
-        raise ImageFaultError("check", "unsupported_format", "JPEG of more than 10 blocks per unit")
 
 
 def _jpeg_header(frame: tuple[int, int, int, int, int], turn: int, adobe: int) -> ImageHeader:
@@ -352,21 +330,10 @@ def _webp(data: bytes) -> ImageHeader | None:
         channels = 4 if flags & 0x10 else 3
         frames = 2 if flags & 0x02 else 1
         if flags & 0x08:
-            orientation = _webp_orientation(data)
+            orientation = webp_orientation(data)
     else:
         raise ImageFaultError("check", "corrupt", f"WebP chunk {kind!r}")
     return ImageHeader("webp", height, width, channels, 8, orientation, frames, "WebP")
-
-
-def _webp_orientation(data: bytes) -> int:
-    """Reads the orientation from the EXIF chunk of a WebP."""
-    at = 12
-    while at + 8 <= len(data):
-        (length,) = struct.unpack_from("<I", data, at + 4)
-        if data.startswith(b"EXIF", at):
-            return orientation_of(data[at + 8 : at + 8 + length].removeprefix(b"Exif\x00\x00"))
-        at += 8 + length + (length & 1)
-    return 1
 
 
 _PARSERS: Final[dict[bytes, Callable[[bytes], ImageHeader | None]]] = {

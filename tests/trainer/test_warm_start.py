@@ -95,7 +95,9 @@ def test_the_first_step_sees_the_earlier_models_outputs(
         )
     total = len(trained.model.learned_weights)
     line = f"warm start: {total} of {total} weights are those of {tmp_path}/model"
-    assert [record.getMessage() for record in caplog.records] == [line]
+    # TensorFlow may warn of retracing, depending on what the process did before.
+    own = [record for record in caplog.records if record.name == PROGRESS_LOGGER]
+    assert [record.getMessage() for record in own] == [line]
     assert seen[0] > 0.9, "a model that starts anew knows a third"
     # The result is the moving average, so that begins there, too.
     weights = (trained.model.trainable_variables, result.model.trainable_variables)
