@@ -3,8 +3,8 @@
 It imports neither TensorFlow nor TFX; ingest and the bulk job call it for every member.
 """
 
+from components.image_checks.checking import check as check
 from components.image_checks.header import ImageHeader as ImageHeader
-from components.image_checks.header import check as check
 from components.image_checks.pixel_decoding import decode as decode
 from components.image_checks.pixel_decoding import encode_png as encode_png
 from components.image_checks.pixel_decoding import to_servable as to_servable

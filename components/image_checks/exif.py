@@ -29,7 +29,7 @@ def orientation_of(exif: bytes) -> int:
         (entries,) = struct.unpack_from(order + "H", exif, directory)
         for entry in range(min(entries, _MOST_ENTRIES)):
             tag, kind, _, value = struct.unpack_from(
-                order + "HHIH", exif, directory + 2 + 12 * entry
+                order + "HHIHxx", exif, directory + 2 + 12 * entry
             )
             if tag == _ORIENTATION:
                 return value if kind == _SHORT and 1 <= value <= 8 else 1

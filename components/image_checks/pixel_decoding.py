@@ -11,13 +11,15 @@ import numpy as np
 from PIL import Image
 
 from components.image_checks.header import ImageHeader
-from components.image_checks.jpeg_scan import fault_in_scans
+from components.image_checks.png import without_animation
 from components.image_checks.reject_reasons import ImageFaultError
 
 _UNCHANGED: Final = cv2.IMREAD_UNCHANGED
 # Errors of a JPEG are in its entropy-coded data, which is read completely at any scale; at an
 # eighth of the size and without chroma, the rest of the decoding costs next to nothing.
 _PROBE_JPEG: Final = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
+
+_BY_PILLOW: Final = frozenset(("CMYK JPEG", "inverted CMYK JPEG", "RGB JPEG"))
 
 # EXIF orientation -> quarter turns counter-clockwise, then a mirror (EXIF 2.32, table 6).
 _TURNS: Final = {1: (0, False), 2: (0, True), 3: (2, False), 4: (2, True)} | {
@@ -42,7 +44,6 @@ def verify(data: bytes, header: ImageHeader) -> None:
     if header.convert:
         decode(data, header)
         return
-    _check_scans(data, header)
     buffer = np.frombuffer(data, np.uint8)
     try:
         pixels = cv2.imdecode(buffer, _PROBE_JPEG if header.format == "jpeg" else _UNCHANGED)
@@ -62,13 +63,12 @@ def decode(data: bytes, header: ImageHeader) -> np.ndarray:
     Returns:
         uint8 [height, width, channels], channels 1, 3 (RGB) or 4 (RGBA) as `header.channels`;
         the orientation may swap height and width. 16-bit samples are divided by 257 and rounded.
-        For an animation, the first frame is decoded.
+        Of an animated GIF or WebP it is the first frame, of a PNG the default image.
 
     Raises:
         ImageFaultError: if it cannot be decoded.
     """
-    _check_scans(data, header)
-    by_pillow = header.format in ("gif", "bmp") or header.convert in ("CMYK JPEG", "RGB JPEG")
+    by_pillow = header.format in ("gif", "bmp") or header.convert in _BY_PILLOW
     pixels = _decode_pillow(data, header) if by_pillow else _decode_opencv(data, header)
     turns, mirror = _TURNS[header.orientation]
     if turns:
@@ -107,12 +107,6 @@ def encode_png(pixels: np.ndarray) -> bytes:
     return encoded.tobytes()
 
 
-def _check_scans(data: bytes, header: ImageHeader) -> None:
-    """Raises for a JPEG that decoders would complete with grey."""
-    if header.format == "jpeg" and (fault := fault_in_scans(data)):
-        raise ImageFaultError("decode", *fault)
-
-
 def _fault(header: ImageHeader) -> ImageFaultError:
     return ImageFaultError(
         "decode", "corrupt", f"{header.width} x {header.height} {header.format} does not decode"
@@ -124,6 +118,8 @@ def _decode_opencv(data: bytes, header: ImageHeader) -> np.ndarray:
     jpeg_flags = cv2.IMREAD_GRAYSCALE if header.channels == 1 else cv2.IMREAD_COLOR
     jpeg_flags |= cv2.IMREAD_IGNORE_ORIENTATION
     flags = jpeg_flags if header.format == "jpeg" else _UNCHANGED
+    if header.format == "png" and header.frames > 1:
+        data = without_animation(data)
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -146,6 +142,8 @@ def _decode_pillow(data: bytes, header: ImageHeader) -> np.ndarray:
             if image.size != (header.width, header.height):
                 # A GIF's frame may claim to be larger than its screen and so evade the limits.
                 raise ValueError(f"a frame of {image.width} x {image.height} pixels")
+            if image.mode == "CMYK":
+                return _without_black(np.asarray(image), header)
             mode = {1: "L", 3: "RGB", 4: "RGBA"}[header.channels]
             return np.asarray(image.convert(mode)).reshape(*image.size[::-1], header.channels)
     except (OSError, ValueError, SyntaxError, IndexError, Image.DecompressionBombError) as error:
@@ -154,3 +152,14 @@ def _decode_pillow(data: bytes, header: ImageHeader) -> np.ndarray:
         raise ImageFaultError(
             "decode", reason, f"{header.width} x {header.height} {header.format}: {error}"
         ) from error
+
+
+def _without_black(inks: np.ndarray, header: ImageHeader) -> np.ndarray:
+    """Converts CMYK to RGB as TensorFlow does, so that the served graph has the same pixels.
+
+    Files with Adobe's marker store inverted samples. Pillow takes all files for such.
+    """
+    light = inks.astype(np.uint16)
+    if header.convert == "inverted CMYK JPEG":
+        light = np.uint16(255) - light
+    return (light[..., :3] * light[..., 3:] // np.uint16(255)).astype(np.uint8)

@@ -66,6 +66,7 @@ _JPEG: Final = b"\xff\xd8\xff"
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _END_OF_PNG: Final = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 """The last chunk of a PNG with its checksum."""
+_LAST_CHUNK: Final = b"IEND"
 _END_OF_JPEG: Final = b"\xff\xd9"
 
 
@@ -194,7 +195,7 @@ def _holds_end(content: tf.Tensor) -> tf.Tensor:
         hits = [tf.equal(data[at : at + places], value) for at, value in enumerate(mark)]
         return tf.reduce_any(tf.reduce_all(tf.stack(hits), axis=0))
 
-    return tf.cond(tf.io.is_jpeg(content), lambda: holds(_END_OF_JPEG), lambda: holds(_END_OF_PNG))
+    return tf.cond(tf.io.is_jpeg(content), lambda: holds(_END_OF_JPEG), lambda: holds(_LAST_CHUNK))
 
 
 def _screens(encoded: tf.Tensor, is_gif: tf.Tensor) -> Screen:

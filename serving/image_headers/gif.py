@@ -20,7 +20,8 @@ class Screen(NamedTuple):
     Attributes:
         pixels: int64, number of pixels of all frames together.
         is_whole: bool, whether it has a frame and ends after one.
-        is_clear: bool, whether a frame has a transparent colour.
+        is_clear: bool, whether a frame has a transparent colour, or the first one leaves a part of
+            the screen uncovered.
     """
 
     pixels: tf.Tensor
@@ -52,12 +53,17 @@ def read_gif(content: tf.Tensor) -> Screen:
         wide, high = data[at + 5] + 256 * data[at + 6], data[at + 7] + 256 * data[at + 8]
         return skip_blocks(at + 11 + _table(data[at + 9])), wide * high
 
+    def covers_screen(at: tf.Tensor) -> tf.Tensor:
+        at_origin = tf.reduce_all(tf.equal(data[at + 1 : at + 5], 0))
+        return at_origin & tf.reduce_all(tf.equal(data[at + 5 : at + 9], data[6:10]))
+
     def step(
         at: tf.Tensor, pixels: tf.Tensor, is_whole: tf.Tensor, is_clear: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         is_image = tf.equal(data[at], _IMAGE)
         is_control = tf.equal(data[at], _EXTENSION) & tf.equal(data[at + 1], _GRAPHIC_CONTROL)
         is_clear |= is_control & tf.equal(data[at + 3] % 2, 1)
+        is_clear |= is_image & tf.equal(pixels, 0) & ~covers_screen(at)
         after, area = tf.cond(
             is_image,
             lambda: image(at),

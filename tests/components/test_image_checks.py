@@ -1,6 +1,7 @@
 """Every kind of image is accepted, converted or refused with the right reason."""
 
 import io
+import zlib
 
 import cv2
 import numpy as np
@@ -84,7 +85,7 @@ def test_checksums_of_critical_png_chunks_count(kind: bytes, reason: str) -> Non
         (archives.png16(), ImageHeader("png", 9, 12, 1, 16, convert="16-bit PNG")),
         (archives.jpeg(), ImageHeader("jpeg", 24, 40, 3)),
         (archives.jpeg(channels=1), ImageHeader("jpeg", 24, 40, 1)),
-        (archives.cmyk_jpeg(), ImageHeader("jpeg", 24, 40, 3, convert="CMYK JPEG")),
+        (archives.cmyk_jpeg(), ImageHeader("jpeg", 24, 40, 3, convert="inverted CMYK JPEG")),
         (
             archives.turned_jpeg(6),
             ImageHeader("jpeg", 24, 40, 3, orientation=6, convert="turned by EXIF"),
@@ -94,6 +95,7 @@ def test_checksums_of_critical_png_chunks_count(kind: bytes, reason: str) -> Non
         (archives.webp(), ImageHeader("webp", 9, 12, 3, convert="WebP")),
         (archives.bmp(), ImageHeader("bmp", 9, 12, 3, convert="BMP")),
     ],
+    ids=lambda value: value.format if isinstance(value, ImageHeader) else "",
 )
 def test_header_and_conversion(data: bytes, expected: ImageHeader) -> None:
     header = header_of(data)
@@ -261,3 +263,76 @@ def test_sampling_factors_that_libjpeg_does_not_implement(
     data[frame + 11 : frame + 20 : 3] = bytes(factors)
     header = check(bytes(data), LimitsConfig())
     assert isinstance(header, ImageHeader) == valid, header
+
+
+def _behind_the_scan(marker: int, content: bytes) -> bytes:
+    plain = archives.jpeg(1)
+    segment = bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+    return plain[:-2] + segment + plain[-2:]
+
+
+@pytest.mark.parametrize(
+    ("marker", "reason"),
+    [(0xE5, ""), (0xFE, ""), (0xC4, "corrupt"), (0xDB, "corrupt"), (0xC0, "corrupt")],
+)
+def test_segments_behind_the_only_scan(marker: int, reason: str) -> None:
+    # OpenCV stops after the scan; TensorFlow reads to the end and fails there.
+    assert reason_of(_behind_the_scan(marker, bytes(20))) == reason
+
+
+def test_a_second_scan_of_everything_is_refused() -> None:
+    plain = archives.jpeg(1)
+    scan = plain[plain.index(b"\xff\xda") : -2]
+    assert reason_of(plain[:-2] + scan + plain[-2:]) == "corrupt"
+
+
+def test_a_partial_progressive_image_is_stored_as_it_was_decoded() -> None:
+    sink = io.BytesIO()
+    smooth = cv2.GaussianBlur(archives.pixels(1, 24, 40, 3), (5, 5), 2)
+    Image.fromarray(smooth).save(sink, "JPEG", progressive=True)
+    whole = sink.getvalue()
+    assert header_of(whole).convert == ""
+    last_scan = whole.rindex(b"\xff\xda")
+    header = header_of(whole[:last_scan] + b"\xff\xd9")
+    assert header.convert == "partial progressive JPEG"
+
+
+def test_of_an_animated_png_the_default_image_counts() -> None:
+    frames = [Image.fromarray(archives.pixels(seed, 9, 12, 3)) for seed in range(3)]
+    sink = io.BytesIO()
+    frames[0].save(sink, "PNG", save_all=True, append_images=frames[1:], default_image=True)
+    animated = sink.getvalue()
+    # An animation without a frame, as a cut file has it.
+    plain = archives.png(0, channels=3)
+    control = b"acTL" + bytes(8)
+    chunk = b"\0\0\0\x08" + control + zlib.crc32(control).to_bytes(4, "big")
+    empty = plain[:33] + chunk + plain[33:]
+    for data in (animated, empty):
+        header = header_of(data)
+        assert header.convert == "animated PNG"
+        np.testing.assert_array_equal(decode(data, header), archives.pixels(0, channels=3))
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_cmyk_is_inverted_with_the_marker_of_adobe_only(is_marked: bool) -> None:
+    inks = np.full((24, 40, 4), 60, np.uint8)
+    sink = io.BytesIO()
+    Image.fromarray(inks, "CMYK").save(sink, "JPEG", quality=100)
+    data = sink.getvalue()
+    if not is_marked:
+        at = data.index(b"\xff\xee")
+        data = data[:at] + data[at + 2 + int.from_bytes(data[at + 2 : at + 4], "big") :]
+    # Pillow writes 255 - ink, with the marker.
+    light = 255 - 60 if is_marked else 60
+    pixels = decode(data, header_of(data))
+    assert np.abs(pixels.astype(int) - light * light // 255).max() <= 2
+
+
+def test_orientation_counts_in_its_place_only() -> None:
+    turned = archives.turned_jpeg(6)
+    at = turned.index(b"\xff\xe1")
+    end = at + 2 + int.from_bytes(turned[at + 2 : at + 4], "big")
+    rest = turned[:at] + turned[end:]
+    scan = rest.index(b"\xff\xda")
+    assert header_of(turned).orientation == 6
+    assert header_of(rest[:scan] + turned[at:end] + rest[scan:]).orientation == 1

@@ -76,6 +76,10 @@ def faulty() -> dict[str, tuple[bytes, str]]:
         "bomb": (bomb(30_000), "too many pixels: 30000 x 30000"),
         "palette bmp": (save(image.convert("P"), "BMP"), "a kind of BMP"),
         "transparent gif": (save(palette, "GIF", transparency=3), "a GIF with transparency"),
+        "gif of a part": (
+            gif[:6] + struct.pack("<H", 41) + gif[8:],
+            "a GIF with transparency",
+        ),
         "webp": (save(image, "WEBP"), "WebP"),
         "arithmetic jpeg": (jpeg.replace(b"\xff\xc0", b"\xff\xc9", 1), "a kind of JPEG"),
     }
