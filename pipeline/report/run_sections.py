@@ -64,7 +64,8 @@ def overview(run: Run) -> Facts:
         "pushed": run.pushed,
         "account": _or_none(lambda: artifacts.read_account(run)),
         "card": _or_none(lambda: artifacts.read_trained_card(run)),
-        "seconds": sum(step.seconds for step in run.steps.values()),
+        "seconds": sum(step.work_seconds for step in run.steps.values()),
+        "steps": {"all": len(run.steps), "cached": run.cached_steps},
     }
 
 
@@ -93,16 +94,16 @@ def usage(run: Run) -> Facts:
 
 
 def steps(run: Run) -> Facts:
-    """Returns the wall time of each step."""
+    """Returns the wall time of each step, for one from the cache the time when it ran."""
     rows: list[dict[str, Any]] = []
     for name, step in run.steps.items():
         state = "failed" if step.failed else "from the cache" if step.cached else ""
-        rows.append({"name": name, "title": step.title, "seconds": step.seconds,
+        rows.append({"name": name, "title": step.title, "seconds": step.work_seconds,
                      "state": state})  # fmt: skip
     order = list(STEP_TITLES)
     rows.sort(key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
     longest = max((row["seconds"] for row in rows), default=1.0)
-    return {"rows": rows, "longest": longest or 1.0}
+    return {"rows": rows, "longest": longest or 1.0, "has_cached": run.cached_steps > 0}
 
 
 def versions(run: Run) -> Facts:

@@ -62,6 +62,8 @@ class Step:
         settings: its exec properties.
         output_ids: ids of the artifacts by output name.
         input_ids: ids of the artifacts that it read, by input name.
+        origin_seconds: wall time of the execution that made the outputs, if they come from the
+            cache; None if they do not, or if it is not known.
     """
 
     name: str
@@ -74,6 +76,12 @@ class Step:
     settings: dict[str, Any] = field(default_factory=dict)
     output_ids: dict[str, list[int]] = field(default_factory=dict)
     input_ids: dict[str, list[int]] = field(default_factory=dict)
+    origin_seconds: float | None = None
+
+    @property
+    def work_seconds(self) -> float:
+        """Wall time of making the outputs, in this run or in the run that they come from."""
+        return self.seconds if self.origin_seconds is None else self.origin_seconds
 
     @property
     def cached(self) -> bool:

@@ -137,13 +137,16 @@ def _read_run(
         key=lambda execution: (execution.create_time_since_epoch, execution.id),
     )
     events = store.get_events_by_execution_ids([execution.id for execution in executions])
+    origins = _origin_seconds(store, executions, events)
     found = store.get_artifacts_by_id(sorted({event.artifact_id for event in events}))
     former = {recorded_root(artifact.uri) or "" for artifact in found} - {str(root)}
     artifacts = {artifact.id: _in_place(artifact, root) for artifact in found}
     steps = {}
     for execution in executions:
         own = [event for event in events if event.execution_id == execution.id]
-        step = _read_step(_node_name(store, execution), execution, own, artifacts)
+        step = _read_step(
+            _node_name(store, execution), execution, own, artifacts, origins.get(execution.id)
+        )
         for name, value in step.settings.items():
             for path in former if isinstance(value, str) else ():
                 step.settings[name] = replace_root(step.settings[name], path, str(root))
@@ -156,6 +159,43 @@ def _read_run(
         notes=_plain_all(context.custom_properties),
         is_active=is_active,
     )
+
+
+def _origin_seconds(
+    store: metadata_store.MetadataStore,
+    executions: Iterable[proto.Execution],
+    events: Iterable[proto.Event],
+) -> dict[int, float]:
+    """Looks up how long the outputs of cached executions took, by the ids of these executions."""
+    cached = {each.id for each in executions if each.last_known_state == proto.Execution.CACHED}
+    outputs = {
+        event.artifact_id: event.execution_id
+        for event in events
+        if event.execution_id in cached and event.type in _OUTPUT_EVENTS
+    }
+    if not outputs:
+        return {}
+    made = [
+        event
+        for event in store.get_events_by_artifact_ids(list(outputs))
+        if event.type in _OUTPUT_EVENTS
+    ]
+    makers = {
+        each.id: each
+        for each in store.get_executions_by_id(sorted({event.execution_id for event in made}))
+        if each.last_known_state == proto.Execution.COMPLETE
+    }
+    return {
+        outputs[event.artifact_id]: _seconds(makers[event.execution_id])
+        for event in made
+        if event.execution_id in makers
+    }
+
+
+def _seconds(execution: proto.Execution) -> float:
+    """Returns the wall time of an execution."""
+    spent = execution.last_update_time_since_epoch - execution.create_time_since_epoch
+    return max(0, spent) / 1000
 
 
 def _in_place(artifact: proto.Artifact, root: Path) -> proto.Artifact:
@@ -184,14 +224,15 @@ def _read_step(
     execution: proto.Execution,
     events: Iterable[proto.Event],
     artifacts: Mapping[int, proto.Artifact],
+    origin_seconds: float | None,
 ) -> Step:
-    begun, ended = execution.create_time_since_epoch, execution.last_update_time_since_epoch
     step = Step(
         name=name,
         state=_STATES.get(execution.last_known_state, RUNNING),
-        started=begun / 1000,
-        seconds=max(0, ended - begun) / 1000,
+        started=execution.create_time_since_epoch / 1000,
+        seconds=_seconds(execution),
         settings=_plain_all(execution.custom_properties),
+        origin_seconds=origin_seconds,
     )
     for event in events:
         artifact = artifacts.get(event.artifact_id)

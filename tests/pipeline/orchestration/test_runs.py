@@ -15,9 +15,9 @@ import pytest
 from components.model_gate.verdict import Check, Result, Verdict
 from pipeline.orchestration.retrain import attempts
 from pipeline.runs.lineage import LineageError, trace
-from pipeline.runs.store import latest_run, note_latest_run, read_runs
+from pipeline.runs.store import METADATA_FILE, latest_run, note_latest_run, read_runs
 from tests.limits import HANG_SECS
-from tests.pipeline.orchestration.stores import CACHED, FAILED, RUNNING, Store
+from tests.pipeline.orchestration.stores import CACHED, DONE, FAILED, RUNNING, Store
 
 PROJECT = Path(__file__).resolve().parents[3]
 
@@ -40,6 +40,27 @@ def test_a_run_tells_its_steps_metrics_and_verdict(store: Store) -> None:
         "ImageExampleGen", "Trainer", "Evaluator", "Pusher",
     ]  # fmt: skip
     assert run.as_dict()["steps"][1]["inputs"] == {"examples": [str(store.uri(made["examples"]))]}
+
+
+def test_a_cached_step_keeps_the_time_of_the_run_that_made_its_outputs(store: Store) -> None:
+    examples = store.artifact("Examples")
+    for run, state in (("first", DONE), ("second", CACHED), ("third", CACHED)):
+        store.step(run, "ImageExampleGen", writes={"examples": examples}, state=state)
+        store.step(run, "Resolver", state=CACHED)
+    connection = sqlite3.connect(store.root / METADATA_FILE)
+    with connection:
+        connection.execute(
+            "UPDATE Execution SET last_update_time_since_epoch = create_time_since_epoch + 42000"
+            " WHERE last_known_state = 3 AND id = 1"
+        )
+    connection.close()
+    first, second, third = (run.steps["ImageExampleGen"] for run in read_runs(store.root))
+    assert (first.seconds, first.work_seconds) == (42, 42)
+    for later in (second, third):
+        assert later.seconds < 42
+        assert later.work_seconds == 42
+    resolver = read_runs(store.root)[-1].steps["Resolver"]
+    assert resolver.work_seconds == resolver.seconds
 
 
 def test_the_gates_table_gives_the_reasons(store: Store) -> None:

@@ -18,7 +18,7 @@ from pipeline.report.page import MOST_BYTES, ReportError
 from pipeline.report.reported_run import read_reported
 from pipeline.report.run_report import write_run_report
 from pipeline.runs.run import Run
-from pipeline.runs.step import Step
+from pipeline.runs.step import CACHED, Step
 from tests.pipeline.report.browser import CHROMIUM, chromium
 from tests.pipeline.report.conftest import CLASSES, SCRIPT
 
@@ -105,6 +105,15 @@ def test_a_refused_export_is_a_refusal(run: Run) -> None:
     assert "✕ Refused" in text
     assert "✓ Blessed" not in text
     assert f"the export does not serve as it was trained: label of {CLASSES[0]}" in text
+
+
+def test_a_step_from_the_cache_has_the_time_of_its_run(run: Run) -> None:
+    cached = replace(run.steps["Trainer"], state=CACHED, seconds=0.01, origin_seconds=77.0)
+    steps = {**run.steps, "Trainer": cached}
+    text = write_run_report(replace(run, steps=steps)).read_text("utf-8")
+    assert "1 min 17 s" in text
+    assert f"1 of {len(run.steps)} steps in an earlier run" in text
+    assert "A step from the cache shows the time that it took" in text
 
 
 def test_what_is_missing_is_a_note(run: Run) -> None:
