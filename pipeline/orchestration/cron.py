@@ -94,15 +94,15 @@ def normalise_cron(expression: str) -> str:
     )
     days, weekdays = day.text, weekday.text
     if not (day.is_any or weekday.is_any):
-        if "*" in (days, weekdays):
-            # A day matches if either field does, so every day matches.
-            days = weekdays = "*"
-        elif day.has_star or weekday.has_star:
+        if day.has_star or weekday.has_star:
             starred = _DAY if day.has_star else _WEEKDAY
             raise ValueError(
                 f"{starred.name}: together with the other field of days, `*/` requires both to "
                 "match in some places and one of them in others; write the days as a list"
             )
+        if "*" in (days, weekdays):
+            # Such as 0-6. A day matches if either field does, so every day matches.
+            days = weekdays = "*"
     if days != "*" and min(day.values) > max(_LONGEST_MONTHS[one - 1] for one in month.values):
         raise ValueError(
             f"day of month {days} never occurs in month {month.text}; write a day that exists, or "

@@ -56,6 +56,7 @@ def test_what_all_places_understand(written: str, expression: str) -> None:
         ("0 22-2 * * *", "write 22-23,0-2"),
         ("*/0 * * * *", "the step of `\\*/0`"),
         ("0 0 */2 * 1", "write the days as a list"),
+        ("0 0 */2 * 0-6", "write the days as a list"),
         ("-1 * * * *", "minute: `-1` is not understood"),
         ("0 0 * * 8", "day of week: 8 is not between 0 and 7"),
         ("H * * * *", "minute: `h` is not understood"),
