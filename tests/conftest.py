@@ -6,6 +6,11 @@ import threading
 from pathlib import PurePath
 
 import pytest
+from hypothesis import settings
+
+# The same examples in every run; `--hypothesis-profile=default` looks for others.
+settings.register_profile("suite", derandomize=True)
+settings.load_profile("suite")
 
 ENDING_SECS = 60
 """Between the last test and the end of the process; normally two seconds."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests import kernels
 from tests.components.bulk_inference.model_fixture import export_model
 from tests.kernels import BATCHES, IMAGES
 from tests.limits import HANG_SECS
@@ -44,16 +45,20 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
     found: dict[str, Answers] = {}
     for number, (name, variables) in enumerate(SETTINGS.items()):
         out = folder / f"{number}.npz"
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.kernels", str(model), str(out)],
-            cwd=ROOT,
-            env=inherited | variables,
-            capture_output=True,
-            text=True,
-            timeout=HANG_SECS,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
+        if variables:
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.kernels", str(model), str(out)],
+                cwd=ROOT,
+                env=inherited | variables,
+                capture_output=True,
+                text=True,
+                timeout=HANG_SECS,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr[-2000:]
+        else:
+            # In this process, which has imported TensorFlow.
+            kernels.main(str(model), str(out))
         with np.load(out) as arrays:
             found[name] = dict(arrays)
     return found

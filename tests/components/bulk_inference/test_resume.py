@@ -153,7 +153,7 @@ def test_killed_at_random_moments_the_table_is_that_of_an_undisturbed_job(
     tmp_path: Path, model: Path, read_table: ReadTable
 ) -> None:
     archive = write_zip(tmp_path / "a.zip", digits(1000) | broken())
-    command = [sys.executable, "-c", DRIVER, str(archive), str(model), str(tmp_path), "20"]
+    command = [sys.executable, "-c", DRIVER, str(archive), str(model), str(tmp_path), "12"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     jobs = sorted(tmp_path.glob("killed*"))
