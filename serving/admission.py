@@ -60,7 +60,10 @@ def _admission(max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
         return tf.cond(is_usual, lambda: encoded, lambda: examined(encoded))
 
     signature = [tf.TensorSpec([None], tf.string)]
-    return tf.function(admission, input_signature=signature, autograph=False)
+    function = tf.function(admission, input_signature=signature, autograph=False)
+    # Otherwise it would be traced once for calls in graphs and once for calls outside of them.
+    with tf.init_scope():
+        return function.get_concrete_function()
 
 
 def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
