@@ -40,6 +40,8 @@ SPLIT_NAMES: Final = {
 _FILLERS: Final = r"data|datasets?|sets?|splits?|images?|imgs?|pictures?|photos?|samples?|files?"
 _SPLIT_WORD: Final = re.compile(rf"({'|'.join(SPLIT_NAMES)})(?:{_FILLERS})?\d*")
 """A split's name, alone or run together with a filler or a number: `test`, `testset`, `val2017`."""
+_WORD_START: Final = re.compile(rf"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?={'|'.join(SPLIT_NAMES)})")
+"""Where a word begins without a separator: `VOCtest`, `cifar10test`, `dogsTrain`."""
 _FILLER_WORD: Final = re.compile(rf"(?:{_FILLERS}|v|part)?\d*")
 _UNLABELLED_FOLDERS: Final = frozenset(("unlabelled", "unlabeled", "unsupervised", "unsup"))
 """Lower-case names of folders whose images have no label even inside of a split's folder."""
@@ -186,8 +188,9 @@ def split_in(name: str) -> SplitName | None:
 
 
 def looks_like_split(name: str) -> bool:
-    """Returns whether a name holds the word of any split, or of several."""
-    return any(map(_SPLIT_WORD.fullmatch, re.split(r"[\W_]+", name.lower())))
+    """Returns whether a name holds the word of any split, or of several, also in `VOCtest`."""
+    words = re.split(r"[\W_]+", _WORD_START.sub(" ", name).lower())
+    return any(map(_SPLIT_WORD.fullmatch, words))
 
 
 def split_of_value(value: str) -> str | None:

@@ -23,7 +23,12 @@ from components.image_sources.config import RATIO_FLOOR, InputConfig, LimitsConf
 from components.image_sources.errors import InputError
 from components.image_sources.ignored import ignored_reason
 from components.image_sources.named_counts import NamedCounts
-from components.image_sources.naming import PathNaming, clean_label, split_of_file
+from components.image_sources.naming import (
+    PathNaming,
+    clean_label,
+    looks_like_split,
+    split_of_file,
+)
 from components.image_sources.sources import open_source
 from tests import archives
 
@@ -750,3 +755,20 @@ def test_damaged_archives_never_crash(
     except InputError:
         return
     assert all(isinstance(reject, Reject) for batch in batches for reject in batch.rejects)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("VOCtest_06-Nov-2007.tar", True),
+        ("cifar10train.zip", True),
+        ("dogsTestSet", True),
+        ("train_test_split", True),
+        ("contest", False),
+        ("greatestHits", False),
+        ("Trainers.zip", False),
+        ("Valentine", False),
+    ],
+)
+def test_names_that_look_like_splits(name: str, expected: bool) -> None:
+    assert looks_like_split(name) == expected
