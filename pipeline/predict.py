@@ -17,7 +17,7 @@ from serving.predictions import (
 )
 from trainer.errors import UserError
 
-_SECONDS = 10.0
+_SECONDS = 60.0
 
 
 class PredictError(UserError, ValueError):

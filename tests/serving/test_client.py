@@ -95,8 +95,13 @@ def server(request: pytest.FixtureRequest, exported: Exported) -> Iterator[Addre
 
 @pytest.fixture(params=["grpc", "rest"])
 def client(request: pytest.FixtureRequest, server: Addresses) -> Iterator[PredictClient]:
-    with PredictClient(server[request.param], first_pause_secs=0.01) as made:
+    with connected(server[request.param], first_pause_secs=0.01) as made:
         yield made
+
+
+def connected(target: str, **options: Any) -> PredictClient:
+    """A client whose requests have the time that a slow machine needs to load a signature."""
+    return PredictClient(target, timeout_secs=HANG_SECS, **options)
 
 
 def strings(values: list[bytes]) -> np.ndarray:
@@ -119,7 +124,7 @@ def test_every_signature_answers_alike_over_both_ways(
     server: Addresses, exported: Exported, in_memory: dict[str, np.ndarray]
 ) -> None:
     contents = strings(exported.contents[:10])
-    with PredictClient(server["grpc"]) as grpc, PredictClient(server["rest"]) as rest:
+    with connected(server["grpc"]) as grpc, connected(server["rest"]) as rest:
         known = grpc.signatures()
         assert rest.signatures() == known
         asked = 0
@@ -162,7 +167,7 @@ def test_typed_answers(client: PredictClient, exported: Exported) -> None:
 def test_batches_are_cut_and_joined_in_order(server: Addresses, exported: Exported) -> None:
     contents = {names.IMAGE_BYTES: strings(exported.contents[:23])}
     for target in server.values():
-        with PredictClient(target) as whole, PredictClient(target, max_batch=5) as cut:
+        with connected(target) as whole, connected(target, max_batch=5) as cut:
             together = whole.predict(names.EMBED, contents)[names.EMBEDDING]
             apart = cut.predict(names.EMBED, contents)[names.EMBEDDING]
         assert together.shape == (23, 16)
@@ -255,7 +260,7 @@ def test_what_the_server_refuses_is_one_line(
     arrays = {name: strings(values) for name, values in inputs.items()}
     for target in server.values():
         with (
-            PredictClient(target, **changes) as client,
+            connected(target, **changes) as client,
             pytest.raises(ServingError, match=message) as caught,
         ):
             client.predict(signature, arrays)
@@ -284,7 +289,10 @@ BY_PIXELS = (names.SERVING_DEFAULT_PIXELS, names.ANNOTATE_PIXELS, names.EMBED_PI
 def test_a_server_refuses_pixels_of_another_layout(server: Addresses) -> None:
     # The transport, because the client would not even send them.
     transport = GrpcTransport(
-        server["grpc"].removeprefix("grpc://"), model="vaeline", version=None, timeout_secs=60
+        server["grpc"].removeprefix("grpc://"),
+        model="vaeline",
+        version=None,
+        timeout_secs=HANG_SECS,
     )
     for kind, array in MISREAD.items():
         for signature in BY_PIXELS:
@@ -334,7 +342,7 @@ def test_every_number_of_channels_is_read(server: Addresses, exported: Exported)
         np.repeat(grey, 3, axis=3),
         np.concatenate([grey, grey, grey, alpha], axis=3),
     )
-    with PredictClient(server["grpc"]) as client:
+    with connected(server["grpc"]) as client:
         first, *others = (
             client.predict(names.ANNOTATE_PIXELS, {names.PIXELS: pixels}) for pixels in layouts
         )
@@ -375,8 +383,7 @@ def test_what_is_no_server_is_named(target: str) -> None:
 def test_a_full_queue_is_tried_again_and_a_deadline_is_not(exported: Exported) -> None:
     image = exported.contents[:1]
     with loopback(exported.folder.parent, "--fail", "5", "--delay", "1.0") as addresses:
-        options: dict[str, Any] = {"first_pause_secs": 0.01, "timeout_secs": 30}
-        with PredictClient(addresses["grpc"], attempts=3, **options) as client:
+        with connected(addresses["grpc"], attempts=3, first_pause_secs=0.01) as client:
             with pytest.raises(ServingError, match="in 3 attempts: The batch scheduling queue"):
                 client.classify(image)
             # Two failures are left.
@@ -395,7 +402,7 @@ def test_rollback_changes_what_a_server_answers_with(exported: Exported, tmp_pat
     first = store.publish(exported.folder, PushRecord())
     with (
         loopback(tmp_path) as addresses,
-        PredictClient(addresses["rest"], timeout_secs=HANG_SECS) as client,
+        connected(addresses["rest"]) as client,
     ):
         assert client.served_versions() == [first.number]
         worse = tmp_path / ".worse"
