@@ -16,7 +16,7 @@ from components.image_sources import files, listing
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
-from components.image_sources.ignored import ignored_reason
+from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.naming import PathNaming
 
 _CLOUD_READS: Final = 16
@@ -43,6 +43,8 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
     for name in unpack_names(unit.extra):
         if reason := ignored_reason(name):
             passed.ignore(name, reason)
+        elif is_side_file(name):
+            passed.ignore(name, "side_file")
         else:
             place = naming.place(name)
             rows.append((name, place.label, place.split))

@@ -57,6 +57,18 @@ _MARKER_STARTS: Final = ("_committed_", "_started_")
 _MARKER_END: Final = "_$folder$"
 
 
+_SIDE_SUFFIXES: Final = frozenset(
+    (
+        *("cls", "txt", "json", "text", "caption", "transcript", "csv", "tsv", "jsonl", "yaml"),
+        *("yml", "xml", "html", "md", "rst", "cls2", "id", "index", "inx", "bbox", "npy", "npz"),
+        *("pt", "pth", "pyd", "pkl", "pickle", "mat", "ten", "tb", "mp", "msg", "cbor"),
+        *("safetensors", "parquet", "log", "md5", "sha256", "mp3", "wav", "flac", "ogg", "m4a"),
+        *("mp4", "avi", "mkv", "mov", "webm", "vtt", "srt", "lock"),
+    )
+)
+_SIDE_FILES: Final = frozenset(("readme", "license", "licence", "copying", "notice"))
+
+
 def ignored_reason(name: str) -> str | None:
     """Returns why an entry is ignored, judging by its path below the root; None if it is not.
 
@@ -65,6 +77,16 @@ def ignored_reason(name: str) -> str | None:
     """
     folder, _, base = name.rpartition("/")
     return _reason_of_folder(folder) or (_reason_of_file(base) if base else "folder")
+
+
+def is_side_file(name: str) -> bool:
+    """Returns whether a file holds a label, a caption or a document, judging by its name.
+
+    Args:
+        name: The file's name, or its suffix without the dot.
+    """
+    base = name.rpartition("/")[2].lower()
+    return base.rpartition(".")[2] in _SIDE_SUFFIXES or base in _SIDE_FILES
 
 
 @lru_cache(maxsize=65536)

@@ -29,6 +29,12 @@ _IMAGE_SUFFIXES: Final = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
 )
 _ARCHIVE_SUFFIXES: Final = (".zip", ".tfrecord", *TAR_SUFFIXES)
+_FOREIGN: Final = (
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!", "a rar archive"),
+    (b"\x1f\x9d", "a file of Unix compress"),
+    (b"\x04\x22\x4d\x18", "an LZ4 file"),
+)
 _IMAGE_STARTS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
 
 
@@ -83,9 +89,10 @@ def _tell(path: str, config: InputConfig) -> str:
             return "idx"
         _refuse_archives(path)
         return "folder"
-    if name.endswith(".zip"):
+    actual = _packed_format(path, config) if name.endswith((".zip", *TAR_SUFFIXES)) else ""
+    if actual == "zip" or (name.endswith(".zip") and not actual):
         return "zip"
-    if name.endswith(TAR_SUFFIXES):
+    if actual or name.endswith(TAR_SUFFIXES):
         from components.image_sources import webdataset
 
         return "webdataset" if webdataset.has_side_files(path, config) else "tar"
@@ -127,19 +134,38 @@ def _refuse_archives(folder: str) -> None:
 
 def _sniff(path: str, config: InputConfig) -> str:
     """Detects the format from the first bytes."""
-    file = files.open_ranged(path, config.storage)
-    try:
-        head = file.read(0, 512)
-    finally:
-        file.close()
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return "zip"
-    if is_header(head) or head.startswith(PACKED_STARTS):
-        return "tar"
+    head = _head(path, config)
+    if found := _format_of_archive(head):
+        return found
+    foreign = next((name for start, name in _FOREIGN if head.startswith(start)), "")
+    if foreign:
+        raise InputError(f"{path}: {foreign} cannot be read; pack its files as a zip or a tar")
     if head.startswith(_IMAGE_STARTS):
         raise InputError(f"{path}: an image by itself; name the folder that holds it")
     what = "an empty file" if not head else "no archive, folder, manifest or data set"
     raise InputError(f"{path}: {what}; name its format with `format:` if it is one")
+
+
+def _packed_format(path: str, config: InputConfig) -> str:
+    """Returns the format of a local archive by its first bytes; empty if they do not tell.
+
+    A tar that is called `.zip`, or the reverse, is read as what it is.
+    """
+    return "" if files.is_cloud(path) else _format_of_archive(_head(path, config))
+
+
+def _head(path: str, config: InputConfig) -> bytes:
+    file = files.open_ranged(path, config.storage)
+    try:
+        return file.read(0, 512)
+    finally:
+        file.close()
+
+
+def _format_of_archive(head: bytes) -> str:
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "zip"
+    return "tar" if is_header(head) or head.startswith(PACKED_STARTS) else ""
 
 
 def _idx_files(folder: str) -> list[str]:

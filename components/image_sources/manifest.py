@@ -198,6 +198,10 @@ def _rows(path: str, config: InputConfig) -> Iterator[Row]:
         except (UnicodeDecodeError, csv.Error, EOFError, OSError, ValueError, zlib.error) as error:
             if isinstance(error, InputError):
                 raise
+            if isinstance(error, UnicodeDecodeError):
+                raise InputError(
+                    f"{path}: not a readable manifest: {error}; save it as UTF-8"
+                ) from error
             raise InputError(f"{path}: not a readable manifest: {error}") from error
 
 

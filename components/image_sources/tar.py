@@ -7,7 +7,7 @@ from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB, InputConfig
 from components.image_sources.errors import InputError
-from components.image_sources.ignored import ignored_reason
+from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.naming import PathNaming, escaped, sample_key
 
 BATCH_BYTES = 16 * MIB
@@ -35,6 +35,9 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
             batch.refuse(member.name, member.kind, member.detail)
         else:
             _refuse_late_label(unit.source, member.name, keys, config)
+            if is_side_file(member.name):
+                batch.ignore(member.name, "side_file")
+                continue
             place = naming.place(member.name)
             batch.add(member.name, member.data, place.label, place.split)
             size += len(member.data)

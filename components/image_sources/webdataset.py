@@ -14,7 +14,7 @@ from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
-from components.image_sources.ignored import ignored_reason
+from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.naming import escaped, sample_key
 from components.image_sources.tar import BATCH_BYTES
@@ -28,27 +28,6 @@ IMAGE_SUFFIXES: Final = frozenset(
 )
 """Suffixes by which a shard is recognised; images are recognised by their content."""
 _LABEL_SUFFIXES: Final = ("cls", "txt", "json")
-_SIDE_SUFFIXES: Final = frozenset(
-    (
-        *_LABEL_SUFFIXES,
-        *(
-            "text",
-            "caption",
-            "transcript",
-            "csv",
-            "tsv",
-            "jsonl",
-            "yaml",
-            "yml",
-            "xml",
-            "html",
-            "md",
-        ),
-        *("cls2", "id", "index", "inx", "bbox", "npy", "npz", "pt", "pth", "pyd", "pkl", "pickle"),
-        *("ten", "tb", "mp", "msg", "cbor", "safetensors", "parquet", "log", "mp3", "wav", "flac"),
-        *("ogg", "m4a", "mp4", "avi", "mkv", "mov", "webm", "vtt", "srt", "lock"),
-    )
-)
 _JSON_KEYS: Final = ("label", "class", "cls", "class_name")
 _CAPTION_KEYS: Final = frozenset(("caption", "url", "original_width"))
 """Keys of the JSON files that img2dataset writes beside an image and its caption."""
@@ -80,7 +59,7 @@ def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
                 batch.ignore(member.name, reason)
             elif member.kind:
                 batch.refuse(member.name, member.kind, member.detail)
-            elif _is_side_file(suffix):
+            elif is_side_file(suffix):
                 batch.ignore(member.name, "side_file")
             elif fault:
                 batch.refuse(member.name, "bad_label", fault)
@@ -118,7 +97,7 @@ class _Labels:
             return None
         side = {suffix.rpartition(".")[2]: member.data for suffix, member in sample}
         chosen = next((suffix for suffix in _LABEL_SUFFIXES if side.get(suffix)), None)
-        has_image = any(not member.kind and not _is_side_file(suffix) for suffix, member in sample)
+        has_image = any(not member.kind and not is_side_file(suffix) for suffix, member in sample)
         if chosen == "txt" and _has_caption(side):
             raise InputError(
                 f"{self._path}: the .txt files beside the images hold captions, as img2dataset"
@@ -144,10 +123,6 @@ class _Labels:
                 " labels.source: none"
             )
         self._early[key] = label
-
-
-def _is_side_file(suffix: str) -> bool:
-    return suffix.rpartition(".")[2] in _SIDE_SUFFIXES
 
 
 def _has_caption(side: Mapping[str, bytes]) -> bool:

@@ -16,7 +16,7 @@ from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import RATIO_FLOOR, InputConfig, LimitsConfig
 from components.image_sources.errors import InputError
-from components.image_sources.ignored import ignored_reason
+from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.naming import PathNaming
 from components.image_sources.zip_directory import (
     Entry,
@@ -120,6 +120,8 @@ def _is_wanted(entry: Entry, batch: MemberBatch, limits: LimitsConfig) -> bool:
     kind = stat.S_IFMT(entry.mode)
     if kind == stat.S_IFDIR:
         batch.ignore(name, "folder")
+    elif is_side_file(name):
+        batch.ignore(name, "side_file")
     elif kind == stat.S_IFLNK:
         batch.refuse(name, "link", "a symbolic link")
     elif kind not in (0, stat.S_IFREG):

@@ -9,6 +9,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -307,3 +308,36 @@ def test_members_with_odd_names_are_all_accounted_for(tmp_path: Path) -> None:
     batches = read_all(paths=str(tmp_path / "a.zip"))
     assert sum(batch.members for batch in batches) == len(names) + 1
     assert sum(len(batch) for batch in batches) == len(names) + 1
+
+
+@pytest.mark.parametrize("name", ["tree", "a.zip", "a.tar"])
+def test_labels_and_documents_beside_images_are_ignored(tmp_path: Path, name: str) -> None:
+    # As annotation tools export them: a file for each image, of which each would be a reject.
+    files = archives.classes(2)
+    side = {f"{Path(image).with_suffix('')}.xml": b"<annotation/>" for image in files}
+    side |= {"classes.txt": b"cat\ndog\n", "cat/README": b"text", "data.yaml": b"names: []"}
+    # What looks like an image is judged by its content, later.
+    files["cat/torn.png"] = b"text"
+    archives.write(tmp_path / name, {**files, **side})
+    batches = read_all(paths=str(tmp_path / name))
+    assert members(batches).keys() == files.keys()
+    assert not rejects(batches)
+    ignored = [batch.ignored.counts for batch in batches]
+    assert sum(counts["side_file"] for counts in ignored) == len(side)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"), [("a.zip", archives.tar_bytes), ("a.tar", archives.zip_bytes)]
+)
+def test_an_archive_under_the_suffix_of_another(
+    tmp_path: Path, name: str, make: Callable[[dict[str, bytes]], bytes]
+) -> None:
+    files = archives.classes(2)
+    (tmp_path / name).write_bytes(make(files))
+    assert members(read_all(paths=str(tmp_path / name))).keys() == files.keys()
+
+
+def test_archives_of_other_programs_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(100))
+    with pytest.raises(InputError, match="a 7z archive cannot be read; pack its files as a zip"):
+        read_all(paths=str(tmp_path / "a.7z"))
