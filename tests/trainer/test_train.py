@@ -19,7 +19,7 @@ from trainer.optimization.optimizer import Adam, learning_rate
 from trainer.optimization.preemption import TrainingDivergedError, check_finite
 from trainer.optimization.step import REPORTED
 from trainer.options import OptimizerConfig
-from trainer.quality.evaluation import Evaluator
+from trainer.quality.evaluation import Evaluator, fitting_batch
 
 
 def test_learns_and_writes_its_files(tmp_path: pathlib.Path) -> None:
@@ -62,6 +62,17 @@ def test_evaluation_sees_every_image_once() -> None:
     logits = model.classify(model.encode(data.images / np.float32(255)))
     expected = keras.losses.sparse_categorical_crossentropy(data.labels, logits, from_logits=True)
     assert small["cross_entropy"] == pytest.approx(float(tf.reduce_mean(expected)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("limit", "counts", "size"),
+    [(512, (6,), 16), (512, (81, 4), 128), (512, (128,), 128), (512, (129,), 256),
+     (512, (9000, 3), 512), (8, (100,), 8), (512, (0,), 16), (512, (), 16)],
+)  # fmt: skip
+def test_batches_are_not_much_larger_than_a_split(
+    limit: int, counts: tuple[int, ...], size: int
+) -> None:
+    assert fitting_batch(limit, *counts) == size
 
 
 def test_early_stopping_keeps_the_best_weights(tmp_path: pathlib.Path) -> None:

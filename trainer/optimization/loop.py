@@ -25,7 +25,7 @@ from trainer.optimization.arithmetic import Arithmetic
 from trainer.optimization.checkpoints import CHECKPOINTS, Checkpoints, write_atomic
 from trainer.optimization.step import REPORTED, Plan, TrainingStep
 from trainer.quality.boards import Boards
-from trainer.quality.evaluation import Evaluator
+from trainer.quality.evaluation import Evaluator, fitting_batch
 
 _LOG = logging.getLogger(__name__)
 
@@ -80,7 +80,9 @@ class TrainingLoop:
         if self._average is not None:
             copy_weights(self._model, self._average)
         self._step = self._create_step(self._model, self._average, chosen)
-        self._evaluator = Evaluator(self._evaluated, config.evaluation_batch_size)
+        held_out = len(splits.get(features.VALIDATION, ()))
+        size = fitting_batch(config.evaluation_batch_size, held_out)
+        self._evaluator = Evaluator(self._evaluated, size)
         self._checkpoints = Checkpoints(
             os.path.join(workdir, CHECKPOINTS),
             identity=run_identity(

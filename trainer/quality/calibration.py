@@ -17,7 +17,12 @@ from trainer.model.vae_classifier import VaeClassifier
 from trainer.options import CalibrationConfig
 from trainer.quality import outliers
 from trainer.quality.confidence_grid import expected_calibration_error
-from trainer.quality.evaluation import Forward, log_softmax, negative_log_likelihood
+from trainer.quality.evaluation import (
+    Forward,
+    fitting_batch,
+    log_softmax,
+    negative_log_likelihood,
+)
 from trainer.quality.synthetic_outliers import synthetic_outliers
 
 _LOG = logging.getLogger(__name__)
@@ -124,7 +129,7 @@ def calibrate(
         calibration: images that training has not seen.
         config: options of the rates and the score.
         seed: seed of the choice of images and of the synthetic outliers.
-        batch_size: number of images per call.
+        batch_size: largest number of images per call.
 
     Returns:
         The fitted and measured values, as plain values.
@@ -133,13 +138,15 @@ def calibrate(
     encode = Forward(
         lambda pixels: _picked(model.analyse(pixels), ("features", "embedding", "logits")),
         model.image_shape,
-        batch_size,
+        fitting_batch(batch_size, len(known), len(calibration)),
     )
     _fit_references(model, encode(known.images), known.labels, seed)
     report: dict[str, Any] = {"images": len(calibration)}
     logits = encode(calibration.images)["logits"]
     report["temperature"] = _fit_temperature(model, logits, calibration.labels)
-    terms = Forward(model.outlier_terms, model.image_shape, batch_size)
+    terms = Forward(
+        model.outlier_terms, model.image_shape, fitting_batch(batch_size, len(calibration))
+    )
     good = terms(calibration.images)
     _fit_standardisation(model, good)
     report["outlier_score"] = _choose_score(model, terms, good, calibration, config, seed)

@@ -15,6 +15,23 @@ from trainer.data.input_pipeline import ImageSet
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.optimization import losses
 
+_SMALLEST_BATCH = 16
+
+
+def fitting_batch(limit: int, *counts: int) -> int:
+    """Chooses the batch size for splits that may be smaller than a batch.
+
+    Every batch is padded to this size, so a large one would cost a small split most of its time.
+
+    Args:
+        limit: the largest batch size.
+        counts: numbers of images of the splits.
+
+    Returns:
+        The power of two that holds the largest split, 16 or more, but at most `limit`.
+    """
+    return min(limit, max(_SMALLEST_BATCH, 1 << (max(counts, default=0) - 1).bit_length()))
+
 
 class Forward:
     """Applies a function of pixels to a whole split in batches of one size.

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.data.input_pipeline import ImageSet
 from trainer.model.vae_classifier import VaeClassifier
-from trainer.quality.evaluation import Forward
+from trainer.quality.evaluation import Forward, fitting_batch
 
 _MOST_IMAGES = 5_000
 _LEVELS = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
@@ -42,7 +42,7 @@ def summarise_images(
         model: a calibrated model.
         data: the split; at most 5,000 of its images are used.
         seed: seed of the choice of images.
-        batch_size: number of images per call.
+        batch_size: largest number of images per call.
 
     Returns:
         Plain values: `images` (their number), `levels` (of all quantiles), `pixels`, `latent`
@@ -58,7 +58,7 @@ def summarise_images(
         results = model.analyse(pixels)
         return {name: results[name] for name in names}
 
-    results = Forward(seen, model.image_shape, batch_size)(data.images)
+    results = Forward(seen, model.image_shape, fitting_batch(batch_size, len(data)))(data.images)
     latent, probabilities = results["embedding"], results["probabilities"]
     classes = np.bincount(probabilities.argmax(axis=-1), minlength=model.num_classes)
     return {
