@@ -1,6 +1,6 @@
 """Binarised MNIST without labels: the importance-weighted bound of the `mlp` model.
 
-`python -m benchmarks.bound --minutes 60` trains with pixels drawn anew at each step and measures
+`python -m benchmarks.bound --minutes 60` trains with pixels redrawn at each step and measures
 the bound with 5,000 samples on 1,000 test images (Burda et al. 2016: 86.76 nats for a VAE with
 one stochastic layer). `--importance-samples 5` trains on the importance-weighted bound instead.
 """

@@ -24,7 +24,7 @@ from components.image_checks import ImageFaultError, ImageHeader, check, decode
 from components.image_example_gen.inspection import inspect
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
-from serving.admission import admit
+from serving.input_validation import validate_files
 from trainer.data.pixels import decode_file
 
 _BATCH = 64
@@ -51,8 +51,8 @@ class Comparison:
     The kinds of disagreement are: `ingest` stops with something else than a reject; `bulk`, the
     bulk job's decoder accepts what ingest rejects, or the reverse; `served`, the served graph does
     not decode what ingest stored; `pixels`, it decodes other pixels; `header`, the stored header
-    states another size; `signature`, the signature for files admits the original file, but with
-    other pixels, or does not admit the stored one.
+    states another size; `signature`, the signature for files accepts the original file, but
+    with other pixels, or rejects the stored one.
 
     Attributes:
         tried: Number of files, by format.
@@ -68,8 +68,10 @@ class Comparison:
         text = tf.TensorSpec([], tf.string)
         self._config = InputConfig(paths=("unused",))
         self._decode = tf.function(decode_file, input_signature=[text], autograph=False)
-        self._admit = tf.function(
-            lambda content: admit(content[tf.newaxis])[0], input_signature=[text], autograph=False
+        self._validate = tf.function(
+            lambda content: validate_files(content[tf.newaxis])[0],
+            input_signature=[text],
+            autograph=False,
         )
 
     def compare(self, mutants: list[Mutant]) -> None:
@@ -130,7 +132,7 @@ class Comparison:
 
     def _compare_signature(self, mutant: Mutant, stored: bytes, expected: np.ndarray) -> None:
         try:
-            if self._admit(stored).numpy() != stored:
+            if self._validate(stored).numpy() != stored:
                 self._disagree(mutant, "signature", "the stored file is rewritten")
         except tf.errors.OpError as error:
             self._disagree(mutant, "signature", _summary(error))
@@ -140,7 +142,7 @@ class Comparison:
         if isinstance(header, ImageHeader) and header.convert == "partial progressive JPEG":
             return
         try:
-            served = self._decode(self._admit(mutant.data)).numpy()
+            served = self._decode(self._validate(mutant.data)).numpy()
         except tf.errors.OpError:
             # The signature may reject what ingest converts, with a message.
             return

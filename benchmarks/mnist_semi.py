@@ -1,7 +1,7 @@
 """MNIST with 100 labels and 59,900 images without: test error over draws of the labels.
 
 `python -m benchmarks.mnist_semi --minutes 15 --seeds 1 2 3 4 5`
-Each seed draws ten labelled images per class and starts the network anew. Calibration uses 1,000
+Each seed draws ten labelled images per class and initialises the network. Calibration uses 1,000
 labelled images that nothing else sees.
 """
 

@@ -211,7 +211,7 @@ def logged(terminal: Terminal, log_path: Path) -> Iterator[None]:
             yield
         except Exception as error:
             logging.getLogger("vaeline").exception("stopped by an error")
-            error.add_note(f"the whole story: {log_path}")
+            error.add_note(f"full log: {log_path}")
             raise
 
 

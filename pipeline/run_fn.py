@@ -103,7 +103,7 @@ def _write(fn_args: Any, training: Training, result: TrainResult) -> None:
 
 
 def _golden_files(fn_args: Any) -> list[bytes]:
-    """Reads image files for the golden set from the validation split, or else from train."""
+    """Reads image files for the golden set from the validation split, otherwise from train."""
     for split in (features.VALIDATION, features.TRAIN):
         files = sorted(tf.io.gfile.glob(split_files(fn_args, split)))
         if files:

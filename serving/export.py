@@ -11,8 +11,8 @@ import keras
 import tensorflow as tf
 
 from serving import names
-from serving.admission import MAX_PIXELS
 from serving.golden import answer_in_memory, write_golden
+from serving.input_validation import MAX_PIXELS
 from serving.signatures import create_signatures
 from serving.warmup import write_warm_up
 from trainer.data.preprocessing import RecordTransform

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from serving import names
-from serving.admission import MAX_PIXELS, admit
+from serving.input_validation import MAX_PIXELS, validate_files
 from serving.predictions import MAX_CHANNELS, PIXELS_EXPECTED
 from trainer.data import pixels
 from trainer.data.preprocessing import RecordTransform, parse_records
@@ -90,7 +90,7 @@ def create_signatures(
         }
 
     def units(image_bytes: tf.Tensor) -> tf.Tensor:
-        return transform.images(admit(image_bytes, max_pixels))
+        return transform.images(validate_files(image_bytes, max_pixels))
 
     def annotate(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return _without_image(annotate_scaled(units(image_bytes)))

@@ -159,7 +159,7 @@ class StartedFrom(CardPart):
 
     source: str = Field(default="", description="folder of the earlier model")
     model: str = Field(default="", description="digest of its weights")
-    new: list[str] = Field(default=[], description="names of the weights that started anew")
+    new: list[str] = Field(default=[], description="names of the weights that were initialised")
     line: str = Field(default="", description="both in one line, for people")
 
 
@@ -194,7 +194,7 @@ class ModelCard(CardPart):
     summaries: TrainingSummaries = TrainingSummaries()
     steps: int | None = Field(default=None, description="training steps done")
     libraries: dict[str, str] = Field(default={}, description="versions by library")
-    base: StartedFrom | None = Field(default=None, description="none: all weights started anew")
+    base: StartedFrom | None = Field(default=None, description="none: all weights were initialised")
     image: dict[str, int] | None = Field(
         default=None,
         description="height and width (pixels) and channels; from `python -m trainer` alone",

@@ -60,7 +60,7 @@ class ObjectiveConfig(Section):
     )
     binarise: bool = Field(
         default=False,
-        description="bernoulli: the ELBO sees black or white pixels, drawn anew at each step",
+        description="bernoulli: the ELBO sees black or white pixels, redrawn at each step",
     )
     clean_share: float = Field(
         default=0.25, ge=0, le=1, description="share of the cross-entropy that clean images have"

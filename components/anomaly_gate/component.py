@@ -48,6 +48,6 @@ def AnomalyGate(  # noqa: N802 (a component's name is the class that TFX makes o
     if found:
         raise AnomalyError(
             f"the data do not fit the schema: {'; '.join(found)}. "
-            "Mend the data, or set schema.path to a schema that allows this."
+            "Correct the data, or set schema.path to a schema that allows this."
         )
     return {"checked_splits": ",".join(splits)}

@@ -151,7 +151,7 @@ class BulkConfig(Section):
     on_change: Literal["restart", "refuse"] = Field(
         default="restart",
         description=(
-            "What to do with a table by another model, transform or other columns: make it anew,"
+            "What to do with a table by another model, transform or other columns: recreate it,"
             " or stop."
         ),
     )

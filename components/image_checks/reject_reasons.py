@@ -14,7 +14,7 @@ REASONS: Final[dict[str, str]] = {
     "unsupported_format": "an image format, or a kind of it, that cannot be read here",
     "truncated": "the image ends before its data does",
     "corrupt": "the header is an image's, but the pixels cannot be decoded",
-    "encrypted": "a member under a password",
+    "encrypted": "a password-protected member",
     "checksum": "the bytes do not match the archive's checksum",
     "unreadable": "the bytes cannot be read",
     "missing": "the manifest names a file that is not there",

@@ -210,7 +210,7 @@ def _members(path: str, blocks: _Blocks, config: InputConfig) -> Iterator[TarMem
         padded = -(-size // BLOCK) * BLOCK
         if kind in (b"x", b"L", b"K", b"g"):
             if size > _LONGEST_HEADER:
-                raise InputError(f"{path}: an extended header of {size} bytes; not a sound tar")
+                raise InputError(f"{path}: an extended header of {size} bytes; not a valid tar")
             content = blocks.read(padded)[:size]
             if kind == b"x":
                 override.update(_pax(content))

@@ -127,7 +127,7 @@ def _is_wanted(entry: Entry, batch: MemberBatch, limits: LimitsConfig) -> bool:
     elif kind not in (0, stat.S_IFREG):
         batch.refuse(name, "device", f"mode {entry.mode:o}")
     elif entry.encrypted:
-        batch.refuse(name, "encrypted", "under a password")
+        batch.refuse(name, "encrypted", "password-protected")
     elif entry.method not in (_STORED, _DEFLATED):
         batch.refuse(name, "unreadable", f"compression method {entry.method}")
     elif entry.unpacked > limits.max_bytes or entry.packed > limits.max_bytes:

@@ -148,7 +148,7 @@ class CloudStore(VersionStore):
         except ValueError as error:
             raise InputError(
                 f"{self.address}/{LATEST}: holds no version's number; delete it, the next push"
-                " writes it anew"
+                " writes it again"
             ) from error
 
     def _point_at(self, number: int) -> None:

@@ -63,7 +63,7 @@ class LocalStore(VersionStore):
         except ValueError as error:
             raise InputError(
                 f"{self._folder / LATEST}: holds no version's number; delete it, the next push"
-                " writes it anew"
+                " writes it again"
             ) from error
 
     def publish(self, model: Path, record: PushRecord) -> Version:

@@ -48,11 +48,12 @@ def write_archive_report(output: str) -> str:
 
     page.chapter("labels", "Labels")
     add("mix", "Label mix", "mix.html", partial(sections.labels, archive))
-    add("spread", "Confidence and strangeness", "distributions.html",
+    add("spread", "Confidence and outlier score", "distributions.html",
         partial(sections.distributions, archive))  # fmt: skip
     page.chapter("doubt", "What to look at")
     add("review", "Review list", "review.html", partial(sections.review, archive, album))
-    add("strange", "Strangest images", "strange.html", partial(sections.strange, archive, album))
+    add("outlying", "Highest outlier scores", "outlying.html",
+        partial(sections.outlying, archive, album))  # fmt: skip
     add("given", "Against the given labels", "given.html", partial(sections.given, archive, album))
     add("verdicts", "Examples by verdict", "verdicts.html",
         partial(sections.verdicts, archive, album))  # fmt: skip

@@ -24,7 +24,7 @@ from pipeline.report.page import Facts, MissingPartError, isolated
 from pipeline.report.table_scan import Row, Scan, scan_table
 from trainer.model_card import ModelCard
 
-_LISTED: Final = {"doubtful": 36, "strange": 12, "disagreeing": 12, "verdict": 8}
+_LISTED: Final = {"doubtful": 36, "outlying": 12, "disagreeing": 12, "verdict": 8}
 _REJECTS: Final = 12
 _MOST_CLASSES: Final = 100
 _SURE: Final = 0.99
@@ -202,9 +202,9 @@ def review(archive: Archive, album: Album) -> Facts:
     return {"cards": _cards(archive, album, rows)}
 
 
-def strange(archive: Archive, album: Album) -> Facts:
+def outlying(archive: Archive, album: Album) -> Facts:
     """Returns the rows with the largest outlier scores."""
-    return {"cards": _cards(archive, album, archive.scan.lists["strange"])}
+    return {"cards": _cards(archive, album, archive.scan.lists["outlying"])}
 
 
 def verdicts(archive: Archive, album: Album) -> Facts:

@@ -119,13 +119,13 @@ def outliers(answers: Answers, card: ModelCard, album: Album) -> Facts:
         "Outlier score of the test split", answers.scores, label="outlier score",
         bounds=(low, high), marks=marks, alt=alt or "no threshold was fitted",
     )  # fmt: skip
-    strangest = np.argsort(-answers.scores, kind="stable")[:12]
+    highest = np.argsort(-answers.scores, kind="stable")[:12]
     return {
         "figure": figure,
         "thresholds": {"review": thresholds.review, "reject": thresholds.reject},
         "verdicts": {v: answers.verdicts.count(v) for v in ("accept", "review", "reject")},
         "chosen": card.calibration.outlier_score.chosen,
-        "cards": _cards(answers, album, strangest),
+        "cards": _cards(answers, album, highest),
         **_sample(answers),
     }
 

@@ -59,7 +59,7 @@ class Scan:
         every: step between sampled rows.
         given: number of rows with a label given by the archive.
         agreeing: number of these rows whose predicted label is the same.
-        lists: rows by list: `doubtful`, `strange`, `disagreeing`, and by verdict.
+        lists: rows by list: `doubtful`, `outlying`, `disagreeing`, and by verdict.
     """
 
     rows: int = 0
@@ -108,7 +108,7 @@ def scan_table(
         table_format: `bulk.format`.
         rows: Number of rows of the table, according to the job.
         verdicts: Number of rows by verdict; for each verdict, evenly spaced rows are listed.
-        listed: Maximum number of rows per list: `doubtful`, `strange`, `disagreeing`, `verdict`.
+        listed: Maximum number of rows per list: `doubtful`, `outlying`, `disagreeing`, `verdict`.
 
     Raises:
         MissingPartError: the format cannot be read here.
@@ -155,7 +155,7 @@ def _rank(
     best["doubtful"].add(1.0 - probability, shard, first)
     if "outlier_score" in columns:
         scores = columns["outlier_score"].to_numpy(zero_copy_only=False)
-        best["strange"].add(scores, shard, first)
+        best["outlying"].add(scores, shard, first)
     if "given_label" in columns and "label" in columns:
         labels, names = _codes(columns["label"])
         given, known = _codes(columns["given_label"])

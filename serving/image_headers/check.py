@@ -1,7 +1,8 @@
 """Rejects image files by their headers, before any pixel is decoded.
 
-`serving/admission.py` calls it in the signatures that take files, so that the served graph rejects
-files that would exhaust memory. `components/image_checks` applies the same rules outside a graph.
+`serving/input_validation.py` calls it in the signatures that take files, so that the served graph
+rejects files that would exhaust memory. `components/image_checks` applies the same rules outside a
+graph.
 """
 
 from typing import Final, NamedTuple
@@ -33,7 +34,7 @@ class Headers(NamedTuple):
 
 
 FAULTS: Final = (
-    "sound",
+    "valid",
     "empty, 0 bytes",
     "not an image: neither JPEG, PNG, GIF nor BMP by its content",
     "truncated: the file ends before the image does",

@@ -68,7 +68,7 @@ def test_an_error_leaves_its_traceback_in_the_log(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     with pytest.raises(KeyError) as caught, logged(Terminal(), log):
         raise KeyError("lost")
-    assert f"the whole story: {log}" in caught.value.__notes__
+    assert f"full log: {log}" in caught.value.__notes__
     assert "Traceback" in log.read_text(encoding="utf-8")
 
 

@@ -10,9 +10,9 @@ import tensorflow as tf
 from components.image_checks import ImageFaultError, check, decode
 from components.image_sources.config import LimitsConfig
 from serving import names
-from serving.admission import admit
 from serving.golden import answer_in_memory
 from serving.image_headers.check import FAULTS, read_headers
+from serving.input_validation import validate_files
 from tests.serving import hostile
 from tests.serving.conftest import Exported
 from trainer.data import pixels
@@ -33,7 +33,7 @@ def test_headers_say_what_the_ingest_reads_in_them(facts: dict[str, np.ndarray])
     for place, (name, file) in enumerate(SOUND.items()):
         header = check(file, LIMITS)
         assert not isinstance(header, ImageFaultError), name
-        assert FAULTS[facts["fault"][place]] == "sound", name
+        assert FAULTS[facts["fault"][place]] == "valid", name
         found = tuple(int(facts[key][place]) for key in ("height", "width", "orientation"))
         assert found == (header.height, header.width, header.orientation), name
         assert facts["is_deep"][place] == (header.bit_depth == 16), name
@@ -45,8 +45,8 @@ def test_pixels_are_those_of_the_bulk_job(name: str) -> None:
     assert not isinstance(header, ImageFaultError)
     expected = decode(SOUND[name], header)
     height, width, channels = expected.shape
-    admitted = admit(tf.constant([SOUND[name]]), LIMITS.max_pixels)
-    found = pixels.decode_batch(admitted, (height, width, channels))[0]
+    validated = validate_files(tf.constant([SOUND[name]]), LIMITS.max_pixels)
+    found = pixels.decode_batch(validated, (height, width, channels))[0]
     np.testing.assert_array_equal(found, expected)
 
 
@@ -79,16 +79,16 @@ def test_all_bad_images_are_named(annotate: Any, exported: Exported) -> None:
 
 def test_what_is_plain_stays_as_it_is() -> None:
     plain = {name: file for name, file in hostile.sound().items() if name != "16-bit png"}
-    admitted = admit(tf.constant([*plain.values()]), LIMITS.max_pixels).numpy()
-    changed = [name for name, file in zip(plain, admitted, strict=True) if plain[name] != file]
+    validated = validate_files(tf.constant([*plain.values()]), LIMITS.max_pixels).numpy()
+    changed = [name for name, file in zip(plain, validated, strict=True) if plain[name] != file]
     assert not changed
 
 
 def test_the_limit_is_the_configured_one() -> None:
     file = SOUND["jpeg"]
-    assert admit(tf.constant([file]), 48 * 40).numpy() == [file]
+    assert validate_files(tf.constant([file]), 48 * 40).numpy() == [file]
     with pytest.raises(tf.errors.InvalidArgumentError, match="48, the limit is 1919"):
-        admit(tf.constant([file]), 48 * 40 - 1)
+        validate_files(tf.constant([file]), 48 * 40 - 1)
 
 
 def test_images_count_by_the_limit_of_the_export(exported: Exported) -> None:

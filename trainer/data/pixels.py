@@ -15,7 +15,7 @@ def decode_batch(encoded: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Te
 
     Args:
         encoded: string `[batch]`, each a JPEG, PNG, GIF (first frame) or BMP file, upright and with
-            8 bits per sample, as the ingest and `serving/admission.py` write them.
+            8 bits per sample, as the ingest and `serving/input_validation.py` write them.
         image_shape: height, width (pixels) and channels (1 or 3) of the result.
 
     Returns:

@@ -173,7 +173,9 @@ COLUMNS: Final[dict[str, Column]] = {
         lambda _: pa.list_(pa.field("item", pa.float32())), _top_k_probabilities, "theirs"
     ),
     "outlier_score": Column(
-        lambda _: pa.float32(), _scalar(names.OUTLIER_SCORE), "the higher, the stranger"
+        lambda _: pa.float32(),
+        _scalar(names.OUTLIER_SCORE),
+        "higher: less like the training images",
     ),
     "verdict": Column(
         lambda _: _FEW,

@@ -56,10 +56,10 @@ def settle(config: BulkJob, card: ModelCard) -> list[str]:
     found = read_identity(output)
     notes = []
     if found is None:
-        strangers = [name for name in storage.list_names(output) if name[:1] not in "._"]
-        if strangers and not config.overwrite:
+        others = [name for name in storage.list_names(output) if name[:1] not in "._"]
+        if others and not config.overwrite:
             raise InputError(
-                f"{output}: holds {strangers[0]!r}, which no bulk job wrote; name another"
+                f"{output}: holds {others[0]!r}, which no bulk job wrote; name another"
                 " folder, or pass --overwrite to write beside it"
             )
         ledger.clear(output)

@@ -104,7 +104,7 @@ def test_a_table_is_scanned_shard_by_shard(tmp_path: Path, table_format: str) ->
             files.append(f"table-{number}{suffix}")
     frame = table.to_pydict()
     verdicts = {v: frame["verdict"].count(v) for v in ("accept", "review", "reject")}
-    listed = {"doubtful": 9, "strange": 4, "disagreeing": 3, "verdict": 5}
+    listed = {"doubtful": 9, "outlying": 4, "disagreeing": 3, "verdict": 5}
     scan = scan_table(str(tmp_path), files, table_format, rows=5_000, verdicts=verdicts,
                       listed=listed)  # fmt: skip
     assert scan.rows == 5_000
@@ -112,8 +112,8 @@ def test_a_table_is_scanned_shard_by_shard(tmp_path: Path, table_format: str) ->
     np.testing.assert_allclose(scan.values["probability"], frame["probability"], rtol=1e-6)
     order = np.argsort(frame["probability"], kind="stable")
     assert [row.member for row in scan.lists["doubtful"]] == [frame["member"][i] for i in order[:9]]
-    strangest = np.argsort(-np.array(frame["outlier_score"]))[:4]
-    assert [row.member for row in scan.lists["strange"]] == [frame["member"][i] for i in strangest]
+    highest = np.argsort(-np.array(frame["outlier_score"]))[:4]
+    assert [row.member for row in scan.lists["outlying"]] == [frame["member"][i] for i in highest]
     same = [a == b for a, b in zip(frame["label"], frame["given_label"], strict=True)]
     assert (scan.given, scan.agreeing) == (5_000, sum(same))
     surest = max((p for p, s in zip(frame["probability"], same, strict=True) if not s))

@@ -1,7 +1,7 @@
 """Validates and converts client files before the Transform graph.
 
-The signatures and the golden set pass files through `admit`. It rejects bad files by their headers
-and converts rotated and 16-bit ones to the form that the ingest would have stored. Ingested
+The signatures and the golden set pass files through `validate_files`. It rejects bad files by their
+headers and converts rotated and 16-bit ones to the form that the ingest would have stored. Ingested
 records are already in that form, so training and Transform do not need it.
 """
 
@@ -21,7 +21,7 @@ MAX_PIXELS: Final = 50_000_000
 _UPRIGHT: Final = 1
 
 
-def admit(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
+def validate_files(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
     """Rejects files that cannot or must not be decoded, and normalises the others.
 
     Args:
@@ -36,11 +36,11 @@ def admit(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
         tf.errors.InvalidArgumentError: A file cannot be decoded or is rejected by its header; the
             message names it by its position in the batch. Raised when the graph runs.
     """
-    return _admission(max_pixels)(encoded)
+    return _validation(max_pixels)(encoded)
 
 
 @functools.cache
-def _admission(max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+def _validation(max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
     """Builds the function that all signatures of an export call, so that it is traced once."""
 
     @_apart
@@ -51,16 +51,16 @@ def _admission(max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
         is_special = headers.is_deep | tf.not_equal(orientations, _UPRIGHT)
         return tf.cond(
             tf.reduce_any(is_special),
-            lambda: _make_plain(encoded, orientations, headers.is_deep),
+            lambda: _normalise(encoded, orientations, headers.is_deep),
             lambda: encoded,
         )
 
-    def admission(encoded: tf.Tensor) -> tf.Tensor:
+    def validation(encoded: tf.Tensor) -> tf.Tensor:
         is_usual = are_usual(encoded, max_pixels)
         return tf.cond(is_usual, lambda: encoded, lambda: examined(encoded))
 
     signature = [tf.TensorSpec([None], tf.string)]
-    function = tf.function(admission, input_signature=signature, autograph=False)
+    function = tf.function(validation, input_signature=signature, autograph=False)
     # Otherwise it would be traced once for calls in graphs and once for calls outside of them.
     with tf.init_scope():
         return function.get_concrete_function()
@@ -71,7 +71,7 @@ def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
-def _make_plain(encoded: tf.Tensor, orientations: tf.Tensor, are_deep: tf.Tensor) -> tf.Tensor:
+def _normalise(encoded: tf.Tensor, orientations: tf.Tensor, are_deep: tf.Tensor) -> tf.Tensor:
     """Rewrites rotated and 16-bit files as upright 8-bit PNGs; other files are unchanged."""
 
     def make_one(facts: tuple[tf.Tensor, ...]) -> tf.Tensor:
