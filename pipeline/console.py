@@ -22,6 +22,7 @@ from rich.text import Text
 from pipeline.causes import cause
 from pipeline.standard_output import open_duplicate
 from pipeline.stop_signals import StopSignal
+from trainer.errors import UserError
 from trainer.json_text import json_text
 
 _USUAL_WIDTH = 80
@@ -113,6 +114,10 @@ class Terminal:
             yield lambda text: status.update(Text(text))
 
 
+class LogFileError(UserError, OSError):
+    """Reports that the log of a command cannot be written."""
+
+
 @contextlib.contextmanager
 def captured_output(log_path: Path) -> Iterator[None]:
     """Redirects everything that this process and its children print or log to a file.
@@ -121,10 +126,17 @@ def captured_output(log_path: Path) -> Iterator[None]:
         log_path: The file, created with its folders if missing; output is appended.
 
     Raises:
-        OSError: The file cannot be written.
+        LogFileError: The file cannot be written.
     """
-    log_path.parent.mkdir(parents=True, exist_ok=True)
-    with log_path.open("a", encoding="utf-8", buffering=1) as log:
+    try:
+        log_path.parent.mkdir(parents=True, exist_ok=True)
+        file = log_path.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise LogFileError(
+            f"{log_path.parent}: no log can be written there: {error.strerror}; give another folder"
+            " with --logs or --root"
+        ) from error
+    with file as log:
         sys.stdout.flush()
         sys.stderr.flush()
         saved = os.dup(1), os.dup(2)

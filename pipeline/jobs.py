@@ -132,7 +132,7 @@ def _with_report(terminal: Terminal, result: "TrainingResult", run: Run) -> "Tra
 
             if result.labelled:
                 _archive_report(terminal, result.labelled)
-            return replace(result, report=str(write_run_report(run)))
+            return replace(result, report=write_run_report(run))
         except Exception as error:
             logging.getLogger("vaeline").exception("no report")
             terminal.say(f"no report: {cause(error)}", style="yellow")

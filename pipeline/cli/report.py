@@ -10,9 +10,10 @@ from pipeline.cli.command import common, logs_option
 
 @click.command()
 @click.argument("folder")
+@click.option("--output", default="", help="The page, if not report.html in FOLDER.")
 @logs_option
 @common
-def report(terminal: Any, folder: str, logs: Path) -> int:
+def report(terminal: Any, folder: str, output: str, logs: Path) -> int:
     """Write report.html again: of a run's root, or of the output of classify.
 
     The page is one file without any reference to another; it can be mailed and opened offline.
@@ -23,7 +24,7 @@ def report(terminal: Any, folder: str, logs: Path) -> int:
         from pipeline.report.archive_report import is_archive_output, write_archive_report
 
         if is_archive_output(folder):
-            page = write_archive_report(folder)
+            page = write_archive_report(folder, output)
         else:
             from pipeline.report.reported_run import read_reported
 
@@ -31,7 +32,7 @@ def report(terminal: Any, folder: str, logs: Path) -> int:
             # This import loads TensorFlow, so a wrong folder is reported before it.
             from pipeline.report.run_report import write_run_report
 
-            page = str(write_run_report(run))
+            page = write_run_report(run, output)
     terminal.say(f"report: {page}")
     terminal.result({"report": page})
     return 0

@@ -21,17 +21,18 @@ def is_archive_output(folder: str) -> bool:
     return storage.exists(posixpath.join(folder, ledger.MANIFEST))
 
 
-def write_archive_report(output: str) -> str:
+def write_archive_report(output: str, path: str = "") -> str:
     """Writes the report of a finished bulk job.
 
     Args:
         output: Output folder of the job, local or remote.
+        path: The path of the page; `report.html` in that folder by default.
 
     Returns:
         The path of the page.
 
     Raises:
-        ReportError: the folder has no finished job.
+        ReportError: the folder has no finished job, or the page cannot be written.
     """
     begin = time.monotonic()
     try:
@@ -62,8 +63,8 @@ def write_archive_report(output: str) -> str:
     page.chapter("rest", "The job")
     add("rejects", "Rejects", "rejects.html", partial(sections.rejects, archive, album))
     add("job", "Archives, model and table", "job.html", partial(sections.job, archive))
-    path = posixpath.join(output, REPORT)
-    storage.write_bytes(path, page.html(left_out=album.left_out))
+    path = path or posixpath.join(output, REPORT)
+    page.write(path, left_out=album.left_out)
     _LOG.info("report in %.1f s: %s", time.monotonic() - begin, path)
     for note in page.notes:
         _LOG.info("report: %s", note)

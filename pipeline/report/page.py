@@ -19,7 +19,7 @@ from typing import Any, Final
 import jinja2
 from markupsafe import Markup
 
-from components.bulk_inference.output import ledger
+from components.bulk_inference.output import ledger, storage
 from pipeline.causes import cause
 from pipeline.console import duration
 from pipeline.runs.verdict import MissingArtifactError
@@ -140,6 +140,23 @@ class Page:
             )
         )
         return text.encode("utf-8", "replace")
+
+    def write(self, path: str, *, left_out: int) -> None:
+        """Renders the page into a file, local or remote.
+
+        Args:
+            path: The file, replaced if it exists.
+            left_out: number of pictures that exceeded the budget.
+
+        Raises:
+            ReportError: The file cannot be written.
+        """
+        try:
+            storage.write_bytes(path, self.html(left_out=left_out))
+        except OSError as error:
+            raise ReportError(
+                f"{path}: {error.strerror or error}; give a file that you may write with --output"
+            ) from error
 
     def _render(self, title: str, template: str, make: Callable[[], Facts]) -> Markup:
         try:

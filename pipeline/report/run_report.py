@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from pipeline.report import model_sections, run_sections
@@ -23,14 +22,18 @@ from pipeline.runs.run import Run
 _LOG = logging.getLogger(__name__)
 
 
-def write_run_report(run: Run) -> Path:
-    """Writes the report of a run into its root.
+def write_run_report(run: Run, path: str = "") -> str:
+    """Writes the report of a run.
 
     Args:
         run: The run.
+        path: The path of the page; `report.html` in the root by default.
 
     Returns:
         The path of the page.
+
+    Raises:
+        ReportError: The page cannot be written.
     """
     begin = time.monotonic()
     root = run.root
@@ -46,8 +49,8 @@ def write_run_report(run: Run) -> Path:
         "units", "Active latent units", "units.html", partial(run_sections.active_units, run)
     )
     _add_model(page, run, album)
-    path = root / REPORT
-    path.write_bytes(page.html(left_out=album.left_out))
+    path = path or str(root / REPORT)
+    page.write(path, left_out=album.left_out)
     _LOG.info("report in %.1f s: %s", time.monotonic() - begin, path)
     for note in page.notes:
         _LOG.info("report: %s", note)

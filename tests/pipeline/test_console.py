@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.console import Terminal, captured_output, duration, fail, logged
+from pipeline.console import LogFileError, Terminal, captured_output, duration, fail, logged
 from trainer.optimization.preemption import PreemptedError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,6 +77,14 @@ def test_logging_is_as_before_after_capture(tmp_path: Path) -> None:
     with captured_output(tmp_path / "run.log"):
         pass
     assert (list(logging.getLogger().handlers), logging.getLogger().level) == before
+
+
+def test_a_log_that_cannot_be_written_is_one_line() -> None:
+    with (
+        pytest.raises(LogFileError, match=r"no log can be written there: .*--logs or --root"),
+        captured_output(Path("/proc/logs/run.log")),
+    ):
+        raise AssertionError
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def assert_harmless(page: str) -> Parsed:
 
 
 def test_hostile_names_stay_text_in_the_run_report(run: Run) -> None:
-    page = write_run_report(run).read_text("utf-8")
+    page = Path(write_run_report(run)).read_text("utf-8")
     parsed = assert_harmless(page)
     for name in CLASSES[:5]:
         assert name in parsed.text
@@ -78,7 +78,7 @@ def test_hostile_names_stay_text_in_the_run_report(run: Run) -> None:
 
 
 def test_every_part_of_the_run_is_shown(run: Run) -> None:
-    parsed = Parsed(write_run_report(run).read_text("utf-8"))
+    parsed = Parsed(Path(write_run_report(run)).read_text("utf-8"))
     ids = {value for _, name, value in parsed.attributes if name == "id"}
     assert {
         "use", "steps", "versions", "balance", "examples", "files", "duplicates", "rejects",
@@ -101,7 +101,9 @@ def test_a_refused_export_is_a_refusal(run: Run) -> None:
     found = {"blessed": 0, "summary": f"REFUSED: label of {CLASSES[0]}"}
     check = Step("ServingCheck", properties={"blessing": [found]})
     steps = {**run.steps, "ServingCheck": check}
-    text = assert_harmless(write_run_report(replace(run, steps=steps)).read_text("utf-8")).text
+    text = assert_harmless(
+        Path(write_run_report(replace(run, steps=steps))).read_text("utf-8")
+    ).text
     assert "✕ Refused" in text
     assert "✓ Blessed" not in text
     assert f"the export does not serve as it was trained: label of {CLASSES[0]}" in text
@@ -110,10 +112,19 @@ def test_a_refused_export_is_a_refusal(run: Run) -> None:
 def test_a_step_from_the_cache_has_the_time_of_its_run(run: Run) -> None:
     cached = replace(run.steps["Trainer"], state=CACHED, seconds=0.01, origin_seconds=77.0)
     steps = {**run.steps, "Trainer": cached}
-    text = write_run_report(replace(run, steps=steps)).read_text("utf-8")
+    text = Path(write_run_report(replace(run, steps=steps))).read_text("utf-8")
     assert "1 min 17 s" in text
     assert f"1 of {len(run.steps)} steps in an earlier run" in text
     assert "A step from the cache shows the time that it took" in text
+
+
+def test_the_page_may_go_elsewhere(run: Run, tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "mine.html"
+    assert write_run_report(run, str(page)) == str(page)
+    assert page.stat().st_size > 10_000
+    assert not (run.root / "report.html").exists()
+    with pytest.raises(ReportError, match=r"give a file that you may write with --output"):
+        write_run_report(run, "/proc/mine.html")
 
 
 def test_what_is_missing_is_a_note(run: Run) -> None:
@@ -123,7 +134,7 @@ def test_what_is_missing_is_a_note(run: Run) -> None:
     (model_run / "history.json").unlink()
     shutil.rmtree(examples / "Split-test")
     (examples / "rejects.parquet").write_bytes(b"no Parquet")
-    text = Parsed(write_run_report(replace(run)).read_text("utf-8")).text
+    text = Parsed(Path(write_run_report(replace(run))).read_text("utf-8")).text
     assert "history.json is missing" in text
     assert "The split test is not there." in text
     assert "This part could not be made" in text  # the rejects
@@ -131,11 +142,11 @@ def test_what_is_missing_is_a_note(run: Run) -> None:
 
     (run.root / "blessing" / "verdict.json").unlink()
     shutil.rmtree(examples)
-    text = Parsed(write_run_report(replace(run)).read_text("utf-8")).text
+    text = Parsed(Path(write_run_report(replace(run))).read_text("utf-8")).text
     assert "The examples of ImageExampleGen is gone" in text
     assert "The accuracy is not recorded" in text
 
-    empty = write_run_report(replace(run, steps={})).read_text("utf-8")
+    empty = Path(write_run_report(replace(run, steps={}))).read_text("utf-8")
     assert "Not judged" in empty
     assert "Trainer left no model." in empty
 
@@ -198,7 +209,7 @@ def test_a_report_that_fails_never_fails_the_job(
 
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_both_pages_in_a_browser(run: Run, labelled: Path, tmp_path: Path) -> None:
-    pages = [write_run_report(run), Path(write_archive_report(str(labelled)))]
+    pages = [Path(write_run_report(run)), Path(write_archive_report(str(labelled)))]
     with chromium() as browser:
         for kind, page in zip(("run", "archive"), pages, strict=True):
             for width in (400, 1400):
