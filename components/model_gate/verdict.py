@@ -2,10 +2,11 @@
 
 import enum
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
+
+from trainer.json_text import json_text
 
 VERDICT_JSON: Final = "verdict.json"
 VERDICT_TEXT: Final = "verdict.txt"
@@ -89,7 +90,7 @@ class Verdict:
             "checks": [asdict(check) for check in self.checks],
             **self.measures,
         }
-        return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json_text(document, indent=2, ensure_ascii=False) + "\n"
 
     def to_text(self) -> str:
         """Returns the verdict as a plain-text table."""
@@ -113,11 +114,3 @@ def read_verdict(text: str) -> Verdict:
     for derived in ("blessed", "verdict", "refusals"):
         document.pop(derived)
     return Verdict(checks=checks, first_model=first_model, measures=document)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
