@@ -22,8 +22,9 @@ _START_OF_SCAN, _END, _EXIF, _ADOBE = 0xDA, 0xD9, 0xE1, 0xEE
 _MARKER: Final = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
 _MOST_BLOCKS: Final = 10
 """Blocks in one interleaved unit: ITU-T T.81, B.2.3."""
-_TABLES: Final = frozenset((0xC4, 0xCC, 0xDB, 0xDC, 0xDD))
-_NOTES: Final = frozenset((*range(0xE0, 0xF0), 0xFE))
+_TABLES: Final = frozenset((0xC4, 0xCC, 0xDB, 0xDD))
+# Application data, comments, and the number of lines, which decoders skip.
+_NOTES: Final = frozenset((*range(0xE0, 0xF0), 0xFE, 0xDC))
 _SMOOTHED: Final = 9
 """AC coefficients on whose accuracy libjpeg-turbo's smoothing of blocks depends."""
 

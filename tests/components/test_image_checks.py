@@ -273,7 +273,7 @@ def _behind_the_scan(marker: int, content: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("marker", "reason"),
-    [(0xE5, ""), (0xFE, ""), (0xC4, "corrupt"), (0xDB, "corrupt"), (0xC0, "corrupt")],
+    [(0xE5, ""), (0xFE, ""), (0xDC, ""), (0xC4, "corrupt"), (0xDB, "corrupt"), (0xC0, "corrupt")],
 )
 def test_segments_behind_the_only_scan(marker: int, reason: str) -> None:
     # OpenCV stops after the scan; TensorFlow reads to the end and fails there.
