@@ -94,6 +94,9 @@ def is_writable(path: Path) -> bool:
 def _check_header(path: Path) -> None:
     if path.is_dir():
         raise MetadataError(f"{path}: is a folder and not a metadata store; {_REMEDY}")
+    if not path.is_file():
+        # Opening a pipe would wait for its writer.
+        raise MetadataError(f"{path}: is no regular file and not a metadata store; {_REMEDY}")
     try:
         with path.open("rb") as file:
             header = file.read(len(_MAGIC))

@@ -287,6 +287,11 @@ def folder(path: Path) -> None:
     path.mkdir()
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def foreign(path: Path) -> None:
     path.unlink()
     with contextlib.closing(sqlite3.connect(path)) as connection:
@@ -300,6 +305,7 @@ DAMAGE: dict[str, Callable[[Path], Any]] = {
     "is not an SQLite": lambda path: os.truncate(path, 10),
     "is empty": empty,
     "is a folder": folder,
+    "is no regular file": pipe,
     "holds no records of runs": foreign,
 }
 
