@@ -1,17 +1,19 @@
 """Damaged files: ingest accepts only what the served graph decodes, and to equal pixels.
 
-`python -m benchmarks.fuzz_decoders [--seconds 600] [--seed 1] [--save FOLDER]` damages small files
-for as long as it is told, and compares three readers of each: the ingest's checks, the bulk job's
-decoder and the served graph. `--save` keeps the files on which they disagree.
+`python -m benchmarks.fuzz_decoders [--seconds 600] [--seed 1] [--data DIR] [--save FOLDER]` damages
+small files for as long as it is told, and compares three readers of each: the ingest's checks, the
+bulk job's decoder and the served graph. `--save` keeps the files on which they disagree.
 """
 
 import argparse
 import hashlib
 import random
 import time
+import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +30,10 @@ from serving.input_validation import validate_files
 from trainer.data.pixels import decode_file
 
 _BATCH = 64
+_FORMATS_OF = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
+_FROM_EACH = 10
+"""Images of each zip in `--data`."""
+_LARGEST = 64 * 1024
 
 
 class Disagreement(NamedTuple):
@@ -166,17 +172,43 @@ def _colour(pixels: np.ndarray) -> np.ndarray:
     return np.broadcast_to(kept, (*pixels.shape[:2], 3))
 
 
-def mutants(seed: int, formats: tuple[str, ...] = FORMATS) -> Iterator[Mutant]:
-    """Yields the valid files of some formats, and then mutations of them without end."""
+def mutants(
+    seed: int, formats: tuple[str, ...] = FORMATS, more: Mapping[str, bytes] | None = None
+) -> Iterator[Mutant]:
+    """Yields the valid files of some formats, and then mutations of them without end.
+
+    Args:
+        seed: seed of the mutations.
+        formats: names of the formats.
+        more: files to mutate in addition, by `format/name`.
+    """
     rng = random.Random(seed)
     files = [
-        (name, data) for name, data in valid_files().items() if name.partition("/")[0] in formats
+        (name, data)
+        for name, data in {**valid_files(), **(more or {})}.items()
+        if name.partition("/")[0] in formats
     ]
     for name, data in files:
         yield Mutant(name, (), data)
     while True:
         for name, data in files:
             yield mutate(name, data, rng)
+
+
+def images_in(folder: Path) -> dict[str, bytes]:
+    """Reads a few images of each zip in a folder, by `format/name`."""
+    found = {}
+    for path in sorted(folder.glob("*.zip")):
+        with zipfile.ZipFile(path) as archive:
+            members = (
+                each
+                for each in archive.infolist()
+                if Path(each.filename).suffix.lower() in _FORMATS_OF and each.file_size < _LARGEST
+            )
+            for each in islice(members, _FROM_EACH):
+                image_format = _FORMATS_OF[Path(each.filename).suffix.lower()]
+                found[f"{image_format}/{each.filename}"] = archive.read(each)
+    return found
 
 
 def _save(folder: Path, found: Disagreement) -> None:
@@ -188,14 +220,16 @@ def _save(folder: Path, found: Disagreement) -> None:
 def main() -> None:
     """Compares until the time is over, and prints what was found, then the record."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--data", type=Path, help="not used: the files are made")
+    parser.add_argument(
+        "--data", type=Path, help="folder of zips; some of their images join the made files"
+    )
     parser.add_argument("--json", action="store_true", help="print nothing but the record")
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--save", type=Path, help="folder for the files of disagreements")
     options = parser.parse_args()
     comparison = Comparison()
-    source = mutants(options.seed)
+    source = mutants(options.seed, more=images_in(options.data) if options.data else None)
     end = time.monotonic() + options.seconds
     shown = 0
     while time.monotonic() < end:
