@@ -31,6 +31,9 @@ _MOST_TRAINING_IMAGES = 10_000
 """Training images used for class Gaussians and principal components; more change them little."""
 _MOST_SYNTHETIC = 2_000
 """Maximum number of good images that synthetic outliers are made from."""
+_LEAST_SPREAD = 0.02
+"""Smallest scale of a term, relative to its median. A few calibration images, or images that are
+all alike, show no spread, and the rounding of float32 must stay far below a unit of the score."""
 _TOLERANCE = 0.05
 """Mean AUROC by which a single term must exceed the combined score to replace it. The combined
 score is the default, because a single term that is good on some outliers fails badly on others."""
@@ -226,7 +229,7 @@ def _fit_standardisation(model: VaeClassifier, good: dict[str, np.ndarray]) -> N
     for place, name in enumerate(outliers.TERMS):
         if name in good:
             centre[place], high = np.quantile(good[name], [0.5, 0.95])
-            scale[place] = max(high - centre[place], 1e-6)
+            scale[place] = max(high - centre[place], _LEAST_SPREAD * abs(centre[place]), 1e-6)
     model.scores.centre.assign(centre)
     model.scores.scale.assign(scale)
 

@@ -113,25 +113,29 @@ class OutlierScore(keras.layers.Layer):
         Returns:
             float32 [batch], 0 to about 2.
         """
-        direction = tf.math.l2_normalize(tf.cast(features, tf.float32), axis=-1)
-        projected = tf.matmul(direction, self.projection.value)
-        similarity = tf.matmul(projected, self.bank.value, transpose_b=True)
+        # In float64, because in float32 the difference of two numbers near 2 is wrong by 1e-6,
+        # which is much on the scale of a set whose images are all alike.
+        direction = tf.math.l2_normalize(tf.cast(features, tf.float64), axis=-1)
+        projected = tf.matmul(direction, tf.cast(self.projection.value, tf.float64))
+        bank = tf.cast(self.bank.value, tf.float64)
+        similarity = tf.matmul(projected, bank, transpose_b=True)
         nearest = tf.math.top_k(similarity, k=self.neighbours, sorted=True).values
-        return 2.0 - 2.0 * nearest[:, -1]
+        return tf.cast(2.0 - 2.0 * nearest[:, -1], tf.float32)
 
     def class_distance(self, mean: tf.Tensor) -> tf.Tensor:
         """Computes the squared Mahalanobis distance of mu to the nearest class: float32 [batch].
 
         The class Gaussians share one covariance (Lee et al. 2018).
         """
-        white = tf.matmul(mean, self.whitening.value)
-        centres = self.class_means.value
+        # In float64, because the squares of classes far apart cancel.
+        white = tf.matmul(tf.cast(mean, tf.float64), tf.cast(self.whitening.value, tf.float64))
+        centres = tf.cast(self.class_means.value, tf.float64)
         squares = (
             tf.reduce_sum(tf.square(white), axis=-1, keepdims=True)
             - 2.0 * tf.matmul(white, centres, transpose_b=True)
             + tf.reduce_sum(tf.square(centres), axis=-1)
         )
-        return tf.maximum(tf.reduce_min(squares, axis=-1), 0.0)
+        return tf.cast(tf.maximum(tf.reduce_min(squares, axis=-1), 0.0), tf.float32)
 
     def standardise(self, name: str, values: tf.Tensor) -> tf.Tensor:
         """Scales a term so that 0 and 1 are its calibration split's median and 95 % quantile."""
