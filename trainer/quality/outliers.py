@@ -25,6 +25,8 @@ COMBINED_TERMS: Final = ("relative_error", "neighbours", "mahalanobis")
 VERDICTS: Final = ("accept", "review", "reject")
 """Names of the verdicts 0, 1 and 2."""
 
+_SPARE: Final = 8
+"""Candidates beyond the nearest ones, which rounding may have put in the wrong order."""
 _CLIP = (-3.0, 30.0)
 """Clipping range of standardised terms, so that no single term dominates the sum."""
 
@@ -113,13 +115,16 @@ class OutlierScore(keras.layers.Layer):
         Returns:
             float32 [batch], 0 to about 2.
         """
-        # In float64, because in float32 the difference of two numbers near 2 is wrong by 1e-6,
-        # which is much on the scale of a set whose images are all alike.
         direction = tf.math.l2_normalize(tf.cast(features, tf.float64), axis=-1)
         projected = tf.matmul(direction, tf.cast(self.projection.value, tf.float64))
-        bank = tf.cast(self.bank.value, tf.float64)
-        similarity = tf.matmul(projected, bank, transpose_b=True)
-        nearest = tf.math.top_k(similarity, k=self.neighbours, sorted=True).values
+        similarity = tf.matmul(tf.cast(projected, tf.float32), self.bank.value, transpose_b=True)
+        # The search is in float32; the distances of what it finds are in float64, because a
+        # difference of two numbers near 2 is wrong by 1e-6 in float32, which is much on the scale
+        # of a set whose images are all alike.
+        count = min(self.neighbours + _SPARE, self.bank_size)
+        found = tf.gather(self.bank.value, tf.math.top_k(similarity, k=count).indices)
+        exact = tf.linalg.matvec(tf.cast(found, tf.float64), projected)
+        nearest = tf.math.top_k(exact, k=self.neighbours, sorted=True).values
         return tf.cast(2.0 - 2.0 * nearest[:, -1], tf.float32)
 
     def class_distance(self, mean: tf.Tensor) -> tf.Tensor:
@@ -127,15 +132,18 @@ class OutlierScore(keras.layers.Layer):
 
         The class Gaussians share one covariance (Lee et al. 2018).
         """
-        # In float64, because the squares of classes far apart cancel.
         white = tf.matmul(tf.cast(mean, tf.float64), tf.cast(self.whitening.value, tf.float64))
-        centres = tf.cast(self.class_means.value, tf.float64)
-        squares = (
-            tf.reduce_sum(tf.square(white), axis=-1, keepdims=True)
-            - 2.0 * tf.matmul(white, centres, transpose_b=True)
-            + tf.reduce_sum(tf.square(centres), axis=-1)
+        centres = self.class_means.value
+        rough = tf.cast(white, tf.float32)
+        squares = tf.reduce_sum(tf.square(centres), axis=-1) - 2.0 * tf.matmul(
+            rough, centres, transpose_b=True
         )
-        return tf.cast(tf.maximum(tf.reduce_min(squares, axis=-1), 0.0), tf.float32)
+        # The squares of classes far apart cancel, so they only choose the nearest classes.
+        count = min(1 + _SPARE, self.num_classes)
+        found = tf.gather(centres, tf.math.top_k(-squares, k=count).indices)
+        differences = white[:, tf.newaxis] - tf.cast(found, tf.float64)
+        nearest = tf.reduce_min(tf.reduce_sum(tf.square(differences), axis=-1), axis=-1)
+        return tf.cast(nearest, tf.float32)
 
     def standardise(self, name: str, values: tf.Tensor) -> tf.Tensor:
         """Scales a term so that 0 and 1 are its calibration split's median and 95 % quantile."""
