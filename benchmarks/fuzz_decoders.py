@@ -84,18 +84,18 @@ class Comparison:
         """Compares the readers on one batch of files."""
         batch = MemberBatch("fuzz")
         for place, mutant in enumerate(mutants):
-            self.tried[mutant.seed.partition("/")[0]] += 1
             batch.add(str(place), mutant.data, None, None)
         try:
             found = inspect(batch, self._config)
         except Exception as error:
-            if len(mutants) == 1:
+            if len(mutants) > 1:
+                for mutant in mutants:
+                    self.compare([mutant])
+            else:
+                self.tried[mutants[0].format] += 1
                 self._disagree(mutants[0], "ingest", repr(error))
-                return
-            self.tried.subtract(mutant.seed.partition("/")[0] for mutant in mutants)
-            for mutant in mutants:
-                self.compare([mutant])
             return
+        self.tried.update(mutant.format for mutant in mutants)
         stored = {
             int(key.rpartition("/")[2]): (data, header)
             for key, data, header in zip(found.keys, found.data, found.headers, strict=True)
@@ -106,7 +106,7 @@ class Comparison:
                 verdict = "accepts" if place in stored else "rejects"
                 self._disagree(mutant, "bulk", f"ingest {verdict}, the bulk job does not")
             elif expected is not None:
-                self.accepted[mutant.seed.partition("/")[0]] += 1
+                self.accepted[mutant.format] += 1
                 self._compare_served(mutant, *stored[place], expected)
 
     def _in_bulk(self, mutant: Mutant) -> np.ndarray | None:

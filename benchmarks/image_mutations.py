@@ -54,6 +54,11 @@ class Mutant(NamedTuple):
     steps: tuple[str, ...]
     data: bytes
 
+    @property
+    def format(self) -> str:
+        """Returns the format of the valid file, one of `FORMATS`."""
+        return self.seed.partition("/")[0]
+
 
 def valid_files() -> dict[str, bytes]:
     """Returns small valid files, by `format/kind`; each kind takes another path in the decoders."""

@@ -148,10 +148,11 @@ def _walk_scans(data: bytes, at: int, frame: _Frame) -> bool:
     """
     # With one scan for all components, a decoder may stop there, and OpenCV does. With several, all
     # decoders read to the end.
-    count = data[at + 2]
-    is_single = frame.marker not in _PROGRESSIVE and count >= len(frame.components)
-    # The bits still missing of each coefficient: ITU-T T.81, G.1.1.1.1. Here -1: all of them.
-    missing = {component: [-1] * 64 for component in frame.components}
+    is_progressive = frame.marker in _PROGRESSIVE
+    is_single = not is_progressive and data[at + 2] >= len(frame.components)
+    # The bits still missing of each coefficient: ITU-T T.81, G.1.1.1.1. Here -1: all of them. Only
+    # progressive images can lack any.
+    missing = {component: [-1] * 64 for component in frame.components if is_progressive}
     marker = _START_OF_SCAN
     while True:
         length = int.from_bytes(data[at : at + 2], "big")
@@ -172,9 +173,7 @@ def _walk_scans(data: bytes, at: int, frame: _Frame) -> bool:
         if not allowed:
             raise ImageFaultError("check", "corrupt", f"JPEG segment {marker:02x} behind a scan")
         at = found.end()
-    return frame.marker in _PROGRESSIVE and any(
-        any(bits[1 : 1 + _SMOOTHED]) for bits in missing.values()
-    )
+    return any(any(bits[1 : 1 + _SMOOTHED]) for bits in missing.values())
 
 
 def _note_scan(header: bytes, missing: dict[int, list[int]]) -> None:
