@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import tensorflow_data_validation as tfdv
-from tfx import v1 as tfx
 from tfx.dsl.components.base import base_node
 from tfx.proto import trainer_pb2, transform_pb2
 from tfx.utils import json_utils
@@ -26,6 +25,7 @@ from components.model_push.config import vertex_arguments
 from components.pushed_baseline.component import PushedBase, PushedBaseline
 from components.retraining.component import RunRecord
 from components.serving_check.component import ServingCheck
+from components.tfx_api import tfx
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.evaluation import SLICES_MODULE, create_eval_config
 from pipeline.step_digests import by_step

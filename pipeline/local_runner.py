@@ -90,7 +90,7 @@ def free_bytes(root: Path) -> int:
 
 def metadata_connection(root: Path) -> Any:
     """Returns the connection to the metadata store in a root folder."""
-    from tfx import v1 as tfx
+    from components.tfx_api import tfx
 
     return tfx.orchestration.metadata.sqlite_metadata_connection_config(str(root / METADATA_FILE))
 
@@ -117,9 +117,8 @@ def run_pipeline(
     Raises:
         Exception: Any error of a step; `pipeline.causes.cause` extracts the message for the user.
     """
-    from tfx import v1 as tfx
-
     from components.bulk_inference.executor import UnblessedModelError
+    from components.tfx_api import tfx
     from pipeline.cache_keys import location_independent_cache
     from pipeline.graph import Places, create_pipeline
 

@@ -6,8 +6,7 @@ The component writes the best of them to an artifact, which the Trainer's `run_f
 import logging
 from typing import Any
 
-from tfx.v1.components import TunerFnResult
-
+from components.tfx_api import tfx
 from pipeline.training import prepare
 from pipeline.training_folder import FOLDERS, remove_training, training_folder
 from trainer.progress import PROGRESS_LOGGER
@@ -26,7 +25,7 @@ class _PipelineTuner(OptionTuner):
         remove_training(self.directory)
 
 
-def tuner_fn(fn_args: Any) -> TunerFnResult:
+def tuner_fn(fn_args: Any) -> tfx.components.TunerFnResult:
     """Prepares the search for TFX's Tuner.
 
     Args:
@@ -48,4 +47,4 @@ def tuner_fn(fn_args: Any) -> TunerFnResult:
         strategy=training.strategy,
         **training.arguments(),
     )
-    return TunerFnResult(tuner=tuner, fit_kwargs={})
+    return tfx.components.TunerFnResult(tuner=tuner, fit_kwargs={})

@@ -6,11 +6,11 @@ to the schema.
 
 from typing import TypedDict
 
-from tfx import v1 as tfx
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
 from components.anomaly_gate.anomalies import AnomalyError, describe_anomalies, read_anomalies
+from components.tfx_api import tfx
 
 _ANOMALIES_FILE = "SchemaDiff.pb"
 

@@ -10,10 +10,10 @@ from typing import Final
 
 import tensorflow_data_validation as tfdv
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
-from tfx import v1 as tfx
 from tfx.types import artifact_utils
 from tfx.utils import io_utils
 
+from components.tfx_api import tfx
 from trainer.data import features
 
 _STATISTICS_FILE: Final = "FeatureStats.pb"

@@ -11,10 +11,10 @@ from collections.abc import Callable
 from typing import TypedDict
 
 import tensorflow as tf
-from tfx import v1 as tfx
 from tfx.utils import io_utils, path_utils
 
 from components.model_push.versions import newest_folders
+from components.tfx_api import tfx
 from serving import names
 from trainer.model_card import EXPORTED_CARD, CardError, parse_card
 

@@ -10,13 +10,13 @@ import time
 from typing import Any, TypedDict
 
 import tensorflow as tf
-from tfx import v1 as tfx
 from tfx.components.example_gen import utils
 
 from components.image_sources.config import InputConfig
 from components.retraining.config import RetrainConfig
 from components.retraining.history import from_json, to_json
 from components.retraining.reasons import Attempt, Drift, decide, look, read_drift
+from components.tfx_api import tfx
 
 _DRIFT_FILE = "drift.json"
 

@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
-from tfx import v1 as tfx
 from tfx.dsl.components.base import base_component, base_node, executor_spec
 from tfx.orchestration import data_types
 from tfx.orchestration.kubeflow.v2 import kubeflow_v2_dag_runner
@@ -23,6 +22,7 @@ from components.image_example_gen.executor import FINGERPRINT, INPUT_CONFIG, SPA
 from components.pushed_baseline.executor import BaselineEvaluator
 from components.retraining.component import InputState
 from components.retraining.history import history_path
+from components.tfx_api import tfx
 from pipeline.config import BeamConfig, ConfigError, PipelineConfig
 from pipeline.graph import CLUSTER_BASELINE, Places, create_pipeline
 from pipeline.orchestration.config import ClusterConfig

@@ -4,12 +4,12 @@ import json
 from typing import Any
 
 from kfp.pipeline_spec import pipeline_spec_pb2
-from tfx import v1 as tfx
 from tfx.dsl.components.base import executor_spec
 from tfx.extensions.google_cloud_ai_platform import constants
 from tfx.extensions.google_cloud_ai_platform.trainer import executor as vertex_trainer
 from tfx.types import standard_component_specs
 
+from components.tfx_api import tfx
 from pipeline.config import PipelineConfig
 from pipeline.orchestration.config import ClusterConfig
 

@@ -123,9 +123,9 @@ def test_executor_without_a_driver_resolves_spans(tmp_path: Path) -> None:
 
 def test_pipeline_uses_its_cache_until_an_image_changes(tmp_path: Path) -> None:
     from ml_metadata.metadata_store import metadata_store
-    from tfx import v1 as tfx
 
     from components.image_example_gen.component import ImageExampleGen
+    from components.tfx_api import tfx
 
     connection = tfx.orchestration.metadata.sqlite_metadata_connection_config(
         str(tmp_path / "metadata.db")

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tfx import v1 as tfx
 from tfx.proto import trainer_pb2
 
+from components.tfx_api import tfx
 from pipeline.runs.step import Step
 from pipeline.runs.store import latest_run
 from tests.pipeline import small_training

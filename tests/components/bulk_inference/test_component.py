@@ -80,9 +80,8 @@ def test_the_examples_of_a_pipeline_are_labelled(tmp_path: Path) -> None:
 
 
 def test_an_archive_is_labelled_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
-    from tfx import v1 as tfx
-
     from components.bulk_inference.component import BulkInference
+    from components.tfx_api import tfx
     from pipeline.runs.store import latest_run
 
     export_model(tmp_path / "model" / "Format-Serving")

@@ -17,9 +17,9 @@ from tests.forked import run_as_program
 
 def main() -> None:
     import tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor  # noqa: F401
-    from tfx import v1  # noqa: F401
 
     import pipeline.run_fn  # noqa: F401
+    from components import tfx_api  # noqa: F401
 
     print("ready", flush=True)
     for line in sys.stdin:
