@@ -83,8 +83,11 @@ $(INSTALLED): $(PINS) setup.py | supported $(PY)
 demo: install ## the main job on real images: train, gate, push, label an archive
 	$(VENV)/bin/vaeline demo --root $(ROOT)
 
-# Processes that share the suite: one per core, and 2 to 4 GiB of memory each.
-WORKERS ?= $(shell n=$$(nproc 2>/dev/null || echo 1); echo $$((n < 4 ? n : 4)))
+# Processes that share the suite: one more than cores, because tests wait for processes that they
+# start, but at most four, and only as many as have 4 GiB of free memory each.
+WORKERS ?= $(shell n=$$(( $$(nproc 2>/dev/null || echo 1) + 1 )); \
+  free=$$(awk '/^MemAvailable/ {print int($$2 / 4194304)}' /proc/meminfo 2>/dev/null); \
+  for most in 4 $${free:-1}; do n=$$(( n < most ? n : most )); done; echo $$(( n > 1 ? n : 1 )))
 
 .PHONY: test
 test: install ## the test suite; WORKERS=1 runs it in one process
@@ -102,7 +105,7 @@ lint: install ## ruff and mypy over all files
 	$(PY) -m mypy
 
 .PHONY: format
-format: install ## let ruff mend what it can
+format: install ## let ruff repair what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
