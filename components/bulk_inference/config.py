@@ -3,14 +3,11 @@
 The pipeline's configuration includes it, and the command line builds one for a stand-alone job.
 """
 
-import glob
-import os
-from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import Field
 
-from components.image_sources.config import InputConfig
+from components.image_sources.config import InputConfig, absolute_path
 from components.image_sources.errors import InputError
 from trainer.options import Section
 
@@ -187,16 +184,12 @@ class BulkJob(BulkConfig):
             raise InputError("no archive is named; give at least one (bulk.input.paths)")
         if not config.output:
             raise InputError("no output is named; give a folder (bulk.output)")
-        given = config.input
-        data_dir = given.tfds.data_dir and _absolute(given.tfds.data_dir)
-        images = given.model_copy(
-            update={
-                "paths": tuple(_absolute(path) for path in given.paths),
-                "tfds": given.tfds.model_copy(update={"data_dir": data_dir}),
-            }
-        )
-        paths = {"model": _absolute(config.model), "output": _absolute(config.output)}
-        job = cls(**{**dict(config), **paths, "input": images})
+        update = {
+            "input": config.input.absolute(),
+            "model": absolute_path(config.model),
+            "output": absolute_path(config.output),
+        }
+        job = cls(**{**dict(config), **update})
         if job.engine.runner == "dataflow":
             job._require_cloud_paths()
         return job
@@ -210,14 +203,3 @@ class BulkJob(BulkConfig):
                     f"{key}: {path} is on this machine, which Dataflow's workers can't read;"
                     " copy it to gs://"
                 )
-
-
-def _absolute(path: str) -> str:
-    """Returns a local path from the root; addresses and names of datasets stay as they are."""
-    if not path or "://" in path or path.startswith("tfds:") or os.path.isabs(path):
-        return path
-    here = os.getcwd()
-    if glob.has_magic(path) and not os.path.exists(path):
-        here = glob.escape(here)
-    # In a glob, a slash at the end means that only folders match.
-    return str(Path(here, path)) + "/" * path.endswith("/")

@@ -50,8 +50,9 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         # Without a driver the spans are still patterns; resolved paths pass through unchanged.
         resolved = resolve(InputConfig.model_validate_json(exec_properties[INPUT_CONFIG]))
         digest = exec_properties.get(FINGERPRINT) or fingerprint(resolved.config)
+        # The properties keep the paths as given: a root that moves with its images stays cached.
         account = ingest(
-            resolved.config,
+            resolved.config.absolute(),
             artifact.uri,
             self._make_beam_pipeline,
             threads=exec_properties.get(THREADS),

@@ -3,6 +3,9 @@
 The pipeline's configuration includes it; every source, ingest and the bulk job read it.
 """
 
+import glob
+import os
+from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -194,6 +197,17 @@ def _require_utf8(paths: tuple[str, ...]) -> tuple[str, ...]:
     return paths
 
 
+def absolute_path(path: str) -> str:
+    """Returns a local path from the root; addresses and names of datasets stay as they are."""
+    if not path or "://" in path or path.startswith("tfds:") or os.path.isabs(path):
+        return path
+    here = os.getcwd()
+    if glob.has_magic(path) and not os.path.exists(path):
+        here = glob.escape(here)
+    # In a glob, a slash at the end means that only folders match.
+    return str(Path(here, path)) + "/" * path.endswith("/")
+
+
 class InputConfig(Section):
     """Images in any archive, their labels and splits, and what is accepted."""
 
@@ -232,3 +246,16 @@ class InputConfig(Section):
     max_rejected_share: float = Field(
         default=0.05, ge=0, le=1, description="The run fails when more of the members are rejected."
     )
+
+    def absolute(self) -> "InputConfig":
+        """Returns the section with absolute paths, from which the keys of images are made.
+
+        An image has the same key whoever reads it, and in whichever folder that process started.
+        """
+        data_dir = self.tfds.data_dir and absolute_path(self.tfds.data_dir)
+        return self.model_copy(
+            update={
+                "paths": tuple(absolute_path(path) for path in self.paths),
+                "tfds": self.tfds.model_copy(update={"data_dir": data_dir}),
+            }
+        )

@@ -1,12 +1,17 @@
 """The TFX component: its channels, its driver, its executor, and TFX's readers on its artifact."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from components.bulk_inference.config import BulkConfig, BulkJob
+from components.image_sources.config import InputConfig
+from components.image_sources.sources import open_source
 from tests import archives
+from tests.components.test_image_example_gen import read_records
 from trainer.data import features
 
 pytestmark = pytest.mark.slow
@@ -109,6 +114,48 @@ def test_executor_writes_what_tfx_reads(tmp_path: Path) -> None:
             dataset_options.RecordBatchesOptions(batch_size=7, num_epochs=1)
         )
         assert sum(batch.num_rows for batch in batches) == expected[split]
+
+
+def test_an_image_has_the_same_key_in_ingest_and_in_a_bulk_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also with relative paths, with which both are often called."""
+    (tmp_path / "data").mkdir()
+    archives.write(tmp_path / "data/a.zip", archives.classes(4))
+    archives.write_folder(tmp_path / "data/new", {"1.png": archives.png(88), "2.png": b"none"})
+    archives.write_folder(tmp_path / "data/listed", {"3.png": archives.png(99)})
+    (tmp_path / "data/list.csv").write_text("path,label\nlisted/3.png,cat\n")
+    monkeypatch.chdir(tmp_path)
+    given = {"paths": ["data/a.zip", "data/new", "data/list.csv"], "max_rejected_share": 1.0}
+
+    properties = drive({"input_config": json.dumps(given)})
+    execute(tmp_path / "out", properties)
+    ingested = [
+        record[features.FILENAME][0].decode()
+        for split in read_records(tmp_path / "out").values()
+        for record in split
+    ]
+    assert all(name.startswith(str(tmp_path / "data")) for name in ingested)
+
+    job = BulkJob.of(BulkConfig(input=InputConfig.model_validate(given), output="table"))
+    source = open_source(job.input)
+    labelled = {key for unit in source.units() for batch in source.read(unit) for key in batch.keys}
+    assert len(ingested) == len(labelled) - 1
+    assert labelled - set(ingested) == {str(tmp_path / "data/new/2.png")}
+
+
+def test_a_relative_path_stays_relative_in_the_properties(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cached ingest stays cached when its root moves together with the images."""
+    (tmp_path / "one").mkdir()
+    archives.write(tmp_path / "one/a.zip", archives.classes(2))
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    driven = []
+    for folder in ("one", "two"):
+        monkeypatch.chdir(tmp_path / folder)
+        driven.append(drive({"input_config": json.dumps({"paths": ["a.zip"]})}))
+    assert driven[0] == driven[1]
 
 
 def test_executor_without_a_driver_resolves_spans(tmp_path: Path) -> None:

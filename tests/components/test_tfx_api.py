@@ -42,7 +42,6 @@ def test_the_code_runs_at_the_first_use_of_a_name(tmp_path: Path) -> None:
 
 
 def test_a_loaded_module_stays(tmp_path: Path) -> None:
-    import vaeline_lazy_package.clients
 
     loaded = sys.modules[MODULE]
     load_when_called(MODULE)
