@@ -1,5 +1,6 @@
 """Defines the interface of platforms and selects the client of Kubeflow or Vertex."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -37,7 +38,10 @@ def connect(config: PipelineConfig) -> Platform:
     if config.cluster is None:
         raise ConfigError("cluster: the section is missing; it says what runs the pipeline")
     if config.cluster.platform == "vertex":
-        from pipeline.orchestration.vertex import Vertex
+        with warnings.catch_warnings():
+            # Google's libraries announce the end of a Python version years ahead.
+            warnings.simplefilter("ignore", FutureWarning)
+            from pipeline.orchestration.vertex import Vertex
 
         return Vertex(config.cluster)
     from pipeline.orchestration.kubeflow import Kubeflow

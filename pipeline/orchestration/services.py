@@ -1,17 +1,21 @@
 """Calls a platform's REST API and reports every failure in one line with its remedy.
 
-The clients of Kubeflow and Vertex use it. Plain REST keeps the commands fast and needs no Kubeflow
-SDK.
+The client of Kubeflow calls it: Kubeflow's SDK (2.17) requires protobuf 6, and TFX 1.16 has 4. The
+client of Vertex uses Google's library and takes only the reports from here.
 """
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import requests
+from google.api_core import exceptions
+from google.auth.exceptions import GoogleAuthError
+from google.protobuf import json_format
 
 from trainer.errors import UserError
 
-_TIMEOUT_SECS = 60.0
+TIMEOUT_SECS = 60.0
 _TOO_MANY = 429
 _ADVICE = {
     400: "the request was not understood; the versions may not fit",
@@ -66,30 +70,12 @@ class Service:
             ServiceError: The platform cannot be reached or rejects the request.
         """
         url = f"{self._address}/{path.lstrip('/')}"
-        try:
+        with reported(self._name, self._address):
             answer = self._session.request(
-                method, url, json=body, params=query, timeout=_TIMEOUT_SECS
+                method, url, json=body, params=query, timeout=TIMEOUT_SECS
             )
-        except requests.Timeout as error:
-            raise ServiceError(
-                f"{self._name}: {self._address} gave no answer in {_TIMEOUT_SECS:.0f} s; try again"
-            ) from error
-        except requests.RequestException as error:
-            raise ServiceError(
-                f"{self._name}: {self._address} can't be reached ({_innermost(error)}); "
-                "check the address and the network"
-            ) from error
-        if not answer.ok:
-            advice = _ADVICE.get(answer.status_code, "try again later")
-            raise ServiceError(
-                f"{self._name}: {_reason(answer)} (HTTP {answer.status_code}); {advice}"
-            )
-        try:
+            answer.raise_for_status()
             return dict(answer.json()) if answer.content else {}
-        except ValueError as error:
-            raise ServiceError(
-                f"{self._name}: {self._address} answered, but not in JSON; is it the right address?"
-            ) from error
 
     def pages(
         self, path: str, key: str, token_keys: tuple[str, str], query: Mapping[str, str]
@@ -114,6 +100,47 @@ class Service:
             token = answer.get(token_keys[0]) or ""
             if not token:
                 return
+
+
+@contextmanager
+def reported(name: str, address: str) -> Iterator[None]:
+    """Reports a failed request, of `requests` or of a client library of Google, in one line.
+
+    Args:
+        name: Name of the platform.
+        address: Its address.
+
+    Raises:
+        ServiceError: The platform cannot be reached, rejects the request, or sends no JSON.
+    """
+    try:
+        yield
+    except (requests.Timeout, exceptions.RetryError) as error:
+        raise ServiceError(
+            f"{name}: {address} gave no answer in {TIMEOUT_SECS:.0f} s; try again"
+        ) from error
+    except (requests.JSONDecodeError, json_format.ParseError) as error:
+        raise ServiceError(
+            f"{name}: {address} answered, but not in JSON; is it the right address?"
+        ) from error
+    except (requests.HTTPError, exceptions.GoogleAPICallError) as error:
+        if error.response is None:
+            raise ServiceError(f"{name}: {_one_line(str(error))}; try again later") from error
+        status = error.response.status_code
+        advice = _ADVICE.get(status, "try again later")
+        raise ServiceError(
+            f"{name}: {_reason(error.response)} (HTTP {status}); {advice}"
+        ) from error
+    except GoogleAuthError as error:
+        # Also a refused token: the library then wants another one, which a fixed token has not.
+        raise ServiceError(
+            f"{name}: no access ({_one_line(str(error))[:200]}); sign in, or renew the token"
+        ) from error
+    except requests.RequestException as error:
+        raise ServiceError(
+            f"{name}: {address} can't be reached ({_innermost(error)}); "
+            "check the address and the network"
+        ) from error
 
 
 def _reason(answer: requests.Response) -> str:
