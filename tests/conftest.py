@@ -17,7 +17,6 @@ ENDING_SECS = 60
 
 GROUPS = {
     "tests/pipeline/test_end_to_end.py": "runs",
-    "tests/pipeline/orchestration/test_compiled_runs.py": "runs",
     "tests/pipeline/test_run_fn.py": "training inputs",
     "tests/pipeline/test_tuner_fn.py": "training inputs",
     "tests/serving": "serving",
@@ -27,6 +26,7 @@ has imported TFX, Examples with their Transform graph, an exported model. They s
 every other file is a group of its own."""
 
 LONGEST_FIRST = (
+    "tests/pipeline/orchestration/test_compiled_runs.py",
     "serving",
     "training inputs",
     "tests/test_kernels.py",
@@ -72,8 +72,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Makes sure that the process ends after its summary.
 
     A Beam job service that a failed test left behind has threads that wait for ever, and Python
-    waits for them. In several processes pytest-xdist ends the others by itself.
+    waits for them. pytest-xdist ends its processes itself: they wait for the slowest of them.
     """
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        return
 
     def end() -> None:
         names = sorted({thread.name for thread in threading.enumerate()})
