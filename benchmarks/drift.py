@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.record import print_record
 from components.bulk_inference.annotation.handler import Annotator, Outputs
+from components.bulk_inference.annotation.schema import COLUMNS
 from components.bulk_inference.drift.comparison import DriftReport, judge_drift
 from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.model_card import read_card
@@ -67,7 +68,9 @@ class Judged:
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self._annotator = Annotator(read_card(options.model), workers=2, max_images=_BATCH)
+        self._annotator = Annotator(
+            read_card(options.model), workers=2, max_images=_BATCH, columns=tuple(COLUMNS)
+        )
         self._rate = options.rate
 
     def answers(self, images: np.ndarray) -> Outputs:

@@ -13,7 +13,12 @@ from typing import Any, Literal, Self, TypeVar, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from components.bulk_inference.config import EMBED_COLUMNS, BulkConfig
+from components.bulk_inference.config import (
+    CLASSIFY_COLUMNS,
+    DECODER_COLUMNS,
+    EMBED_COLUMNS,
+    BulkConfig,
+)
 from components.image_sources.config import InputConfig
 from components.model_gate.config import EvaluationConfig
 from components.model_push.config import PushConfig
@@ -174,7 +179,11 @@ def parse_config(tree: Mapping[str, Any], *, source: str = "configuration") -> P
 
 
 def parse_bulk(
-    tree: dict[str, Any], *, overrides: Iterable[str] = (), embed_only: bool = False
+    tree: dict[str, Any],
+    *,
+    overrides: Iterable[str] = (),
+    embed_only: bool = False,
+    fast: bool = False,
 ) -> BulkConfig:
     """Builds the configuration of one bulk job from the options of the command line.
 
@@ -182,6 +191,7 @@ def parse_bulk(
         tree: The `bulk:` section as plain values; input, model and output are set.
         overrides: `key.path=value` each, relative to the section; they take precedence.
         embed_only: Whether to write the columns of `vaeline embed`.
+        fast: Whether to leave out the columns that need the decoder.
 
     Returns:
         The validated section.
@@ -189,8 +199,9 @@ def parse_bulk(
     Raises:
         ConfigError: A key is invalid; the message has a line for each such key.
     """
-    if embed_only:
-        tree["columns"] = list(EMBED_COLUMNS)
+    if embed_only or fast:
+        columns = EMBED_COLUMNS if embed_only else CLASSIFY_COLUMNS
+        tree["columns"] = [name for name in columns if not fast or name not in DECODER_COLUMNS]
     for override in overrides:
         _apply_override(tree, override)
     return _validate(BulkConfig, tree, "bulk")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from components.bulk_inference.annotation.handler import Annotator
+from components.bulk_inference.annotation.schema import COLUMNS
 from components.bulk_inference.model_card import read_card
 from tests.trainer import tiny
 
@@ -38,7 +39,7 @@ def networks() -> dict[str, np.ndarray]:
 def bulk(model: str) -> dict[str, np.ndarray]:
     """Answers of an exported model through the bulk job's handler, in calls of several sizes."""
     pixels = np.random.default_rng(0).integers(0, 256, (IMAGES, 8, 8, 1), np.uint8)
-    annotator = Annotator(read_card(model), workers=2, max_images=256)
+    annotator = Annotator(read_card(model), workers=2, max_images=256, columns=tuple(COLUMNS))
     found: dict[str, np.ndarray] = {}
     # In other company before and after, as in a resumed job.
     for name, size in (("15", 15), ("60", 60), ("again", 60)):

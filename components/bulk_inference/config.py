@@ -50,6 +50,11 @@ EMBED_COLUMNS: Final = (
 """Default columns of `vaeline embed`."""
 
 
+DECODER_COLUMNS: Final = ("outlier_score", "verdict", "elbo", "reconstruction_error")
+"""Columns that need the decoder and the likelihood; the score and the verdict unless the export's
+outlier score rests on embedding or logits alone. `--fast` leaves them out."""
+
+
 class BatchConfig(Section):
     """How much one model call takes; it is halved by itself where memory runs out."""
 

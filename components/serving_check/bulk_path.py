@@ -47,7 +47,9 @@ def answer_as_bulk_job(model: str, golden: GoldenSet, folder: Path) -> dict[str,
         output=str(folder / "table"),
         columns=_COLUMNS,
     )
-    annotator = Annotator(read_card(model), workers=1, max_images=job.batch.max_images)
+    annotator = Annotator(
+        read_card(model), workers=1, max_images=job.batch.max_images, columns=job.columns
+    )
     earlier = EarlierRows(job.output, ())
     found: dict[str, dict[str, object]] = {}
     source = open_source(job.input)

@@ -26,6 +26,7 @@ class BulkOptions:
         workers: Number of cores to use; 0 for all.
         overwrite: Whether to start over, whatever the output folder contains.
         dry_run: Whether only to estimate.
+        fast: Whether to leave out the columns that need the decoder.
         no_report: Whether to skip report.html.
         fail_on_drift: Whether drift changes the exit code.
         logs: Folder whose `logs/` subfolder receives the log file.
@@ -39,6 +40,7 @@ class BulkOptions:
     workers: int
     overwrite: bool
     dry_run: bool
+    fast: bool
     no_report: bool
     fail_on_drift: bool
     logs: Path
@@ -66,6 +68,7 @@ class BulkOptions:
             },
             overrides=self.overrides,
             embed_only=embed_only,
+            fast=self.fast,
         )
 
 
@@ -83,6 +86,8 @@ def _bulk_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--overwrite", is_flag=True, help="Start afresh whatever is there."),
         click.option("--dry-run", is_flag=True,
                      help="Only estimate rows, time, memory and size, from a sample."),
+        click.option("--fast", is_flag=True,
+                     help="Leave out outlier score, verdict and ELBO: the decoder does not run."),
         click.option("--no-report", is_flag=True, help="Write no report.html."),
         click.option("--fail-on-drift", is_flag=True,
                      help="Exit with 4 when the archive differs from the training data."),

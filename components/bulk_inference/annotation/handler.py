@@ -30,18 +30,18 @@ _FEWEST_ROWS: Final = 8
 """Smallest number of rows of a call that is not padded to `_ROWS`: if memory is short, or if images
 are resized inside the graph."""
 
-_OUTPUTS: Final = (
-    names.LABEL_INDEX,
-    names.PROBABILITY,
-    names.PROBABILITIES,
+_ALWAYS: Final = (names.LABEL_INDEX, names.PROBABILITY, names.PROBABILITIES, names.EMBEDDING)
+"""Outputs of the encoder and the classifier, which checks of answers and the drift report read."""
+
+_ON_DEMAND: Final = (
     names.TOP_K_LABELS,
     names.TOP_K_PROBABILITIES,
-    names.EMBEDDING,
     names.ELBO,
     names.RECONSTRUCTION_ERROR,
     names.OUTLIER_SCORE,
     names.VERDICT,
 )
+"""Outputs for columns alone; most of them need the decoder and the likelihood."""
 
 Outputs = dict[str, np.ndarray]
 
@@ -56,14 +56,18 @@ class Annotator:
         card: The model to load.
         workers: Number of cores that all calls together may use.
         max_images: Initial largest number of images per call.
+        columns: Names of the table's columns. The parts of the model that none of them needs do
+            not run, such as the decoder where no column rests on the reconstruction.
     """
 
-    def __init__(self, card: ModelCard, *, workers: int, max_images: int) -> None:
+    def __init__(
+        self, card: ModelCard, *, workers: int, max_images: int, columns: Sequence[str]
+    ) -> None:
         self.card = card
         self._lock = threading.RLock()
         self._limit = max_images
         self._agreements: dict[str, bool] = {}
-        self._signatures = _load(card.path, workers)
+        self._signatures = _load(card.path, workers, needed_outputs(columns))
         self._fit = _fitter(card.image_shape)
         tiny_image = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
         self._filler = np.array([tiny_image], object)
@@ -134,7 +138,7 @@ class Annotator:
             filler = self._filler if values.ndim == 1 else values[-1:]
             values = np.concatenate([values, np.repeat(filler, missing, axis=0)])
         returned = self._signatures[signature](**{argument: tf.constant(values)})
-        return {name: returned[name].numpy()[:count] for name in _OUTPUTS}
+        return {name: value.numpy()[:count] for name, value in returned.items()}
 
     def _in_parts(
         self, call: Callable[[int, int], Outputs], count: int
@@ -180,28 +184,41 @@ class Annotator:
                 _LOG.warning("out of memory at %d images a call; now %d", size, self._limit)
 
 
-_LOADED: dict[tuple[str, tuple[str, ...]], Annotator] = {}
+_LOADED: dict[tuple[str, tuple[str, ...], tuple[str, ...]], Annotator] = {}
 _LOADING: Final = threading.Lock()
 
 
-def shared_annotator(card: ModelCard, *, workers: int, max_images: int) -> Annotator:
+def shared_annotator(
+    card: ModelCard, *, workers: int, max_images: int, columns: Sequence[str]
+) -> Annotator:
     """Returns the process's only annotator of a model, which the first call loads.
 
     Args:
         card: The model to load.
         workers: Number of cores that all calls together may use.
         max_images: Initial largest number of images per call.
+        columns: Names of the table's columns.
     """
-    identity = (card.path, tuple(card.answer_digests.values()))
+    identity = (card.path, tuple(card.answer_digests.values()), needed_outputs(columns))
     with _LOADING:
         if identity not in _LOADED:
             # Memory holds one model at a time, so loading another one releases the first.
             _LOADED.clear()
-            _LOADED[identity] = Annotator(card, workers=workers, max_images=max_images)
+            _LOADED[identity] = Annotator(
+                card, workers=workers, max_images=max_images, columns=columns
+            )
         return _LOADED[identity]
 
 
-def _load(path: str, workers: int) -> dict[str, Callable[..., dict[str, Any]]]:
+def needed_outputs(columns: Sequence[str]) -> tuple[str, ...]:
+    """Returns the model's outputs that a table with these columns needs."""
+    # Columns that come from the model have the names of their outputs.
+    return (*_ALWAYS, *(name for name in _ON_DEMAND if name in columns))
+
+
+def _load(
+    path: str, workers: int, outputs: tuple[str, ...]
+) -> dict[str, Callable[..., dict[str, Any]]]:
     import tensorflow as tf
 
     try:
@@ -225,10 +242,33 @@ def _load(path: str, workers: int) -> dict[str, Callable[..., dict[str, Any]]]:
         ) from error
     # The signatures alone do not keep the loaded object's variables alive.
     signatures = {
-        name: _KeptAlive(loaded, loaded.signatures[name])
+        name: _KeptAlive(loaded, _only(loaded.signatures[name], outputs))
         for name in (names.ANNOTATE, names.ANNOTATE_PIXELS)
     }
     return dict(signatures)
+
+
+def _only(signature: Any, outputs: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
+    """Returns a function that computes only these outputs of a signature.
+
+    TensorFlow removes from a function's graph what its outputs do not need; checks of the input
+    stay, because they have side effects.
+    """
+    import tensorflow as tf
+
+    def chosen(**tensors: Any) -> dict[str, Any]:
+        answer = signature(**tensors)
+        return {name: answer[name] for name in outputs}
+
+    if set(outputs) == {*_ALWAYS, *_ON_DEMAND}:
+        return chosen
+    ((argument, spec),) = signature.structured_input_signature[1].items()
+
+    @tf.function(input_signature=[spec], autograph=False)
+    def pruned(values: Any) -> dict[str, Any]:
+        return chosen(**{argument: values})
+
+    return lambda **tensors: pruned(tensors[argument])
 
 
 class _KeptAlive:

@@ -89,7 +89,12 @@ def annotate_unit(
     """
     begin = time.perf_counter()
     config, card = spec.config, spec.card
-    annotator = shared_annotator(card, workers=spec.workers, max_images=config.batch.max_images)
+    annotator = shared_annotator(
+        card,
+        workers=spec.workers,
+        max_images=config.batch.max_images,
+        columns=config.columns,
+    )
     record = ledger.UnitRecord(planned.name, planned.unit.source)
     shard = ledger.shard_path(planned.name, config)
     rejects: list[Reject] = []

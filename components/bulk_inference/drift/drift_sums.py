@@ -55,12 +55,12 @@ class DriftSums:
         self._classes = len(card.classes)
 
     def add_answers(self, outputs: Mapping[str, np.ndarray]) -> None:
-        """Adds the model's outputs, [n, ...] by name."""
+        """Adds the model's outputs, [n, ...] by name; of the scalars, those that are there."""
         embedding = outputs[names.EMBEDDING]
         for dimension, edges in enumerate(self._latent):
             self._bin(f"latent/{dimension}", embedding[:, dimension], edges)
         for name, output in _SCALARS.items():
-            if name in self._edges:
+            if name in self._edges and output in outputs:
                 self._bin(name, outputs[output], self._edges[name])
         self._add("classes", np.bincount(outputs[names.LABEL_INDEX], minlength=self._classes))
         probabilities = outputs[names.PROBABILITIES]

@@ -10,6 +10,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from components.bulk_inference.annotation.handler import Annotator
+from components.bulk_inference.annotation.schema import COLUMNS
 from components.bulk_inference.drift.comparison import (
     DriftReport,
     judge_drift,
@@ -35,7 +36,7 @@ def images() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def annotator(model: Path) -> Annotator:
-    return Annotator(read_card(str(model)), workers=2, max_images=512)
+    return Annotator(read_card(str(model)), workers=2, max_images=512, columns=tuple(COLUMNS))
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +75,18 @@ def test_other_images_of_the_same_kind_do_not_alarm(
     outputs, _ = annotator.annotate_pixels(images[:900])
     first = with_summaries(card, summarise(images[:900], outputs))
     assert not report_on(first, annotator, images[900:]).alarm
+
+
+def test_answers_without_scores_are_compared_by_the_other_families(
+    card: ModelCard, annotator: Annotator, images: np.ndarray
+) -> None:
+    fast = Annotator(annotator.card, workers=2, max_images=512, columns=("label", "probability"))
+    whole = {test.name for test in report_on(card, annotator, images).tests}
+    report = report_on(card, fast, images)
+    assert whole - {test.name for test in report.tests} == {"outlier_score"}
+    assert report.outlier_share is None
+    assert not report.alarm
+    assert report_on(card, fast, 255 - images).alarm
 
 
 @pytest.mark.parametrize("change", ["blurred", "inverted", "brighter", "re-weighted"])

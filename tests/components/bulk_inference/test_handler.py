@@ -9,6 +9,8 @@ import pytest
 
 from components.bulk_inference.annotation import handler
 from components.bulk_inference.annotation.handler import Annotator
+from components.bulk_inference.annotation.schema import COLUMNS
+from components.bulk_inference.config import CLASSIFY_COLUMNS, DECODER_COLUMNS
 from components.bulk_inference.model_card import read_card
 from serving import names
 from tests.components.bulk_inference.archives import digits, write_zip
@@ -20,7 +22,7 @@ Signature = Callable[..., dict[str, Any]]
 
 @pytest.fixture
 def annotator(model: Path) -> Annotator:
-    return Annotator(read_card(str(model)), workers=2, max_images=256)
+    return Annotator(read_card(str(model)), workers=2, max_images=256, columns=tuple(COLUMNS))
 
 
 @pytest.fixture
@@ -157,8 +159,8 @@ def test_a_job_that_runs_out_of_memory_finishes_with_the_same_table(
     monkeypatch.setattr(handler, "_LOADED", {})
     load = handler._load
 
-    def load_small(path: str, workers: int) -> dict[str, Signature]:
-        signatures = load(path, workers)
+    def load_small(path: str, workers: int, outputs: tuple[str, ...]) -> dict[str, Signature]:
+        signatures = load(path, workers, outputs)
         whole = signatures[names.ANNOTATE_PIXELS]
 
         def small(pixels: Any) -> dict[str, Any]:
@@ -172,3 +174,53 @@ def test_a_job_that_runs_out_of_memory_finishes_with_the_same_table(
     assert archive_of_large_batches.batch_limit == 15
     assert_same_table(read_table(tmp_path / "out"), expected)
     monkeypatch.setattr(handler, "_LOADED", {})
+
+
+def matrix_products(annotator: Annotator, images: np.ndarray) -> int:
+    """Counts the products of matrices of an annotator's first call, in the graph that runs."""
+    from tensorflow.python.eager import context
+
+    context.enable_graph_collection()
+    try:
+        annotator.annotate_pixels(images)
+        metadata = context.export_run_metadata()
+    finally:
+        context.disable_graph_collection()
+    return sum(
+        node.op.endswith("MatMul")
+        for graphs in metadata.function_graphs
+        for node in graphs.post_optimization_graph.node
+    )
+
+
+def test_what_no_column_needs_does_not_run(
+    annotator: Annotator, model: Path, images: np.ndarray
+) -> None:
+    """The model has three matrices for label and embedding, one for the bound, two to decode."""
+    card = read_card(str(model))
+    columns = [name for name in CLASSIFY_COLUMNS if name not in DECODER_COLUMNS]
+    fast = Annotator(card, workers=2, max_images=256, columns=columns)
+    assert matrix_products(annotator, images) == 6
+    assert matrix_products(fast, images) == 3
+    answer, faults = fast.annotate_pixels(images)
+    assert faults == {}
+    assert set(answer) == {
+        "label_index", "probability", "probabilities", "embedding", "top_k_labels",
+        "top_k_probabilities",
+    }  # fmt: skip
+    whole, _ = annotator.annotate_pixels(images)
+    assert set(whole) == {*answer, *DECODER_COLUMNS}
+    assert_same_answers(answer, {name: whole[name] for name in answer})
+
+
+def test_a_table_without_the_decoders_columns_has_the_other_ones(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", {**digits(300), "bad.png": b"none"})
+    columns = tuple(name for name in CLASSIFY_COLUMNS if name not in DECODER_COLUMNS)
+    run_job(archive, output=str(tmp_path / "whole"))
+    result = run_job(archive, output=str(tmp_path / "fast"), columns=columns)
+    assert (result.rows, result.rejects, result.verdicts) == (300, 1, {})
+    fast, whole = read_table(tmp_path / "fast"), read_table(tmp_path / "whole")
+    assert fast.column_names == list(columns)
+    assert_same_table(fast, whole.select(columns))

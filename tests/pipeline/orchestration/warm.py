@@ -21,9 +21,8 @@ def main() -> None:
     import pipeline.run_fn  # noqa: F401
     from components import tfx_api  # noqa: F401
 
-    # components/tfx_api.py keeps it out.
-    early = "google.cloud.aiplatform" in sys.modules
-    print("google.cloud.aiplatform was imported" if early else "ready", flush=True)
+    assert "google.cloud.aiplatform" not in sys.modules, "components/tfx_api.py keeps it out"
+    print("ready", flush=True)
     for line in sys.stdin:
         request = json.loads(line)
         child = os.fork()
