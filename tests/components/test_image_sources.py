@@ -21,7 +21,7 @@ from components.image_sources import listing
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import RATIO_FLOOR, InputConfig, LimitsConfig
 from components.image_sources.errors import InputError
-from components.image_sources.ignored import ignored_reason
+from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import (
     PathNaming,
@@ -717,7 +717,9 @@ NAMES = st.text(
 @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.dictionaries(
-        st.tuples(NAMES, NAMES).map("/".join).filter(lambda name: not ignored_reason(name)),
+        st.tuples(NAMES, NAMES)
+        .map("/".join)
+        .filter(lambda name: not ignored_reason(name) and not is_side_file(name)),
         st.binary(max_size=300),
         min_size=1,
         max_size=12,
