@@ -26,9 +26,9 @@ has imported TFX, Examples with their Transform graph, an exported model. They s
 every other file is a group of its own."""
 
 LONGEST_FIRST = (
-    "tests/pipeline/orchestration/test_compiled_runs.py",
     "serving",
     "training inputs",
+    "tests/pipeline/orchestration/test_compiled_runs.py",
     "tests/test_kernels.py",
     "tests/trainer/test_replicas.py",
     "tests/trainer/test_resume.py",
