@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pipeline.training import prepare
 from pipeline.training_folder import training_folder
 from tests.forked import Forked
 from tests.pipeline import small_training
+from tests.ports import free_port
 from tests.trainer.test_model_card import unknown_keys
 from trainer.data.input_pipeline import ImageSet
 from trainer.model_card import parse_card
@@ -129,12 +129,6 @@ def test_what_a_training_says_of_itself_is_in_the_model_run(undisturbed: Path) -
     run = undisturbed / "model_run"
     assert names(run) >= {"history.json", "arithmetic.json", "pictures"}
     assert names(run / "pictures") == {"reconstructions.png", "samples.png", "latent_map.png"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.slow

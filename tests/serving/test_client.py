@@ -8,7 +8,6 @@ import base64
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from serving.local_model import LocalModel
 from serving.predictions import ServingError
 from tests.limits import HANG_SECS
 from tests.numeric import assert_close, assert_same_answers
+from tests.ports import free_port
 from tests.serving.conftest import Exported
 
 SERVER = Path(__file__).parent / "loopback_server.py"
@@ -55,12 +55,6 @@ def loopback(folder: Path, *arguments: str) -> Iterator[Addresses]:
         }
     finally:
         process.communicate(input=b"", timeout=HANG_SECS)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

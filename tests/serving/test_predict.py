@@ -11,8 +11,9 @@ from pipeline.predict import PredictError, predict_images
 from serving.predictions import ServingError
 from tests.numeric import assert_close
 from tests.pipeline.test_cli import assert_refused, vaeline
+from tests.ports import free_port
 from tests.serving.conftest import Exported
-from tests.serving.test_client import free_port, loopback
+from tests.serving.test_client import loopback
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ starts, and two strategies of one process would share collective keys.
 
 import json
 import pathlib
-import socket
 
 import numpy as np
 import pytest
 
 from tests.forked import Forked
+from tests.ports import free_port
 from tests.trainer import replicas
 
 
@@ -23,12 +23,6 @@ def _start(out: pathlib.Path, mode: str, cluster: dict | None = None) -> Forked:
 
 def _finish(process: Forked) -> None:
     assert process.wait() == 0, process.text[-2000:]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +51,7 @@ def test_noise_differs_between_replicas_and_is_that_of_one_device(mirrored: dict
 @pytest.mark.slow
 def test_two_workers_have_the_losses_of_one(tmp_path: pathlib.Path) -> None:
     # `master` is what older training operators call the chief.
-    hosts = {"master": [f"localhost:{_free_port()}"], "worker": [f"localhost:{_free_port()}"]}
+    hosts = {"master": [f"localhost:{free_port()}"], "worker": [f"localhost:{free_port()}"]}
     workers = [
         _start(
             tmp_path / f"{role}.json",

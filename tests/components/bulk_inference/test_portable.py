@@ -22,6 +22,7 @@ from tests.components.bulk_inference.archives import broken, digits, mixed, writ
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.limits import HANG_SECS
 from tests.numeric import assert_same_table
+from tests.ports import free_port
 
 EMBEDDED = ("--runner=PortableRunner", "--job_endpoint=embed")
 """Beam's job service in this process: the portable protocol without Java."""
@@ -58,9 +59,7 @@ def test_a_loopback_worker_gives_the_same_table_and_rejects(
 @pytest.fixture
 def worker_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """An external worker pool, as it stands beside a task manager; gives its address."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "apache_beam.runners.worker.worker_pool_main"]
     # The pool starts its workers as `python`, whichever that is on its PATH.
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
