@@ -14,6 +14,14 @@ from components.image_checks.jpeg import parse_jpeg
 from components.image_checks.png import parse_png
 from components.image_checks.reject_reasons import ImageFaultError
 from components.image_sources.config import RATIO_FLOOR, LimitsConfig
+from components.image_sources.magic_numbers import (
+    BZIP2_START,
+    GZIP_START,
+    RAR_START,
+    SEVEN_ZIP_START,
+    XZ_START,
+    ZSTD_START,
+)
 
 # Unsupported formats that the rejects table names instead of "not an image".
 _OTHER_IMAGES: Final = (
@@ -36,12 +44,12 @@ _OTHER_IMAGES: Final = (
 _ARCHIVES: Final = (
     (0, b"PK\x03\x04", "zip"),
     (0, b"PK\x05\x06", "zip"),
-    (0, b"\x1f\x8b", "gzip"),
-    (0, b"\x28\xb5\x2f\xfd", "zstd"),
-    (0, b"BZh", "bzip2"),
-    (0, b"\xfd7zXZ\x00", "xz"),
-    (0, b"7z\xbc\xaf\x27\x1c", "7z"),
-    (0, b"Rar!", "rar"),
+    (0, GZIP_START, "gzip"),
+    (0, ZSTD_START, "zstd"),
+    (0, BZIP2_START, "bzip2"),
+    (0, XZ_START, "xz"),
+    (0, SEVEN_ZIP_START, "7z"),
+    (0, RAR_START, "rar"),
     (257, b"ustar", "tar"),
 )
 

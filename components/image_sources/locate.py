@@ -13,8 +13,9 @@ from components.image_sources.braces import expand_braces
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.ignored import ignored_reason
+from components.image_sources.magic_numbers import COMPRESSED_STARTS, RAR_START, SEVEN_ZIP_START
 from components.image_sources.naming import escaped, printable
-from components.image_sources.tar_stream import PACKED_STARTS, is_header
+from components.image_sources.tar_stream import is_header
 
 TAR_SUFFIXES: Final = (
     *(".tar", ".tar.gz", ".tgz", ".taz", ".tar.zst", ".tzst"),
@@ -30,8 +31,8 @@ _IMAGE_SUFFIXES: Final = (
 )
 _ARCHIVE_SUFFIXES: Final = (".zip", ".tfrecord", *TAR_SUFFIXES)
 _FOREIGN: Final = (
-    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
-    (b"Rar!", "a rar archive"),
+    (SEVEN_ZIP_START, "a 7z archive"),
+    (RAR_START, "a rar archive"),
     (b"\x1f\x9d", "a file of Unix compress"),
     (b"\x04\x22\x4d\x18", "an LZ4 file"),
 )
@@ -165,7 +166,7 @@ def _head(path: str, config: InputConfig) -> bytes:
 def _format_of_archive(head: bytes) -> str:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "zip"
-    return "tar" if is_header(head) or head.startswith(PACKED_STARTS) else ""
+    return "tar" if is_header(head) or head.startswith(COMPRESSED_STARTS) else ""
 
 
 def _idx_files(folder: str) -> list[str]:

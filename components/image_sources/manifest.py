@@ -28,13 +28,13 @@ from components.image_sources.label_values import (
     UnnamedNumberError,
     read_label,
 )
+from components.image_sources.magic_numbers import GZIP_START
 from components.image_sources.naming import split_of_value
 
 Row = Mapping[str | None, Any]
 
 _MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DELIMITERS: Final = ",;\t|"
-_GZIP: Final = b"\x1f\x8b"
 _ADDRESS: Final = re.compile(r"(?!gs:|file:)[A-Za-z][A-Za-z0-9+.-]*:(//|[\\/])")
 """Addresses on the web and paths with a drive; `gs://` and `file://` are read."""
 _COLUMNS: Final = ("path", "label", "split")
@@ -186,7 +186,7 @@ def _rows(path: str, config: InputConfig) -> Iterator[Row]:
                 yield from _parquet(raw, config)
                 return
             stream: Any = raw
-            if stream.peek(2).startswith(_GZIP):
+            if stream.peek(2).startswith(GZIP_START):
                 packed: Any = gzip.GzipFile(fileobj=raw)
                 stream = io.BufferedReader(packed)
             encoding = "utf-16" if stream.peek(2)[:2] in _MARKS else "utf-8-sig"

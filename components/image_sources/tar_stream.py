@@ -17,10 +17,9 @@ import zstandard
 from components.image_sources import files
 from components.image_sources.config import RATIO_FLOOR, InputConfig
 from components.image_sources.errors import InputError
+from components.image_sources.magic_numbers import BZIP2_START, GZIP_START, XZ_START, ZSTD_START
 
 BLOCK: Final = 512
-PACKED_STARTS: Final = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ\x00")
-"""First bytes of gzip, Zstandard, bzip2 and xz streams."""
 
 _LONGEST_HEADER: Final = 1024 * 1024
 _SKIP: Final = 1024 * 1024
@@ -126,14 +125,14 @@ class _Counted(io.RawIOBase):
 def _unpacked(stream: io.BufferedReader) -> _Readable:
     """Returns the decompressed stream; the first bytes reveal the compression."""
     head = stream.peek(6)
-    if head.startswith(b"\x1f\x8b"):
+    if head.startswith(GZIP_START):
         return gzip.GzipFile(fileobj=stream, mode="rb")
-    if head.startswith(b"\x28\xb5\x2f\xfd"):
+    if head.startswith(ZSTD_START):
         decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
         return decompressor.stream_reader(stream, read_across_frames=True)
-    if head.startswith(b"BZh"):
+    if head.startswith(BZIP2_START):
         return bz2.BZ2File(stream)
-    if head.startswith(b"\xfd7zXZ\x00"):
+    if head.startswith(XZ_START):
         return lzma.LZMAFile(stream)
     return stream
 

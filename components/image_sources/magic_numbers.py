@@ -1,0 +1,16 @@
+"""The first bytes of compressed streams and of archives, by which their format is recognised.
+
+The readers of archives use them, and the check of images, which names what is no image.
+"""
+
+from typing import Final
+
+GZIP_START: Final = b"\x1f\x8b"
+ZSTD_START: Final = b"\x28\xb5\x2f\xfd"
+BZIP2_START: Final = b"BZh"
+XZ_START: Final = b"\xfd7zXZ\x00"
+COMPRESSED_STARTS: Final = (GZIP_START, ZSTD_START, BZIP2_START, XZ_START)
+"""Of the compressed streams in which tar files are read."""
+
+SEVEN_ZIP_START: Final = b"7z\xbc\xaf\x27\x1c"
+RAR_START: Final = b"Rar!"
