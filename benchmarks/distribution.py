@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.image_sets import mnist, parser, record
+from components.serving_check.server import free_port
 
 ROOT = pathlib.Path(__file__).parents[1]
 BATCH = 128
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace, folder: pathlib.Path, role: str) -> dict[
     """Runs the processes of one kind; the first's result."""
     clusters: list[dict[str, Any] | None] = [None]
     if role == "worker":
-        hosts = [f"localhost:{_free_port()}" for _ in range(2)]
+        hosts = [f"localhost:{free_port()}" for _ in range(2)]
         cluster = {"chief": hosts[:1], "worker": hosts[1:]}
         clusters = [{"cluster": cluster, "task": {"type": kind, "index": 0}} for kind in cluster]
     processes = []
@@ -108,12 +108,6 @@ def run(arguments: argparse.Namespace, folder: pathlib.Path, role: str) -> dict[
     for process in processes:
         process.wait()
     return json.loads((folder / f"{role}-0.json").read_text())
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return int(probe.getsockname()[1])
 
 
 def main() -> None:

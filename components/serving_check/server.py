@@ -73,7 +73,7 @@ def _ask(target: str, config: ServingCheckConfig, golden: GoldenSet, tolerance: 
 @contextlib.contextmanager
 def _started(binary: str, model: str, config: ServingCheckConfig) -> Iterator[tuple[str, str]]:
     """Runs a server for the model and yields its gRPC and REST addresses."""
-    grpc, rest = _free_port(), _free_port()
+    grpc, rest = free_port(), free_port()
     with tempfile.TemporaryDirectory() as folder:
         # TF Serving requires a folder of numbered versions.
         (Path(folder) / "1").symlink_to(Path(model).resolve(), target_is_directory=True)
@@ -106,7 +106,8 @@ def _wait(server: "subprocess.Popen[bytes]", port: int, deadline: float) -> None
     raise OSError("the server did not answer in serving_check.timeout_secs")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Returns a port of this machine on which nothing listened a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

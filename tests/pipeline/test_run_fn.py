@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from components.serving_check.server import free_port
 from pipeline.run_fn import read_base_model, run_fn
 from pipeline.training import prepare
 from pipeline.training_folder import training_folder
 from tests.forked import Forked
 from tests.pipeline import small_training
-from tests.ports import free_port
 from tests.trainer.test_model_card import unknown_keys
 from trainer.data.input_pipeline import ImageSet
 from trainer.model_card import parse_card

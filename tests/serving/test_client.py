@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from components.model_push.management import open_store, roll_back
 from components.model_push.record import PushRecord
+from components.serving_check.server import free_port
 from serving import names
 from serving.client import PredictClient
 from serving.grpc_transport import GrpcTransport
@@ -30,7 +31,6 @@ from serving.local_model import LocalModel
 from serving.predictions import ServingError
 from tests.limits import HANG_SECS
 from tests.numeric import assert_close, assert_same_answers
-from tests.ports import free_port
 from tests.serving.conftest import Exported
 
 SERVER = Path(__file__).parent / "loopback_server.py"

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from components.serving_check.server import free_port
 from pipeline.predict import PredictError, predict_images
 from serving.predictions import ServingError
 from tests.numeric import assert_close
 from tests.pipeline.test_cli import assert_refused, vaeline
-from tests.ports import free_port
 from tests.serving.conftest import Exported
 from tests.serving.test_client import loopback
 

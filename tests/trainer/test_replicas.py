@@ -10,8 +10,8 @@ import pathlib
 import numpy as np
 import pytest
 
+from components.serving_check.server import free_port
 from tests.forked import Forked
-from tests.ports import free_port
 from tests.trainer import replicas
 
 

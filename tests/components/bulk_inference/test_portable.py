@@ -18,11 +18,11 @@ import apache_beam
 import pytest
 
 from components.bulk_inference.config import EngineConfig
+from components.serving_check.server import free_port
 from tests.components.bulk_inference.archives import broken, digits, mixed, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.limits import HANG_SECS
 from tests.numeric import assert_same_table
-from tests.ports import free_port
 
 EMBEDDED = ("--runner=PortableRunner", "--job_endpoint=embed")
 """Beam's job service in this process: the portable protocol without Java."""
