@@ -20,6 +20,7 @@ from components.image_sources.magic_numbers import (
     RAR_START,
     SEVEN_ZIP_START,
     XZ_START,
+    ZIP_STARTS,
     ZSTD_START,
 )
 
@@ -42,8 +43,7 @@ _OTHER_IMAGES: Final = (
     (0, b"<svg", "SVG"),
 )
 _ARCHIVES: Final = (
-    (0, b"PK\x03\x04", "zip"),
-    (0, b"PK\x05\x06", "zip"),
+    *((0, start, "zip") for start in ZIP_STARTS),
     (0, GZIP_START, "gzip"),
     (0, ZSTD_START, "zstd"),
     (0, BZIP2_START, "bzip2"),

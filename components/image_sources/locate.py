@@ -13,7 +13,12 @@ from components.image_sources.braces import expand_braces
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.ignored import ignored_reason
-from components.image_sources.magic_numbers import COMPRESSED_STARTS, RAR_START, SEVEN_ZIP_START
+from components.image_sources.magic_numbers import (
+    COMPRESSED_STARTS,
+    RAR_START,
+    SEVEN_ZIP_START,
+    ZIP_STARTS,
+)
 from components.image_sources.naming import escaped, printable
 from components.image_sources.tar_stream import is_header
 
@@ -164,7 +169,7 @@ def _head(path: str, config: InputConfig) -> bytes:
 
 
 def _format_of_archive(head: bytes) -> str:
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+    if head.startswith(ZIP_STARTS):
         return "zip"
     return "tar" if is_header(head) or head.startswith(COMPRESSED_STARTS) else ""
 

@@ -12,5 +12,8 @@ XZ_START: Final = b"\xfd7zXZ\x00"
 COMPRESSED_STARTS: Final = (GZIP_START, ZSTD_START, BZIP2_START, XZ_START)
 """Of the compressed streams in which tar files are read."""
 
+ZIP_STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06")
+"""Of a zip file with members, and of one without."""
+
 SEVEN_ZIP_START: Final = b"7z\xbc\xaf\x27\x1c"
 RAR_START: Final = b"Rar!"
