@@ -27,6 +27,7 @@ from components.image_example_gen.inspection import inspect
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from serving.input_validation import validate_files
+from trainer.config import ImageConfig
 from trainer.data.pixels import decode_file
 
 _BATCH = 64
@@ -34,6 +35,8 @@ _FORMATS_OF = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png"}
 _FROM_EACH = 10
 """Images of each zip in `--data`."""
 _LARGEST = 64 * 1024
+# So large that files are decoded at their own size.
+_IMAGE = ImageConfig(height=1024, width=1024, channels=3)
 
 
 class Disagreement(NamedTuple):
@@ -73,9 +76,11 @@ class Comparison:
     def __post_init__(self) -> None:
         text = tf.TensorSpec([], tf.string)
         self._config = InputConfig(paths=("unused",))
-        self._decode = tf.function(decode_file, input_signature=[text], autograph=False)
+        self._decode = tf.function(
+            lambda content: decode_file(content, _IMAGE), input_signature=[text], autograph=False
+        )
         self._validate = tf.function(
-            lambda content: validate_files(content[tf.newaxis])[0],
+            lambda content: validate_files(content[tf.newaxis], _IMAGE)[0],
             input_signature=[text],
             autograph=False,
         )

@@ -21,7 +21,7 @@ from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from benchmarks.image_sets import mnist, parser, record, split_off
 from serving import names
 from serving.export import export_model
-from trainer.config import ModelConfig, TrainerConfig
+from trainer.config import ImageConfig, ModelConfig, TrainerConfig
 from trainer.data import features
 from trainer.data.examples import pixel_moments
 from trainer.data.input_pipeline import ImageSet
@@ -29,7 +29,7 @@ from trainer.data.preprocessing import RecordTransform, preprocessing_fn
 from trainer.model_card import ModelCard
 from trainer.train import train
 
-_SHAPE = (28, 28, 1)
+_IMAGE = ImageConfig(height=28, width=28, channels=1)
 _BATCH = 500
 
 
@@ -44,12 +44,12 @@ def make_transform(images: ImageSet, files: list[bytes], folder: Path) -> Record
         for name in (features.ENCODED, features.LABEL_TEXT)
     }
     metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(spec))
-    function = functools.partial(preprocessing_fn, custom_config={"image_shape": list(_SHAPE)})
+    function = functools.partial(preprocessing_fn, custom_config={"image": _IMAGE.model_dump()})
     with beam.Pipeline(runner="FnApiRunner") as pipeline, tft_beam.Context(temp_dir=str(folder)):
         data = (pipeline | beam.Create(rows), metadata)
         analysed = data | tft_beam.AnalyzeDataset(function)
         _ = analysed | tft_beam.WriteTransformFn(str(folder / "graph"))
-    return RecordTransform(folder / "graph")
+    return RecordTransform(folder / "graph", _IMAGE)
 
 
 def in_memory(model: Any, images: np.ndarray) -> np.ndarray:
@@ -94,7 +94,7 @@ def main() -> None:
             model_config=ModelConfig(),
             trainer_config=TrainerConfig(epochs=arguments.epochs, tensorboard=False),
             data=data,
-            image_shape=_SHAPE,
+            image_shape=_IMAGE.shape,
             num_classes=len(transform.classes),
             pixel_mean=mean,
             pixel_std=std,

@@ -108,7 +108,7 @@ def create_pipeline(
         # The cache pays off over many spans; for one span it adds a third more Beam stages.
         disable_analyzer_cache=True,
         custom_config={
-            "image_shape": list(config.image.shape),
+            "image": config.image.model_dump(),
             "code_digest": digests["Transform"],
         },
     )

@@ -101,7 +101,7 @@ def prepare(fn_args: Any, *, scratch: str) -> Training:
         options["trainer"] = trainer.model_dump(mode="json")
     # A multi-worker strategy must be created before any other TensorFlow operation.
     strategy = strategies.create_strategy(trainer.devices)
-    transform = RecordTransform(fn_args.transform_graph_path)
+    transform = RecordTransform(fn_args.transform_graph_path, image)
     return Training(
         options=options,
         image=image,

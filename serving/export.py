@@ -62,6 +62,7 @@ def export_model(
         update={
             "classes": tuple(transform.classes),
             "image_shape": model.image_shape,
+            "image_fit": transform.image.fit,
             "embedding_size": model.config.latent_size,
             "body_dtype": model.body_dtype,
             # `track` saves the variables in this order.

@@ -83,7 +83,7 @@ def answer_in_memory(
         kept.append(file)
     kept.extend(unusual_files())
     # The trainer's input pipeline reads only upright 8-bit files, as the ingest stores them.
-    plain = validate_files(tf.constant(kept), max_pixels).numpy()
+    plain = validate_files(tf.constant(kept), transform.image, max_pixels).numpy()
     levels, _ = transform.decode_examples(tf.constant([_record(file) for file in plain]))
     answers = model.analyse(tf.cast(levels, tf.float32) / 255.0)
     return GoldenSet(kept, levels.numpy(), {name: answers[name].numpy() for name in ANSWERS})

@@ -13,19 +13,25 @@ import tensorflow as tf
 
 from serving.image_headers.check import read_headers, require_sound
 from serving.image_headers.usual import are_usual
+from trainer.config import ImageConfig
 from trainer.data import pixels
 
 MAX_PIXELS: Final = 50_000_000
 """Default for the height times width of the largest image that is decoded."""
 
 _UPRIGHT: Final = 1
+_TRANSPOSED: Final = 5
+"""From this EXIF orientation on, rows of the file are columns of the upright image."""
 
 
-def validate_files(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tensor:
+def validate_files(
+    encoded: tf.Tensor, image: ImageConfig, max_pixels: int = MAX_PIXELS
+) -> tf.Tensor:
     """Rejects files that cannot or must not be decoded, and normalises the others.
 
     Args:
         encoded: string `[batch]`, each a JPEG, PNG, GIF (first frame) or BMP file.
+        image: What the model needs; a rotated JPEG is rewritten at the scale that it decodes at.
         max_pixels: Height times width above which a file is rejected without being decoded.
 
     Returns:
@@ -36,11 +42,11 @@ def validate_files(encoded: tf.Tensor, max_pixels: int = MAX_PIXELS) -> tf.Tenso
         tf.errors.InvalidArgumentError: A file cannot be decoded or is rejected by its header; the
             message names it by its position in the batch. Raised when the graph runs.
     """
-    return _validation(max_pixels)(encoded)
+    return _validation(image, max_pixels)(encoded)
 
 
 @functools.cache
-def _validation(max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
+def _validation(image: ImageConfig, max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
     """Builds the function that all signatures of an export call, so that it is traced once."""
 
     @_apart
@@ -51,7 +57,7 @@ def _validation(max_pixels: int) -> Callable[[tf.Tensor], tf.Tensor]:
         is_special = headers.is_deep | tf.not_equal(orientations, _UPRIGHT)
         return tf.cond(
             tf.reduce_any(is_special),
-            lambda: _normalise(encoded, orientations, headers.is_deep),
+            lambda: _normalise(encoded, orientations, headers.is_deep, image),
             lambda: encoded,
         )
 
@@ -71,17 +77,21 @@ def _apart(function: Callable[..., Any]) -> Callable[..., Any]:
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
-def _normalise(encoded: tf.Tensor, orientations: tf.Tensor, are_deep: tf.Tensor) -> tf.Tensor:
+def _normalise(
+    encoded: tf.Tensor, orientations: tf.Tensor, are_deep: tf.Tensor, image: ImageConfig
+) -> tf.Tensor:
     """Rewrites rotated and 16-bit files as upright 8-bit PNGs; other files are unchanged."""
 
     def make_one(facts: tuple[tf.Tensor, ...]) -> tf.Tensor:
         content, orientation, is_deep = facts
 
         def rewrite() -> tf.Tensor:
-            image = tf.cond(
-                is_deep, lambda: _decode_deep(content), lambda: pixels.decode_file(content)
+            decoded = tf.cond(
+                is_deep,
+                lambda: _decode_deep(content),
+                lambda: pixels.decode_file(content, image, is_turned=orientation >= _TRANSPOSED),
             )
-            return tf.io.encode_png(_turn(image, orientation), compression=1)
+            return tf.io.encode_png(_turn(decoded, orientation), compression=1)
 
         is_special = is_deep | tf.not_equal(orientation, _UPRIGHT)
         return tf.cond(is_special, rewrite, lambda: content)
@@ -99,7 +109,9 @@ def _decode_deep(content: tf.Tensor) -> tf.Tensor:
 def _turn(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Rotates an image upright according to EXIF 2.32, table 6."""
     image.set_shape([None, None, None])
-    image = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    image = tf.cond(
+        orientation >= _TRANSPOSED, lambda: tf.transpose(image, [1, 0, 2]), lambda: image
+    )
     rows_turn, columns_turn = (
         tf.reduce_any(tf.equal(orientation, which)) for which in ((3, 4, 7, 8), (2, 3, 6, 7))
     )

@@ -12,6 +12,7 @@ import tensorflow as tf
 from serving import names
 from serving.input_validation import MAX_PIXELS, validate_files
 from serving.predictions import MAX_CHANNELS, PIXELS_EXPECTED
+from trainer.config import ImageConfig
 from trainer.data import pixels
 from trainer.data.preprocessing import RecordTransform, parse_records
 from trainer.model.vae_classifier import VaeClassifier
@@ -90,13 +91,13 @@ def create_signatures(
         }
 
     def units(image_bytes: tf.Tensor) -> tf.Tensor:
-        return transform.images(validate_files(image_bytes, max_pixels))
+        return transform.images(validate_files(image_bytes, transform.image, max_pixels))
 
     def annotate(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return _without_image(annotate_scaled(units(image_bytes)))
 
     def annotate_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _without_image(annotate_scaled(_fit_unit(pixels, image_shape)))
+        return _without_image(annotate_scaled(_fit_unit(pixels, transform.image)))
 
     def serving_default(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return _only(annotate(image_bytes), _DEFAULT_OUTPUTS)
@@ -208,8 +209,8 @@ def _numbers(labels: tf.Tensor, classes: tuple[str, ...]) -> tf.Tensor:
         return tf.argmax(matches, axis=1, output_type=tf.int32)
 
 
-def _fit_unit(levels: tf.Tensor, image_shape: tuple[int, int, int]) -> tf.Tensor:
-    return pixels.to_unit(pixels.fit_to_shape(_require_channels_last(levels), image_shape))
+def _fit_unit(levels: tf.Tensor, image: ImageConfig) -> tf.Tensor:
+    return pixels.to_unit(pixels.fit_to_shape(_require_channels_last(levels), image))
 
 
 def _require_channels_last(levels: tf.Tensor) -> tf.Tensor:

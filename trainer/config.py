@@ -22,11 +22,22 @@ from trainer.search.tuning_space import TunerConfig, check_space
 
 
 class ImageConfig(Section):
-    """The image that the network sees; archives of other sizes are resized to it."""
+    """The image that the network sees; archives of other sizes are resized to it.
+
+    `trainer/data/pixels.py` (TensorFlow) and `components/image_checks/model_pixels.py` compute the
+    same pixels from it.
+    """
 
     height: int = Field(default=28, ge=4, le=1024, description="rows, pixels")
     width: int = Field(default=28, ge=4, le=1024, description="columns, pixels")
     channels: Literal[1, 3] = Field(default=1, description="1 grey, 3 colour")
+    fit: Literal["stretch", "crop", "pad"] = Field(
+        default="stretch",
+        description=(
+            "for images of another shape. stretch: to height and width; crop: the largest centred"
+            " part of the model's shape; pad: the whole image, black beside it"
+        ),
+    )
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -6,9 +6,11 @@ artifact. Importing this module is cheap, because it imports neither TensorFlow 
 """
 
 import json
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainer.config import ImageConfig
 
 CARD_FILE: Final = "model.json"
 """Name of the file; `python -m trainer` writes it next to `model.keras`."""
@@ -181,6 +183,9 @@ class ModelCard(CardPart):
     image_shape: tuple[int, int, int] = Field(
         default=(0, 0, 0), description="height, width and channels of the model's images"
     )
+    image_fit: Literal["stretch", "crop", "pad"] = Field(
+        default="stretch", description="what is done with images of another shape"
+    )
     embedding_size: int = Field(default=0, description="length of an embedding")
     body_dtype: str = Field(
         default="float32", description="Keras dtype policy of the encoder and the decoder"
@@ -202,6 +207,14 @@ class ModelCard(CardPart):
     validation: dict[str, float] | None = Field(
         default=None, description="last measures on validation; from `python -m trainer` alone"
     )
+
+    @property
+    def image_config(self) -> ImageConfig:
+        """Size, channels and fit of the model's images."""
+        height, width, channels = self.image_shape
+        return ImageConfig.model_validate(
+            {"height": height, "width": width, "channels": channels, "fit": self.image_fit}
+        )
 
     @property
     def answer_digests(self) -> dict[str, str]:

@@ -25,3 +25,8 @@ class ImageHeader(NamedTuple):
     orientation: int = 1
     frames: int = 1
     convert: str = ""
+
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Height and width in pixels after the EXIF orientation is applied."""
+        return (self.width, self.height) if self.orientation >= 5 else (self.height, self.width)

@@ -19,6 +19,14 @@ _UNCHANGED: Final = cv2.IMREAD_UNCHANGED
 # eighth of the size and without chroma, the rest of the decoding costs next to nothing.
 _PROBE_JPEG: Final = cv2.IMREAD_REDUCED_GRAYSCALE_8 | cv2.IMREAD_IGNORE_ORIENTATION
 
+# Denominator of the scale of the inverse DCT -> OpenCV's modes for grey and for colour.
+_JPEG_MODES: Final = {
+    1: (cv2.IMREAD_GRAYSCALE, cv2.IMREAD_COLOR),
+    2: (cv2.IMREAD_REDUCED_GRAYSCALE_2, cv2.IMREAD_REDUCED_COLOR_2),
+    4: (cv2.IMREAD_REDUCED_GRAYSCALE_4, cv2.IMREAD_REDUCED_COLOR_4),
+    8: (cv2.IMREAD_REDUCED_GRAYSCALE_8, cv2.IMREAD_REDUCED_COLOR_8),
+}
+
 _BY_PILLOW: Final = frozenset(("CMYK JPEG", "inverted CMYK JPEG", "RGB JPEG"))
 
 # EXIF orientation -> quarter turns counter-clockwise, then a mirror (EXIF 2.32, table 6).
@@ -53,12 +61,13 @@ def verify(data: bytes, header: ImageHeader) -> None:
         raise _fault(header)
 
 
-def decode(data: bytes, header: ImageHeader) -> np.ndarray:
+def decode(data: bytes, header: ImageHeader, *, ratio: int = 1) -> np.ndarray:
     """Decodes to upright 8-bit pixels.
 
     Args:
         data: The file's bytes.
         header: Its header, from `check`.
+        ratio: 1, 2, 4 or 8: a JPEG is decoded to this fraction of its size, rounded up.
 
     Returns:
         uint8 [height, width, channels], channels 1, 3 (RGB) or 4 (RGBA) as `header.channels`;
@@ -69,32 +78,14 @@ def decode(data: bytes, header: ImageHeader) -> np.ndarray:
         ImageFaultError: if it cannot be decoded.
     """
     by_pillow = header.format in ("gif", "bmp") or header.convert in _BY_PILLOW
-    pixels = _decode_pillow(data, header) if by_pillow else _decode_opencv(data, header)
+    by = _decode_pillow if by_pillow else _decode_opencv
+    pixels = by(data, header, ratio)
     turns, mirror = _TURNS[header.orientation]
     if turns:
         pixels = np.rot90(pixels, turns)
     if mirror:
         pixels = pixels[:, ::-1]
     return np.ascontiguousarray(pixels)
-
-
-def to_servable(data: bytes, header: ImageHeader) -> bytes:
-    """Returns a file that the served graph decodes: JPEG or PNG of 8 bits, upright, one frame.
-
-    Args:
-        data: The file's bytes.
-        header: Its header, from `check`.
-
-    Returns:
-        The file itself if the graph supports it (not verified, see `verify`); otherwise a PNG
-        with exactly the pixels of `decode`.
-
-    Raises:
-        ImageFaultError: if it cannot be decoded.
-    """
-    if not header.convert:
-        return data
-    return encode_png(decode(data, header))
 
 
 def encode_png(pixels: np.ndarray) -> bytes:
@@ -113,10 +104,9 @@ def _fault(header: ImageHeader) -> ImageFaultError:
     )
 
 
-def _decode_opencv(data: bytes, header: ImageHeader) -> np.ndarray:
+def _decode_opencv(data: bytes, header: ImageHeader, ratio: int) -> np.ndarray:
     """Decodes JPEG, PNG and WebP without applying the orientation."""
-    jpeg_flags = cv2.IMREAD_GRAYSCALE if header.channels == 1 else cv2.IMREAD_COLOR
-    jpeg_flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    jpeg_flags = _JPEG_MODES[ratio][header.channels > 1] | cv2.IMREAD_IGNORE_ORIENTATION
     flags = jpeg_flags if header.format == "jpeg" else _UNCHANGED
     if header.format == "png" and header.frames > 1:
         data = without_animation(data)
@@ -135,13 +125,15 @@ def _decode_opencv(data: bytes, header: ImageHeader) -> np.ndarray:
     return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGBA)
 
 
-def _decode_pillow(data: bytes, header: ImageHeader) -> np.ndarray:
+def _decode_pillow(data: bytes, header: ImageHeader, ratio: int) -> np.ndarray:
     """Decodes GIF, BMP and CMYK JPEG, which OpenCV lacks or decodes unlike viewers do."""
     try:
         with Image.open(io.BytesIO(data), formats=[header.format]) as image:
             if image.size != (header.width, header.height):
                 # A GIF's frame may claim to be larger than its screen and so evade the limits.
                 raise ValueError(f"a frame of {image.width} x {image.height} pixels")
+            if ratio > 1:
+                image.draft("", (image.width // ratio, image.height // ratio))
             if image.mode == "CMYK":
                 return _without_black(np.asarray(image), header)
             mode = {1: "L", 3: "RGB", 4: "RGBA"}[header.channels]

@@ -46,7 +46,7 @@ def make_inputs(folder: Path) -> Path:
         ]
     spec = {name: tf.io.FixedLenFeature([1], tf.string) for name in rows[0]}
     metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(spec))
-    function = functools.partial(preprocessing_fn, custom_config={"image_shape": tiny.SHAPE})
+    function = functools.partial(preprocessing_fn, custom_config={"image": tiny.IMAGE.model_dump()})
     with (
         beam.Pipeline(runner="FnApiRunner") as pipeline,
         tft_beam.Context(temp_dir=str(folder / "temporary")),

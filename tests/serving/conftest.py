@@ -19,12 +19,15 @@ from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from pipeline.config import load_config
 from pipeline.digits import write_digits
 from serving.export import export_model
+from trainer.config import ImageConfig
 from trainer.data import features
 from trainer.data.input_pipeline import ImageSet
 from trainer.data.preprocessing import RecordTransform, preprocessing_fn
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.model_card import Digests, ModelCard
 from trainer.train import train
+
+IMAGE = ImageConfig(height=8, width=8, channels=1)
 
 CONFIG_YAML = "name: digits"
 
@@ -75,7 +78,7 @@ def transform_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
         features.LABEL_TEXT: tf.io.FixedLenFeature([1], tf.string),
     }
     metadata = dataset_metadata.DatasetMetadata(schema_utils.schema_from_feature_spec(spec))
-    function = functools.partial(preprocessing_fn, custom_config={"image_shape": [8, 8, 1]})
+    function = functools.partial(preprocessing_fn, custom_config={"image": IMAGE.model_dump()})
     with (
         beam.Pipeline(runner="FnApiRunner") as pipeline,
         tft_beam.Context(temp_dir=str(folder / "temporary")),
@@ -99,7 +102,7 @@ def exported(transform_graph: Path, tmp_path_factory: pytest.TempPathFactory) ->
     pixels = np.stack(
         [cv2.imdecode(np.frombuffer(c, np.uint8), cv2.IMREAD_GRAYSCALE) for c in contents]
     )[..., np.newaxis]
-    transform = RecordTransform(transform_graph)
+    transform = RecordTransform(transform_graph, IMAGE)
     numbers = np.array([transform.classes.index(label) for label in labels], np.int32)
     config = load_config(
         "digits", overrides=["trainer.epochs=8", "trainer.tensorboard=false"], root=folder

@@ -14,7 +14,8 @@ from serving.golden import answer_in_memory
 from serving.image_headers.check import FAULTS, read_headers
 from serving.input_validation import validate_files
 from tests.serving import hostile
-from tests.serving.conftest import Exported
+from tests.serving.conftest import IMAGE, Exported
+from trainer.config import ImageConfig
 from trainer.data import pixels
 
 LIMITS = LimitsConfig()
@@ -45,8 +46,10 @@ def test_pixels_are_those_of_the_bulk_job(name: str) -> None:
     assert not isinstance(header, ImageFaultError)
     expected = decode(SOUND[name], header)
     height, width, channels = expected.shape
-    validated = validate_files(tf.constant([SOUND[name]]), LIMITS.max_pixels)
-    found = pixels.decode_batch(validated, (height, width, channels))[0]
+    # Channels as in the file, which may be four, and sizes below the model's least.
+    image = ImageConfig.model_construct(height=height, width=width, channels=channels)
+    validated = validate_files(tf.constant([SOUND[name]]), image, LIMITS.max_pixels)
+    found = pixels.decode_batch(validated, image)[0]
     np.testing.assert_array_equal(found, expected)
 
 
@@ -79,16 +82,16 @@ def test_all_bad_images_are_named(annotate: Any, exported: Exported) -> None:
 
 def test_what_is_plain_stays_as_it_is() -> None:
     plain = {name: file for name, file in hostile.sound().items() if name != "16-bit png"}
-    validated = validate_files(tf.constant([*plain.values()]), LIMITS.max_pixels).numpy()
+    validated = validate_files(tf.constant([*plain.values()]), IMAGE, LIMITS.max_pixels).numpy()
     changed = [name for name, file in zip(plain, validated, strict=True) if plain[name] != file]
     assert not changed
 
 
 def test_the_limit_is_the_configured_one() -> None:
     file = SOUND["jpeg"]
-    assert validate_files(tf.constant([file]), 48 * 40).numpy() == [file]
+    assert validate_files(tf.constant([file]), IMAGE, 48 * 40).numpy() == [file]
     with pytest.raises(tf.errors.InvalidArgumentError, match="48, the limit is 1919"):
-        validate_files(tf.constant([file]), 48 * 40 - 1)
+        validate_files(tf.constant([file]), IMAGE, 48 * 40 - 1)
 
 
 def test_images_count_by_the_limit_of_the_export(exported: Exported) -> None:

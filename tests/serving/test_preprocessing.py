@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.serving.conftest import Exported, digits
+from tests.serving.conftest import IMAGE, Exported, digits
 from tests.serving.test_export import example
 from trainer.data.pixels import to_levels
 from trainer.data.preprocessing import RecordTransform, parse_records
@@ -14,7 +14,7 @@ from trainer.data.preprocessing import RecordTransform, parse_records
 
 @pytest.fixture(scope="module")
 def transform(transform_graph: Path) -> RecordTransform:
-    return RecordTransform(transform_graph)
+    return RecordTransform(transform_graph, IMAGE)
 
 
 def test_moments_are_those_of_the_pixels(transform: RecordTransform, tmp_path: Path) -> None:

@@ -11,14 +11,15 @@ from typing import Any
 import keras
 import numpy as np
 
-from trainer.config import ModelConfig, TrainerConfig
+from trainer.config import ImageConfig, ModelConfig, TrainerConfig
 from trainer.data.input_pipeline import ImageSet
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.optimization import preemption
 from trainer.optimization.callbacks import TrainingProgress
 from trainer.train import TrainResult, train
 
-SHAPE = (12, 10, 1)
+IMAGE = ImageConfig(height=12, width=10, channels=1)
+SHAPE = IMAGE.shape
 CLASSES = 3
 
 

@@ -59,7 +59,7 @@ def decoder(image: ImageConfig, classes: list[str]) -> DecodeFn:
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def decode(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         parsed = tf.io.parse_example(serialised, spec)
-        images = decode_batch(parsed[features.ENCODED], image.shape)
+        images = decode_batch(parsed[features.ENCODED], image)
         return images, table.lookup(parsed[features.LABEL_TEXT])
 
     return decode

@@ -12,6 +12,7 @@ from typing import Any, Final
 import tensorflow as tf
 import tensorflow_transform as tft
 
+from trainer.config import ImageConfig
 from trainer.data import features, pixels
 
 IMAGE: Final = "image"
@@ -38,16 +39,16 @@ def preprocessing_fn(
 
     Args:
         inputs: raw features of a batch: `image/encoded` and, if known, `image/class/text`.
-        custom_config: `image_shape`, the model's height, width and channels.
+        custom_config: `image`, the values of an `ImageConfig`.
 
     Returns:
         The features `image`, `image/mean`, `image/std` and `label` as documented above.
     """
-    height, width, channels = custom_config["image_shape"]
+    config = ImageConfig.model_validate(custom_config["image"])
     encoded = tf.reshape(_dense(inputs[features.ENCODED]), [-1])
-    image = pixels.to_unit(pixels.decode_batch(encoded, (height, width, channels)))
+    image = pixels.to_unit(pixels.decode_batch(encoded, config))
 
-    per_pixel = tf.reshape(image, [-1, channels])
+    per_pixel = tf.reshape(image, [-1, config.channels])
     mean = tft.mean(per_pixel, reduce_instance_dims=False)
     std = tf.sqrt(tft.var(per_pixel, reduce_instance_dims=False))
     rows = tf.shape(encoded)[0]
@@ -59,8 +60,8 @@ def preprocessing_fn(
     )
     return {
         IMAGE: image,
-        MEAN: tf.broadcast_to(mean, [rows, channels]),
-        STD: tf.broadcast_to(std, [rows, channels]),
+        MEAN: tf.broadcast_to(mean, [rows, config.channels]),
+        STD: tf.broadcast_to(std, [rows, config.channels]),
         LABEL: label,
     }
 
@@ -73,13 +74,16 @@ class RecordTransform:
 
     Args:
         graph: folder of the transform graph that TFX's Transform wrote.
+        image: the configuration that the graph was made with.
 
     Attributes:
+        image: as given.
         classes: names of the classes in the order of the labels that `labels` returns.
         resources: object that an export must track to include the vocabulary table.
     """
 
-    def __init__(self, graph: str | Path) -> None:
+    def __init__(self, graph: str | Path, image: ImageConfig) -> None:
+        self.image = image
         self._output = tft.TFTransformOutput(str(graph))
         # Loaded directly and not as TFT's layer, which is a tf_keras layer: in an export that
         # tracks it, AutoGraph rewrites and retraces it, which takes twice as long as all the rest.

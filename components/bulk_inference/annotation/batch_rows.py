@@ -4,7 +4,6 @@
 """
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,8 +20,6 @@ from components.bulk_inference.planning.reuse import EarlierRows
 from components.image_checks import ImageFaultError, ImageHeader
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.named_counts import NamedCounts
-
-Groups = dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]]
 
 
 @dataclass
@@ -103,7 +100,7 @@ def annotate_batch(
     schema = table_schema(config.columns, annotator.card)
     parts: list[pa.RecordBatch] = []
     order: list[int] = []
-    for begin, end in decoding.chunks(checked.headers, config.batch):
+    for begin, end in decoding.chunks(_areas(checked.headers, annotator), config.batch):
         places = checked.places[begin:end]
         headers = checked.headers[begin:end]
         outputs, faults = _outputs(
@@ -136,16 +133,19 @@ def _sorted(parts: list[pa.RecordBatch], order: list[int]) -> pa.RecordBatch | N
     return table.to_batches()[0]
 
 
+def _areas(headers: list[ImageHeader], annotator: Annotator) -> list[int]:
+    """Returns the pixels of each image in a model call."""
+    height, width, _ = annotator.card.image_shape
+    return [
+        height * width if annotator.decodes_here(header) else header.height * header.width
+        for header in headers
+    ]
+
+
 def _outputs(
     files: list[bytes], headers: list[ImageHeader], annotator: Annotator, drift: DriftSums
 ) -> tuple[Outputs, dict[int, ImageFaultError]]:
     """Runs the model; returns outputs [n, ...] in file order, and faults by position."""
-    by_graph = [
-        at for at, header in enumerate(headers) if header.format == "jpeg" and not header.convert
-    ]
-    if by_graph and annotator.agrees("JPEG", decoding.probe_jpeg):
-        by_graph = []
-    by_opencv = sorted(set(range(len(files))) - set(by_graph))
     faults: dict[int, ImageFaultError] = {}
     pieces: list[tuple[list[int], Outputs]] = []
 
@@ -156,33 +156,19 @@ def _outputs(
         if outputs:
             pieces.append((places, outputs))
 
+    by_graph = [at for at, header in enumerate(headers) if not annotator.decodes_here(header)]
+    here = sorted(set(range(len(files))) - set(by_graph))
     if by_graph:
         keep(by_graph, annotator.annotate_bytes([files[at] for at in by_graph]))
-    if by_opencv:
-        groups, bad = decoding.decode_into_groups(
-            [files[at] for at in by_opencv], [headers[at] for at in by_opencv]
+    if here:
+        kept, pixels, bad = decoding.decode_all(
+            [files[at] for at in here], [headers[at] for at in here], annotator.card.image_config
         )
-        faults.update({by_opencv[at]: fault for at, fault in bad.items()})
-        for places, pixels in _calls(groups, annotator):
+        faults.update({here[at]: fault for at, fault in bad.items()})
+        if kept:
             drift.add_pixels(pixels)
-            keep([by_opencv[at] for at in places], annotator.annotate_pixels(pixels))
+            keep([here[at] for at in kept], annotator.annotate_pixels(pixels))
     return _in_order(pieces, len(files)), faults
-
-
-def _calls(groups: Groups, annotator: Annotator) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Yields model calls for decoded groups: one for all sizes if resizing here is exact."""
-    shape = annotator.card.image_shape
-    if set(groups) <= {shape} or not annotator.agrees("the resize", decoding.probe_png):
-        for places, images in groups.values():
-            yield places, np.stack(images)
-        return
-    order: list[int] = []
-    fitted: list[np.ndarray] = []
-    for size, (places, images) in groups.items():
-        pixels = np.stack(images)
-        order.extend(places)
-        fitted.append(pixels if size == shape else annotator.fit(pixels))
-    yield order, np.concatenate(fitted)
 
 
 def _in_order(pieces: list[tuple[list[int], Outputs]], count: int) -> Outputs:
@@ -208,7 +194,7 @@ def _columns(
 ) -> Annotated:
     chosen = [places[at] for at in kept]
     keys = batch.keys
-    sizes = np.array([decoding.upright_size(headers[at]) for at in kept], np.int32)
+    heights, widths = np.array([headers[at].upright_size for at in kept], np.int32).T
     whole = len(kept) == len(places)
     return Annotated(
         source=batch.source,
@@ -216,8 +202,8 @@ def _columns(
         members=[batch.names[place] for place in chosen],
         sha256=[sha256[place] for place in chosen],
         formats=[headers[at].format for at in kept],
-        widths=sizes[:, 0],
-        heights=sizes[:, 1],
+        widths=widths,
+        heights=heights,
         given=[batch.labels[place] for place in chosen],
         outputs=outputs if whole else {name: value[kept] for name, value in outputs.items()},
     )

@@ -4,16 +4,24 @@ It runs on the worker's threads; OpenCV and hashlib release the interpreter lock
 """
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from components.bulk_inference.config import BatchConfig
-from components.image_checks import ImageFaultError, ImageHeader, check, decode
+from components.image_checks import (
+    ImageFaultError,
+    ImageHeader,
+    check,
+    jpeg_ratio,
+    model_pixels,
+)
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import LimitsConfig
+from trainer.config import ImageConfig
 
 
 @dataclass
@@ -62,81 +70,95 @@ def reject_of(batch: MemberBatch, place: int, fault: ImageFaultError) -> Reject:
     return Reject(batch.source, batch.names[place], fault.stage, fault.reason, fault.detail)
 
 
-def chunks(headers: list[ImageHeader], config: BatchConfig) -> Iterator[tuple[int, int]]:
+def chunks(areas: Sequence[int], config: BatchConfig) -> Iterator[tuple[int, int]]:
     """Divides images into model calls by number of pixels and images.
 
     Args:
-        headers: The headers of the images, in order.
+        areas: Pixels that each image has in a call, in order.
         config: The limits; an image above the limit on pixels gets a call of its own.
 
     Yields:
         Start and exclusive end of each call.
     """
     begin = pixels = 0
-    for place, header in enumerate(headers):
-        area = header.height * header.width
+    for place, area in enumerate(areas):
         full = place - begin >= config.max_images or pixels + area > config.max_pixels
         if full and place > begin:
             yield begin, place
             begin, pixels = place, 0
         pixels += area
-    if begin < len(headers):
-        yield begin, len(headers)
+    if begin < len(areas):
+        yield begin, len(areas)
 
 
-def decode_into_groups(
-    files: list[bytes], headers: list[ImageHeader]
-) -> tuple[dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]], dict[int, ImageFaultError]]:
-    """Decodes images and groups them by size, because the graph takes one size per call.
+def decode_all(
+    files: Sequence[bytes], headers: Sequence[ImageHeader], image: ImageConfig
+) -> tuple[list[int], np.ndarray, dict[int, ImageFaultError]]:
+    """Decodes images to the model's pixels.
 
     Args:
         files: The image files.
         headers: Their headers.
+        image: What the model needs.
 
     Returns:
-        For each shape (height, width, channels) the positions and the pixels, uint8; and the
-        faults of images that cannot be decoded, by position.
+        The positions of the images that can be decoded, their pixels, uint8 [n, height, width,
+        channels], and the faults of the others, by position.
     """
-    groups: dict[tuple[int, ...], tuple[list[int], list[np.ndarray]]] = {}
+    kept: list[int] = []
+    pixels = np.empty((len(files), *image.shape), np.uint8)
     faults: dict[int, ImageFaultError] = {}
     for place, (data, header) in enumerate(zip(files, headers, strict=True)):
         try:
-            pixels = decode(data, header)
+            pixels[len(kept)] = model_pixels(data, header, image)
+            kept.append(place)
         except ImageFaultError as fault:
             faults[place] = fault
-            continue
-        places, images = groups.setdefault(pixels.shape, ([], []))
-        places.append(place)
-        images.append(pixels)
-    return groups, faults
+    return kept, pixels[: len(kept)], faults
 
 
-def upright_size(header: ImageHeader) -> tuple[int, int]:
-    """Returns width and height after the EXIF orientation is applied."""
-    if header.orientation >= 5:
-        return header.height, header.width
-    return header.width, header.height
+class Route(NamedTuple):
+    """One way from a file to the model's pixels; models of earlier releases may take another.
 
-
-def probe_jpeg() -> tuple[bytes, np.ndarray]:
-    """Returns a JPEG on which decoders differ, and its pixels as OpenCV decodes them.
-
-    It has noise, a size that is not a multiple of a block, and subsampled chroma, because decoders
-    differ in the inverse transform and in the upsampling of chroma.
-
-    Returns:
-        The file, and uint8 [height, width, 3].
+    Attributes:
+        format: `jpeg`, or `png` for all formats whose pixels do not depend on the decoder.
+        ratio: Denominator of the scale that a JPEG is decoded at.
+        is_fitted: Whether the decoded image has another size or other channels than the model's.
     """
-    noise = np.random.default_rng(0).integers(0, 256, (47, 61, 3), np.uint8)
-    sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
-    _, encoded = cv2.imencode(".jpg", noise, [*sampling, cv2.IMWRITE_JPEG_QUALITY, 90])
-    file = encoded.tobytes()
-    return file, decode(file, ImageHeader("jpeg", 47, 61, 3))
+
+    format: str
+    ratio: int
+    is_fitted: bool
+
+    @property
+    def is_certain(self) -> bool:
+        """Returns whether every model that vaeline ever exported agrees on it."""
+        return self.format == "png" and not self.is_fitted
+
+    def probe(self, image: ImageConfig) -> tuple[bytes, ImageHeader]:
+        """Returns a file of this route on which decoders and resizes differ, and its header.
+
+        It has noise, subsampled chroma, and, if fitted, a size that is not a multiple of a block.
+
+        Args:
+            image: What the model needs.
+        """
+        height, width = image.height, image.width
+        if self.is_fitted:
+            # Above twice the size for each scale, and odd.
+            height, width = (2 * self.ratio * side + 5 for side in (height, width))
+        noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+        header = ImageHeader(self.format, height, width, 3)
+        if self.format == "png":
+            return cv2.imencode(".png", noise)[1].tobytes(), header
+        sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
+        _, encoded = cv2.imencode(".jpg", noise, [*sampling, cv2.IMWRITE_JPEG_QUALITY, 90])
+        return encoded.tobytes(), header
 
 
-def probe_png() -> tuple[bytes, np.ndarray]:
-    """Returns a PNG of a size that no model has, to test the resize, and its pixels."""
-    noise = np.random.default_rng(1).integers(0, 256, (67, 41, 3), np.uint8)
-    _, encoded = cv2.imencode(".png", noise)
-    file = encoded.tobytes()
-    return file, decode(file, ImageHeader("png", 67, 41, 3))
+def route_of(header: ImageHeader, image: ImageConfig) -> Route:
+    """Returns the way from a file to the model's pixels."""
+    is_fitted = (*header.upright_size, header.channels) != image.shape
+    if header.format != "jpeg" or header.convert:
+        return Route("png", 1, is_fitted)
+    return Route("jpeg", jpeg_ratio(header, image), is_fitted)

@@ -11,7 +11,9 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
+from components.bulk_inference.annotation.decoding import Route, route_of
 from components.bulk_inference.output import storage
+from components.image_checks import ImageHeader, model_pixels
 from components.image_sources.errors import InputError
 from serving import names
 from serving.tolerance import same_answers
@@ -27,8 +29,7 @@ reproduces the table of an uninterrupted one bit for bit; all other results agre
 `serving.tolerance`."""
 
 _FEWEST_ROWS: Final = 8
-"""Smallest number of rows of a call that is not padded to `_ROWS`: if memory is short, or if images
-are resized inside the graph."""
+"""Smallest number of rows of a call that is not padded to `_ROWS`, because memory is short."""
 
 _ALWAYS: Final = (names.LABEL_INDEX, names.PROBABILITY, names.PROBABILITIES, names.EMBEDDING)
 """Outputs of the encoder and the classifier, which checks of answers and the drift report read."""
@@ -66,9 +67,9 @@ class Annotator:
         self.card = card
         self._lock = threading.RLock()
         self._limit = max_images
-        self._agreements: dict[str, bool] = {}
+        self._agreements: dict[Route, bool] = {}
         self._signatures = _load(card.path, workers, needed_outputs(columns))
-        self._fit = _fitter(card.image_shape)
+        self._image = card.image_config
         tiny_image = cv2.imencode(".png", np.zeros((1, 1), np.uint8))[1].tobytes()
         self._filler = np.array([tiny_image], object)
 
@@ -78,10 +79,10 @@ class Annotator:
         return self._limit
 
     def annotate_pixels(self, pixels: np.ndarray) -> tuple[Outputs, dict[int, str]]:
-        """Runs the model on decoded images of one size.
+        """Runs the model on decoded images.
 
         Args:
-            pixels: uint8 [n, height, width, 1, 3 or 4].
+            pixels: uint8 [n, height, width, channels], of the model's size and channels.
 
         Returns:
             Outputs [n, ...] by name, and by position the faults of images that the model cannot
@@ -103,36 +104,34 @@ class Annotator:
 
         return self._in_parts(call, len(files))
 
-    def fit(self, pixels: np.ndarray) -> np.ndarray:
-        """Resizes uint8 [n, height, width, channels] to the input size just as the model does."""
-        return np.asarray(self._fit(pixels))
+    def decodes_here(self, header: ImageHeader) -> bool:
+        """Returns whether an image may be decoded outside the model's graph.
 
-    def agrees(self, kind: str, probe: Callable[[], tuple[bytes, np.ndarray]]) -> bool:
-        """Returns whether decoding outside the graph reproduces the served signature's outputs.
-
-        The result is cached per kind and process. The probe runs through `annotate` and, decoded
-        by the caller and resized, through `annotate_pixels`.
+        It may where the outputs then agree with those of the served signature, which is tried once
+        per process on a file of the same kind. WebP always is, because graphs cannot decode it.
 
         Args:
-            kind: Name of the probed path.
-            probe: Returns an image file and its decoded pixels uint8 [height, width, channels].
+            header: The header of the file.
         """
+        route = route_of(header, self._image)
+        if route.is_certain or header.format == "webp":
+            return True
         with self._lock:
-            if kind not in self._agreements:
-                file, pixels = probe()
+            if route not in self._agreements:
+                file, probed = route.probe(self._image)
                 served, _ = self.annotate_bytes([file])
-                ours, _ = self.annotate_pixels(self.fit(pixels[np.newaxis]))
-                self._agreements[kind] = same_answers(ours, served)
-                if not self._agreements[kind]:
-                    _LOG.info("%s is decoded by the model's own graph, which differs", kind)
-            return self._agreements[kind]
+                pixels = model_pixels(file, probed, self._image)
+                ours, _ = self.annotate_pixels(pixels[np.newaxis])
+                self._agreements[route] = bool(served) and same_answers(ours, served)
+                if not self._agreements[route]:
+                    _LOG.info("%s is decoded by the model's own graph, which differs", route)
+            return self._agreements[route]
 
     def _call(self, signature: str, argument: str, values: np.ndarray) -> Outputs:
         import tensorflow as tf
 
         count = len(values)
-        is_small = values.ndim == 1 or values.shape[1:] == self.card.image_shape
-        rows = _ROWS if is_small and self._limit >= _ROWS else _FEWEST_ROWS
+        rows = _ROWS if self._limit >= _ROWS else _FEWEST_ROWS
         missing = -count % rows if rows == _ROWS else max(0, rows - count)
         if missing:
             filler = self._filler if values.ndim == 1 else values[-1:]
@@ -280,15 +279,6 @@ class _KeptAlive:
 
     def __call__(self, **tensors: Any) -> dict[str, Any]:
         return self._function(**tensors)
-
-
-def _fitter(shape: tuple[int, int, int]) -> Callable[[np.ndarray], Any]:
-    import tensorflow as tf
-
-    from trainer.data import pixels
-
-    spec = tf.TensorSpec([None, None, None, None], tf.uint8)
-    return tf.function(lambda batch: pixels.fit_to_shape(batch, shape), input_signature=[spec])
 
 
 def _first_line(error: BaseException) -> str:

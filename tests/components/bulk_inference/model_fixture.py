@@ -44,9 +44,12 @@ def export_model(
     import tensorflow as tf
 
     from tests.numeric import jitter
+    from trainer.config import ImageConfig
     from trainer.data import pixels as trained_pixels
 
     height, width, channels = shape
+    sides = {"height": height, "width": width, "channels": channels}
+    config = ImageConfig.model_validate(sides)
     pixels = height * width * channels
     draw = np.random.default_rng(seed)
 
@@ -105,12 +108,11 @@ def export_model(
                     image = tf.io.decode_image(content, channels=0, expand_animations=False)
                     return tf.ensure_shape(image, [None, None, None])
 
-                def jpeg() -> tf.Tensor:
-                    return tf.io.decode_jpeg(content, channels=0, dct_method="INTEGER_ACCURATE")
+                def as_exported() -> tf.Tensor:
+                    return trained_pixels.decode_file(content, config)
 
-                accurate = tf.logical_and(accurate_jpeg, tf.io.is_jpeg(content))
-                image = tf.cond(accurate, jpeg, any_format)
-                return trained_pixels.fit_to_shape(image[tf.newaxis], shape)[0]
+                image = tf.cond(tf.constant(accurate_jpeg), as_exported, any_format)
+                return trained_pixels.fit_to_shape(image[tf.newaxis], config)[0]
 
             spec = tf.TensorSpec(shape, tf.uint8)
             return self.analyse(tf.map_fn(decode, image_bytes, fn_output_signature=spec))
@@ -119,7 +121,7 @@ def export_model(
             input_signature=[tf.TensorSpec([None, None, None, None], tf.uint8, name="pixels")]
         )
         def annotate_pixels(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self.analyse(trained_pixels.fit_to_shape(pixels, shape))
+            return self.analyse(trained_pixels.fit_to_shape(pixels, config))
 
     module = Annotator()
     tf.saved_model.save(
