@@ -24,6 +24,7 @@ from benchmarks.image_mutations import FORMATS, Mutant, mutate, valid_files
 from benchmarks.record import print_record
 from components.image_checks import ImageFaultError, ImageHeader, check, decode
 from components.image_example_gen.inspection import inspect
+from components.image_example_gen.job import IngestJob
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from serving.input_validation import validate_files
@@ -91,7 +92,7 @@ class Comparison:
         for place, mutant in enumerate(mutants):
             batch.add(str(place), mutant.data, None, None)
         try:
-            found = inspect(batch, self._config)
+            found = inspect(batch, IngestJob(self._config))
         except Exception as error:
             if len(mutants) > 1:
                 for mutant in mutants:
@@ -137,7 +138,7 @@ class Comparison:
         elif not np.array_equal(served, expected):
             different = int(np.count_nonzero(served != expected))
             self._disagree(mutant, "pixels", f"{different} of {expected.size} levels differ")
-        if (header.height, header.width) != expected.shape[:2]:
+        if header.upright_size != expected.shape[:2]:
             self._disagree(mutant, "header", f"{header} of {expected.shape}")
         self._compare_signature(mutant, stored, expected)
 

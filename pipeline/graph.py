@@ -76,7 +76,10 @@ def create_pipeline(
     """
     digests = by_step(code_digest)
     example_gen = ImageExampleGen(
-        config.input, code_digest=digests["ImageExampleGen"], given=places.input_state
+        config.input,
+        image_config=config.image,
+        code_digest=digests["ImageExampleGen"],
+        given=places.input_state,
     )
     examples = example_gen.outputs["examples"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from components.bulk_inference.model_card import read_card
-from components.image_checks import ImageFaultError, check, to_servable
+from components.image_checks import ImageFaultError, check, to_signature
 from components.image_sources.config import LimitsConfig
 from pipeline.console import captured_output
 from serving.client import PredictClient
@@ -101,7 +101,7 @@ def _read(file: Path) -> bytes:
     header = check(data, limits)
     if isinstance(header, ImageFaultError):
         raise header
-    return to_servable(data, header)
+    return to_signature(data, header)
 
 
 def _load(folder: str) -> Predictor:

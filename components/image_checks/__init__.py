@@ -8,6 +8,7 @@ from components.image_checks.header import ImageHeader as ImageHeader
 from components.image_checks.model_pixels import jpeg_ratio as jpeg_ratio
 from components.image_checks.model_pixels import model_pixels as model_pixels
 from components.image_checks.model_pixels import to_servable as to_servable
+from components.image_checks.model_pixels import to_signature as to_signature
 from components.image_checks.pixel_decoding import decode as decode
 from components.image_checks.pixel_decoding import encode_png as encode_png
 from components.image_checks.pixel_decoding import verify as verify

@@ -11,6 +11,10 @@ from components.image_checks.header import ImageHeader
 from components.image_checks.pixel_decoding import decode, encode_png
 from trainer.config import ImageConfig
 
+# JPEGs that the Transform graph cannot decode as it has to, but the signatures can. A PNG of all
+# their pixels would not do, because the scale of decoding depends on the format.
+_BY_SIGNATURES = ("turned by EXIF", "CMYK JPEG", "inverted CMYK JPEG", "RGB JPEG")
+
 # Both as in `trainer/data/pixels.py`, which imports TensorFlow.
 _KEPT_SCALE = 2
 _LARGEST_BLOCK = 64
@@ -52,6 +56,19 @@ def to_servable(data: bytes, header: ImageHeader, image: ImageConfig | None = No
         return data
     ratio = jpeg_ratio(header, image) if image is not None else 1
     return encode_png(decode(data, header, ratio=ratio))
+
+
+def to_signature(data: bytes, header: ImageHeader) -> bytes:
+    """Returns a file that the served signatures decode, which know the model's size themselves.
+
+    Args:
+        data: The file's bytes.
+        header: Its header, from `check`.
+
+    Raises:
+        ImageFaultError: if it cannot be decoded.
+    """
+    return data if header.convert in _BY_SIGNATURES else to_servable(data, header)
 
 
 def jpeg_ratio(header: ImageHeader, image: ImageConfig) -> int:

@@ -62,6 +62,7 @@ class Account:
     renamed: dict[str, str] = field(default_factory=dict)
     origins: NamedCounts = field(default_factory=NamedCounts)
     converted: int = 0
+    reduced: int = 0
     bytes: int = 0
     formats: Counter[str] = field(default_factory=Counter)
     sizes: Counter[str] = field(default_factory=Counter)
@@ -76,9 +77,10 @@ class Account:
         self.renamed |= images.renamed
         self.origins.update(images.origins)
         self.converted += images.converted
+        self.reduced += images.reduced
         self.bytes += sum(map(len, images.data))
-        self.formats.update(images.formats)
-        sizes = Counter((header.width, header.height) for header in images.headers)
+        self.formats.update(header.format for header in images.headers)
+        sizes = Counter(header.upright_size[::-1] for header in images.headers)
         for (width, height), number in sizes.items():
             self.sizes[f"{width}x{height}"] += number
         self.named_splits = sorted({*self.named_splits, *images.named})
@@ -126,6 +128,7 @@ class Account:
             "renamed_classes": self.renamed,
             "origins": self.origins.to_json(),
             "converted_to_png": self.converted,
+            "stored_at_model_size": self.reduced,
             "bytes": self.bytes,
             "formats": dict(self.formats.most_common()),
             "sizes": dict(self.sizes.most_common(SIZES_NAMED)),
@@ -185,6 +188,7 @@ def add_up(accounts: Iterable[Account]) -> Account:
         total.renamed |= part.renamed
         total.origins.update(part.origins)
         total.converted += part.converted
+        total.reduced += part.reduced
         total.bytes += part.bytes
         total.formats.update(part.formats)
         total.sizes.update(part.sizes)

@@ -15,12 +15,14 @@ from components.image_example_gen import driver, executor
 from components.image_example_gen.executor import (
     CODE_DIGEST,
     FINGERPRINT,
+    IMAGE_CONFIG,
     INPUT_CONFIG,
     PROCESSES,
     SPAN,
     THREADS,
 )
 from components.image_sources.config import InputConfig
+from trainer.config import ImageConfig
 
 EXAMPLES: Final = "examples"
 
@@ -30,6 +32,7 @@ class ImageExampleGenSpec(ComponentSpec):
 
     PARAMETERS = {
         INPUT_CONFIG: ExecutionParameter(type=str),
+        IMAGE_CONFIG: ExecutionParameter(type=str, optional=True),
         THREADS: ExecutionParameter(type=int, optional=True),
         PROCESSES: ExecutionParameter(type=int, optional=True),
         CODE_DIGEST: ExecutionParameter(type=str, optional=True),
@@ -50,6 +53,8 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
 
     Args:
         input_config: The input section, as a model, a mapping or JSON.
+        image_config: The image section, for `input.store`; without it, images are stored at their
+            own size.
         threads: Threads that check images, per process; by default they share the cores.
         processes: Processes that read and check; see `ingest`. 0 leaves all work to Beam.
         code_digest: Digest of the ingest code, so that a code change misses the cache.
@@ -65,6 +70,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         self,
         input_config: InputConfig | Mapping[str, Any] | str,
         *,
+        image_config: ImageConfig | None = None,
         threads: int | None = None,
         processes: int | None = None,
         code_digest: str | None = None,
@@ -77,6 +83,7 @@ class ImageExampleGen(base_beam_component.BaseBeamComponent):
         spec = ImageExampleGenSpec(
             **{
                 INPUT_CONFIG: config.model_dump_json(),
+                IMAGE_CONFIG: image_config and image_config.model_dump_json(),
                 THREADS: threads,
                 PROCESSES: processes,
                 CODE_DIGEST: code_digest,

@@ -13,10 +13,13 @@ from components.image_example_gen.ingest import ingest
 from components.image_sources.config import InputConfig
 from components.image_sources.fingerprint import fingerprint
 from components.image_sources.spans import resolve
+from trainer.config import ImageConfig
 from trainer.data import features
 
 INPUT_CONFIG: Final = "input_config"
 """JSON of the input section; the driver replaces its spans by the paths of those spans."""
+IMAGE_CONFIG: Final = "image_config"
+"""JSON of the image section: what the model sees."""
 THREADS: Final = "threads"
 PROCESSES: Final = "processes"
 CODE_DIGEST: Final = "code_digest"
@@ -49,6 +52,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
         artifact = artifact_utils.get_single_instance(output_dict["examples"])
         # Without a driver the spans are still patterns; resolved paths pass through unchanged.
         resolved = resolve(InputConfig.model_validate_json(exec_properties[INPUT_CONFIG]))
+        image = exec_properties.get(IMAGE_CONFIG)
         digest = exec_properties.get(FINGERPRINT) or fingerprint(resolved.config)
         # The properties keep the paths as given: a root that moves with its images stays cached.
         account = ingest(
@@ -57,6 +61,7 @@ class Executor(base_beam_executor.BaseBeamExecutor):
             self._make_beam_pipeline,
             threads=exec_properties.get(THREADS),
             processes=exec_properties.get(PROCESSES),
+            image=ImageConfig.model_validate_json(image) if image else None,
         )
         artifact.split_names = artifact_utils.encode_split_names(list(features.SPLITS))
         artifact.span = int(exec_properties.get(SPAN) or resolved.span)

@@ -19,12 +19,14 @@ import apache_beam as beam
 from components.image_example_gen import account as accounts
 from components.image_example_gen import finishing, local_run, parts, tables, transforms
 from components.image_example_gen.input_overview import OVERVIEW, describe_input
+from components.image_example_gen.job import IngestJob
 from components.image_example_gen.output import OutputFolder, unwritable
 from components.image_example_gen.workers import Workers, WorkerStartError
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.sources import open_source
+from trainer.config import ImageConfig
 from trainer.data import features
 from trainer.progress import PROGRESS_LOGGER
 
@@ -52,6 +54,7 @@ def ingest(
     threads: int | None = None,
     processes: int | None = None,
     progress: IngestProgressFn = log_ingest_progress,
+    image: ImageConfig | None = None,
 ) -> accounts.Account:
     """Reads all images into an Examples artifact.
 
@@ -65,6 +68,7 @@ def ingest(
             default is one per core if Beam would run in this process and the input is large
             enough.
         progress: Called with the progress.
+        image: The image that the network sees, for `store`; None stores images at their own size.
 
     Returns:
         The account.
@@ -74,12 +78,13 @@ def ingest(
     """
     begin = time.perf_counter()
     output = OutputFolder(uri)
+    job = IngestJob(config, image)
     try:
         output.remove(parts.STAGING)
         output.write(f"{parts.STAGING}/begun", b"")
         units = open_source(config).units()
         with _reported(output, progress, begin):
-            _run(config, output, units, make_pipeline(), threads, processes)
+            _run(job, output, units, make_pipeline(), threads, processes)
         account = accounts.add_up(
             accounts.loads(output.read(name)) for name in output.names(finishing.ACCOUNTS)
         )
@@ -121,7 +126,7 @@ def _check(account: accounts.Account, config: InputConfig, output: OutputFolder)
 
 
 def _run(
-    config: InputConfig,
+    job: IngestJob,
     output: OutputFolder,
     units: Iterator[WorkUnit],
     pipeline: beam.Pipeline,
@@ -137,16 +142,16 @@ def _run(
     if processes and output.is_local:
         share = threads or max(1, cores // processes)
         try:
-            with Workers(processes, config, output.uri, share) as workers:
-                local_run.run(config, output, units, workers)
+            with Workers(processes, job, output.uri, share) as workers:
+                local_run.run(job, output, units, workers)
             return
         except WorkerStartError as error:
             _LOG.warning("no worker processes (%s); going on in this one", error)
-    _run_beam(config, output, list(units), pipeline, threads or cores)
+    _run_beam(job, output, list(units), pipeline, threads or cores)
 
 
 def _run_beam(
-    config: InputConfig,
+    job: IngestJob,
     output: OutputFolder,
     units: list[WorkUnit],
     pipeline: beam.Pipeline,
@@ -158,7 +163,7 @@ def _run_beam(
             _ = (
                 pipeline
                 | "Units" >> beam.Create(units, reshuffle=False)
-                | "Ingest" >> transforms.Ingest(config, output.uri, threads)
+                | "Ingest" >> transforms.Ingest(job, output.uri, threads)
             )
     except RuntimeError as error:
         # Beam passes a worker's exception on as text only.

@@ -8,11 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from components.image_checks import ImageFaultError, ImageHeader, check, to_servable, verify
+from components.image_checks import (
+    ImageFaultError,
+    ImageHeader,
+    check,
+    encode_png,
+    model_pixels,
+    to_servable,
+    verify,
+)
+from components.image_example_gen.job import IngestJob
 from components.image_example_gen.splits import choose_slots
 from components.image_sources.batch import MemberBatch, Reject
-from components.image_sources.config import InputConfig
+from components.image_sources.config import Store
 from components.image_sources.named_counts import NamedCounts
+from trainer.config import ImageConfig
 
 
 @dataclass
@@ -22,13 +32,14 @@ class Inspected:
     Attributes:
         keys: `archive/member` of each image.
         data: The files as they are stored in the records.
-        headers: The headers of the stored files, after any conversion.
-        formats: The original formats, detected by content.
+        headers: The headers of the original files.
         digests: uint8 [n, 32], SHA-256 of the original content.
         labels: Class names; None if unknown.
         slots: uint8 [n], see `splits.SLOTS`.
         named: Splits that the source names for any of the images.
-        converted: Number of images whose stored file differs from the original.
+        converted: Number of images that are stored as another file because the Transform graph
+            does not decode the original as it has to.
+        reduced: Number of images that are stored at the model's size.
         rejects: Rows of the rejects table.
         ignored: Entries that are no images by their names.
         renamed: Class names that could not be kept, see `MemberBatch.renamed`.
@@ -38,44 +49,45 @@ class Inspected:
     keys: list[str]
     data: list[bytes]
     headers: list[ImageHeader]
-    formats: list[str]
     digests: np.ndarray
     labels: list[str | None]
     slots: np.ndarray
     named: set[str]
     converted: int
+    reduced: int
     rejects: list[Reject]
     ignored: NamedCounts
     renamed: dict[str, str]
     origins: NamedCounts
 
 
-def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
+def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
     """Checks every member of a batch.
 
     Args:
         batch: Members as read from their source.
-        config: Limits and splits.
+        job: Limits, splits, and what to store.
 
     Returns:
         Images and rejects, which together are as many as the members and rejects of the batch.
     """
-    limits = config.limits
+    limits = job.input.limits
     kept: list[int] = []
     data: list[bytes] = []
     headers: list[ImageHeader] = []
-    formats: list[str] = []
     rejects = list(batch.rejects)
-    converted = 0
+    converted = reduced = 0
     for i, found in enumerate(batch.data):
         header = check(found, limits)
         if isinstance(header, ImageFaultError):
             rejects.append(_reject(batch, i, header))
             continue
-        found_format = header.format
         try:
-            if header.convert:
-                found, header = _convert(found, header)
+            if job.image is not None and _is_reduced(header, job.image, job.input.store):
+                found = encode_png(model_pixels(found, header, job.image))
+                reduced += 1
+            elif header.convert:
+                found = to_servable(found, header, job.image)
                 converted += 1
             else:
                 verify(found, header)
@@ -85,7 +97,6 @@ def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
         kept.append(i)
         data.append(found)
         headers.append(header)
-        formats.append(found_format)
     content = batch.data if batch.identity is None else batch.identity
     joined = b"".join([hashlib.sha256(content[i]).digest() for i in kept])
     digests = np.frombuffer(joined, np.uint8).reshape(-1, 32)
@@ -96,12 +107,12 @@ def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
         keys=[keys[i] for i in kept],
         data=data,
         headers=headers,
-        formats=formats,
         digests=digests,
         labels=labels,
-        slots=choose_slots(digests, labels, splits, config.splits),
+        slots=choose_slots(digests, labels, splits, job.input.splits),
         named={split for split in splits if split},
         converted=converted,
+        reduced=reduced,
         rejects=rejects,
         ignored=batch.ignored,
         renamed=batch.renamed,
@@ -109,11 +120,11 @@ def inspect(batch: MemberBatch, config: InputConfig) -> Inspected:
     )
 
 
-def _convert(data: bytes, header: ImageHeader) -> tuple[bytes, ImageHeader]:
-    """Converts an image that the served graph cannot decode to PNG."""
-    turned = header.orientation >= 5
-    height, width = (header.width, header.height) if turned else (header.height, header.width)
-    return to_servable(data, header), ImageHeader("png", height, width, header.channels)
+def _is_reduced(header: ImageHeader, image: ImageConfig, store: Store) -> bool:
+    """Returns whether an image is stored at the model's size."""
+    if store == "auto":
+        return header.height * header.width > image.height * image.width
+    return store == "model_size"
 
 
 def _reject(batch: MemberBatch, row: int, fault: ImageFaultError) -> Reject:

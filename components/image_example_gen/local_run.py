@@ -15,10 +15,10 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from components.image_example_gen import duplicates
 from components.image_example_gen.finishing import facts_of, find_copies, finish_part
+from components.image_example_gen.job import IngestJob
 from components.image_example_gen.output import OutputFolder
 from components.image_example_gen.workers import Workers
 from components.image_sources.base import WorkUnit
-from components.image_sources.config import InputConfig
 
 _MOST: Final = 16
 """Largest number of processes: more would wait for the disk, and each takes 100 MiB."""
@@ -56,13 +56,11 @@ def choose_processes(pipeline: beam.Pipeline, units: Sequence[WorkUnit], cores: 
     return processes if processes > 1 else 0
 
 
-def run(
-    config: InputConfig, output: OutputFolder, units: Iterable[WorkUnit], workers: Workers
-) -> None:
+def run(job: IngestJob, output: OutputFolder, units: Iterable[WorkUnit], workers: Workers) -> None:
     """Performs the steps of `transforms.Ingest` without Beam.
 
     Args:
-        config: The input section, with spans resolved.
+        job: The input and what to store.
         output: The artifact's folder.
         units: The work units, planned while earlier ones are processed.
         workers: Started worker processes.
@@ -75,7 +73,7 @@ def run(
     facts = [facts_of(part) for part in parts]
     requests: defaultdict[int, list[bytes]] = defaultdict(list)
     for partition in range(duplicates.PARTITIONS):
-        for number, packed in find_copies(partition, facts, output, config.duplicates == "drop"):
+        for number, packed in find_copies(partition, facts, output, job.input.duplicates == "drop"):
             requests[number].append(packed)
     for part in parts:
         finish_part(part, requests[part.number], facts, output)

@@ -29,7 +29,7 @@ def encode(
     Args:
         keys: `archive/member` of each image.
         data: The image files, JPEG or PNG.
-        headers: Their headers.
+        headers: The headers of the original files.
         digests: uint8 [n, 32], SHA-256.
         labels: Class names; None omits the feature.
 
@@ -39,7 +39,7 @@ def encode(
     digits = bytes(digests).hex().encode("ascii")
     records = []
     for i, (key, image, header, label) in enumerate(zip(keys, data, headers, labels, strict=True)):
-        fixed = _fixed(header.format, header.height, header.width, header.channels, label)
+        fixed = _fixed(header.format, *header.upright_size, header.channels, label)
         name = key.encode("utf-8", "surrogateescape")
         parts = (
             _opening(_ENCODED, len(image)),

@@ -13,6 +13,7 @@ from typing import Final
 
 from components.image_example_gen.account import Account, name_of
 from components.image_example_gen.inspection import Inspected, inspect
+from components.image_example_gen.job import IngestJob
 from components.image_example_gen.splits import final_split
 from components.image_sources import files
 from components.image_sources.base import WorkUnit
@@ -114,9 +115,8 @@ def _read_unit(
 ) -> tuple[int, bool]:
     """Adds a unit's images to the account; returns the entries read and whether these were all."""
     read = 0
-    batches: Iterator[Inspected] = (
-        inspect(batch, config) for batch in open_source(config).read(unit)
-    )
+    job = IngestJob(config)
+    batches: Iterator[Inspected] = (inspect(batch, job) for batch in open_source(config).read(unit))
     for images in batches:
         account.add(images)
         counts.update(zip(images.slots.tolist(), images.labels, strict=True))

@@ -15,11 +15,11 @@ import apache_beam as beam
 from components import beam_metrics
 from components.image_example_gen import duplicates
 from components.image_example_gen.finishing import PartFacts, facts_of, find_copies, finish_part
+from components.image_example_gen.job import IngestJob
 from components.image_example_gen.output import OutputFolder, unwritable
 from components.image_example_gen.parts import STAGING, Part
 from components.image_example_gen.units import write_unit
 from components.image_sources.base import WorkUnit
-from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 
 NAMESPACE: Final = "image_example_gen"
@@ -31,12 +31,12 @@ class Ingest(beam.PTransform):
     """Transforms work units into the artifact's files and the account.
 
     Attributes:
-        config: The input section, with spans resolved.
+        job: The input and what to store.
         uri: The artifact's folder.
         threads: Threads that check images, per worker process.
     """
 
-    config: InputConfig
+    job: IngestJob
     uri: str
     threads: int
 
@@ -45,14 +45,16 @@ class Ingest(beam.PTransform):
         parts = (
             units
             | "SpreadUnits" >> beam.Reshuffle()
-            | "WriteUnits" >> beam.ParDo(WriteUnit(self.config, self.uri, self.threads))
+            | "WriteUnits" >> beam.ParDo(WriteUnit(self.job, self.uri, self.threads))
         )
         facts = beam.pvalue.AsIter(parts | "Facts" >> beam.MapTuple(lambda _, part: facts_of(part)))
         requests = (
             units.pipeline
             | "Partitions" >> beam.Create(range(duplicates.PARTITIONS))
             | "FindDuplicates"
-            >> beam.FlatMap(_find, facts, uri=self.uri, drop_all=self.config.duplicates == "drop")
+            >> beam.FlatMap(
+                _find, facts, uri=self.uri, drop_all=self.job.input.duplicates == "drop"
+            )
         )
         return (
             {"parts": parts, "requests": requests}
@@ -65,13 +67,13 @@ class WriteUnit(beam.DoFn):
     """Reads units, checks every member, writes parts.
 
     Args:
-        config: The input section.
+        job: The input and what to store.
         uri: The artifact's folder.
         threads: Threads that check images.
     """
 
-    def __init__(self, config: InputConfig, uri: str, threads: int) -> None:
-        self._config = config
+    def __init__(self, job: IngestJob, uri: str, threads: int) -> None:
+        self._job = job
         self._uri = uri
         self._threads = threads
 
@@ -82,7 +84,7 @@ class WriteUnit(beam.DoFn):
             return
         try:
             with beam_metrics.timed(NAMESPACE, "unit"):
-                for part in write_unit(unit, self._config, output, self._threads):
+                for part in write_unit(unit, self._job, output, self._threads):
                     _count(part)
                     yield part.number, part
         except InputError as error:

@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from typing import Final
 
 from components.image_example_gen.inspection import Inspected, inspect
+from components.image_example_gen.job import IngestJob
 from components.image_example_gen.output import OutputFolder
 from components.image_example_gen.parts import Part, PartWriter
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import InputConfig
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.sources import open_source
 
@@ -25,13 +25,13 @@ _SLICE_BYTES: Final = 4 * 1024 * 1024
 
 
 def write_unit(
-    unit: WorkUnit, config: InputConfig, output: OutputFolder, threads: int
+    unit: WorkUnit, job: IngestJob, output: OutputFolder, threads: int
 ) -> Iterator[Part]:
     """Reads a unit and writes its parts; a part ends when it exceeds the size of a unit.
 
     Args:
         unit: The unit.
-        config: The input section.
+        job: The input and what to store.
         output: The artifact's folder.
         threads: Threads that check images; 1 means the calling thread.
 
@@ -42,11 +42,11 @@ def write_unit(
         InputError: if the archive as a whole is unreadable.
         OSError: if the output cannot be written.
     """
-    limits = config.units
+    limits = job.input.units
     index = 0
     writer = PartWriter(output, unit.index, index)
     try:
-        for images in _inspected(unit, config, threads):
+        for images in _inspected(unit, job, threads):
             writer.add(images)
             if writer.rows >= limits.members or writer.size >= limits.max_bytes:
                 yield writer.finish()
@@ -57,11 +57,11 @@ def write_unit(
         writer.close()
 
 
-def _inspected(unit: WorkUnit, config: InputConfig, threads: int) -> Iterator[Inspected]:
+def _inspected(unit: WorkUnit, job: IngestJob, threads: int) -> Iterator[Inspected]:
     """Yields checked slices, reading a bounded number of slices ahead of the threads."""
-    batches = open_source(config).read(unit)
+    batches = open_source(job.input).read(unit)
     if threads == 1:
-        yield from (inspect(batch, config) for batch in batches)
+        yield from (inspect(batch, job) for batch in batches)
         return
     waiting: deque[Future[Inspected]] = deque()
     with ExitStack() as stack:
@@ -70,7 +70,7 @@ def _inspected(unit: WorkUnit, config: InputConfig, threads: int) -> Iterator[In
         stack.callback(pool.shutdown, wait=False, cancel_futures=True)
         for batch in batches:
             for part in slices(batch):
-                waiting.append(pool.submit(inspect, part, config))
+                waiting.append(pool.submit(inspect, part, job))
                 if len(waiting) > 2 * threads:
                     yield waiting.popleft().result()
         while waiting:

@@ -15,10 +15,10 @@ from multiprocessing.connection import Connection
 from typing import Final
 
 from components.image_example_gen.inspection import inspect
+from components.image_example_gen.job import IngestJob
 from components.image_example_gen.output import OutputFolder, unwritable
 from components.image_example_gen.units import slices, write_unit
 from components.image_sources.base import WorkUnit
-from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 from components.image_sources.sources import open_source
 
@@ -34,18 +34,18 @@ def main() -> None:
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     connection = Connection(int(sys.argv[1]))
     try:
-        config, uri, threads = connection.recv()
+        job, uri, threads = connection.recv()
         output = OutputFolder(uri)
         connection.send(None)
         while True:
             task, unit = connection.recv()
             if task == PROBE:
-                for name in _probe(unit, config):
+                for name in _probe(unit, job):
                     connection.send(name)
                 connection.send(None)
                 continue
             try:
-                result: object = list(write_unit(unit, config, output, threads))
+                result: object = list(write_unit(unit, job, output, threads))
             except InputError as error:
                 result = error
             except OSError as error:
@@ -59,12 +59,12 @@ def main() -> None:
         return
 
 
-def _probe(unit: WorkUnit, config: InputConfig) -> Iterator[str]:
+def _probe(unit: WorkUnit, job: IngestJob) -> Iterator[str]:
     """Checks images one by one and yields each name before its check."""
-    for batch in open_source(config).read(unit):
+    for batch in open_source(job.input).read(unit):
         for image in slices(batch, most=1):
             yield from image.keys
-            inspect(image, config)
+            inspect(image, job)
 
 
 def _end_with_parent(parent: int) -> None:

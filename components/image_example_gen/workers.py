@@ -15,10 +15,10 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Final, Self
 
+from components.image_example_gen.job import IngestJob
 from components.image_example_gen.parts import Part
 from components.image_example_gen.worker import PROBE, WRITE
 from components.image_sources.base import WorkUnit
-from components.image_sources.config import InputConfig
 from components.image_sources.errors import InputError
 
 _MODULE: Final = "components.image_example_gen.worker"
@@ -34,7 +34,7 @@ class Workers:
 
     Args:
         processes: Number of processes.
-        config: The input section.
+        job: The input and what to store.
         uri: The artifact's folder, on this machine.
         threads: Threads per process that check images.
 
@@ -42,8 +42,8 @@ class Workers:
         WorkerStartError: if they cannot be started.
     """
 
-    def __init__(self, processes: int, config: InputConfig, uri: str, threads: int) -> None:
-        self._job = (config, uri, threads)
+    def __init__(self, processes: int, job: IngestJob, uri: str, threads: int) -> None:
+        self._job = (job, uri, threads)
         self._running: dict[Connection, subprocess.Popen[bytes]] = {}
         try:
             started = [self._start() for _ in range(processes)]

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from trainer.options import Section
 
+Store = Literal["original", "model_size", "auto"]
 Format = Literal[
     "auto", "folder", "zip", "tar", "webdataset", "idx", "tfrecord", "tfds", "manifest"
 ]
@@ -236,6 +237,14 @@ class InputConfig(Section):
     spans: SpansConfig = SpansConfig()
     storage: StorageConfig = StorageConfig()
     units: UnitsConfig = UnitsConfig()
+    store: Store = Field(
+        default="auto",
+        description=(
+            "What a record holds. original: the file; model_size: a lossless PNG of the pixels that"
+            " the model sees, so that no later step decodes a photo; auto: that PNG where the image"
+            " has more pixels than the model's."
+        ),
+    )
     duplicates: Literal["drop", "keep"] = Field(
         default="drop",
         description=(

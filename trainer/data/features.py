@@ -7,15 +7,16 @@ jobs read them. The names are those of TensorFlow's image records.
 from typing import Final
 
 ENCODED: Final = "image/encoded"
-"""bytes [1]: the image as a JPEG or PNG file; other formats were converted to PNG."""
+"""bytes [1]: the image as a JPEG or PNG file: the original; or a PNG, where the original has
+another format, or is larger than the model's image (`input.store`)."""
 FORMAT: Final = "image/format"
-"""bytes [1]: `jpeg` or `png`, detected from the content and not from the name."""
+"""bytes [1]: format of the original: `jpeg`, `png`, `gif`, `bmp` or `webp`, by its content."""
 HEIGHT: Final = "image/height"
-"""int64 [1]: rows, pixels."""
+"""int64 [1]: rows of the original, upright, pixels."""
 WIDTH: Final = "image/width"
-"""int64 [1]: columns, pixels."""
+"""int64 [1]: columns of the original, upright, pixels."""
 CHANNELS: Final = "image/channels"
-"""int64 [1]: 1 (grey), 3 (colour) or 4 (colour and alpha), as stored in the file."""
+"""int64 [1]: 1 (grey), 3 (colour) or 4 (colour and alpha), of the original."""
 FILENAME: Final = "image/filename"
 """bytes [1]: origin of the image: `archive.zip/member/path.png` or the path of a file."""
 SHA256: Final = "image/key/sha256"

@@ -159,7 +159,13 @@ def _outputs(
     by_graph = [at for at, header in enumerate(headers) if not annotator.decodes_here(header)]
     here = sorted(set(range(len(files))) - set(by_graph))
     if by_graph:
-        keep(by_graph, annotator.annotate_bytes([files[at] for at in by_graph]))
+        accepted, bad = decoding.for_signatures(
+            [files[at] for at in by_graph], [headers[at] for at in by_graph]
+        )
+        faults.update({by_graph[at]: fault for at, fault in bad.items()})
+        if accepted:
+            places = [by_graph[at] for at in accepted]
+            keep(places, annotator.annotate_bytes(list(accepted.values())))
     if here:
         kept, pixels, bad = decoding.decode_all(
             [files[at] for at in here], [headers[at] for at in here], annotator.card.image_config

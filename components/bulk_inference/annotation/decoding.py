@@ -18,6 +18,7 @@ from components.image_checks import (
     check,
     jpeg_ratio,
     model_pixels,
+    to_signature,
 )
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import LimitsConfig
@@ -115,6 +116,24 @@ def decode_all(
         except ImageFaultError as fault:
             faults[place] = fault
     return kept, pixels[: len(kept)], faults
+
+
+def for_signatures(
+    files: Sequence[bytes], headers: Sequence[ImageHeader]
+) -> tuple[dict[int, bytes], dict[int, ImageFaultError]]:
+    """Converts the files that the model's signatures would refuse.
+
+    Returns:
+        Files and faults, by position.
+    """
+    accepted: dict[int, bytes] = {}
+    faults: dict[int, ImageFaultError] = {}
+    for place, (data, header) in enumerate(zip(files, headers, strict=True)):
+        try:
+            accepted[place] = to_signature(data, header)
+        except ImageFaultError as fault:
+            faults[place] = fault
+    return accepted, faults
 
 
 class Route(NamedTuple):

@@ -108,13 +108,13 @@ class Annotator:
         """Returns whether an image may be decoded outside the model's graph.
 
         It may where the outputs then agree with those of the served signature, which is tried once
-        per process on a file of the same kind. WebP always is, because graphs cannot decode it.
+        per process on a file of the same kind.
 
         Args:
             header: The header of the file.
         """
         route = route_of(header, self._image)
-        if route.is_certain or header.format == "webp":
+        if route.is_certain:
             return True
         with self._lock:
             if route not in self._agreements:
