@@ -23,8 +23,8 @@ import tensorflow as tf
 from benchmarks.image_mutations import FORMATS, Mutant, mutate, valid_files
 from benchmarks.record import print_record
 from components.image_checks import ImageFaultError, ImageHeader, check, decode
+from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.inspection import inspect
-from components.image_example_gen.job import IngestJob
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from serving.input_validation import validate_files

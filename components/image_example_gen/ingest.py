@@ -18,8 +18,8 @@ import apache_beam as beam
 
 from components.image_example_gen import account as accounts
 from components.image_example_gen import finishing, local_run, parts, tables, transforms
+from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.input_overview import OVERVIEW, describe_input
-from components.image_example_gen.job import IngestJob
 from components.image_example_gen.output import OutputFolder, unwritable
 from components.image_example_gen.workers import Workers, WorkerStartError
 from components.image_sources.base import WorkUnit

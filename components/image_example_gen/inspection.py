@@ -17,7 +17,7 @@ from components.image_checks import (
     to_servable,
     verify,
 )
-from components.image_example_gen.job import IngestJob
+from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.splits import choose_slots
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import Store

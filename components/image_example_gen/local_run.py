@@ -15,7 +15,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from components.image_example_gen import duplicates
 from components.image_example_gen.finishing import facts_of, find_copies, finish_part
-from components.image_example_gen.job import IngestJob
+from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.output import OutputFolder
 from components.image_example_gen.workers import Workers
 from components.image_sources.base import WorkUnit

@@ -12,8 +12,8 @@ from itertools import islice
 from typing import Final
 
 from components.image_example_gen.account import Account, name_of
+from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.inspection import Inspected, inspect
-from components.image_example_gen.job import IngestJob
 from components.image_example_gen.splits import final_split
 from components.image_sources import files
 from components.image_sources.base import WorkUnit

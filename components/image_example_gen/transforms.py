@@ -15,7 +15,7 @@ import apache_beam as beam
 from components import beam_metrics
 from components.image_example_gen import duplicates
 from components.image_example_gen.finishing import PartFacts, facts_of, find_copies, finish_part
-from components.image_example_gen.job import IngestJob
+from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.output import OutputFolder, unwritable
 from components.image_example_gen.parts import STAGING, Part
 from components.image_example_gen.units import write_unit

@@ -10,8 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import Final
 
+from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.inspection import Inspected, inspect
-from components.image_example_gen.job import IngestJob
 from components.image_example_gen.output import OutputFolder
 from components.image_example_gen.parts import Part, PartWriter
 from components.image_sources.base import WorkUnit

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from typing import Final
 
+from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.inspection import inspect
-from components.image_example_gen.job import IngestJob
 from components.image_example_gen.output import OutputFolder, unwritable
 from components.image_example_gen.units import slices, write_unit
 from components.image_sources.base import WorkUnit

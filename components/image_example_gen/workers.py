@@ -15,7 +15,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from typing import Final, Self
 
-from components.image_example_gen.job import IngestJob
+from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.parts import Part
 from components.image_example_gen.worker import PROBE, WRITE
 from components.image_sources.base import WorkUnit
