@@ -18,6 +18,7 @@ from trainer.data import features
 
 if TYPE_CHECKING:
     # ServingCheck reads golden sets without the trainer, so its code digest must not cover it.
+    from trainer.config import ImageConfig
     from trainer.data.preprocessing import RecordTransform
     from trainer.model.vae_classifier import VaeClassifier
 
@@ -81,7 +82,7 @@ def answer_in_memory(
         if total > MOST_BYTES:
             break
         kept.append(file)
-    kept.extend(unusual_files())
+    kept.extend(unusual_files(transform.image, max_pixels))
     # The trainer's input pipeline reads only upright 8-bit files, as the ingest stores them.
     plain = validate_files(tf.constant(kept), transform.image, max_pixels).numpy()
     levels, _ = transform.decode_examples(tf.constant([_record(file) for file in plain]))
@@ -123,23 +124,36 @@ def read_golden(path: str) -> GoldenSet:
         raise ValueError(f"{path}: no golden set to compare with: {reason}") from error
 
 
-def unusual_files() -> list[bytes]:
-    """Makes a JPEG with subsampled chroma, a rotated copy, a colour PNG and a 16-bit PNG.
+def unusual_files(image: "ImageConfig", max_pixels: int) -> list[bytes]:
+    """Makes files that take every path to the model's pixels.
+
+    Args:
+        image: What the model needs.
+        max_pixels: Largest height times width that the signatures accept.
 
     Returns:
-        Four files of noise, of sizes that no model has; equal at every call.
+        Files of noise, of sizes that no model has: a JPEG with subsampled chroma, a rotated copy, a
+        colour PNG and a 16-bit PNG; and, unless it is too large, a JPEG that is decoded at half its
+        size, with a rotated copy. They are equal at every call.
     """
     random = np.random.default_rng(_SEED)
     # Coarse noise survives a resize.
     noise = np.kron(random.integers(0, 256, (9, 7, 3)), np.ones((5, 5, 1))).astype(np.uint8)
     photo = tf.io.encode_jpeg(noise, quality=90, chroma_downsampling=True).numpy()
     deep = np.kron(random.integers(0, 65536, (6, 8, 1)), np.ones((4, 4, 1))).astype(np.uint16)
-    return [
+    files = [
         photo,
         _sideways(photo),
         tf.io.encode_png(noise).numpy(),
         tf.io.encode_png(deep).numpy(),
     ]
+    # Both sides are four times the model's longer side, so that the rotated copy is as large.
+    block = -(-4 * max(image.height, image.width) // 7) + 1
+    large = np.kron(random.integers(0, 256, (9, 7, 3)), np.ones((block, block, 1)))
+    if large.shape[0] * large.shape[1] <= max_pixels:
+        photo = tf.io.encode_jpeg(large.astype(np.uint8), chroma_downsampling=True).numpy()
+        files += [photo, _sideways(photo)]
+    return files
 
 
 def _sideways(jpeg: bytes) -> bytes:

@@ -44,7 +44,7 @@ def test_a_sound_export_is_blessed_by_the_component(copy: Path) -> None:
     stages = {stage["name"]: stage["difference"] for stage in report["stages"]}
     assert {"bulk job", "bad images are refused"} <= stages.keys()
     assert 0 < max(stages.values()) < QUICK.tolerance
-    assert report["figures"]["images"] == 4
+    assert report["figures"]["images"] == 6
 
 
 def test_another_answer_than_in_memory_names_stage_image_and_numbers(copy: Path) -> None:

@@ -1,0 +1,246 @@
+"""Archives of photographs: the bulk job against a bare loop, and `input.store` in a whole run.
+
+    python -m benchmarks.photos [--data DIR] [--json]
+
+The photos are JPEGs of quality 90 that the benchmark makes from shapes, text, gradients and noise;
+with `--data` they are kept there and used again. Every side runs in a fresh process, one after the
+other, with the same model on the same files.
+
+- `vs_bare_loop_NMP`: images per second of the bulk job (all columns, table written) over those of
+  tf.data with `decode_jpeg`, `tf.image.resize` and the SavedModel, without start-up.
+- `model_size_vs_original`: seconds of `vaeline run`, ingest to push, with `store: model_size` over
+  `store: original`; `same_model` is 1 if both trainings ended with the same weights, bit for bit,
+  and the gate prints the same metrics.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+
+from benchmarks.bulk import example, timed
+from benchmarks.record import print_record
+from components.bulk_inference.config import CLASSIFY_COLUMNS
+from components.tfrecord_frames import frame
+from trainer.data import features
+
+_TARGETS: Final = {
+    "vs_bare_loop_3mp": 2.0,
+    "vs_bare_loop_12mp": 2.0,
+    "model_size_vs_original": 0.5,
+}
+_SIZES: Final = {1: (866, 1154), 3: (1500, 2000), 12: (3000, 4000)}
+"""Height and width by megapixels."""
+_CLASSES: Final = ("circle", "square", "triangle", "lines")
+_QUALITY: Final = 90
+_NOISE: Final = 5.0
+"""Standard deviation of the noise, in levels, about that of a phone in daylight."""
+
+_CONFIG: Final = """
+name: photos
+image: {height: 64, width: 64, channels: 3, fit: crop}
+model: {encoder: conv, decoder: mlp, latent_size: 32, observation: discretized_logistic}
+evaluation: {min_accuracy: 0.01, min_class_recall: null, slices: [class]}
+"""
+
+_JOB: Final = """
+import json, sys
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.job import run_bulk
+from components.image_sources.config import InputConfig
+paths, model, output, columns = json.loads(sys.argv[1])
+config = BulkConfig(
+    input=InputConfig(paths=paths), model=model, output=output, columns=columns)
+print(json.dumps(run_bulk(config).as_dict()))
+"""
+
+_BARE_LOOP: Final = """
+import json, sys, time
+records, model, height, width = json.loads(sys.argv[1])
+import tensorflow as tf
+loaded = tf.saved_model.load(model)
+function = loaded.signatures["annotate_pixels"]
+spec = {"image/encoded": tf.io.FixedLenFeature([], tf.string)}
+def decode(record):
+    encoded = tf.io.parse_single_example(record, spec)["image/encoded"]
+    small = tf.image.resize(tf.io.decode_jpeg(encoded, channels=3), [height, width])
+    return tf.cast(tf.clip_by_value(tf.round(small), 0, 255), tf.uint8)
+data = tf.data.TFRecordDataset(records).map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+data = data.batch(64).prefetch(2)
+function(pixels=tf.zeros([64, height, width, 3], tf.uint8))
+begin, images = time.perf_counter(), 0
+for pixels in data:
+    answer = function(pixels=pixels)
+    images += len(answer["label_index"].numpy())
+print(json.dumps(images / (time.perf_counter() - begin)))
+"""
+
+
+def main() -> None:
+    """Measures and prints, or writes, one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder to keep the photos in")
+    parser.add_argument("--photos", type=int, default=2000, help="photos of the whole run")
+    parser.add_argument("--megapixels", type=int, default=1, choices=_SIZES, help="of that run")
+    parser.add_argument("--epochs", type=int, default=10, help="of the whole run")
+    parser.add_argument(
+        "--pixels-each", type=int, default=2400, help="megapixels of each bulk archive"
+    )
+    parser.add_argument("--json", action="store_true", help="print nothing but the record")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="bench-photos-") as name:
+        figures = measure(Path(name), options)
+    if not options.json:
+        for key, value in figures.items():
+            print(f"{key:44} {value:12.3f}")
+    print_record(figures, _TARGETS)
+
+
+def measure(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Measures the whole run in both settings, then the bulk job with the model of the last one."""
+    kept = options.data or folder
+    kept.mkdir(parents=True, exist_ok=True)
+    training = make_archive(kept, options.photos, options.megapixels)
+    figures: dict[str, float] = {"photos_mib": training.stat().st_size / 2**20}
+    results = {}
+    for store in ("original", "model_size"):
+        root = folder / store
+        seconds, results[store] = whole_run(training, root, store, options.epochs)
+        figures[f"run_{store}_seconds"] = seconds
+        for step, found in results[store]["steps"].items():
+            figures[f"run_{store}_{step}"] = found["seconds"]
+    figures["model_size_vs_original"] = (
+        figures["run_model_size_seconds"] / figures["run_original_seconds"]
+    )
+    models = {store: results[store]["pushed"] for store in results}
+    figures["same_model"] = float(
+        _digest(models["original"]) == _digest(models["model_size"])
+        and results["original"]["checks"] == results["model_size"]["checks"]
+    )
+    for megapixels in _SIZES:
+        archive = make_archive(kept, options.pixels_each // megapixels, megapixels)
+        figures |= measure_bulk(archive, megapixels, models["model_size"], folder)
+    return figures
+
+
+def measure_bulk(archive: Path, megapixels: int, model: str, folder: Path) -> dict[str, float]:
+    """Measures the bulk job and the bare loop on one archive, in images per second."""
+    output = folder / f"labelled_{megapixels}"
+    job = timed(_JOB, [[str(archive)], model, str(output), list(CLASSIFY_COLUMNS)])[1]
+    ours = job["members"] / (job["seconds"] - job["startup_seconds"])
+    records = folder / f"photos_{megapixels}.tfrecord"
+    with zipfile.ZipFile(archive) as opened, records.open("wb") as file:
+        for name in opened.namelist():
+            file.write(frame([example(features.ENCODED, opened.read(name))]))
+    bare = timed(_BARE_LOOP, [[str(records)], model, 64, 64])[1]
+    records.unlink()
+    return {
+        f"bulk_{megapixels}mp_images_per_second": ours,
+        f"bare_loop_{megapixels}mp_images_per_second": bare,
+        f"vs_bare_loop_{megapixels}mp": ours / bare,
+    }
+
+
+def whole_run(archive: Path, root: Path, store: str, epochs: int) -> tuple[float, dict[str, Any]]:
+    """Runs `vaeline run` in a fresh process; returns its wall time in seconds and its result."""
+    root.mkdir(parents=True)
+    config = root / "photos.yaml"
+    config.write_text(_CONFIG, encoding="utf-8")
+    values = {
+        "input.paths": json.dumps(str(archive)),
+        "input.store": store,
+        "trainer.epochs": epochs,
+    }
+    command = [sys.executable, "-m", "pipeline.cli", "run", "--config", str(config)]
+    command += ["--root", str(root), "--json"]
+    for key, value in values.items():
+        command += ["--set", f"{key}={value}"]
+    begin = time.perf_counter()
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )  # fmt: skip
+    seconds = time.perf_counter() - begin
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+    return seconds, json.loads(done.stdout)
+
+
+def _digest(model: str) -> str:
+    card = json.loads((Path(model) / "assets.extra" / "model.json").read_text(encoding="utf-8"))
+    return str(card["digests"]["model"])
+
+
+def make_archive(folder: Path, count: int, megapixels: int) -> Path:
+    """Writes a zip of photos in one folder per class, unless it is there already."""
+    path = folder / f"photos_{count}x{megapixels}mp.zip"
+    if not path.exists():
+        unfinished = path.with_suffix(".part")
+        with zipfile.ZipFile(unfinished, "w") as archive:
+            for name, content in photos(count, *_SIZES[megapixels]):
+                archive.writestr(name, content)
+        unfinished.rename(path)
+    return path
+
+
+def photos(count: int, height: int, width: int) -> Iterator[tuple[str, bytes]]:
+    """Makes photos of four classes: a large shape of random colour, size and place on a scene.
+
+    Args:
+        count: Number of photos.
+        height: Rows, pixels.
+        width: Columns, pixels.
+
+    Yields:
+        Name, `class/number.jpg`, and JPEG file.
+    """
+    random = np.random.default_rng(0)
+    # One field of noise, shifted for each photo, because drawing it takes longer than encoding.
+    noise = random.normal(0, _NOISE, (height + 64, width + 64, 3)).astype(np.float32)
+    for number in range(count):
+        kind = _CLASSES[number % len(_CLASSES)]
+        corners = random.integers(0, 256, (4, 5, 3)).astype(np.float32)
+        scene = cv2.resize(corners, (width, height), interpolation=cv2.INTER_CUBIC)
+        _draw(scene, kind, random)
+        top, left = random.integers(0, 64, 2)
+        scene += noise[top : top + height, left : left + width]
+        pixels = np.clip(scene, 0, 255).astype(np.uint8)
+        _, encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+        yield f"{kind}/{number:06d}.jpg", encoded.tobytes()
+
+
+def _draw(scene: np.ndarray, kind: str, random: np.random.Generator) -> None:
+    """Draws the shape of a class, and a line of text, onto float32 [height, width, 3]."""
+    height, width, _ = scene.shape
+    size = int(height * random.uniform(0.2, 0.3))
+    x = int(width / 2 + height * random.uniform(-0.15, 0.15))
+    y = int(height * random.uniform(0.35, 0.65))
+    colour = tuple(float(level) for level in random.integers(0, 256, 3))
+    if kind == "circle":
+        cv2.circle(scene, (x, y), size, colour, -1, cv2.LINE_AA)
+    elif kind == "square":
+        cv2.rectangle(scene, (x - size, y - size), (x + size, y + size), colour, -1)
+    elif kind == "triangle":
+        points = np.array([[x, y - size], [x - size, y + size], [x + size, y + size]], np.int32)
+        cv2.fillPoly(scene, [points], colour, cv2.LINE_AA)
+    else:
+        for offset in np.linspace(-size, size, 5).astype(int):
+            ends = (x - size, int(y + offset)), (x + size, int(y + offset))
+            cv2.line(scene, *ends, colour, max(1, size // 8), cv2.LINE_AA)
+    text = "".join(chr(65 + letter) for letter in random.integers(0, 26, 12))
+    place = (width // 20, int(height * 0.95))
+    cv2.putText(scene, text, place, cv2.FONT_HERSHEY_SIMPLEX, height / 400, colour, 3, cv2.LINE_AA)
+
+
+if __name__ == "__main__":
+    main()
