@@ -77,6 +77,13 @@ class ModelConfig(Section):
     decoder_hidden: tuple[int, ...] = Field(
         default=(512,), min_length=1, description="mlp decoder: widths"
     )
+    decoder_scale: Literal[1, 2, 4, 8] = Field(
+        default=1,
+        description=(
+            "the decoder computes one row and column in so many, interpolation the rest; on photos"
+            " 4 saves most of its time and blurs only the reconstructions"
+        ),
+    )
     conditioning: Literal["latent", "hidden", "label"] = Field(
         default="latent", description="what the decoder sees: z; z and h; z and the class"
     )

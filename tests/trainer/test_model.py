@@ -119,6 +119,29 @@ def test_importance_bound_rises_from_the_elbo(conditioning: str) -> None:
         assert bounds[1] == pytest.approx(elbo, rel=0.01)
 
 
+@pytest.mark.parametrize("decoder", ["mlp", "conv"])
+def test_a_decoder_of_lower_resolution_still_describes_every_pixel(decoder: str) -> None:
+    config = tiny.model_config(
+        encoder="conv", decoder=decoder, decoder_scale=4, observation="discretized_logistic"
+    )
+    model, whole = build(config), build(config.model_copy(update={"decoder_scale": 1}))
+    assert model.decoder.count_params() < whole.decoder.count_params()
+    for weight in model.trainable_weights:
+        weight.assign_add(0.05 * tf.random.stateless_normal(weight.shape, [4, 2]))
+    images = tf.cast(tiny.image_set(4).images, tf.float32) / 255.0
+    raw = model.decode(model.encode(images).mean)
+    assert raw.shape == (4, *tiny.SHAPE[:2], 2 * tiny.SHAPE[2])
+    # Interpolated: neighbours differ by less than rows that the decoder computes.
+    steps = tf.abs(raw[:, 1:] - raw[:, :-1])
+    assert float(tf.reduce_mean(steps)) < float(tf.reduce_mean(tf.abs(raw[:, 4:] - raw[:, :-4])))
+    analysis = model.analyse(images)
+    assert analysis["reconstruction"].shape == images.shape
+    assert np.isfinite(analysis["elbo"]).all()
+    encoded = model.encode(images)
+    expected = model.observation.log_likelihood(images, model.decode(encoded.mean))
+    assert expected.shape == (4,)
+
+
 def test_loss_is_the_formula_of_the_documentation() -> None:
     model = build()
     for weight in model.trainable_weights:

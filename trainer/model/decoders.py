@@ -160,9 +160,13 @@ def build_decoder(
         image_shape: (height, width, channels) of the images.
         parameters: number of raw values per pixel value that the observation model needs.
         dtype: Keras dtype policy of the decoder's arithmetic.
+
+    Returns:
+        The decoder. With `decoder_scale` its output has that fraction of the size, rounded up.
     """
     height, width, channels = image_shape
-    shape = (height, width, channels * parameters)
+    scale = config.decoder_scale
+    shape = (-(-height // scale), -(-width // scale), channels * parameters)
     if config.decoder_kind == "mlp":
         return MlpDecoder(shape, config.decoder_hidden, dtype=dtype, name="decoder")
     return ConvDecoder(shape, config.conv_width, config.conv_blocks, dtype=dtype, name="decoder")

@@ -166,7 +166,9 @@ class VaeClassifier(KerasTraining):
         """
         if self.config.conditioning != "latent":
             latent = tf.concat([latent, tf.cast(beside, tf.float32)], axis=-1)
-        return self.decoder(latent, training=training)
+        raw = self.decoder(latent, training=training)
+        # The likelihood stays that of all pixels, so bounds compare with those of other models.
+        return raw if self.config.decoder_scale == 1 else tf.image.resize(raw, self.image_shape[:2])
 
     def beside_latent(self, encoded: Encoded, labels: tf.Tensor) -> tf.Tensor | None:
         """Returns the decoder's conditioning input for classes int [batch].
