@@ -136,8 +136,8 @@ def ours(data: ImageSet, epochs: float, model: dict, options: dict) -> Callable[
                 data={"train": data},
                 image_shape=data.images.shape[1:],
                 num_classes=10,
-                pixel_mean=[0.13],
-                pixel_std=[0.31],
+                pixel_mean=[0.13] * data.images.shape[-1],
+                pixel_std=[0.31] * data.images.shape[-1],
                 workdir=workdir,
                 progress=lambda event: marks.append((event.step, time.monotonic())),
             )
