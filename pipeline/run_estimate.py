@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from components.image_example_gen.survey import InputSurvey
+from components.image_example_gen.survey import RECORD_BYTES, InputSurvey
 from pipeline.config import PipelineConfig
 from trainer.data import features
 
@@ -62,6 +62,11 @@ def estimate_run(config: PipelineConfig, survey: InputSurvey) -> RunEstimate:
     rate = _measure_training(config, len(account.class_totals()))
     height, width, channels = config.image.shape
     decoded = round(images * height * width * channels)
+    stored = survey.examples_bytes
+    if config.input.store != "original":
+        # A PNG of the model's pixels is hardly ever larger than these.
+        every = account.examples.total() * survey.scale
+        stored = min(stored, round(every * (height * width * channels + RECORD_BYTES)))
     limit = config.trainer.memory_limit_mb << 20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return RunEstimate(
@@ -70,7 +75,7 @@ def estimate_run(config: PipelineConfig, survey: InputSurvey) -> RunEstimate:
         training_seconds=config.trainer.epochs * images / rate,
         images_per_second=rate,
         memory_bytes=peak + min(decoded, limit),
-        disk_bytes=survey.examples_bytes + (decoded if decoded > limit else 0),
+        disk_bytes=stored + (decoded if decoded > limit else 0),
     )
 
 

@@ -27,7 +27,7 @@ _UNITS: Final = 50
 """Number of work units, spread over the input, that share the time of a sample."""
 _ENTRY_BYTES: Final = 768
 """Bytes of an entry of a tar besides its image: a header, and half a block to fill the last one."""
-_RECORD_BYTES: Final = 300
+RECORD_BYTES: Final = 300
 """Bytes of a record besides its image: names, digest, sizes, framing."""
 
 
@@ -55,7 +55,7 @@ class InputSurvey:
     @property
     def examples_bytes(self) -> int:
         """Returns the expected size of the Examples artifact in bytes."""
-        records = self.account.bytes + _RECORD_BYTES * self.account.examples.total()
+        records = self.account.bytes + RECORD_BYTES * self.account.examples.total()
         return round(records * self.scale)
 
 

@@ -34,7 +34,7 @@ def test_yaml_round_trip_keeps_every_value(tmp_path: Path) -> None:
     assert load_config(write(tmp_path, to_yaml(config))) == config
 
 
-@pytest.mark.parametrize("name", ["digits", "mnist"])
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "photos"])
 def test_presets_hold_and_the_root_is_filled_in(name: str) -> None:
     config = load_config(name, root=Path("/somewhere"))
     assert config.name == name
