@@ -200,9 +200,9 @@ class ModelCard(CardPart):
     steps: int | None = Field(default=None, description="training steps done")
     libraries: dict[str, str] = Field(default={}, description="versions by library")
     base: StartedFrom | None = Field(default=None, description="none: all weights were initialised")
-    image: dict[str, int] | None = Field(
+    image: dict[str, int | str] | None = Field(
         default=None,
-        description="height and width (pixels) and channels; from `python -m trainer` alone",
+        description="height and width (pixels), channels and fit; from `python -m trainer` alone",
     )
     validation: dict[str, float] | None = Field(
         default=None, description="last measures on validation; from `python -m trainer` alone"

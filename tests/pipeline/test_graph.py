@@ -166,7 +166,10 @@ def test_the_evaluators_digest_covers_every_metric_of_ours() -> None:
     ("sections", "steps"),
     [
         ({"trainer": {"epochs": 3}}, {"Trainer"}),
-        ({"image": {"height": 14, "width": 14}}, {"Transform", "Trainer", "Evaluator"}),
+        (
+            {"image": {"height": 14, "width": 14}},
+            {"ImageExampleGen", "Transform", "Trainer", "Evaluator"},
+        ),
         ({"evaluation": {"min_accuracy": 0.5}}, {"ModelGate"}),
         ({"evaluation": {"slices": ["size"]}}, {"Evaluator", "ModelGate"}),
         ({"serving_check": {"tolerance": 0.01}}, {"ServingCheck"}),
