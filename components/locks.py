@@ -28,7 +28,7 @@ import filelock
 
 from components.bulk_inference.output import storage
 from components.image_sources.config import StorageConfig
-from components.image_sources.errors import InputError
+from trainer.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 

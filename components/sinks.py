@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.image_sources.errors import InputError
 from components.tfrecord_frames import frame
+from trainer.errors import InputError
 from trainer.json_text import json_text
 
 _ROW_GROUP_BYTES: Final = 64 * 1024 * 1024

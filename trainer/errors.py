@@ -1,4 +1,4 @@
-"""Defines the base class of errors that users can act on.
+"""Defines the errors that users can act on.
 
 It is in the lowest package, so that every other package may import it, and it imports nothing.
 """
@@ -9,4 +9,11 @@ class UserError(Exception):
 
     The command line prints the message without class name and traceback. Subclasses also derive
     from `ValueError` or `RuntimeError`, so that callers can catch them as built-in errors.
+    """
+
+
+class InputError(UserError, ValueError):
+    """Reports an input that cannot be used, or an output that cannot be written.
+
+    The message is one line that says what was found, where, and how to fix it.
     """

@@ -8,7 +8,7 @@ from typing import Final, Literal
 from pydantic import Field
 
 from components.image_sources.config import InputConfig, absolute_path
-from components.image_sources.errors import InputError
+from trainer.errors import InputError
 from trainer.options import Section
 
 CLASSIFY_COLUMNS: Final = (

@@ -26,9 +26,8 @@ from components.bulk_inference.planning.work_units import PlannedUnit, plan_unit
 from components.bulk_inference.running.counters import read_counters
 from components.bulk_inference.running.interruption import workers_end_with_us
 from components.bulk_inference.running.progress import BulkProgress, Watch
-from components.image_sources.errors import InputError
 from components.image_sources.naming import renamed_notes
-from trainer.errors import UserError
+from trainer.errors import InputError, UserError
 from trainer.json_text import json_text
 from trainer.model_card import ModelCard
 

@@ -6,8 +6,8 @@ The job reads the card before any slow import; workers read it when they load th
 import posixpath
 
 from components.bulk_inference.output import storage
-from components.image_sources.errors import InputError
 from components.model_push.versions import MODEL_FILE, newest_folders
+from trainer.errors import InputError
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import renamed_notes
 from trainer.data import features
+from trainer.errors import InputError
 
 if TYPE_CHECKING:
     from components.image_example_gen.inspection import Inspected

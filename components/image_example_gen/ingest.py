@@ -24,10 +24,10 @@ from components.image_example_gen.output import OutputFolder, unwritable
 from components.image_example_gen.workers import Workers, WorkerStartError
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.sources import open_source
 from trainer.config import ImageConfig
 from trainer.data import features
+from trainer.errors import InputError
 from trainer.progress import PROGRESS_LOGGER
 
 ACCOUNT_FILE: Final = "account.json"

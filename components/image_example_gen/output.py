@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from typing import Any, BinaryIO, Final
 
-from components.image_sources.errors import InputError
+from trainer.errors import InputError
 
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _NO_PERMISSION: Final = (errno.EACCES, errno.EPERM, errno.EROFS)

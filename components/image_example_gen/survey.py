@@ -18,8 +18,8 @@ from components.image_example_gen.splits import final_split
 from components.image_sources import files
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.sources import open_source
+from trainer.errors import InputError
 
 SAMPLE_SECS: Final = 10.0
 """Time for the reading of a sample."""

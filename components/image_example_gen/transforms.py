@@ -20,7 +20,7 @@ from components.image_example_gen.output import OutputFolder, unwritable
 from components.image_example_gen.parts import STAGING, Part
 from components.image_example_gen.units import write_unit
 from components.image_sources.base import WorkUnit
-from components.image_sources.errors import InputError
+from trainer.errors import InputError
 
 NAMESPACE: Final = "image_example_gen"
 FAILED: Final = f"{STAGING}/failed"

@@ -19,8 +19,8 @@ from components.image_example_gen.inspection import inspect
 from components.image_example_gen.output import OutputFolder, unwritable
 from components.image_example_gen.units import slices, write_unit
 from components.image_sources.base import WorkUnit
-from components.image_sources.errors import InputError
 from components.image_sources.sources import open_source
+from trainer.errors import InputError
 
 WRITE: Final = "write"
 PROBE: Final = "probe"

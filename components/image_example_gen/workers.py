@@ -19,7 +19,7 @@ from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.parts import Part
 from components.image_example_gen.worker import PROBE, WRITE
 from components.image_sources.base import WorkUnit
-from components.image_sources.errors import InputError
+from trainer.errors import InputError
 
 _MODULE: Final = "components.image_example_gen.worker"
 _EXIT_SECS: Final = 5.0

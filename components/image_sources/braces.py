@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from components.image_sources.errors import InputError
+from trainer.errors import InputError
 
 _MOST: Final = 1_000_000
 """Largest number of paths that one range may stand for."""

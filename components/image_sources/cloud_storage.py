@@ -21,7 +21,7 @@ from google.cloud import storage as gcs
 
 from components.image_sources.base import FileFacts
 from components.image_sources.config import MIB, StorageConfig
-from components.image_sources.errors import InputError
+from trainer.errors import InputError
 
 _T = TypeVar("_T")
 _PAGE: Final = 1000

@@ -10,7 +10,7 @@ from google.api_core import exceptions
 
 from components.image_sources.cloud_storage import blob_of, retried
 from components.image_sources.config import StorageConfig
-from components.image_sources.errors import InputError
+from trainer.errors import InputError
 
 
 def exists(path: str, storage: StorageConfig) -> bool:

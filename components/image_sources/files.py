@@ -10,7 +10,7 @@ from typing import Any, BinaryIO, Final, Protocol
 
 from components.image_sources.base import FileFacts
 from components.image_sources.config import StorageConfig
-from components.image_sources.errors import InputError
+from trainer.errors import InputError
 
 _BUFFER: Final = 1 << 20
 

@@ -11,9 +11,9 @@ from typing import Final
 
 from components.image_sources import files, listing
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.locate import locate
 from components.image_sources.zip_directory import find_directory
+from trainer.errors import InputError
 from trainer.progress import PROGRESS_LOGGER
 
 _SAMPLES: Final = 64

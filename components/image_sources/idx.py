@@ -20,9 +20,9 @@ from components.image_sources import files
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.locate import idx_side_files
+from trainer.errors import InputError
 
 _UBYTE: Final = 0x08
 

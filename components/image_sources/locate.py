@@ -11,7 +11,6 @@ from typing import Final
 from components.image_sources import files
 from components.image_sources.braces import expand_braces
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.ignored import ignored_reason
 from components.image_sources.magic_numbers import (
     COMPRESSED_STARTS,
@@ -21,6 +20,7 @@ from components.image_sources.magic_numbers import (
 )
 from components.image_sources.naming import escaped, printable
 from components.image_sources.tar_stream import is_header
+from trainer.errors import InputError
 
 TAR_SUFFIXES: Final = (
     *(".tar", ".tar.gz", ".tgz", ".taz", ".tar.zst", ".tzst"),

@@ -21,7 +21,6 @@ from components.image_sources import files
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig, ManifestConfig
-from components.image_sources.errors import InputError
 from components.image_sources.folder import pack_names, read_files, unpack_names
 from components.image_sources.label_values import (
     LabelValueError,
@@ -30,6 +29,7 @@ from components.image_sources.label_values import (
 )
 from components.image_sources.magic_numbers import GZIP_START
 from components.image_sources.naming import split_of_value
+from trainer.errors import InputError
 
 Row = Mapping[str | None, Any]
 

@@ -12,10 +12,10 @@ from components.image_sources import folder
 from components.image_sources import zip as zip_archive
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.locate import locate
 from components.image_sources.naming import printable
 from components.image_sources.sources import reader
+from trainer.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 

@@ -11,10 +11,10 @@ from typing import Final
 from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.locate import locate
 from components.image_sources.naming import splits_of_sources
 from components.image_sources.origins import origins_of
+from trainer.errors import InputError
 
 _READERS: Final = {
     "folder": "components.image_sources.folder",

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 
 from components.image_sources.braces import expand_braces
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.locate import expand
+from trainer.errors import InputError
 
 _TOKEN: Final = re.compile(r"\{(SPAN|VERSION|YYYY|MM|DD)(?::(\d+))?\}")
 _DATE: Final = ("YYYY", "MM", "DD")

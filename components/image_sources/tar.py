@@ -6,9 +6,9 @@ from components.image_sources import tar_stream
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB, InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.naming import PathNaming, escaped, sample_key
+from trainer.errors import InputError
 
 BATCH_BYTES = 16 * MIB
 """Size at which a batch ends, even if it has few members."""

@@ -16,8 +16,8 @@ import zstandard
 
 from components.image_sources import files
 from components.image_sources.config import RATIO_FLOOR, InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.magic_numbers import BZIP2_START, GZIP_START, XZ_START, ZSTD_START
+from trainer.errors import InputError
 
 BLOCK: Final = 512
 

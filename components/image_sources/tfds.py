@@ -12,9 +12,9 @@ from typing import NamedTuple
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig, TFDSConfig, TFRecordConfig
-from components.image_sources.errors import InputError
 from components.image_sources.naming import split_of_value
 from components.image_sources.tfrecord import read_records
+from trainer.errors import InputError
 
 
 class _Prepared(NamedTuple):

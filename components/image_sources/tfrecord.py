@@ -15,11 +15,11 @@ from components.image_sources import files
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB, InputConfig, TFRecordConfig
-from components.image_sources.errors import InputError
 from components.image_sources.example_proto import example_class
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.tar import BATCH_BYTES
 from components.tfrecord_frames import FrameError, is_packed, read_frames
+from trainer.errors import InputError
 
 # Bytes that a record may hold in addition to its image.
 _ROOM: Final = MIB

@@ -13,12 +13,12 @@ from components.image_sources import tar_stream
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.naming import escaped, sample_key
 from components.image_sources.tar import BATCH_BYTES
 from components.image_sources.tar_stream import TarMember
+from trainer.errors import InputError
 
 IMAGE_SUFFIXES: Final = frozenset(
     (

@@ -15,7 +15,6 @@ from components.image_sources import files
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import RATIO_FLOOR, InputConfig, LimitsConfig
-from components.image_sources.errors import InputError
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.naming import PathNaming
 from components.image_sources.zip_directory import (
@@ -24,6 +23,7 @@ from components.image_sources.zip_directory import (
     parse_entries,
     plan_parts,
 )
+from trainer.errors import InputError
 
 _WRAPS: Final = "w"
 """Marks units of archives that store offsets modulo 4 GiB."""

@@ -20,7 +20,6 @@ from google.auth import exceptions as auth_exceptions
 from google.cloud import storage as gcs
 from google.cloud.storage.retry import DEFAULT_RETRY
 
-from components.image_sources.errors import InputError
 from components.model_push.record import PushRecord, parse_record
 from components.model_push.versions import (
     LATEST,
@@ -34,6 +33,7 @@ from components.model_push.versions import (
     stamped,
     version_numbers,
 )
+from trainer.errors import InputError
 
 _CLAIM: Final = ".claim"
 _STALE_SECS: Final = 3600

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Final
 
 from components import locks
-from components.image_sources.errors import InputError
 from components.model_push.readers import group_id, readers_note, share, share_folder
 from components.model_push.record import PushRecord, parse_record
 from components.model_push.versions import (
@@ -28,6 +27,7 @@ from components.model_push.versions import (
     stamped,
     version_numbers,
 )
+from trainer.errors import InputError
 
 _LOCK: Final = ".lock"
 

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from components.image_sources.errors import InputError
 from components.model_push.record import sign_record
 from components.model_push.versions import Version, VersionStore
+from trainer.errors import InputError
 
 _CLOUD = "gs://"
 

@@ -11,8 +11,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from components.image_sources.errors import InputError
 from components.model_push.record import account
+from trainer.errors import InputError
 
 _OTHERS: Final = 0o005
 _GROUP: Final = 0o050

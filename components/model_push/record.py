@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
-from components.image_sources.errors import InputError
 from serving import names
+from trainer.errors import InputError
 from trainer.json_text import json_text
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 

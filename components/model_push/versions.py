@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from components.bulk_inference.output import storage
-from components.image_sources.errors import InputError
 from components.model_push.record import PushRecord
 from serving import names
+from trainer.errors import InputError
 
 MODEL_FILE: Final = "saved_model.pb"
 RECORD_FILE: Final = f"{names.EXTRA_ASSETS}/{names.PUSH_RECORD}"

@@ -57,9 +57,9 @@ def sample(terminal: Any, model: str, output: Path, count: int, seed: int, logs:
 
     with logged(terminal, new_log_path(logs)), terminal.live("loading the model"):
         from components.bulk_inference.model_card import read_card
-        from components.image_sources.errors import InputError
         from pipeline.report.generation import find_generator, write_grid
         from pipeline.report.page import MissingPartError
+        from trainer.errors import InputError
 
         card = read_card(model)
         import tensorflow as tf

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.output import ledger, storage
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.pick import Found, pick_members
 from pipeline.report import plots
 from pipeline.report.album import Album
 from pipeline.report.page import Facts, MissingPartError, isolated
 from pipeline.report.table_scan import Row, Scan, scan_table
+from trainer.errors import InputError
 from trainer.model_card import ModelCard
 
 _LISTED: Final = {"doubtful": 36, "outlying": 12, "disagreeing": 12, "verdict": 8}

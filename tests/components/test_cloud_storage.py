@@ -15,11 +15,11 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from components.image_example_gen.ingest import ingest
 from components.image_sources import cloud_storage, files
 from components.image_sources.config import InputConfig, StorageConfig
-from components.image_sources.errors import InputError
 from components.image_sources.fingerprint import fingerprint
 from components.image_sources.sources import open_source
 from components.image_sources.spans import resolve
 from tests import archives
+from trainer.errors import InputError
 
 pytestmark = pytest.mark.slow
 

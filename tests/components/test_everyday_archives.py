@@ -18,11 +18,11 @@ import zstandard
 
 from components.image_sources.braces import expand_braces
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.fingerprint import fingerprint
 from components.image_sources.spans import resolve
 from tests import archives
 from tests.components.test_image_sources import members, read_all, rejects
+from trainer.errors import InputError
 
 PACKERS = {
     ".tar": lambda data: data,

@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.fingerprint import fingerprint
 from tests import archives
 from tests.components.test_image_sources import members, read_all, rejects
+from trainer.errors import InputError
 
 Labels = dict[str, tuple[str | None, str | None]]
 

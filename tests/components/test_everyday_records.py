@@ -10,13 +10,13 @@ import pyarrow as pa
 import pytest
 
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.example_proto import example_class
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.sources import open_source
 from components.tfrecord_frames import frame
 from tests import archives
 from tests.components.test_image_sources import members, read_all, rejects
+from trainer.errors import InputError
 
 
 @pytest.mark.parametrize(

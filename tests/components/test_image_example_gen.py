@@ -26,10 +26,10 @@ from components.image_example_gen.ingest import ingest
 from components.image_example_gen.output import unwritable
 from components.image_example_gen.splits import SLOTS, choose_slots, final_split, hashed_slots
 from components.image_sources.config import InputConfig, SplitsConfig
-from components.image_sources.errors import InputError
 from components.image_sources.example_proto import example_class
 from tests import archives
 from trainer.data import features
+from trainer.errors import InputError
 
 SMALL_UNITS = {"members": 5, "batch": 4}
 

@@ -19,10 +19,10 @@ from components.image_example_gen.account import Account
 from components.image_example_gen.ingest import ingest
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from tests import archives
 from tests.components import failing_worker
 from tests.limits import HANG_SECS
+from trainer.errors import InputError
 
 LOCAL = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
 

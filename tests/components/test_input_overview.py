@@ -11,8 +11,8 @@ import pytest
 from components.image_example_gen.ingest import ingest
 from components.image_example_gen.input_overview import OVERVIEW, InputOverview
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from tests import archives
+from trainer.errors import InputError
 
 
 def look(

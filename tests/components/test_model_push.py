@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from components.image_sources.errors import InputError
 from components.model_push.management import open_store, prunable, roll_back, served_version
 from components.model_push.record import PushRecord, create_record
 from components.model_push.versions import RECORD_FILE, VersionStore
+from trainer.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from components.image_sources.errors import InputError
 from components.model_push.config import PushConfig
 from components.model_push.management import open_store, roll_back
 from tests.components.test_model_push import push
+from trainer.errors import InputError
 
 GROUP = "www-data"
 NOBODY = 65534

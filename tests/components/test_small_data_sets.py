@@ -9,8 +9,8 @@ import pytest
 from components.image_example_gen.account import Account, check_account, name_of
 from components.image_example_gen.ingest import ingest
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from tests import archives
+from trainer.errors import InputError
 
 
 def message(tmp_path: Path, files: dict[str, bytes], **config: Any) -> str:

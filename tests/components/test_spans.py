@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.fingerprint import fingerprint
 from components.image_sources.spans import resolve
 from tests import archives
+from trainer.errors import InputError
 
 
 def config_of(*paths: object, latest: int = 1) -> InputConfig:

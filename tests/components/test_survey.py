@@ -8,8 +8,8 @@ import pytest
 
 from components.image_example_gen.survey import InputSurvey, survey
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from tests import archives
+from trainer.errors import InputError
 
 
 def look(path: Path, *, seconds: float = 10.0, full: bool = False, **units: Any) -> InputSurvey:

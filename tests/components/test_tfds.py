@@ -12,10 +12,10 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from components.image_example_gen.account import Account
 from components.image_example_gen.ingest import ingest
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from components.image_sources.fingerprint import fingerprint
 from components.image_sources.sources import open_source
 from tests import archives
+from trainer.errors import InputError
 
 pytestmark = pytest.mark.slow
 

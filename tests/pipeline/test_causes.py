@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from components.image_sources.errors import InputError
 from components.model_gate.measures import EvaluationError
 from pipeline.causes import cause
 from pipeline.config import ConfigError
 from pipeline.report.page import ReportError
+from trainer.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERNAL = {
@@ -66,7 +66,7 @@ def test_beam_around_the_cause_is_taken_off() -> None:
 def test_the_cause_is_found_in_the_text_of_a_worker_process() -> None:
     text = (
         "Traceback (most recent call last):\n  File ...\n"
-        "components.image_sources.errors.InputError: a.zip: is not a zip file\n\nduring ..."
+        "trainer.errors.InputError: a.zip: is not a zip file\n\nduring ..."
     )
     assert cause(RuntimeError(text)) == "a.zip: is not a zip file"
 
@@ -74,7 +74,7 @@ def test_the_cause_is_found_in_the_text_of_a_worker_process() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "components.image_sources.errors.VanishedError: a.zip: is not a zip file",
+        "trainer.errors.VanishedError: a.zip: is not a zip file",
         "components.vanished.InputError: a.zip: is not a zip file",
         "pipeline.causes.cause: a.zip: is not a zip file",
         "elsewhere.InputError: a.zip: is not a zip file",

@@ -14,9 +14,9 @@ import numpy as np
 from components.bulk_inference.annotation.decoding import Route, route_of
 from components.bulk_inference.output import storage
 from components.image_checks import ImageHeader, model_pixels
-from components.image_sources.errors import InputError
 from serving import names
 from serving.tolerance import same_answers
+from trainer.errors import InputError
 from trainer.model_card import ModelCard
 
 _LOG = logging.getLogger(__name__)

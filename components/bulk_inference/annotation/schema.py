@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from components.image_sources.errors import InputError
 from components.image_sources.naming import printable
 from serving import names
+from trainer.errors import InputError
 from trainer.model_card import ModelCard
 
 _TEXT: Final = pa.string()

@@ -34,10 +34,10 @@ from components.bulk_inference.planning.work_units import PlannedUnit
 from components.bulk_inference.running.counters import UnitCounts
 from components.bulk_inference.running.progress import TALLY
 from components.image_sources.batch import MemberBatch, Reject
-from components.image_sources.errors import InputError
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.sources import open_source
 from components.sinks import SINKS, ParquetSink
+from trainer.errors import InputError
 from trainer.model_card import ModelCard
 
 

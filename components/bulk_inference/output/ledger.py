@@ -15,7 +15,7 @@ from components import locks
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.output import storage
 from components.bulk_inference.output.counts import Counts
-from components.image_sources.errors import InputError
+from trainer.errors import InputError
 
 RECORDS: Final = "_units"
 HASHES: Final = "_hashes"

@@ -16,7 +16,7 @@ from typing import IO, Any, Final
 
 from components.image_sources import files
 from components.image_sources.config import StorageConfig
-from components.image_sources.errors import InputError
+from trainer.errors import InputError
 
 TEMPORARY: Final = ".tmp-"
 """Prefix of unfinished local files, which the next job removes."""

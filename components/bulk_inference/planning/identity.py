@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from components.bulk_inference.config import BulkJob
 from components.bulk_inference.output import ledger, storage
-from components.image_sources.errors import InputError
+from trainer.errors import InputError
 from trainer.model_card import ModelCard
 
 _VERSION: Final = 1

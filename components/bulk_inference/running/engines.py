@@ -10,7 +10,7 @@ from typing import Final
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.bulk_inference.config import EngineConfig
-from components.image_sources.errors import InputError
+from trainer.errors import InputError
 
 _WORKERS_PER_PROCESS: Final = 16
 """Threads that one interpreter can keep busy: each image holds the interpreter lock for about

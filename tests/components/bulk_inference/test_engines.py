@@ -26,10 +26,10 @@ from components.bulk_inference.model_card import read_card
 from components.bulk_inference.planning.work_units import plan_units
 from components.bulk_inference.running.engines import choose_engine
 from components.image_sources.config import InputConfig, TFDSConfig
-from components.image_sources.errors import InputError
 from tests.components.bulk_inference.archives import broken, digits, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.numeric import assert_same_table
+from trainer.errors import InputError
 
 DATAFLOW = ("--project=p", "--region=europe-west4", "--temp_location=gs://b/tmp")
 

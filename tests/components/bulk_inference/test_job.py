@@ -10,7 +10,6 @@ import pytest
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
 from components.image_sources.config import InputConfig
-from components.image_sources.errors import InputError
 from tests.components.bulk_inference.archives import (
     broken,
     digits,
@@ -21,6 +20,7 @@ from tests.components.bulk_inference.archives import (
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.components.bulk_inference.model_fixture import export_model
 from tests.numeric import assert_close
+from trainer.errors import InputError
 
 
 def served(model: Path, members: dict[str, bytes]) -> dict[str, np.ndarray]:

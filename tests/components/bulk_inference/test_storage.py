@@ -17,10 +17,10 @@ import pytest
 from components import locks
 from components.bulk_inference.output import ledger, storage
 from components.image_sources import cloud_storage
-from components.image_sources.errors import InputError
 from tests.components.bulk_inference.archives import broken, digits, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.components.bulk_inference.model_fixture import export_model
+from trainer.errors import InputError
 
 
 @pytest.fixture(scope="module")
