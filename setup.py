@@ -127,6 +127,7 @@ setup(
         "trainer.optimization",
         "trainer.quality",
         "trainer.search",
+        "trainer.storage",
         "serving.image_headers",
     ],
     data_files=[("share/vaeline/configs", sorted(str(p) for p in Path("configs").glob("*.yaml")))],

@@ -10,7 +10,6 @@ import datetime
 import errno
 import fcntl
 import getpass
-import io
 import json
 import logging
 import os
@@ -26,16 +25,15 @@ from typing import Final
 
 import filelock
 
-from components.bulk_inference.output import storage
-from components.image_sources.config import StorageConfig
 from trainer.errors import InputError
+from trainer.storage import files
+from trainer.storage.failures import OutputError
 
 _LOG = logging.getLogger(__name__)
 
 _HEARTBEAT_SECS: Final = 15.0
 _STALE_SECS: Final = 50.0
 """Age of the last heartbeat after which the owner of a lock object is considered dead."""
-_CLOUD: Final = StorageConfig()
 _UNSUPPORTED: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """Error numbers of file systems that do not support locks."""
 
@@ -87,7 +85,7 @@ def hold(
         OSError: if the lock file cannot be opened.
     """
     owner = _this_process(what)
-    if storage.is_remote(path):
+    if files.is_remote(path):
         with _held_object(path, owner, refusal):
             yield
     else:
@@ -143,7 +141,7 @@ def _held_file(
         # Without lock support only the user can prevent a second process.
         _LOG.warning("%s: no locks on this file system: %s", path, error)
     try:
-        storage.write_bytes(str(_description(path)), _as_json(owner))
+        files.write_bytes(str(_description(path)), _as_json(owner))
         yield
     finally:
         _description(path).unlink(missing_ok=True)
@@ -156,15 +154,15 @@ def _held_object(
 ) -> Iterator[None]:
     # All heartbeats write the same content, so that the owner recognises its own object.
     content = _as_json(owner)
-    generation = _take(path, content, refusal)
+    version = _take(path, content, refusal)
     done = threading.Event()
     lost: list[Exception] = []
 
     def beat() -> None:
-        nonlocal generation
+        nonlocal version
         while not done.wait(_HEARTBEAT_SECS):
             try:
-                generation = _renew(path, generation, content)
+                version = _renew(path, version, content)
             except FileExistsError as error:
                 lost.append(error)
                 return
@@ -176,58 +174,47 @@ def _held_object(
     try:
         yield
         if lost:
-            raise storage.OutputError(
-                f"{posixpath.dirname(path)}: another job took this output over while this one"
-                " stood still; wait for it, then start again"
+            raise OutputError(
+                posixpath.dirname(path),
+                "another job took this output over while this one stood still; wait for it, then"
+                " start again",
             )
     finally:
         done.set()
         thread.join()
         if not lost:
-            storage.remove(path)
+            files.remove(path)
 
 
-def _take(path: str, content: bytes, refusal: Callable[[Owner | None], Exception]) -> int:
-    """Writes the lock object if it is missing or its owner is dead; returns its generation."""
-    if not storage.exists(path):
+def _take(path: str, content: bytes, refusal: Callable[[Owner | None], Exception]) -> str:
+    """Writes the lock object if it is missing or its owner is dead; returns its version."""
+    if not files.exists(path):
         with contextlib.suppress(FileExistsError):
-            return _write(path, 0, content)
+            return files.write_if(path, content, version="")
     try:
-        owner = _parse_owner(storage.read_bytes(path))
-        before = _generation(path)
+        owner = _parse_owner(files.read_bytes(path))
+        before = files.stat(path).version
         if owner is None or not _is_gone(owner):
             deadline = time.monotonic() + _STALE_SECS
             while time.monotonic() < deadline:
                 time.sleep(min(_HEARTBEAT_SECS / 5, 1.0))
-                if _generation(path) != before:
+                if files.stat(path).version != before:
                     raise refusal(owner)
-        return _write(path, before, content)
+        return files.write_if(path, content, before)
     except FileNotFoundError:
         return _take(path, content, refusal)
     except FileExistsError:
         raise refusal(owner) from None
 
 
-def _renew(path: str, generation: int, content: bytes) -> int:
+def _renew(path: str, version: str, content: bytes) -> str:
     try:
-        return _write(path, generation, content)
+        return files.write_if(path, content, version)
     except FileExistsError:
         # The object is still ours if only a response was lost and the request was repeated.
-        if storage.read_bytes(path) != content:
+        if files.read_bytes(path) != content:
             raise
-        return _generation(path)
-
-
-def _generation(path: str) -> int:
-    from components.image_sources import files
-
-    return int(files.facts(path, _CLOUD).version)
-
-
-def _write(path: str, generation: int, content: bytes) -> int:
-    from components.image_sources import cloud_writes
-
-    return cloud_writes.write_object(path, io.BytesIO(content), _CLOUD, generation)
+        return files.stat(path).version
 
 
 def _description(path: Path) -> Path:

@@ -82,12 +82,7 @@ SHARED_NAMES = {
     # One interface with several implementations, called through one of them.
     "plan": "every reader of a format has it; see `image_sources/base.py`",
     "read": "every reader of a format has it; see `image_sources/base.py`",
-    "open_ranged": "`files` hands paths at gs:// to `cloud_storage`",
-    "open_stream": "`files` hands paths at gs:// to `cloud_storage`",
-    "facts": "`files` hands paths at gs:// to `cloud_storage`",
-    "expand": "`locate` hands paths at gs:// to `cloud_storage`",
-    "exists": "`storage` hands paths at gs:// to `cloud_writes`",
-    "walk": "lists what is under a folder: on disk, in Cloud Storage, in either",
+    "walk": "`files` hands folders on disk to `listing`",
     "overview": "the first section of each report",
     "rejects": "the section about rejects of each report",
     # A command is named as the function that does its work.

@@ -16,7 +16,7 @@ from components.bulk_inference.config import BulkConfig, BulkJob
 from components.bulk_inference.drift import comparison as drift
 from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.model_card import read_card
-from components.bulk_inference.output import ledger, storage
+from components.bulk_inference.output import ledger
 from components.bulk_inference.output.counts import COUNT_NAMES
 from components.bulk_inference.output.job_manifest import Totals, write_manifest
 from components.bulk_inference.output.result import BulkResult
@@ -30,6 +30,7 @@ from components.image_sources.naming import renamed_notes
 from trainer.errors import InputError, UserError
 from trainer.json_text import json_text
 from trainer.model_card import ModelCard
+from trainer.storage import files
 
 if TYPE_CHECKING:
     # Importing the module at run time would import Beam.
@@ -94,7 +95,7 @@ def _run_locked(
     result.units = len(planned)
     result.units_done_now = len(todo)
     if todo or stale:
-        storage.remove(posixpath.join(config.output, ledger.MANIFEST))
+        files.remove(posixpath.join(config.output, ledger.MANIFEST))
     pipeline_begin = time.monotonic()
     counted = _run_pipeline(config, card, todo, progress) if todo else {}
     pipeline_end = time.monotonic()
@@ -131,7 +132,7 @@ def _require_usable(config: BulkJob) -> ModelCard:
         raise InputError("bulk.format npy needs the column `embedding` in bulk.columns")
     card = read_card(config.model)
     if not config.dry_run:
-        storage.require_writable(config.output)
+        files.require_writable(config.output)
     return card
 
 
@@ -157,9 +158,7 @@ def _dry_run(config: BulkJob, card: ModelCard, result: BulkResult) -> BulkResult
 def _leave_out_duplicates(config: BulkJob, planned: list[PlannedUnit]) -> list[PlannedUnit]:
     from components.bulk_inference.planning.exact_copies import hashes_path, without_duplicates
 
-    unhashed = [
-        unit for unit in planned if not storage.exists(hashes_path(config.output, unit.name))
-    ]
+    unhashed = [unit for unit in planned if not files.exists(hashes_path(config.output, unit.name))]
     if unhashed:
         import apache_beam as beam
 
@@ -228,12 +227,12 @@ def _report_drift(
 ) -> dict[str, Any]:
     report = drift.judge_drift(card, sums, config.drift.alarm_rate)
     content = json_text(report.as_dict(), indent=2).encode()
-    storage.write_bytes(posixpath.join(config.output, "drift.json"), content)
+    files.write_bytes(posixpath.join(config.output, "drift.json"), content)
     text = report.as_markdown().encode()
-    storage.write_bytes(posixpath.join(config.output, "drift.md"), text)
+    files.write_bytes(posixpath.join(config.output, "drift.md"), text)
     if config.drift.picture and report.tests and changed:
         picture = drift.draw(card, sums, report)
-        storage.write_bytes(posixpath.join(config.output, "drift.png"), picture)
+        files.write_bytes(posixpath.join(config.output, "drift.png"), picture)
     return report.as_dict()
 
 

@@ -5,10 +5,10 @@ The job reads the card before any slow import; workers read it when they load th
 
 import posixpath
 
-from components.bulk_inference.output import storage
 from components.model_push.versions import MODEL_FILE, newest_folders
 from trainer.errors import InputError
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
+from trainer.storage import files
 
 
 def find_model(path: str) -> str:
@@ -26,12 +26,12 @@ def find_model(path: str) -> str:
     """
     if not path:
         raise InputError("no model is named; give the folder of a pushed model (bulk.model)")
-    if storage.exists(posixpath.join(path, MODEL_FILE)):
+    if files.exists(posixpath.join(path, MODEL_FILE)):
         return path
     newest = next(newest_folders(path), None)
     if newest is not None:
         return newest
-    if not storage.is_folder(path):
+    if not files.is_folder(path):
         raise InputError(f"{path}: no such folder; give the folder of a pushed model")
     raise InputError(
         f"{path}: no saved_model.pb there, and no folder of a version with one; give the folder"
@@ -54,7 +54,7 @@ def read_card(path: str) -> ModelCard:
     folder = find_model(path)
     file = posixpath.join(folder, EXPORTED_CARD)
     try:
-        card = parse_card(storage.read_bytes(file), path=folder)
+        card = parse_card(files.read_bytes(file), path=folder)
         return card.require("image_shape", "classes", "embedding_size")
     except FileNotFoundError:
         raise InputError(

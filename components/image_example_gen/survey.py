@@ -15,11 +15,11 @@ from components.image_example_gen.account import Account, name_of
 from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.inspection import Inspected, inspect
 from components.image_example_gen.splits import final_split
-from components.image_sources import files
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import open_source
 from trainer.errors import InputError
+from trainer.storage import files
 
 SAMPLE_SECS: Final = 10.0
 """Time for the reading of a sample."""
@@ -135,6 +135,6 @@ def _expected(
         return read if whole else unit.members
     size = 0
     with suppress(InputError):
-        size = files.facts(unit.source, config.storage).size
+        size = files.stat(unit.source, config.storage).size
     # Images are compressed already, so that a packed stream is about as large as they are.
     return max(read, size / (image_bytes + _ENTRY_BYTES))

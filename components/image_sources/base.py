@@ -36,18 +36,6 @@ class WorkUnit:
     extra: bytes = b""
 
 
-class FileFacts(NamedTuple):
-    """Identifies the version of a file without reading its content.
-
-    Attributes:
-        size: Size in bytes.
-        version: Modification times of content and inode, or the object's generation.
-    """
-
-    size: int
-    version: str
-
-
 class Reader(NamedTuple):
     """Holds the two functions of one format's entry in the dispatch table.
 

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from trainer.options import Section
+from trainer.storage.config import StorageConfig
 
 Store = Literal["original", "model_size", "auto"]
 Format = Literal[
@@ -155,14 +156,6 @@ class SpansConfig(Section):
     latest: Annotated[int, Field(ge=1)] | Literal["all"] = Field(
         default=1, description="The latest N spans, together: a rolling window; or all."
     )
-
-
-class StorageConfig(Section):
-    """How `gs://` is reached."""
-
-    anonymous: bool = Field(default=False, description="Without credentials: public buckets.")
-    attempts: int = Field(default=5, ge=1, description="Tries per request before the run fails.")
-    timeout_secs: float = Field(default=60.0, gt=0, description="Limit on one request.")
 
 
 class UnitsConfig(Section):

@@ -9,12 +9,12 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from components.image_sources import files, listing
 from components.image_sources.config import InputConfig
 from components.image_sources.locate import locate
 from components.image_sources.zip_directory import find_directory
 from trainer.errors import InputError
 from trainer.progress import PROGRESS_LOGGER
+from trainer.storage import files
 
 _SAMPLES: Final = 64
 _SAMPLE_BYTES: Final = 64 * 1024
@@ -46,7 +46,7 @@ def fingerprint(config: InputConfig) -> str:
     digest = hashlib.sha256()
     for path, image_format in locate(config):
         # Without its folders: the same images elsewhere are no reason to train on them again.
-        name = path if files.is_cloud(path) else os.path.basename(path.rstrip(os.sep))
+        name = path if files.is_remote(path) else os.path.basename(path.rstrip(os.sep))
         digest.update(f"{image_format}\0{name}\n".encode("utf-8", "surrogateescape"))
         for fact in _facts(path, image_format, config):
             digest.update(fact)
@@ -62,12 +62,10 @@ def _facts(path: str, image_format: str, config: InputConfig) -> Iterator[bytes]
 
         for shard in tfds.shard_files(path, config):
             yield from _file_facts(shard, config)
-    elif image_format == "folder" and files.is_cloud(path):
-        from components.image_sources import cloud_storage
-
-        yield from cloud_storage.walk_facts(path, config.storage)
+    elif image_format == "folder" and files.is_remote(path):
+        yield from _object_facts(path, config)
     elif image_format == "folder":
-        for name in listing.walk(path):
+        for name in files.walk(path):
             yield _stat_facts(os.path.join(path, name), name)
     else:
         yield from _file_facts(path, config)
@@ -76,7 +74,7 @@ def _facts(path: str, image_format: str, config: InputConfig) -> Iterator[bytes]
 
             folders = _ObjectFolders()
             for name in manifest.named_files(path, config):
-                if files.is_cloud(name):
+                if files.is_remote(name):
                     folders.add(name)
                 else:
                     yield _stat_facts(name, name)
@@ -114,16 +112,20 @@ class _ObjectFolders:
 
     def facts(self, config: InputConfig) -> Iterator[bytes]:
         """Yields name, size and generation of every object in the folders."""
-        from components.image_sources import cloud_storage
-
         for folder in sorted(self._folders):
             try:
-                yield from cloud_storage.walk_facts(
-                    folder, config.storage, with_all_below=self._with_all_below
-                )
+                yield from _object_facts(folder, config, below=self._with_all_below)
             except InputError as error:
                 # The folder's images become rejects later, or can be read without being listed.
                 _LOG.warning("%s; changes of objects there go unnoticed", error)
+
+
+def _object_facts(folder: str, config: InputConfig, *, below: bool = True) -> Iterator[bytes]:
+    """Yields name, size and version of the objects under a folder, or only of those in it."""
+    for name, facts in files.entries(folder, config.storage, below=below):
+        # The name within the bucket.
+        address = f"{folder.rstrip('/')}/{name}".split("/", 3)[3]
+        yield f"{address}\0{facts.size} {facts.version}\n".encode()
 
 
 def _above(folder: str) -> str:
@@ -145,9 +147,9 @@ def _zip_facts(path: str, config: InputConfig) -> Iterator[bytes]:
 
 def _file_facts(path: str, config: InputConfig) -> Iterator[bytes]:
     """Yields size, version, and samples from the first to the last byte."""
-    size, version = files.facts(path, config.storage)
+    size, version, _ = files.stat(path, config.storage)
     yield f"{size} {version}".encode()
-    if files.is_cloud(path):
+    if files.is_remote(path):
         return
     file = files.open_ranged(path, config.storage)
     try:

@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from typing import Final
 
-from components.image_sources import files, listing
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.naming import PathNaming
+from trainer.storage import files, listing
+from trainer.storage.failures import StorageError
 
 _CLOUD_READS: Final = 16
 """Number of objects read concurrently; latency dominates their cost."""
@@ -25,12 +26,7 @@ _CLOUD_READS: Final = 16
 
 def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
     """Plans the units of one root folder."""
-    if files.is_cloud(path):
-        from components.image_sources import cloud_storage
-
-        names: Iterator[str] = cloud_storage.walk(path, config.storage)
-    else:
-        names = listing.walk(path)
+    names = files.walk(path, config.storage)
     while chunk := list(islice(names, config.units.members)):
         yield WorkUnit(0, path, "folder", members=len(chunk), extra=pack_names(chunk))
 
@@ -79,7 +75,7 @@ def read_files(
             paths = [os.path.join(root, name) for name, _, _ in chunk]
             read_one = _FileReader(config)
             contents: Iterator[bytes | tuple[str, str]] = map(read_one, paths)
-            if any(map(files.is_cloud, paths)):
+            if any(map(files.is_remote, paths)):
                 # Threads hide the latency of objects; local files are faster without them. Only a
                 # few rounds are in flight, so that large photographs do not fill the memory.
                 rounds = range(0, len(paths), step)
@@ -110,12 +106,14 @@ class _FileReader:
 
     def __call__(self, path: str) -> bytes | tuple[str, str]:
         try:
-            if not files.is_cloud(path) and (kind := listing.kind_of(path)):
+            if not files.is_remote(path) and (kind := listing.kind_of(path)):
                 what = "a folder" if os.path.isdir(path) else "not a regular file"
                 return kind, "dangling link" if kind == "link" else what
-            data = files.read_file(path, self._storage, self._limit)
+            data = files.read_bytes(path, self._storage, self._limit + 1)
         except FileNotFoundError:
             return "missing", "no such file"
+        except StorageError as error:
+            return "unreadable", error.reason
         except OSError as error:
             return "unreadable", error.strerror or str(error)
         if len(data) > self._limit:

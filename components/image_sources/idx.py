@@ -16,13 +16,13 @@ from typing import BinaryIO, Final, NamedTuple
 import numpy as np
 
 from components.image_checks import encode_png
-from components.image_sources import files
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.locate import idx_side_files
 from trainer.errors import InputError
+from trainer.storage import files
 
 _UBYTE: Final = 0x08
 
@@ -51,7 +51,7 @@ def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
 def _check_size(path: str, header: _Header, config: InputConfig) -> None:
     """Raises if the file size differs from what the header promises, before units are planned."""
     promised = 4 + 4 * (1 + len(header.shape)) + header.rows * math.prod(header.shape)
-    size = files.facts(path, config.storage).size
+    size = files.stat(path, config.storage).size
     if size < promised:
         raise InputError(f"{path}: cut short: {promised - size} bytes are missing; copy it again")
     if size > promised:
@@ -119,7 +119,7 @@ def label_file(path: str, config: InputConfig) -> str:
         found = folder + slash + candidate
         if candidate == name:
             continue
-        if files.is_cloud(found) or os.path.exists(found):
+        if files.is_remote(found) or os.path.exists(found):
             return found
     if config.labels.source == "none":
         return path

@@ -8,7 +8,6 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from components.image_sources import files
 from components.image_sources.braces import expand_braces
 from components.image_sources.config import InputConfig
 from components.image_sources.ignored import ignored_reason
@@ -21,6 +20,7 @@ from components.image_sources.magic_numbers import (
 from components.image_sources.naming import escaped, printable
 from components.image_sources.tar_stream import is_header
 from trainer.errors import InputError
+from trainer.storage import files
 
 TAR_SUFFIXES: Final = (
     *(".tar", ".tar.gz", ".tgz", ".taz", ".tar.zst", ".tzst"),
@@ -74,23 +74,17 @@ def expand(path: str, config: InputConfig) -> list[str]:
     Raises:
         InputError: if nothing matches.
     """
-    if files.is_cloud(path):
-        from components.image_sources import cloud_storage
-
-        return cloud_storage.expand(path, config.storage)
-    if os.path.exists(path):
-        return [path.rstrip("/") or "/"]
-    if glob.has_magic(path):
-        if found := sorted(glob.glob(path, recursive=True)):
-            return found
-        raise InputError(f"{path}: nothing matches; check `paths` of the input")
-    raise InputError(f"{path}: no such file or folder; check `paths` of the input")
+    if found := files.matching(path, config.storage):
+        return found
+    what = "object" if files.is_remote(path) else "file"
+    missing = "nothing matches" if glob.has_magic(path) else f"no such {what} or folder"
+    raise InputError(f"{path}: {missing}; check `paths` of the input")
 
 
 def _tell(path: str, config: InputConfig) -> str:
     """Detects the format from the name, or from the first bytes if the name does not tell."""
     name = path.rpartition("/")[2].lower()
-    if not files.is_cloud(path) and os.path.isdir(path):
+    if not files.is_remote(path) and os.path.isdir(path):
         if _idx_files(path):
             return "idx"
         _refuse_archives(path)
@@ -108,11 +102,8 @@ def _tell(path: str, config: InputConfig) -> str:
         return "idx"
     if ".tfrecord" in name:
         return "tfrecord"
-    if files.is_cloud(path):
-        from components.image_sources import cloud_storage
-
-        if cloud_storage.is_prefix(path, config.storage):
-            return "folder"
+    if files.is_remote(path) and files.is_folder(path, config.storage):
+        return "folder"
     return _sniff(path, config)
 
 
@@ -157,7 +148,7 @@ def _packed_format(path: str, config: InputConfig) -> str:
 
     A tar that is called `.zip`, or the reverse, is read as what it is.
     """
-    return "" if files.is_cloud(path) else _format_of_archive(_head(path, config))
+    return "" if files.is_remote(path) else _format_of_archive(_head(path, config))
 
 
 def _head(path: str, config: InputConfig) -> bytes:
@@ -204,7 +195,7 @@ def idx_side_files(path: str, config: InputConfig) -> Iterator[tuple[str, str]]:
     """
     folder = os.path.dirname(path)
     given = {each.rstrip("/") for each in config.paths}
-    if files.is_cloud(path) or folder not in given or path not in _idx_files(folder)[:1]:
+    if files.is_remote(path) or folder not in given or path not in _idx_files(folder)[:1]:
         return
     for name in sorted(os.listdir(folder)):
         reason = ignored_reason(name)

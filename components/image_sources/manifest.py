@@ -17,7 +17,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, Final
 
-from components.image_sources import files
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig, ManifestConfig
@@ -30,6 +29,7 @@ from components.image_sources.label_values import (
 from components.image_sources.magic_numbers import GZIP_START
 from components.image_sources.naming import split_of_value
 from trainer.errors import InputError
+from trainer.storage import files
 
 Row = Mapping[str | None, Any]
 
@@ -97,7 +97,7 @@ def named_files(path: str, config: InputConfig) -> Iterator[str]:
 def _full(folder: str, name: str) -> str:
     """Resolves a path relative to the manifest's folder; it may be written as on Windows."""
     name = name.removeprefix("file://")
-    if files.is_cloud(name):
+    if files.is_remote(name):
         return name
     full = name if os.path.isabs(name) else f"{folder}/{name}"
     if "\\" in name and not os.path.lexists(full):

@@ -14,10 +14,10 @@ from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
 import zstandard
 
-from components.image_sources import files
 from components.image_sources.config import RATIO_FLOOR, InputConfig
 from components.image_sources.magic_numbers import BZIP2_START, GZIP_START, XZ_START, ZSTD_START
 from trainer.errors import InputError
+from trainer.storage import files
 
 BLOCK: Final = 512
 

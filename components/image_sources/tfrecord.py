@@ -11,7 +11,6 @@ from typing import Any, BinaryIO, Final
 
 from google.protobuf.message import DecodeError
 
-from components.image_sources import files
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB, InputConfig, TFRecordConfig
@@ -20,6 +19,7 @@ from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.tar import BATCH_BYTES
 from components.tfrecord_frames import FrameError, is_packed, read_frames
 from trainer.errors import InputError
+from trainer.storage import files
 
 # Bytes that a record may hold in addition to its image.
 _ROOM: Final = MIB

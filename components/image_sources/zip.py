@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
-from components.image_sources import files
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import RATIO_FLOOR, InputConfig, LimitsConfig
@@ -24,6 +23,8 @@ from components.image_sources.zip_directory import (
     plan_parts,
 )
 from trainer.errors import InputError
+from trainer.storage import files
+from trainer.storage.interface import RangedFile
 
 _WRAPS: Final = "w"
 """Marks units of archives that store offsets modulo 4 GiB."""
@@ -99,7 +100,7 @@ def pick(path: str, wants: Callable[[str], bool], config: InputConfig) -> Iterat
         file.close()
 
 
-def _entries(unit: WorkUnit, file: files.RangedFile, config: InputConfig) -> Iterator[Entry]:
+def _entries(unit: WorkUnit, file: RangedFile, config: InputConfig) -> Iterator[Entry]:
     """Parses the part of the central directory that a unit stands for."""
     listed = file.read(unit.start, unit.stop - unit.start)
     shift = unit.extra.decode()
@@ -146,7 +147,7 @@ def _is_wanted(entry: Entry, batch: MemberBatch, limits: LimitsConfig) -> bool:
 
 
 def _fetch(
-    file: files.RangedFile, entries: list[Entry], batch: MemberBatch, previous_stop: int
+    file: RangedFile, entries: list[Entry], batch: MemberBatch, previous_stop: int
 ) -> tuple[list[tuple[Entry, bytes]], int]:
     """Reads the compressed bytes of members, adjacent members with one read.
 

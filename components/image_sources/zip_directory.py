@@ -10,8 +10,8 @@ import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from components.image_sources.files import RangedFile
 from trainer.errors import InputError
+from trainer.storage.interface import RangedFile
 
 _END: Final = struct.Struct("<4s4H2LH")
 _END_SIGNATURE: Final = b"PK\x05\x06"

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from components.bulk_inference.output import storage
 from components.model_push.record import PushRecord
 from serving import names
 from trainer.errors import InputError
+from trainer.storage import files
 
 MODEL_FILE: Final = "saved_model.pb"
 RECORD_FILE: Final = f"{names.EXTRA_ASSETS}/{names.PUSH_RECORD}"
@@ -128,9 +128,9 @@ def newest_folders(address: str) -> Iterator[str]:
     Args:
         address: A folder, or `gs://bucket/prefix`; a missing one yields nothing.
     """
-    for number in reversed(version_numbers(storage.list_names(address))):
+    for number in reversed(version_numbers(files.list_names(address))):
         folder = posixpath.join(address, str(number))
-        if storage.exists(posixpath.join(folder, MODEL_FILE)):
+        if files.exists(posixpath.join(folder, MODEL_FILE)):
             yield folder
 
 

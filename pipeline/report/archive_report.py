@@ -7,18 +7,19 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from components.bulk_inference.output import ledger, storage
+from components.bulk_inference.output import ledger
 from pipeline.report import archive_sections as sections
 from pipeline.report.album import Album
 from pipeline.report.archive_sections import Archive
 from pipeline.report.page import REPORT, Facts, Page, ReportError
+from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
 
 
 def is_archive_output(folder: str) -> bool:
     """Tells whether a folder is the output of a finished bulk job."""
-    return storage.exists(posixpath.join(folder, ledger.MANIFEST))
+    return files.exists(posixpath.join(folder, ledger.MANIFEST))
 
 
 def write_archive_report(output: str, path: str = "") -> str:
@@ -36,7 +37,7 @@ def write_archive_report(output: str, path: str = "") -> str:
     """
     begin = time.monotonic()
     try:
-        content = storage.read_bytes(posixpath.join(output, ledger.MANIFEST))
+        content = files.read_bytes(posixpath.join(output, ledger.MANIFEST))
         archive = Archive(output, json.loads(content))
     except (OSError, ValueError) as error:
         raise ReportError(f"{output}: no {ledger.MANIFEST} of a finished job: {error}") from error

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from components.bulk_inference.model_card import read_card
-from components.bulk_inference.output import ledger, storage
+from components.bulk_inference.output import ledger
 from components.image_sources.config import InputConfig
 from components.image_sources.pick import Found, pick_members
 from pipeline.report import plots
@@ -23,6 +23,7 @@ from pipeline.report.page import Facts, MissingPartError, isolated
 from pipeline.report.table_scan import Row, Scan, scan_table
 from trainer.errors import InputError
 from trainer.model_card import ModelCard
+from trainer.storage import files
 
 _LISTED: Final = {"doubtful": 36, "outlying": 12, "disagreeing": 12, "verdict": 8}
 _REJECTS: Final = 12
@@ -91,7 +92,7 @@ class Archive:
         """The first rows of the rejects table."""
         rows: list[dict[str, str]] = []
         for file in self._files(ledger.REJECTS + "/"):
-            content = storage.read_bytes(posixpath.join(self.output, file))
+            content = files.read_bytes(posixpath.join(self.output, file))
             table = pq.read_table(pa.BufferReader(content)).slice(0, _REJECTS - len(rows))
             rows.extend(table.to_pylist())
             if len(rows) >= _REJECTS:

@@ -19,11 +19,12 @@ from typing import Any, Final
 import jinja2
 from markupsafe import Markup
 
-from components.bulk_inference.output import ledger, storage
+from components.bulk_inference.output import ledger
 from pipeline.causes import cause
 from pipeline.console import duration
 from pipeline.runs.verdict import MissingArtifactError
 from trainer.errors import UserError
+from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
 
@@ -152,7 +153,7 @@ class Page:
             ReportError: The file cannot be written.
         """
         try:
-            storage.write_bytes(path, self.html(left_out=left_out))
+            files.write_bytes(path, self.html(left_out=left_out))
         except OSError as error:
             raise ReportError(
                 f"{path}: {error.strerror or error}; give a file that you may write with --output"

@@ -16,8 +16,8 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from components.bulk_inference.output import storage
 from pipeline.report.page import MissingPartError
+from trainer.storage import files
 
 _SUFFIXES: Final = {
     "parquet": ".parquet",
@@ -215,8 +215,8 @@ def _batches(path: str, table_format: str, columns: Sequence[str]) -> Iterator[p
 
 
 def _open(path: str) -> IO[Any]:
-    if storage.is_remote(path):
-        return pa.BufferReader(storage.read_bytes(path))
+    if files.is_remote(path):
+        return pa.BufferReader(files.read_bytes(path))
     return open(path, "rb")
 
 

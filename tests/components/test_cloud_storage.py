@@ -13,13 +13,14 @@ import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
 from components.image_example_gen.ingest import ingest
-from components.image_sources import cloud_storage, files
-from components.image_sources.config import InputConfig, StorageConfig
+from components.image_sources.config import InputConfig
 from components.image_sources.fingerprint import fingerprint
 from components.image_sources.sources import open_source
 from components.image_sources.spans import resolve
 from tests import archives
 from trainer.errors import InputError
+from trainer.storage import files, google_store, object_store
+from trainer.storage.config import StorageConfig
 
 pytestmark = pytest.mark.slow
 
@@ -118,12 +119,12 @@ def proxy() -> Iterator[FlakyProxy]:
                 pool.map(lambda name: bucket.blob(name).upload_from_string(objects[name]), objects)
             )
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{flaky.server_port}")
-        cloud_storage._client.cache_clear()
-        patch.setattr(cloud_storage, "_FIRST_PAUSE_SECS", 0.01)
+        google_store.client.cache_clear()
+        patch.setattr(object_store, "_FIRST_PAUSE_SECS", 0.01)
         yield flaky
         flaky.shutdown()
         thread.join()
-        cloud_storage._client.cache_clear()
+        google_store.client.cache_clear()
     server.stop()
 
 
@@ -151,9 +152,9 @@ def test_ingest_with_faults_in_the_middle(proxy: FlakyProxy, tmp_path: Path, pat
 
 
 def test_listing_goes_page_by_page(proxy: FlakyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cloud_storage, "_PAGE", 700)
+    monkeypatch.setattr(object_store, "_PAGE", 700)
     before = proxy.requests
-    names = list(cloud_storage.walk("gs://images/tree", STORAGE))
+    names = list(files.walk("gs://images/tree", STORAGE))
     assert len(names) == IMAGES + 1
     assert names == sorted(names)
     assert proxy.requests - before == 5
@@ -168,7 +169,7 @@ def test_streams_and_spans(proxy: FlakyProxy) -> None:
     assert fingerprint(resolved.config) == fingerprint(resolved.config)
     with files.open_stream("gs://images/tree/cat/0.png", STORAGE) as stream:
         assert stream.read() == archives.png(0)
-    assert files.read_file("gs://images/tree/cat/0.png", STORAGE, 7) == archives.png(0)[:8]
+    assert files.read_bytes("gs://images/tree/cat/0.png", STORAGE, limit=8) == archives.png(0)[:8]
 
 
 def test_manifest_with_addresses(proxy: FlakyProxy, tmp_path: Path) -> None:
@@ -227,7 +228,7 @@ def test_giving_up_and_no_permission(proxy: FlakyProxy, monkeypatch: pytest.Monk
         def download(*_: Any) -> bytes:
             raise error
 
-        monkeypatch.setattr(cloud_storage, "_download", download)
+        monkeypatch.setattr(google_store.GoogleStore, "get", download)
 
     config = config_of(paths="gs://images/day-1/all.zip")
     answer(exceptions.ServiceUnavailable("busy"))

@@ -17,7 +17,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.image_checks import ImageFaultError, ImageHeader, check
-from components.image_sources import listing
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import RATIO_FLOOR, InputConfig, LimitsConfig
 from components.image_sources.ignored import ignored_reason, is_side_file
@@ -31,6 +30,7 @@ from components.image_sources.naming import (
 from components.image_sources.sources import open_source
 from tests import archives
 from trainer.errors import InputError
+from trainer.storage import listing
 
 SMALL_UNITS = {"members": 4, "batch": 3}
 FORMATS = ("tree", "a.zip", "a.tar", "a.tar.gz", "a.tar.zst")

@@ -77,11 +77,11 @@ def test_an_edit_reaches_the_steps_that_run_the_module(
 
 def test_a_module_imported_within_a_function_counts(copy: Path) -> None:
     # `files.py` imports Cloud Storage where it meets a gs:// path.
-    statement = "from components.image_sources import cloud_storage"
-    lines = (copy / "components/image_sources/fingerprint.py").read_text("utf-8").splitlines()
-    assert f"        {statement}" in lines
+    statement = "from trainer.storage.google_store import GoogleStore"
+    lines = (copy / "trainer/storage/files.py").read_text("utf-8").splitlines()
+    assert f"    {statement}" in lines
     assert statement not in lines
-    assert "ImageExampleGen" in reached(copy, "components/image_sources/cloud_storage.py")
+    assert "ImageExampleGen" in reached(copy, "trainer/storage/google_store.py")
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ import cv2
 import numpy as np
 
 from components.bulk_inference.annotation.decoding import Route, route_of
-from components.bulk_inference.output import storage
 from components.image_checks import ImageHeader, model_pixels
 from serving import names
 from serving.tolerance import same_answers
 from trainer.errors import InputError
 from trainer.model_card import ModelCard
+from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def _load(
         # and its threads can no longer be changed.
         _LOG.debug("TensorFlow's threads are already set")
     try:
-        with storage.local_copy(path) as folder:
+        with files.local_copy(path) as folder:
             loaded = tf.saved_model.load(folder)
     except (tf.errors.OpError, OSError, RuntimeError, ValueError) as error:
         raise InputError(

@@ -27,7 +27,7 @@ from components.bulk_inference.annotation.schema import (
 )
 from components.bulk_inference.config import BulkJob
 from components.bulk_inference.drift.drift_sums import DriftSums
-from components.bulk_inference.output import ledger, storage
+from components.bulk_inference.output import ledger
 from components.bulk_inference.planning.exact_copies import skipped_positions
 from components.bulk_inference.planning.reuse import EarlierRows
 from components.bulk_inference.planning.work_units import PlannedUnit
@@ -39,6 +39,8 @@ from components.image_sources.sources import open_source
 from components.sinks import SINKS, ParquetSink
 from trainer.errors import InputError
 from trainer.model_card import ModelCard
+from trainer.storage import files
+from trainer.storage.failures import OutputError
 
 
 @dataclass(frozen=True)
@@ -103,16 +105,16 @@ def annotate_unit(
     schema = table_schema(config.columns, card)
     try:
         with ExitStack() as stack:
-            file = stack.enter_context(storage.writing(posixpath.join(config.output, shard)))
+            file = stack.enter_context(files.writing(posixpath.join(config.output, shard)))
             sinks = [SINKS[config.format](file, schema)]
-            files = {shard: file}
+            opened = {shard: file}
             if config.format == "npy":
                 # An array has no columns; the index holds the keys and all other columns.
                 index = f"{shard.removesuffix('.npy')}.index.parquet"
                 path = posixpath.join(config.output, index)
-                files[index] = stack.enter_context(storage.writing(path))
+                opened[index] = stack.enter_context(files.writing(path))
                 columns = [field for field in schema if field.name != "embedding"]
-                sinks.append(ParquetSink(files[index], pa.schema(columns)))
+                sinks.append(ParquetSink(opened[index], pa.schema(columns)))
             for result in _results(planned, spec, annotator):
                 _add(record, result)
                 TALLY.add(result.counts)
@@ -126,8 +128,8 @@ def annotate_unit(
                     sink.write(result.rows)
             for sink in sinks:
                 sink.close()
-            record.files.update({name: opened.tell() for name, opened in files.items()})
-    except storage.OutputError:
+            record.files.update({name: each.tell() for name, each in opened.items()})
+    except OutputError:
         raise
     except InputError as error:
         ledger.write_error(config.output, planned.name, str(error))
@@ -220,7 +222,7 @@ def _write_rest(
         tables.append((ledger.DUPLICATES, DUPLICATE_SCHEMA, list(zip(*copies, strict=True))))
     for part, schema, columns in tables:
         path = posixpath.join(part, f"{record.name}.parquet")
-        with storage.writing(posixpath.join(output, path)) as file:
+        with files.writing(posixpath.join(output, path)) as file:
             sink = ParquetSink(file, schema)
             sink.write(pa.record_batch([texts(column) for column in columns], schema))
             sink.close()

@@ -1,1 +1,1 @@
-"""A bulk job's files: storage, records of units, the manifest, the result."""
+"""A bulk job's files: records of units, the manifest, the result."""

@@ -11,11 +11,12 @@ from typing import Any
 
 from components.bulk_inference.annotation.schema import COLUMNS, table_schema
 from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.output import ledger, storage
+from components.bulk_inference.output import ledger
 from components.bulk_inference.output.counts import Counts
 from components.image_sources.named_counts import NamedCounts
 from trainer.json_text import json_text
 from trainer.model_card import ModelCard
+from trainer.storage import files
 
 
 @dataclass
@@ -100,4 +101,4 @@ def write_manifest(
         "drift": result["drift"],
     }
     content = json_text(manifest, indent=2).encode() + b"\n"
-    storage.write_bytes(posixpath.join(config.output, ledger.MANIFEST), content)
+    files.write_bytes(posixpath.join(config.output, ledger.MANIFEST), content)

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from components import locks
 from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.output import storage
 from components.bulk_inference.output.counts import Counts
 from trainer.errors import InputError
+from trainer.storage import files
 
 RECORDS: Final = "_units"
 HASHES: Final = "_hashes"
@@ -109,51 +109,51 @@ def shard_path(name: str, config: BulkConfig) -> str:
 def write_record(output: str, record: UnitRecord) -> None:
     """Writes a record, which marks the unit as finished."""
     content = json.dumps(asdict(record), sort_keys=True).encode()
-    storage.write_bytes(record_path(output, record.name), content)
+    files.write_bytes(record_path(output, record.name), content)
 
 
 def read_record(output: str, name: str) -> UnitRecord:
     """Reads the record of a finished unit."""
-    return UnitRecord(**json.loads(storage.read_bytes(record_path(output, name))))
+    return UnitRecord(**json.loads(files.read_bytes(record_path(output, name))))
 
 
 def finished_names(output: str) -> set[str]:
     """Returns the names of the finished units."""
     return {
         name.removesuffix(".json")
-        for name in storage.walk(posixpath.join(output, RECORDS))
-        if name.endswith(".json") and storage.TEMPORARY not in name
+        for name in files.walk(posixpath.join(output, RECORDS))
+        if name.endswith(".json") and files.TEMPORARY not in name
     }
 
 
 def write_error(output: str, name: str, message: str) -> None:
     """Writes the reason why a unit's archive is unusable; the job reads it and fails."""
-    storage.write_bytes(posixpath.join(output, RECORDS, f"{name}.error"), message.encode())
+    files.write_bytes(posixpath.join(output, RECORDS, f"{name}.error"), message.encode())
 
 
 def read_error(output: str, name: str) -> str:
     """Reads the reason why a unit failed."""
     path = posixpath.join(output, RECORDS, f"{name}.error")
     try:
-        message = storage.read_bytes(path).decode()
+        message = files.read_bytes(path).decode()
     except FileNotFoundError:
         return f"{output}: the unit {name} was not done; run the job again"
-    storage.remove(path)
+    files.remove(path)
     return message
 
 
 def read_unit_records(output: str, names: list[str]) -> Iterator[UnitRecord]:
     """Reads the records of units in the given order."""
-    contents = storage.read_each(record_path(output, name) for name in names)
+    contents = files.read_each(record_path(output, name) for name in names)
     return (UnitRecord(**json.loads(content)) for content in contents)
 
 
 def forget(output: str, name: str) -> None:
     """Removes a unit, the record first, so that a crash leaves no record without its rows."""
     record = read_record(output, name)
-    storage.remove(record_path(output, name))
+    files.remove(record_path(output, name))
     for file in record.files:
-        storage.remove(posixpath.join(output, file))
+        files.remove(posixpath.join(output, file))
 
 
 def clear(output: str) -> None:
@@ -169,4 +169,4 @@ def clear(output: str) -> None:
         REPORT,
         IDENTITY,
     ):
-        storage.remove(posixpath.join(output, part))
+        files.remove(posixpath.join(output, part))

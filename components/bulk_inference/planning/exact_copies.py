@@ -15,9 +15,10 @@ from typing import Final
 import numpy as np
 
 from components.bulk_inference.config import BulkJob
-from components.bulk_inference.output import ledger, storage
+from components.bulk_inference.output import ledger
 from components.bulk_inference.planning.work_units import PlannedUnit
 from components.image_sources.sources import open_source
+from trainer.storage import files
 
 _BYTES: Final = 32
 _AT_A_TIME: Final = 4_000_000
@@ -44,7 +45,7 @@ def hash_unit(planned: PlannedUnit, config: BulkJob) -> int:
         for batch in open_source(config.input).read(planned.unit)
         for data in batch.data
     ]
-    storage.write_bytes(hashes_path(config.output, planned.name), b"".join(digests))
+    files.write_bytes(hashes_path(config.output, planned.name), b"".join(digests))
     return len(digests)
 
 
@@ -102,5 +103,5 @@ def _later_copies(output: str, planned: list[PlannedUnit]) -> list[np.ndarray]:
 
 def _hashes(output: str, planned: list[PlannedUnit]) -> Iterator[np.ndarray]:
     for unit in planned:
-        content = storage.read_bytes(hashes_path(output, unit.name))
+        content = files.read_bytes(hashes_path(output, unit.name))
         yield np.frombuffer(content, np.uint8).reshape(-1, _BYTES)

@@ -9,9 +9,10 @@ import posixpath
 from typing import Any, Final
 
 from components.bulk_inference.config import BulkJob
-from components.bulk_inference.output import ledger, storage
+from components.bulk_inference.output import ledger
 from trainer.errors import InputError
 from trainer.model_card import ModelCard
+from trainer.storage import files
 
 _VERSION: Final = 1
 """Version of the layout and of the numerical results; an output of another version is replaced."""
@@ -36,7 +37,7 @@ def read_identity(output: str) -> dict[str, Any] | None:
     """Reads the identity of the job that wrote an output; None if no job did."""
     try:
         identity: dict[str, Any] = json.loads(
-            storage.read_bytes(posixpath.join(output, ledger.IDENTITY))
+            files.read_bytes(posixpath.join(output, ledger.IDENTITY))
         )
     except (FileNotFoundError, ValueError):
         return None
@@ -46,7 +47,7 @@ def read_identity(output: str) -> dict[str, Any] | None:
 def write_identity(output: str, identity: dict[str, Any]) -> None:
     """Marks an output as belonging to this job."""
     content = json.dumps(identity, indent=2, sort_keys=True).encode()
-    storage.write_bytes(posixpath.join(output, ledger.IDENTITY), content)
+    files.write_bytes(posixpath.join(output, ledger.IDENTITY), content)
 
 
 def settle(config: BulkJob, card: ModelCard) -> list[str]:
@@ -56,7 +57,7 @@ def settle(config: BulkJob, card: ModelCard) -> list[str]:
     found = read_identity(output)
     notes = []
     if found is None:
-        others = [name for name in storage.list_names(output) if name[:1] not in "._"]
+        others = [name for name in files.list_names(output) if name[:1] not in "._"]
         if others and not config.overwrite:
             raise InputError(
                 f"{output}: holds {others[0]!r}, which no bulk job wrote; name another"
@@ -76,7 +77,7 @@ def settle(config: BulkJob, card: ModelCard) -> list[str]:
         notes.append(f"started afresh: {changed} changed since the table was made")
         ledger.clear(output)
     else:
-        storage.remove_unfinished(output)
+        files.remove_unfinished(output)
         return notes
     write_identity(output, wanted)
     return notes

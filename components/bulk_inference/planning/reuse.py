@@ -12,8 +12,8 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.bulk_inference.output import storage
 from components.image_sources.batch import MemberBatch
+from trainer.storage import files
 
 NEEDED_COLUMNS: Final = frozenset({"member", "sha256"})
 """Columns that a table must have to be reused."""
@@ -106,4 +106,4 @@ def _read(path: str) -> pa.Table:
 
 
 def _open(path: str) -> pq.ParquetFile:
-    return pq.ParquetFile(pa.BufferReader(storage.read_bytes(path)))
+    return pq.ParquetFile(pa.BufferReader(files.read_bytes(path)))

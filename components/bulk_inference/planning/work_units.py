@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from components.bulk_inference.config import BulkJob
-from components.image_sources import files, folder
+from components.image_sources import folder
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import open_source
+from trainer.storage import files
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _fingerprint(unit: WorkUnit, config: InputConfig) -> bytes:
             return archive.read(unit.start, unit.stop - unit.start)
         finally:
             archive.close()
-    if unit.format == "folder" and not files.is_cloud(unit.source):
+    if unit.format == "folder" and not files.is_remote(unit.source):
         names = folder.unpack_names(unit.extra)
         return "\0".join(f"{name}\0{_version(unit.source, name)}" for name in names).encode(
             "utf-8", "surrogateescape"
@@ -87,7 +88,7 @@ def _fingerprint(unit: WorkUnit, config: InputConfig) -> bytes:
     place = f"{unit.start}\0{unit.stop}\0".encode() + unit.extra
     if unit.format in ("folder", "tfds"):
         return place
-    facts = files.facts(unit.source, config.storage)
+    facts = files.stat(unit.source, config.storage)
     return place + f"\0{facts.size}\0{facts.version}".encode()
 
 

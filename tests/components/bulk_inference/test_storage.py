@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from components import locks
-from components.bulk_inference.output import ledger, storage
-from components.image_sources import cloud_storage
+from components.bulk_inference.output import ledger
 from tests.components.bulk_inference.archives import broken, digits, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.components.bulk_inference.model_fixture import export_model
 from trainer.errors import InputError
+from trainer.storage import files, google_store
+from trainer.storage.failures import OutputError
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +37,21 @@ def bucket() -> Iterator[str]:
     threading.Thread(target=server._process.stderr.read, daemon=True).start()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.port}")
-        cloud_storage._client.cache_clear()
-        cloud_storage._client(False).create_bucket("bulk")
+        google_store.client.cache_clear()
+        google_store.client(False).create_bucket("bulk")
         yield "gs://bulk"
-    cloud_storage._client.cache_clear()
+    google_store.client.cache_clear()
     server.stop()
 
 
 def upload(folder: Path, address: str) -> None:
-    for name in storage.walk(str(folder)):
-        storage.write_bytes(f"{address}/{name}", (folder / name).read_bytes())
+    for name in files.walk(str(folder)):
+        files.write_bytes(f"{address}/{name}", (folder / name).read_bytes())
 
 
 def read_remote(output: str, part: str) -> pa.Table:
-    names = sorted(storage.walk(f"{output}/{part}"))
-    contents = storage.read_each(f"{output}/{part}/{name}" for name in names)
+    names = sorted(files.walk(f"{output}/{part}"))
+    contents = files.read_each(f"{output}/{part}/{name}" for name in names)
     return pa.concat_tables([pq.ParquetFile(io.BytesIO(each)).read() for each in contents])
 
 
@@ -58,7 +59,7 @@ def test_archive_model_and_output_in_cloud_storage(
     bucket: str, tmp_path: Path, model: Path, run_job: RunJob, read_table: ReadTable
 ) -> None:
     archive = write_zip(tmp_path / "a.zip", digits(40) | broken())
-    storage.write_bytes(f"{bucket}/in/a.zip", archive.read_bytes())
+    files.write_bytes(f"{bucket}/in/a.zip", archive.read_bytes())
     upload(model, f"{bucket}/models/3")
     columns = ("member", "sha256", "label", "embedding", "elbo")
     run_job(archive, columns=columns)
@@ -72,9 +73,9 @@ def test_archive_model_and_output_in_cloud_storage(
 
     again = run_job(f"{bucket}/in/a.zip", **remote)
     assert (again.units_done_now, again.rows) == (0, 40)
-    bytes_before = storage.read_bytes(f"{bucket}/out/_manifest.json")
+    bytes_before = files.read_bytes(f"{bucket}/out/_manifest.json")
     assert json.loads(bytes_before)["counts"]["rows"] == 40
-    assert not storage.exists(f"{bucket}/out/{ledger.LOCK}")
+    assert not files.exists(f"{bucket}/out/{ledger.LOCK}")
 
     other = export_model(tmp_path / "other", seed=8)
     result = run_job(f"{bucket}/in/a.zip", **{**remote, "model": str(other)})
@@ -144,22 +145,22 @@ def test_a_lock_object_that_is_renewed_is_respected_and_a_still_one_taken(
         ledger.exclusive(output),
     ):
         pass
-    storage.write_bytes(f"{output}/{ledger.LOCK}", b'{"host": "elsewhere", "process": 1}')
+    files.write_bytes(f"{output}/{ledger.LOCK}", b'{"host": "elsewhere", "process": 1}')
     with ledger.exclusive(output):
-        assert b"elsewhere" not in storage.read_bytes(f"{output}/{ledger.LOCK}")
+        assert b"elsewhere" not in files.read_bytes(f"{output}/{ledger.LOCK}")
 
 
 def test_a_full_disk_gets_one_line_and_leaves_no_half_file(tmp_path: Path) -> None:
     path = str(tmp_path / "x" / "shard")
 
     def write() -> None:
-        with storage.writing(path) as file:
+        with files.writing(path) as file:
             file.write(b"half")
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with pytest.raises(storage.OutputError, match=r"shard: cannot be written: No space left"):
+    with pytest.raises(OutputError, match=r"shard: cannot be written: No space left"):
         write()
-    assert list(storage.walk(str(tmp_path))) == []
+    assert list(files.walk(str(tmp_path))) == []
 
 
 @pytest.mark.parametrize(

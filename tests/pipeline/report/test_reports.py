@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.output.storage import read_bytes
 from pipeline.console import Terminal
 from pipeline.jobs import classify_archives
 from pipeline.report.archive_report import write_archive_report
@@ -21,6 +20,7 @@ from pipeline.runs.run import Run
 from pipeline.runs.step import CACHED, Step
 from tests.pipeline.report.browser import CHROMIUM, chromium
 from tests.pipeline.report.conftest import CLASSES, SCRIPT
+from trainer.storage.files import read_bytes
 
 
 class Parsed(html.parser.HTMLParser):

@@ -1,6 +1,6 @@
 """Streams the sorted names in a folder tree without holding millions of them in memory.
 
-The folder reader plans with it, and the fingerprint of the inputs uses it.
+`files.walk` is its only caller; the folder reader asks `kind_of` about what it finds.
 """
 
 import heapq
@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Final, TextIO
 
-from components.image_sources.files import unreadable
+from trainer.storage.failures import unreadable
 
 _RUN: Final = 100_000
 """Largest number of names sorted in memory; more are sorted in runs on disk and merged."""
@@ -28,7 +28,7 @@ def walk(root: str) -> Iterator[str]:
         Paths relative to `root`, `/`-separated.
 
     Raises:
-        InputError: if a folder cannot be read.
+        StorageError: if a folder cannot be read.
     """
     yield from _walk(root, "", (_identity(root),))
 

@@ -1,0 +1,341 @@
+"""Reads, lists and writes files by path: on disk, or objects at `gs://` in Cloud Storage.
+
+Every package calls these functions, and no other module of this folder but for errors and options.
+Their errors are those of `failures.py`. Client libraries are imported when their paths are met,
+because each takes about a second.
+"""
+
+import glob
+import io
+import os
+import posixpath
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, BinaryIO, Final, TypeVar
+
+from trainer.storage import listing
+from trainer.storage.config import DEFAULT, StorageConfig
+from trainer.storage.failures import OutputError, StorageError, unreadable, writing_explained
+from trainer.storage.interface import FileFacts, RangedFile
+from trainer.storage.local_disk import LocalFile, open_local, read_local
+
+if TYPE_CHECKING:
+    from trainer.storage.object_store import ObjectStore
+
+TEMPORARY: Final = ".tmp-"
+"""Prefix of unfinished local files, which the next job removes."""
+
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_REQUESTS: Final = 32
+"""Number of concurrent requests when many objects are read, copied or deleted."""
+_AT_ONCE: Final = 8 * _REQUESTS
+_SPOOL_BYTES: Final = 64 << 20
+_WHOLE: Final = 1 << 40
+_T = TypeVar("_T")
+
+
+def is_remote(path: str) -> bool:
+    """Returns whether a path is the address of an object or a bucket, such as `gs://bucket/name`.
+
+    Raises:
+        StorageError: for stores that are not supported, which would be taken for local paths.
+    """
+    scheme = _SCHEME.match(path)
+    if scheme and scheme.group() != "gs://":
+        raise StorageError(
+            path, f"{scheme.group()} is not supported; give a local path or gs://BUCKET/NAME"
+        )
+    return bool(scheme)
+
+
+def stat(path: str, access: StorageConfig = DEFAULT) -> FileFacts:
+    """Returns the size and version of a file.
+
+    Raises:
+        MissingError: if there is no such file.
+    """
+    if is_remote(path):
+        return _store(path, access).stat(path)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    # The inode's change time reveals an edit after which the modification time was reset.
+    version = f"{status.st_mtime_ns}-{status.st_ctime_ns}"
+    return FileFacts(status.st_size, version, status.st_mtime)
+
+
+def exists(path: str, access: StorageConfig = DEFAULT) -> bool:
+    """Returns whether a file exists."""
+    return _store(path, access).exists(path) if is_remote(path) else os.path.exists(path)
+
+
+def is_folder(path: str, access: StorageConfig = DEFAULT) -> bool:
+    """Returns whether a folder, or a remote prefix with objects under it, exists."""
+    return _store(path, access).is_folder(path) if is_remote(path) else os.path.isdir(path)
+
+
+def open_ranged(path: str, access: StorageConfig = DEFAULT) -> RangedFile:
+    """Opens a file for ranged reads, from any thread.
+
+    Raises:
+        StorageError: if it cannot be opened.
+    """
+    return _store(path, access).open_ranged(path) if is_remote(path) else LocalFile(path)
+
+
+def open_stream(path: str, access: StorageConfig = DEFAULT) -> BinaryIO:
+    """Opens a file for sequential reading.
+
+    Raises:
+        StorageError: if it cannot be opened.
+    """
+    return _store(path, access).open_stream(path) if is_remote(path) else open_local(path)
+
+
+def read_bytes(path: str, access: StorageConfig = DEFAULT, limit: int = _WHOLE) -> bytes:
+    """Reads a whole file, at most `limit` bytes.
+
+    Raises:
+        MissingError: if it does not exist.
+        StorageError: if it cannot be read.
+    """
+    return _store(path, access).read(path, 0, limit) if is_remote(path) else read_local(path, limit)
+
+
+def read_each(paths: Iterable[str]) -> Iterator[bytes]:
+    """Reads files in order; objects concurrently, because each costs one request."""
+    rest = iter(paths)
+    while some := list(islice(rest, _AT_ONCE)):
+        # Local files are faster without threads.
+        yield from (in_parallel if is_remote(some[0]) else map)(read_bytes, some)
+
+
+def walk(folder: str, access: StorageConfig = DEFAULT) -> Iterator[str]:
+    """Streams the files under a folder, sorted, in the same order in every store.
+
+    Links are followed, except a link to one of its own parent folders.
+
+    Yields:
+        Paths relative to the folder, `/`-separated; none if it does not exist.
+
+    Raises:
+        StorageError: if a folder cannot be read.
+    """
+    if is_remote(folder):
+        return _store(folder, access).walk(folder)
+    return listing.walk(folder) if os.path.isdir(folder) else iter(())
+
+
+def entries(
+    folder: str, access: StorageConfig = DEFAULT, *, below: bool = True
+) -> Iterator[tuple[str, FileFacts]]:
+    """Streams the objects under a remote folder, or only those in it, with their facts.
+
+    A listing has them already, so they cost no further requests.
+    """
+    return _store(folder, access).entries(folder, below=below)
+
+
+def list_names(folder: str) -> list[str]:
+    """Lists the names directly in a folder, sorted; empty if it does not exist."""
+    if is_remote(folder):
+        return _store(folder).list_names(folder)
+    return sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+
+
+def matching(pattern: str, access: StorageConfig = DEFAULT) -> list[str]:
+    """Returns the files and folders that a pattern matches, sorted, without trailing slashes."""
+    if is_remote(pattern):
+        return _store(pattern, access).matching(pattern)
+    if os.path.exists(pattern):
+        return [pattern.rstrip("/") or "/"]
+    return sorted(glob.glob(pattern, recursive=True))
+
+
+@contextmanager
+def writing(path: str) -> Iterator[IO[bytes]]:
+    """Opens a file that appears, complete, when the block ends without an error.
+
+    Args:
+        path: The path of the file; missing folders are created.
+
+    Raises:
+        OutputError: if the disk is full or is not writable.
+    """
+    if is_remote(path):
+        with tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES) as spool:
+            yield spool
+            _store(path).put(path, spool)
+        return
+    target = Path(path)
+    temporary = target.with_name(f"{TEMPORARY}{os.getpid()}-{target.name}")
+    try:
+        with writing_explained(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as local:
+                yield local
+            temporary.replace(target)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_bytes(path: str, content: bytes) -> None:
+    """Writes a file atomically.
+
+    Raises:
+        OutputError: as for `writing`.
+    """
+    with writing(path) as file:
+        file.write(content)
+
+
+def write_if(path: str, content: bytes, version: str) -> str:
+    """Writes an object if it has a certain version.
+
+    Args:
+        path: The object; the local disk has no conditional writes.
+        content: The content.
+        version: The version to overwrite, as `stat` returns it; empty if there must be no object.
+
+    Returns:
+        The new version.
+
+    Raises:
+        ConflictError: if the object has another version. If only the response to an earlier
+            attempt was lost, that version may be this one.
+    """
+    return _store(path).put(path, io.BytesIO(content), version)
+
+
+def copy(source: str, target: str) -> None:
+    """Copies a file; the copy appears complete, and objects do not leave the store."""
+    if is_remote(source) and is_remote(target):
+        _store(source).copy(source, target)
+        return
+    with open_stream(source) as content:
+        if is_remote(target):
+            _store(target).put(target, content)
+        else:
+            with writing(target) as file:
+                shutil.copyfileobj(content, file)
+
+
+def move(source: str, target: str) -> None:
+    """Moves a file; repeating a completed move does nothing."""
+    if not exists(source) and exists(target):
+        return
+    if is_remote(source):
+        copy(source, target)
+        remove(source)
+    else:
+        with writing_explained(target):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.replace(source, target)
+
+
+def remove(path: str) -> None:
+    """Removes a file, or a folder and its content; does nothing if there is none."""
+    if is_remote(path):
+        _delete(path)
+        remove_each(f"{path.rstrip('/')}/{name}" for name in walk(path))
+    elif os.path.isdir(path):
+        shutil.rmtree(path)
+    else:
+        Path(path).unlink(missing_ok=True)
+
+
+def remove_each(objects: Iterable[str]) -> None:
+    """Deletes objects concurrently; missing ones are skipped."""
+    for _ in in_parallel(_delete, objects):
+        pass
+
+
+def _delete(path: str) -> None:
+    _store(path).delete(path)
+
+
+def in_parallel(function: Callable[[str], _T], paths: Iterable[str]) -> Iterator[_T]:
+    """Calls a function of paths in threads, which hide the latency of objects.
+
+    Yields:
+        The results in order; only a few hundred are in memory at a time.
+    """
+    rest = iter(paths)
+    with ThreadPoolExecutor(_REQUESTS) as pool:
+        while some := list(islice(rest, _AT_ONCE)):
+            yield from pool.map(function, some)
+
+
+@contextmanager
+def local_copy(folder: str) -> Iterator[str]:
+    """Yields a local folder with the same files: itself, or a temporary download.
+
+    Some builds of TensorFlow lack its own support for Cloud Storage.
+    """
+    if not is_remote(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="vaeline-") as local:
+        copy_tree(folder, local)
+        yield local
+
+
+def copy_tree(source: str, target: str) -> None:
+    """Copies the files under a folder to another place."""
+
+    def copy_one(path: str) -> None:
+        copy(path, posixpath.join(target, path.removeprefix(f"{source}/")))
+
+    for _ in in_parallel(copy_one, (f"{source}/{name}" for name in walk(source))):
+        pass
+
+
+def make_folder(path: str) -> None:
+    """Creates a folder and its parents; stores of objects need none."""
+    if not is_remote(path):
+        os.makedirs(path, exist_ok=True)
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes the temporary files that a killed job left behind."""
+    if not is_remote(folder) and os.path.isdir(folder):
+        for left in Path(folder).rglob(f"{TEMPORARY}*"):
+            left.unlink(missing_ok=True)
+
+
+def require_writable(folder: str) -> None:
+    """Creates a folder and checks that it is writable.
+
+    Raises:
+        OutputError: if it is not.
+    """
+    probe = f"{folder.rstrip('/')}/{TEMPORARY}probe"
+    try:
+        write_bytes(probe, b"")
+        remove(probe)
+    except OutputError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error.reason
+        raise OutputError(folder, f"the output cannot be written: {reason}") from error
+    except StorageError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            folder, f"the output cannot be written: {error.strerror or error}"
+        ) from error
+
+
+def _store(path: str, access: StorageConfig = DEFAULT) -> "ObjectStore":
+    """Returns the store of a remote path."""
+    if not is_remote(path):
+        raise StorageError(path, "on the local disk, where only objects in a store will do")
+    from trainer.storage.google_store import GoogleStore
+
+    return GoogleStore(access)

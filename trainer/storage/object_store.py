@@ -1,0 +1,307 @@
+"""Implements the functions of `files.py` on the requests of an object store.
+
+`google_store.py` implements the requests. Each is tried `attempts` times and is bounded: a range,
+a page of names. A dropped connection therefore never causes earlier bytes to be read again.
+"""
+
+import abc
+import io
+import re
+from collections.abc import Callable, Iterator
+from typing import IO, Any, BinaryIO, ClassVar, Final, NamedTuple, TypeVar
+
+from google.api_core.retry import Retry
+
+from trainer.storage.config import StorageConfig
+from trainer.storage.failures import MissingError, StorageError
+from trainer.storage.interface import FileFacts
+
+_T = TypeVar("_T")
+_PAGE: Final = 1000
+_STREAM_BYTES: Final = 8 << 20
+_FIRST_PAUSE_SECS: Final = 0.2
+_LONGEST_PAUSE_SECS: Final = 30.0
+
+
+class ListedPage(NamedTuple):
+    """Holds one page of a listing.
+
+    Attributes:
+        items: Objects, as the client library returns them.
+        folders: Prefixes up to the delimiter; empty if the listing has none.
+        token: What the request for the next page needs; None after the last page.
+    """
+
+    items: list[Any]
+    folders: list[str]
+    token: str | None
+
+
+class ObjectStore(abc.ABC):
+    """Stores objects at `scheme://bucket/name`; a folder is a prefix of names.
+
+    Args:
+        access: How the store is reached.
+    """
+
+    scheme: ClassVar[str]
+    name: ClassVar[str]
+    transient: ClassVar[tuple[type[Exception], ...]]
+
+    def __init__(self, access: StorageConfig) -> None:
+        self.access = access
+
+    @abc.abstractmethod
+    def get(self, bucket: str, name: str, start: int, length: int) -> bytes:
+        """Reads a range of an object; one request."""
+
+    @abc.abstractmethod
+    def head(self, bucket: str, name: str) -> FileFacts:
+        """Reads the facts of an object; one request."""
+
+    @abc.abstractmethod
+    def page(
+        self, bucket: str, prefix: str, token: str | None, size: int, delimiter: str | None
+    ) -> ListedPage:
+        """Lists one page of the objects whose names start with a prefix; one request."""
+
+    @abc.abstractmethod
+    def key(self, item: Any) -> str:
+        """Returns the name of an object in a page."""
+
+    @abc.abstractmethod
+    def facts(self, item: Any) -> FileFacts:
+        """Returns the facts of an object in a page."""
+
+    @abc.abstractmethod
+    def upload(self, bucket: str, name: str, source: IO[bytes], version: str | None) -> str:
+        """Writes an object atomically and returns its version.
+
+        Args:
+            bucket: The bucket.
+            name: The object.
+            source: The content, read from its beginning.
+            version: Overwrites only this version; empty if there must be no object.
+        """
+
+    @abc.abstractmethod
+    def duplicate(self, source: tuple[str, str], target: tuple[str, str]) -> None:
+        """Copies an object within the store, without transferring its content."""
+
+    @abc.abstractmethod
+    def erase(self, bucket: str, name: str) -> None:
+        """Deletes an object, which may be missing."""
+
+    @abc.abstractmethod
+    def explain(self, path: str, verb: str, error: Exception) -> StorageError | None:
+        """Translates a permanent error of the client library; None if it is a bug."""
+
+    def stat(self, path: str) -> FileFacts:
+        """Returns size and version of an object."""
+        return self._call(path, "read", lambda: self.head(*self._split(path)))
+
+    def exists(self, path: str) -> bool:
+        """Returns whether an object of exactly that name exists."""
+        try:
+            self.stat(path)
+        except MissingError:
+            return False
+        return True
+
+    def is_folder(self, path: str) -> bool:
+        """Returns whether any object exists under the address, taken as a folder."""
+        return next(self._items(_as_folder(path), most=1), None) is not None
+
+    def open_ranged(self, path: str) -> "StoredFile":
+        """Opens an object for ranged reads."""
+        return StoredFile(self, path)
+
+    def open_stream(self, path: str) -> BinaryIO:
+        """Opens an object for sequential reading, in ranges of a few MiB."""
+        return io.BufferedReader(_Stream(StoredFile(self, path)), _STREAM_BYTES)
+
+    def read(self, path: str, start: int, length: int) -> bytes:
+        """Reads a range of an object, less at its end."""
+        return self._call(path, "read", lambda: self.get(*self._split(path), start, length))
+
+    def walk(self, folder: str) -> Iterator[str]:
+        """Lists the objects under a prefix by name, page by page, without folder markers."""
+        prefix = _as_folder(folder)
+        skip = len(self._split(prefix)[1])
+        for item in self._items(prefix):
+            name = self.key(item)
+            if not name.endswith("/"):
+                yield name[skip:]
+
+    def entries(self, folder: str, *, below: bool = True) -> Iterator[tuple[str, FileFacts]]:
+        """Lists objects like `walk`, with their facts; without `below` only the prefix's own."""
+        prefix = _as_folder(folder)
+        skip = len(self._split(prefix)[1])
+        for item in self._items(prefix, delimiter=None if below else "/"):
+            name = self.key(item)
+            if not name.endswith("/"):
+                yield name[skip:], self.facts(item)
+
+    def list_names(self, folder: str) -> list[str]:
+        """Lists the names directly under a prefix, sorted."""
+        prefix = _as_folder(folder)
+        skip = len(self._split(prefix)[1])
+        names: set[str] = set()
+        for page in self._pages(prefix, delimiter="/"):
+            names.update(self.key(item)[skip:] for item in page.items)
+            names.update(name[skip:].rstrip("/") for name in page.folders)
+        return sorted(names - {""})
+
+    def matching(self, pattern: str) -> list[str]:
+        """Expands a glob; `*` and `?` match within one folder, `**` across folders."""
+        bucket, name = self._split(pattern)
+        magic = re.search(r"[*?\[]", name)
+        if magic is None:
+            found = next(self._items(pattern, most=1), None)
+            return [] if found is None else [pattern.rstrip("/")]
+        parts = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
+        expression = re.compile(
+            "".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*\*|\*|\?)", name))
+        )
+        matches: set[str] = set()
+        for item in self._items(f"{self.scheme}://{bucket}/{name[: magic.start()]}"):
+            # A pattern may match objects or folders; the set holds each folder once.
+            key = self.key(item)
+            match = expression.match(key)
+            if match and key[match.end() : match.end() + 1] in ("", "/"):
+                matches.add(f"{self.scheme}://{bucket}/{match.group()}")
+        return sorted(matches)
+
+    def put(self, path: str, source: IO[bytes], version: str | None = None) -> str:
+        """Writes an object atomically and returns its version; see `upload`."""
+
+        def upload() -> str:
+            source.seek(0)
+            return self.upload(*self._split(path), source, version)
+
+        return self._call(path, "write", upload)
+
+    def copy(self, source: str, target: str) -> None:
+        """Copies an object within the store."""
+        self._call(source, "copy", lambda: self.duplicate(self._split(source), self._split(target)))
+
+    def delete(self, path: str) -> None:
+        """Deletes an object; does nothing if there is none."""
+        self._call(path, "delete", lambda: self.erase(*self._split(path)))
+
+    def _items(
+        self, path: str, *, most: int | None = None, delimiter: str | None = None
+    ) -> Iterator[Any]:
+        for page in self._pages(path, most=most, delimiter=delimiter):
+            yield from page.items
+
+    def _pages(
+        self, path: str, *, most: int | None = None, delimiter: str | None = None
+    ) -> Iterator[ListedPage]:
+        """Lists objects by prefix; each page is one request and is retried on its own."""
+        bucket, prefix = self._split(path)
+        token: str | None = None
+
+        def request() -> ListedPage:
+            return self.page(bucket, prefix, token, most or _PAGE, delimiter)
+
+        while True:
+            page = self._call(path, "read", request)
+            yield page
+            token = page.token
+            if token is None or most is not None:
+                return
+
+    def _split(self, path: str) -> tuple[str, str]:
+        bucket, _, name = path.partition("://")[2].partition("/")
+        return bucket, name
+
+    def _call(self, path: str, verb: str, request: Callable[[], _T]) -> _T:
+        """Repeats a request until it succeeds or the attempts are used up.
+
+        Args:
+            path: The address that the request concerns.
+            verb: What the request does, for the error message.
+            request: The request.
+
+        Raises:
+            StorageError: if the last attempt fails or the error is permanent.
+        """
+        attempts = 0
+
+        def is_worth_repeating(error: Exception) -> bool:
+            nonlocal attempts
+            attempts += 1
+            return attempts < self.access.attempts and isinstance(error, self.transient)
+
+        retry = Retry(
+            is_worth_repeating,
+            initial=_FIRST_PAUSE_SECS,
+            maximum=_LONGEST_PAUSE_SECS,
+            timeout=None,
+        )
+        try:
+            return retry(request)()
+        except self.transient as error:
+            raise StorageError(
+                path, f"{self.name} did not answer in {attempts} attempts: {brief(error)}"
+            ) from error
+        except Exception as error:
+            explained = self.explain(path, verb, error)
+            if explained is None:
+                raise
+            raise explained from error
+
+
+class StoredFile:
+    """Reads ranges of one object, whose size is known when it is opened."""
+
+    def __init__(self, store: ObjectStore, path: str) -> None:
+        self._store = store
+        self._path = path
+        self.size = store.stat(path).size
+
+    def read(self, start: int, length: int) -> bytes:
+        """Reads `length` bytes, fewer at the end of the object."""
+        length = min(length, self.size - start)
+        return self._store.read(self._path, start, length) if length > 0 else b""
+
+    def close(self) -> None:
+        """Does nothing, because the client owns the connections."""
+
+
+class _Stream(io.RawIOBase):
+    """Presents an object as a stream that is fetched range by range."""
+
+    def __init__(self, source: StoredFile) -> None:
+        self._source = source
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
+        self._at = base + offset
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._source.read(self._at, len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def brief(error: Exception) -> str:
+    """Returns the first line of an error's message, shortened."""
+    return str(error).strip().partition("\n")[0][:200]
+
+
+def _as_folder(path: str) -> str:
+    return path.rstrip("/") + "/"
