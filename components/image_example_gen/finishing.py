@@ -12,12 +12,12 @@ import numpy as np
 
 from components.image_example_gen import duplicates, tables
 from components.image_example_gen.account import CONFLICTS_NAMED, Account, dumps, name_of
-from components.image_example_gen.output import OutputFolder
 from components.image_example_gen.parts import STAGING, Part, digests_file, part_name, staged
 from components.image_example_gen.splits import SLOTS, final_split
 from components.image_sources.example_proto import example_class
 from components.tfrecord_frames import HEAD_BYTES, TAIL_BYTES, record_spans
 from trainer.data import features
+from trainer.storage import files
 
 DUPLICATES: Final = f"{STAGING}/duplicates"
 ACCOUNTS: Final = f"{STAGING}/accounts"
@@ -37,7 +37,7 @@ def facts_of(part: Part) -> PartFacts:
 
 
 def find_copies(
-    partition: int, facts: Iterable[PartFacts], output: OutputFolder, drop_all: bool
+    partition: int, facts: Iterable[PartFacts], output: str, drop_all: bool
 ) -> Iterator[tuple[int, bytes]]:
     """Reads one partition's rows from every part and finds the copies among them.
 
@@ -56,12 +56,16 @@ def find_copies(
         start, stop = bounds[partition], bounds[partition + 1]
         if stop > start:
             name = digests_file(number)
-            rows.append((number, output.read_range(name, start * size, (stop - start) * size)))
+            file = files.open_ranged(f"{output}/{name}")
+            try:
+                rows.append((number, file.read(start * size, (stop - start) * size)))
+            finally:
+                file.close()
     yield from duplicates.find(rows, drop_all)
 
 
 def finish_part(
-    part: Part, packed: Iterable[bytes], facts: Iterable[PartFacts], output: OutputFolder
+    part: Part, packed: Iterable[bytes], facts: Iterable[PartFacts], output: str
 ) -> None:
     """Moves a part's files into their splits without the dropped copies and writes its account.
 
@@ -77,10 +81,10 @@ def finish_part(
     requests = np.sort(np.frombuffer(b"".join(packed), duplicates.REQUEST), order="row")
     named = {split for known in facts for split in known.named_splits}
     account = _move(part, requests, named, output)
-    output.write(f"{ACCOUNTS}/{part.name}.json", dumps(account))
+    files.write_bytes(f"{output}/{ACCOUNTS}/{part.name}.json", dumps(account))
 
 
-def _move(part: Part, requests: np.ndarray, named: Set[str], output: OutputFolder) -> Account:
+def _move(part: Part, requests: np.ndarray, named: Set[str], output: str) -> Account:
     """Moves the files of one part and returns its account."""
     account = part.account
     slots = np.frombuffer(part.slots, np.uint8)
@@ -89,23 +93,23 @@ def _move(part: Part, requests: np.ndarray, named: Set[str], output: OutputFolde
         account.examples[name_of(final_split(slot, named), label)] += number
     for slot in np.unique(slots).tolist():
         split = final_split(slot, named)
-        source = staged(part.number, slot)
-        target = f"Split-{split}/{part_name(part.number)}-{SLOTS[slot]}.tfrecord"
+        source = f"{output}/{staged(part.number, slot)}"
+        target = f"{output}/Split-{split}/{part_name(part.number)}-{SLOTS[slot]}.tfrecord"
         wanted = requests[slots[requests["row"]] == slot]
         if len(wanted):
             # Row numbers refer to the whole part, record numbers to the slot's file.
             places = np.searchsorted(np.flatnonzero(slots == slot), wanted["row"])
-            content = output.read(source)
+            content = files.read_bytes(source)
             found, rest = _take(content, places, wanted["role"] == duplicates.DROPPED)
             table += _describe(found, wanted, split, account)
             if len(rest) < len(content):
-                output.write(source, rest)
+                files.write_bytes(source, rest)
             if not rest:
                 continue
-        output.move(source, target)
+        files.move(source, target)
     if table:
         content = tables.to_parquet(table, tables.DUPLICATES)
-        output.write(f"{DUPLICATES}/{part.name}.parquet", content)
+        files.write_bytes(f"{output}/{DUPLICATES}/{part.name}.parquet", content)
     return account
 
 

@@ -20,7 +20,6 @@ from components.image_example_gen import account as accounts
 from components.image_example_gen import finishing, local_run, parts, tables, transforms
 from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.input_overview import OVERVIEW, describe_input
-from components.image_example_gen.output import OutputFolder, unwritable
 from components.image_example_gen.workers import Workers, WorkerStartError
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
@@ -29,6 +28,7 @@ from trainer.config import ImageConfig
 from trainer.data import features
 from trainer.errors import InputError
 from trainer.progress import PROGRESS_LOGGER
+from trainer.storage import files
 
 ACCOUNT_FILE: Final = "account.json"
 REJECTS_FILE: Final = "rejects.parquet"
@@ -77,28 +77,27 @@ def ingest(
         InputError: if the input cannot be used or the output cannot be written.
     """
     begin = time.perf_counter()
-    output = OutputFolder(uri)
+    output = uri.removeprefix("file://").rstrip("/")
     job = IngestJob(config, image)
-    try:
-        output.remove(parts.STAGING)
-        output.write(f"{parts.STAGING}/begun", b"")
+    with parts.output_explained(output):
+        files.remove(f"{output}/{parts.STAGING}")
+        files.write_bytes(f"{output}/{parts.STAGING}/begun", b"")
         units = open_source(config).units()
         with _reported(output, progress, begin):
             _run(job, output, units, make_pipeline(), threads, processes)
-        account = accounts.add_up(
-            accounts.loads(output.read(name)) for name in output.names(finishing.ACCOUNTS)
-        )
+        finished = f"{output}/{finishing.ACCOUNTS}"
+        contents = files.read_each(f"{finished}/{name}" for name in files.list_names(finished))
+        account = accounts.add_up(map(accounts.loads, contents))
         for split in features.SPLITS:
             if not account.by_split()[split]:
                 # Readers treat a split without any file as missing.
-                output.write(f"Split-{split}/empty.tfrecord", b"")
+                files.write_bytes(f"{output}/Split-{split}/empty.tfrecord", b"")
         tables.merge(output, parts.REJECTS, REJECTS_FILE, tables.REJECTS)
         tables.merge(output, finishing.DUPLICATES, DUPLICATES_FILE, tables.DUPLICATES)
         account.seconds = time.perf_counter() - begin
-        output.write(ACCOUNT_FILE, json.dumps(account.to_json(), indent=1).encode())
-        output.remove(parts.STAGING)
-    except OSError as error:
-        raise unwritable(uri, error) from error
+        content = json.dumps(account.to_json(), indent=1).encode()
+        files.write_bytes(f"{output}/{ACCOUNT_FILE}", content)
+        files.remove(f"{output}/{parts.STAGING}")
     overview = describe_input(account, config)
     _LOG.info("%s", account.summary(), extra={OVERVIEW: overview})
     for line in overview.sources:
@@ -109,25 +108,25 @@ def ingest(
     return account
 
 
-def _check(account: accounts.Account, config: InputConfig, output: OutputFolder) -> None:
+def _check(account: accounts.Account, config: InputConfig, output: str) -> None:
     """Checks the account; on failure keeps the rejects next to the artifact, which TFX removes.
 
     Raises:
         InputError: as for `check_account`.
     """
-    folder, _, name = output.uri.rpartition("/")
+    folder, _, name = output.rpartition("/")
     kept = f"{name}-{REJECTS_FILE}"
     try:
         accounts.check_account(account, config, f"{folder}/{kept}")
     except InputError:
         if account.rejected.total():
-            OutputFolder(folder).write(kept, output.read(REJECTS_FILE))
+            files.copy(f"{output}/{REJECTS_FILE}", f"{folder}/{kept}")
         raise
 
 
 def _run(
     job: IngestJob,
-    output: OutputFolder,
+    output: str,
     units: Iterator[WorkUnit],
     pipeline: beam.Pipeline,
     threads: int | None,
@@ -139,10 +138,10 @@ def _run(
     units = chain(first, units)
     if processes is None:
         processes = local_run.choose_processes(pipeline, first, cores)
-    if processes and output.is_local:
+    if processes and not files.is_remote(output):
         share = threads or max(1, cores // processes)
         try:
-            with Workers(processes, job, output.uri, share) as workers:
+            with Workers(processes, job, output, share) as workers:
                 local_run.run(job, output, units, workers)
             return
         except WorkerStartError as error:
@@ -152,7 +151,7 @@ def _run(
 
 def _run_beam(
     job: IngestJob,
-    output: OutputFolder,
+    output: str,
     units: list[WorkUnit],
     pipeline: beam.Pipeline,
     threads: int,
@@ -163,26 +162,24 @@ def _run_beam(
             _ = (
                 pipeline
                 | "Units" >> beam.Create(units, reshuffle=False)
-                | "Ingest" >> transforms.Ingest(job, output.uri, threads)
+                | "Ingest" >> transforms.Ingest(job, output, threads)
             )
     except RuntimeError as error:
         # Beam passes a worker's exception on as text only.
         found = re.search(
-            re.escape(output.uri) + r": (no space left|cannot be written)[^\n\[]*", str(error)
+            re.escape(output) + r": (no space left|cannot be written)[^\n\[]*", str(error)
         )
         if found:
             raise InputError(found.group().strip()) from error
         raise
-    if output.is_local and not os.path.exists(output.path(transforms.FAILED)):
-        return
     try:
-        raise InputError(output.read(transforms.FAILED).decode())
-    except OSError:
+        raise InputError(files.read_bytes(f"{output}/{transforms.FAILED}").decode())
+    except FileNotFoundError:
         return
 
 
 @contextmanager
-def _reported(output: OutputFolder, progress: IngestProgressFn, begin: float) -> Iterator[None]:
+def _reported(output: str, progress: IngestProgressFn, begin: float) -> Iterator[None]:
     """Reports progress from the markers of finished parts, whichever process wrote them."""
     stop = threading.Event()
 
@@ -191,15 +188,16 @@ def _reported(output: OutputFolder, progress: IngestProgressFn, begin: float) ->
             progress(_members_done(output), time.perf_counter() - begin)
 
     thread = threading.Thread(target=watch, daemon=True)
-    if output.is_local:
+    is_watched = not files.is_remote(output)
+    if is_watched:
         thread.start()
     try:
         yield
     finally:
         stop.set()
-        if output.is_local:
+        if is_watched:
             thread.join()
 
 
-def _members_done(output: OutputFolder) -> int:
-    return sum(int(name.rpartition(".")[2]) for name in output.names(parts.DONE))
+def _members_done(output: str) -> int:
+    return sum(int(name.rpartition(".")[2]) for name in files.list_names(f"{output}/{parts.DONE}"))

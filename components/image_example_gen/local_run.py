@@ -16,7 +16,6 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from components.image_example_gen import duplicates
 from components.image_example_gen.finishing import facts_of, find_copies, finish_part
 from components.image_example_gen.ingest_job import IngestJob
-from components.image_example_gen.output import OutputFolder
 from components.image_example_gen.workers import Workers
 from components.image_sources.base import WorkUnit
 
@@ -56,7 +55,7 @@ def choose_processes(pipeline: beam.Pipeline, units: Sequence[WorkUnit], cores: 
     return processes if processes > 1 else 0
 
 
-def run(job: IngestJob, output: OutputFolder, units: Iterable[WorkUnit], workers: Workers) -> None:
+def run(job: IngestJob, output: str, units: Iterable[WorkUnit], workers: Workers) -> None:
     """Performs the steps of `transforms.Ingest` without Beam.
 
     Args:

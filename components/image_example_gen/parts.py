@@ -4,9 +4,13 @@ A part consists of a few TFRecord files in the staging folder, one per slot, and
 `units.py` writes parts; `finishing.py` completes them when all copies are known.
 """
 
+import errno
+import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import BinaryIO, Final
+from typing import IO, Final
 
 import numpy as np
 
@@ -14,15 +18,19 @@ from components import tfrecord_frames
 from components.image_example_gen import duplicates, records
 from components.image_example_gen.account import Account
 from components.image_example_gen.inspection import Inspected
-from components.image_example_gen.output import OutputFolder
 from components.image_example_gen.splits import SLOTS
 from components.image_sources.batch import Reject
+from trainer.errors import InputError
+from trainer.storage import files
+from trainer.storage.failures import OutputError
 
 STAGING: Final = ".staging"
 PARTS: Final = f"{STAGING}/parts"
 REJECTS: Final = f"{STAGING}/rejects"
 DONE: Final = f"{STAGING}/done"
 _PARTS_PER_UNIT: Final = 1 << 20
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+_NO_PERMISSION: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @dataclass
@@ -67,12 +75,13 @@ class PartWriter:
         size: Bytes of records so far.
     """
 
-    output: OutputFolder
+    output: str
     unit: int
     index: int
     rows: int = 0
     size: int = 0
-    _files: dict[int, BinaryIO] = field(default_factory=dict)
+    _stack: ExitStack = field(default_factory=ExitStack)
+    _files: dict[int, IO[bytes]] = field(default_factory=dict)
     _slots: list[bytes] = field(default_factory=list)
     _packed: list[np.ndarray] = field(default_factory=list)
     _rejects: list[Reject] = field(default_factory=list)
@@ -115,9 +124,10 @@ class PartWriter:
             self.size += len(framed)
         self.rows += len(images.data)
 
-    def _file(self, slot: int) -> BinaryIO:
+    def _file(self, slot: int) -> IO[bytes]:
         if slot not in self._files:
-            self._files[slot] = self.output.create(staged(self.number, slot))
+            path = f"{self.output}/{staged(self.number, slot)}"
+            self._files[slot] = self._stack.enter_context(files.writing(path))
         return self._files[slot]
 
     def finish(self) -> Part:
@@ -129,27 +139,25 @@ class PartWriter:
         Raises:
             OSError: if the output cannot be written.
         """
-        self.close()
+        self._stack.close()
         if self._rejects:
             # Only workers that find rejects load Arrow.
             from components.image_example_gen import tables
 
             content = tables.to_parquet(self._rejects, tables.REJECTS)
-            self.output.write(f"{REJECTS}/{part_name(self.number)}.parquet", content)
+            files.write_bytes(f"{self.output}/{REJECTS}/{part_name(self.number)}.parquet", content)
         empty = np.empty(0, duplicates.ROW)
         digests, bounds = duplicates.partition(np.concatenate([empty, *self._packed]))
         if digests:
-            self.output.write(digests_file(self.number), digests)
-        if self.output.is_local:
+            files.write_bytes(f"{self.output}/{digests_file(self.number)}", digests)
+        if not files.is_remote(self.output):
             met = self.rows + len(self._rejects)
-            self.output.write(f"{DONE}/{part_name(self.number)}.{met}", b"")
+            files.write_bytes(f"{self.output}/{DONE}/{part_name(self.number)}.{met}", b"")
         return Part(self.number, b"".join(self._slots), bounds, self._counts, self._account)
 
     def close(self) -> None:
-        """Closes the files, after success and after failure."""
-        files, self._files = self._files, {}
-        for file in files.values():
-            file.close()
+        """Discards the files of a part that an error kept from being finished."""
+        self._stack.__exit__(*sys.exc_info())
 
 
 def digests_file(number: int) -> str:
@@ -160,3 +168,30 @@ def digests_file(number: int) -> str:
 def staged(number: int, slot: int) -> str:
     """Returns the name of a part's file for one slot."""
     return f"{PARTS}/{part_name(number)}-{SLOTS[slot]}.tfrecord"
+
+
+def unwritable(uri: str, error: OSError) -> OutputError:
+    """Returns the error for an artifact's folder that cannot be written."""
+    if error.errno in _NO_SPACE:
+        return OutputError(uri, "no space left to write to; free some, or choose another root")
+    if error.errno in _NO_PERMISSION:
+        return OutputError(uri, "cannot be written to; check its owner, mode and mount")
+    return OutputError(uri, f"cannot be written to: {error.strerror or error}")
+
+
+@contextmanager
+def output_explained(uri: str) -> Iterator[None]:
+    """Translates failures to write, of whatever file, into one error about the folder.
+
+    Raises:
+        OutputError: if the folder cannot be written.
+    """
+    try:
+        yield
+    except OutputError as error:
+        cause = error.__cause__
+        raise unwritable(uri, cause) if isinstance(cause, OSError) else error from error
+    except InputError:
+        raise
+    except OSError as error:
+        raise unwritable(uri, error) from error

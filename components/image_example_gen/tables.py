@@ -7,10 +7,10 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.image_example_gen.output import OutputFolder
 from components.image_sources.batch import Reject
 from components.image_sources.naming import printable
 from components.sinks import ParquetSink
+from trainer.storage import files
 
 REJECTS: Final = pa.schema([(name, pa.string()) for name in Reject._fields])
 """Columns of `rejects.parquet`: source, member, stage, reason, detail."""
@@ -42,7 +42,7 @@ def to_parquet(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> bytes:
     return file.getvalue()
 
 
-def merge(output: OutputFolder, parts: str, target: str, schema: pa.Schema) -> int:
+def merge(output: str, parts: str, target: str, schema: pa.Schema) -> int:
     """Concatenates the parts of a table.
 
     Args:
@@ -55,10 +55,11 @@ def merge(output: OutputFolder, parts: str, target: str, schema: pa.Schema) -> i
         The number of rows in the table.
     """
     rows = 0
-    with output.create(target) as file:
+    found = files.list_names(f"{output}/{parts}")
+    with files.writing(f"{output}/{target}") as file:
         sink = ParquetSink(file, schema)
-        for name in output.names(parts):
-            for batch in pq.read_table(io.BytesIO(output.read(name)), schema=schema).to_batches():
+        for content in files.read_each(f"{output}/{parts}/{name}" for name in found):
+            for batch in pq.read_table(io.BytesIO(content), schema=schema).to_batches():
                 sink.write(batch)
                 rows += batch.num_rows
         sink.close()

@@ -16,11 +16,12 @@ from components import beam_metrics
 from components.image_example_gen import duplicates
 from components.image_example_gen.finishing import PartFacts, facts_of, find_copies, finish_part
 from components.image_example_gen.ingest_job import IngestJob
-from components.image_example_gen.output import OutputFolder, unwritable
-from components.image_example_gen.parts import STAGING, Part
+from components.image_example_gen.parts import STAGING, Part, output_explained
 from components.image_example_gen.units import write_unit
 from components.image_sources.base import WorkUnit
 from trainer.errors import InputError
+from trainer.storage import files
+from trainer.storage.failures import OutputError
 
 NAMESPACE: Final = "image_example_gen"
 FAILED: Final = f"{STAGING}/failed"
@@ -79,19 +80,23 @@ class WriteUnit(beam.DoFn):
 
     def process(self, unit: WorkUnit) -> Iterator[tuple[int, Part]]:
         """Yields parts by number."""
-        output = OutputFolder(self._uri)
-        if output.is_local and os.path.exists(output.path(FAILED)):
+        if _has_failed(self._uri):
             return
         try:
-            with beam_metrics.timed(NAMESPACE, "unit"):
-                for part in write_unit(unit, self._job, output, self._threads):
+            with output_explained(self._uri), beam_metrics.timed(NAMESPACE, "unit"):
+                for part in write_unit(unit, self._job, self._uri, self._threads):
                     _count(part)
                     yield part.number, part
-        except InputError as error:
-            output.write(FAILED, str(error).encode())
-        except OSError as error:
+        except OutputError as error:
             # The output may have no room for an error file; the driver then parses the exception.
-            raise RuntimeError(str(unwritable(self._uri, error))) from error
+            raise RuntimeError(str(error)) from error
+        except InputError as error:
+            files.write_bytes(f"{self._uri}/{FAILED}", str(error).encode())
+
+
+def _has_failed(uri: str) -> bool:
+    """Returns whether another worker failed; asking an object store would cost a request."""
+    return not files.is_remote(uri) and os.path.exists(f"{uri}/{FAILED}")
 
 
 def _count(part: Part) -> None:
@@ -105,7 +110,7 @@ def _count(part: Part) -> None:
 def _find(
     partition: int, facts: Iterable[PartFacts], uri: str, drop_all: bool
 ) -> Iterator[tuple[int, bytes]]:
-    yield from find_copies(partition, facts, OutputFolder(uri), drop_all)
+    yield from find_copies(partition, facts, uri, drop_all)
 
 
 class FinishPart(beam.DoFn):
@@ -122,12 +127,12 @@ class FinishPart(beam.DoFn):
         self, group: tuple[int, dict[str, Iterable[Any]]], facts: Iterable[PartFacts]
     ) -> Iterator[str]:
         """Yields the part's name."""
-        output = OutputFolder(self._uri)
-        if output.is_local and os.path.exists(output.path(FAILED)):
+        if _has_failed(self._uri):
             return
         for part in group[1]["parts"]:
             try:
-                finish_part(part, group[1]["requests"], facts, output)
-            except OSError as error:
-                raise RuntimeError(str(unwritable(self._uri, error))) from error
+                with output_explained(self._uri):
+                    finish_part(part, group[1]["requests"], facts, self._uri)
+            except OutputError as error:
+                raise RuntimeError(str(error)) from error
             yield part.name

@@ -12,7 +12,6 @@ from typing import Final
 
 from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.inspection import Inspected, inspect
-from components.image_example_gen.output import OutputFolder
 from components.image_example_gen.parts import Part, PartWriter
 from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
@@ -24,9 +23,7 @@ _SLICE_MEMBERS: Final = 256
 _SLICE_BYTES: Final = 4 * 1024 * 1024
 
 
-def write_unit(
-    unit: WorkUnit, job: IngestJob, output: OutputFolder, threads: int
-) -> Iterator[Part]:
+def write_unit(unit: WorkUnit, job: IngestJob, output: str, threads: int) -> Iterator[Part]:
     """Reads a unit and writes its parts; a part ends when it exceeds the size of a unit.
 
     Args:

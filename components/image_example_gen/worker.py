@@ -16,7 +16,7 @@ from typing import Final
 
 from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.inspection import inspect
-from components.image_example_gen.output import OutputFolder, unwritable
+from components.image_example_gen.parts import output_explained
 from components.image_example_gen.units import slices, write_unit
 from components.image_sources.base import WorkUnit
 from components.image_sources.sources import open_source
@@ -35,7 +35,6 @@ def main() -> None:
     connection = Connection(int(sys.argv[1]))
     try:
         job, uri, threads = connection.recv()
-        output = OutputFolder(uri)
         connection.send(None)
         while True:
             task, unit = connection.recv()
@@ -45,11 +44,10 @@ def main() -> None:
                 connection.send(None)
                 continue
             try:
-                result: object = list(write_unit(unit, job, output, threads))
+                with output_explained(uri):
+                    result: object = list(write_unit(unit, job, uri, threads))
             except InputError as error:
                 result = error
-            except OSError as error:
-                result = unwritable(uri, error)
             except Exception as error:
                 # The parent raises the error again, which would lose this traceback.
                 error.add_note(traceback.format_exc())

@@ -23,13 +23,14 @@ from components.image_checks import ImageHeader
 from components.image_example_gen import duplicates, records
 from components.image_example_gen.account import Account
 from components.image_example_gen.ingest import ingest
-from components.image_example_gen.output import unwritable
+from components.image_example_gen.parts import unwritable
 from components.image_example_gen.splits import SLOTS, choose_slots, final_split, hashed_slots
 from components.image_sources.config import InputConfig, SplitsConfig
 from components.image_sources.example_proto import example_class
 from tests import archives
 from trainer.data import features
 from trainer.errors import InputError
+from trainer.storage import files
 
 SMALL_UNITS = {"members": 5, "batch": 4}
 
@@ -309,15 +310,12 @@ def test_output_in_the_place_of_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_full_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from components.image_example_gen import output
+    original = files.writing
 
-    def create(self: output.OutputFolder, name: str) -> Any:
-        if ".tfrecord" in name:
-            return open("/dev/full", "wb")
-        os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
-        return open(self.path(name), "wb")
+    def writing(path: str) -> Any:
+        return original(path) if ".tfrecord" not in path else open("/dev/full", "wb")
 
-    monkeypatch.setattr(output.OutputFolder, "create", create)
+    monkeypatch.setattr(files, "writing", writing)
     path = archives.write(tmp_path / "a.zip", archives.classes())
     with pytest.raises(InputError, match="no space left to write to; free some") as caught:
         run(tmp_path / "out", paths=str(path))
