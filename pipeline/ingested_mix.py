@@ -7,7 +7,7 @@ import json
 import posixpath
 from typing import Any
 
-import tensorflow as tf
+from trainer.storage import files
 
 
 def read_mix(train_files: list[str]) -> dict[str, Any]:
@@ -22,10 +22,10 @@ def read_mix(train_files: list[str]) -> dict[str, Any]:
     """
     examples = posixpath.dirname(posixpath.dirname(train_files[0]))
     path = posixpath.join(examples, "account.json")
-    if not tf.io.gfile.exists(path):
+    try:
+        account = json.loads(files.read_bytes(path))
+    except FileNotFoundError:
         return {}
-    with tf.io.gfile.GFile(path) as file:
-        account = json.loads(file.read())
     formats = account.get("formats", {})
     if not formats:
         return {}

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trainer.data.input_pipeline import ImageSet
 from trainer.data.pixels import to_levels, to_unit
 from trainer.model.vae_classifier import VaeClassifier
+from trainer.storage import files
 
 _COLUMNS = 12
 _MOST_POINTS = 2000
@@ -35,7 +36,6 @@ def draw_training(
         images: Images that training has not learned from, if there are any.
         classes: Class names by label.
     """
-    tf.io.gfile.makedirs(folder)
     shown = to_unit(tf.constant(images.images[:_COLUMNS]))
     reconstruction = to_levels(model.analyse(shown)["reconstruction"]).numpy()
     _save(
@@ -94,5 +94,4 @@ def _latent_map(
 def _save(figure: Figure, folder: str, name: str) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    with tf.io.gfile.GFile(posixpath.join(folder, name), "wb") as file:
-        file.write(buffer.getvalue())
+    files.write_bytes(posixpath.join(folder, name), buffer.getvalue())

@@ -23,6 +23,7 @@ from trainer.optimization import strategy as strategies
 from trainer.optimization.callbacks import TrainingProgress
 from trainer.optimization.warm_start import Base, read_base
 from trainer.progress import PROGRESS_LOGGER
+from trainer.storage import files
 from trainer.train import TrainResult, train
 
 _LOG = logging.getLogger(PROGRESS_LOGGER)
@@ -77,7 +78,7 @@ def read_base_model(fn_args: Any) -> Base | None:
     """Reads the model to start from; None if the graph names none or it has no files."""
     folder = fn_args.base_model
     # On a cluster there is always an artifact, which is empty before the first push.
-    if not folder or not tf.io.gfile.exists(folder):
+    if not folder or not files.is_folder(folder):
         return None
     return read_base(folder)
 
@@ -105,10 +106,10 @@ def _write(fn_args: Any, training: Training, result: TrainResult) -> None:
 def _golden_files(fn_args: Any) -> list[bytes]:
     """Reads image files for the golden set from the validation split, otherwise from train."""
     for split in (features.VALIDATION, features.TRAIN):
-        files = sorted(tf.io.gfile.glob(split_files(fn_args, split)))
-        if files:
-            compression = "GZIP" if files[0].endswith(".gz") else ""
-            records = tf.data.TFRecordDataset(files, compression_type=compression)
+        found = files.matching(split_files(fn_args, split))
+        if found:
+            compression = "GZIP" if found[0].endswith(".gz") else ""
+            records = tf.data.TFRecordDataset(found, compression_type=compression)
             batch = next(iter(records.batch(MOST_IMAGES)))
             encoded, _ = parse_records(batch)
             return [bytes(file) for file in encoded.numpy()]
@@ -138,15 +139,9 @@ def _card(fn_args: Any, training: Training, result: TrainResult) -> ModelCard:
 
 def _digest_files(folder: str) -> str:
     digest = hashlib.sha256()
-    paths = [
-        posixpath.join(parent, name)
-        for parent, _, files in tf.io.gfile.walk(folder)
-        for name in files
-    ]
-    for path in sorted(paths):
-        digest.update(path.removeprefix(folder).lstrip("/").encode())
-        with tf.io.gfile.GFile(path, "rb") as file:
-            digest.update(file.read())
+    for name in files.walk(folder):
+        digest.update(name.encode())
+        digest.update(files.read_bytes(posixpath.join(folder, name)))
     return digest.hexdigest()[:_DIGEST_LENGTH]
 
 

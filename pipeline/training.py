@@ -17,6 +17,7 @@ from trainer.data.input_pipeline import ImageSet, load_images
 from trainer.data.preprocessing import RecordTransform
 from trainer.optimization import strategy as strategies
 from trainer.search.tuning_space import apply
+from trainer.storage import files
 
 _SPLIT_PREFIX = "Split-"
 _MIB = 1024 * 1024
@@ -129,7 +130,7 @@ def _load_splits(
     data = {}
     for split in _SPLITS:
         pattern = split_files(fn_args, split)
-        if tf.io.gfile.glob(pattern):
+        if files.matching(pattern):
             data[split] = load_images(
                 [pattern],
                 decode,

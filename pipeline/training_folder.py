@@ -5,15 +5,13 @@ checkpoints. Instead, the Trainer and the Tuner work in a folder named after eve
 determines their result, and remove it when the result is written. Paths may be remote (gs://).
 """
 
-import os
 import posixpath
 from collections.abc import Mapping
 from typing import Any, Final
 
-import tensorflow as tf
-
 from pipeline.digests import value_digest
 from trainer.optimization.checkpoints import CHECKPOINTS
+from trainer.storage import files
 
 FOLDERS: Final = "training_folders"
 """Key in `custom_config` of the parent folder. It is not an option, so it changes no model."""
@@ -35,20 +33,12 @@ def training_folder(root: str, step: str, identity: Mapping[str, Any]) -> str:
 
 def publish(folder: str, destination: str) -> None:
     """Copies a training's records (events, history) to TFX's folder of the run."""
-    for parent, _, files in tf.io.gfile.walk(folder):
-        relative = os.path.relpath(parent, folder)
-        if relative.split(os.sep)[0] == CHECKPOINTS:
-            continue
-        target = destination if relative == "." else posixpath.join(destination, relative)
-        tf.io.gfile.makedirs(target)
-        # Files with other endings are complete; see `trainer.checkpoints.write_atomic`.
-        for name in (name for name in files if not name.endswith(".tmp")):
-            tf.io.gfile.copy(
-                posixpath.join(parent, name), posixpath.join(target, name), overwrite=True
-            )
+    for name in files.walk(folder):
+        # All other files are complete.
+        if name.split("/")[0] != CHECKPOINTS and files.TEMPORARY not in name:
+            files.copy(posixpath.join(folder, name), posixpath.join(destination, name))
 
 
 def remove_training(folder: str) -> None:
     """Removes the folder of a training whose result is written."""
-    if tf.io.gfile.exists(folder):
-        tf.io.gfile.rmtree(folder)
+    files.remove(folder)

@@ -3,8 +3,9 @@
 `pipeline/run_fn.py` calls it at the end of training.
 """
 
+import os
+import posixpath
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -19,10 +20,11 @@ from trainer.data.preprocessing import RecordTransform
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.model.weights import weight_names
 from trainer.model_card import EXPORTED_CARD, ModelCard, format_card
+from trainer.storage import files
 
 
 def export_model(
-    folder: str | Path,
+    folder: str | os.PathLike[str],
     *,
     model: VaeClassifier,
     transform: RecordTransform,
@@ -56,8 +58,8 @@ def export_model(
         )
     archive.write_out(str(folder), verbose=False)
 
-    extra = Path(folder) / names.EXTRA_ASSETS
-    tf.io.gfile.makedirs(str(extra))
+    folder = os.fspath(folder)
+    extra = posixpath.join(folder, names.EXTRA_ASSETS)
     described = card.model_copy(
         update={
             "classes": tuple(transform.classes),
@@ -69,18 +71,13 @@ def export_model(
             "weights": tuple(weight_names(model.weights)),
         }
     )
-    _write_text(Path(folder) / EXPORTED_CARD, format_card(described))
-    _write_text(extra / names.CONFIG, config_yaml + "\n")
+    files.write_bytes(posixpath.join(folder, EXPORTED_CARD), format_card(described).encode())
+    files.write_bytes(posixpath.join(extra, names.CONFIG), f"{config_yaml}\n".encode())
     answers = answer_in_memory(model, transform, golden, max_pixels=max_pixels)
-    write_golden(answers, str(extra / names.GOLDEN))
-    write_warm_up(str(extra / names.WARM_UP), model.image_shape)
+    write_golden(answers, posixpath.join(extra, names.GOLDEN))
+    write_warm_up(posixpath.join(extra, names.WARM_UP), model.image_shape)
 
 
 def _as_written(function: Callable[..., Any]) -> Callable[..., Any]:
     """Disables AutoGraph, which nothing here needs; rewriting TFT's layer would take seconds."""
     return tf.autograph.experimental.do_not_convert(function)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with tf.io.gfile.GFile(str(path), "w") as file:
-        file.write(text)

@@ -15,6 +15,7 @@ import tensorflow as tf
 from serving import names
 from serving.input_validation import MAX_PIXELS, validate_files
 from trainer.data import features
+from trainer.storage import files as storage
 
 if TYPE_CHECKING:
     # ServingCheck reads golden sets without the trainer, so its code digest must not cover it.
@@ -100,8 +101,7 @@ def write_golden(golden: GoldenSet, path: str) -> None:
     }
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    with tf.io.gfile.GFile(path, "wb") as file:
-        file.write(buffer.getvalue())
+    storage.write_bytes(path, buffer.getvalue())
 
 
 def read_golden(path: str) -> GoldenSet:
@@ -111,7 +111,7 @@ def read_golden(path: str) -> GoldenSet:
         ValueError: The file is missing or damaged; the message names it.
     """
     try:
-        with tf.io.gfile.GFile(path, "rb") as file, np.load(io.BytesIO(file.read())) as arrays:
+        with np.load(io.BytesIO(storage.read_bytes(path))) as arrays:
             content, ends = arrays[_FILES].tobytes(), np.cumsum(arrays[_LENGTHS])
             files = [
                 content[end - length : end]
@@ -119,7 +119,7 @@ def read_golden(path: str) -> GoldenSet:
             ]
             answers = {name: arrays[name] for name in ANSWERS}
             return GoldenSet(files, arrays[_LEVELS], answers)
-    except (tf.errors.OpError, OSError, KeyError, ValueError, EOFError) as error:
+    except (OSError, KeyError, ValueError, EOFError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: no golden set to compare with: {reason}") from error
 

@@ -16,6 +16,16 @@ from pipeline.imports import ImportGraph, imported_names
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("trainer", "serving", "components", "pipeline")
+FILE_SYSTEMS = {
+    "google.cloud.storage": "trainer/storage/google_store.py",
+    "apache_beam.io.filesystems": None,
+    "apache_beam.io.filesystem": None,
+    "fsspec": None,
+    "etils": None,
+    "tfx.dsl.io": None,
+    "tfx.utils.io_utils": None,
+}
+"""Other ways to reach files, and the only module that may import each."""
 TFX_ONLY = ("tfx", "ml_metadata", "tensorflow_data_validation", "tensorflow_model_analysis")
 
 
@@ -40,6 +50,31 @@ def test_imports_point_one_way(layer: str) -> None:
         if name.split(".")[0] in above
     ]
     assert wrong == []
+
+
+def test_files_are_reached_through_one_package() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for layer in LAYERS
+        for path in python_files(layer)
+        for name in imports_of(path)
+        for way, place in FILE_SYSTEMS.items()
+        if f"{name}.".startswith(f"{way}.") and str(path.relative_to(ROOT)) != place
+    ]
+    assert wrong == []
+
+
+def test_tensorflow_reaches_no_files_but_in_calls_that_take_a_path() -> None:
+    """TensorFlow's own calls, such as TFRecordDataset, take paths; `tf.io.gfile` is not needed."""
+    allowed: set[str] = set()
+    using = {
+        str(path.relative_to(ROOT))
+        for layer in LAYERS
+        for path in python_files(layer)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr == "gfile"
+    }
+    assert using == allowed
 
 
 def test_runs_know_neither_commands_nor_reports() -> None:

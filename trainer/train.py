@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.data import features
@@ -25,6 +24,7 @@ from trainer.optimization.warm_start import Base, WarmStart, begin_with, fit_bas
 from trainer.progress import PROGRESS_LOGGER
 from trainer.quality.calibration import calibrate
 from trainer.quality.summaries import summarise_images
+from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
 _PROGRESS = logging.getLogger(PROGRESS_LOGGER)
@@ -104,7 +104,7 @@ def train(
         {"height": height, "width": width, "channels": channels}
     )
     check_consistent(image_config, model_config, trainer_config)
-    tf.io.gfile.makedirs(os.fspath(workdir))
+    files.make_folder(os.fspath(workdir))
     strategy = strategy or strategies.create_strategy(trainer_config.devices)
     splits = learning_splits(data, trainer_config)
 

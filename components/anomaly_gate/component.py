@@ -7,10 +7,10 @@ to the schema.
 from typing import TypedDict
 
 from tfx.types import artifact_utils
-from tfx.utils import io_utils
 
 from components.anomaly_gate.anomalies import AnomalyError, describe_anomalies, read_anomalies
 from components.tfx_api import tfx
+from trainer.storage import files
 
 _ANOMALIES_FILE = "SchemaDiff.pb"
 
@@ -43,7 +43,7 @@ def AnomalyGate(  # noqa: N802 (a component's name is the class that TFX makes o
     found: list[str] = []
     for split in splits:
         folder = artifact_utils.get_split_uri([anomalies], split)
-        content = io_utils.read_bytes_file(f"{folder}/{_ANOMALIES_FILE}")
+        content = files.read_bytes(f"{folder}/{_ANOMALIES_FILE}")
         found.extend(f"{split}: {line}" for line in describe_anomalies(read_anomalies(content)))
     if found:
         raise AnomalyError(

@@ -9,12 +9,13 @@ import posixpath
 from typing import Final
 
 import tensorflow_data_validation as tfdv
+from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 from tfx.types import artifact_utils
-from tfx.utils import io_utils
 
 from components.tfx_api import tfx
 from trainer.data import features
+from trainer.storage import files
 
 _STATISTICS_FILE: Final = "FeatureStats.pb"
 _SCHEMA_FILE: Final = "schema.pbtxt"
@@ -36,7 +37,8 @@ def ImageSchemaGen(  # noqa: N802 (a component's name is the class that TFX make
     del code_digest
     folder = artifact_utils.get_split_uri([statistics], features.TRAIN)
     found = tfdv.load_stats_binary(posixpath.join(folder, _STATISTICS_FILE))
-    io_utils.write_pbtxt_file(posixpath.join(schema.uri, _SCHEMA_FILE), infer_image_schema(found))
+    text = text_format.MessageToString(infer_image_schema(found))
+    files.write_bytes(posixpath.join(schema.uri, _SCHEMA_FILE), text.encode())
 
 
 def infer_image_schema(

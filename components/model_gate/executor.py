@@ -10,15 +10,15 @@ import tensorflow_model_analysis as tfma
 from tfx import types
 from tfx.components.evaluator import constants
 from tfx.dsl.components.base import base_executor
-from tfx.dsl.io import fileio
 from tfx.types import artifact_utils
-from tfx.utils import io_utils, path_utils
+from tfx.utils import path_utils
 
 from components.model_gate.config import EvaluationConfig
 from components.model_gate.measures import read_measures
 from components.model_gate.rules import judge_model
 from components.model_gate.verdict import VERDICT_JSON, VERDICT_TEXT
 from trainer.model_card import EXPORTED_CARD, CardError, parse_card
+from trainer.storage import files
 
 EVALUATION: Final = "evaluation"
 MODEL: Final = "model"
@@ -85,12 +85,12 @@ class Executor(base_executor.BaseExecutor):
             )
 
     def _write(self, artifact: types.Artifact, name: str, text: str) -> None:
-        io_utils.write_string_file(posixpath.join(artifact.uri, name), text)
+        files.write_bytes(posixpath.join(artifact.uri, name), text.encode())
 
 
 def _has_card(model: types.Artifact) -> bool:
     """Returns whether the model has a card; without it, nothing is known of its classes."""
-    return bool(fileio.exists(_card_path(model)))
+    return files.exists(_card_path(model))
 
 
 def _card_path(model: types.Artifact) -> str:
@@ -100,6 +100,6 @@ def _card_path(model: types.Artifact) -> str:
 def _classes(model: types.Artifact) -> list[str]:
     path = _card_path(model)
     try:
-        return list(parse_card(io_utils.read_string_file(path)).require("classes").classes)
+        return list(parse_card(files.read_bytes(path)).require("classes").classes)
     except CardError as error:
         raise CardError(f"{path}: {error}; train the model again") from error

@@ -3,22 +3,19 @@
 TFX instantiates it; TFX's own Pusher checks the blessings and marks the artifact.
 """
 
-import contextlib
 import logging
 import math
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from tfx import types
 from tfx.components.pusher import executor as tfx_pusher
 from tfx.types import artifact_utils
-from tfx.utils import io_utils
 
 from components.model_push.management import open_store
 from components.model_push.record import create_record
 from trainer.progress import PROGRESS_LOGGER
+from trainer.storage import files
 
 MODEL: Final = "model"
 MODEL_BLESSING: Final = "model_blessing"
@@ -66,34 +63,21 @@ class Executor(tfx_pusher.Executor):
             self._MarkNotPushed(pushed)
             return
         path = self.GetModelPath(input_dict)
-        with _local(path) as model:
+        with files.local_copy(path) as model:
             record = create_record(
-                model,
+                Path(model),
                 user=exec_properties.get(USER) or "",
                 fingerprint=_fingerprint(input_dict.get(EXAMPLES)),
                 metrics=_metrics(input_dict.get(EVALUATION)),
             )
             store = open_store(exec_properties[DIRECTORY], exec_properties.get(GROUP) or "")
-            version = store.publish(model, record)
+            version = store.publish(Path(model), record)
         if note := store.readers_note(version):
             _LOG.info("%s", note)
-        io_utils.copy_dir(path, pushed.uri)
+        files.copy_tree(path, pushed.uri)
         self._MarkPushed(
             pushed, pushed_destination=version.path, pushed_version=str(version.number)
         )
-
-
-@contextlib.contextmanager
-def _local(path: str) -> Iterator[Path]:
-    """Yields a local folder with the model, which may be stored in a bucket."""
-    if "://" not in path:
-        yield Path(path)
-        return
-    with tempfile.TemporaryDirectory(prefix="vaeline-push-") as folder:
-        # A subfolder, because the temporary folder itself is readable only by its owner.
-        target = Path(folder) / "model"
-        io_utils.copy_dir(path, str(target))
-        yield target
 
 
 def _fingerprint(examples: list[types.Artifact] | None) -> str:

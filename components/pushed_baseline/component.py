@@ -10,13 +10,13 @@ import posixpath
 from collections.abc import Callable
 from typing import TypedDict
 
-import tensorflow as tf
-from tfx.utils import io_utils, path_utils
+from tfx.utils import path_utils
 
 from components.model_push.versions import newest_folders
 from components.tfx_api import tfx
 from serving import names
 from trainer.model_card import EXPORTED_CARD, CardError, parse_card
+from trainer.storage import files
 
 
 class PushedBaselineOutputs(TypedDict):
@@ -73,7 +73,7 @@ def _copy_latest(
     """Copies the latest version whose folder satisfies `is_wanted`, if there is one."""
     for folder in newest_folders(directory):
         if is_wanted(folder):
-            io_utils.copy_dir(folder, path_utils.serving_model_dir(model.uri))
+            files.copy_tree(folder, path_utils.serving_model_dir(model.uri))
             return {"version": posixpath.basename(folder)}
     return {"version": ""}
 
@@ -82,8 +82,7 @@ def _digest(folder: str) -> str:
     """Reads the digest of the weights from the model's card."""
     path = posixpath.join(folder, EXPORTED_CARD)
     try:
-        with tf.io.gfile.GFile(path) as file:
-            return parse_card(file.read()).require("digests.model").digests.model
+        return parse_card(files.read_bytes(path)).require("digests.model").digests.model
     except CardError as error:
         raise CardError(f"{path}: {error}; push the model again") from error
 
@@ -91,7 +90,7 @@ def _digest(folder: str) -> str:
 def _fingerprint(folder: str) -> str:
     """Reads the fingerprint of a version's training images from the record of its push."""
     path = posixpath.join(folder, names.EXTRA_ASSETS, names.PUSH_RECORD)
-    if not tf.io.gfile.exists(path):
+    try:
+        return str(json.loads(files.read_bytes(path)).get("fingerprint", ""))
+    except FileNotFoundError:
         return ""
-    with tf.io.gfile.GFile(path) as file:
-        return str(json.loads(file.read()).get("fingerprint", ""))

@@ -4,9 +4,10 @@ from typing import Any
 
 from tfx import types
 from tfx.components.evaluator import executor
-from tfx.dsl.io import fileio
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import path_utils
+
+from trainer.storage import files
 
 
 class BaselineEvaluator(executor.Executor):
@@ -29,6 +30,6 @@ class BaselineEvaluator(executor.Executor):
         inputs = dict(input_dict)
         if inputs.get(key):
             uri = artifact_utils.get_single_uri(inputs[key])
-            if not fileio.exists(path_utils.serving_model_dir(uri)):
+            if not files.is_folder(path_utils.serving_model_dir(uri)):
                 del inputs[key]
         super().Do(inputs, output_dict, exec_properties)

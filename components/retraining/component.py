@@ -9,7 +9,6 @@ import posixpath
 import time
 from typing import Any, TypedDict
 
-import tensorflow as tf
 from tfx.components.example_gen import utils
 
 from components.image_sources.config import InputConfig
@@ -17,6 +16,7 @@ from components.retraining.config import RetrainConfig
 from components.retraining.history import from_json, to_json
 from components.retraining.reasons import Attempt, Drift, decide, look, read_drift
 from components.tfx_api import tfx
+from trainer.storage import files
 
 _DRIFT_FILE = "drift.json"
 
@@ -112,11 +112,7 @@ def RunRecord(  # noqa: N802 (as above)
             and (infra_blessing is None or _is_there(infra_blessing, "INFRA_BLESSED")),
         )
     )
-    tf.io.gfile.makedirs(posixpath.dirname(history))
-    temporary = f"{history}.tmp"
-    with tf.io.gfile.GFile(temporary, "w") as file:
-        file.write(to_json(attempts))
-    tf.io.gfile.rename(temporary, history, overwrite=True)
+    files.write_bytes(history, to_json(attempts).encode())
     return {"record": history}
 
 
@@ -129,19 +125,19 @@ def find_drift(path: str | None) -> Drift | None:
     if path is None:
         return None
     file = path if path.endswith(".json") else posixpath.join(path, _DRIFT_FILE)
-    if not tf.io.gfile.exists(file):
+    try:
+        reported = files.stat(file).modified
+        return read_drift(file, files.read_bytes(file).decode(), reported)
+    except FileNotFoundError:
         return None
-    with tf.io.gfile.GFile(file) as content:
-        reported = tf.io.gfile.stat(file).mtime_nsec / 1e9
-        return read_drift(file, content.read(), reported)
 
 
 def _is_there(artifact: Any, name: str) -> bool:
-    return bool(tf.io.gfile.exists(posixpath.join(artifact.uri, name)))
+    return files.exists(posixpath.join(artifact.uri, name))
 
 
 def _read_history(path: str) -> list[Attempt]:
-    if not tf.io.gfile.exists(path):
+    try:
+        return from_json(path, files.read_bytes(path).decode())
+    except FileNotFoundError:
         return []
-    with tf.io.gfile.GFile(path) as file:
-        return from_json(path, file.read())

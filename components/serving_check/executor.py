@@ -10,11 +10,12 @@ from typing import Any, Final
 from tfx import types
 from tfx.dsl.components.base import base_executor
 from tfx.types import artifact_utils
-from tfx.utils import io_utils, path_utils
+from tfx.utils import path_utils
 
 from components.serving_check.check import check_model
 from components.serving_check.config import CHECKED_MODEL_ID, ServingCheckConfig
 from trainer.progress import PROGRESS_LOGGER
+from trainer.storage import files
 
 MODEL: Final = "model"
 BLESSING: Final = "blessing"
@@ -54,9 +55,9 @@ class Executor(base_executor.BaseExecutor):
         config = ServingCheckConfig.model_validate_json(exec_properties[CHECK_CONFIG])
         path = path_utils.serving_model_path(model.uri, path_utils.is_old_model_artifact(model))
         report = check_model(path, config)
-        io_utils.write_string_file(posixpath.join(blessing.uri, REPORT_FILE), report.to_json())
+        files.write_bytes(posixpath.join(blessing.uri, REPORT_FILE), report.to_json().encode())
         name = _BLESSED_FILE if report.blessed else _NOT_BLESSED_FILE
-        io_utils.write_string_file(posixpath.join(blessing.uri, name), "")
+        files.write_bytes(posixpath.join(blessing.uri, name), b"")
         blessing.set_int_custom_property(_BLESSED, int(report.blessed))
         blessing.set_int_custom_property(CHECKED_MODEL_ID, model.id)
         blessing.set_string_custom_property(SUMMARY, report.summary())

@@ -12,6 +12,7 @@ from trainer.config import ImageConfig
 from trainer.data import features
 from trainer.data.input_pipeline import DecodeFn, ImageSet, example_files, load_images
 from trainer.data.pixels import decode_batch
+from trainer.storage import files
 
 
 def split_patterns(folder: str) -> dict[str, list[str]]:
@@ -24,7 +25,7 @@ def split_patterns(folder: str) -> dict[str, list[str]]:
     for split in features.SPLITS:
         for pattern in (f"Split-{split}/*", f"{split}*.tfrecord*"):
             path = os.path.join(folder, pattern)
-            if tf.io.gfile.glob(path):
+            if files.matching(path):
                 found[split] = [path]
                 break
     if features.TRAIN not in found:

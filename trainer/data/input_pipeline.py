@@ -6,7 +6,6 @@ index. Float images are never materialised outside the compiled step.
 
 import dataclasses
 import functools
-import glob
 import hashlib
 import logging
 import os
@@ -17,6 +16,8 @@ from typing import IO
 
 import numpy as np
 import tensorflow as tf
+
+from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
 
@@ -100,12 +101,10 @@ def example_files(patterns: Sequence[str]) -> list[str]:
     Raises:
         ValueError: nothing matches.
     """
-    remote = any("://" in pattern for pattern in patterns)
-    find = tf.io.gfile.glob if remote else glob.glob
-    files = sorted({name for pattern in patterns for name in find(pattern)})
-    if not files:
+    found = sorted({name for pattern in patterns for name in files.matching(pattern)})
+    if not found:
         raise ValueError(f"no files of Examples match {', '.join(patterns)}")
-    return files
+    return found
 
 
 def load_images(

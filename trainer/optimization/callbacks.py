@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from trainer.optimization.checkpoints import write_atomic
 from trainer.progress import clock
+from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Means:
 def write_history(workdir: str, history: list[dict[str, Any]]) -> None:
     """Writes `history.json` with one record per evaluation."""
     path = os.path.join(workdir, "history.json")
-    write_atomic(path, json.dumps(history, indent=1).encode())
+    files.write_bytes(path, json.dumps(history, indent=1).encode())
 
 
 class Clock:

@@ -6,6 +6,7 @@ is skipped. Data order and noise are functions of the step, so nothing else need
 Paths may be remote (gs://). `loop.py` uses it.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -16,21 +17,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
-import tensorflow as tf
+
+from trainer.storage import files
 
 CHECKPOINTS: Final = "checkpoints"
 """Name of the folder of checkpoints in a training's working directory."""
 
 _LOG = logging.getLogger(__name__)
 _MANIFEST = re.compile(r"step-(\d{9})\.json")
-
-
-def write_atomic(path: str, content: bytes) -> None:
-    """Writes a file atomically: a reader sees all of it or none."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with tf.io.gfile.GFile(temporary, "wb") as file:
-        file.write(content)
-    tf.io.gfile.rename(temporary, path, overwrite=True)
 
 
 def pack_arrays(arrays: Sequence[np.ndarray]) -> bytes:
@@ -69,17 +63,16 @@ class Checkpoints:
             arrays: variables, in an order that the caller of `restore` knows.
             notes: plain values that the run needs to resume.
         """
-        tf.io.gfile.makedirs(self._directory)
         content = pack_arrays(arrays)
         name = f"step-{step:09d}"
-        write_atomic(self._path(f"{name}.npz"), content)
+        files.write_bytes(self._path(f"{name}.npz"), content)
         manifest = {
             "step": step,
             "identity": self._identity,
             "sha256": hashlib.sha256(content).hexdigest(),
             "notes": notes,
         }
-        write_atomic(self._path(f"{name}.json"), json.dumps(manifest).encode())
+        files.write_bytes(self._path(f"{name}.json"), json.dumps(manifest).encode())
         self._remove_old()
 
     def restore(self) -> tuple[int, list[np.ndarray], dict[str, Any]] | None:
@@ -93,7 +86,7 @@ class Checkpoints:
         """
         for name in self._manifests():
             try:
-                manifest = json.loads(self._read(name))
+                manifest = json.loads(files.read_bytes(self._path(name)))
             except ValueError:
                 _LOG.warning("checkpoint %s is cut short; an older one is used", name)
                 continue
@@ -109,17 +102,17 @@ class Checkpoints:
 
     def save_best(self, arrays: Sequence[np.ndarray]) -> None:
         """Saves the best weights so far."""
-        tf.io.gfile.makedirs(self._directory)
         content = pack_arrays(arrays)
         digest = hashlib.sha256(content).hexdigest().encode()
-        write_atomic(self._path("best.npz"), content + digest)
+        files.write_bytes(self._path("best.npz"), content + digest)
 
     def restore_best(self) -> list[np.ndarray] | None:
         """Restores the weights of `save_best`; None if there are none or the file is damaged."""
         path = self._path("best.npz")
-        if not tf.io.gfile.exists(path):
+        try:
+            content = files.read_bytes(path)
+        except FileNotFoundError:
             return None
-        content = self._read("best.npz")
         content, digest = content[:-64], content[-64:]
         if hashlib.sha256(content).hexdigest().encode() != digest:
             _LOG.warning("%s is damaged; the last weights are used", path)
@@ -128,29 +121,23 @@ class Checkpoints:
 
     def _arrays(self, name: str, manifest: dict[str, Any]) -> bytes | None:
         name = name.replace(".json", ".npz")
-        if tf.io.gfile.exists(self._path(name)):
-            content = self._read(name)
+        with contextlib.suppress(FileNotFoundError):
+            content = files.read_bytes(self._path(name))
             if hashlib.sha256(content).hexdigest() == manifest["sha256"]:
                 return content
         _LOG.warning("checkpoint %s is damaged; an older one is used", name)
         return None
 
     def _manifests(self) -> list[str]:
-        if not tf.io.gfile.isdir(self._directory):
-            return []
-        names = (name.rstrip("/") for name in tf.io.gfile.listdir(self._directory))
+        names = files.list_names(self._directory)
         return sorted((name for name in names if _MANIFEST.fullmatch(name)), reverse=True)
 
     def _remove_old(self) -> None:
         kept = {name.removesuffix(".json") for name in self._manifests()[: self._keep]}
-        for name in tf.io.gfile.listdir(self._directory):
+        for name in files.list_names(self._directory):
             stem = name.split(".")[0]
             if name.startswith("step-") and stem not in kept:
-                tf.io.gfile.remove(self._path(name))
+                files.remove(self._path(name))
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
-
-    def _read(self, name: str) -> bytes:
-        with tf.io.gfile.GFile(self._path(name), "rb") as file:
-            return file.read()

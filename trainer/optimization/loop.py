@@ -22,10 +22,11 @@ from trainer.model.weights import copy_weights
 from trainer.optimization import arithmetic, callbacks, preemption
 from trainer.optimization import strategy as strategies
 from trainer.optimization.arithmetic import Arithmetic
-from trainer.optimization.checkpoints import CHECKPOINTS, Checkpoints, write_atomic
+from trainer.optimization.checkpoints import CHECKPOINTS, Checkpoints
 from trainer.optimization.step import REPORTED, Plan, TrainingStep
 from trainer.quality.boards import Boards
 from trainer.quality.evaluation import Evaluator, fitting_batch
+from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ class TrainingLoop:
         _LOG.info("arithmetic: %s", chosen)
         if strategies.is_chief(self._strategy):
             content = json.dumps(dataclasses.asdict(chosen), indent=1).encode()
-            write_atomic(os.path.join(self._workdir, _ARITHMETIC), content)
+            files.write_bytes(os.path.join(self._workdir, _ARITHMETIC), content)
         return chosen
 
     def _variables(self) -> list[Any]:

@@ -16,6 +16,7 @@ import tensorflow as tf
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.model.weights import digest_arrays, weight_names
 from trainer.model_card import CARD_FILE, EXPORTED_CARD, CardError, ModelCard, parse_card
+from trainer.storage import files
 
 # Written by `serving/export.py` and by `python -m trainer`, respectively.
 _SAVED_MODEL: Final = "saved_model.pb"
@@ -96,9 +97,9 @@ def read_base(folder: str) -> Base:
     Raises:
         ValueError: there is no model, or its weights do not match the digest in its card.
     """
-    if tf.io.gfile.exists(posixpath.join(folder, _SAVED_MODEL)):
+    if files.exists(posixpath.join(folder, _SAVED_MODEL)):
         return _read_export(folder)
-    if tf.io.gfile.exists(posixpath.join(folder, _KERAS_MODEL)):
+    if files.exists(posixpath.join(folder, _KERAS_MODEL)):
         return _read_keras(folder)
     raise ValueError(
         f"{folder}: no model to start from; name a folder with {_SAVED_MODEL} (a pushed version) "
@@ -173,7 +174,6 @@ def _read_keras(folder: str) -> Base:
 
 def _read_card(path: str) -> ModelCard:
     try:
-        with tf.io.gfile.GFile(path) as file:
-            return parse_card(file.read())
-    except (tf.errors.OpError, ValueError) as error:
+        return parse_card(files.read_bytes(path))
+    except ValueError as error:
         raise ValueError(f"{path}: can't be read as the card of a model: {error}") from error

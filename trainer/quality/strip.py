@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from trainer.data import pixels
 from trainer.model.vae_classifier import VaeClassifier
-from trainer.optimization.checkpoints import write_atomic
+from trainer.storage import files
 
 FOLDER = "strip"
 """Name of the folder in the working directory."""
@@ -54,7 +54,6 @@ class Strip:
         if not due:
             return
         self._marks = self._marks[len(due) :]
-        tf.io.gfile.makedirs(self._folder)
         self._write(ORIGINALS, [self._shown])
         unit = pixels.to_unit(tf.constant(self._shown))
         rows = [pixels.to_levels(model.analyse(unit)["reconstruction"]).numpy()]
@@ -71,4 +70,4 @@ class Strip:
     def _write(self, name: str, rows: list[np.ndarray]) -> None:
         picture = np.concatenate([np.concatenate(list(row), axis=1) for row in rows])
         content = tf.io.encode_png(picture).numpy()
-        write_atomic(os.path.join(self._folder, name), content)
+        files.write_bytes(os.path.join(self._folder, name), content)

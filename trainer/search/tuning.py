@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras_tuner
-import tensorflow as tf
 
 from trainer.config import ModelConfig, TrainerConfig
 from trainer.data.input_pipeline import ImageSet
@@ -20,6 +19,7 @@ from trainer.optimization.checkpoints import CHECKPOINTS
 from trainer.optimization.preemption import TrainingDivergedError
 from trainer.progress import PROGRESS_LOGGER
 from trainer.search.tuning_space import TunerConfig, apply
+from trainer.storage import files
 from trainer.train import train
 
 _LOG = logging.getLogger(PROGRESS_LOGGER)
@@ -192,7 +192,7 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
             fit_scores=False,
             **self._arguments,
         )
-        tf.io.gfile.rmtree(os.path.join(workdir, CHECKPOINTS))
+        files.remove(os.path.join(workdir, CHECKPOINTS))
         records = [record.get("validation", {}) for record in result.history]
         if options.metric not in records[-1]:
             raise ValueError(

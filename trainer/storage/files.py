@@ -288,7 +288,9 @@ def local_copy(folder: str) -> Iterator[str]:
     if not is_remote(folder):
         yield folder
         return
-    with tempfile.TemporaryDirectory(prefix="vaeline-") as local:
+    with tempfile.TemporaryDirectory(prefix="vaeline-") as temporary:
+        # A subfolder, because the temporary folder itself is readable only by its owner.
+        local = os.path.join(temporary, "copy")
         copy_tree(folder, local)
         yield local
 

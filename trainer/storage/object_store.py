@@ -74,13 +74,16 @@ class ObjectStore(abc.ABC):
         """Returns the facts of an object in a page."""
 
     @abc.abstractmethod
-    def upload(self, bucket: str, name: str, source: IO[bytes], version: str | None) -> str:
+    def upload(
+        self, bucket: str, name: str, source: IO[bytes], size: int, version: str | None
+    ) -> str:
         """Writes an object atomically and returns its version.
 
         Args:
             bucket: The bucket.
             name: The object.
-            source: The content, read from its beginning.
+            source: The content, at its beginning.
+            size: Its size in bytes.
             version: Overwrites only this version; empty if there must be no object.
         """
 
@@ -176,8 +179,9 @@ class ObjectStore(abc.ABC):
         """Writes an object atomically and returns its version; see `upload`."""
 
         def upload() -> str:
+            size = source.seek(0, io.SEEK_END)
             source.seek(0)
-            return self.upload(*self._split(path), source, version)
+            return self.upload(*self._split(path), source, size, version)
 
         return self._call(path, "write", upload)
 

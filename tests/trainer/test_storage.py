@@ -1,0 +1,194 @@
+"""The functions of `trainer/storage/files.py` on disk and on a server of objects."""
+
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import archives, emulators
+from trainer.storage import failures, files, google_store, object_store
+from trainer.storage.config import StorageConfig
+
+TREE = {"a.png": b"1", "a/b/1": b"22", "a/b.x": b"333", "a/2": b"", "c/ö": b"4444"}
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    with emulators.cloud_storage() as address, emulators.reached_at(address) as client:
+        client.create_bucket("files")
+        yield "gs://files"
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "place")
+    return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+
+
+def fill(place: str) -> str:
+    for name, content in TREE.items():
+        files.write_bytes(f"{place}/{name}", content)
+    return place
+
+
+def content_of(folder: str) -> dict[str, bytes]:
+    names = list(files.walk(folder))
+    contents = files.read_each(f"{folder}/{name}" for name in names)
+    return dict(zip(names, contents, strict=True))
+
+
+def test_files_are_listed_alike_in_every_place(place: str) -> None:
+    assert list(files.walk(place)) == files.list_names(place) == []
+    fill(place)
+    assert content_of(place) == TREE
+    assert list(files.walk(place)) == sorted(TREE)
+    assert files.list_names(place) == ["a", "a.png", "c"]
+    assert files.matching(f"{place}/a*") == [f"{place}/a", f"{place}/a.png"]
+    assert files.matching(f"{place}/**/1") == [f"{place}/a/b/1"]
+    assert files.matching(f"{place}/c/") == [f"{place}/c"]
+    assert files.matching(f"{place}/d*") == []
+
+
+def test_a_file_is_read_in_parts_and_as_a_whole(place: str) -> None:
+    path = f"{fill(place)}/a/b.x"
+    assert files.read_bytes(path) == b"333"
+    assert files.read_bytes(path, limit=2) == b"33"
+    file = files.open_ranged(path)
+    assert (file.size, file.read(1, 9), file.read(3, 9)) == (3, b"33", b"")
+    file.close()
+    with files.open_stream(path) as stream:
+        assert stream.read() == b"333"
+    assert files.read_bytes(f"{place}/a/2") == b""
+
+
+def test_facts_change_with_the_content(place: str) -> None:
+    path = f"{fill(place)}/a.png"
+    before = files.stat(path)
+    assert before.size == 1
+    files.write_bytes(path, b"2")
+    after = files.stat(path)
+    assert after.version != before.version
+    assert after.modified >= before.modified
+    assert (files.exists(path), files.exists(f"{place}/b")) == (True, False)
+    assert (files.is_folder(f"{place}/c"), files.is_folder(f"{place}/b")) == (True, False)
+
+
+def test_moves_and_removals_can_be_repeated(place: str) -> None:
+    fill(place)
+    for _ in range(2):
+        files.move(f"{place}/a.png", f"{place}/d/a.png")
+    for _ in range(2):
+        files.remove(f"{place}/a")
+    assert content_of(place) == {"c/ö": b"4444", "d/a.png": b"1"}
+    files.remove(place)
+    assert list(files.walk(place)) == []
+
+
+def test_copies_cross_places(bucket: str, tmp_path: Path) -> None:
+    local, remote = fill(str(tmp_path / "local")), f"{bucket}/{tmp_path.name}"
+    files.copy_tree(local, f"{remote}/one")
+    files.copy_tree(f"{remote}/one", f"{remote}/two")
+    with files.local_copy(f"{remote}/two") as copy:
+        assert content_of(copy) == content_of(f"{remote}/two") == TREE
+    assert not os.path.exists(copy)
+    with files.local_copy(local) as same:
+        assert same == local
+
+
+def test_a_write_that_fails_leaves_nothing(place: str) -> None:
+    def write() -> None:
+        with files.writing(f"{place}/x") as file:
+            file.write(b"half")
+            raise KeyError("no")
+
+    with pytest.raises(KeyError):
+        write()
+    assert list(files.walk(place)) == []
+
+
+def test_of_conditional_writes_one_wins(bucket: str, tmp_path: Path) -> None:
+    path = f"{bucket}/{tmp_path.name}/lock"
+    first = files.write_if(path, b"1", version="")
+    with pytest.raises(failures.ConflictError):
+        files.write_if(path, b"2", version="")
+    second = files.write_if(path, b"2", version=first)
+    with pytest.raises(FileExistsError):
+        files.write_if(path, b"3", version=first)
+    assert (files.read_bytes(path), files.stat(path).version) == (b"2", second)
+    with pytest.raises(failures.StorageError, match="only objects in a store will do"):
+        files.write_if(str(tmp_path / "x"), b"", version="")
+
+
+def test_missing_files_are_one_error_everywhere(place: str) -> None:
+    for request in (files.stat, files.read_bytes, files.open_ranged, files.open_stream):
+        with pytest.raises(FileNotFoundError, match=f"^{place}/none: no such ") as caught:
+            request(f"{place}/none")
+        error = pickle.loads(pickle.dumps(caught.value))
+        assert isinstance(error, failures.MissingError)
+        assert str(error) == str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (lambda: files.read_bytes("ftp://x/y"), "^ftp://x/y: ftp:// is not supported; give a l"),
+        (lambda: files.write_bytes("ftp://x/y", b""), "ftp:// is not supported"),
+        (lambda: files.write_bytes("gs://no-such/y", b""), "^gs://no-such/y: no such bucket$"),
+        (lambda: list(files.walk("gs://no-such/y")), "^gs://no-such/y: no such bucket$"),
+        (lambda: files.copy("gs://files/x", "gs://files/y"), "^gs://files/x: no such bucket or"),
+    ],
+)
+def test_what_cannot_be_reached_is_one_line(
+    bucket: str, request_: Callable[[], Any], message: str
+) -> None:
+    with pytest.raises(failures.StorageError, match=message):
+        request_()
+
+
+def test_requests_are_repeated_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    from google.api_core import exceptions
+
+    monkeypatch.setattr(object_store, "_FIRST_PAUSE_SECS", 0.001)
+    answers: list[Exception | bytes] = []
+
+    def get(*_: Any) -> bytes:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(google_store.GoogleStore, "get", get)
+    access = StorageConfig(attempts=3)
+    busy, forbidden = exceptions.ServiceUnavailable("busy"), exceptions.Forbidden("no")
+    answers[:] = [busy, ConnectionResetError(), b"x"]
+    assert files.read_bytes("gs://b/x", access) == b"x"
+    answers[:] = [busy, busy, busy, b"x"]
+    with pytest.raises(failures.StorageError, match=r"not answer in 3 attempts: 503 busy$"):
+        files.read_bytes("gs://b/x", access)
+    answers[:] = [forbidden, b"x"]
+    with pytest.raises(failures.StorageError, match="grant Storage Object Viewer"):
+        files.read_bytes("gs://b/x", access)
+    assert answers == [b"x"], "a permanent error is not repeated"
+
+
+def test_ingest_into_a_bucket_writes_what_it_writes_on_disk(bucket: str, tmp_path: Path) -> None:
+    import apache_beam as beam
+    from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+
+    from components.image_example_gen.ingest import ingest
+    from components.image_sources.config import InputConfig, UnitsConfig
+
+    images = archives.classes(30) | {"cat/copy.png": archives.png(3), "cat/bad.png": b"x"}
+    archives.write(tmp_path / "a.zip", images)
+    config = InputConfig(paths=(str(tmp_path / "a.zip"),), units=UnitsConfig(members=20))
+    outputs = str(tmp_path / "out"), f"{bucket}/{tmp_path.name}/out"
+    for output in outputs:
+        ingest(config, output, lambda: beam.Pipeline(FnApiRunner()), processes=0)
+    local, remote = map(content_of, outputs)
+    assert [local.pop("account.json"), remote.pop("account.json")]
+    assert remote == local
+    assert "rejects.parquet" in local
