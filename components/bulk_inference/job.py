@@ -132,7 +132,7 @@ def _require_usable(config: BulkJob) -> ModelCard:
         raise InputError("bulk.format npy needs the column `embedding` in bulk.columns")
     card = read_card(config.model)
     if not config.dry_run:
-        files.require_writable(config.output)
+        ledger.require_writable(config.output)
     return card
 
 

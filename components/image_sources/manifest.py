@@ -1,7 +1,7 @@
 """Reads CSV, TSV, JSON Lines and Parquet manifests, which list image paths, labels and splits.
 
-Paths are absolute (including `gs://`) or relative to the manifest's folder. Text may be gzipped, in
-UTF-8 or UTF-16, with any usual delimiter.
+Paths are absolute (including `gs://` and `s3://`) or relative to the manifest's folder. Text may be
+gzipped, in UTF-8 or UTF-16, with any usual delimiter.
 """
 
 import codecs
@@ -35,8 +35,8 @@ Row = Mapping[str | None, Any]
 
 _MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DELIMITERS: Final = ",;\t|"
-_ADDRESS: Final = re.compile(r"(?!gs:|file:)[A-Za-z][A-Za-z0-9+.-]*:(//|[\\/])")
-"""Addresses on the web and paths with a drive; `gs://` and `file://` are read."""
+_ADDRESS: Final = re.compile(r"(?!gs:|s3:|file:)[A-Za-z][A-Za-z0-9+.-]*:(//|[\\/])")
+"""Addresses on the web and paths with a drive; `gs://`, `s3://` and `file://` are read."""
 _COLUMNS: Final = ("path", "label", "split")
 _FIELDS: Final = 4
 """Texts per row in a work unit: path, label, split, and why the label is none."""

@@ -79,7 +79,7 @@ def test_a_module_imported_within_a_function_counts(copy: Path) -> None:
     # `files.py` imports Cloud Storage where it meets a gs:// path.
     statement = "from trainer.storage.google_store import GoogleStore"
     lines = (copy / "trainer/storage/files.py").read_text("utf-8").splitlines()
-    assert f"    {statement}" in lines
+    assert f"        {statement}" in lines
     assert statement not in lines
     assert "ImageExampleGen" in reached(copy, "trainer/storage/google_store.py")
 

@@ -22,11 +22,24 @@ def bucket() -> Iterator[str]:
         yield "gs://files"
 
 
-@pytest.fixture(params=["folder", "bucket"])
+@pytest.fixture(scope="module")
+def s3_bucket() -> Iterator[str]:
+    with emulators.s3() as client:
+        client.create_bucket(Bucket="files")
+        yield "s3://files"
+
+
+@pytest.fixture(params=["bucket", "s3_bucket"])
+def store(request: pytest.FixtureRequest) -> str:
+    """A bucket in each kind of store."""
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(params=["folder", "bucket", "s3_bucket"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(tmp_path / "place")
-    return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+    return f"{request.getfixturevalue(request.param)}/{tmp_path.name}"
 
 
 def fill(place: str) -> str:
@@ -88,8 +101,8 @@ def test_moves_and_removals_can_be_repeated(place: str) -> None:
     assert list(files.walk(place)) == []
 
 
-def test_copies_cross_places(bucket: str, tmp_path: Path) -> None:
-    local, remote = fill(str(tmp_path / "local")), f"{bucket}/{tmp_path.name}"
+def test_copies_cross_places(store: str, tmp_path: Path) -> None:
+    local, remote = fill(str(tmp_path / "local")), f"{store}/{tmp_path.name}"
     files.copy_tree(local, f"{remote}/one")
     files.copy_tree(f"{remote}/one", f"{remote}/two")
     with files.local_copy(f"{remote}/two") as copy:
@@ -110,8 +123,8 @@ def test_a_write_that_fails_leaves_nothing(place: str) -> None:
     assert list(files.walk(place)) == []
 
 
-def test_of_conditional_writes_one_wins(bucket: str, tmp_path: Path) -> None:
-    path = f"{bucket}/{tmp_path.name}/lock"
+def test_of_conditional_writes_one_wins(store: str, tmp_path: Path) -> None:
+    path = f"{store}/{tmp_path.name}/lock"
     first = files.write_if(path, b"1", version="")
     with pytest.raises(failures.ConflictError):
         files.write_if(path, b"2", version="")
@@ -140,10 +153,13 @@ def test_missing_files_are_one_error_everywhere(place: str) -> None:
         (lambda: files.write_bytes("gs://no-such/y", b""), "^gs://no-such/y: no such bucket$"),
         (lambda: list(files.walk("gs://no-such/y")), "^gs://no-such/y: no such bucket$"),
         (lambda: files.copy("gs://files/x", "gs://files/y"), "^gs://files/x: no such bucket or"),
+        (lambda: files.write_bytes("s3://no-such/y", b""), "^s3://no-such/y: no such bucket"),
+        (lambda: list(files.walk("s3://no-such/y")), "^s3://no-such/y: no such bucket$"),
+        (lambda: files.copy("s3://files/x", "s3://files/y"), "^s3://files/x: no such bucket or"),
     ],
 )
 def test_what_cannot_be_reached_is_one_line(
-    bucket: str, request_: Callable[[], Any], message: str
+    bucket: str, s3_bucket: str, request_: Callable[[], Any], message: str
 ) -> None:
     with pytest.raises(failures.StorageError, match=message):
         request_()
@@ -175,7 +191,34 @@ def test_requests_are_repeated_as_configured(monkeypatch: pytest.MonkeyPatch) ->
     assert answers == [b"x"], "a permanent error is not repeated"
 
 
-def test_ingest_into_a_bucket_writes_what_it_writes_on_disk(bucket: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["tree", "day-*/a.zip", "a.tar"])
+def test_images_are_read_alike_from_every_place(store: str, tmp_path: Path, name: str) -> None:
+    from components.image_sources.config import InputConfig, UnitsConfig
+    from components.image_sources.fingerprint import fingerprint
+    from components.image_sources.sources import open_source
+
+    images = archives.classes(30)
+    (tmp_path / "in" / "day-1").mkdir(parents=True)
+    archives.write(tmp_path / "in" / "tree", images)
+    archives.write(tmp_path / "in" / "day-1" / "a.zip", images)
+    archives.write(tmp_path / "in" / "a.tar", images)
+    files.copy_tree(str(tmp_path / "in"), f"{store}/{tmp_path.name}/in")
+
+    def read(folder: str) -> dict[str, bytes]:
+        config = InputConfig(paths=(f"{folder}/{name}",), units=UnitsConfig(members=20))
+        source = open_source(config)
+        batches = [batch for unit in source.units() for batch in source.read(unit)]
+        assert fingerprint(config) == fingerprint(config)
+        return {
+            key: data
+            for batch in batches
+            for key, data in zip(batch.names, batch.data, strict=True)
+        }
+
+    assert read(f"{store}/{tmp_path.name}/in") == read(str(tmp_path / "in")) == images
+
+
+def test_ingest_into_a_bucket_writes_what_it_writes_on_disk(store: str, tmp_path: Path) -> None:
     import apache_beam as beam
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
@@ -185,7 +228,7 @@ def test_ingest_into_a_bucket_writes_what_it_writes_on_disk(bucket: str, tmp_pat
     images = archives.classes(30) | {"cat/copy.png": archives.png(3), "cat/bad.png": b"x"}
     archives.write(tmp_path / "a.zip", images)
     config = InputConfig(paths=(str(tmp_path / "a.zip"),), units=UnitsConfig(members=20))
-    outputs = str(tmp_path / "out"), f"{bucket}/{tmp_path.name}/out"
+    outputs = str(tmp_path / "out"), f"{store}/{tmp_path.name}/out"
     for output in outputs:
         ingest(config, output, lambda: beam.Pipeline(FnApiRunner()), processes=0)
     local, remote = map(content_of, outputs)

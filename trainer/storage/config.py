@@ -8,7 +8,7 @@ from trainer.options import Section
 
 
 class StorageConfig(Section):
-    """How `gs://` is reached."""
+    """How `gs://` and `s3://` are reached."""
 
     anonymous: bool = Field(default=False, description="Without credentials: public buckets.")
     attempts: int = Field(default=5, ge=1, description="Tries per request before the run fails.")

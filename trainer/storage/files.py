@@ -1,4 +1,4 @@
-"""Reads, lists and writes files by path: on disk, or objects at `gs://` in Cloud Storage.
+"""Reads, lists and writes files by path: on disk, and objects at `gs://` and `s3://`.
 
 Every package calls these functions, and no other module of this folder but for errors and options.
 Their errors are those of `failures.py`. Client libraries are imported when their paths are met,
@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, BinaryIO, Final, TypeVar
 
 from trainer.storage import listing
 from trainer.storage.config import DEFAULT, StorageConfig
-from trainer.storage.failures import OutputError, StorageError, unreadable, writing_explained
+from trainer.storage.failures import StorageError, unreadable, writing_explained
 from trainer.storage.interface import FileFacts, RangedFile
 from trainer.storage.local_disk import LocalFile, open_local, read_local
 
@@ -41,15 +41,15 @@ _T = TypeVar("_T")
 
 
 def is_remote(path: str) -> bool:
-    """Returns whether a path is the address of an object or a bucket, such as `gs://bucket/name`.
+    """Returns whether a path is an address in a store, `gs://bucket/name` or `s3://bucket/name`.
 
     Raises:
         StorageError: for stores that are not supported, which would be taken for local paths.
     """
     scheme = _SCHEME.match(path)
-    if scheme and scheme.group() != "gs://":
+    if scheme and scheme.group() not in ("gs://", "s3://"):
         raise StorageError(
-            path, f"{scheme.group()} is not supported; give a local path or gs://BUCKET/NAME"
+            path, f"{scheme.group()} is not supported; give a local path, gs:// or s3://"
         )
     return bool(scheme)
 
@@ -217,7 +217,7 @@ def write_if(path: str, content: bytes, version: str) -> str:
 
 def copy(source: str, target: str) -> None:
     """Copies a file; the copy appears complete, and objects do not leave the store."""
-    if is_remote(source) and is_remote(target):
+    if is_remote(source) and source.partition("://")[0] == target.partition("://")[0]:
         _store(source).copy(source, target)
         return
     with open_stream(source) as content:
@@ -310,38 +310,18 @@ def make_folder(path: str) -> None:
         os.makedirs(path, exist_ok=True)
 
 
-def remove_unfinished(folder: str) -> None:
-    """Removes the temporary files that a killed job left behind."""
-    if not is_remote(folder) and os.path.isdir(folder):
-        for left in Path(folder).rglob(f"{TEMPORARY}*"):
-            left.unlink(missing_ok=True)
-
-
-def require_writable(folder: str) -> None:
-    """Creates a folder and checks that it is writable.
-
-    Raises:
-        OutputError: if it is not.
-    """
-    probe = f"{folder.rstrip('/')}/{TEMPORARY}probe"
-    try:
-        write_bytes(probe, b"")
-        remove(probe)
-    except OutputError as error:
-        reason = getattr(error.__cause__, "strerror", None) or error.reason
-        raise OutputError(folder, f"the output cannot be written: {reason}") from error
-    except StorageError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            folder, f"the output cannot be written: {error.strerror or error}"
-        ) from error
-
-
 def _store(path: str, access: StorageConfig = DEFAULT) -> "ObjectStore":
     """Returns the store of a remote path."""
     if not is_remote(path):
         raise StorageError(path, "on the local disk, where only objects in a store will do")
-    from trainer.storage.google_store import GoogleStore
+    if path.startswith("gs://"):
+        from trainer.storage.google_store import GoogleStore
 
-    return GoogleStore(access)
+        return GoogleStore(access)
+    try:
+        from trainer.storage.s3_store import S3Store
+    except ModuleNotFoundError as error:
+        raise StorageError(
+            path, f"{error.name} is missing; install it with: pip install 'vaeline[s3]'"
+        ) from error
+    return S3Store(access)

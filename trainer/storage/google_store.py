@@ -13,7 +13,7 @@ from google.cloud import storage as gcs
 
 from trainer.storage.failures import ConflictError, MissingError, StorageError
 from trainer.storage.interface import FileFacts
-from trainer.storage.object_store import ListedPage, ObjectStore, brief
+from trainer.storage.object_store import ObjectPage, ObjectStore, brief
 
 _NO_OBJECT: Final = 0
 """The generation of an object that does not exist."""
@@ -62,7 +62,7 @@ class GoogleStore(ObjectStore):
 
     def page(
         self, bucket: str, prefix: str, token: str | None, size: int, delimiter: str | None
-    ) -> ListedPage:
+    ) -> ObjectPage:
         """See the base class."""
         found = self._client().list_blobs(
             bucket,
@@ -74,7 +74,7 @@ class GoogleStore(ObjectStore):
             **self._options(),
         )
         items = list(next(found.pages, ()))
-        return ListedPage(items, sorted(found.prefixes), found.next_page_token)
+        return ObjectPage(items, sorted(found.prefixes), found.next_page_token)
 
     def key(self, item: Any) -> str:
         """See the base class."""
@@ -138,14 +138,14 @@ class GoogleStore(ObjectStore):
         return {"timeout": self.access.timeout_secs, "retry": None}
 
     def _client(self) -> gcs.Client:
-        return client(self.access.anonymous)
+        return google_client(self.access.anonymous)
 
     def _blob(self, bucket: str, name: str) -> gcs.Blob:
         return self._client().bucket(bucket).blob(name)
 
 
 @lru_cache(maxsize=2)
-def client(anonymous: bool) -> gcs.Client:
+def google_client(anonymous: bool) -> gcs.Client:
     """Returns the process's client; the library honours `STORAGE_EMULATOR_HOST`."""
     try:
         if anonymous:

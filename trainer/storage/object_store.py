@@ -1,7 +1,8 @@
 """Implements the functions of `files.py` on the requests of an object store.
 
-`google_store.py` implements the requests. Each is tried `attempts` times and is bounded: a range,
-a page of names. A dropped connection therefore never causes earlier bytes to be read again.
+`google_store.py` and `s3_store.py` implement the requests. Each is tried `attempts` times and is
+bounded: a range, a page of names. A dropped connection therefore never causes earlier bytes to be
+read again.
 """
 
 import abc
@@ -23,7 +24,7 @@ _FIRST_PAUSE_SECS: Final = 0.2
 _LONGEST_PAUSE_SECS: Final = 30.0
 
 
-class ListedPage(NamedTuple):
+class ObjectPage(NamedTuple):
     """Holds one page of a listing.
 
     Attributes:
@@ -62,7 +63,7 @@ class ObjectStore(abc.ABC):
     @abc.abstractmethod
     def page(
         self, bucket: str, prefix: str, token: str | None, size: int, delimiter: str | None
-    ) -> ListedPage:
+    ) -> ObjectPage:
         """Lists one page of the objects whose names start with a prefix; one request."""
 
     @abc.abstractmethod
@@ -98,6 +99,10 @@ class ObjectStore(abc.ABC):
     @abc.abstractmethod
     def explain(self, path: str, verb: str, error: Exception) -> StorageError | None:
         """Translates a permanent error of the client library; None if it is a bug."""
+
+    def is_transient(self, error: Exception) -> bool:
+        """Returns whether a request that failed may succeed when it is repeated."""
+        return isinstance(error, self.transient)
 
     def stat(self, path: str) -> FileFacts:
         """Returns size and version of an object."""
@@ -201,12 +206,12 @@ class ObjectStore(abc.ABC):
 
     def _pages(
         self, path: str, *, most: int | None = None, delimiter: str | None = None
-    ) -> Iterator[ListedPage]:
+    ) -> Iterator[ObjectPage]:
         """Lists objects by prefix; each page is one request and is retried on its own."""
         bucket, prefix = self._split(path)
         token: str | None = None
 
-        def request() -> ListedPage:
+        def request() -> ObjectPage:
             return self.page(bucket, prefix, token, most or _PAGE, delimiter)
 
         while True:
@@ -236,7 +241,7 @@ class ObjectStore(abc.ABC):
         def is_worth_repeating(error: Exception) -> bool:
             nonlocal attempts
             attempts += 1
-            return attempts < self.access.attempts and isinstance(error, self.transient)
+            return attempts < self.access.attempts and self.is_transient(error)
 
         retry = Retry(
             is_worth_repeating,
@@ -246,11 +251,11 @@ class ObjectStore(abc.ABC):
         )
         try:
             return retry(request)()
-        except self.transient as error:
-            raise StorageError(
-                path, f"{self.name} did not answer in {attempts} attempts: {brief(error)}"
-            ) from error
         except Exception as error:
+            if self.is_transient(error):
+                raise StorageError(
+                    path, f"{self.name} did not answer in {attempts} attempts: {brief(error)}"
+                ) from error
             explained = self.explain(path, verb, error)
             if explained is None:
                 raise

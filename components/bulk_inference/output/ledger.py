@@ -9,6 +9,7 @@ import posixpath
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
 from components import locks
@@ -16,6 +17,7 @@ from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.output.counts import Counts
 from trainer.errors import InputError
 from trainer.storage import files
+from trainer.storage.failures import OutputError, StorageError
 
 RECORDS: Final = "_units"
 HASHES: Final = "_hashes"
@@ -170,3 +172,31 @@ def clear(output: str) -> None:
         IDENTITY,
     ):
         files.remove(posixpath.join(output, part))
+
+
+def remove_unfinished(folder: str) -> None:
+    """Removes the temporary files that a killed job left behind."""
+    if not files.is_remote(folder):
+        for left in Path(folder).rglob(f"{files.TEMPORARY}*"):
+            left.unlink(missing_ok=True)
+
+
+def require_writable(folder: str) -> None:
+    """Creates a folder and checks that it is writable.
+
+    Raises:
+        OutputError: if it is not.
+    """
+    probe = f"{folder.rstrip('/')}/{files.TEMPORARY}probe"
+    try:
+        files.write_bytes(probe, b"")
+        files.remove(probe)
+    except OutputError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error.reason
+        raise OutputError(folder, f"the output cannot be written: {reason}") from error
+    except StorageError:
+        raise
+    except OSError as error:
+        raise OutputError(
+            folder, f"the output cannot be written: {error.strerror or error}"
+        ) from error

@@ -77,7 +77,7 @@ def settle(config: BulkJob, card: ModelCard) -> list[str]:
         notes.append(f"started afresh: {changed} changed since the table was made")
         ledger.clear(output)
     else:
-        files.remove_unfinished(output)
+        ledger.remove_unfinished(output)
         return notes
     write_identity(output, wanted)
     return notes

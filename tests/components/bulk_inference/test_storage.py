@@ -24,12 +24,17 @@ from trainer.storage import files
 from trainer.storage.failures import OutputError
 
 
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
+@pytest.fixture(scope="module", params=["gs", "s3"])
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
     """An empty bucket of an emulator; gives its address."""
-    with emulators.cloud_storage() as address, emulators.reached_at(address) as client:
-        client.create_bucket("bulk")
-        yield "gs://bulk"
+    if request.param == "gs":
+        with emulators.cloud_storage() as address, emulators.reached_at(address) as client:
+            client.create_bucket("bulk")
+            yield "gs://bulk"
+    else:
+        with emulators.s3() as client:
+            client.create_bucket(Bucket="bulk")
+            yield "s3://bulk"
 
 
 def upload(folder: Path, address: str) -> None:
@@ -75,10 +80,11 @@ def test_a_bucket_that_is_not_there_gets_one_line(
     bucket: str, tmp_path: Path, run_job: RunJob
 ) -> None:
     archive = write_zip(tmp_path / "a.zip", digits(2))
-    with pytest.raises(InputError, match=r"^gs://none/out/\S+: no such bucket$"):
-        run_job(archive, output="gs://none/out")
-    with pytest.raises(InputError, match=r"s3://x/out\S*: s3:// is not supported"):
-        run_job(archive, output="s3://x/out")
+    missing = bucket.replace("bulk", "none")
+    with pytest.raises(InputError, match=rf"^{missing}/out/\S+: no such bucket$"):
+        run_job(archive, output=f"{missing}/out")
+    with pytest.raises(InputError, match=r"ftp://x/out\S*: ftp:// is not supported"):
+        run_job(archive, output="ftp://x/out")
 
 
 def test_an_output_takes_one_job_at_a_time(tmp_path: Path, run_job: RunJob) -> None:
