@@ -66,6 +66,7 @@ def _libraries() -> list[Finding]:
         "tfx": "the pipeline (bulk jobs do without)",
         "tensorflow-datasets": "input from tfds:",
         "google-cloud-storage": "input and output at gs://",
+        "boto3": "input and output at s3://",
         "tensorflow-serving-api": "asking model servers over gRPC",
         "google-cloud-aiplatform": "pushing to a Vertex endpoint",
     }
@@ -73,6 +74,7 @@ def _libraries() -> list[Finding]:
         "tfx",
         "tensorflow-datasets",
         "google-cloud-storage",
+        "boto3",
         "tensorflow-serving-api",
         "google-cloud-aiplatform",
     }

@@ -12,12 +12,15 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from serving import names
+from serving import export, names
+from serving.golden import read_golden
+from tests import emulators
 from tests.limits import HANG_SECS
 from tests.numeric import assert_close, assert_same_answers
-from tests.serving.conftest import Exported, png
+from tests.serving.conftest import CONFIG_YAML, Exported, png
 from trainer.data import features
-from trainer.model_card import EXPORTED_CARD
+from trainer.model_card import EXPORTED_CARD, Digests, ModelCard
+from trainer.storage import files
 
 LOADER = Path(__file__).parent / "session_loader.py"
 EVERY_OUTPUT = {
@@ -223,3 +226,28 @@ def test_the_card_and_the_configuration_lie_beside_the_model(exported: Exported)
     assert card["embedding_size"] == 16
     assert card["digests"] == {"model": "abc"}
     assert (extra / names.CONFIG).read_text().strip() == "name: digits"
+
+
+def test_what_lies_beside_the_graph_is_written_into_a_bucket(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # TensorFlow, which writes the graph and the warm-up by path, does not know the emulator.
+    written: list[str] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tf.saved_model, "save", lambda _, path, **__: written.append(path))
+    monkeypatch.setattr(export, "write_warm_up", lambda path, shape: written.append(path))
+    with emulators.cloud_storage() as address, emulators.reached_at(address) as client:
+        client.create_bucket("models")
+        folder = "gs://models/digits/1"
+        export.export_model(
+            folder,
+            model=exported.model,
+            transform=exported.transform,
+            card=ModelCard(digests=Digests(model="abc")),
+            config_yaml=CONFIG_YAML,
+        )
+        beside = [names.CONFIG, names.GOLDEN, EXPORTED_CARD.rpartition("/")[2]]
+        assert files.list_names(f"{folder}/{names.EXTRA_ASSETS}") == sorted(beside)
+        assert read_golden(f"{folder}/{names.EXTRA_ASSETS}/{names.GOLDEN}").files
+    assert written == [folder, f"{folder}/{names.EXTRA_ASSETS}/{names.WARM_UP}"]
+    assert list(tmp_path.iterdir()) == []
