@@ -189,8 +189,8 @@ def test_paths_of_a_job_do_not_depend_on_the_current_folder(
     assert job.input.tfds.data_dir == f"{here}/sets"
     cloud = {"model": "gs://b/m", "output": "gs://b/o"}
     assert BulkJob.of(config.model_copy(update=cloud)).model == "gs://b/m"
-    with pytest.raises(InputError, match="s3:// is not supported"):
-        run_bulk(config.model_copy(update={**cloud, "model": "s3://b/m"}))
+    with pytest.raises(InputError, match="ftp:// is not supported"):
+        run_bulk(config.model_copy(update={**cloud, "model": "ftp://b/m"}))
     assert BulkJob.of(job) == job
 
 
