@@ -84,8 +84,9 @@ def _libraries() -> list[Finding]:
     ]
     for name, purpose in purposes.items():
         version = _version(name)
+        remedy = "pip install boto3" if name == "boto3" else install
         findings.append(
-            Finding(name, version, purpose, name not in optional, "" if version else install)
+            Finding(name, version, purpose, name not in optional, "" if version else remedy)
         )
     return findings
 

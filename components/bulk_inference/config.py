@@ -128,9 +128,9 @@ class BulkConfig(Section):
     )
     input: InputConfig | None = Field(default=None, description="The images.")
     model: str = Field(
-        default="", description="Folder of a model or of pushed versions; local or gs://."
+        default="", description="Folder of a model or of pushed versions; local, gs:// or s3://."
     )
-    output: str = Field(default="", description="Folder of the table, local or gs://.")
+    output: str = Field(default="", description="Folder of the table; local, gs:// or s3://.")
     format: Literal["parquet", "jsonl", "csv", "tfrecord", "npy"] = Field(
         default="parquet",
         description="npy: embeddings as .npy shards, with a Parquet index of keys beside each.",

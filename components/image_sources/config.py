@@ -208,7 +208,7 @@ class InputConfig(Section):
     paths: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), AfterValidator(_require_utf8)] = (
         Field(
             min_length=1,
-            description="Files, folders, globs, `gs://` addresses or `tfds:name`; one or several.",
+            description="Files, folders, globs, `gs://` and `s3://` addresses, or `tfds:name`.",
         )
     )
     format: Format = Field(

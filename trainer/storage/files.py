@@ -245,16 +245,11 @@ def remove(path: str) -> None:
     """Removes a file, or a folder and its content; does nothing if there is none."""
     if is_remote(path):
         _delete(path)
-        remove_each(f"{path.rstrip('/')}/{name}" for name in walk(path))
+        for_each(_delete, (f"{path.rstrip('/')}/{name}" for name in walk(path)))
     elif os.path.isdir(path):
         shutil.rmtree(path)
     else:
         Path(path).unlink(missing_ok=True)
-
-
-def remove_each(objects: Iterable[str]) -> None:
-    """Deletes objects concurrently; missing ones are skipped."""
-    for_each(_delete, objects)
 
 
 def _delete(path: str) -> None:

@@ -134,21 +134,12 @@ class ObjectStore(abc.ABC):
 
     def walk(self, folder: str) -> Iterator[str]:
         """Lists the objects under a prefix by name, page by page, without folder markers."""
-        prefix = _as_folder(folder)
-        skip = len(self._split(prefix)[1])
-        for item in self._items(prefix):
-            name = self.key(item)
-            if not name.endswith("/"):
-                yield name[skip:]
+        return (name for name, _ in self._listed(folder))
 
     def entries(self, folder: str, *, below: bool = True) -> Iterator[tuple[str, FileFacts]]:
         """Lists objects like `walk`, with their facts; without `below` only the prefix's own."""
-        prefix = _as_folder(folder)
-        skip = len(self._split(prefix)[1])
-        for item in self._items(prefix, delimiter=None if below else "/"):
-            name = self.key(item)
-            if not name.endswith("/"):
-                yield name[skip:], self.facts(item)
+        listed = self._listed(folder, None if below else "/")
+        return ((name, self.facts(item)) for name, item in listed)
 
     def list_names(self, folder: str) -> list[str]:
         """Lists the names directly under a prefix, sorted."""
@@ -197,6 +188,14 @@ class ObjectStore(abc.ABC):
     def delete(self, path: str) -> None:
         """Deletes an object; does nothing if there is none."""
         self._call(path, "delete", lambda: self.erase(*self._split(path)))
+
+    def _listed(self, folder: str, delimiter: str | None = None) -> Iterator[tuple[str, Any]]:
+        prefix = _as_folder(folder)
+        skip = len(self._split(prefix)[1])
+        for item in self._items(prefix, delimiter=delimiter):
+            name = self.key(item)
+            if not name.endswith("/"):
+                yield name[skip:], item
 
     def _items(
         self, path: str, *, most: int | None = None, delimiter: str | None = None
