@@ -41,8 +41,17 @@ class ObjectPage(NamedTuple):
 class ObjectStore(abc.ABC):
     """Stores objects at `scheme://bucket/name`; a folder is a prefix of names.
 
+    Subclasses implement the first methods, each with one request, and raise the errors of their
+    client library. The other methods repeat requests and translate errors; `files.py` says more
+    about each.
+
     Args:
         access: How the store is reached.
+
+    Attributes:
+        scheme: Scheme of the addresses.
+        name: The service's name, for messages.
+        transient: Errors after which a request is repeated.
     """
 
     scheme: ClassVar[str]
@@ -54,17 +63,17 @@ class ObjectStore(abc.ABC):
 
     @abc.abstractmethod
     def get(self, bucket: str, name: str, start: int, length: int) -> bytes:
-        """Reads a range of an object; one request."""
+        """Reads a range of an object."""
 
     @abc.abstractmethod
     def head(self, bucket: str, name: str) -> FileFacts:
-        """Reads the facts of an object; one request."""
+        """Reads the facts of an object."""
 
     @abc.abstractmethod
     def page(
         self, bucket: str, prefix: str, token: str | None, size: int, delimiter: str | None
     ) -> ObjectPage:
-        """Lists one page of the objects whose names start with a prefix; one request."""
+        """Lists one page of the objects whose names start with a prefix."""
 
     @abc.abstractmethod
     def key(self, item: Any) -> str:
