@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests import archives, emulators
@@ -189,6 +190,26 @@ def test_requests_are_repeated_as_configured(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(failures.StorageError, match="grant Storage Object Viewer"):
         files.read_bytes("gs://b/x", access)
     assert answers == [b"x"], "a permanent error is not repeated"
+
+
+def test_a_store_that_does_not_answer_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from components.bulk_inference.planning import identity
+    from trainer.optimization.checkpoints import Checkpoints
+
+    checkpoints = Checkpoints(str(tmp_path / "checkpoints"), identity="a", keep=1)
+    checkpoints.save(1, [np.ones(2)], {})
+    identity.write_identity(str(tmp_path), {"a": 1})
+
+    def fail(path: str) -> bytes:
+        raise failures.StorageError(path, "did not answer")
+
+    monkeypatch.setattr(files, "read_bytes", fail)
+    with pytest.raises(failures.StorageError):
+        checkpoints.restore()
+    with pytest.raises(failures.StorageError):
+        identity.read_identity(str(tmp_path))
 
 
 @pytest.mark.parametrize("name", ["tree", "day-*/a.zip", "a.tar"])

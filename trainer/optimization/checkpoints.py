@@ -85,8 +85,10 @@ class Checkpoints:
             ValueError: the checkpoints belong to another run.
         """
         for name in self._manifests():
+            # A store that does not answer is a ValueError as well, and no damage.
+            content = files.read_bytes(self._path(name))
             try:
-                manifest = json.loads(files.read_bytes(self._path(name)))
+                manifest = json.loads(content)
             except ValueError:
                 _LOG.warning("checkpoint %s is cut short; an older one is used", name)
                 continue
@@ -95,9 +97,9 @@ class Checkpoints:
                     f"{self._directory} holds checkpoints of a run with other data or options; "
                     "delete it or choose another directory"
                 )
-            content = self._arrays(name, manifest)
-            if content is not None:
-                return manifest["step"], unpack_arrays(content), manifest["notes"]
+            arrays = self._arrays(name, manifest)
+            if arrays is not None:
+                return manifest["step"], unpack_arrays(arrays), manifest["notes"]
         return None
 
     def save_best(self, arrays: Sequence[np.ndarray]) -> None:
@@ -136,7 +138,8 @@ class Checkpoints:
         kept = {name.removesuffix(".json") for name in self._manifests()[: self._keep]}
         for name in files.list_names(self._directory):
             stem = name.split(".")[0]
-            if name.startswith("step-") and stem not in kept:
+            is_old = name.startswith("step-") and stem not in kept
+            if is_old or name.startswith(files.TEMPORARY):
                 files.remove(self._path(name))
 
     def _path(self, name: str) -> str:

@@ -36,10 +36,13 @@ def job_identity(config: BulkJob, card: ModelCard) -> dict[str, Any]:
 def read_identity(output: str) -> dict[str, Any] | None:
     """Reads the identity of the job that wrote an output; None if no job did."""
     try:
-        identity: dict[str, Any] = json.loads(
-            files.read_bytes(posixpath.join(output, ledger.IDENTITY))
-        )
-    except (FileNotFoundError, ValueError):
+        content = files.read_bytes(posixpath.join(output, ledger.IDENTITY))
+    except FileNotFoundError:
+        return None
+    # A store that does not answer is a ValueError as well, and no foreign output.
+    try:
+        identity: dict[str, Any] = json.loads(content)
+    except ValueError:
         return None
     return identity
 
