@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,13 @@ def test_requests_are_repeated_as_configured(monkeypatch: pytest.MonkeyPatch) ->
     with pytest.raises(failures.StorageError, match="grant Storage Object Viewer"):
         files.read_bytes("gs://b/x", access)
     assert answers == [b"x"], "a permanent error is not repeated"
+
+
+def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    monkeypatch.delitem(sys.modules, "trainer.storage.s3_store")
+    with pytest.raises(failures.StorageError, match=r"^s3://b/x: boto3 is not installed; .*: pip "):
+        files.read_bytes("s3://b/x")
 
 
 def test_a_store_that_does_not_answer_is_no_damage(

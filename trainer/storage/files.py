@@ -317,6 +317,6 @@ def _store(path: str, access: StorageConfig = DEFAULT) -> "ObjectStore":
         from trainer.storage.s3_store import S3Store
     except ModuleNotFoundError as error:
         raise StorageError(
-            path, f"{error.name} is missing; install it with: pip install 'vaeline[s3]'"
+            path, f"{error.name} is not installed; s3:// needs it: pip install boto3"
         ) from error
     return S3Store(access)
