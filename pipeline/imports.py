@@ -5,6 +5,7 @@ The digests of the steps' code and the test of the architecture use it.
 
 import ast
 import importlib.util
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Final
 
 PACKAGES: Final = ("pipeline", "components", "serving", "trainer")
 """The project's packages, from the highest layer to the lowest."""
+
+_QUOTED_NAME: Final = re.compile(r"""["'](\w+(?:\.\w+)+)["']""")
 
 
 def imported_names(
@@ -69,10 +72,7 @@ class ImportGraph:
     @cached_property
     def references(self) -> Mapping[str, frozenset[str]]:
         """The modules that each module names in a string, to import or start them by name."""
-        return {
-            module: _dotted_strings(text) & self.files.keys()
-            for module, text in self._texts.items()
-        }
+        return {module: self._references_of(module) for module in self.files}
 
     def closure(self, modules: Iterable[str]) -> list[str]:
         """Follows imports and references to all code that the given modules may run.
@@ -94,7 +94,7 @@ class ImportGraph:
             if module in found:
                 continue
             found.add(module)
-            waiting += self.imports[module] | self.references[module]
+            waiting += self._imports_of(module) | self._references_of(module)
             if "." in module:
                 # Python runs the `__init__` of a package before any of its modules.
                 waiting.append(module.rpartition(".")[0])
@@ -106,6 +106,9 @@ class ImportGraph:
         names = _imported_names(self._texts[module], package)
         found = {known for name in names if (known := self._resolve(name)) is not None}
         return frozenset(found - {module})
+
+    def _references_of(self, module: str) -> frozenset[str]:
+        return _quoted_names(self._texts[module]) & self.files.keys()
 
     def _resolve(self, name: str) -> str | None:
         """Returns the module that a dotted name belongs to; None if it is not in the project."""
@@ -126,18 +129,16 @@ def _imported_names(text: str, package: str) -> frozenset[str]:
 
 
 @cache
-def _dotted_strings(text: str) -> frozenset[str]:
-    """Finds the string constants that could name a module."""
-    return frozenset(
-        node.value
-        for node in ast.walk(_parse(text))
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "." in node.value
-    )
+def _quoted_names(text: str) -> frozenset[str]:
+    """Finds the quoted words that could name a module."""
+    return frozenset(_QUOTED_NAME.findall(text))
 
 
 def _statements(node: ast.AST, *, type_checking: bool) -> Iterator[ast.AST]:
-    """Yields all descendants of a node; skips `if TYPE_CHECKING:` unless requested."""
+    """Yields all statements below a node; skips `if TYPE_CHECKING:` unless requested."""
     for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.expr):
+            continue  # Expressions hold no statements.
         yield child
         if isinstance(child, ast.If) and not type_checking and _is_type_checking(child.test):
             for other in child.orelse:
