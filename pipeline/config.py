@@ -108,6 +108,13 @@ class PipelineConfig(Section):
         default=None, description="where the pipeline runs if not on this machine"
     )
     cache: bool = Field(default=True, description="reuse steps whose inputs did not change")
+    parallel_steps: int = Field(
+        default=2,
+        ge=1,
+        le=2,
+        description="steps that `vaeline run` executes at a time: 2 runs ServingCheck beside "
+        "Evaluator and ModelGate, which takes the memory of both; 1 runs one after the other",
+    )
 
     @field_validator("name")
     @classmethod

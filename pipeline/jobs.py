@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -29,8 +30,7 @@ from pipeline.console import (
 from pipeline.input_display import show_overview
 from pipeline.runs.run import REASON_NOTE, STOPPED_NOTE, Run
 from pipeline.runs.step import STEP_TITLES
-from pipeline.stop_signals import STOP
-from trainer.optimization.preemption import PreemptedError
+from pipeline.stop_signals import STOP, is_stop
 from trainer.progress import PROGRESS_LOGGER
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def train_and_push(
         try:
             run = run_pipeline(config, root=root, on_step=display.step, notes={REASON_NOTE: reason})
         except BaseException as error:
-            if STOP.received or isinstance(error, KeyboardInterrupt | PreemptedError):
+            if is_stop(error):
                 _note_stop(root, begin)
             raise
         finally:
@@ -149,7 +149,7 @@ def check_input(config: InputConfig) -> None:
 
 
 class _StepDisplay(logging.Handler):
-    """Shows a line for each finished step, and the running step with its progress.
+    """Shows a line for each finished step, and the running steps with their progress.
 
     Args:
         terminal: Output for finished steps.
@@ -160,26 +160,39 @@ class _StepDisplay(logging.Handler):
         super().__init__(logging.INFO)
         self._terminal = terminal
         self._line = line
-        self._title = ""
-        self._detail = ""
+        # Title and last progress record of the step that a thread runs.
+        self._running: dict[int | None, tuple[str, str]] = {}
         self.seconds: dict[str, float] = {}
 
     def step(self, name: str, seconds: float | None) -> None:
-        """Handles the start (`seconds` is None) or the end of a step."""
+        """Handles the start (`seconds` is None) or the end of a step, in the step's thread."""
+        thread = threading.get_ident()
         if seconds is None:
-            self._title, self._detail = STEP_TITLES.get(name, name), ""
-            self._line(self._title)
+            self._running[thread] = (STEP_TITLES.get(name, name), "")
         else:
             self.seconds[name] = seconds
-            detail = f"  {self._detail}" if self._detail else ""
-            self._terminal.say(f"{duration(seconds):>12}  {self._title}{detail}")
+            title, detail = self._running.pop(thread)
+            self._terminal.say(f"{duration(seconds):>12}  {title}{detail and f'  {detail}'}")
+        self._show()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Handles a progress record of project code."""
-        self._detail = record.getMessage()
+        # Beam's threads work for the step of the main thread.
+        is_own = record.thread in self._running
+        thread = record.thread if is_own else threading.main_thread().ident
+        detail = record.getMessage()
+        if thread in self._running:
+            self._running[thread] = (self._running[thread][0], detail)
         if (overview := getattr(record, OVERVIEW, None)) is not None:
             show_overview(self._terminal, overview)
-        self._line(f"{self._title}: {self._detail}")
+        self._show()
+
+    def _show(self) -> None:
+        steps = [
+            f"{title}: {detail}" if detail else title
+            for title, detail in list(self._running.values())
+        ]
+        self._line(" | ".join(steps))
 
 
 def show_result(terminal: Terminal, result: "TrainingResult") -> None:

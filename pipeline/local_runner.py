@@ -1,10 +1,7 @@
 """Runs the pipeline on this machine, with metadata in SQLite below the root folder."""
 
-import contextlib
-import logging
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,28 +17,6 @@ LEAST_FREE_BYTES: Final = 64 * 1024 * 1024
 
 class RootError(UserError, ValueError):
     """Reports an unusable root folder; the message tells why and how to fix it."""
-
-
-class _StepListener(logging.Handler):
-    """Calls a function for the log lines that TFX writes at the start and end of a step."""
-
-    def __init__(self, on_step: Callable[[str, float | None], None]) -> None:
-        super().__init__(logging.INFO)
-        self._on_step = on_step
-        self._started: dict[str, float] = {}
-        self.seconds: dict[str, float] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Handles a log record; ignores all but the two kinds."""
-        if record.msg == "Component %s is running.":
-            (name,) = record.args  # type: ignore[misc]
-            self._started[str(name)] = time.monotonic()
-            self._on_step(str(name), None)
-        elif record.msg == "Component %s is finished.":
-            (name,) = record.args  # type: ignore[misc]
-            elapsed = time.monotonic() - self._started[str(name)]
-            self.seconds[str(name)] = elapsed
-            self._on_step(str(name), elapsed)
 
 
 def prepare_root(root: Path) -> None:
@@ -102,13 +77,12 @@ def run_pipeline(
     on_step: Callable[[str, float | None], None],
     notes: Mapping[str, str | float | int] | None = None,
 ) -> Run:
-    """Runs every step whose inputs changed, in order.
+    """Runs every step whose inputs changed.
 
     Args:
         config: The configuration.
         root: Folder of artifacts and metadata; see `prepare_root`.
-        on_step: Function called with a step's name and None when it starts, and with its name and
-            wall time in seconds when it ends.
+        on_step: As for `DagRunner`: called at the start and the end of each step.
         notes: Notes to attach to the run in the metadata store once it has begun.
 
     Returns:
@@ -117,9 +91,12 @@ def run_pipeline(
     Raises:
         Exception: Any error of a step; `pipeline.causes.cause` extracts the message for the user.
     """
+    from absl import logging as absl_logging
+
     from components.bulk_inference.executor import UnblessedModelError
-    from components.tfx_api import tfx
+    from components.serving_check.check import STOP_CHECKS
     from pipeline.cache_keys import location_independent_cache
+    from pipeline.dag_runner import DagRunner
     from pipeline.graph import Places, create_pipeline
 
     # Artifacts are recorded by their paths, which must not depend on the current folder.
@@ -141,34 +118,13 @@ def run_pipeline(
             noted = True
         on_step(name, seconds)
 
-    with timed_steps(step), location_independent_cache(root):
+    STOP_CHECKS.clear()
+    aside = {"ServingCheck": STOP_CHECKS.set} if config.parallel_steps > 1 else {}
+    absl_logging.set_verbosity(absl_logging.INFO)
+    with location_independent_cache(root):
         try:
-            tfx.orchestration.LocalDagRunner().run(pipeline)
+            DagRunner(on_step=step, aside=aside).run(pipeline)
         except UnblessedModelError as error:
             # Only the last step refused the model; the run's result is complete and is reported.
             note_latest_run(root, {NOT_LABELLED_NOTE: str(error)})
     return latest_run(root)
-
-
-@contextlib.contextmanager
-def timed_steps(
-    on_step: Callable[[str, float | None], None] = lambda name, seconds: None,
-) -> Iterator[dict[str, float]]:
-    """Measures the steps of TFX's local runner within the block.
-
-    Args:
-        on_step: As for `run_pipeline`.
-
-    Yields:
-        Wall time in seconds by step, filled as steps end.
-    """
-    from absl import logging as absl_logging
-
-    absl_logging.set_verbosity(absl_logging.INFO)
-    tfx_logger = logging.getLogger("absl")
-    listener = _StepListener(on_step)
-    tfx_logger.addHandler(listener)
-    try:
-        yield listener.seconds
-    finally:
-        tfx_logger.removeHandler(listener)

@@ -68,3 +68,15 @@ def handle_stop_signals() -> Iterator[StopSignal]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def is_stop(error: BaseException) -> bool:
+    """Tells whether an error follows from a signal that asked the process to stop.
+
+    Args:
+        error: The error that ended a run, possibly one of Beam or TFX.
+    """
+    # Commands that do not train import this module, and need no NumPy.
+    from trainer.optimization.preemption import PreemptedError
+
+    return STOP.received is not None or isinstance(error, KeyboardInterrupt | PreemptedError)

@@ -4,17 +4,32 @@ The executor calls `check_model`; this module does not depend on TFX.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from pathlib import Path
+from typing import Final
 
 from components.serving_check.config import ServingCheckConfig
 from components.serving_check.report import CheckReport, Stage
 from components.serving_check.server import check_server
+from trainer.errors import UserError
+
+STOP_CHECKS: Final = threading.Event()
+"""Set by the runner of the pipeline when it is stopped: a check in another thread ends then."""
 
 _PROBE = "components.serving_check.probe"
 _PROCESS = "fresh process"
+_POLL_SECS = 0.2
+# Sent to every process of a service or a container that is stopped; no model causes them.
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class CheckStoppedError(UserError, RuntimeError):
+    """Reports a check that was ended before it had a result."""
 
 
 def check_model(model: str, config: ServingCheckConfig) -> CheckReport:
@@ -26,10 +41,14 @@ def check_model(model: str, config: ServingCheckConfig) -> CheckReport:
 
     Returns:
         The report. A model that crashes or hangs the process is a failed stage.
+
+    Raises:
+        CheckStoppedError: The check was stopped, which says nothing about the model.
     """
     report = _run_probe(model, config)
     if report.blessed:
         report.stages.extend(check_server(model, config))
+    _raise_if(STOP_CHECKS.is_set())
     return report
 
 
@@ -39,23 +58,46 @@ def _run_probe(model: str, config: ServingCheckConfig) -> CheckReport:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "report.json"
         command = [sys.executable, "-m", _PROBE, model, config.model_dump_json(), str(answer)]
-        try:
-            done = subprocess.run(
-                command,
-                env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"},
-                capture_output=True,
-                text=True,
-                timeout=config.timeout_secs,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            fault = f"no answer in serving_check.timeout_secs = {config.timeout_secs:g}"
-            return CheckReport([Stage(_PROCESS, fault)])
-        if done.returncode == 0 and answer.exists():
+        with subprocess.Popen(
+            command,
+            env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            # Ctrl-C in a terminal reaches this process, which decides when to end the other.
+            start_new_session=True,
+        ) as process:
+            try:
+                said = _wait(process, time.monotonic() + config.timeout_secs)
+            except subprocess.TimeoutExpired:
+                fault = f"no answer in serving_check.timeout_secs = {config.timeout_secs:g}"
+                return CheckReport([Stage(_PROCESS, fault)])
+            finally:
+                process.kill()
+        if process.returncode == 0 and answer.exists():
             return CheckReport.from_json(answer.read_text(encoding="utf-8"))
-        if done.returncode < 0:
-            fault = f"killed by signal {-done.returncode}: the model crashes what loads it"
+        _raise_if(-process.returncode in _STOPPING)
+        if process.returncode < 0:
+            fault = f"killed by signal {-process.returncode}: the model crashes what loads it"
         else:
-            said = done.stderr.strip().splitlines() or ["it said nothing"]
-            fault = f"ended with {done.returncode}: {said[-1][:300]}"
+            lines = said.strip().splitlines() or ["it said nothing"]
+            fault = f"ended with {process.returncode}: {lines[-1][:300]}"
         return CheckReport([Stage(_PROCESS, fault)])
+
+
+def _wait(process: "subprocess.Popen[str]", deadline: float) -> str:
+    """Waits for a process and returns its standard error."""
+    while True:
+        _raise_if(STOP_CHECKS.is_set())
+        try:
+            return process.communicate(timeout=_POLL_SECS)[1]
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > deadline:
+                raise
+
+
+def _raise_if(stopped: bool) -> None:
+    if stopped:
+        raise CheckStoppedError(
+            "ServingCheck was stopped before it had a result; start the run again"
+        )

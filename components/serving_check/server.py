@@ -84,7 +84,12 @@ def _started(binary: str, model: str, config: ServingCheckConfig) -> Iterator[tu
             f"--model_name={config.server_model}",
             f"--model_base_path={folder}",
         ]
-        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # As for the probe.
+        )
         try:
             _wait(server, rest, time.monotonic() + config.timeout_secs)
             yield f"127.0.0.1:{grpc}", f"http://127.0.0.1:{rest}"

@@ -64,7 +64,10 @@ def overview(run: Run) -> Facts:
         "pushed": run.pushed,
         "account": _or_none(lambda: artifacts.read_account(run)),
         "card": _or_none(lambda: artifacts.read_trained_card(run)),
-        "seconds": sum(step.work_seconds for step in run.steps.values()),
+        # Steps may run side by side; the sum is that of the runs that the cached ones come from.
+        "seconds": sum(step.work_seconds for step in run.steps.values())
+        if run.cached_steps
+        else run.seconds,
         "steps": {"all": len(run.steps), "cached": run.cached_steps},
     }
 
@@ -103,7 +106,12 @@ def steps(run: Run) -> Facts:
     order = list(STEP_TITLES)
     rows.sort(key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
     longest = max((row["seconds"] for row in rows), default=1.0)
-    return {"rows": rows, "longest": longest or 1.0, "has_cached": run.cached_steps > 0}
+    return {
+        "rows": rows,
+        "longest": longest or 1.0,
+        "has_cached": run.cached_steps > 0,
+        "overlap": sum(step.seconds for step in run.steps.values()) > run.seconds,
+    }
 
 
 def versions(run: Run) -> Facts:

@@ -24,7 +24,8 @@ class TrainingResult:
         checks: a row for each metric: its name, value, bound and verdict.
         verdict: folder of `verdict.json`, which has every class and slice, and `verdict.txt`.
         serving_check: result of ServingCheck in one line; empty without it.
-        steps: wall time in seconds of each step, and whether it came from the cache.
+        steps: wall time in seconds of each step, and whether it came from the cache; steps that ran
+            side by side overlap, so that the times may add up to more than `seconds`.
         seconds: wall time of the command up to the report.
         labelled: folder of the table that BulkInference wrote; empty if it wrote none.
         not_labelled: reason why BulkInference wrote none although it is configured.

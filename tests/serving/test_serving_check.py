@@ -3,19 +3,22 @@
 import dataclasses
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tfx.types import standard_artifacts
 
-from components.serving_check import executor
-from components.serving_check.check import check_model
+from components.serving_check import check, executor
+from components.serving_check.check import CheckStoppedError, check_model
 from components.serving_check.config import ServingCheckConfig
 from components.serving_check.probe import run_check
 from components.serving_check.server import check_server
 from serving import names
 from serving.golden import ANSWERS, read_golden, write_golden
+from tests.pipeline import hanging_probe
+from tests.pipeline.test_cli import ROOT
 from tests.serving.conftest import Exported
 from trainer.model_card import EXPORTED_CARD
 
@@ -133,3 +136,24 @@ def test_a_server_is_held_to_the_same_tolerance_as_a_session(
     refusals = run_check(str(copy), QUICK).refusals
     assert bool(refusals) == bool(limit)
     assert all(line.endswith(limit) for line in refusals)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_process_that_is_stopped_refuses_no_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    monkeypatch.setattr(check, "_PROBE", hanging_probe.__name__)
+    monkeypatch.chdir(ROOT)
+    hanging_probe.signal_file(tmp_path).write_text(str(number.value), encoding="utf-8")
+    with pytest.raises(CheckStoppedError, match="start the run again"):
+        check_model(str(tmp_path), QUICK)
+
+
+def test_a_process_that_is_killed_refuses_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "_PROBE", hanging_probe.__name__)
+    monkeypatch.chdir(ROOT)
+    hanging_probe.signal_file(tmp_path).write_text(str(signal.SIGKILL.value), encoding="utf-8")
+    report = check_model(str(tmp_path), QUICK)
+    assert report.refusals == ["fresh process: killed by signal 9: the model crashes what loads it"]
