@@ -10,6 +10,7 @@ from pipeline.runs.run import ARTIFACTS, CONFIG_FILE, NOT_LABELLED_NOTE, Run
 from pipeline.runs.store import METADATA_FILE, latest_run, note_latest_run
 from pipeline.step_digests import step_digests
 from trainer.errors import UserError
+from trainer.quick_imports import quick_imports
 
 LEAST_FREE_BYTES: Final = 64 * 1024 * 1024
 """Free space that a run needs at least; its first output would fail in the middle of a step."""
@@ -91,13 +92,14 @@ def run_pipeline(
     Raises:
         Exception: Any error of a step; `pipeline.causes.cause` extracts the message for the user.
     """
-    from absl import logging as absl_logging
+    with quick_imports():
+        from absl import logging as absl_logging
 
-    from components.bulk_inference.executor import UnblessedModelError
-    from components.serving_check.check import STOP_CHECKS
-    from pipeline.cache_keys import location_independent_cache
-    from pipeline.dag_runner import DagRunner
-    from pipeline.graph import Places, create_pipeline
+        from components.bulk_inference.executor import UnblessedModelError
+        from components.serving_check.check import STOP_CHECKS
+        from pipeline.cache_keys import location_independent_cache
+        from pipeline.dag_runner import DagRunner
+        from pipeline.graph import Places, create_pipeline
 
     # Artifacts are recorded by their paths, which must not depend on the current folder.
     root = root.resolve()

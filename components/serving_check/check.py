@@ -21,7 +21,7 @@ from trainer.errors import UserError
 STOP_CHECKS: Final = threading.Event()
 """Set by the runner of the pipeline when it is stopped: a check in another thread ends then."""
 
-_PROBE = "components.serving_check.probe"
+_PROBE = "components.serving_check.process"
 _PROCESS = "fresh process"
 _POLL_SECS = 0.2
 # Sent to every process of a service or a container that is stopped; no model causes them.

@@ -1,9 +1,5 @@
-"""The check itself, in a process of its own: `python -m components.serving_check.probe`.
+"""The check itself, which `process.py` runs in a process of its own."""
 
-`check.py` starts it, so that a model that crashes or eats the memory takes nothing else along.
-"""
-
-import argparse
 import re
 import resource
 import statistics
@@ -223,18 +219,3 @@ def _latency_ms(
 
 def _peak_memory_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Checks the model that the command line names and writes the report."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model")
-    parser.add_argument("config", help="the section as JSON")
-    parser.add_argument("report", type=Path)
-    given = parser.parse_args(arguments)
-    report = run_check(given.model, ServingCheckConfig.model_validate_json(given.config))
-    given.report.write_text(report.to_json(), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
