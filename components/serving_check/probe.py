@@ -1,7 +1,6 @@
 """The check itself, which `process.py` runs in a process of its own."""
 
 import re
-import resource
 import statistics
 import struct
 import tempfile
@@ -17,6 +16,7 @@ import tensorflow as tf
 from components.bulk_inference.model_card import read_card
 from components.serving_check.bulk_path import answer_as_bulk_job
 from components.serving_check.config import ServingCheckConfig
+from components.serving_check.memory import peak_memory_mib
 from components.serving_check.report import CheckReport, Stage, Tolerance, compare, tolerance_of
 from components.serving_check.requests import Request, build_request
 from components.serving_check.session import SessionModel
@@ -92,7 +92,7 @@ def check_bad_images(model: SessionModel, golden: GoldenSet) -> Stage:
     """Sends invalid images, alone and among valid ones; the model must reject them and survive."""
     stage = Stage("bad images are refused")
     good = golden.files[0]
-    before = _peak_memory_mib()
+    before = peak_memory_mib()
     for what, bad in bad_files(golden).items():
         for files, place in (([bad], 0), ([good, good, bad, good], 2)):
             array = np.empty(len(files), object)
@@ -106,7 +106,7 @@ def check_bad_images(model: SessionModel, golden: GoldenSet) -> Stage:
                     )
             else:
                 stage.fault = f"{what} was taken for an image"
-    grown = _peak_memory_mib() - before
+    grown = peak_memory_mib() - before
     if grown > _MOST_GROWTH_MIB:
         stage.fault = f"the bad images took {grown:,.0f} MiB of memory"
     return stage
@@ -184,7 +184,7 @@ def run_check(model: str, config: ServingCheckConfig) -> CheckReport:
     loaded.close()
     report.stages.append(check_bulk_job(model, golden, tolerance))
     report.figures |= {
-        "peak_memory_mib": round(_peak_memory_mib(), 1),
+        "peak_memory_mib": round(peak_memory_mib(), 1),
         "signatures": len(loaded.inputs),
         "images": len(golden),
     }
@@ -215,7 +215,3 @@ def _latency_ms(
         return time.perf_counter() - begin
 
     return round(1000 * statistics.median(call() for _ in range(config.latency_requests)), 2)
-
-
-def _peak_memory_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -19,8 +19,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("config", help="the section as JSON")
     parser.add_argument("report", type=Path)
     given = parser.parse_args(arguments)
-    # A server has no Keras either. TensorFlow imports it for the names of its optimisers only, which
-    # would take another third of the time and 160 MiB.
+    # A server has no Keras either. TensorFlow imports it for the names of its optimisers only, and
+    # that takes half a second and 160 MiB.
     sys.modules["keras"] = None  # type: ignore[assignment]
     with quick_imports():
         from components.serving_check.probe import run_check

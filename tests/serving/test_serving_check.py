@@ -4,6 +4,8 @@ import dataclasses
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -157,3 +159,13 @@ def test_a_process_that_is_killed_refuses_the_model(
     hanging_probe.signal_file(tmp_path).write_text(str(signal.SIGKILL.value), encoding="utf-8")
     report = check_model(str(tmp_path), QUICK)
     assert report.refusals == ["fresh process: killed by signal 9: the model crashes what loads it"]
+
+
+def test_the_memory_of_the_process_is_its_own() -> None:
+    """Not that of a larger process that has started it, which would hide what bad images take."""
+    held = b"x" * (256 << 20)
+    code = "from components.serving_check.memory import peak_memory_mib as p; print(p())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert 0 < float(done.stdout) < len(held) / (1 << 20)
