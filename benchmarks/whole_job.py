@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from pipeline.config import load_config, parse_bulk
-from pipeline.console import Terminal
+from pipeline.console import Terminal, quiet_teardown
 from pipeline.jobs import classify_archives, train_and_push
 
 
@@ -38,6 +38,8 @@ def main(archive: str, root: str, image_shape: str, report: str) -> None:
     seconds = {name: step["seconds"] for name, step in outcome.steps.items()}
     seconds["classify"] = labelling["seconds"]
     Path(report).write_text(json.dumps(seconds), encoding="utf-8")
+    # As the command ends.
+    quiet_teardown()
 
 
 if __name__ == "__main__":
