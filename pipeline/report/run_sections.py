@@ -106,11 +106,12 @@ def steps(run: Run) -> Facts:
     order = list(STEP_TITLES)
     rows.sort(key=lambda row: order.index(row["name"]) if row["name"] in order else len(order))
     longest = max((row["seconds"] for row in rows), default=1.0)
+    has_cached = run.cached_steps > 0
     return {
         "rows": rows,
         "longest": longest or 1.0,
-        "has_cached": run.cached_steps > 0,
-        "overlap": sum(step.seconds for step in run.steps.values()) > run.seconds,
+        "has_cached": has_cached,
+        "overlap": not has_cached and sum(row["seconds"] for row in rows) > run.seconds,
     }
 
 
