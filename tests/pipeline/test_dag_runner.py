@@ -22,7 +22,16 @@ from tests.pipeline.test_cli import ROOT
 
 ASIDE = {"check": STOP_CHECKS.set}
 # Not with `-m`: TFX's cache knows a step by the module that defines it.
-COMMAND = "from tests.pipeline.fake_steps import main; main()"
+COMMAND = """
+import signal
+
+# A process in the background ignores SIGINT, and so does what it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+from tests.pipeline.fake_steps import main
+
+main()
+"""
 
 
 @pytest.fixture(autouse=True)
