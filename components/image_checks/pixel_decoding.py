@@ -133,7 +133,10 @@ def _decode_pillow(data: bytes, header: ImageHeader, ratio: int) -> np.ndarray:
                 # A GIF's frame may claim to be larger than its screen and so evade the limits.
                 raise ValueError(f"a frame of {image.width} x {image.height} pixels")
             if ratio > 1:
-                image.draft("", (image.width // ratio, image.height // ratio))
+                # Pillow divides the size by this one. Halves of whole numbers are exact, and a side
+                # of one pixel must not become zero.
+                size = image.width / ratio, image.height / ratio
+                image.draft("", size)  # type: ignore[arg-type]
             if image.mode == "CMYK":
                 return _without_black(np.asarray(image), header)
             mode = {1: "L", 3: "RGB", 4: "RGBA"}[header.channels]
