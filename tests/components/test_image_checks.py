@@ -1,6 +1,7 @@
 """Every kind of image is accepted, converted or refused with the right reason."""
 
 import io
+import re
 import zlib
 
 import cv2
@@ -16,6 +17,7 @@ from components.image_checks import (
     ImageHeader,
     check,
     decode,
+    jpeg,
     to_servable,
     verify,
 )
@@ -336,3 +338,19 @@ def test_orientation_counts_in_its_place_only() -> None:
     scan = rest.index(b"\xff\xda")
     assert header_of(turned).orientation == 6
     assert header_of(rest[:scan] + turned[at:end] + rest[scan:]).orientation == 1
+
+
+@settings(deadline=None)
+@given(
+    data=st.lists(st.sampled_from([0xFF, 0xFF, 0x00, 0xD3, 0x41, 0xD9]), max_size=40).map(bytes),
+    window=st.integers(2, 9),
+)
+def test_the_end_of_a_scan_is_found_across_windows(data: bytes, window: int) -> None:
+    expected = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])").search(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jpeg, "_WINDOW", window)
+        if expected is None:
+            with pytest.raises(ImageFaultError, match="without an end marker"):
+                jpeg._find_marker(data, 0)
+        else:
+            assert jpeg._find_marker(data, 0) == expected.start(1)
