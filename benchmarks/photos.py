@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--megapixels", type=int, default=1, choices=_SIZES, help="of that run")
     parser.add_argument("--epochs", type=int, default=10, help="of the whole run")
     parser.add_argument(
-        "--pixels-each", type=int, default=2400, help="megapixels of each bulk archive"
+        "--pixels-each", type=int, default=3600, help="megapixels of each bulk archive"
     )
     parser.add_argument("--json", action="store_true", help="print nothing but the record")
     options = parser.parse_args()
