@@ -100,11 +100,13 @@ def annotate_batch(
     schema = table_schema(config.columns, annotator.card)
     parts: list[pa.RecordBatch] = []
     order: list[int] = []
-    for begin, end in decoding.chunks(_areas(checked.headers, annotator), config.batch):
+    here = [annotator.decodes_here(header) for header in checked.headers]
+    areas = _areas(checked.headers, here, annotator.card.image_shape)
+    for begin, end in decoding.chunks(areas, config.batch):
         places = checked.places[begin:end]
         headers = checked.headers[begin:end]
         outputs, faults = _outputs(
-            [batch.data[place] for place in places], headers, annotator, drift
+            [batch.data[place] for place in places], headers, here[begin:end], annotator, drift
         )
         for at, fault in sorted(faults.items()):
             result.rejects.append(decoding.reject_of(batch, places[at], fault))
@@ -133,19 +135,31 @@ def _sorted(parts: list[pa.RecordBatch], order: list[int]) -> pa.RecordBatch | N
     return table.to_batches()[0]
 
 
-def _areas(headers: list[ImageHeader], annotator: Annotator) -> list[int]:
-    """Returns the pixels of each image in a model call."""
-    height, width, _ = annotator.card.image_shape
+def _areas(headers: list[ImageHeader], here: list[bool], shape: tuple[int, int, int]) -> list[int]:
+    """Returns the pixels of each image in a model call: of the model's size if decoded here."""
+    fitted = shape[0] * shape[1]
     return [
-        height * width if annotator.decodes_here(header) else header.height * header.width
-        for header in headers
+        fitted if is_here else header.height * header.width
+        for header, is_here in zip(headers, here, strict=True)
     ]
 
 
 def _outputs(
-    files: list[bytes], headers: list[ImageHeader], annotator: Annotator, drift: DriftSums
+    files: list[bytes],
+    headers: list[ImageHeader],
+    is_here: list[bool],
+    annotator: Annotator,
+    drift: DriftSums,
 ) -> tuple[Outputs, dict[int, ImageFaultError]]:
-    """Runs the model; returns outputs [n, ...] in file order, and faults by position."""
+    """Runs the model; returns outputs [n, ...] in file order, and faults by position.
+
+    Args:
+        files: The image files.
+        headers: Their headers.
+        is_here: Which of them are decoded here, and not by the model's graph.
+        annotator: The model.
+        drift: Receives the pixels of images that are decoded here.
+    """
     faults: dict[int, ImageFaultError] = {}
     pieces: list[tuple[list[int], Outputs]] = []
 
@@ -156,8 +170,8 @@ def _outputs(
         if outputs:
             pieces.append((places, outputs))
 
-    by_graph = [at for at, header in enumerate(headers) if not annotator.decodes_here(header)]
-    here = sorted(set(range(len(files))) - set(by_graph))
+    by_graph = [at for at, ours in enumerate(is_here) if not ours]
+    here = [at for at, ours in enumerate(is_here) if ours]
     if by_graph:
         accepted, bad = decoding.for_signatures(
             [files[at] for at in by_graph], [headers[at] for at in by_graph]
