@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks.record import print_record
 from pipeline.digits import write_digits
 
-_TARGETS = {"vs_stock_tfx": 0.5, "demo_seconds": 90.0, "demo_accuracy": 0.97}
+_TARGETS = {"vs_stock_tfx": 0.5, "demo_seconds": 35.0, "demo_accuracy": 0.97}
 
 
 def main() -> None:
