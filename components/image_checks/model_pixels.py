@@ -10,14 +10,11 @@ from PIL import Image
 from components.image_checks.header import ImageHeader
 from components.image_checks.pixel_decoding import decode, encode_png
 from trainer.config import ImageConfig
+from trainer.data.scales import JPEG_RATIOS, KEPT_SCALE, LARGEST_BLOCK
 
 # JPEGs that the Transform graph cannot decode as it has to, but the signatures can. A PNG of all
 # their pixels would not do, because the scale of decoding depends on the format.
 _BY_SIGNATURES = ("turned by EXIF", "CMYK JPEG", "inverted CMYK JPEG", "RGB JPEG")
-
-# Both as in `trainer/data/pixels.py`, which imports TensorFlow.
-_KEPT_SCALE = 2
-_LARGEST_BLOCK = 64
 
 
 def model_pixels(data: bytes, header: ImageHeader, image: ImageConfig) -> np.ndarray:
@@ -80,11 +77,11 @@ def jpeg_ratio(header: ImageHeader, image: ImageConfig) -> int:
         return 1
     height, width = header.upright_size
     enough = any if image.fit == "pad" else all
-    for ratio in (8, 4, 2):
+    for ratio in JPEG_RATIOS[:0:-1]:
         if enough(
             (
-                height // ratio >= _KEPT_SCALE * image.height,
-                width // ratio >= _KEPT_SCALE * image.width,
+                height // ratio >= KEPT_SCALE * image.height,
+                width // ratio >= KEPT_SCALE * image.width,
             )
         ):
             return ratio
@@ -132,8 +129,8 @@ def _scaled(side: int, by: int, over: int) -> int:
 
 def _resize(picture: Image.Image, height: int, width: int) -> Image.Image:
     columns, rows = picture.size
-    block_rows = min(max(1, rows // (_KEPT_SCALE * height)), _LARGEST_BLOCK)
-    block_columns = min(max(1, columns // (_KEPT_SCALE * width)), _LARGEST_BLOCK)
+    block_rows = min(max(1, rows // (KEPT_SCALE * height)), LARGEST_BLOCK)
+    block_columns = min(max(1, columns // (KEPT_SCALE * width)), LARGEST_BLOCK)
     if block_rows * block_columns > 1:
         left, top = columns % block_columns // 2, rows % block_rows // 2
         right = left + columns // block_columns * block_columns

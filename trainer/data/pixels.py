@@ -12,19 +12,11 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import ImageConfig
+from trainer.data.scales import JPEG_RATIOS, KEPT_SCALE, LARGEST_BLOCK
 
 # BT.601 luma in 16-bit fixed point, as in Pillow's conversion to "L".
 _LUMA: Final = (19595, 38470, 7471)
 _LUMA_BITS: Final = 16
-
-JPEG_RATIOS: Final = (1, 2, 4, 8)
-"""Denominators of the scales at which libjpeg's inverse DCT can decode."""
-
-KEPT_SCALE: Final = 2
-"""Multiple of the model's size that the cheap reductions before the resize leave."""
-
-LARGEST_BLOCK: Final = 64
-"""Most rows and columns of a block of the box filter, pixels; its sums are exact in float32."""
 
 # Bits of the weights of the resize, as in Pillow: 32 less 8 for a sample and 2 for the sum.
 _WEIGHT_BITS: Final = 22

@@ -23,6 +23,7 @@ from components.image_checks import (
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import LimitsConfig
 from trainer.config import ImageConfig
+from trainer.data.scales import KEPT_SCALE
 
 
 @dataclass
@@ -164,8 +165,8 @@ class Route(NamedTuple):
         """
         height, width = image.height, image.width
         if self.is_fitted:
-            # Above twice the size for each scale, and odd.
-            height, width = (2 * self.ratio * side + 5 for side in (height, width))
+            # Above the least size for each scale, and odd.
+            height, width = (KEPT_SCALE * self.ratio * side + 5 for side in (height, width))
         noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
         header = ImageHeader(self.format, height, width, 3)
         if self.format == "png":
