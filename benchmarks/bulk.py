@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ _TARGETS = {"vs_bulk_inferrer": 5.0, "vs_bare_loop": 0.8, "small_job_vs_imports"
 
 _IMPORTS = "import tensorflow, apache_beam"
 
-_JOB = """
+BULK_JOB = """
 import json, sys
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
@@ -147,11 +148,13 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, float]:
 
     imports = min(timed(_IMPORTS)[0] for _ in range(2))
     small = small_archive(archive, folder / "small.zip", 100)
-    small_seconds, _ = timed(_JOB, [[str(small)], model, str(folder / "small"), engine, columns])
+    small_seconds, _ = timed(
+        BULK_JOB, [[str(small)], model, str(folder / "small"), engine, columns]
+    )
 
-    job = timed(_JOB, [copies, model, str(folder / "out"), engine, columns])[1]
+    job = timed(BULK_JOB, [copies, model, str(folder / "out"), engine, columns])[1]
     output = sum(file.stat().st_size for file in (folder / "out" / "table").rglob("*.parquet"))
-    again_seconds, again = timed(_JOB, [copies, model, str(folder / "out"), engine, columns])
+    again_seconds, again = timed(BULK_JOB, [copies, model, str(folder / "out"), engine, columns])
     shutil.rmtree(folder / "out")
 
     records, images = write_records(archive, folder / "examples", options.inferrer_images)
@@ -170,7 +173,9 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         **{f"bare_loop_images_per_second_{batch}": rate for batch, rate in bare.items()},
     }
     if options.fast:
-        whole = timed(_JOB, [copies, model, str(folder / "all"), engine, list(CLASSIFY_COLUMNS)])[1]
+        whole = timed(
+            BULK_JOB, [copies, model, str(folder / "all"), engine, list(CLASSIFY_COLUMNS)]
+        )[1]
         rate = whole["steady_images_per_second"] or whole["images_per_second"]
         record["job_images_per_second_all_columns"] = rate
         record["vs_all_columns"] = record["job_images_per_second"] / rate
@@ -202,11 +207,11 @@ def timed(code: str, arguments: Any = None) -> tuple[float, Any]:
     return seconds, json.loads(lines[-1]) if lines else None
 
 
-def members(archive: Path, most: int) -> list[tuple[str, bytes]]:
-    """The first files of a zip."""
+def members(archive: Path, most: int) -> Iterator[tuple[str, bytes]]:
+    """Yields names and contents of the first files of a zip."""
     with zipfile.ZipFile(archive) as opened:
         names = [name for name in opened.namelist() if not name.endswith("/")][:most]
-        return [(name, opened.read(name)) for name in names]
+        yield from ((name, opened.read(name)) for name in names)
 
 
 def small_archive(archive: Path, path: Path, most: int) -> Path:
@@ -226,14 +231,15 @@ def write_records(archive: Path, folder: Path, most: int) -> tuple[list[str], in
     from components.tfrecord_frames import frame
     from trainer.data import features
 
-    images = members(archive, most)
     split = folder / "Split-unlabelled"
     split.mkdir(parents=True)
     path = split / "data-00000-of-00001"
+    images = 0
     with path.open("wb") as file:
-        for _, data in images:
+        for _, data in members(archive, most):
             file.write(frame([example(features.ENCODED, data)]))
-    return [str(path)], len(images)
+            images += 1
+    return [str(path)], images
 
 
 def example(name: str, data: bytes) -> bytes:

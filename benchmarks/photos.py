@@ -18,6 +18,7 @@ other, with the same model on the same files.
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,13 +32,11 @@ import cv2
 import numpy as np
 
 from benchmarks import train_speed
-from benchmarks.bulk import example, timed
+from benchmarks.bulk import BULK_JOB, members, timed, write_records
 from benchmarks.record import print_record
 from components.bulk_inference.config import CLASSIFY_COLUMNS
 from components.image_checks import ImageHeader, check, model_pixels
-from components.tfrecord_frames import frame
 from pipeline.config import load_config
-from trainer.data import features
 from trainer.data.input_pipeline import ImageSet
 
 _TARGETS: Final = {
@@ -55,17 +54,6 @@ _NOISE: Final = 5.0
 
 _PLAIN: Final = {"encoder": "conv", "latent_size": 32, "observation": "discretized_logistic"}
 """The convolutional model with all defaults: 32 channels, a decoder of full resolution."""
-
-_JOB: Final = """
-import json, sys
-from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.job import run_bulk
-from components.image_sources.config import InputConfig
-paths, model, output, columns = json.loads(sys.argv[1])
-config = BulkConfig(
-    input=InputConfig(paths=paths), model=model, output=output, columns=columns)
-print(json.dumps(run_bulk(config).as_dict()))
-"""
 
 _BARE_LOOP: Final = """
 import json, sys, time
@@ -142,12 +130,10 @@ def measure_training(archive: Path) -> dict[str, float]:
     preset = load_config("photos", overrides=[f"input.paths={json.dumps(str(archive))}"])
     limits = preset.input.limits
     pixels = []
-    with zipfile.ZipFile(archive) as opened:
-        for name in opened.namelist()[:512]:
-            content = opened.read(name)
-            header = check(content, limits)
-            assert isinstance(header, ImageHeader), name
-            pixels.append(model_pixels(content, header, preset.image))
+    for name, content in members(archive, 512):
+        header = check(content, limits)
+        assert isinstance(header, ImageHeader), name
+        pixels.append(model_pixels(content, header, preset.image))
     data = ImageSet(np.stack(pixels), np.arange(len(pixels), dtype=np.int32) % len(_CLASSES))
     options = preset.trainer.model_dump()
     rates: dict[str, list[float]] = {"preset": [], "plain": []}
@@ -166,14 +152,12 @@ def measure_training(archive: Path) -> dict[str, float]:
 def measure_bulk(archive: Path, megapixels: int, model: str, folder: Path) -> dict[str, float]:
     """Measures the bulk job and the bare loop on one archive, in images per second."""
     output = folder / f"labelled_{megapixels}"
-    job = timed(_JOB, [[str(archive)], model, str(output), list(CLASSIFY_COLUMNS)])[1]
+    job = timed(BULK_JOB, [[str(archive)], model, str(output), {}, list(CLASSIFY_COLUMNS)])[1]
     ours = job["members"] / (job["seconds"] - job["startup_seconds"])
-    records = folder / f"photos_{megapixels}.tfrecord"
-    with zipfile.ZipFile(archive) as opened, records.open("wb") as file:
-        for name in opened.namelist():
-            file.write(frame([example(features.ENCODED, opened.read(name))]))
-    bare = timed(_BARE_LOOP, [[str(records)], model, 64, 64])[1]
-    records.unlink()
+    examples = folder / f"examples_{megapixels}"
+    records, _ = write_records(archive, examples, job["members"])
+    bare = timed(_BARE_LOOP, [records, model, 64, 64])[1]
+    shutil.rmtree(examples)
     return {
         f"bulk_{megapixels}mp_images_per_second": ours,
         f"bare_loop_{megapixels}mp_images_per_second": bare,
