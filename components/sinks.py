@@ -7,12 +7,15 @@ thereby decides how it is written atomically.
 import abc
 import csv
 import io
+from collections.abc import Sequence
 from typing import IO, Any, Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.image_sources.batch import Reject
+from components.image_sources.naming import printable
 from components.tfrecord_frames import frame
 from trainer.errors import InputError
 from trainer.json_text import json_text
@@ -175,3 +178,25 @@ def _example(row: dict[str, Any]) -> bytes:
             features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=values))
     example = tf.train.Example(features=tf.train.Features(feature=features))
     return bytes(example.SerializeToString(deterministic=True))
+
+
+REJECT_SCHEMA: Final = pa.schema([(name, pa.string()) for name in Reject._fields])
+"""Columns of the rejects tables of ingest and of the bulk job."""
+
+
+def parquet_table(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> bytes:
+    """Returns rows as a Parquet file; a character that is not UTF-8 is replaced.
+
+    Args:
+        rows: The rows, with values in the order of the columns.
+        schema: The columns.
+    """
+    arrays = [
+        pa.array([printable(v) if isinstance(v, str) else v for v in values], column.type)
+        for column, values in zip(schema, zip(*rows, strict=True), strict=True)
+    ]
+    file = io.BytesIO()
+    sink = ParquetSink(file, schema)
+    sink.write(pa.record_batch(arrays, schema=schema))
+    sink.close()
+    return file.getvalue()

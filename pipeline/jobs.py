@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from components.bulk_inference.config import BulkConfig
 from components.image_example_gen.input_overview import OVERVIEW
 from components.image_sources.config import InputConfig
-from components.image_sources.sources import open_source
+from components.image_sources.sources import ImageSource
 from components.image_sources.spans import resolve
 from components.model_gate.verdict import HEADER
 from pipeline.causes import cause
@@ -145,7 +145,7 @@ def check_input(config: InputConfig) -> None:
     Raises:
         InputError: There is nothing to read; the message tells why and how to fix it.
     """
-    next(open_source(resolve(config).config).units())
+    next(ImageSource(resolve(config).config).units())
 
 
 class _StepDisplay(logging.Handler):

@@ -15,6 +15,7 @@ from components.image_example_gen.account import CONFLICTS_NAMED, Account, dumps
 from components.image_example_gen.parts import STAGING, Part, digests_file, part_name, staged
 from components.image_example_gen.splits import SLOTS, final_split
 from components.image_sources.example_proto import example_class
+from components.sinks import parquet_table
 from components.tfrecord_frames import HEAD_BYTES, TAIL_BYTES, record_spans
 from trainer.data import features
 from trainer.storage import files
@@ -108,7 +109,7 @@ def _move(part: Part, requests: np.ndarray, named: Set[str], output: str) -> Acc
                 continue
         files.move(source, target)
     if table:
-        content = tables.to_parquet(table, tables.DUPLICATES)
+        content = parquet_table(table, tables.DUPLICATES)
         files.write_bytes(f"{output}/{DUPLICATES}/{part.name}.parquet", content)
     return account
 

@@ -23,7 +23,8 @@ from components.image_example_gen.input_overview import OVERVIEW, describe_input
 from components.image_example_gen.workers import Workers, WorkerStartError
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
-from components.image_sources.sources import open_source
+from components.image_sources.sources import ImageSource
+from components.sinks import REJECT_SCHEMA
 from trainer.config import ImageConfig
 from trainer.data import features
 from trainer.errors import InputError
@@ -82,7 +83,7 @@ def ingest(
     with parts.output_explained(output):
         files.remove(f"{output}/{parts.STAGING}")
         files.write_bytes(f"{output}/{parts.STAGING}/begun", b"")
-        units = open_source(config).units()
+        units = ImageSource(config).units()
         with _reported(output, progress, begin):
             _run(job, output, units, make_pipeline(), threads, processes)
         finished = f"{output}/{finishing.ACCOUNTS}"
@@ -92,7 +93,7 @@ def ingest(
             if not account.by_split()[split]:
                 # Readers treat a split without any file as missing.
                 files.write_bytes(f"{output}/Split-{split}/empty.tfrecord", b"")
-        tables.merge(output, parts.REJECTS, REJECTS_FILE, tables.REJECTS)
+        tables.merge(output, parts.REJECTS, REJECTS_FILE, REJECT_SCHEMA)
         tables.merge(output, finishing.DUPLICATES, DUPLICATES_FILE, tables.DUPLICATES)
         account.seconds = time.perf_counter() - begin
         content = json.dumps(account.to_json(), indent=1).encode()

@@ -3,7 +3,6 @@
 It runs on threads, because hashing and decoding release the interpreter lock.
 """
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,6 @@ import numpy as np
 from components.image_checks import (
     ImageFaultError,
     ImageHeader,
-    check,
     encode_png,
     model_pixels,
     to_servable,
@@ -22,6 +20,7 @@ from components.image_example_gen.splits import choose_slots
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import Store
 from components.image_sources.named_counts import NamedCounts
+from components.unit_engine import check_batch
 from trainer.config import ImageConfig
 
 
@@ -71,17 +70,13 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
     Returns:
         Images and rejects, which together are as many as the members and rejects of the batch.
     """
-    limits = job.input.limits
+    checked = check_batch(batch, job.input.limits)
     kept: list[int] = []
     data: list[bytes] = []
     headers: list[ImageHeader] = []
-    rejects = list(batch.rejects)
     converted = reduced = 0
-    for i, found in enumerate(batch.data):
-        header = check(found, limits)
-        if isinstance(header, ImageFaultError):
-            rejects.append(_reject(batch, i, header))
-            continue
+    for i, header in zip(checked.places, checked.headers, strict=True):
+        found = batch.data[i]
         try:
             if job.image is not None and _is_reduced(header, job.image, job.input.store):
                 found = encode_png(model_pixels(found, header, job.image))
@@ -92,14 +87,13 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
             else:
                 verify(found, header)
         except ImageFaultError as fault:
-            rejects.append(_reject(batch, i, fault))
+            checked.refuse(i, fault)
             continue
         kept.append(i)
         data.append(found)
         headers.append(header)
-    content = batch.data if batch.identity is None else batch.identity
-    joined = b"".join([hashlib.sha256(content[i]).digest() for i in kept])
-    digests = np.frombuffer(joined, np.uint8).reshape(-1, 32)
+    content = batch.digests()
+    digests = np.frombuffer(b"".join(content[i] for i in kept), np.uint8).reshape(-1, 32)
     labels = [batch.labels[i] for i in kept]
     splits = [batch.splits[i] for i in kept]
     keys = batch.keys
@@ -113,7 +107,7 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
         named={split for split in splits if split},
         converted=converted,
         reduced=reduced,
-        rejects=rejects,
+        rejects=checked.rejects,
         ignored=batch.ignored,
         renamed=batch.renamed,
         origins=batch.origins,
@@ -125,7 +119,3 @@ def _is_reduced(header: ImageHeader, image: ImageConfig, store: Store) -> bool:
     if store == "auto":
         return header.height * header.width > image.height * image.width
     return store == "model_size"
-
-
-def _reject(batch: MemberBatch, row: int, fault: ImageFaultError) -> Reject:
-    return Reject(batch.source, batch.names[row], fault.stage, fault.reason, fault.detail)

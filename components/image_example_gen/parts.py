@@ -142,9 +142,9 @@ class PartWriter:
         self._stack.close()
         if self._rejects:
             # Only workers that find rejects load Arrow.
-            from components.image_example_gen import tables
+            from components.sinks import REJECT_SCHEMA, parquet_table
 
-            content = tables.to_parquet(self._rejects, tables.REJECTS)
+            content = parquet_table(self._rejects, REJECT_SCHEMA)
             files.write_bytes(f"{self.output}/{REJECTS}/{part_name(self.number)}.parquet", content)
         empty = np.empty(0, duplicates.ROW)
         digests, bounds = duplicates.partition(np.concatenate([empty, *self._packed]))

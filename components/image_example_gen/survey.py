@@ -17,7 +17,7 @@ from components.image_example_gen.inspection import Inspected, inspect
 from components.image_example_gen.splits import final_split
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
-from components.image_sources.sources import open_source
+from components.image_sources.sources import ImageSource
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -79,7 +79,7 @@ def survey(
     """
     account = Account()
     counts: Counter[tuple[int, str | None]] = Counter()
-    units = list(open_source(config).units())
+    units = list(ImageSource(config).units())
     chosen = units if full else units[:: -(-len(units) // _UNITS)]
     begin = now()
     members_read = 0
@@ -116,7 +116,7 @@ def _read_unit(
     """Adds a unit's images to the account; returns the entries read and whether these were all."""
     read = 0
     job = IngestJob(config)
-    batches: Iterator[Inspected] = (inspect(batch, job) for batch in open_source(config).read(unit))
+    batches: Iterator[Inspected] = (inspect(batch, job) for batch in ImageSource(config).read(unit))
     for images in batches:
         account.add(images)
         counts.update(zip(images.slots.tolist(), images.labels, strict=True))

@@ -1,19 +1,13 @@
-"""Writes the rejects and duplicates tables as Parquet, one file per part, merged at the end."""
+"""Merges the parts of the rejects and duplicates tables, and defines the columns of the latter."""
 
 import io
-from collections.abc import Sequence
 from typing import Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from components.image_sources.batch import Reject
-from components.image_sources.naming import printable
 from components.sinks import ParquetSink
 from trainer.storage import files
-
-REJECTS: Final = pa.schema([(name, pa.string()) for name in Reject._fields])
-"""Columns of `rejects.parquet`: source, member, stage, reason, detail."""
 
 DUPLICATES: Final = pa.schema(
     [
@@ -26,20 +20,6 @@ DUPLICATES: Final = pa.schema(
     ]
 )
 """Columns of `duplicates.parquet`: one row per image that has copies, including the kept one."""
-
-
-def to_parquet(rows: Sequence[tuple[object, ...]], schema: pa.Schema) -> bytes:
-    """Serialises rows as one Parquet file."""
-    columns = zip(*rows, strict=True)
-    arrays = [
-        pa.array([printable(v) if isinstance(v, str) else v for v in values], column.type)
-        for column, values in zip(schema, columns, strict=True)
-    ]
-    file = io.BytesIO()
-    sink = ParquetSink(file, schema)
-    sink.write(pa.record_batch(arrays, schema=schema))
-    sink.close()
-    return file.getvalue()
 
 
 def merge(output: str, parts: str, target: str, schema: pa.Schema) -> int:

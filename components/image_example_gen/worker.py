@@ -17,9 +17,9 @@ from typing import Final
 from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.inspection import inspect
 from components.image_example_gen.parts import output_explained
-from components.image_example_gen.units import slices, write_unit
+from components.image_example_gen.units import write_unit
 from components.image_sources.base import WorkUnit
-from components.image_sources.sources import open_source
+from components.image_sources.sources import ImageSource
 from trainer.errors import InputError
 
 WRITE: Final = "write"
@@ -59,8 +59,8 @@ def main() -> None:
 
 def _probe(unit: WorkUnit, job: IngestJob) -> Iterator[str]:
     """Checks images one by one and yields each name before its check."""
-    for batch in open_source(job.input).read(unit):
-        for image in slices(batch, most=1):
+    for batch in ImageSource(job.input).read(unit):
+        for image in batch.slices(most=1, most_bytes=1):
             yield from image.keys
             inspect(image, job)
 

@@ -3,17 +3,23 @@
 Ingest and the bulk job consume both; nothing in this module parses an image.
 """
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
 
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import clean_label, escaped
+
+_OF_WHOLE_BATCH: Final = ("rejects", "ignored", "renamed", "origins")
+"""What a batch holds beside its columns."""
 
 
 class Reject(NamedTuple):
     """Records a member that is not a usable image, as one row of the rejects table.
 
     Attributes:
+        key: The key that the member would have as an image, see `MemberBatch.keys`.
         source: The archive, folder or file that holds the member, as configured.
         member: The member's name in the source; empty if the row is about the whole source.
         stage: Where it failed: `read` (in the source), `check` (header) or `decode` (pixels).
@@ -21,6 +27,7 @@ class Reject(NamedTuple):
         detail: A description of the problem for a human reader.
     """
 
+    key: str
     source: str
     member: str
     stage: str
@@ -46,6 +53,7 @@ class MemberBatch:
             original could not be kept.
         origins: What was taken for labels and splits, see `origins.py`; set by `sources.py`.
         names_are_paths: Whether names are full paths, as in a manifest.
+        start: Position of the first member among those of its unit; set by `sources.py`.
     """
 
     source: str
@@ -59,6 +67,7 @@ class MemberBatch:
     renamed: dict[str, str] = field(default_factory=dict)
     origins: NamedCounts = field(default_factory=NamedCounts)
     names_are_paths: bool = False
+    start: int = 0
 
     def __len__(self) -> int:
         return len(self.data)
@@ -66,9 +75,15 @@ class MemberBatch:
     @property
     def keys(self) -> list[str]:
         """Returns `source/name` of each member, for example `archive.zip/class/1.png`."""
-        if self.names_are_paths:
-            return self.names
-        return [f"{self.source}/{name}" for name in self.names]
+        return self.names if self.names_are_paths else [self._key(name) for name in self.names]
+
+    def _key(self, name: str) -> str:
+        return name if self.names_are_paths and name else f"{self.source}/{name}"
+
+    def digests(self) -> list[bytes]:
+        """Returns the SHA-256 of each member's content, 32 bytes each."""
+        content = self.data if self.identity is None else self.identity
+        return [hashlib.sha256(value).digest() for value in content]
 
     def add(self, name: str, data: bytes, label: str | None, split: str | None) -> None:
         """Appends one member; its label is cleaned."""
@@ -85,7 +100,11 @@ class MemberBatch:
 
     def refuse(self, member: str, reason: str, detail: str) -> None:
         """Appends a member that cannot be read to the rejects."""
-        self.rejects.append(Reject(self.source, member, "read", reason, detail))
+        self.rejects.append(self.reject(member, "read", reason, detail))
+
+    def reject(self, member: str, stage: str, reason: str, detail: str) -> Reject:
+        """Returns the row of the rejects table for one member."""
+        return Reject(self._key(member), self.source, member, stage, reason, detail)
 
     def ignore(self, name: str, reason: str) -> None:
         """Counts an entry that is no image; `reason` is one of `ignored.REASONS`."""
@@ -100,3 +119,36 @@ class MemberBatch:
     def size(self) -> int:
         """Returns the total size of the members in bytes."""
         return sum(map(len, self.data))
+
+    def slices(self, most: int, most_bytes: int) -> Iterator["MemberBatch"]:
+        """Divides the batch; the first slice has all that is in no column.
+
+        Args:
+            most: Most members of a slice.
+            most_bytes: Bytes at which a slice ends.
+        """
+        start = size = 0
+        for stop, data in enumerate(self.data, 1):
+            size += len(data)
+            if stop - start == most or size >= most_bytes or stop == len(self):
+                yield self._slice(start, stop)
+                start, size = stop, 0
+        if not self.data:
+            yield self
+
+    def _slice(self, start: int, stop: int) -> "MemberBatch":
+        if stop - start == len(self):
+            return self
+        columns = replace(
+            self,
+            names=self.names[start:stop],
+            data=self.data[start:stop],
+            labels=self.labels[start:stop],
+            splits=self.splits[start:stop],
+            identity=None if self.identity is None else self.identity[start:stop],
+            start=self.start + start,
+        )
+        if not start:
+            return columns
+        others = {name: type(getattr(self, name))() for name in _OF_WHOLE_BATCH}
+        return replace(columns, **others)

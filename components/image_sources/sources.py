@@ -1,6 +1,6 @@
 """Opens the sources that a configuration names, through one dispatch table of readers.
 
-Ingest and the bulk job call `open_source(config).units()`, then `.read(unit)`.
+Ingest and the bulk job call `ImageSource(config).units()`, then `.read(unit)`.
 """
 
 import importlib
@@ -39,6 +39,8 @@ def reader(image_format: str) -> Reader:
 class ImageSource:
     """Reads all archives of one configuration, one after the other.
 
+    Creating it reads nothing.
+
     Args:
         config: The input section.
     """
@@ -72,11 +74,9 @@ class ImageSource:
         Raises:
             InputError: if the archive as a whole is unreadable.
         """
+        start = 0
         for batch in reader(unit.format).read(unit, self._config):
             batch.origins = origins_of(batch, unit, self._config)
+            batch.start = start
+            start += len(batch)
             yield batch
-
-
-def open_source(config: InputConfig) -> ImageSource:
-    """Returns the source that the configuration names, without reading anything."""
-    return ImageSource(config)

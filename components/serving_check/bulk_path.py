@@ -4,6 +4,7 @@ It uses all of the job except Beam, which only distributes units.
 """
 
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ from components.bulk_inference.config import BulkJob
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.planning.reuse import EarlierRows
 from components.image_sources.config import InputConfig
-from components.image_sources.sources import open_source
+from components.image_sources.sources import ImageSource
+from components.unit_engine import work_through
 from serving import names
 from serving.golden import GoldenSet
 
@@ -50,12 +52,18 @@ def answer_as_bulk_job(model: str, golden: GoldenSet, folder: Path) -> dict[str,
     annotator = Annotator(
         read_card(model), workers=1, max_images=job.batch.max_images, columns=job.columns
     )
-    earlier = EarlierRows(job.output, ())
+    annotate = partial(
+        annotate_batch,
+        skip=frozenset(),
+        config=job,
+        annotator=annotator,
+        earlier=EarlierRows(job.output, ()),
+    )
     found: dict[str, dict[str, object]] = {}
-    source = open_source(job.input)
+    source = ImageSource(job.input)
     for unit in source.units():
-        for batch in source.read(unit):
-            result = annotate_batch(batch, frozenset(), job, annotator, earlier)
+        most = job.batch.max_images
+        for result in work_through(source, unit, annotate, threads=1, most=most):
             for reject in result.rejects:
                 raise ValueError(
                     f"the bulk job rejects golden image {int(Path(reject.member).stem)} as "

@@ -15,7 +15,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from components.image_example_gen.ingest import ingest
 from components.image_sources.config import InputConfig
 from components.image_sources.fingerprint import fingerprint
-from components.image_sources.sources import open_source
+from components.image_sources.sources import ImageSource
 from components.image_sources.spans import resolve
 from tests import archives, emulators
 from trainer.errors import InputError
@@ -115,7 +115,7 @@ def config_of(**values: Any) -> InputConfig:
 
 
 def names_of(config: InputConfig) -> list[str]:
-    source = open_source(config)
+    source = ImageSource(config)
     return [name for unit in source.units() for batch in source.read(unit) for name in batch.names]
 
 
@@ -157,7 +157,7 @@ def test_streams_and_spans(proxy: FlakyProxy) -> None:
 def test_manifest_with_addresses(proxy: FlakyProxy, tmp_path: Path) -> None:
     rows = ["path,label", "gs://images/tree/cat/0.png,cat", "gs://images/tree/none.png,cat"]
     (tmp_path / "m.csv").write_text("\n".join(rows))
-    source = open_source(config_of(paths=str(tmp_path / "m.csv")))
+    source = ImageSource(config_of(paths=str(tmp_path / "m.csv")))
     (batch,) = [batch for unit in source.units() for batch in source.read(unit)]
     assert batch.data == [archives.png(0)]
     assert batch.keys == ["gs://images/tree/cat/0.png"]

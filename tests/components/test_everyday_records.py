@@ -12,7 +12,7 @@ import pytest
 from components.image_sources.config import InputConfig
 from components.image_sources.example_proto import example_class
 from components.image_sources.label_values import LabelValueError, read_label
-from components.image_sources.sources import open_source
+from components.image_sources.sources import ImageSource
 from components.tfrecord_frames import frame
 from tests import archives
 from tests.components.test_image_sources import members, read_all, rejects
@@ -148,7 +148,7 @@ def test_a_configuration_that_went_through_json_asks_for_no_more(tmp_path: Path)
     path = tmp_path / "a.tfrecord"
     path.write_bytes(frame([record()]))
     config = InputConfig.model_validate_json(InputConfig(paths=(str(path),)).model_dump_json())
-    source = open_source(config)
+    source = ImageSource(config)
     assert sum(len(batch) for unit in source.units() for batch in source.read(unit)) == 1
 
 

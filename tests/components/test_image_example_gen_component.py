@@ -9,7 +9,7 @@ import pytest
 
 from components.bulk_inference.config import BulkConfig, BulkJob
 from components.image_sources.config import InputConfig
-from components.image_sources.sources import open_source
+from components.image_sources.sources import ImageSource
 from tests import archives
 from tests.components.test_image_example_gen import read_records
 from trainer.data import features
@@ -138,7 +138,7 @@ def test_an_image_has_the_same_key_in_ingest_and_in_a_bulk_job(
     assert all(name.startswith(str(tmp_path / "data")) for name in ingested)
 
     job = BulkJob.of(BulkConfig(input=InputConfig.model_validate(given), output="table"))
-    source = open_source(job.input)
+    source = ImageSource(job.input)
     labelled = {key for unit in source.units() for batch in source.read(unit) for key in batch.keys}
     assert len(ingested) == len(labelled) - 1
     assert labelled - set(ingested) == {str(tmp_path / "data/new/2.png")}

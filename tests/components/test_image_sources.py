@@ -27,7 +27,7 @@ from components.image_sources.naming import (
     looks_like_split,
     split_of_file,
 )
-from components.image_sources.sources import open_source
+from components.image_sources.sources import ImageSource
 from tests import archives
 from trainer.errors import InputError
 from trainer.storage import listing
@@ -37,7 +37,7 @@ FORMATS = ("tree", "a.zip", "a.tar", "a.tar.gz", "a.tar.zst")
 
 
 def read_all(**config: object) -> list[MemberBatch]:
-    source = open_source(InputConfig.model_validate(config))
+    source = ImageSource(InputConfig.model_validate(config))
     units = list(source.units())
     assert [unit.index for unit in units] == list(range(len(units)))
     return [batch for unit in units for batch in source.read(unit)]
@@ -391,7 +391,7 @@ def test_zip_with_more_than_65535_members(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         for i in range(66_000):
             archive.writestr(f"a/{i}.png", b"")
-    source = open_source(InputConfig(paths=(str(path),)))
+    source = ImageSource(InputConfig(paths=(str(path),)))
     units = list(source.units())
     assert sum(unit.members for unit in units) == 66_000
     assert len(units) == 9

@@ -170,12 +170,12 @@ def test_no_process_outlives_its_parent(tmp_path: Path, sent: signal.Signals) ->
         "from components.image_example_gen import workers\n"
         "from components.image_example_gen.ingest_job import IngestJob\n"
         "from components.image_sources.config import InputConfig\n"
-        "from components.image_sources.sources import open_source\n"
+        "from components.image_sources.sources import ImageSource\n"
         f"workers._MODULE = {failing_worker.__name__!r}\n"
         f"config = InputConfig(paths=({str(path)!r},), units={{'members': 2}})\n"
         f"with workers.Workers(2, IngestJob(config), {str(tmp_path / 'out')!r}, 1) as running:\n"
         "    print('ready', flush=True)\n"
-        "    list(running.write(list(open_source(config).units())))\n"
+        "    list(running.write(list(ImageSource(config).units())))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script],

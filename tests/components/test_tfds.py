@@ -13,7 +13,7 @@ from components.image_example_gen.account import Account
 from components.image_example_gen.ingest import ingest
 from components.image_sources.config import InputConfig
 from components.image_sources.fingerprint import fingerprint
-from components.image_sources.sources import open_source
+from components.image_sources.sources import ImageSource
 from tests import archives
 from trainer.errors import InputError
 
@@ -98,5 +98,5 @@ def test_three_ways_to_the_same_counts(data_dir: Path, tmp_path: Path) -> None:
 def test_unusable_datasets(data_dir: Path, path: str, tfds: dict[str, str], message: str) -> None:
     config = {"paths": path, "tfds": {"data_dir": str(data_dir), **tfds}}
     with pytest.raises(InputError, match=message) as caught:
-        list(open_source(InputConfig.model_validate(config)).units())
+        list(ImageSource(InputConfig.model_validate(config)).units())
     assert "\n" not in str(caught.value)

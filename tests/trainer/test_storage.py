@@ -224,7 +224,7 @@ def test_a_store_that_does_not_answer_is_no_damage(
 def test_images_are_read_alike_from_every_place(store: str, tmp_path: Path, name: str) -> None:
     from components.image_sources.config import InputConfig, UnitsConfig
     from components.image_sources.fingerprint import fingerprint
-    from components.image_sources.sources import open_source
+    from components.image_sources.sources import ImageSource
 
     images = archives.classes(30)
     (tmp_path / "in" / "day-1").mkdir(parents=True)
@@ -235,7 +235,7 @@ def test_images_are_read_alike_from_every_place(store: str, tmp_path: Path, name
 
     def read(folder: str) -> dict[str, bytes]:
         config = InputConfig(paths=(f"{folder}/{name}",), units=UnitsConfig(members=20))
-        source = open_source(config)
+        source = ImageSource(config)
         batches = [batch for unit in source.units() for batch in source.read(unit)]
         assert fingerprint(config) == fingerprint(config)
         return {

@@ -4,22 +4,27 @@
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.bulk_inference.annotation import decoding
+from components.bulk_inference.annotation.decoding import ModelCall, model_calls
 from components.bulk_inference.annotation.handler import Annotator, Outputs
 from components.bulk_inference.annotation.schema import Annotated, rows, table_schema
 from components.bulk_inference.config import BulkJob
 from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.output.counts import Counts
 from components.bulk_inference.planning.reuse import EarlierRows
-from components.image_checks import ImageFaultError, ImageHeader
+from components.image_checks import ImageFaultError, ImageHeader, model_pixels, to_signature
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.named_counts import NamedCounts
+from components.unit_engine import CheckedBatch, check_batch
+
+ResultT = TypeVar("ResultT")
 
 
 @dataclass
@@ -37,14 +42,14 @@ class BatchResult:
         drift: Sums for the drift report.
     """
 
-    members: int = 0
-    ignored: NamedCounts = field(default_factory=NamedCounts)
-    renamed: dict[str, str] = field(default_factory=dict)
-    rows: pa.RecordBatch | None = None
-    rejects: list[Reject] = field(default_factory=list)
-    duplicates: list[tuple[str, str]] = field(default_factory=list)
-    reused: int = 0
-    drift: DriftSums | None = None
+    members: int
+    ignored: NamedCounts
+    renamed: dict[str, str]
+    rows: pa.RecordBatch | None
+    rejects: list[Reject]
+    duplicates: list[tuple[str, str]]
+    reused: int
+    drift: DriftSums
 
     @property
     def counts(self) -> Counts:
@@ -77,52 +82,43 @@ def annotate_batch(
 
     Args:
         batch: A batch of a source.
-        skip: Positions in the batch of copies to skip.
+        skip: Positions in the unit of copies to skip.
         config: The job.
         annotator: The model.
         earlier: Rows of an earlier version of the archive.
     """
-    result = BatchResult(
-        members=batch.members,
-        ignored=batch.ignored,
-        renamed=batch.renamed,
-        rejects=list(batch.rejects),
-    )
-    if not len(batch):
-        return result
-    drift = result.drift = DriftSums(annotator.card)
-    sha256 = decoding.digests(batch)
-    for place in sorted(skip):
-        result.duplicates.append((batch.keys[place], sha256[place]))
-    known = earlier.find(batch, sha256, skip)
-    checked = decoding.check_batch(batch, skip | known.keys(), config.input.limits)
-    result.rejects.extend(checked.rejects)
+    copies = frozenset(at for at in range(len(batch)) if batch.start + at in skip)
+    digests = batch.digests()
+    known = earlier.find(batch, digests, copies)
+    checked = check_batch(batch, config.input.limits, copies | known.keys())
+    drift = DriftSums(annotator.card)
     schema = table_schema(config.columns, annotator.card)
     parts: list[pa.RecordBatch] = []
     order: list[int] = []
-    here = [annotator.decodes_here(header) for header in checked.headers]
-    areas = _areas(checked.headers, here, annotator.card.image_shape)
-    for begin, end in decoding.chunks(areas, config.batch):
-        places = checked.places[begin:end]
-        headers = checked.headers[begin:end]
-        outputs, faults = _outputs(
-            [batch.data[place] for place in places], headers, here[begin:end], annotator, drift
-        )
-        for at, fault in sorted(faults.items()):
-            result.rejects.append(decoding.reject_of(batch, places[at], fault))
-        kept = [at for at in range(len(places)) if at not in faults]
+    calls = model_calls(
+        checked.headers, annotator.decodes_here, annotator.card.image_config, config.batch
+    )
+    for call in calls:
+        kept, outputs = _outputs(call, checked, annotator, drift)
         if kept:
-            columns = _columns(batch, sha256, places, headers, kept, outputs)
+            columns = _columns(checked, kept, digests, outputs)
             drift.add_answers(columns.outputs)
             drift.add_files(columns.formats, columns.widths, columns.heights)
             parts.append(rows(columns, schema, annotator.card))
-            order.extend(places[at] for at in kept)
+            order.extend(checked.places[at] for at in kept)
     if known:
         parts.append(earlier.take(batch, known, schema))
         order.extend(known)
-        result.reused = len(known)
-    result.rows = _sorted(parts, order)
-    return result
+    return BatchResult(
+        members=batch.members,
+        ignored=batch.ignored,
+        renamed=batch.renamed,
+        rows=_sorted(parts, order),
+        rejects=checked.rejects,
+        duplicates=[(batch.keys[at], digests[at].hex()) for at in sorted(copies)],
+        reused=len(known),
+        drift=drift,
+    )
 
 
 def _sorted(parts: list[pa.RecordBatch], order: list[int]) -> pa.RecordBatch | None:
@@ -135,95 +131,73 @@ def _sorted(parts: list[pa.RecordBatch], order: list[int]) -> pa.RecordBatch | N
     return table.to_batches()[0]
 
 
-def _areas(headers: list[ImageHeader], here: list[bool], shape: tuple[int, int, int]) -> list[int]:
-    """Returns the pixels of each image in a model call: of the model's size if decoded here."""
-    fitted = shape[0] * shape[1]
-    return [
-        fitted if is_here else header.height * header.width
-        for header, is_here in zip(headers, here, strict=True)
-    ]
-
-
 def _outputs(
-    files: list[bytes],
-    headers: list[ImageHeader],
-    is_here: list[bool],
-    annotator: Annotator,
-    drift: DriftSums,
-) -> tuple[Outputs, dict[int, ImageFaultError]]:
-    """Runs the model; returns outputs [n, ...] in file order, and faults by position.
+    call: ModelCall, checked: CheckedBatch, annotator: Annotator, drift: DriftSums
+) -> tuple[list[int], Outputs]:
+    """Decodes images and runs the model on them.
 
     Args:
-        files: The image files.
-        headers: Their headers.
-        is_here: Which of them are decoded here, and not by the model's graph.
+        call: The images.
+        checked: The batch, which receives the rejects.
         annotator: The model.
         drift: Receives the pixels of images that are decoded here.
+
+    Returns:
+        The positions of the images that have an answer, and the outputs [n, ...] of these.
     """
-    faults: dict[int, ImageFaultError] = {}
-    pieces: list[tuple[list[int], Outputs]] = []
-
-    def keep(places: list[int], answer: tuple[Outputs, dict[int, str]]) -> None:
-        outputs, failed = answer
-        for at, message in failed.items():
-            faults[places[at]] = ImageFaultError("model", "model_failed", message)
-        if outputs:
-            pieces.append((places, outputs))
-
-    by_graph = [at for at, ours in enumerate(is_here) if not ours]
-    here = [at for at, ours in enumerate(is_here) if ours]
-    if by_graph:
-        accepted, bad = decoding.for_signatures(
-            [files[at] for at in by_graph], [headers[at] for at in by_graph]
-        )
-        faults.update({by_graph[at]: fault for at, fault in bad.items()})
-        if accepted:
-            places = [by_graph[at] for at in accepted]
-            keep(places, annotator.annotate_bytes(list(accepted.values())))
-    if here:
-        kept, pixels, bad = decoding.decode_all(
-            [files[at] for at in here], [headers[at] for at in here], annotator.card.image_config
-        )
-        faults.update({here[at]: fault for at, fault in bad.items()})
-        if kept:
-            drift.add_pixels(pixels)
-            keep([here[at] for at in kept], annotator.annotate_pixels(pixels))
-    return _in_order(pieces, len(files)), faults
+    image = annotator.card.image_config
+    kept: list[int] = []
+    if call.is_decoded_here:
+        pixels = np.empty((len(call.at), *image.shape), np.uint8)
+        for at, decoded in _each(
+            call, checked, lambda data, header: model_pixels(data, header, image)
+        ):
+            pixels[len(kept)] = decoded
+            kept.append(at)
+        drift.add_pixels(pixels[: len(kept)])
+        outputs, failed = annotator.annotate_pixels(pixels[: len(kept)])
+    else:
+        files = dict(_each(call, checked, to_signature))
+        kept = list(files)
+        outputs, failed = annotator.annotate_bytes(list(files.values()))
+    for place, message in failed.items():
+        fault = ImageFaultError("model", "model_failed", message)
+        checked.refuse(checked.places[kept[place]], fault)
+    if not failed:
+        return kept, outputs
+    answered = [place for place in range(len(kept)) if place not in failed]
+    chosen = {name: value[answered] for name, value in outputs.items()}
+    return [kept[place] for place in answered], chosen
 
 
-def _in_order(pieces: list[tuple[list[int], Outputs]], count: int) -> Outputs:
-    if not pieces:
-        return {}
-    if len(pieces) == 1 and pieces[0][0] == list(range(count)):
-        return pieces[0][1]
-    merged: Outputs = {}
-    for name, sample in pieces[0][1].items():
-        merged[name] = np.zeros((count, *sample.shape[1:]), sample.dtype)
-        for places, outputs in pieces:
-            merged[name][places] = outputs[name]
-    return merged
+def _each(
+    call: ModelCall, checked: CheckedBatch, convert: Callable[[bytes, ImageHeader], ResultT]
+) -> Iterator[tuple[int, ResultT]]:
+    """Yields position and conversion of each image of a call; refuses those with a fault."""
+    for at in call.at:
+        place = checked.places[at]
+        try:
+            yield at, convert(checked.batch.data[place], checked.headers[at])
+        except ImageFaultError as fault:
+            checked.refuse(place, fault)
 
 
 def _columns(
-    batch: MemberBatch,
-    sha256: list[str],
-    places: list[int],
-    headers: list[ImageHeader],
-    kept: list[int],
-    outputs: Outputs,
+    checked: CheckedBatch, kept: list[int], digests: list[bytes], outputs: Outputs
 ) -> Annotated:
-    chosen = [places[at] for at in kept]
+    batch = checked.batch
+    places = [checked.places[at] for at in kept]
+    headers = [checked.headers[at] for at in kept]
     keys = batch.keys
-    heights, widths = np.array([headers[at].upright_size for at in kept], np.int32).T
-    whole = len(kept) == len(places)
+    heights, widths = np.array([header.upright_size for header in headers], np.int32).T
     return Annotated(
         source=batch.source,
-        keys=[keys[place] for place in chosen],
-        members=[batch.names[place] for place in chosen],
-        sha256=[sha256[place] for place in chosen],
-        formats=[headers[at].format for at in kept],
+        keys=[keys[place] for place in places],
+        members=[batch.names[place] for place in places],
+        sha256=[digests[place].hex() for place in places],
+        formats=[header.format for header in headers],
         widths=widths,
         heights=heights,
-        given=[batch.labels[place] for place in chosen],
-        outputs=outputs if whole else {name: value[kept] for name, value in outputs.items()},
+        given=[batch.labels[place] for place in places],
+        outputs=outputs,
     )

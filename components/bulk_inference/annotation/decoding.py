@@ -1,140 +1,61 @@
-"""Checks and decodes batches of image files, and records the rejects.
+"""Chooses the way from each image file to the model's pixels, and groups images into model calls.
 
-It runs on the worker's threads; OpenCV and hashlib release the interpreter lock.
+`batch_rows.py` calls it on the worker's threads, `handler.py` to try a way once.
 """
 
-import hashlib
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 from components.bulk_inference.config import BatchConfig
-from components.image_checks import (
-    ImageFaultError,
-    ImageHeader,
-    check,
-    jpeg_ratio,
-    model_pixels,
-    to_signature,
-)
-from components.image_sources.batch import MemberBatch, Reject
-from components.image_sources.config import LimitsConfig
+from components.image_checks import ImageHeader, jpeg_ratio
 from trainer.config import ImageConfig
 from trainer.data.scales import KEPT_SCALE
 
 
-@dataclass
-class Checked:
-    """Separates the members with valid headers from the rejects.
+class ModelCall(NamedTuple):
+    """Names the images that one call of the model takes.
 
     Attributes:
-        places: Positions in the batch of the members that may be decoded.
-        headers: The headers of these members.
-        rejects: The members whose headers are invalid.
+        at: Their positions among the images asked about, ascending.
+        is_decoded_here: Whether they are decoded here, and not by the model's graph.
     """
 
-    places: list[int] = field(default_factory=list)
-    headers: list[ImageHeader] = field(default_factory=list)
-    rejects: list[Reject] = field(default_factory=list)
+    at: list[int]
+    is_decoded_here: bool
 
 
-def digests(batch: MemberBatch) -> list[str]:
-    """Returns the SHA-256 of every member's bytes as 64 lower-case hexadecimal digits."""
-    return [hashlib.sha256(data).hexdigest() for data in batch.data]
-
-
-def check_batch(batch: MemberBatch, skip: Collection[int], limits: LimitsConfig) -> Checked:
-    """Validates the headers without decoding any pixels.
+def model_calls(
+    headers: Sequence[ImageHeader],
+    decodes_here: Callable[[ImageHeader], bool],
+    image: ImageConfig,
+    limits: BatchConfig,
+) -> Iterator[ModelCall]:
+    """Groups images into model calls that are bounded in images and pixels.
 
     Args:
-        batch: A batch of a source.
-        skip: Positions to skip.
-        limits: Limits on bytes, pixels and ratio.
+        headers: The headers of the images.
+        decodes_here: Returns whether an image may be decoded outside the model's graph.
+        image: What the model needs. An image that is decoded here has its size in the call.
+        limits: The bounds; an image above the limit on pixels gets a call of its own.
     """
-    checked = Checked()
-    for place, data in enumerate(batch.data):
-        if place in skip:
-            continue
-        header = check(data, limits)
-        if isinstance(header, ImageFaultError):
-            checked.rejects.append(reject_of(batch, place, header))
-        else:
-            checked.places.append(place)
-            checked.headers.append(header)
-    return checked
-
-
-def reject_of(batch: MemberBatch, place: int, fault: ImageFaultError) -> Reject:
-    """Returns the row of the rejects table for one member."""
-    return Reject(batch.source, batch.names[place], fault.stage, fault.reason, fault.detail)
-
-
-def chunks(areas: Sequence[int], config: BatchConfig) -> Iterator[tuple[int, int]]:
-    """Divides images into model calls by number of pixels and images.
-
-    Args:
-        areas: Pixels that each image has in a call, in order.
-        config: The limits; an image above the limit on pixels gets a call of its own.
-
-    Yields:
-        Start and exclusive end of each call.
-    """
-    begin = pixels = 0
-    for place, area in enumerate(areas):
-        full = place - begin >= config.max_images or pixels + area > config.max_pixels
-        if full and place > begin:
-            yield begin, place
-            begin, pixels = place, 0
-        pixels += area
-    if begin < len(areas):
-        yield begin, len(areas)
-
-
-def decode_all(
-    files: Sequence[bytes], headers: Sequence[ImageHeader], image: ImageConfig
-) -> tuple[list[int], np.ndarray, dict[int, ImageFaultError]]:
-    """Decodes images to the model's pixels.
-
-    Args:
-        files: The image files.
-        headers: Their headers.
-        image: What the model needs.
-
-    Returns:
-        The positions of the images that can be decoded, their pixels, uint8 [n, height, width,
-        channels], and the faults of the others, by position.
-    """
-    kept: list[int] = []
-    pixels = np.empty((len(files), *image.shape), np.uint8)
-    faults: dict[int, ImageFaultError] = {}
-    for place, (data, header) in enumerate(zip(files, headers, strict=True)):
-        try:
-            pixels[len(kept)] = model_pixels(data, header, image)
-            kept.append(place)
-        except ImageFaultError as fault:
-            faults[place] = fault
-    return kept, pixels[: len(kept)], faults
-
-
-def for_signatures(
-    files: Sequence[bytes], headers: Sequence[ImageHeader]
-) -> tuple[dict[int, bytes], dict[int, ImageFaultError]]:
-    """Converts the files that the model's signatures would refuse.
-
-    Returns:
-        Files and faults, by position.
-    """
-    accepted: dict[int, bytes] = {}
-    faults: dict[int, ImageFaultError] = {}
-    for place, (data, header) in enumerate(zip(files, headers, strict=True)):
-        try:
-            accepted[place] = to_signature(data, header)
-        except ImageFaultError as fault:
-            faults[place] = fault
-    return accepted, faults
+    here = [decodes_here(header) for header in headers]
+    for is_here in (True, False):
+        call: list[int] = []
+        pixels = 0
+        for at, header in enumerate(headers):
+            if here[at] is not is_here:
+                continue
+            area = image.height * image.width if is_here else header.height * header.width
+            if call and (len(call) >= limits.max_images or pixels + area > limits.max_pixels):
+                yield ModelCall(call, is_here)
+                call, pixels = [], 0
+            call.append(at)
+            pixels += area
+        if call:
+            yield ModelCall(call, is_here)
 
 
 class Route(NamedTuple):

@@ -22,14 +22,14 @@ from trainer.storage import files
 _LOG = logging.getLogger(__name__)
 
 _ROWS: Final = 64
-"""Multiple to which model calls are padded, so that the graph sees few shapes. The exact bits of a
-row depend on the shape of its call and on its position, because kernels for other shapes round in
-another order. A unit is always divided into the same calls, so on one machine a resumed job
-reproduces the table of an uninterrupted one bit for bit; all other results agree within
-`serving.tolerance`."""
+"""Multiple to which model calls are padded; smaller ones are padded to a power of two, so that the
+graph sees few shapes. The exact bits of a row depend on the shape of its call and on its position,
+because kernels for other shapes round in another order. A unit is always divided into the same
+calls, so on one machine a resumed job reproduces the table of an uninterrupted one bit for bit; all
+other results agree within `serving.tolerance`."""
 
 _FEWEST_ROWS: Final = 8
-"""Smallest number of rows of a call that is not padded to `_ROWS`, because memory is short."""
+"""Smallest number of rows of a call."""
 
 _ALWAYS: Final = (names.LABEL_INDEX, names.PROBABILITY, names.PROBABILITIES, names.EMBEDDING)
 """Outputs of the encoder and the classifier, which checks of answers and the drift report read."""
@@ -131,8 +131,7 @@ class Annotator:
         import tensorflow as tf
 
         count = len(values)
-        rows = _ROWS if self._limit >= _ROWS else _FEWEST_ROWS
-        missing = -count % rows if rows == _ROWS else max(0, rows - count)
+        missing = _padded(count, self._limit) - count
         if missing:
             filler = self._filler if values.ndim == 1 else values[-1:]
             values = np.concatenate([values, np.repeat(filler, missing, axis=0)])
@@ -146,7 +145,7 @@ class Annotator:
 
         parts: list[Outputs] = []
         faults: dict[int, str] = {}
-        todo = [(0, count)]
+        todo = [(0, count)] if count else []
         while todo:
             begin, end = todo.pop()
             limit = self._limit
@@ -279,6 +278,14 @@ class _KeptAlive:
 
     def __call__(self, **tensors: Any) -> dict[str, Any]:
         return self._function(**tensors)
+
+
+def _padded(count: int, limit: int) -> int:
+    """Returns the number of rows of a call for `count` images, of which memory takes `limit`."""
+    if count >= _ROWS:
+        return count + -count % _ROWS
+    rows = max(_FEWEST_ROWS, 1 << (count - 1).bit_length())
+    return rows if rows <= limit else max(_FEWEST_ROWS, count)
 
 
 def _first_line(error: BaseException) -> str:

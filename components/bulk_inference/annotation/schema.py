@@ -28,7 +28,8 @@ class Annotated:
         source: The archive.
         keys: `archive/member`, or the path in a manifest.
         members: Member names inside the archive.
-        sha256: SHA-256 of the original bytes, 64 hexadecimal digits.
+        sha256: SHA-256 of the original bytes, or of the pixels where a source holds pixels, as
+            64 hexadecimal digits.
         formats: `png`, `jpeg`, ...
         widths: int32 [n], pixels, upright.
         heights: int32 [n], pixels, upright.
@@ -233,18 +234,6 @@ def rows(batch: Annotated, schema: pa.Schema, card: ModelCard) -> pa.RecordBatch
     arrays = [COLUMNS[name].fill(batch, card) for name in schema.names]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
-
-REJECT_SCHEMA: Final = pa.schema(
-    [
-        ("key", _TEXT),
-        ("source", _TEXT),
-        ("member", _TEXT),
-        ("stage", _TEXT),
-        ("reason", _TEXT),
-        ("detail", _TEXT),
-    ]
-)
-"""Columns of the rejects table."""
 
 DUPLICATE_SCHEMA: Final = pa.schema([("key", _TEXT), ("sha256", _TEXT)])
 """Columns of the table of skipped copies; the copy that was kept has the same SHA-256."""

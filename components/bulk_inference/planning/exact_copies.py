@@ -17,7 +17,7 @@ import numpy as np
 from components.bulk_inference.config import BulkJob
 from components.bulk_inference.output import ledger
 from components.bulk_inference.planning.work_units import PlannedUnit
-from components.image_sources.sources import open_source
+from components.image_sources.sources import ImageSource
 from trainer.storage import files
 
 _BYTES: Final = 32
@@ -40,11 +40,8 @@ def hash_unit(planned: PlannedUnit, config: BulkJob) -> int:
     Returns:
         The number of its members without rejects.
     """
-    digests = [
-        hashlib.sha256(data).digest()
-        for batch in open_source(config.input).read(planned.unit)
-        for data in batch.data
-    ]
+    batches = ImageSource(config.input).read(planned.unit)
+    digests = [digest for batch in batches for digest in batch.digests()]
     files.write_bytes(hashes_path(config.output, planned.name), b"".join(digests))
     return len(digests)
 

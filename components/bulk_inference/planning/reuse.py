@@ -33,12 +33,14 @@ class EarlierRows:
     def __init__(self, output: str, shards: tuple[str, ...]) -> None:
         self._paths = [posixpath.join(output, shard) for shard in shards]
 
-    def find(self, batch: MemberBatch, sha256: list[str], skip: frozenset[int]) -> dict[int, Place]:
+    def find(
+        self, batch: MemberBatch, digests: list[bytes], skip: frozenset[int]
+    ) -> dict[int, Place]:
         """Finds the earlier rows of a batch's members.
 
         Args:
             batch: A batch of a source.
-            sha256: SHA-256 of each member.
+            digests: SHA-256 of each member.
             skip: Positions to skip.
 
         Returns:
@@ -48,8 +50,8 @@ class EarlierRows:
             return {}
         known = _index(tuple(self._paths))
         found = {}
-        for at, (name, digest) in enumerate(zip(batch.names, sha256, strict=True)):
-            place = known.get((name, bytes.fromhex(digest)))
+        for at, (name, digest) in enumerate(zip(batch.names, digests, strict=True)):
+            place = known.get((name, digest))
             if place is not None and at not in skip:
                 found[at] = place
         return found

@@ -15,7 +15,7 @@ from components.bulk_inference.config import BulkJob
 from components.image_sources import folder
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
-from components.image_sources.sources import open_source
+from components.image_sources.sources import ImageSource
 from trainer.storage import files
 
 
@@ -47,7 +47,7 @@ def plan_units(config: BulkJob) -> Iterator[PlannedUnit]:
         InputError: if there is nothing to read.
     """
     ordinals: Counter[str] = Counter()
-    for unit in open_source(config.input).units():
+    for unit in ImageSource(config.input).units():
         ordinal = ordinals[unit.source]
         ordinals[unit.source] += 1
         digest = hashlib.sha256(f"{unit.source}\0{unit.format}\0".encode())

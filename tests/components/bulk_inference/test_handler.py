@@ -91,8 +91,8 @@ def test_the_batch_is_halved_when_memory_runs_out_and_stays_so(
     outputs, faults = annotator.annotate_pixels(images)
     assert faults == {}
     assert annotator.batch_limit == 64
-    # 200 are padded to 256; half of 200 is cut to a whole tile.
-    assert sizes == [256, 64, 64, 64, 64]
+    # 200 are padded to 256; half of 200 is cut to a whole tile, and 8 are left at the end.
+    assert sizes == [256, 64, 64, 64, 8]
     assert_same_answers(outputs, expected)
     sizes.clear()
     annotator.annotate_pixels(images)
@@ -224,3 +224,13 @@ def test_a_table_without_the_decoders_columns_has_the_other_ones(
     fast, whole = read_table(tmp_path / "fast"), read_table(tmp_path / "whole")
     assert fast.column_names == list(columns)
     assert_same_table(fast, whole.select(columns))
+
+
+def test_small_calls_are_padded_to_few_shapes(
+    annotator: Annotator, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = wrap(annotator, monkeypatch, lambda _: None)
+    for count in (1, 8, 9, 17, 63, 65, 130):
+        annotator.annotate_pixels(images[:count])
+    assert sizes == [8, 8, 16, 32, 64, 128, 192]
+    assert annotator.annotate_pixels(images[:0]) == ({}, {})

@@ -22,9 +22,9 @@ from components.bulk_inference.job import run_bulk
 from components.image_checks import ImageHeader
 from components.image_example_gen import records
 from components.image_example_gen.account import Account, name_of
-from components.image_example_gen.tables import REJECTS, to_parquet
 from components.image_sources.config import InputConfig, LabelsConfig
 from components.model_gate.verdict import VERDICT_JSON, Check, Result, Verdict
+from components.sinks import REJECT_SCHEMA, parquet_table
 from pipeline.report.album import decode_picture
 from pipeline.runs.run import Run
 from pipeline.runs.step import Step
@@ -96,8 +96,9 @@ def run(tmp_path: Path, model: Path, images: Images) -> Run:
     _write_examples(examples, images)
     archive = root / "rejected.zip"
     write_zip(archive, {f"{SCRIPT.replace('/', '')}.png": images.files[0]})
-    rejected = (str(archive), f"{SCRIPT.replace('/', '')}.png", "check", "too_large", CLASSES[1])
-    (examples / "rejects.parquet").write_bytes(to_parquet([rejected], REJECTS))
+    member = f"{SCRIPT.replace('/', '')}.png"
+    rejected = (f"{archive}/{member}", str(archive), member, "check", "too_large", CLASSES[1])
+    (examples / "rejects.parquet").write_bytes(parquet_table([rejected], REJECT_SCHEMA))
 
     statistics = root / "statistics"
     _write_statistics(statistics / "Split-train")
