@@ -3,9 +3,9 @@
 Planning happens once, in the process that starts the job; the units are sent to workers.
 """
 
-from collections.abc import Callable, Iterator
+import abc
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
@@ -36,17 +36,33 @@ class WorkUnit:
     extra: bytes = b""
 
 
-class Reader(NamedTuple):
-    """Holds the two functions of one format's entry in the dispatch table.
+class Reader(abc.ABC):
+    """Plans and reads the units of one format.
 
-    Attributes:
-        plan: Plans the units of one file or folder; the caller assigns index and split. It streams,
-            so that memory does not grow with the number of members. It raises `InputError` if
-            the archive cannot be opened.
-        read: Reads one unit, possibly in a process other than the one that planned it, in batches
-            of at most `units.batch` members in source order. It raises `InputError` if the archive
-            as a whole is unreadable.
+    Args:
+        config: The input section, with spans resolved.
     """
 
-    plan: Callable[[str, InputConfig], Iterator[WorkUnit]]
-    read: Callable[[WorkUnit, InputConfig], Iterator[MemberBatch]]
+    def __init__(self, config: InputConfig) -> None:
+        self.config = config
+
+    @abc.abstractmethod
+    def plan(self, path: str) -> Iterator[WorkUnit]:
+        """Plans the units of one file or folder; the caller assigns index and split.
+
+        It streams, so that memory does not grow with the number of members.
+
+        Raises:
+            InputError: if the archive cannot be opened.
+        """
+
+    @abc.abstractmethod
+    def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
+        """Reads one unit, possibly in a process other than the one that planned it.
+
+        Yields:
+            Batches of at most `units.batch` members, in source order.
+
+        Raises:
+            InputError: if the archive as a whole is unreadable.
+        """

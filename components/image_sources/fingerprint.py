@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import Final
 
 from components.image_sources.config import InputConfig
-from components.image_sources.locate import locate
+from components.image_sources.locate import Locator
 from components.image_sources.zip_directory import find_directory
 from trainer.errors import InputError
 from trainer.progress import PROGRESS_LOGGER
 from trainer.storage import files
+from trainer.storage.config import StorageConfig
 
 _SAMPLES: Final = 64
 _SAMPLE_BYTES: Final = 64 * 1024
@@ -44,7 +45,7 @@ def fingerprint(config: InputConfig) -> str:
         InputError: if a path does not exist.
     """
     digest = hashlib.sha256()
-    for path, image_format in locate(config):
+    for path, image_format in Locator(config).sources():
         # Without its folders: the same images elsewhere are no reason to train on them again.
         name = path if files.is_remote(path) else os.path.basename(path.rstrip(os.sep))
         digest.update(f"{image_format}\0{name}\n".encode("utf-8", "surrogateescape"))
@@ -56,33 +57,33 @@ def fingerprint(config: InputConfig) -> str:
 def _facts(path: str, image_format: str, config: InputConfig) -> Iterator[bytes]:
     """Yields the bytes that identify one file, folder or dataset."""
     if image_format == "zip":
-        yield from _zip_facts(path, config)
+        yield from _zip_facts(path, config.storage)
     elif image_format == "tfds":
-        from components.image_sources import tfds
+        from components.image_sources.tfds import TFDSReader
 
-        for shard in tfds.shard_files(path, config):
-            yield from _file_facts(shard, config)
+        for shard in TFDSReader(config).shard_files(path):
+            yield from _file_facts(shard, config.storage)
     elif image_format == "folder" and files.is_remote(path):
-        yield from _object_facts(path, config)
+        yield from _object_facts(path, config.storage)
     elif image_format == "folder":
         for name in files.walk(path):
             yield _stat_facts(os.path.join(path, name), name)
     else:
-        yield from _file_facts(path, config)
+        yield from _file_facts(path, config.storage)
         if image_format == "manifest":
-            from components.image_sources import manifest
+            from components.image_sources.manifest import ManifestReader
 
             folders = _ObjectFolders()
-            for name in manifest.named_files(path, config):
+            for name in ManifestReader(config).named_files(path):
                 if files.is_remote(name):
                     folders.add(name)
                 else:
                     yield _stat_facts(name, name)
-            yield from folders.facts(config)
+            yield from folders.facts(config.storage)
         elif image_format == "idx":
-            from components.image_sources import idx
+            from components.image_sources.idx import IdxReader
 
-            yield from _file_facts(idx.label_file(path, config), config)
+            yield from _file_facts(IdxReader(config).label_file(path), config.storage)
 
 
 class _ObjectFolders:
@@ -110,19 +111,19 @@ class _ObjectFolders:
                 return
             self._folders, self._with_all_below = above, True
 
-    def facts(self, config: InputConfig) -> Iterator[bytes]:
+    def facts(self, storage: StorageConfig) -> Iterator[bytes]:
         """Yields name, size and generation of every object in the folders."""
         for folder in sorted(self._folders):
             try:
-                yield from _object_facts(folder, config, below=self._with_all_below)
+                yield from _object_facts(folder, storage, below=self._with_all_below)
             except InputError as error:
                 # The folder's images become rejects later, or can be read without being listed.
                 _LOG.warning("%s; changes of objects there go unnoticed", error)
 
 
-def _object_facts(folder: str, config: InputConfig, *, below: bool = True) -> Iterator[bytes]:
+def _object_facts(folder: str, storage: StorageConfig, *, below: bool = True) -> Iterator[bytes]:
     """Yields name, size and version of the objects under a folder, or only of those in it."""
-    for name, facts in files.entries(folder, config.storage, below=below):
+    for name, facts in files.entries(folder, storage, below=below):
         # The name within the bucket.
         address = f"{folder.rstrip('/')}/{name}".split("/", 3)[3]
         yield f"{address}\0{facts.size} {facts.version}\n".encode()
@@ -133,9 +134,9 @@ def _above(folder: str) -> str:
     return folder.rpartition("/")[0] if folder.count("/") > _BUCKET_SLASHES else folder
 
 
-def _zip_facts(path: str, config: InputConfig) -> Iterator[bytes]:
+def _zip_facts(path: str, storage: StorageConfig) -> Iterator[bytes]:
     """Yields the size and the central directory of a zip."""
-    file = files.open_ranged(path, config.storage)
+    file = files.open_ranged(path, storage)
     try:
         directory = find_directory(path, file)
         yield str(file.size).encode()
@@ -145,13 +146,13 @@ def _zip_facts(path: str, config: InputConfig) -> Iterator[bytes]:
         file.close()
 
 
-def _file_facts(path: str, config: InputConfig) -> Iterator[bytes]:
+def _file_facts(path: str, storage: StorageConfig) -> Iterator[bytes]:
     """Yields size, version, and samples from the first to the last byte."""
-    size, version, _ = files.stat(path, config.storage)
+    size, version, _ = files.stat(path, storage)
     yield f"{size} {version}".encode()
     if files.is_remote(path):
         return
-    file = files.open_ranged(path, config.storage)
+    file = files.open_ranged(path, storage)
     try:
         step = max(_SAMPLE_BYTES, (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
         for at in range(0, size, step):

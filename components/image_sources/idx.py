@@ -16,9 +16,8 @@ from typing import BinaryIO, Final, NamedTuple
 import numpy as np
 
 from components.image_checks import encode_png
-from components.image_sources.base import WorkUnit
+from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import InputConfig
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.locate import idx_side_files
 from trainer.errors import InputError
@@ -32,119 +31,120 @@ class _Header(NamedTuple):
     shape: tuple[int, ...]
 
 
-def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
-    """Plans units of rows; a gzipped file is one unit."""
-    with _open(path, config) as stream:
-        header = _header(path, stream)
-    if math.prod(header.shape) > min(config.limits.max_bytes, config.limits.max_pixels * 4):
-        raise InputError(f"{path}: images of {header.shape} pixels pass limits.max_pixels")
-    if not path.endswith(".gz"):
-        _check_size(path, header, config)
-    if config.labels.source == "auto":
-        _check_labels(path, header.rows, config)
-    step = header.rows if path.endswith(".gz") else config.units.members
-    for start in range(0, header.rows, max(step, 1)):
-        stop = min(start + step, header.rows)
-        yield WorkUnit(0, path, "idx", start, stop, stop - start)
+class IdxReader(Reader):
+    """Reads an IDX file of images, and its labels."""
 
-
-def _check_size(path: str, header: _Header, config: InputConfig) -> None:
-    """Raises if the file size differs from what the header promises, before units are planned."""
-    promised = 4 + 4 * (1 + len(header.shape)) + header.rows * math.prod(header.shape)
-    size = files.stat(path, config.storage).size
-    if size < promised:
-        raise InputError(f"{path}: cut short: {promised - size} bytes are missing; copy it again")
-    if size > promised:
-        raise InputError(
-            f"{path}: {size - promised} bytes more than its header says; copy it again"
-        )
-
-
-def _check_labels(path: str, rows: int, config: InputConfig) -> None:
-    """Raises if the number of labels differs from the number of images."""
-    labels = label_file(path, config)
-    with _open(labels, config) as stream:
-        header = _header(labels, stream)
-    if header.shape or header.rows != rows:
-        raise InputError(
-            f"{labels}: {header.rows} labels for the {rows} images of {path}; take files that"
-            " belong together"
-        )
-
-
-def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
-    """Reads rows as PNG images."""
-    labels = _labels(unit, config) if config.labels.source == "auto" else None
-    if unit.start == 0:
-        beside = MemberBatch(unit.source)
-        for name, reason in idx_side_files(unit.source, config):
-            beside.ignore(name, reason)
-        if beside.members:
-            yield beside
-    with _open(unit.source, config) as stream:
-        header = _header(unit.source, stream)
-        size = math.prod(header.shape)
-        shape = (*header.shape, 1) if len(header.shape) == 2 else header.shape
-        prefix = "x".join(map(str, shape)).encode()
-        if unit.start:
-            stream.seek(unit.start * size, os.SEEK_CUR)
-        for start in range(unit.start, unit.stop, config.units.batch):
-            stop = min(start + config.units.batch, unit.stop)
-            pixels = _exactly(unit.source, stream, (stop - start) * size)
-            images = np.frombuffer(pixels, np.uint8).reshape(-1, *shape)
-            batch = MemberBatch(unit.source, identity=[])
-            for row, image in enumerate(images, start):
-                label = None
-                if labels:
-                    try:
-                        label = read_label(labels[row - unit.start], config.labels.names)
-                    except LabelValueError as error:
-                        batch.refuse(f"{row:08d}", "bad_label", str(error))
-                        continue
-                batch.add(f"{row:08d}", encode_png(image), label, unit.split)
-                batch.identity.append(prefix + image.tobytes())  # type: ignore[union-attr]
-            yield batch
-
-
-def label_file(path: str, config: InputConfig) -> str:
-    """Returns the path of the label file that belongs to an image file.
-
-    Raises:
-        InputError: if there is none.
-    """
-    folder, slash, name = path.rpartition("/")
-    wanted = name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
-    plain = wanted.removesuffix(".gz")
-    for candidate in (wanted, plain, plain + ".gz"):
-        found = folder + slash + candidate
-        if candidate == name:
-            continue
-        if files.is_remote(found) or os.path.exists(found):
-            return found
-    if config.labels.source == "none":
-        return path
-    raise InputError(
-        f"{path}: no label file {folder + slash + wanted}; add it, or set labels.source: none"
-    )
-
-
-def _labels(unit: WorkUnit, config: InputConfig) -> bytes:
-    """Reads the labels of a unit's rows, one byte each."""
-    path = label_file(unit.source, config)
-    with _open(path, config) as stream:
-        _header(path, stream)
-        stream.seek(unit.start, os.SEEK_CUR)
-        return _exactly(path, stream, unit.stop - unit.start)
-
-
-@contextlib.contextmanager
-def _open(path: str, config: InputConfig) -> Iterator[BinaryIO]:
-    with files.open_stream(path, config.storage) as stream:
+    def plan(self, path: str) -> Iterator[WorkUnit]:
+        """Plans units of rows; a gzipped file is one unit."""
+        with self._open(path) as stream:
+            header = _header(path, stream)
+        if math.prod(header.shape) > min(
+            self.config.limits.max_bytes, self.config.limits.max_pixels * 4
+        ):
+            raise InputError(f"{path}: images of {header.shape} pixels pass limits.max_pixels")
         if not path.endswith(".gz"):
-            yield stream
-            return
-        with gzip.GzipFile(fileobj=stream) as unpacked:
-            yield unpacked  # type: ignore[misc]
+            self._check_size(path, header)
+        if self.config.labels.source == "auto":
+            self._check_labels(path, header.rows)
+        step = header.rows if path.endswith(".gz") else self.config.units.members
+        for start in range(0, header.rows, max(step, 1)):
+            stop = min(start + step, header.rows)
+            yield WorkUnit(0, path, "idx", start, stop, stop - start)
+
+    def _check_size(self, path: str, header: _Header) -> None:
+        """Raises if the file's size is not what the header promises, before units are planned."""
+        promised = 4 + 4 * (1 + len(header.shape)) + header.rows * math.prod(header.shape)
+        size = files.stat(path, self.config.storage).size
+        if size < promised:
+            raise InputError(
+                f"{path}: cut short: {promised - size} bytes are missing; copy it again"
+            )
+        if size > promised:
+            raise InputError(
+                f"{path}: {size - promised} bytes more than its header says; copy it again"
+            )
+
+    def _check_labels(self, path: str, rows: int) -> None:
+        """Raises if the number of labels differs from the number of images."""
+        labels = self.label_file(path)
+        with self._open(labels) as stream:
+            header = _header(labels, stream)
+        if header.shape or header.rows != rows:
+            raise InputError(
+                f"{labels}: {header.rows} labels for the {rows} images of {path}; take files that"
+                " belong together"
+            )
+
+    def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
+        """Reads rows as PNG images."""
+        labels = self._labels(unit) if self.config.labels.source == "auto" else None
+        if unit.start == 0:
+            beside = MemberBatch(unit.source)
+            for name, reason in idx_side_files(unit.source, self.config.paths):
+                beside.ignore(name, reason)
+            if beside.members:
+                yield beside
+        with self._open(unit.source) as stream:
+            header = _header(unit.source, stream)
+            size = math.prod(header.shape)
+            shape = (*header.shape, 1) if len(header.shape) == 2 else header.shape
+            prefix = "x".join(map(str, shape)).encode()
+            if unit.start:
+                stream.seek(unit.start * size, os.SEEK_CUR)
+            for start in range(unit.start, unit.stop, self.config.units.batch):
+                stop = min(start + self.config.units.batch, unit.stop)
+                pixels = _exactly(unit.source, stream, (stop - start) * size)
+                images = np.frombuffer(pixels, np.uint8).reshape(-1, *shape)
+                batch = MemberBatch(unit.source, identity=[])
+                for row, image in enumerate(images, start):
+                    label = None
+                    if labels:
+                        try:
+                            label = read_label(labels[row - unit.start], self.config.labels.names)
+                        except LabelValueError as error:
+                            batch.refuse(f"{row:08d}", "bad_label", str(error))
+                            continue
+                    batch.add(f"{row:08d}", encode_png(image), label, unit.split)
+                    batch.identity.append(prefix + image.tobytes())  # type: ignore[union-attr]
+                yield batch
+
+    def label_file(self, path: str) -> str:
+        """Returns the path of the label file that belongs to an image file.
+
+        Raises:
+            InputError: if there is none.
+        """
+        folder, slash, name = path.rpartition("/")
+        wanted = name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
+        plain = wanted.removesuffix(".gz")
+        for candidate in (wanted, plain, plain + ".gz"):
+            found = folder + slash + candidate
+            if candidate == name:
+                continue
+            if files.is_remote(found) or os.path.exists(found):
+                return found
+        if self.config.labels.source == "none":
+            return path
+        raise InputError(
+            f"{path}: no label file {folder + slash + wanted}; add it, or set labels.source: none"
+        )
+
+    def _labels(self, unit: WorkUnit) -> bytes:
+        """Reads the labels of a unit's rows, one byte each."""
+        path = self.label_file(unit.source)
+        with self._open(path) as stream:
+            _header(path, stream)
+            stream.seek(unit.start, os.SEEK_CUR)
+            return _exactly(path, stream, unit.stop - unit.start)
+
+    @contextlib.contextmanager
+    def _open(self, path: str) -> Iterator[BinaryIO]:
+        with files.open_stream(path, self.config.storage) as stream:
+            if not path.endswith(".gz"):
+                yield stream
+                return
+            with gzip.GzipFile(fileobj=stream) as unpacked:
+                yield unpacked  # type: ignore[misc]
 
 
 def _header(path: str, stream: BinaryIO) -> _Header:

@@ -5,7 +5,7 @@
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from components.image_sources.braces import expand_braces
@@ -44,67 +44,101 @@ _FOREIGN: Final = (
 _IMAGE_STARTS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
 
 
-def locate(config: InputConfig) -> Iterator[tuple[str, str]]:
-    """Expands `paths`.
+class Locator:
+    """Finds the sources that `paths` names.
 
     Args:
         config: The input section, with spans resolved.
-
-    Yields:
-        Path and format of each file, folder or dataset; the matches of a glob sorted by name.
-
-    Raises:
-        InputError: if a path does not exist, or its format cannot be detected.
     """
-    for path in expand_braces(config.paths):
-        if path.startswith("tfds:"):
-            yield path, "tfds"
-            continue
-        for found in expand(path, config):
-            if printable(found) != found:
-                raise InputError(f"{escaped(found)}: the name is not UTF-8; rename the archive")
-            image_format = config.format if config.format != "auto" else _tell(found, config)
-            for part in _parts(found, image_format):
-                yield part, image_format
 
+    def __init__(self, config: InputConfig) -> None:
+        self.config = config
 
-def expand(path: str, config: InputConfig) -> list[str]:
-    """Expands one path; trailing slashes of folders are removed.
+    def sources(self) -> Iterator[tuple[str, str]]:
+        """Expands `paths`.
 
-    Raises:
-        InputError: if nothing matches.
-    """
-    if found := files.matching(path, config.storage):
-        return found
-    what = "object" if files.is_remote(path) else "file"
-    missing = "nothing matches" if glob.has_magic(path) else f"no such {what} or folder"
-    raise InputError(f"{path}: {missing}; check `paths` of the input")
+        Yields:
+            Path and format of each file, folder or dataset; the matches of a glob sorted by name.
 
+        Raises:
+            InputError: if a path does not exist, or its format cannot be detected.
+        """
+        for path in expand_braces(self.config.paths):
+            if path.startswith("tfds:"):
+                yield path, "tfds"
+                continue
+            for found in self.expand(path):
+                if printable(found) != found:
+                    raise InputError(f"{escaped(found)}: the name is not UTF-8; rename the archive")
+                image_format = (
+                    self.config.format if self.config.format != "auto" else self._tell(found)
+                )
+                for part in _parts(found, image_format):
+                    yield part, image_format
 
-def _tell(path: str, config: InputConfig) -> str:
-    """Detects the format from the name, or from the first bytes if the name does not tell."""
-    name = path.rpartition("/")[2].lower()
-    if not files.is_remote(path) and os.path.isdir(path):
-        if _idx_files(path):
+    def expand(self, path: str) -> list[str]:
+        """Expands one path; trailing slashes of folders are removed.
+
+        Raises:
+            InputError: if nothing matches.
+        """
+        if found := files.matching(path, self.config.storage):
+            return found
+        what = "object" if files.is_remote(path) else "file"
+        missing = "nothing matches" if glob.has_magic(path) else f"no such {what} or folder"
+        raise InputError(f"{path}: {missing}; check `paths` of the input")
+
+    def _tell(self, path: str) -> str:
+        """Detects the format from the name, or from the first bytes if the name does not tell."""
+        name = path.rpartition("/")[2].lower()
+        if not files.is_remote(path) and os.path.isdir(path):
+            if _idx_files(path):
+                return "idx"
+            _refuse_archives(path)
+            return "folder"
+        actual = self._packed_format(path) if name.endswith((".zip", *TAR_SUFFIXES)) else ""
+        if actual == "zip" or (name.endswith(".zip") and not actual):
+            return "zip"
+        if actual or name.endswith(TAR_SUFFIXES):
+            from components.image_sources.webdataset import WebDatasetReader
+
+            return "webdataset" if WebDatasetReader(self.config).has_side_files(path) else "tar"
+        if name.endswith(MANIFEST_SUFFIXES):
+            return "manifest"
+        if any(mark in name for mark in _IDX_MARKS):
             return "idx"
-        _refuse_archives(path)
-        return "folder"
-    actual = _packed_format(path, config) if name.endswith((".zip", *TAR_SUFFIXES)) else ""
-    if actual == "zip" or (name.endswith(".zip") and not actual):
-        return "zip"
-    if actual or name.endswith(TAR_SUFFIXES):
-        from components.image_sources import webdataset
+        if ".tfrecord" in name:
+            return "tfrecord"
+        if files.is_remote(path) and files.is_folder(path, self.config.storage):
+            return "folder"
+        return self._sniff(path)
 
-        return "webdataset" if webdataset.has_side_files(path, config) else "tar"
-    if name.endswith(MANIFEST_SUFFIXES):
-        return "manifest"
-    if any(mark in name for mark in _IDX_MARKS):
-        return "idx"
-    if ".tfrecord" in name:
-        return "tfrecord"
-    if files.is_remote(path) and files.is_folder(path, config.storage):
-        return "folder"
-    return _sniff(path, config)
+    def _sniff(self, path: str) -> str:
+        """Detects the format from the first bytes."""
+        head = self._head(path)
+        if found := _format_of_archive(head):
+            return found
+        foreign = next((name for start, name in _FOREIGN if head.startswith(start)), "")
+        if foreign:
+            raise InputError(f"{path}: {foreign} cannot be read; pack its files as a zip or a tar")
+        if head.startswith(_IMAGE_STARTS):
+            raise InputError(f"{path}: an image by itself; name the folder that holds it")
+        what = "an empty file" if not head else "no archive, folder, manifest or data set"
+        raise InputError(f"{path}: {what}; name its format with `format:` if it is one")
+
+    def _packed_format(self, path: str) -> str:
+        """Returns the format of a local archive by its first bytes; empty if they do not tell.
+
+        A tar that is called `.zip`, or the reverse, is read as what it is.
+        """
+        return "" if files.is_remote(path) else _format_of_archive(self._head(path))
+
+    def _head(self, path: str) -> bytes:
+        file = files.open_ranged(path, self.config.storage)
+        try:
+            return file.read(0, 512)
+        finally:
+            file.close()
 
 
 def _refuse_archives(folder: str) -> None:
@@ -127,36 +161,6 @@ def _refuse_archives(folder: str) -> None:
     if suffixes:
         named = ", ".join(f"{folder}/*{suffix}" for suffix in sorted(suffixes))
         raise InputError(f"{folder}: a folder of archives and not of images; name them: {named}")
-
-
-def _sniff(path: str, config: InputConfig) -> str:
-    """Detects the format from the first bytes."""
-    head = _head(path, config)
-    if found := _format_of_archive(head):
-        return found
-    foreign = next((name for start, name in _FOREIGN if head.startswith(start)), "")
-    if foreign:
-        raise InputError(f"{path}: {foreign} cannot be read; pack its files as a zip or a tar")
-    if head.startswith(_IMAGE_STARTS):
-        raise InputError(f"{path}: an image by itself; name the folder that holds it")
-    what = "an empty file" if not head else "no archive, folder, manifest or data set"
-    raise InputError(f"{path}: {what}; name its format with `format:` if it is one")
-
-
-def _packed_format(path: str, config: InputConfig) -> str:
-    """Returns the format of a local archive by its first bytes; empty if they do not tell.
-
-    A tar that is called `.zip`, or the reverse, is read as what it is.
-    """
-    return "" if files.is_remote(path) else _format_of_archive(_head(path, config))
-
-
-def _head(path: str, config: InputConfig) -> bytes:
-    file = files.open_ranged(path, config.storage)
-    try:
-        return file.read(0, 512)
-    finally:
-        file.close()
 
 
 def _format_of_archive(head: bytes) -> str:
@@ -184,17 +188,17 @@ def _idx_files(folder: str) -> list[str]:
     return [f"{folder}/{name}" for name in sorted(names) if "idx1" not in name]
 
 
-def idx_side_files(path: str, config: InputConfig) -> Iterator[tuple[str, str]]:
+def idx_side_files(path: str, configured: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yields the files beside IDX files, and why they are ignored.
 
     They belong to no IDX file, so that the first image file of a configured folder counts them.
 
     Args:
         path: An IDX file of images.
-        config: The input section.
+        configured: The paths of the input section.
     """
     folder = os.path.dirname(path)
-    given = {each.rstrip("/") for each in config.paths}
+    given = {each.rstrip("/") for each in configured}
     if files.is_remote(path) or folder not in given or path not in _idx_files(folder)[:1]:
         return
     for name in sorted(os.listdir(folder)):

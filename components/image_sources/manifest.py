@@ -17,10 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, Final
 
-from components.image_sources.base import WorkUnit
+from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import InputConfig, ManifestConfig
-from components.image_sources.folder import pack_names, read_files, unpack_names
+from components.image_sources.config import ManifestConfig
+from components.image_sources.folder import FolderReader, pack_names, unpack_names
 from components.image_sources.label_values import (
     LabelValueError,
     UnnamedNumberError,
@@ -42,56 +42,172 @@ _FIELDS: Final = 4
 """Texts per row in a work unit: path, label, split, and why the label is none."""
 
 
-def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
-    """Plans units of rows; the manifest is read once, and each unit carries its rows."""
-    rows = _named_rows(path, config)
-    is_text = _base_suffix(path) in ("csv", "tsv")
-    numbered = enumerate(rows, 1)
-    while chunk := list(islice(numbered, config.units.members)):
-        flat: list[str] = []
-        for number, (name, label, split) in chunk:
-            where = f"{path}: row {number}"
-            flat += [
-                _text(name, f"{where}, {config.manifest.path!r}"),
-                *_label(label, f"{where}, {config.manifest.label!r}", config, is_text=is_text),
-                _text(split, f"{where}, {config.manifest.split!r}"),
-            ]
-        yield WorkUnit(0, path, "manifest", members=len(chunk), extra=pack_names(flat))
+class ManifestReader(Reader):
+    """Reads the images that a manifest names."""
 
+    def plan(self, path: str) -> Iterator[WorkUnit]:
+        """Plans units of rows; the manifest is read once, and each unit carries its rows."""
+        rows = self._named_rows(path)
+        is_text = _base_suffix(path) in ("csv", "tsv")
+        numbered = enumerate(rows, 1)
+        while chunk := list(islice(numbered, self.config.units.members)):
+            flat: list[str] = []
+            for number, (name, label, split) in chunk:
+                where = f"{path}: row {number}"
+                flat += [
+                    _text(name, f"{where}, {self.config.manifest.path!r}"),
+                    *self._label(
+                        label, f"{where}, {self.config.manifest.label!r}", is_text=is_text
+                    ),
+                    _text(split, f"{where}, {self.config.manifest.split!r}"),
+                ]
+            yield WorkUnit(0, path, "manifest", members=len(chunk), extra=pack_names(flat))
 
-def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
-    """Reads the files that a unit's rows name."""
-    flat = unpack_names(unit.extra)
-    folder = unit.source.rpartition("/")[0] or "."
-    labelled = config.labels.source == "auto"
-    refused = MemberBatch(unit.source, names_are_paths=True)
-    rows: list[tuple[str, str | None, str | None]] = []
-    for at in range(0, len(flat), _FIELDS):
-        name, label, fault, split = flat[at : at + _FIELDS]
-        known = split_of_value(split) if split else None
-        if not name:
-            refused.refuse("", "bad_record", "a row without a path")
-        elif _ADDRESS.match(name):
-            refused.refuse(name, "missing", "an address or a drive; give a path on this machine")
-        elif split and known is None:
-            refused.refuse(name, "bad_split", f"{split!r} is no split")
-        elif fault and labelled:
-            refused.refuse(name, "bad_label", fault)
-        else:
-            named = known if config.splits.source == "auto" else None
-            rows.append((_full(folder, name), (label or None) if labelled else None, named))
-    if refused.rejects:
-        yield refused
-    yield from read_files(unit.source, rows, config, names_are_paths=True)
+    def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
+        """Reads the files that a unit's rows name."""
+        flat = unpack_names(unit.extra)
+        folder = unit.source.rpartition("/")[0] or "."
+        labelled = self.config.labels.source == "auto"
+        refused = MemberBatch(unit.source, names_are_paths=True)
+        rows: list[tuple[str, str | None, str | None]] = []
+        for at in range(0, len(flat), _FIELDS):
+            name, label, fault, split = flat[at : at + _FIELDS]
+            known = split_of_value(split) if split else None
+            if not name:
+                refused.refuse("", "bad_record", "a row without a path")
+            elif _ADDRESS.match(name):
+                refused.refuse(
+                    name, "missing", "an address or a drive; give a path on this machine"
+                )
+            elif split and known is None:
+                refused.refuse(name, "bad_split", f"{split!r} is no split")
+            elif fault and labelled:
+                refused.refuse(name, "bad_label", fault)
+            else:
+                named = known if self.config.splits.source == "auto" else None
+                rows.append((_full(folder, name), (label or None) if labelled else None, named))
+        if refused.rejects:
+            yield refused
+        yield from FolderReader(self.config).read_files(unit.source, rows, names_are_paths=True)
 
+    def named_files(self, path: str) -> Iterator[str]:
+        """Yields the files and objects that a manifest names, for the fingerprint."""
+        folder = path.rpartition("/")[0] or "."
+        for number, (value, _, _) in enumerate(self._named_rows(path), 1):
+            name = _text(value, f"{path}: row {number}, {self.config.manifest.path!r}")
+            if name and not _ADDRESS.match(name):
+                yield _full(folder, name)
 
-def named_files(path: str, config: InputConfig) -> Iterator[str]:
-    """Yields the files and objects that a manifest names, for the fingerprint."""
-    folder = path.rpartition("/")[0] or "."
-    for number, (value, _, _) in enumerate(_named_rows(path, config), 1):
-        name = _text(value, f"{path}: row {number}, {config.manifest.path!r}")
-        if name and not _ADDRESS.match(name):
-            yield _full(folder, name)
+    def _label(self, value: Any, where: str, *, is_text: bool) -> tuple[str, str]:
+        """Returns the label, or why a number is none.
+
+        Raises:
+            InputError: if it is a list or an object.
+        """
+        try:
+            return read_label(value, self.config.labels.names, is_text=is_text) or "", ""
+        except UnnamedNumberError as error:
+            return "", str(error)
+        except LabelValueError as error:
+            raise InputError(
+                f"{where}: {error}; name a column of labels, manifest.label"
+            ) from error
+
+    def _named_rows(self, path: str) -> Iterator[tuple[Any, Any, Any]]:
+        """Streams path, label and split of each row.
+
+        Raises:
+            InputError: if the manifest is damaged, or lacks a column that it must have.
+        """
+        rows = self._rows(path)
+        first = next(rows, None)
+        if first is None:
+            return
+        name, label, split = (self._column(path, option, first) for option in _COLUMNS)
+        for row in chain([first], rows):
+            yield row.get(name), row.get(label), row.get(split)
+
+    def _column(self, path: str, option: str, row: Row) -> str | None:
+        """Finds a column by its name, whatever its case and the spaces around it.
+
+        Raises:
+            InputError: if it is missing and must be there: the paths, or any that is configured.
+        """
+        wanted = getattr(self.config.manifest, option)
+        names = [name for name in row if isinstance(name, str)]
+        if wanted in names:
+            return str(wanted)
+        for name in names:
+            if name.strip().casefold() == wanted.strip().casefold():
+                return name
+        if option == "path" or wanted != getattr(ManifestConfig(), option):
+            raise InputError(
+                f"{path}: no column {wanted!r} among {', '.join(map(repr, names))}; name it with"
+                f" manifest.{option}"
+            )
+        return None
+
+    def _rows(self, path: str) -> Iterator[Row]:
+        """Streams the rows of a manifest.
+
+        Raises:
+            InputError: if the manifest is damaged.
+        """
+        suffix = _base_suffix(path)
+        with files.open_stream(path, self.config.storage) as raw:
+            try:
+                if suffix == "parquet":
+                    yield from self._parquet(raw)
+                    return
+                stream: Any = raw
+                if stream.peek(2).startswith(GZIP_START):
+                    packed: Any = gzip.GzipFile(fileobj=raw)
+                    stream = io.BufferedReader(packed)
+                encoding = "utf-16" if stream.peek(2)[:2] in _MARKS else "utf-8-sig"
+                with io.TextIOWrapper(stream, encoding, newline="") as text:
+                    if suffix in ("jsonl", "ndjson"):
+                        yield from _json_lines(path, text)
+                    else:
+                        yield from _csv(text, suffix)
+            except (
+                UnicodeDecodeError,
+                csv.Error,
+                EOFError,
+                OSError,
+                ValueError,
+                zlib.error,
+            ) as error:
+                if isinstance(error, InputError):
+                    raise
+                if isinstance(error, UnicodeDecodeError):
+                    raise InputError(
+                        f"{path}: not a readable manifest: {error}; save it as UTF-8"
+                    ) from error
+                raise InputError(f"{path}: not a readable manifest: {error}") from error
+
+    def _parquet(self, stream: Any) -> Iterator[Row]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if int(pa.__version__.partition(".")[0]) < 14:
+            # CVE-2023-47248: reading untrusted data could run code; importing the package fixes it.
+            importlib.import_module("pyarrow_hotfix")
+        table = pq.ParquetFile(stream)
+        named = [
+            name
+            for name in table.schema_arrow.names
+            if name.strip().casefold()
+            in {getattr(self.config.manifest, option).strip().casefold() for option in _COLUMNS}
+        ]
+        if not named:
+            yield dict.fromkeys(table.schema_arrow.names)
+            return
+        # The first row has all columns, so that a message can list them.
+        others = dict.fromkeys(table.schema_arrow.names)
+        for batch in table.iter_batches(batch_size=self.config.units.members, columns=named):
+            for row in batch.to_pylist():
+                yield {**others, **row}
+                others = {}
 
 
 def _full(folder: str, name: str) -> str:
@@ -118,91 +234,9 @@ def _text(value: Any, where: str) -> str:
         raise InputError(f"{where}: {str(error).replace('label', 'text')}") from error
 
 
-def _label(value: Any, where: str, config: InputConfig, *, is_text: bool) -> tuple[str, str]:
-    """Returns the label, or why a number is none.
-
-    Raises:
-        InputError: if it is a list or an object.
-    """
-    try:
-        return read_label(value, config.labels.names, is_text=is_text) or "", ""
-    except UnnamedNumberError as error:
-        return "", str(error)
-    except LabelValueError as error:
-        raise InputError(f"{where}: {error}; name a column of labels, manifest.label") from error
-
-
-def _named_rows(path: str, config: InputConfig) -> Iterator[tuple[Any, Any, Any]]:
-    """Streams path, label and split of each row.
-
-    Raises:
-        InputError: if the manifest is damaged, or lacks a column that it must have.
-    """
-    rows = _rows(path, config)
-    first = next(rows, None)
-    if first is None:
-        return
-    name, label, split = (_column(path, option, first, config) for option in _COLUMNS)
-    for row in chain([first], rows):
-        yield row.get(name), row.get(label), row.get(split)
-
-
-def _column(path: str, option: str, row: Row, config: InputConfig) -> str | None:
-    """Finds a column by its name, whatever its case and the spaces around it.
-
-    Raises:
-        InputError: if it is missing and must be there: the paths, or any that is configured.
-    """
-    wanted = getattr(config.manifest, option)
-    names = [name for name in row if isinstance(name, str)]
-    if wanted in names:
-        return str(wanted)
-    for name in names:
-        if name.strip().casefold() == wanted.strip().casefold():
-            return name
-    if option == "path" or wanted != getattr(ManifestConfig(), option):
-        raise InputError(
-            f"{path}: no column {wanted!r} among {', '.join(map(repr, names))}; name it with"
-            f" manifest.{option}"
-        )
-    return None
-
-
 def _base_suffix(path: str) -> str:
     """Returns the suffix in lower case, without that of gzip."""
     return path.lower().removesuffix(".gz").rpartition(".")[2]
-
-
-def _rows(path: str, config: InputConfig) -> Iterator[Row]:
-    """Streams the rows of a manifest.
-
-    Raises:
-        InputError: if the manifest is damaged.
-    """
-    suffix = _base_suffix(path)
-    with files.open_stream(path, config.storage) as raw:
-        try:
-            if suffix == "parquet":
-                yield from _parquet(raw, config)
-                return
-            stream: Any = raw
-            if stream.peek(2).startswith(GZIP_START):
-                packed: Any = gzip.GzipFile(fileobj=raw)
-                stream = io.BufferedReader(packed)
-            encoding = "utf-16" if stream.peek(2)[:2] in _MARKS else "utf-8-sig"
-            with io.TextIOWrapper(stream, encoding, newline="") as text:
-                if suffix in ("jsonl", "ndjson"):
-                    yield from _json_lines(path, text)
-                else:
-                    yield from _csv(text, suffix)
-        except (UnicodeDecodeError, csv.Error, EOFError, OSError, ValueError, zlib.error) as error:
-            if isinstance(error, InputError):
-                raise
-            if isinstance(error, UnicodeDecodeError):
-                raise InputError(
-                    f"{path}: not a readable manifest: {error}; save it as UTF-8"
-                ) from error
-            raise InputError(f"{path}: not a readable manifest: {error}") from error
 
 
 def _csv(text: Any, suffix: str) -> Iterator[Row]:
@@ -231,28 +265,3 @@ def _json_lines(path: str, text: Iterable[str]) -> Iterator[Row]:
         if not isinstance(row, dict):
             raise InputError(f"{path}: line {number} is no JSON object")
         yield row
-
-
-def _parquet(stream: Any, config: InputConfig) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    if int(pa.__version__.partition(".")[0]) < 14:
-        # CVE-2023-47248: reading untrusted data could run code; importing the package fixes it.
-        importlib.import_module("pyarrow_hotfix")
-    table = pq.ParquetFile(stream)
-    named = [
-        name
-        for name in table.schema_arrow.names
-        if name.strip().casefold()
-        in {getattr(config.manifest, option).strip().casefold() for option in _COLUMNS}
-    ]
-    if not named:
-        yield dict.fromkeys(table.schema_arrow.names)
-        return
-    # The first row has all columns, so that a message can list them.
-    others = dict.fromkeys(table.schema_arrow.names)
-    for batch in table.iter_batches(batch_size=config.units.members, columns=named):
-        for row in batch.to_pylist():
-            yield {**others, **row}
-            others = {}

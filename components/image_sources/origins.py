@@ -26,66 +26,76 @@ CLASSED: Final = "classed "
 _PATH_FORMATS: Final = frozenset(("folder", "zip", "tar"))
 
 
-def origins_of(batch: MemberBatch, unit: WorkUnit, config: InputConfig) -> NamedCounts:
-    """Counts a batch's images by the names that gave them label and split.
+class Origins:
+    """Tells for batches what was taken for a label or a split, and why.
 
     Args:
-        batch: A batch of the unit.
-        unit: The unit that was read.
         config: The input section.
-
-    Returns:
-        Counts by kind: `SPLIT` and a split, `LABEL`, `UNUSED`, `BARE` or `CLASSED` and a folder.
-        The examples are what a user would recognise: the folder, archive or column.
     """
-    found = NamedCounts()
-    archive = unit.source.rstrip("/").rpartition("/")[2]
-    if unit.format in _PATH_FORMATS:
-        _add_folders(found, batch, unit, config)
-    else:
-        labelled = sum(label is not None for label in batch.labels)
-        if labelled:
-            found.add(LABEL, _label_source(unit.format, config), labelled)
-        for split, count in Counter(batch.splits).items():
-            if split and split != unit.split:
-                found.add(SPLIT + split, _split_source(unit.format, config), count)
-    if unit.split and (count := batch.splits.count(unit.split)):
-        found.add(SPLIT + unit.split, f"'{archive}'", count)
-    unused = config.splits.source == "auto" and not any(batch.splits) and looks_like_split(archive)
-    if unused and batch.data:
-        found.add(UNUSED, f"'{archive}'", len(batch))
-    return found
 
+    def __init__(self, config: InputConfig) -> None:
+        self.config = config
 
-def _add_folders(
-    found: NamedCounts, batch: MemberBatch, unit: WorkUnit, config: InputConfig
-) -> None:
-    naming = PathNaming(config, unit.split)
-    for folder, count in Counter([name.rpartition("/")[0] for name in batch.names]).items():
-        place = naming.place(f"{folder}/")
-        if place.label:
-            above = f"the folder above '{place.container}'" if place.container else ""
-            found.add(LABEL, above or "the folder of the image", count)
-        if place.unused:
-            found.add(UNUSED, f"'{place.unused}/'", count)
-        if place.split_folder and place.split:
-            found.add(SPLIT + place.split, f"'{place.split_folder}/'", count)
-            if place.split != features.UNLABELLED:
-                kind = CLASSED if place.label else BARE
-                found.add(kind + place.split_folder, folder, count)
+    def of(self, batch: MemberBatch, unit: WorkUnit) -> NamedCounts:
+        """Counts a batch's images by the names that gave them label and split.
 
+        Args:
+            batch: A batch of the unit.
+            unit: The unit that was read.
 
-def _label_source(image_format: str, config: InputConfig) -> str:
-    return {
-        "manifest": f"the column '{config.manifest.label}'",
-        "webdataset": "the file beside the image",
-        "idx": "the label file",
-        "tfrecord": f"the feature '{config.tfrecord.label_text}' or '{config.tfrecord.label}'",
-        "tfds": f"the feature '{config.tfds.label}'",
-    }[image_format]
+        Returns:
+            Counts by kind: `SPLIT` and a split, `LABEL`, `UNUSED`, `BARE` or `CLASSED` and a
+            folder. The examples are what a user would recognise: the folder, archive or column.
+        """
+        found = NamedCounts()
+        archive = unit.source.rstrip("/").rpartition("/")[2]
+        if unit.format in _PATH_FORMATS:
+            self._add_folders(found, batch, unit)
+        else:
+            labelled = sum(label is not None for label in batch.labels)
+            if labelled:
+                found.add(LABEL, self._label_source(unit.format), labelled)
+            for split, count in Counter(batch.splits).items():
+                if split and split != unit.split:
+                    found.add(SPLIT + split, self._split_source(unit.format), count)
+        if unit.split and (count := batch.splits.count(unit.split)):
+            found.add(SPLIT + unit.split, f"'{archive}'", count)
+        unused = (
+            self.config.splits.source == "auto"
+            and not any(batch.splits)
+            and looks_like_split(archive)
+        )
+        if unused and batch.data:
+            found.add(UNUSED, f"'{archive}'", len(batch))
+        return found
 
+    def _add_folders(self, found: NamedCounts, batch: MemberBatch, unit: WorkUnit) -> None:
+        naming = PathNaming(self.config, unit.split)
+        for folder, count in Counter([name.rpartition("/")[0] for name in batch.names]).items():
+            place = naming.place(f"{folder}/")
+            if place.label:
+                above = f"the folder above '{place.container}'" if place.container else ""
+                found.add(LABEL, above or "the folder of the image", count)
+            if place.unused:
+                found.add(UNUSED, f"'{place.unused}/'", count)
+            if place.split_folder and place.split:
+                found.add(SPLIT + place.split, f"'{place.split_folder}/'", count)
+                if place.split != features.UNLABELLED:
+                    kind = CLASSED if place.label else BARE
+                    found.add(kind + place.split_folder, folder, count)
 
-def _split_source(image_format: str, config: InputConfig) -> str:
-    return {"manifest": f"the column '{config.manifest.split}'", "tfds": "the data set"}.get(
-        image_format, "the source"
-    )
+    def _label_source(self, image_format: str) -> str:
+        record = self.config.tfrecord
+        return {
+            "manifest": f"the column '{self.config.manifest.label}'",
+            "webdataset": "the file beside the image",
+            "idx": "the label file",
+            "tfrecord": f"the feature '{record.label_text}' or '{record.label}'",
+            "tfds": f"the feature '{self.config.tfds.label}'",
+        }[image_format]
+
+    def _split_source(self, image_format: str) -> str:
+        return {
+            "manifest": f"the column '{self.config.manifest.split}'",
+            "tfds": "the data set",
+        }.get(image_format, "the source")

@@ -8,13 +8,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from components.image_sources import folder
-from components.image_sources import zip as zip_archive
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
-from components.image_sources.locate import locate
+from components.image_sources.folder import FolderReader
+from components.image_sources.locate import Locator
 from components.image_sources.naming import printable
-from components.image_sources.sources import reader
+from components.image_sources.sources import open_reader
+from components.image_sources.zip import ZipReader
 from trainer.errors import InputError
 
 _LOG = logging.getLogger(__name__)
@@ -62,13 +62,13 @@ def pick_members(
 
 def _batches(source: str, names: set[str], config: InputConfig) -> Iterator[MemberBatch]:
     single = config.model_copy(update={"paths": (source,)})
-    for path, image_format in locate(single):
+    for path, image_format in Locator(single).sources():
         if image_format == "zip":
-            yield from zip_archive.pick(path, lambda name: printable(name) in names, single)
+            yield from ZipReader(single).pick(path, lambda name: printable(name) in names)
         elif image_format in ("folder", "manifest"):
             is_manifest = image_format == "manifest"
             rows = [(name, None, None) for name in sorted(names)]
-            yield from folder.read_files(path, rows, single, names_are_paths=is_manifest)
+            yield from FolderReader(single).read_files(path, rows, names_are_paths=is_manifest)
         else:
             yield from _streamed(path, image_format, names, single)
 
@@ -76,9 +76,9 @@ def _batches(source: str, names: set[str], config: InputConfig) -> Iterator[Memb
 def _streamed(
     path: str, image_format: str, names: set[str], config: InputConfig
 ) -> Iterator[MemberBatch]:
-    source = reader(image_format)
-    for unit in source.plan(path, config):
+    source = open_reader(image_format, config)
+    for unit in source.plan(path):
         rows = [int(name) for name in names if name.isdigit()] if image_format == "idx" else []
         if image_format == "idx" and not any(unit.start <= row < unit.stop for row in rows):
             continue
-        yield from source.read(unit, config)
+        yield from source.read(unit)

@@ -11,29 +11,30 @@ from typing import Final
 from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
-from components.image_sources.locate import locate
+from components.image_sources.locate import Locator
 from components.image_sources.naming import splits_of_sources
-from components.image_sources.origins import origins_of
+from components.image_sources.origins import Origins
 from trainer.errors import InputError
 
 _READERS: Final = {
-    "folder": "components.image_sources.folder",
-    "zip": "components.image_sources.zip",
-    "tar": "components.image_sources.tar",
-    "webdataset": "components.image_sources.webdataset",
-    "idx": "components.image_sources.idx",
-    "tfrecord": "components.image_sources.tfrecord",
-    "tfds": "components.image_sources.tfds",
-    "manifest": "components.image_sources.manifest",
+    "folder": ("components.image_sources.folder", "FolderReader"),
+    "zip": ("components.image_sources.zip", "ZipReader"),
+    "tar": ("components.image_sources.tar", "TarReader"),
+    "webdataset": ("components.image_sources.webdataset", "WebDatasetReader"),
+    "idx": ("components.image_sources.idx", "IdxReader"),
+    "tfrecord": ("components.image_sources.tfrecord", "TFRecordReader"),
+    "tfds": ("components.image_sources.tfds", "TFDSReader"),
+    "manifest": ("components.image_sources.manifest", "ManifestReader"),
 }
-"""Module of each format, imported on first use. The names are written out, so that the digest of a
-step's code covers the readers (`pipeline/imports.py`)."""
+"""Module and class of each format, imported on first use. The names are written out, so that the
+digest of a step's code covers the readers (`pipeline/imports.py`)."""
 
 
-def reader(image_format: str) -> Reader:
+def open_reader(image_format: str, config: InputConfig) -> Reader:
     """Returns the reader of a format."""
-    module = importlib.import_module(_READERS[image_format])
-    return Reader(module.plan, module.read)
+    module, name = _READERS[image_format]
+    reader: Reader = getattr(importlib.import_module(module), name)(config)
+    return reader
 
 
 class ImageSource:
@@ -55,12 +56,12 @@ class ImageSource:
             InputError: if a path does not exist, or there is no member at all.
         """
         index = 0
-        located = list(locate(self._config))
+        located = list(Locator(self._config).sources())
         splits: list[str | None] = [None] * len(located)
         if self._config.splits.source == "auto":
             splits = splits_of_sources(located)
         for (path, image_format), split in zip(located, splits, strict=True):
-            for unit in reader(image_format).plan(path, self._config):
+            for unit in open_reader(image_format, self._config).plan(path):
                 yield replace(unit, index=index, split=split)
                 index += 1
         if not index:
@@ -74,9 +75,10 @@ class ImageSource:
         Raises:
             InputError: if the archive as a whole is unreadable.
         """
+        origins = Origins(self._config)
         start = 0
-        for batch in reader(unit.format).read(unit, self._config):
-            batch.origins = origins_of(batch, unit, self._config)
+        for batch in open_reader(unit.format, self._config).read(unit):
+            batch.origins = origins.of(batch, unit)
             batch.start = start
             start += len(batch)
             yield batch

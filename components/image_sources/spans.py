@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from components.image_sources.braces import expand_braces
 from components.image_sources.config import InputConfig
-from components.image_sources.locate import expand
+from components.image_sources.locate import Locator
 from trainer.errors import InputError
 
 _TOKEN: Final = re.compile(r"\{(SPAN|VERSION|YYYY|MM|DD)(?::(\d+))?\}")
@@ -100,7 +100,7 @@ def _spans_of(pattern: str, config: InputConfig) -> Mapping[int, _Found]:
     head, tail = (pattern, "") if slash < 0 else (pattern[:slash], pattern[slash:])
     expression = re.compile(_to_regex(head))
     spans: dict[int, _Found] = {}
-    for path in expand(_TOKEN.sub("*", head), config):
+    for path in Locator(config).expand(_TOKEN.sub("*", head)):
         match = expression.fullmatch(path)
         if match is None:
             continue

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from components.image_sources import tar_stream
-from components.image_sources.base import WorkUnit
+from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import MIB, InputConfig
+from components.image_sources.config import MIB
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.naming import PathNaming, escaped, sample_key
 from trainer.errors import InputError
@@ -16,48 +16,49 @@ _REMEMBERED = 1000
 """Number of members whose names are kept, to recognise an unsorted WebDataset shard."""
 
 
-def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
-    """Plans one unit, because a tar can only be read from its beginning."""
-    del config
-    yield WorkUnit(0, path, "tar")
+class TarReader(Reader):
+    """Reads a tar, compressed or not."""
 
+    def plan(self, path: str) -> Iterator[WorkUnit]:
+        """Plans one unit, because a tar can only be read from its beginning."""
+        yield WorkUnit(0, path, "tar")
 
-def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
-    """Reads one archive."""
-    naming = PathNaming(config, unit.split)
-    keys: set[str] = set()
-    batch, size = MemberBatch(unit.source), 0
-    for member in tar_stream.members(unit.source, config):
-        reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
-        if reason:
-            batch.ignore(member.name, reason)
-        elif member.kind:
-            batch.refuse(member.name, member.kind, member.detail)
-        else:
-            _refuse_late_label(unit.source, member.name, keys, config)
-            if is_side_file(member.name):
-                batch.ignore(member.name, "side_file")
-                continue
-            place = naming.place(member.name)
-            batch.add(member.name, member.data, place.label, place.split)
-            size += len(member.data)
-        if batch.members >= config.units.batch or size >= BATCH_BYTES:
-            yield batch
-            batch, size = MemberBatch(unit.source), 0
-    yield batch
+    def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
+        """Reads one archive."""
+        naming = PathNaming(self.config, unit.split)
+        keys: set[str] = set()
+        batch, size = MemberBatch(unit.source), 0
+        for member in tar_stream.members(unit.source, self.config):
+            reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
+            if reason:
+                batch.ignore(member.name, reason)
+            elif member.kind:
+                batch.refuse(member.name, member.kind, member.detail)
+            else:
+                self._refuse_late_label(unit.source, member.name, keys)
+                if is_side_file(member.name):
+                    batch.ignore(member.name, "side_file")
+                    continue
+                place = naming.place(member.name)
+                batch.add(member.name, member.data, place.label, place.split)
+                size += len(member.data)
+            if batch.members >= self.config.units.batch or size >= BATCH_BYTES:
+                yield batch
+                batch, size = MemberBatch(unit.source), 0
+        yield batch
 
+    def _refuse_late_label(self, path: str, name: str, keys: set[str]) -> None:
+        """Raises for a label file of WebDataset behind its image.
 
-def _refuse_late_label(path: str, name: str, keys: set[str], config: InputConfig) -> None:
-    """Raises for a label file of WebDataset behind its image.
-
-    A shard is recognised by its first members; if all labels come last, it looks like a plain tar.
-    """
-    key, suffix = sample_key(name)
-    if suffix == "cls" and key in keys and config.labels.source == "auto":
-        raise InputError(
-            f"{path}: {escaped(name)} is the label of an image far before it; sort the shard so"
-            " that the files of a sample follow each other (tar --sort=name), or set"
-            " format: webdataset and labels.source: none"
-        )
-    if len(keys) < _REMEMBERED:
-        keys.add(key)
+        A shard is recognised by its first members; if all labels come last, it looks like a
+        plain tar.
+        """
+        key, suffix = sample_key(name)
+        if suffix == "cls" and key in keys and self.config.labels.source == "auto":
+            raise InputError(
+                f"{path}: {escaped(name)} is the label of an image far before it; sort the shard so"
+                " that the files of a sample follow each other (tar --sort=name), or set"
+                " format: webdataset and labels.source: none"
+            )
+        if len(keys) < _REMEMBERED:
+            keys.add(key)

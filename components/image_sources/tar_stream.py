@@ -4,28 +4,16 @@
 exhaust the memory. Formats: POSIX.1-2001 (pax), ustar, GNU and the old v7 format.
 """
 
-import bz2
-import gzip
-import io
-import lzma
-import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
-import zstandard
-
-from components.image_sources.config import RATIO_FLOOR, InputConfig
-from components.image_sources.magic_numbers import BZIP2_START, GZIP_START, XZ_START, ZSTD_START
+from components.image_sources.config import InputConfig
+from components.image_sources.unpacking import UnpackedStream, open_unpacked
 from trainer.errors import InputError
-from trainer.storage import files
 
 BLOCK: Final = 512
 
 _LONGEST_HEADER: Final = 1024 * 1024
-_SKIP: Final = 1024 * 1024
-_ZSTD_WINDOW: Final = 1 << 27
-# bz2 reports damage as a plain OSError; that the file cannot be read is an InputError already.
-_PACKING_ERRORS: Final = (EOFError, OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 _KINDS: Final = {
     b"0": "",
     b"\0": "",
@@ -77,199 +65,107 @@ def members(path: str, config: InputConfig) -> Iterator[TarMember]:
             unfinished download. Nothing of it is accepted, because the missing members are
             unknown.
     """
-    counter = _Counted(files.open_stream(path, config.storage))
-    unpacked = _unpacked(io.BufferedReader(counter, _SKIP))
-    try:
-        yield from _members(path, _Blocks(path, unpacked, counter, config), config)
-    except _PACKING_ERRORS as error:
-        raise InputError(f"{path}: damaged or cut short ({error}); copy it again") from error
-    finally:
-        counter.close()
+    with open_unpacked(path, config) as blocks:
+        yield from _TarParser(path, blocks, config).members()
 
 
-class _Readable(Protocol):
-    """Describes the interface that all decompressors share."""
-
-    def read(self, size: int, /) -> bytes:
-        """Reads at most `size` bytes."""
-
-
-class _Counted(io.RawIOBase):
-    """Counts the bytes that are read from a stream.
-
-    Args:
-        stream: The stream to read.
-    """
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
-        self.consumed = 0
-
-    def readable(self) -> bool:
-        """Returns True."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Reads at most as many bytes as the buffer holds."""
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        self.consumed += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        """Closes the stream."""
-        self._stream.close()
-        super().close()
-
-
-def _unpacked(stream: io.BufferedReader) -> _Readable:
-    """Returns the decompressed stream; the first bytes reveal the compression."""
-    head = stream.peek(6)
-    if head.startswith(GZIP_START):
-        return gzip.GzipFile(fileobj=stream, mode="rb")
-    if head.startswith(ZSTD_START):
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-        return decompressor.stream_reader(stream, read_across_frames=True)
-    if head.startswith(BZIP2_START):
-        return bz2.BZ2File(stream)
-    if head.startswith(XZ_START):
-        return lzma.LZMAFile(stream)
-    return stream
-
-
-class _Blocks:
-    """Reads exact numbers of bytes from a decompressed stream and enforces the ratio limit.
+class _TarParser:
+    """Parses headers and reads files.
 
     Args:
         path: The archive, for error messages.
-        stream: The decompressed stream.
-        packed: The compressed stream underneath.
-        config: Limits.
+        blocks: Its content.
+        config: Limits, and the encoding of names.
     """
 
-    def __init__(self, path: str, stream: _Readable, packed: _Counted, config: InputConfig) -> None:
+    def __init__(self, path: str, blocks: UnpackedStream, config: InputConfig) -> None:
         self._path = path
-        self._stream = stream
-        self._packed = packed
-        self._ratio = config.limits.max_ratio
-        self._given = 0
+        self._blocks = blocks
+        self._config = config
 
-    def read(self, size: int) -> bytes:
-        """Reads `size` bytes.
-
-        Raises:
-            InputError: if there are fewer, or the ratio is that of a decompression bomb.
-        """
-        data = self.read_up_to(size)
-        if len(data) < size:
-            raise InputError(
-                f"{self._path}: cut short after {self._given} bytes; copy or download it again"
-            )
-        return data
-
-    def read_up_to(self, size: int) -> bytes:
-        """Reads `size` bytes, fewer at the end of the stream.
-
-        Raises:
-            InputError: if the ratio is that of a decompression bomb.
-        """
-        data = self._stream.read(size)
-        while 0 < len(data) < size and (more := self._stream.read(size - len(data))):
-            data += more
-        self._given += len(data)
-        if self._given > RATIO_FLOOR and self._given > self._ratio * self._packed.consumed:
-            raise InputError(
-                f"{self._path}: a decompression bomb: {self._packed.consumed} bytes unpack to more"
-                f" than {self._given}; raise limits.max_ratio if that is meant"
-            )
-        return data
-
-    def skip(self, size: int) -> None:
-        """Reads and discards `size` bytes."""
-        while size > 0:
-            size -= len(self.read(min(size, _SKIP)))
-
-
-def _members(path: str, blocks: _Blocks, config: InputConfig) -> Iterator[TarMember]:
-    """Parses headers and reads files."""
-    limit = config.limits.max_bytes
-    override: dict[str, str] = {}
-    count = 0
-    while True:
-        header = blocks.read(BLOCK)
-        if not any(header):
-            following = _after_end(path, blocks, count, config)
-            if following is None:
-                return
-            header, override = following, {}
-        kind, size = header[156:157], _number(header[124:136])
-        if size < 0 or _checksum(header) not in (_number(header[148:156]), None):
-            what = f"damaged after member {count}" if count else "no tar archive, or damaged"
-            raise InputError(f"{path}: {what}; copy it again")
-        padded = -(-size // BLOCK) * BLOCK
-        if kind in (b"x", b"L", b"K", b"g"):
-            if size > _LONGEST_HEADER:
-                raise InputError(f"{path}: an extended header of {size} bytes; not a valid tar")
-            content = blocks.read(padded)[:size]
-            if kind == b"x":
-                override.update(_pax(content))
-            elif kind == b"L":
-                override["path"] = _text(content.rstrip(b"\0"))
-            continue
-        count += 1
-        if count > config.limits.max_members:
-            raise InputError(
-                f"{path}: more than {config.limits.max_members} members; raise"
-                " limits.max_members if that is meant"
-            )
-        name = _in_encoding(override.get("path") or _name(header), config.names_encoding)
-        if override.get("size", "").isdigit():
-            size = int(override["size"])
+    def members(self) -> Iterator[TarMember]:
+        """Parses headers and reads files."""
+        limit = self._config.limits.max_bytes
+        override: dict[str, str] = {}
+        count = 0
+        while True:
+            header = self._blocks.read(BLOCK)
+            if not any(header):
+                following = self._after_end(count)
+                if following is None:
+                    return
+                header, override = following, {}
+            kind, size = header[156:157], _number(header[124:136])
+            if size < 0 or _checksum(header) not in (_number(header[148:156]), None):
+                what = f"damaged after member {count}" if count else "no tar archive, or damaged"
+                raise InputError(f"{self._path}: {what}; copy it again")
             padded = -(-size // BLOCK) * BLOCK
-        sparse = any(key.startswith("GNU.sparse") for key in override)
-        override = {}
-        reason = "unreadable" if sparse else _KINDS.get(kind, "unreadable")
-        if kind == b"\0" and name.endswith("/"):
-            # The v7 format has no type for folders.
-            reason = "folder"
-        if reason in ("link", "device", "folder"):
-            if kind not in _WITHOUT_DATA:
-                blocks.skip(padded)
-            yield TarMember(name, reason, b"", f"type {kind.decode('ascii', 'replace')!r}")
-            continue
-        if reason or size > limit:
-            blocks.skip(padded)
-            detail = f"type {kind!r}" if reason else f"{size} bytes; limits.max_bytes is {limit}"
-            yield TarMember(name, reason or "too_large", b"", detail)
-            continue
-        yield TarMember(name, "", blocks.read(padded)[:size], "")
+            if kind in (b"x", b"L", b"K", b"g"):
+                if size > _LONGEST_HEADER:
+                    raise InputError(
+                        f"{self._path}: an extended header of {size} bytes; not a valid tar"
+                    )
+                content = self._blocks.read(padded)[:size]
+                if kind == b"x":
+                    override.update(_pax(content))
+                elif kind == b"L":
+                    override["path"] = _text(content.rstrip(b"\0"))
+                continue
+            count += 1
+            if count > self._config.limits.max_members:
+                raise InputError(
+                    f"{self._path}: more than {self._config.limits.max_members} members; raise"
+                    " limits.max_members if that is meant"
+                )
+            name = _in_encoding(override.get("path") or _name(header), self._config.names_encoding)
+            if override.get("size", "").isdigit():
+                size = int(override["size"])
+                padded = -(-size // BLOCK) * BLOCK
+            sparse = any(key.startswith("GNU.sparse") for key in override)
+            override = {}
+            reason = "unreadable" if sparse else _KINDS.get(kind, "unreadable")
+            if kind == b"\0" and name.endswith("/"):
+                # The v7 format has no type for folders.
+                reason = "folder"
+            if reason in ("link", "device", "folder"):
+                if kind not in _WITHOUT_DATA:
+                    self._blocks.skip(padded)
+                yield TarMember(name, reason, b"", f"type {kind.decode('ascii', 'replace')!r}")
+                continue
+            if reason or size > limit:
+                self._blocks.skip(padded)
+                detail = (
+                    f"type {kind!r}" if reason else f"{size} bytes; limits.max_bytes is {limit}"
+                )
+                yield TarMember(name, reason or "too_large", b"", detail)
+                continue
+            yield TarMember(name, "", self._blocks.read(padded)[:size], "")
 
+    def _after_end(self, count: int) -> bytes | None:
+        """Reads on after an end marker: returns the header of a further archive, None at the end.
 
-def _after_end(path: str, blocks: _Blocks, count: int, config: InputConfig) -> bytes | None:
-    """Reads on after an end marker: returns the header of a further archive, None at the end.
-
-    Raises:
-        InputError: if there is anything else than zeros, or more of them than tar fills a record
-            with.
-    """
-    zeros = BLOCK
-    while block := blocks.read_up_to(BLOCK):
-        if any(block):
-            if is_header(block):
-                return block
+        Raises:
+            InputError: if there is anything else than zeros, or more of them than tar fills a
+                record with.
+        """
+        zeros = BLOCK
+        while block := self._blocks.read_up_to(BLOCK):
+            if any(block):
+                if is_header(block):
+                    return block
+                raise InputError(
+                    f"{self._path}: what follows the end marker behind member {count} is no tar;"
+                    " copy the archive again, or cut the rest off"
+                )
+            zeros += len(block)
+        limit = self._config.limits.max_tar_padding
+        if zeros > limit:
             raise InputError(
-                f"{path}: what follows the end marker behind member {count} is no tar; copy the"
-                " archive again, or cut the rest off"
+                f"{self._path}: ends with {zeros:,} zero bytes after member {count}, as an"
+                " unfinished download does; copy it again, or raise limits.max_tar_padding"
+                f" ({limit:,}) if it is complete"
             )
-        zeros += len(block)
-    limit = config.limits.max_tar_padding
-    if zeros > limit:
-        raise InputError(
-            f"{path}: ends with {zeros:,} zero bytes after member {count}, as an unfinished"
-            f" download does; copy it again, or raise limits.max_tar_padding ({limit:,}) if it is"
-            " complete"
-        )
-    return None
+        return None
 
 
 def is_header(block: bytes) -> bool:

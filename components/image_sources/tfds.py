@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from components.image_sources.base import WorkUnit
+from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import InputConfig, TFDSConfig, TFRecordConfig
+from components.image_sources.config import TFDSConfig, TFRecordConfig
 from components.image_sources.naming import split_of_value
-from components.image_sources.tfrecord import read_records
+from components.image_sources.tfrecord import TFRecordReader
 from trainer.errors import InputError
 
 
@@ -23,26 +23,30 @@ class _Prepared(NamedTuple):
     names: tuple[str, ...]
 
 
-def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
-    """Plans one unit per shard."""
-    prepared = _prepared(path, config.tfds)
-    for split, shard, examples in prepared.shards:
-        extra = json.dumps({"split": split, "names": prepared.names}).encode()
-        yield WorkUnit(0, shard, "tfds", members=examples, extra=extra)
+class TFDSReader(Reader):
+    """Reads a data set of TensorFlow Datasets."""
 
+    def plan(self, path: str) -> Iterator[WorkUnit]:
+        """Plans one unit per shard."""
+        prepared = _prepared(path, self.config.tfds)
+        for split, shard, examples in prepared.shards:
+            extra = json.dumps({"split": split, "names": prepared.names}).encode()
+            yield WorkUnit(0, shard, "tfds", members=examples, extra=extra)
 
-def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
-    """Reads one shard."""
-    extra = json.loads(unit.extra)
-    label = config.tfds.label if config.labels.source == "auto" else ""
-    keys = TFRecordConfig(encoded=config.tfds.image, label_text="", label=label, filename="")
-    split = split_of_value(extra["split"]) if config.splits.source == "auto" else None
-    yield from read_records(unit.source, split, keys, tuple(extra["names"]), config, set())
+    def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
+        """Reads one shard."""
+        extra = json.loads(unit.extra)
+        label = self.config.tfds.label if self.config.labels.source == "auto" else ""
+        keys = TFRecordConfig(
+            encoded=self.config.tfds.image, label_text="", label=label, filename=""
+        )
+        split = split_of_value(extra["split"]) if self.config.splits.source == "auto" else None
+        reader = TFRecordReader(self.config)
+        yield from reader.read_records(unit.source, split, keys, tuple(extra["names"]), set())
 
-
-def shard_files(path: str, config: InputConfig) -> list[str]:
-    """Returns the dataset's files, for the fingerprint."""
-    return [shard for _, shard, _ in _prepared(path, config.tfds).shards]
+    def shard_files(self, path: str) -> list[str]:
+        """Returns the dataset's files, for the fingerprint."""
+        return [shard for _, shard, _ in _prepared(path, self.config.tfds).shards]
 
 
 @lru_cache(maxsize=8)

@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, Final
 
 from google.protobuf.message import DecodeError
 
-from components.image_sources.base import WorkUnit
+from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import MIB, InputConfig, TFRecordConfig
+from components.image_sources.config import MIB, TFRecordConfig
 from components.image_sources.example_proto import example_class
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.tar import BATCH_BYTES
@@ -26,61 +26,72 @@ _ROOM: Final = MIB
 _KEYS_NAMED: Final = 12
 
 
-def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
-    """Plans one unit, because only reading the file reveals where its records begin."""
-    del config
-    yield WorkUnit(0, path, "tfrecord")
+class TFRecordReader(Reader):
+    """Reads a TFRecord file of tf.Examples."""
 
+    def plan(self, path: str) -> Iterator[WorkUnit]:
+        """Plans one unit, because only reading the file reveals where its records begin."""
+        yield WorkUnit(0, path, "tfrecord")
 
-def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
-    """Reads the records of one file."""
-    keys = config.tfrecord
-    if config.labels.source == "none":
-        keys = keys.model_copy(update={"label": "", "label_text": ""})
-    seen: set[str] = set()
-    yield from read_records(unit.source, unit.split, keys, config.labels.names, config, seen)
-    _require_keys(unit.source, keys, seen)
+    def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
+        """Reads the records of one file."""
+        keys = self.config.tfrecord
+        if self.config.labels.source == "none":
+            keys = keys.model_copy(update={"label": "", "label_text": ""})
+        seen: set[str] = set()
+        yield from self.read_records(unit.source, unit.split, keys, self.config.labels.names, seen)
+        _require_keys(unit.source, keys, seen)
 
+    def read_records(
+        self,
+        path: str,
+        split: str | None,
+        keys: TFRecordConfig,
+        names: tuple[str, ...],
+        seen: set[str],
+    ) -> Iterator[MemberBatch]:
+        """Reads the images of one TFRecord file.
 
-def read_records(
-    path: str,
-    split: str | None,
-    keys: TFRecordConfig,
-    names: tuple[str, ...],
-    config: InputConfig,
-    seen: set[str],
-) -> Iterator[MemberBatch]:
-    """Reads the images of one TFRecord file.
+        Args:
+            path: The file.
+            split: The split of all its images.
+            keys: Feature keys; an empty key disables its feature.
+            names: Class names by number.
+            seen: Receives the names of the features that records have.
 
-    Args:
-        path: The file.
-        split: The split of all its images.
-        keys: Feature keys; an empty key disables its feature.
-        names: Class names by number.
-        config: Limits, batch size and storage.
-        seen: Receives the names of the features that records have.
+        Yields:
+            Batches in the order of the file.
 
-    Yields:
-        Batches in the order of the file.
+        Raises:
+            InputError: if the file is damaged.
+        """
+        batch, size = MemberBatch(path), 0
+        with files.open_stream(path, self.config.storage) as raw:
+            stream: BinaryIO = raw
+            if is_packed(raw):
+                stream = gzip.GzipFile(fileobj=raw)  # type: ignore[assignment]
+            for row, (record, reason) in enumerate(self._frames(path, stream)):
+                name = f"{row:08d}"
+                if reason:
+                    batch.refuse(name, reason, f"record {row}")
+                else:
+                    size += _add(batch, name, record, split, keys, names, seen)
+                if (
+                    len(batch) + len(batch.rejects) >= self.config.units.batch
+                    or size >= BATCH_BYTES
+                ):
+                    yield batch
+                    batch, size = MemberBatch(path), 0
+        yield batch
 
-    Raises:
-        InputError: if the file is damaged.
-    """
-    batch, size = MemberBatch(path), 0
-    with files.open_stream(path, config.storage) as raw:
-        stream: BinaryIO = raw
-        if is_packed(raw):
-            stream = gzip.GzipFile(fileobj=raw)  # type: ignore[assignment]
-        for row, (record, reason) in enumerate(_frames(path, stream, config)):
-            name = f"{row:08d}"
-            if reason:
-                batch.refuse(name, reason, f"record {row}")
-            else:
-                size += _add(batch, name, record, split, keys, names, seen)
-            if len(batch) + len(batch.rejects) >= config.units.batch or size >= BATCH_BYTES:
-                yield batch
-                batch, size = MemberBatch(path), 0
-    yield batch
+    def _frames(self, path: str, stream: BinaryIO) -> Iterator[tuple[bytes, str]]:
+        """Reads the frames of a file; raises `InputError` if the file as a whole is damaged."""
+        try:
+            yield from read_frames(stream, self.config.limits.max_bytes + _ROOM)
+        except FrameError as error:
+            raise InputError(f"{path}: not a TFRecord file, or damaged; copy it again") from error
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(f"{path}: damaged or cut short ({error}); copy it again") from error
 
 
 def _add(
@@ -155,13 +166,3 @@ def _require_keys(path: str, keys: TFRecordConfig, seen: set[str]) -> None:
             raise InputError(
                 f"{path}: no record has the feature {key!r} of tfrecord.{option}; they have {known}"
             )
-
-
-def _frames(path: str, stream: BinaryIO, config: InputConfig) -> Iterator[tuple[bytes, str]]:
-    """Reads the frames of a file; raises `InputError` if the file as a whole is damaged."""
-    try:
-        yield from read_frames(stream, config.limits.max_bytes + _ROOM)
-    except FrameError as error:
-        raise InputError(f"{path}: not a TFRecord file, or damaged; copy it again") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path}: damaged or cut short ({error}); copy it again") from error

@@ -5,14 +5,14 @@ image; the split is in the shard's name. Whatever is no known side file is judge
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
 from components.image_sources import tar_stream
-from components.image_sources.base import WorkUnit
+from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import InputConfig
+from components.image_sources.config import LabelsConfig
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.naming import escaped, sample_key
@@ -38,38 +38,71 @@ _REMEMBERED: Final = 1_000_000
 Sample = list[tuple[str, TarMember]]
 
 
-def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
-    """Plans one unit, because a tar can only be read from its beginning."""
-    del config
-    yield WorkUnit(0, path, "webdataset")
+class WebDatasetReader(Reader):
+    """Reads a WebDataset shard."""
 
+    def plan(self, path: str) -> Iterator[WorkUnit]:
+        """Plans one unit, because a tar can only be read from its beginning."""
+        yield WorkUnit(0, path, "webdataset")
 
-def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
-    """Reads one shard."""
-    labels = _Labels(unit.source, config)
-    batch, size = MemberBatch(unit.source), 0
-    for key, sample in _samples(unit.source, config):
-        try:
-            label, fault = labels.of(key, sample), ""
-        except LabelValueError as error:
-            label, fault = None, str(error)
-        for suffix, member in sample:
-            reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
-            if reason:
-                batch.ignore(member.name, reason)
-            elif member.kind:
-                batch.refuse(member.name, member.kind, member.detail)
-            elif is_side_file(suffix):
-                batch.ignore(member.name, "side_file")
-            elif fault:
-                batch.refuse(member.name, "bad_label", fault)
-            else:
-                batch.add(member.name, member.data, label, unit.split)
-                size += len(member.data)
-        if batch.members >= config.units.batch or size >= BATCH_BYTES:
-            yield batch
-            batch, size = MemberBatch(unit.source), 0
-    yield batch
+    def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
+        """Reads one shard."""
+        labels = _Labels(unit.source, self.config.labels)
+        batch, size = MemberBatch(unit.source), 0
+        for key, sample in self._samples(unit.source):
+            try:
+                label, fault = labels.of(key, sample), ""
+            except LabelValueError as error:
+                label, fault = None, str(error)
+            for suffix, member in sample:
+                reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
+                if reason:
+                    batch.ignore(member.name, reason)
+                elif member.kind:
+                    batch.refuse(member.name, member.kind, member.detail)
+                elif is_side_file(suffix):
+                    batch.ignore(member.name, "side_file")
+                elif fault:
+                    batch.refuse(member.name, "bad_label", fault)
+                else:
+                    batch.add(member.name, member.data, label, unit.split)
+                    size += len(member.data)
+            if batch.members >= self.config.units.batch or size >= BATCH_BYTES:
+                yield batch
+                batch, size = MemberBatch(unit.source), 0
+        yield batch
+
+    def _samples(self, path: str) -> Iterator[tuple[str, Sample]]:
+        """Groups adjacent members of one key; a group never exceeds the size of a batch."""
+        sample: Sample = []
+        current, size = "", 0
+        for member in tar_stream.members(path, self.config):
+            key, suffix = sample_key(member.name)
+            if sample and (
+                key != current or size > BATCH_BYTES or len(sample) >= self.config.units.batch
+            ):
+                yield current, sample
+                sample, size = [], 0
+            current = key
+            sample.append((suffix, member))
+            size += len(member.data)
+        if sample:
+            yield current, sample
+
+    def has_side_files(self, path: str) -> bool:
+        """Returns whether the first members of a tar are those of a WebDataset shard.
+
+        Raises:
+            InputError: if the archive is damaged within these members.
+        """
+        found: dict[str, set[str]] = {}
+        for member in islice(tar_stream.members(path, self.config), _PEEKED):
+            key, suffix = sample_key(member.name)
+            suffixes = found.setdefault(key, set())
+            suffixes.add(suffix.rpartition(".")[2])
+            if suffixes & IMAGE_SUFFIXES and suffixes & set(_LABEL_SUFFIXES):
+                return True
+        return False
 
 
 class _Labels:
@@ -80,7 +113,7 @@ class _Labels:
         config: Where labels come from, and their names.
     """
 
-    def __init__(self, path: str, config: InputConfig) -> None:
+    def __init__(self, path: str, config: LabelsConfig) -> None:
         self._path = path
         self._config = config
         self._early: dict[str, str | None] = {}
@@ -93,7 +126,7 @@ class _Labels:
             LabelValueError: if the value beside the image is no label.
             InputError: if the labels are in another order than the images, or are captions.
         """
-        if self._config.labels.source == "none":
+        if self._config.source == "none":
             return None
         side = {suffix.rpartition(".")[2]: member.data for suffix, member in sample}
         chosen = next((suffix for suffix in _LABEL_SUFFIXES if side.get(suffix)), None)
@@ -103,7 +136,7 @@ class _Labels:
                 f"{self._path}: the .txt files beside the images hold captions, as img2dataset"
                 " writes them, and no classes; set labels.source: none, or add .cls files"
             )
-        label = _side_label(chosen, side[chosen], self._config) if chosen else None
+        label = _side_label(chosen, side[chosen], self._config.names) if chosen else None
         if not has_image:
             self._keep(key, label)
         elif label is None:
@@ -134,39 +167,7 @@ def _has_caption(side: Mapping[str, bytes]) -> bool:
     return isinstance(values, dict) and bool(_CAPTION_KEYS & values.keys())
 
 
-def has_side_files(path: str, config: InputConfig) -> bool:
-    """Returns whether the first members of a tar are those of a WebDataset shard.
-
-    Raises:
-        InputError: if the archive is damaged within these members.
-    """
-    found: dict[str, set[str]] = {}
-    for member in islice(tar_stream.members(path, config), _PEEKED):
-        key, suffix = sample_key(member.name)
-        suffixes = found.setdefault(key, set())
-        suffixes.add(suffix.rpartition(".")[2])
-        if suffixes & IMAGE_SUFFIXES and suffixes & set(_LABEL_SUFFIXES):
-            return True
-    return False
-
-
-def _samples(path: str, config: InputConfig) -> Iterator[tuple[str, Sample]]:
-    """Groups adjacent members of one key; a group never exceeds the size of a batch."""
-    sample: Sample = []
-    current, size = "", 0
-    for member in tar_stream.members(path, config):
-        key, suffix = sample_key(member.name)
-        if sample and (key != current or size > BATCH_BYTES or len(sample) >= config.units.batch):
-            yield current, sample
-            sample, size = [], 0
-        current = key
-        sample.append((suffix, member))
-        size += len(member.data)
-    if sample:
-        yield current, sample
-
-
-def _side_label(suffix: str, data: bytes, config: InputConfig) -> str | None:
+def _side_label(suffix: str, data: bytes, names: Sequence[str]) -> str | None:
     """Reads the label from a side file.
 
     Raises:
@@ -174,8 +175,8 @@ def _side_label(suffix: str, data: bytes, config: InputConfig) -> str | None:
     """
     text = data.decode("utf-8", "surrogateescape").strip()
     if suffix != "json":
-        return read_label(text, config.labels.names, is_text=True)
-    return read_label(_from_json(text), config.labels.names)
+        return read_label(text, names, is_text=True)
+    return read_label(_from_json(text), names)
 
 
 def _from_json(text: str) -> Any:

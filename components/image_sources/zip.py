@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Final
 
-from components.image_sources.base import WorkUnit
+from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import RATIO_FLOOR, InputConfig, LimitsConfig
+from components.image_sources.config import RATIO_FLOOR, LimitsConfig
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.naming import PathNaming
 from components.image_sources.zip_directory import (
@@ -40,76 +40,78 @@ _SLACK: Final = 512
 _READ: Final = 16 * 1024 * 1024
 
 
-def plan(path: str, config: InputConfig) -> Iterator[WorkUnit]:
-    """Plans the units of one archive."""
-    file = files.open_ranged(path, config.storage)
-    try:
-        directory = find_directory(path, file)
-        total = 0
-        parts = plan_parts(path, file, directory, config.units.members, config.units.max_bytes)
-        mode = _WRAPS if directory.wraps else ""
-        for part in parts:
-            total += part.entries
-            if total > config.limits.max_members:
-                raise InputError(
-                    f"{path}: more than {config.limits.max_members} members; raise"
-                    " limits.max_members if that is meant"
-                )
-            extra = f"{part.shift}{mode}".encode()
-            yield WorkUnit(0, path, "zip", part.start, part.stop, part.entries, extra=extra)
-    finally:
-        file.close()
+class ZipReader(Reader):
+    """Reads a zip."""
 
+    def plan(self, path: str) -> Iterator[WorkUnit]:
+        """Plans the units of one archive."""
+        file = files.open_ranged(path, self.config.storage)
+        try:
+            directory = find_directory(path, file)
+            total = 0
+            parts = plan_parts(
+                path, file, directory, self.config.units.members, self.config.units.max_bytes
+            )
+            mode = _WRAPS if directory.wraps else ""
+            for part in parts:
+                total += part.entries
+                if total > self.config.limits.max_members:
+                    raise InputError(
+                        f"{path}: more than {self.config.limits.max_members} members; raise"
+                        " limits.max_members if that is meant"
+                    )
+                extra = f"{part.shift}{mode}".encode()
+                yield WorkUnit(0, path, "zip", part.start, part.stop, part.entries, extra=extra)
+        finally:
+            file.close()
 
-def read(unit: WorkUnit, config: InputConfig) -> Iterator[MemberBatch]:
-    """Reads the members in one part of the central directory."""
-    naming = PathNaming(config, unit.split)
-    file = files.open_ranged(unit.source, config.storage)
-    try:
-        entries = _entries(unit, file, config)
-        previous_stop = 0
-        while chunk := list(islice(entries, config.units.batch)):
-            batch = MemberBatch(unit.source)
-            wanted = [entry for entry in chunk if _is_wanted(entry, batch, config.limits)]
-            fetched, previous_stop = _fetch(file, wanted, batch, previous_stop)
-            for entry, packed in fetched:
-                data = _unpack(entry, packed, batch, config.limits.max_bytes)
-                if data is not None:
-                    place = naming.place(entry.name)
-                    batch.add(entry.name, data, place.label, place.split)
-            yield batch
-    finally:
-        file.close()
+    def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
+        """Reads the members in one part of the central directory."""
+        naming = PathNaming(self.config, unit.split)
+        file = files.open_ranged(unit.source, self.config.storage)
+        try:
+            entries = self._entries(unit, file)
+            previous_stop = 0
+            while chunk := list(islice(entries, self.config.units.batch)):
+                batch = MemberBatch(unit.source)
+                wanted = [entry for entry in chunk if _is_wanted(entry, batch, self.config.limits)]
+                fetched, previous_stop = _fetch(file, wanted, batch, previous_stop)
+                for entry, packed in fetched:
+                    data = _unpack(entry, packed, batch, self.config.limits.max_bytes)
+                    if data is not None:
+                        place = naming.place(entry.name)
+                        batch.add(entry.name, data, place.label, place.split)
+                yield batch
+        finally:
+            file.close()
 
+    def pick(self, path: str, wants: Callable[[str], bool]) -> Iterator[MemberBatch]:
+        """Reads only the members whose names are wanted, located through the central directory."""
+        file = files.open_ranged(path, self.config.storage)
+        try:
+            for unit in self.plan(path):
+                named = [entry for entry in self._entries(unit, file) if wants(entry.name)]
+                batch = MemberBatch(path)
+                wanted = [entry for entry in named if _is_wanted(entry, batch, self.config.limits)]
+                fetched, _ = _fetch(file, wanted, batch, 0)
+                for entry, packed in fetched:
+                    data = _unpack(entry, packed, batch, self.config.limits.max_bytes)
+                    if data is not None:
+                        batch.add(entry.name, data, None, None)
+                yield batch
+        finally:
+            file.close()
 
-def pick(path: str, wants: Callable[[str], bool], config: InputConfig) -> Iterator[MemberBatch]:
-    """Reads only the members whose names are wanted, located through the central directory."""
-    file = files.open_ranged(path, config.storage)
-    try:
-        for unit in plan(path, config):
-            named = [entry for entry in _entries(unit, file, config) if wants(entry.name)]
-            batch = MemberBatch(path)
-            wanted = [entry for entry in named if _is_wanted(entry, batch, config.limits)]
-            fetched, _ = _fetch(file, wanted, batch, 0)
-            for entry, packed in fetched:
-                data = _unpack(entry, packed, batch, config.limits.max_bytes)
-                if data is not None:
-                    batch.add(entry.name, data, None, None)
-            yield batch
-    finally:
-        file.close()
-
-
-def _entries(unit: WorkUnit, file: RangedFile, config: InputConfig) -> Iterator[Entry]:
-    """Parses the part of the central directory that a unit stands for."""
-    listed = file.read(unit.start, unit.stop - unit.start)
-    shift = unit.extra.decode()
-    return parse_entries(
-        listed,
-        int(shift.removesuffix(_WRAPS)),
-        wraps=shift.endswith(_WRAPS),
-        encoding=config.names_encoding,
-    )
+    def _entries(self, unit: WorkUnit, file: RangedFile) -> Iterator[Entry]:
+        """Parses the part of the central directory that a unit stands for."""
+        listed = file.read(unit.start, unit.stop - unit.start)
+        shift = unit.extra.decode()
+        return parse_entries(
+            listed,
+            int(shift.removesuffix(_WRAPS)),
+            wraps=shift.endswith(_WRAPS),
+            encoding=self.config.names_encoding,
+        )
 
 
 def _is_wanted(entry: Entry, batch: MemberBatch, limits: LimitsConfig) -> bool:
