@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
+from trainer.storage import files
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,11 @@ class WorkUnit:
     members: int = -1
     split: str | None = None
     extra: bytes = b""
+
+    @property
+    def place(self) -> bytes:
+        """Returns what distinguishes the unit from others of its source."""
+        return f"{self.start}\0{self.stop}\0".encode() + self.extra
 
 
 class Reader(abc.ABC):
@@ -66,3 +72,11 @@ class Reader(abc.ABC):
         Raises:
             InputError: if the archive as a whole is unreadable.
         """
+
+    def version(self, unit: WorkUnit) -> bytes:
+        """Returns a value that changes with the unit's members, without reading them.
+
+        Here the source counts as a whole, with its size and its modification time or generation.
+        """
+        facts = files.stat(unit.source, self.config.storage)
+        return unit.place + f"\0{facts.size}\0{facts.version}".encode()

@@ -49,6 +49,18 @@ class FolderReader(Reader):
             yield passed
         yield from self.read_files(unit.source, rows)
 
+    def version(self, unit: WorkUnit) -> bytes:
+        """Returns name, size and modification time of each file; only the names of objects.
+
+        One request per object would cost as much as reading it.
+        """
+        if files.is_remote(unit.source):
+            return unit.place
+        names = unpack_names(unit.extra)
+        return "\0".join(f"{name}\0{_version(unit.source, name)}" for name in names).encode(
+            "utf-8", "surrogateescape"
+        )
+
     def read_files(
         self,
         source: str,
@@ -111,6 +123,14 @@ class FolderReader(Reader):
         if len(data) > limit:
             return "too_large", f"more than limits.max_bytes, {limit}"
         return data
+
+
+def _version(root: str, name: str) -> str:
+    try:
+        status = os.stat(os.path.join(root, name))
+    except OSError as error:
+        return f"unreadable {error.errno}"
+    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def pack_names(rows: list[str]) -> bytes:

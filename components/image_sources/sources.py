@@ -69,6 +69,10 @@ class ImageSource:
                 f"{', '.join(self._config.paths)}: no images; the archive or folder is empty"
             )
 
+    def version(self, unit: WorkUnit) -> bytes:
+        """Returns a value that changes with the unit's members, without reading them."""
+        return open_reader(unit.format, self._config).version(unit)
+
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
         """Reads one unit in batches.
 

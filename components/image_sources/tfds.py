@@ -44,6 +44,10 @@ class TFDSReader(Reader):
         reader = TFRecordReader(self.config)
         yield from reader.read_records(unit.source, split, keys, tuple(extra["names"]), set())
 
+    def version(self, unit: WorkUnit) -> bytes:
+        """Returns the shard's place: a prepared version of a data set does not change."""
+        return unit.place
+
     def shard_files(self, path: str) -> list[str]:
         """Returns the dataset's files, for the fingerprint."""
         return [shard for _, shard, _ in _prepared(path, self.config.tfds).shards]

@@ -85,6 +85,17 @@ class ZipReader(Reader):
         finally:
             file.close()
 
+    def version(self, unit: WorkUnit) -> bytes:
+        """Returns the unit's part of the directory: names, sizes and checksums of its members.
+
+        The parts of a zip that grows keep their versions.
+        """
+        file = files.open_ranged(unit.source, self.config.storage)
+        try:
+            return file.read(unit.start, unit.stop - unit.start)
+        finally:
+            file.close()
+
     def pick(self, path: str, wants: Callable[[str], bool]) -> Iterator[MemberBatch]:
         """Reads only the members whose names are wanted, located through the central directory."""
         file = files.open_ranged(path, self.config.storage)

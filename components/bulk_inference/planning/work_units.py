@@ -4,7 +4,6 @@
 """
 
 import hashlib
-import os
 import posixpath
 import re
 from collections import Counter
@@ -12,11 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from components.bulk_inference.config import BulkJob
-from components.image_sources import folder
 from components.image_sources.base import WorkUnit
-from components.image_sources.config import InputConfig
 from components.image_sources.sources import ImageSource
-from trainer.storage import files
 
 
 @dataclass(frozen=True)
@@ -47,11 +43,12 @@ def plan_units(config: BulkJob) -> Iterator[PlannedUnit]:
         InputError: if there is nothing to read.
     """
     ordinals: Counter[str] = Counter()
-    for unit in ImageSource(config.input).units():
+    source = ImageSource(config.input)
+    for unit in source.units():
         ordinal = ordinals[unit.source]
         ordinals[unit.source] += 1
         digest = hashlib.sha256(f"{unit.source}\0{unit.format}\0".encode())
-        digest.update(_fingerprint(unit, config.input))
+        digest.update(source.version(unit))
         name = f"{archive_name(unit.source)}/{ordinal:06d}-{digest.hexdigest()[:16]}"
         yield PlannedUnit(unit, name)
 
@@ -63,38 +60,3 @@ def archive_name(source: str) -> str:
     """
     last = posixpath.basename(source.rstrip("/")) or "root"
     return re.sub(r"[^A-Za-z0-9._-]+", "_", last).lstrip("._") or "archive"
-
-
-def _fingerprint(unit: WorkUnit, config: InputConfig) -> bytes:
-    """Returns a value that changes with the unit's members, computed without reading them.
-
-    A zip's directory has every member's name, size and checksum, so the parts of a zip that grows
-    keep their fingerprints. For files in a folder, size and modification time count. For objects
-    under a Cloud Storage prefix only names count, because one request per object would cost as
-    much as reading it. Any other source counts as a whole, with its size and its modification time
-    or generation.
-    """
-    if unit.format == "zip":
-        archive = files.open_ranged(unit.source, config.storage)
-        try:
-            return archive.read(unit.start, unit.stop - unit.start)
-        finally:
-            archive.close()
-    if unit.format == "folder" and not files.is_remote(unit.source):
-        names = folder.unpack_names(unit.extra)
-        return "\0".join(f"{name}\0{_version(unit.source, name)}" for name in names).encode(
-            "utf-8", "surrogateescape"
-        )
-    place = f"{unit.start}\0{unit.stop}\0".encode() + unit.extra
-    if unit.format in ("folder", "tfds"):
-        return place
-    facts = files.stat(unit.source, config.storage)
-    return place + f"\0{facts.size}\0{facts.version}".encode()
-
-
-def _version(root: str, name: str) -> str:
-    try:
-        status = os.stat(os.path.join(root, name))
-    except OSError as error:
-        return f"unreadable {error.errno}"
-    return f"{status.st_size} {status.st_mtime_ns}"

@@ -25,11 +25,13 @@ class Engine:
         options: Beam's options.
         workers: Number of cores of one worker process.
         in_process: Whether the workers are threads of this process.
+        has_children: Whether they are child processes of it.
     """
 
     options: PipelineOptions
     workers: int
     in_process: bool
+    has_children: bool = False
 
 
 def usable_cores() -> int:
@@ -66,7 +68,7 @@ def _local(config: EngineConfig, units: int) -> Engine:
             f"--direct_num_workers={processes}",
         ]
     options = PipelineOptions([*arguments, *config.options])
-    return Engine(options, max(1, workers // processes), processes == 1)
+    return Engine(options, max(1, workers // processes), processes == 1, processes > 1)
 
 
 def _portable(config: EngineConfig) -> Engine:
