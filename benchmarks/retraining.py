@@ -133,7 +133,7 @@ def live(week: Week) -> dict[str, float]:
     _report_drift(week, members[800:])
     _write_day(week.folder, 3, members[800:1000])
     _kill_after(week.command(), STEP_TITLES["Transform"], delay=1.0)
-    week.day("thursday", code=0, trained=True, because="did not come to its end and goes on")
+    week.day("thursday", code=0, trained=True, because="was interrupted and resumes")
     week.day("friday", code=0, trained=False, because="trained on these images and was blessed")
 
     _write_day(week.folder, 5, _mislabelled(members[1000:]))
@@ -163,7 +163,7 @@ def kill_each_step(week: Week) -> dict[str, float]:
         delay = 0.0 if step in ("Evaluator", "ModelGate") else 0.2
         killed.append(_kill_after(week.command(), STEP_TITLES[step], delay=delay))
     is_open = bool(killed[-1])
-    reason = "did not come to its end and goes on" if is_open else "and was blessed"
+    reason = "was interrupted and resumes" if is_open else "and was blessed"
     week.day("the last start", code=0, trained=is_open, because=reason)
     pushed = sum(path.name.isdigit() for path in (week.root / "pushed").iterdir())
     if pushed != 1:

@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import re
 import subprocess
 import sys
 import tomllib
@@ -232,3 +233,29 @@ def test_no_source_file_passes_the_ceiling() -> None:
         if len(path.read_text(encoding="utf-8").splitlines()) > 350
     ]
     assert long == []
+
+
+def test_documented_files_and_functions_exist() -> None:
+    missing = []
+    for page in (*sorted((ROOT / "docs").glob("*.md")), ROOT / "CONTRIBUTING.md"):
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(
+            r"`((?:pipeline|components|trainer|serving|tests)/[\w/]+\.py)`", text
+        ):
+            if not (ROOT / name).exists():
+                missing.append(f"{page.name}: {name}")
+        for function, name in re.findall(r"\| \d+ \| `([\w.]+)` \| `(\w+/[\w/]+\.py)` \|", text):
+            if function not in _defined(ROOT / name):
+                missing.append(f"{page.name}: {function} in {name}")
+    assert missing == []
+
+
+def _defined(path: Path) -> set[str]:
+    """Classes, functions and methods of a module, as `name` and `Class.name`."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{part.name}" for part in node.body if hasattr(part, "name")}
+    return found

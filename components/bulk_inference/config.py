@@ -157,7 +157,7 @@ class BulkConfig(Section):
             " or stop."
         ),
     )
-    overwrite: bool = Field(default=False, description="Start afresh whatever is there.")
+    overwrite: bool = Field(default=False, description="Remove an existing table and start over.")
     dry_run: bool = Field(
         default=False, description="Only estimate rows, time, memory and size from a sample."
     )

@@ -146,7 +146,7 @@ def _run(
                 local_run.run(job, output, units, workers)
             return
         except WorkerStartError as error:
-            _LOG.warning("no worker processes (%s); going on in this one", error)
+            _LOG.warning("no worker processes (%s); continuing in this process", error)
     _run_beam(job, output, list(units), pipeline, threads or cores)
 
 

@@ -248,7 +248,7 @@ def _csv(text: Any, suffix: str) -> Iterator[Row]:
     delimiter = max(_DELIMITERS, key=header.count) if suffix != "tsv" else "\t"
     if not any(map(header.count, _DELIMITERS)):
         delimiter = ","
-    # Spaces after a delimiter would else keep a quoted cell from being recognised.
+    # Otherwise spaces after a delimiter hide the quotes of a cell.
     yield from csv.DictReader(
         chain([header], text), delimiter=delimiter, skipinitialspace=delimiter != "\t"
     )

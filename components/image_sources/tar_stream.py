@@ -62,7 +62,7 @@ def members(path: str, config: InputConfig) -> Iterator[TarMember]:
 
     Raises:
         InputError: if the archive is damaged or truncated, or its end is zero-filled as that of an
-            unfinished download. Nothing of it is accepted, because the missing members are
+            unfinished download. None of its members is accepted, because the missing ones are
             unknown.
     """
     with open_unpacked(path, config) as blocks:

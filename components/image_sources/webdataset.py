@@ -1,7 +1,7 @@
 """Reads WebDataset tar shards, in which adjacent files that share a basename form one sample.
 
 The basename ends at the first dot. The label is the `.cls`, `.txt` or `.json` file next to the
-image; the split is in the shard's name. Whatever is no known side file is judged by its content.
+image; the split is in the shard's name. Content decides about a file that is no known side file.
 """
 
 import json

@@ -150,7 +150,7 @@ def decide(
                 False, f"run {attempt.run} trained on these images and was {verdict}{hint}"
             )
     if unfinished:
-        return Decision(True, f"run {unfinished} did not come to its end and goes on")
+        return Decision(True, f"run {unfinished} was interrupted and resumes")
     if blessed is None:
         return Decision(True, "there is no blessed model yet")
     new = len([span for span in images.spans if span > blessed.span])

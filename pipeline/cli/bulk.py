@@ -83,7 +83,7 @@ def _bulk_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      type=click.Choice(["parquet", "jsonl", "csv", "tfrecord", "npy"]),
                      help="npy: embeddings as .npy shards with a key index."),
         click.option("--workers", type=int, default=0, help="Cores to use; 0: all."),
-        click.option("--overwrite", is_flag=True, help="Start afresh whatever is there."),
+        click.option("--overwrite", is_flag=True, help="Remove an existing table and start over."),
         click.option("--dry-run", is_flag=True,
                      help="Only estimate rows, time, memory and size, from a sample."),
         click.option("--fast", is_flag=True,
@@ -107,8 +107,8 @@ def classify(terminal: Any, **options: Any) -> int:
     """Label every image of ARCHIVES: folders, zip and tar files, and more.
 
     Writes a table with a row for every image: label, probability, embedding, outlier score; a
-    table of rejects with reasons; and a manifest with the counts. A job that was stopped goes on
-    where it was; a finished one reads nothing again.
+    table of rejects with reasons; and a manifest with the counts. An interrupted job resumes
+    where it stopped; a finished one reads nothing again.
     """
     return _run_bulk(terminal, BulkOptions(**options), embed_only=False)
 

@@ -36,7 +36,7 @@ def compile_(terminal: Any, config_path: str, overrides: tuple[str, ...], output
 @click.command()
 @config_option
 @set_option
-@click.option("--force", is_flag=True, help="Train whatever is known.")
+@click.option("--force", is_flag=True, help="Train even without a reason.")
 @common
 def submit(terminal: Any, config_path: str, overrides: tuple[str, ...], force: bool) -> int:
     """Start one run on the cluster of the configuration; it ends at once without a reason."""

@@ -52,14 +52,14 @@ def run(terminal: Any, config_path: str, root: Path, overrides: tuple[str, ...])
 @config_option
 @runs_root_option
 @set_option
-@click.option("--force", is_flag=True, help="Train whatever is known.")
+@click.option("--force", is_flag=True, help="Train even without a reason.")
 @common
 def retrain(
     terminal: Any, config_path: str, root: Path, overrides: tuple[str, ...], force: bool
 ) -> int:
     """Train again if there is a reason: new spans, drift, age; else end at once and say why.
 
-    Made for cron: the same images are never trained on twice, and a run that was stopped goes on.
+    Made for cron: the same images are never trained on twice, and an interrupted run resumes.
     Exit codes: 0 a model was pushed or there was nothing to do, 3 the model was refused by the
     gate, 6 another run is at work on this root, 75 preempted, 1 a step failed.
     """

@@ -83,7 +83,7 @@ def _changing(verb: str, done: str, change: Callable[[Any, str], None], text: st
 
 
 _changing("pause", "paused", lambda platform, name: platform.set_active(name, active=False),
-          "Start no more runs until `resume`; a run at work goes on.")  # fmt: skip
+          "Start no more runs until `resume`; a run in progress continues.")  # fmt: skip
 _changing("resume", "active", lambda platform, name: platform.set_active(name, active=True),
           "Start runs again, without those that were missed.")  # fmt: skip
 _changing("delete", "deleted", lambda platform, name: platform.delete_schedule(name),

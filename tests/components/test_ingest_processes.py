@@ -136,7 +136,7 @@ def test_machine_without_processes(
     account = run(tmp_path / "out", 2, paths=str(path))
     assert account.examples.total() == 60
     assert (
-        "no worker processes (a process ended with code 1 as it started); going on" in caplog.text
+        "no worker processes (a process ended with code 1 as it started); continuing" in caplog.text
     )
     assert not children()
 

@@ -305,7 +305,7 @@ def test_the_days_after(first: Run, root: Path, days: Commands) -> None:
 
     resumed = days.start("retrain", *changed)
     assert (resumed.code, resumed.result["trained"]) == (3, True), resumed.text
-    assert resumed.result["reason"].endswith("did not come to its end and goes on")
+    assert resumed.result["reason"].endswith("was interrupted and resumes")
     assert {name for name, state in days.states().items() if state == "cached"} == BEFORE_TRAINING
     run = resumed.result["run"]
     assert "below evaluation.min_accuracy" in run["refusals"][0]

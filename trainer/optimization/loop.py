@@ -196,8 +196,8 @@ class TrainingLoop:
                 if self._agree(stop.requested):
                     self._save()
                     raise preemption.PreemptedError(
-                        f"stopped by SIGTERM after step {self._done}; started again it goes on "
-                        f"there, its state is in {self._workdir}"
+                        f"stopped by SIGTERM after step {self._done}; start it again to resume "
+                        f"from there, its state is in {self._workdir}"
                     )
                 if self._clock.elapsed() - saved_at >= self._config.checkpoints.every_secs:
                     self._save()

@@ -148,6 +148,6 @@ def test_the_metadata_store_is_asked(tmp_path: Path, days: Path) -> None:
     store.step("tuesday", "Trainer", state=FAILED)
     going_on = find_reason(config(min_new_spans=9), root=tmp_path)
     assert going_on.train
-    assert going_on.reason == "run tuesday did not come to its end and goes on"
+    assert going_on.reason == "run tuesday was interrupted and resumes"
     (known,) = attempts(read_runs(store.root))
     assert (known.run, known.span, known.blessed) == ("monday", 1, True)
