@@ -40,7 +40,18 @@ def pick_members(
     Returns:
         The bytes of the members that were found, by source and name.
     """
-    found: Found = {}
+    picked = pick_each(config, wanted, seconds=seconds, now=now)
+    return {(source, name): data for source, name, data in picked}
+
+
+def pick_each(
+    config: InputConfig,
+    wanted: Mapping[str, set[str]],
+    *,
+    seconds: float,
+    now: Callable[[], float] = time.monotonic,
+) -> Iterator[tuple[str, str, bytes]]:
+    """Reads members as `pick_members` does, and yields source, name and bytes of each."""
     until = now() + seconds
     for source, names in wanted.items():
         left = set(names)
@@ -48,8 +59,8 @@ def pick_members(
             for batch in _batches(source, left, config):
                 for name, data in zip(map(printable, batch.names), batch.data, strict=True):
                     if name in left:
-                        found[source, name] = data
                         left.discard(name)
+                        yield source, name, data
                 if not left or now() > until:
                     break
         except (InputError, OSError, ValueError) as error:
@@ -57,7 +68,6 @@ def pick_members(
         if now() > until:
             _LOG.info("not all pictures were fetched within %.0f s", seconds)
             break
-    return found
 
 
 def _batches(source: str, names: set[str], config: InputConfig) -> Iterator[MemberBatch]:

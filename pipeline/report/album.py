@@ -14,6 +14,8 @@ import numpy as np
 from components.image_checks import ImageFaultError, check, decode
 from components.image_sources.config import LimitsConfig
 
+LARGEST_SIDE: Final = 112
+"""Largest side in pixels of a thumbnail."""
 _SMALL: Final = 48
 """Largest side in pixels of images that are shown pixel by pixel and stored losslessly."""
 _JPEG_QUALITY: Final = 82
@@ -47,7 +49,7 @@ class Album:
         self._left = budget
         self.left_out = 0
 
-    def picture(self, pixels: np.ndarray | None, side: int = 112) -> Picture | None:
+    def picture(self, pixels: np.ndarray | None, side: int = LARGEST_SIDE) -> Picture | None:
         """Inlines an image.
 
         Args:
@@ -69,13 +71,17 @@ class Album:
         height, width = small.shape[:2]
         return Picture(uri, width, height, crisp=max(height, width) <= _SMALL)
 
-    def file(self, content: bytes | None, side: int = 112) -> Picture | None:
+    def file(self, content: bytes | None, side: int = LARGEST_SIDE) -> Picture | None:
         """Inlines an image file; returns None if it cannot be decoded."""
-        return self.picture(decode_picture(content) if content else None, side)
+        return self.picture(decode_picture(content, side) if content else None, side)
 
 
-def decode_picture(content: bytes) -> np.ndarray | None:
+def decode_picture(content: bytes, side: int | None = None) -> np.ndarray | None:
     """Decodes an image file within the limits for archive members.
+
+    Args:
+        content: The file.
+        side: The side in pixels that is needed; a much larger JPEG is decoded at a fraction.
 
     Returns:
         uint8 [height, width, channels], upright; the readable part of a damaged file, or None.
@@ -83,8 +89,11 @@ def decode_picture(content: bytes) -> np.ndarray | None:
     header = check(content, LimitsConfig())
     if isinstance(header, ImageFaultError):
         return None
+    ratio = 1
+    while side and ratio < 8 and min(header.height, header.width) >= 4 * ratio * side:
+        ratio *= 2
     try:
-        return decode(content, header)
+        return decode(content, header, ratio=ratio)
     except ImageFaultError:
         pass
     try:

@@ -4,6 +4,7 @@ The signature is called once, in batches. This is the only part of the run repor
 TensorFlow, which is imported when it is called.
 """
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,7 @@ class Answers:
         verdicts: verdict of each image.
         classes: class names by index.
         total: number of images in the whole split.
+        thumbnails: returns pictures of original files by name, see `Originals.thumbnails`.
     """
 
     encoded: list[bytes]
@@ -48,6 +50,7 @@ class Answers:
     verdicts: list[str]
     classes: list[str]
     total: int
+    thumbnails: Callable[[Iterable[str]], Mapping[str, np.ndarray]] = lambda names: {}
 
     def __len__(self) -> int:
         return len(self.encoded)

@@ -216,6 +216,7 @@ def _described(answers: Answers, place: int) -> str:
 
 def _cards(answers: Answers, album: Album, places: np.ndarray) -> list[dict[str, Any]]:
     cards = []
+    originals = answers.thumbnails([answers.names[place] for place in places.tolist()])
     for place in places.tolist():
         label = int(answers.labels[place])
         given = answers.classes[label] if label >= 0 else "no label"
@@ -224,7 +225,7 @@ def _cards(answers: Answers, album: Album, places: np.ndarray) -> list[dict[str,
         name = answers.names[place]
         cards.append(
             {
-                "picture": album.file(answers.encoded[place]),
+                "picture": album.picture(originals.get(name)) or album.file(answers.encoded[place]),
                 "alt": f"{name}: labelled {given}, predicted {predicted}",
                 "lines": [
                     f"{isolated(predicted)} {100 * surety:.1f}\u202f%",

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from pipeline.report import model_sections, run_sections
 from pipeline.report.album import Album
 from pipeline.report.answers import Answers, ask_model
 from pipeline.report.generation import Generator, find_generator
+from pipeline.report.originals import Originals
 from pipeline.report.page import REPORT, Facts, Page
 from pipeline.runs.artifacts import (
     examples_folder,
@@ -41,14 +43,15 @@ def write_run_report(run: Run, path: str = "") -> str:
     page = Page("Run report", str(read_run_config(run).get("name", root.name)))
     page.hero("run_hero.html", partial(run_sections.overview, run))
     _add_overview(page, run)
-    _add_data(page, run, album)
+    originals = Originals(run)
+    _add_data(page, run, album, originals)
     page.chapter("training", "Training")
     page.section("curves", "Curves", "curves.html", partial(run_sections.training, run))
     page.section("strip", "As it learned", "strip.html", partial(run_sections.strip, run, album))
     page.section(
         "units", "Active latent units", "units.html", partial(run_sections.active_units, run)
     )
-    _add_model(page, run, album)
+    _add_model(page, run, album, originals)
     path = path or str(root / REPORT)
     page.write(path, left_out=album.left_out)
     _LOG.info("report in %.1f s: %s", time.monotonic() - begin, path)
@@ -66,11 +69,15 @@ def _add_overview(page: Page, run: Run) -> None:
     )
 
 
-def _add_data(page: Page, run: Run, album: Album) -> None:
+def _add_data(page: Page, run: Run, album: Album, originals: Originals) -> None:
     page.chapter("data", "Data")
     for anchor, title, make in (
         ("balance", "Classes and splits", partial(run_sections.class_balance, run)),
-        ("examples", "Training images by class", partial(run_sections.class_samples, run, album)),
+        (
+            "examples",
+            "Training images by class",
+            partial(run_sections.class_samples, run, album, originals),
+        ),
         ("files", "Sizes and formats", partial(run_sections.files, run)),
         ("duplicates", "Duplicates", partial(run_sections.duplicates, run)),
         ("rejects", "Rejects", partial(run_sections.rejects, run, album)),
@@ -79,9 +86,9 @@ def _add_data(page: Page, run: Run, album: Album) -> None:
         page.section(anchor, title, f"{anchor}.html", make)
 
 
-def _add_model(page: Page, run: Run, album: Album) -> None:
+def _add_model(page: Page, run: Run, album: Album, originals: Originals) -> None:
     page.chapter("model", "Model")
-    asked = _Asked(run)
+    asked = _Asked(run, originals)
 
     def add(anchor: str, title: str, make: Callable[[], Facts]) -> None:
         page.section(anchor, title, f"{anchor}.html", make)
@@ -114,10 +121,12 @@ class _Asked:
 
     Args:
         run: The run.
+        originals: The original files of its images.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, originals: Originals) -> None:
         self._run = run
+        self._originals = originals
         self._made: dict[str, Any] = {}
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
@@ -144,7 +153,7 @@ class _Asked:
         found: Answers = self._once(
             "answers", lambda: ask_model(examples_folder(run), self._model, read_trained_card(run))
         )
-        return found
+        return replace(found, thumbnails=self._originals.thumbnails)
 
     @property
     def generator(self) -> Generator:

@@ -21,6 +21,7 @@ from components.model_gate.intervals import share_interval
 from pipeline.report import plots
 from pipeline.report.album import Album, decode_picture, shrink, spaced
 from pipeline.report.answers import parse_examples
+from pipeline.report.originals import Originals
 from pipeline.report.page import Facts, MissingPartError
 from pipeline.report.sampled_records import sample_split
 from pipeline.runs import artifacts
@@ -36,6 +37,7 @@ _MOST_CLASSES: Final = 100
 """Maximum number of rows of a table of classes."""
 _SHOWN_CLASSES: Final = 12
 _PER_CLASS: Final = 8
+_SAMPLE_SIDE: Final = 72
 _SAMPLED: Final = 2_000
 _SAMPLED_BYTES: Final = 48 * 1024 * 1024
 _REJECTS: Final = 24
@@ -153,21 +155,28 @@ def _natural(run: Run, classes: list[str]) -> list[str]:
     return sorted(classes, key=lambda name: (order.get(name, len(order)), name))
 
 
-def class_samples(run: Run, album: Album) -> Facts:
+def class_samples(run: Run, album: Album, originals: Originals) -> Facts:
     """Returns a few training images of each class."""
     folder = artifacts.examples_folder(run)
     sampled = sample_split(folder, features.TRAIN, most=_SAMPLED, most_bytes=_SAMPLED_BYTES)
-    encoded, _, labels = parse_examples(sampled.records)
-    by_class: dict[str, list[bytes]] = {}
-    for image, label in zip(encoded, labels, strict=True):
+    encoded, keys, labels = parse_examples(sampled.records)
+    by_class: dict[str, list[int]] = {}
+    for at, label in enumerate(labels):
         if label:
-            by_class.setdefault(label.decode("utf-8", "replace"), []).append(image)
-    classes = _natural(run, list(by_class))
-    rows = []
-    for name in classes[:_SHOWN_CLASSES]:
+            by_class.setdefault(label.decode("utf-8", "replace"), []).append(at)
+    chosen = {}
+    for name in _natural(run, list(by_class))[:_SHOWN_CLASSES]:
         found = by_class[name]
         places = np.unique(np.linspace(0, len(found) - 1, _PER_CLASS).astype(int))
-        pictures = [album.file(found[place], 72) for place in places]
+        chosen[name] = [found[place] for place in places]
+    files = originals.thumbnails([keys[at] for places in chosen.values() for at in places])
+    rows = []
+    for name, places in chosen.items():
+        pictures = [
+            album.picture(files.get(keys[at]), _SAMPLE_SIDE)
+            or album.file(encoded[at], _SAMPLE_SIDE)
+            for at in places
+        ]
         rows.append({"name": name, "pictures": [picture for picture in pictures if picture]})
     return {"rows": rows, "left_out": len(artifacts.read_account(run)["classes"]) - len(rows)}
 

@@ -9,11 +9,11 @@ import tensorflow as tf
 
 from tests.trainer import tiny
 from trainer.config import ImageConfig
-from trainer.data import features
+from trainer.data import features, preprocessing
 from trainer.data.augmentation import augment
 from trainer.data.batches import Order, ResidentFeed, StreamedFeed
 from trainer.data.examples import load_folder, pixel_moments
-from trainer.data.input_pipeline import ImageSet, select
+from trainer.data.input_pipeline import ImageSet, load_images, select
 from trainer.data.streams import learning_splits
 from trainer.optimization.noise import Noise
 from trainer.options import AugmentationConfig
@@ -181,3 +181,30 @@ def test_examples_are_loaded_with_their_classes(tmp_path: pathlib.Path) -> None:
         load_folder(
             os.fspath(tmp_path / "nothing"), image, memory_limit_bytes=1, cache_dir="unused"
         )
+
+
+@pytest.mark.parametrize("largest", [1_000, 3 << 20])
+def test_large_records_are_decoded_a_few_at_a_time(tmp_path: pathlib.Path, largest: int) -> None:
+    records = [b"%d" % at + b"x" * (largest if at % 3 == 0 else 10) for at in range(100)]
+    with tf.io.TFRecordWriter(str(tmp_path / "records")) as writer:
+        for record in records:
+            writer.write(record)
+    taken: list[int] = []
+
+    def decode(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        tf.py_function(lambda batch: taken.append(len(batch)), [serialised], [])
+        first = tf.strings.to_number(tf.strings.regex_replace(serialised, "x+$", ""), tf.int64)
+        return tf.zeros([tf.size(serialised), 2, 2, 1], tf.uint8), first
+
+    loaded = load_images([str(tmp_path / "records")], decode, image_shape=(2, 2, 1))
+    np.testing.assert_array_equal(loaded.labels, np.arange(100))
+    assert max(taken) == (100 if largest == 1_000 else 10)
+
+
+@pytest.mark.parametrize("most", [1, 30, 10_000])
+def test_moments_are_added_up_in_parts(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(preprocessing, "_SUMMED_VALUES", most)
+    levels = np.random.default_rng(0).integers(0, 256, (7, 4, 3, 2), np.uint8)
+    whole = levels.astype(np.int64)
+    expected = [*whole.sum((0, 1, 2)), *(whole**2).sum((0, 1, 2)), 7 * 4 * 3]
+    np.testing.assert_array_equal(preprocessing.add_up(tf.constant(levels)), expected)

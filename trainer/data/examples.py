@@ -41,9 +41,12 @@ def class_names(patterns: list[str]) -> list[str]:
     compression = "GZIP" if files[0].endswith(".gz") else ""
     spec = {features.LABEL_TEXT: tf.io.FixedLenFeature([], tf.string, "")}
     names: set[bytes] = set()
-    records = tf.data.TFRecordDataset(files, compression_type=compression).batch(4096)
-    for batch in records.map(lambda serialised: tf.io.parse_example(serialised, spec)):
-        names.update(np.unique(batch[features.LABEL_TEXT].numpy()).tolist())
+    records = tf.data.TFRecordDataset(files, compression_type=compression)
+    labels = records.map(
+        lambda serialised: tf.io.parse_single_example(serialised, spec)[features.LABEL_TEXT]
+    )
+    for batch in labels.batch(4096):
+        names.update(np.unique(batch.numpy()).tolist())
     return sorted(name.decode() for name in names if name)
 
 

@@ -25,6 +25,9 @@ DecodeFn = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 """Maps serialised tf.Examples, string [batch], to (uint8 [batch, h, w, c], int64 [batch])."""
 
 _DECODE_BATCH = 1024
+_DECODE_BYTES = 32 << 20
+"""Most bytes of records, or of decoded images as float32, of one batch."""
+_RECORDS_TRIED = 64
 _DIGEST_BYTES = 16
 
 
@@ -130,17 +133,23 @@ def load_images(
     """
     store = _ImageStore(image_shape, memory_limit_bytes, cache_dir)
     labels = []
-    for images, classes in _decoded(example_files(file_patterns), decode_fn):
+    values = int(np.prod(image_shape))
+    for images, classes in _decoded(example_files(file_patterns), decode_fn, values):
         store.append(images)
         labels.append(classes.astype(np.int32))
     found = np.concatenate(labels) if labels else np.zeros([0], np.int32)
     return ImageSet(store.finish(), found)
 
 
-def _decoded(files: list[str], decode_fn: DecodeFn) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _decoded(
+    files: list[str], decode_fn: DecodeFn, values: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     compression = "GZIP" if files[0].endswith(".gz") else ""
     records = tf.data.TFRecordDataset(files, compression_type=compression)
-    batches = records.batch(_DECODE_BATCH).map(
+    sizes = records.take(_RECORDS_TRIED).map(tf.strings.length).as_numpy_iterator()
+    largest = max([*sizes, np.dtype(np.float32).itemsize * values])
+    size = int(np.clip(_DECODE_BYTES // largest, 1, _DECODE_BATCH))
+    batches = records.batch(size).map(
         decode_fn, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     yield from batches.prefetch(2).as_numpy_iterator()

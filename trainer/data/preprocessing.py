@@ -24,6 +24,8 @@ STD: Final = "image/std"
 LABEL: Final = "label"
 """int64: index of the class in the vocabulary file; -1 for a missing or unknown label."""
 
+_SUMMED_VALUES: Final = 1 << 22
+"""Most channel values that are summed at once, in 8 bytes each."""
 _VOCABULARY: Final = "classes"
 
 # AutoGraph would rewrite everything that these functions call, including TFT's own layer, which
@@ -76,15 +78,39 @@ def _moments(levels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         Two tensors, float32 `[channels]`.
     """
     channels = levels.shape[-1]
-    whole = tf.cast(levels, tf.int64)
-    sums = tf.reduce_sum(whole, axis=(1, 2))
-    squares = tf.reduce_sum(whole * whole, axis=(1, 2))
-    count = tf.ones_like(sums[:, :1]) * (levels.shape[1] * levels.shape[2])
-    totals = tft.sum(tf.concat([sums, squares, count], axis=1), reduce_instance_dims=False)
+    totals = tft.sum(add_up(levels)[tf.newaxis], reduce_instance_dims=False)
     first, second, pixel_count = tf.split(tf.cast(totals, tf.float64), [channels, channels, 1])
     mean = first / pixel_count
     variance = tf.maximum(second / pixel_count - mean * mean, tf.zeros([], tf.float64))
     return tf.cast(mean / 255.0, tf.float32), tf.cast(tf.sqrt(variance) / 255.0, tf.float32)
+
+
+def add_up(levels: tf.Tensor) -> tf.Tensor:
+    """Adds up a batch in parts, because as int64 a batch of Beam's may take gigabytes.
+
+    Args:
+        levels: uint8 `[batch, height, width, channels]`.
+
+    Returns:
+        int64 `[2 * channels + 1]`: sums and sums of squares by channel, and the number of pixels.
+    """
+    _, height, width, channels = levels.shape
+    images = tf.shape(levels)[0]
+    step = max(1, _SUMMED_VALUES // (height * width * channels))
+
+    def add_part(begin: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        whole = tf.cast(levels[begin : begin + step], tf.int64)
+        parts = [tf.reduce_sum(values, axis=(0, 1, 2)) for values in (whole, whole * whole)]
+        return begin + step, sums + tf.concat(parts, axis=0)
+
+    _, sums = tf.while_loop(
+        lambda begin, _: begin < images,
+        add_part,
+        [tf.constant(0), tf.zeros([2 * channels], tf.int64)],
+        parallel_iterations=1,
+    )
+    pixel_count = tf.cast(images, tf.int64) * (height * width)
+    return tf.concat([sums, [pixel_count]], axis=0)
 
 
 class RecordTransform:
