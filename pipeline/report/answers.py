@@ -4,7 +4,7 @@ The signature is called once, in batches. This is the only part of the run repor
 TensorFlow, which is imported when it is called.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +21,7 @@ _MOST_BYTES: Final = 128 * 1024 * 1024
 _MOST_VALUES: Final = 20_000_000
 """Maximum number of pixel values at the model's size; bounds the time for large images."""
 _BATCH: Final = 512
+_BATCH_BYTES: Final = 16 * 1024 * 1024
 _OUTPUTS: Final = (names.PROBABILITIES, names.EMBEDDING, names.OUTLIER_SCORE, names.VERDICT)
 
 
@@ -87,9 +88,8 @@ def ask_model(examples: Path, model: Any, card: ModelCard) -> Answers:
     annotate = model.signatures[names.ANNOTATE]
     encoded, keys, labels = parse_examples(sampled.records)
     parts = []
-    for begin in range(0, len(encoded), _BATCH):
-        batch = tf.constant(encoded[begin : begin + _BATCH], tf.string)
-        answer = annotate(**{names.IMAGE_BYTES: batch})
+    for batch in _batches(encoded):
+        answer = annotate(**{names.IMAGE_BYTES: tf.constant(batch, tf.string)})
         parts.append({name: answer[name].numpy() for name in _OUTPUTS})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in _OUTPUTS}
     return Answers(
@@ -103,6 +103,20 @@ def ask_model(examples: Path, model: Any, card: ModelCard) -> Answers:
         classes=classes,
         total=sampled.total,
     )
+
+
+def _batches(encoded: list[bytes]) -> Iterator[list[bytes]]:
+    """Divides image files into batches that are bounded in images and bytes."""
+    batch: list[bytes] = []
+    size = 0
+    for content in encoded:
+        if batch and (len(batch) == _BATCH or size + len(content) > _BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(content)
+        size += len(content)
+    if batch:
+        yield batch
 
 
 def parse_examples(records: list[bytes]) -> tuple[list[bytes], list[str], list[bytes]]:
