@@ -154,7 +154,7 @@ def make_table(output: Path, rows: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.table(part), path, compression="zstd")
         record = ledger.UnitRecord(name, str(archive), files={shard: 1}, members=count, rows=count)
-        ledger.write_record(str(output), record)
+        ledger.Ledger(str(output)).write_record(record)
     _write_manifest(output, archive, rows, verdicts)
 
 

@@ -4,11 +4,11 @@ The command line, the pipeline and the TFX component call `run_bulk`, the only e
 """
 
 import contextlib
-import posixpath
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from components.bulk_inference.annotation.schema import require_columns
@@ -16,11 +16,11 @@ from components.bulk_inference.config import BulkConfig, BulkJob
 from components.bulk_inference.drift import comparison as drift
 from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.model_card import read_card
-from components.bulk_inference.output import ledger
 from components.bulk_inference.output.counts import COUNT_NAMES
-from components.bulk_inference.output.job_manifest import Totals, write_manifest
+from components.bulk_inference.output.job_manifest import Totals, manifest_content
+from components.bulk_inference.output.ledger import MANIFEST, REJECTS, Ledger, shard_path
 from components.bulk_inference.output.result import BulkResult
-from components.bulk_inference.planning import identity
+from components.bulk_inference.planning.identity import job_identity
 from components.bulk_inference.planning.reuse import NEEDED_COLUMNS
 from components.bulk_inference.planning.work_units import PlannedUnit, plan_units
 from components.bulk_inference.running.counters import read_counters
@@ -62,11 +62,13 @@ def run_bulk(
         CountMismatchError: if a member is unaccounted for.
     """
     job = BulkJob.of(config)
-    run = _BulkRun(job, _require_usable(job), progress)
+    ledger = Ledger(job.output)
+    run = _BulkRun(job, _require_usable(job), ledger, progress)
     if job.dry_run:
         run.estimate()
     else:
-        with ledger.exclusive(job.output):
+        ledger.require_writable()
+        with ledger.exclusive():
             run.annotate(list(command))
     return run.result
 
@@ -75,10 +77,7 @@ def _require_usable(config: BulkJob) -> ModelCard:
     require_columns(config.columns)
     if config.format == "npy" and "embedding" not in config.columns:
         raise InputError("bulk.format npy needs the column `embedding` in bulk.columns")
-    card = read_card(config.model)
-    if not config.dry_run:
-        ledger.require_writable(config.output)
-    return card
+    return read_card(config.model)
 
 
 class _BulkRun:
@@ -87,6 +86,7 @@ class _BulkRun:
     Args:
         job: The job.
         card: The model's card.
+        ledger: The job's files.
         progress: Called about twice a second while the pipeline runs.
 
     Attributes:
@@ -94,20 +94,29 @@ class _BulkRun:
     """
 
     def __init__(
-        self, job: BulkJob, card: ModelCard, progress: Callable[[BulkProgress], None] | None
+        self,
+        job: BulkJob,
+        card: ModelCard,
+        ledger: Ledger,
+        progress: Callable[[BulkProgress], None] | None,
     ) -> None:
         self._begin = time.perf_counter()
         self._job = job
         self._card = card
+        self._ledger = ledger
+        self._identity = job_identity(job, card)
         self._progress = progress
         self.result = BulkResult(job.output, card.path)
 
     def annotate(self, command: list[str]) -> None:
         """Processes the missing units; the caller holds the lock of the output."""
-        output, result = self._job.output, self.result
-        result.notes.extend(identity.settle(self._job, self._card))
+        ledger, result = self._ledger, self.result
+        may_restart = self._job.on_change == "restart"
+        result.notes.extend(
+            ledger.settle(self._identity, overwrite=self._job.overwrite, may_restart=may_restart)
+        )
         planned = self._plan()
-        finished = ledger.finished_names(output)
+        finished = ledger.finished_names()
         stale = finished - {unit.name for unit in planned}
         todo = [
             replace(unit, earlier=self._earlier_shards(unit, stale))
@@ -117,17 +126,17 @@ class _BulkRun:
         result.units = len(planned)
         result.units_done_now = len(todo)
         if todo or stale:
-            files.remove(posixpath.join(output, ledger.MANIFEST))
+            ledger.remove(MANIFEST)
         pipeline_begin = time.monotonic()
         counted = self._run_pipeline(todo) if todo else {}
         pipeline_end = time.monotonic()
         for name in sorted(stale):
-            ledger.forget(output, name)
+            ledger.forget(name)
 
         totals, now = Totals(), Totals()
         sums = DriftSums(self._card)
         done_now = {unit.name for unit in todo}
-        for record in ledger.read_unit_records(output, [unit.name for unit in planned]):
+        for record in ledger.read_records(unit.name for unit in planned):
             totals.add(record)
             sums.add_dict(record.drift)
             if record.name in done_now:
@@ -135,7 +144,7 @@ class _BulkRun:
                 result.reused += record.reused
         result.members_done_now = now.members
         result.fill(totals, self._card)
-        _require_matching_counts(totals, output)
+        _require_matching_counts(totals, ledger.output)
         result.notes.extend(self._check_counters(counted, now))
         result.notes.extend(renamed_notes(totals.renamed))
         if self._job.drift.enabled:
@@ -143,7 +152,8 @@ class _BulkRun:
         result.seconds = time.perf_counter() - self._begin
         if result.members_done_now:
             result.time(pipeline_begin, pipeline_end)
-        write_manifest(self._job, self._card, totals, result.as_dict(), command)
+        content = manifest_content(self._job, self._card, totals, result.as_dict(), command)
+        ledger.write(MANIFEST, content)
         self._require_enough_rows()
 
     def estimate(self) -> None:
@@ -151,10 +161,10 @@ class _BulkRun:
         from components.bulk_inference.planning.estimate import estimate
         from components.bulk_inference.running.engines import usable_cores
 
-        job, output = self._job, self._job.output
-        planned = list(plan_units(job))
-        is_same = identity.read_identity(output) == identity.job_identity(job, self._card)
-        finished = ledger.finished_names(output) if is_same and not job.overwrite else set()
+        job, ledger = self._job, self._ledger
+        planned = self._units
+        is_same = ledger.read_identity() == self._identity
+        finished = ledger.finished_names() if is_same and not job.overwrite else set()
         todo = [unit for unit in planned if unit.name not in finished]
         done = len(planned) - len(todo)
         self.result.units = len(planned)
@@ -163,15 +173,22 @@ class _BulkRun:
         self.result.estimate = found.as_dict()
         self.result.seconds = time.perf_counter() - self._begin
 
+    @cached_property
+    def _units(self) -> list[PlannedUnit]:
+        """All units of the input."""
+        return list(plan_units(self._job))
+
     def _plan(self) -> list[PlannedUnit]:
-        """Plans the units, without copies if the job leaves them out."""
-        planned = list(plan_units(self._job))
+        """Returns the units, without copies if the job leaves them out."""
+        planned = self._units
         if self._job.duplicates == "keep":
             return planned
-        from components.bulk_inference.planning.exact_copies import hashes_path, without_duplicates
+        from components.bulk_inference.planning.exact_copies import hashes_file, without_duplicates
 
-        output = self._job.output
-        unhashed = [unit for unit in planned if not files.exists(hashes_path(output, unit.name))]
+        ledger = self._ledger
+        unhashed = [
+            unit for unit in planned if not files.exists(ledger.path(hashes_file(unit.name)))
+        ]
         if unhashed:
             import apache_beam as beam
 
@@ -181,7 +198,7 @@ class _BulkRun:
             engine = choose_engine(self._job.engine, len(unhashed))
             with _interruptible(engine), beam.Pipeline(options=engine.options) as pipeline:
                 _ = pipeline | "PlannedUnits" >> beam.Create(unhashed) | HashUnits(self._job)
-        return without_duplicates(output, planned)
+        return without_duplicates(ledger, planned)
 
     def _earlier_shards(self, unit: PlannedUnit, stale: set[str]) -> tuple[str, ...]:
         """Returns stale shards of the same archive, whose rows may be reused."""
@@ -189,9 +206,7 @@ class _BulkRun:
             return ()
         archive = unit.name.split("/")[0]
         return tuple(
-            ledger.shard_path(name, self._job)
-            for name in sorted(stale)
-            if name.split("/")[0] == archive
+            shard_path(name, self._job) for name in sorted(stale) if name.split("/")[0] == archive
         )
 
     def _run_pipeline(self, todo: list[PlannedUnit]) -> dict[str, int]:
@@ -203,10 +218,9 @@ class _BulkRun:
         from components.bulk_inference.annotation.unit import JobSpec
         from components.bulk_inference.running.engines import choose_engine
 
-        output = self._job.output
         engine = choose_engine(self._job.engine, len(todo))
         spec = JobSpec(self._job, self._card, engine.workers)
-        watch = Watch(output, todo, in_process=engine.in_process, report=self._progress)
+        watch = Watch(self._ledger, todo, in_process=engine.in_process, report=self._progress)
         with watch:
             pipeline = beam.Pipeline(options=engine.options)
             _ = pipeline | "PlannedUnits" >> beam.Create(todo) | AnnotateUnits(spec)
@@ -219,10 +233,10 @@ class _BulkRun:
                 # Otherwise a cluster would continue a job that nobody waits for.
                 outcome.cancel()
                 raise
-        finished = ledger.finished_names(output)
+        finished = self._ledger.finished_names()
         missing = next((unit.name for unit in todo if unit.name not in finished), None)
         if missing is not None:
-            raise InputError(ledger.read_error(output, missing))
+            raise InputError(self._ledger.read_error(missing))
         return read_counters(outcome)
 
     def _report_drift(self, sums: DriftSums, *, changed: bool) -> dict[str, Any]:
@@ -234,7 +248,7 @@ class _BulkRun:
         if self._job.drift.picture and report.tests and changed:
             parts["drift.png"] = drift.draw(self._card, sums, report)
         for name, content in parts.items():
-            files.write_bytes(posixpath.join(self._job.output, name), content)
+            self._ledger.write(name, content)
         return report.as_dict()
 
     def _check_counters(self, counted: dict[str, int], now: Totals) -> list[str]:
@@ -270,7 +284,7 @@ class _BulkRun:
             most = max(result.reasons, key=lambda reason: result.reasons[reason])
             raise InputError(
                 f"{result.rejects} of {images} members were rejected, most as {most}; see"
-                f" {posixpath.join(result.output, ledger.REJECTS)}, or raise"
+                f" {self._ledger.path(REJECTS)}, or raise"
                 " bulk.max_rejected_share"
             )
 

@@ -59,8 +59,8 @@ class Archive:
 
     @cached_property
     def _records(self) -> list[ledger.UnitRecord]:
-        names = sorted(ledger.finished_names(self.output))
-        return list(ledger.read_unit_records(self.output, names))
+        job = ledger.Ledger(self.output)
+        return list(job.read_records(sorted(job.finished_names())))
 
     def _files(self, part: str) -> list[str]:
         return [f for record in self._records for f in sorted(record.files) if f.startswith(part)]

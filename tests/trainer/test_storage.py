@@ -203,12 +203,13 @@ def test_a_missing_client_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_store_that_does_not_answer_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from components.bulk_inference.planning import identity
+    from components.bulk_inference.output.ledger import IDENTITY, Ledger
     from trainer.optimization.checkpoints import Checkpoints
 
     checkpoints = Checkpoints(str(tmp_path / "checkpoints"), identity="a", keep=1)
     checkpoints.save(1, [np.ones(2)], {})
-    identity.write_identity(str(tmp_path), {"a": 1})
+    ledger = Ledger(str(tmp_path))
+    ledger.write(IDENTITY, b'{"a": 1}')
 
     def fail(path: str) -> bytes:
         raise failures.StorageError(path, "did not answer")
@@ -217,7 +218,7 @@ def test_a_store_that_does_not_answer_is_no_damage(
     with pytest.raises(failures.StorageError):
         checkpoints.restore()
     with pytest.raises(failures.StorageError):
-        identity.read_identity(str(tmp_path))
+        ledger.read_identity()
 
 
 @pytest.mark.parametrize("name", ["tree", "day-*/a.zip", "a.tar"])

@@ -207,4 +207,4 @@ def test_moments_are_added_up_in_parts(monkeypatch: pytest.MonkeyPatch, most: in
     levels = np.random.default_rng(0).integers(0, 256, (7, 4, 3, 2), np.uint8)
     whole = levels.astype(np.int64)
     expected = [*whole.sum((0, 1, 2)), *(whole**2).sum((0, 1, 2)), 7 * 4 * 3]
-    np.testing.assert_array_equal(preprocessing.add_up(tf.constant(levels)), expected)
+    np.testing.assert_array_equal(preprocessing.sum_levels(tf.constant(levels)), expected)

@@ -78,14 +78,14 @@ def _moments(levels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         Two tensors, float32 `[channels]`.
     """
     channels = levels.shape[-1]
-    totals = tft.sum(add_up(levels)[tf.newaxis], reduce_instance_dims=False)
+    totals = tft.sum(sum_levels(levels)[tf.newaxis], reduce_instance_dims=False)
     first, second, pixel_count = tf.split(tf.cast(totals, tf.float64), [channels, channels, 1])
     mean = first / pixel_count
     variance = tf.maximum(second / pixel_count - mean * mean, tf.zeros([], tf.float64))
     return tf.cast(mean / 255.0, tf.float32), tf.cast(tf.sqrt(variance) / 255.0, tf.float32)
 
 
-def add_up(levels: tf.Tensor) -> tf.Tensor:
+def sum_levels(levels: tf.Tensor) -> tf.Tensor:
     """Adds up a batch in parts, because as int64 a batch of Beam's may take gigabytes.
 
     Args:

@@ -18,7 +18,13 @@ from components.bulk_inference.annotation.handler import shared_annotator
 from components.bulk_inference.annotation.schema import DUPLICATE_SCHEMA, table_schema
 from components.bulk_inference.config import BulkJob
 from components.bulk_inference.drift.drift_sums import DriftSums
-from components.bulk_inference.output import ledger
+from components.bulk_inference.output.ledger import (
+    DUPLICATES,
+    REJECTS,
+    Ledger,
+    UnitRecord,
+    shard_path,
+)
 from components.bulk_inference.planning.exact_copies import skipped_positions
 from components.bulk_inference.planning.reuse import EarlierRows
 from components.bulk_inference.planning.work_units import PlannedUnit
@@ -57,7 +63,7 @@ class JobSpec:
 
 def annotate_unit(
     planned: PlannedUnit, spec: JobSpec, counts: UnitCounts | None = None
-) -> ledger.UnitRecord:
+) -> UnitRecord:
     """Processes one unit idempotently: a second run writes the same files.
 
     Args:
@@ -77,22 +83,22 @@ def annotate_unit(
         max_images=config.batch.max_images,
         columns=config.columns,
     )
-    record = ledger.UnitRecord(planned.name, planned.unit.source)
-    shard = ledger.shard_path(planned.name, config)
+    record = UnitRecord(planned.name, planned.unit.source)
+    ledger = Ledger(config.output)
+    shard = shard_path(planned.name, config)
     rejects: list[Reject] = []
     copies: list[tuple[str, str]] = []
     drift = DriftSums(card)
     schema = table_schema(config.columns, card)
     try:
         with ExitStack() as stack:
-            file = stack.enter_context(files.writing(posixpath.join(config.output, shard)))
+            file = stack.enter_context(files.writing(ledger.path(shard)))
             sinks = [SINKS[config.format](file, schema)]
             opened = {shard: file}
             if config.format == "npy":
                 # An array has no columns; the index holds the keys and all other columns.
                 index = f"{shard.removesuffix('.npy')}.index.parquet"
-                path = posixpath.join(config.output, index)
-                opened[index] = stack.enter_context(files.writing(path))
+                opened[index] = stack.enter_context(files.writing(ledger.path(index)))
                 columns = [field for field in schema if field.name != "embedding"]
                 sinks.append(ParquetSink(opened[index], pa.schema(columns)))
             annotated = work_through(
@@ -124,17 +130,17 @@ def annotate_unit(
     except OutputError:
         raise
     except InputError as error:
-        ledger.write_error(config.output, planned.name, str(error))
+        ledger.write_error(planned.name, str(error))
         return record
-    _write_rest(record, config.output, rejects, copies)
+    _write_rest(record, ledger, rejects, copies)
     record.drift = drift.as_dict()
     record.batch_limit = annotator.batch_limit
     record.seconds = time.perf_counter() - begin
-    ledger.write_record(config.output, record)
+    ledger.write_record(record)
     return record
 
 
-def _add(record: ledger.UnitRecord, result: BatchResult) -> None:
+def _add(record: UnitRecord, result: BatchResult) -> None:
     record.add_counts(result.counts)
     ignored = NamedCounts.from_json(record.ignored_by_reason)
     ignored.update(result.ignored)
@@ -148,18 +154,18 @@ def _add(record: ledger.UnitRecord, result: BatchResult) -> None:
 
 
 def _write_rest(
-    record: ledger.UnitRecord,
-    output: str,
+    record: UnitRecord,
+    ledger: Ledger,
     rejects: list[Reject],
     copies: list[tuple[str, str]],
 ) -> None:
     """Writes the unit's rejects and duplicates to their tables, if there are any."""
     for folder, schema, rows in (
-        (ledger.REJECTS, REJECT_SCHEMA, rejects),
-        (ledger.DUPLICATES, DUPLICATE_SCHEMA, copies),
+        (REJECTS, REJECT_SCHEMA, rejects),
+        (DUPLICATES, DUPLICATE_SCHEMA, copies),
     ):
         if rows:
             path = posixpath.join(folder, f"{record.name}.parquet")
             content = parquet_table(rows, schema)
-            files.write_bytes(posixpath.join(output, path), content)
+            ledger.write(path, content)
             record.files[path] = len(content)

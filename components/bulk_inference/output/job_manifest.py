@@ -1,22 +1,20 @@
-"""Writes `_manifest.json`, which describes a finished table and how it was made.
+"""Makes `_manifest.json`, which describes a finished table and how it was made.
 
 The job writes it last, so that a table with a manifest is complete.
 """
 
 import datetime
-import posixpath
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from components.bulk_inference.annotation.schema import COLUMNS, table_schema
 from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.output import ledger
 from components.bulk_inference.output.counts import Counts
+from components.bulk_inference.output.ledger import UnitRecord
 from components.image_sources.named_counts import NamedCounts
 from trainer.json_text import json_text
 from trainer.model_card import ModelCard
-from trainer.storage import files
 
 
 @dataclass
@@ -34,7 +32,7 @@ class Totals(Counts):
     verdicts: Counter[str] = field(default_factory=Counter)
     sources: dict[str, Counts] = field(default_factory=dict)
 
-    def add(self, record: ledger.UnitRecord) -> None:
+    def add(self, record: UnitRecord) -> None:
         """Adds the record of one unit."""
         self.add_counts(record)
         self.ignored_by_reason.update(NamedCounts.from_json(record.ignored_by_reason))
@@ -50,14 +48,14 @@ class Totals(Counts):
         self.sources.setdefault(record.source, Counts()).add_counts(record)
 
 
-def write_manifest(
+def manifest_content(
     config: BulkConfig,
     card: ModelCard,
     totals: Totals,
     result: dict[str, Any],
     command: list[str],
-) -> None:
-    """Writes the manifest.
+) -> bytes:
+    """Returns the content of the manifest.
 
     Args:
         config: The job.
@@ -67,7 +65,7 @@ def write_manifest(
         command: The command line; empty for a call from Python.
     """
     schema = table_schema(config.columns, card)
-    manifest = {
+    content = {
         "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
         "config": config.model_dump(mode="json"),
@@ -100,5 +98,4 @@ def write_manifest(
         ],
         "drift": result["drift"],
     }
-    content = json_text(manifest, indent=2).encode() + b"\n"
-    files.write_bytes(posixpath.join(config.output, ledger.MANIFEST), content)
+    return json_text(content, indent=2).encode() + b"\n"

@@ -6,8 +6,8 @@ Workers write records; the job reads them to resume, to count and to summarise.
 
 import json
 import posixpath
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -73,31 +73,194 @@ class UnitRecord(Counts):
     drift: dict[str, Any] = field(default_factory=dict)
 
 
-@contextmanager
-def exclusive(output: str) -> Iterator[None]:
-    """Keeps other jobs out of an output while the block runs.
+class Ledger:
+    """Reads and writes the files of one job.
 
     Args:
-        output: The job's folder, which must be writable.
-
-    Raises:
-        InputError: if another job holds the lock; the message names it.
+        output: The job's folder, local, `gs://` or `s3://`. Names of files are relative to it.
     """
 
-    def refusal(owner: locks.Owner | None) -> InputError:
-        who = f"process {owner.pid} on {owner.host}" if owner else "an unknown process"
-        return InputError(
-            f"{output}: another job writes there, {who}; wait for it, stop it, or name another"
-            " output"
-        )
+    def __init__(self, output: str) -> None:
+        self.output = output
 
-    with locks.hold(posixpath.join(output, LOCK), "a bulk job", refusal=refusal):
-        yield
+    def path(self, name: str) -> str:
+        """Returns the full path of a file."""
+        return posixpath.join(self.output, name)
+
+    def read(self, name: str) -> bytes:
+        """Reads a file; raises FileNotFoundError if it is missing."""
+        return files.read_bytes(self.path(name))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a file atomically."""
+        files.write_bytes(self.path(name), content)
+
+    def remove(self, name: str) -> None:
+        """Removes a file or a folder, if it is there."""
+        files.remove(self.path(name))
+
+    def exclusive(self) -> AbstractContextManager[object]:
+        """Keeps other jobs out of the output, which must be writable, while the block runs.
+
+        Raises:
+            InputError: if another job holds the lock; the message names it.
+        """
+
+        def refusal(owner: locks.Owner | None) -> InputError:
+            who = f"process {owner.pid} on {owner.host}" if owner else "an unknown process"
+            return InputError(
+                f"{self.output}: another job writes there, {who}; wait for it, stop it, or name"
+                " another output"
+            )
+
+        return locks.hold(self.path(LOCK), "a bulk job", refusal=refusal)
+
+    def read_identity(self) -> dict[str, Any] | None:
+        """Reads the identity of the job that wrote the output; None if no job did."""
+        try:
+            content = self.read(IDENTITY)
+        except FileNotFoundError:
+            return None
+        # A store that does not answer is a ValueError as well, and no foreign output.
+        try:
+            identity: dict[str, Any] = json.loads(content)
+        except ValueError:
+            return None
+        return identity
+
+    def settle(self, wanted: dict[str, Any], *, overwrite: bool, may_restart: bool) -> list[str]:
+        """Clears an output that belongs to another job.
+
+        Args:
+            wanted: The identity of this job.
+            overwrite: Whether to start afresh whatever the output holds.
+            may_restart: Whether a table of another job may be replaced without that.
+
+        Returns:
+            Notes with the reason.
+
+        Raises:
+            InputError: if the output may not be used.
+        """
+        found = self.read_identity()
+        notes = []
+        if found is None:
+            others = [name for name in files.list_names(self.output) if name[:1] not in "._"]
+            if others and not overwrite:
+                raise InputError(
+                    f"{self.output}: holds {others[0]!r}, which no bulk job wrote; name another"
+                    " folder, or pass --overwrite to write beside it"
+                )
+        elif overwrite:
+            notes.append("started afresh: --overwrite")
+        elif found == wanted:
+            self.remove_unfinished()
+            return notes
+        else:
+            changed = ", ".join(_differences(found, wanted))
+            if not may_restart:
+                raise InputError(
+                    f"{self.output}: its table was made with another {changed}; name another"
+                    " folder, or pass --overwrite"
+                )
+            notes.append(f"started afresh: {changed} changed since the table was made")
+        self.clear()
+        self.write(IDENTITY, json.dumps(wanted, indent=2, sort_keys=True).encode())
+        return notes
+
+    def write_record(self, record: UnitRecord) -> None:
+        """Writes a record, which marks the unit as finished."""
+        self.write(_record(record.name), json.dumps(asdict(record), sort_keys=True).encode())
+
+    def read_record(self, name: str) -> UnitRecord:
+        """Reads the record of a finished unit."""
+        return UnitRecord(**json.loads(self.read(_record(name))))
+
+    def read_records(self, names: Iterable[str]) -> Iterator[UnitRecord]:
+        """Reads the records of units in the given order."""
+        contents = files.read_each(self.path(_record(name)) for name in names)
+        return (UnitRecord(**json.loads(content)) for content in contents)
+
+    def finished_names(self) -> set[str]:
+        """Returns the names of the finished units."""
+        return {
+            name.removesuffix(".json")
+            for name in files.walk(self.path(RECORDS))
+            if name.endswith(".json") and files.TEMPORARY not in name
+        }
+
+    def write_error(self, name: str, message: str) -> None:
+        """Writes why a unit's archive is unusable; the job reads it and fails."""
+        self.write(_error(name), message.encode())
+
+    def read_error(self, name: str) -> str:
+        """Reads why a unit failed."""
+        try:
+            message = self.read(_error(name)).decode()
+        except FileNotFoundError:
+            return f"{self.output}: the unit {name} was not done; run the job again"
+        self.remove(_error(name))
+        return message
+
+    def forget(self, name: str) -> None:
+        """Removes a unit, the record first, so that a crash leaves no record without its rows."""
+        record = self.read_record(name)
+        self.remove(_record(name))
+        for file in record.files:
+            self.remove(file)
+
+    def clear(self) -> None:
+        """Removes a job's results, the records first."""
+        results = (RECORDS, HASHES, MANIFEST, TABLE, REJECTS, DUPLICATES)
+        for name in (*results, *DRIFT_FILES, REPORT, IDENTITY):
+            self.remove(name)
+
+    def remove_unfinished(self) -> None:
+        """Removes the temporary files that a killed job left behind."""
+        if not files.is_remote(self.output):
+            for left in Path(self.output).rglob(f"{files.TEMPORARY}*"):
+                left.unlink(missing_ok=True)
+
+    def require_writable(self) -> None:
+        """Creates the folder and checks that it is writable.
+
+        Raises:
+            OutputError: if it is not.
+        """
+        probe = f"{files.TEMPORARY}probe"
+        try:
+            self.write(probe, b"")
+            self.remove(probe)
+        except OutputError as error:
+            reason = getattr(error.__cause__, "strerror", None) or error.reason
+            raise OutputError(self.output, f"the output cannot be written: {reason}") from error
+        except StorageError:
+            raise
+        except OSError as error:
+            raise OutputError(
+                self.output, f"the output cannot be written: {error.strerror or error}"
+            ) from error
 
 
-def record_path(output: str, name: str) -> str:
-    """Returns the path of a unit's record."""
-    return posixpath.join(output, RECORDS, f"{name}.json")
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    names: list[str] = []
+    for name in sorted(found.keys() | wanted.keys()):
+        old, new = found.get(name), wanted.get(name)
+        if old == new:
+            continue
+        if name == "digests" and isinstance(old, dict) and isinstance(new, dict):
+            names.extend(part for part in sorted(new) if old.get(part) != new.get(part))
+        else:
+            names.append(name)
+    return names
+
+
+def _record(name: str) -> str:
+    return posixpath.join(RECORDS, f"{name}.json")
+
+
+def _error(name: str) -> str:
+    return posixpath.join(RECORDS, f"{name}.error")
 
 
 def shard_path(name: str, config: BulkConfig) -> str:
@@ -106,97 +269,3 @@ def shard_path(name: str, config: BulkConfig) -> str:
     folder = f"archive={archive}" if config.partition_by == "archive" else ""
     stem = f"part-{part}" if config.partition_by == "archive" else f"part-{archive}-{part}"
     return posixpath.join(TABLE, folder, stem + SUFFIXES[config.format])
-
-
-def write_record(output: str, record: UnitRecord) -> None:
-    """Writes a record, which marks the unit as finished."""
-    content = json.dumps(asdict(record), sort_keys=True).encode()
-    files.write_bytes(record_path(output, record.name), content)
-
-
-def read_record(output: str, name: str) -> UnitRecord:
-    """Reads the record of a finished unit."""
-    return UnitRecord(**json.loads(files.read_bytes(record_path(output, name))))
-
-
-def finished_names(output: str) -> set[str]:
-    """Returns the names of the finished units."""
-    return {
-        name.removesuffix(".json")
-        for name in files.walk(posixpath.join(output, RECORDS))
-        if name.endswith(".json") and files.TEMPORARY not in name
-    }
-
-
-def write_error(output: str, name: str, message: str) -> None:
-    """Writes the reason why a unit's archive is unusable; the job reads it and fails."""
-    files.write_bytes(posixpath.join(output, RECORDS, f"{name}.error"), message.encode())
-
-
-def read_error(output: str, name: str) -> str:
-    """Reads the reason why a unit failed."""
-    path = posixpath.join(output, RECORDS, f"{name}.error")
-    try:
-        message = files.read_bytes(path).decode()
-    except FileNotFoundError:
-        return f"{output}: the unit {name} was not done; run the job again"
-    files.remove(path)
-    return message
-
-
-def read_unit_records(output: str, names: list[str]) -> Iterator[UnitRecord]:
-    """Reads the records of units in the given order."""
-    contents = files.read_each(record_path(output, name) for name in names)
-    return (UnitRecord(**json.loads(content)) for content in contents)
-
-
-def forget(output: str, name: str) -> None:
-    """Removes a unit, the record first, so that a crash leaves no record without its rows."""
-    record = read_record(output, name)
-    files.remove(record_path(output, name))
-    for file in record.files:
-        files.remove(posixpath.join(output, file))
-
-
-def clear(output: str) -> None:
-    """Removes a job's results, the records first."""
-    for part in (
-        RECORDS,
-        HASHES,
-        MANIFEST,
-        TABLE,
-        REJECTS,
-        DUPLICATES,
-        *DRIFT_FILES,
-        REPORT,
-        IDENTITY,
-    ):
-        files.remove(posixpath.join(output, part))
-
-
-def remove_unfinished(folder: str) -> None:
-    """Removes the temporary files that a killed job left behind."""
-    if not files.is_remote(folder):
-        for left in Path(folder).rglob(f"{files.TEMPORARY}*"):
-            left.unlink(missing_ok=True)
-
-
-def require_writable(folder: str) -> None:
-    """Creates a folder and checks that it is writable.
-
-    Raises:
-        OutputError: if it is not.
-    """
-    probe = f"{folder.rstrip('/')}/{files.TEMPORARY}probe"
-    try:
-        files.write_bytes(probe, b"")
-        files.remove(probe)
-    except OutputError as error:
-        reason = getattr(error.__cause__, "strerror", None) or error.reason
-        raise OutputError(folder, f"the output cannot be written: {reason}") from error
-    except StorageError:
-        raise
-    except OSError as error:
-        raise OutputError(
-            folder, f"the output cannot be written: {error.strerror or error}"
-        ) from error

@@ -15,19 +15,18 @@ from typing import Final
 import numpy as np
 
 from components.bulk_inference.config import BulkJob
-from components.bulk_inference.output import ledger
+from components.bulk_inference.output.ledger import HASHES, Ledger
 from components.bulk_inference.planning.work_units import PlannedUnit
 from components.image_sources.sources import ImageSource
-from trainer.storage import files
 
 _BYTES: Final = 32
 _AT_A_TIME: Final = 4_000_000
 """Largest number of hashes sorted in memory at once; more are partitioned by their first bytes."""
 
 
-def hashes_path(output: str, name: str) -> str:
-    """Returns the path of a unit's hashes: 32 bytes per member, in source order."""
-    return posixpath.join(output, ledger.HASHES, f"{name}.sha256")
+def hashes_file(name: str) -> str:
+    """Returns the name of a unit's file of hashes: 32 bytes per member, in source order."""
+    return posixpath.join(HASHES, f"{name}.sha256")
 
 
 def hash_unit(planned: PlannedUnit, config: BulkJob) -> int:
@@ -42,21 +41,21 @@ def hash_unit(planned: PlannedUnit, config: BulkJob) -> int:
     """
     batches = ImageSource(config.input).read(planned.unit)
     digests = [digest for batch in batches for digest in batch.digests()]
-    files.write_bytes(hashes_path(config.output, planned.name), b"".join(digests))
+    Ledger(config.output).write(hashes_file(planned.name), b"".join(digests))
     return len(digests)
 
 
-def without_duplicates(output: str, planned: list[PlannedUnit]) -> list[PlannedUnit]:
+def without_duplicates(ledger: Ledger, planned: list[PlannedUnit]) -> list[PlannedUnit]:
     """Returns units that skip copies of earlier members.
 
     The skipped positions become part of a unit's name, so that a unit with other copies is
     another unit.
 
     Args:
-        output: The job's output folder.
+        ledger: The job's files.
         planned: All units in source order, with their hashes written.
     """
-    skips = _later_copies(output, planned)
+    skips = _later_copies(ledger, planned)
     units = []
     for unit, skip in zip(planned, skips, strict=True):
         if not len(skip):
@@ -75,14 +74,14 @@ def skipped_positions(planned: PlannedUnit) -> frozenset[int]:
     return frozenset(np.frombuffer(zlib.decompress(planned.skip), "<u4").tolist())
 
 
-def _later_copies(output: str, planned: list[PlannedUnit]) -> list[np.ndarray]:
-    lengths = [len(hashes) for hashes in _hashes(output, planned)]
+def _later_copies(ledger: Ledger, planned: list[PlannedUnit]) -> list[np.ndarray]:
+    lengths = [len(hashes) for hashes in _hashes(ledger, planned)]
     starts = np.concatenate([[0], np.cumsum(lengths)])
     parts = -(-int(starts[-1]) // _AT_A_TIME)
     copies: list[np.ndarray] = []
     for part in range(parts):
         chosen, positions = [], []
-        for start, hashes in zip(starts, _hashes(output, planned), strict=False):
+        for start, hashes in zip(starts, _hashes(ledger, planned), strict=False):
             mine = np.flatnonzero(hashes[:, :2].astype(np.uint32) @ [256, 1] % parts == part)
             chosen.append(hashes[mine])
             positions.append(mine + start)
@@ -98,7 +97,7 @@ def _later_copies(output: str, planned: list[PlannedUnit]) -> list[np.ndarray]:
     ]  # fmt: skip
 
 
-def _hashes(output: str, planned: list[PlannedUnit]) -> Iterator[np.ndarray]:
+def _hashes(ledger: Ledger, planned: list[PlannedUnit]) -> Iterator[np.ndarray]:
     for unit in planned:
-        content = files.read_bytes(hashes_path(output, unit.name))
+        content = ledger.read(hashes_file(unit.name))
         yield np.frombuffer(content, np.uint8).reshape(-1, _BYTES)

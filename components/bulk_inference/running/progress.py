@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
-from components.bulk_inference.output import ledger
 from components.bulk_inference.output.counts import Counts
+from components.bulk_inference.output.ledger import Ledger
 from components.bulk_inference.planning.work_units import PlannedUnit
 from components.bulk_inference.running.counters import read_counters
 from trainer.progress import clock
@@ -92,7 +92,7 @@ class Watch:
     """Reports progress from a separate thread while the pipeline runs.
 
     Args:
-        output: The job's output folder.
+        ledger: The job's files.
         todo: The units of this run.
         in_process: Whether the workers add to this process's tally.
         report: Called with each report; None disables reports.
@@ -101,14 +101,14 @@ class Watch:
 
     def __init__(
         self,
-        output: str,
+        ledger: Ledger,
         todo: list[PlannedUnit],
         *,
         in_process: bool,
         report: Callable[[BulkProgress], None] | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._output = output
+        self._ledger = ledger
         self._names = {unit.name for unit in todo}
         counted = [unit.unit.members for unit in todo]
         self._total = sum(counted) if min(counted, default=-1) >= 0 else 0
@@ -170,8 +170,8 @@ class Watch:
         told = read_counters(self._outcome) if self._outcome is not None else {}
         if told.get("members"):
             return told["members"], told.get("rejects", 0)
-        for name in self._names & ledger.finished_names(self._output) - self._seen.keys():
-            record = ledger.read_record(self._output, name)
+        for name in self._names & self._ledger.finished_names() - self._seen.keys():
+            record = self._ledger.read_record(name)
             self._seen[name] = (record.members, record.rejects)
         return (
             sum(members for members, _ in self._seen.values()),

@@ -12,6 +12,7 @@ from components.bulk_inference.annotation.unit import JobSpec
 from components.bulk_inference.config import BulkJob, EngineConfig
 from components.bulk_inference.job import CountMismatchError
 from components.bulk_inference.model_card import read_card
+from components.bulk_inference.output.ledger import Ledger
 from components.bulk_inference.planning.work_units import plan_units
 from components.bulk_inference.running.counters import read_counters
 from components.bulk_inference.running.engines import choose_engine
@@ -64,7 +65,9 @@ class Told:
 def test_a_watch_shows_what_the_runner_counts_while_it_runs(tmp_path: Path) -> None:
     told = Told({"members": 10, "rejects": 1})
     times = iter([0.0, 1.0, 2.0])
-    watch = Watch(str(tmp_path), [], in_process=False, report=None, clock=lambda: next(times))
+    watch = Watch(
+        Ledger(str(tmp_path)), [], in_process=False, report=None, clock=lambda: next(times)
+    )
     watch.follow(told)
     assert watch.look() == BulkProgress(10, 0, 1, 1.0, 10.0, None)
     told.counts["members"] = 30

@@ -91,7 +91,7 @@ def test_an_output_takes_one_job_at_a_time(tmp_path: Path, run_job: RunJob) -> N
     archive = write_zip(tmp_path / "a.zip", digits(20))
     run_job(archive)
     with (
-        ledger.exclusive(str(tmp_path / "out")),
+        ledger.Ledger(str(tmp_path / "out")).exclusive(),
         pytest.raises(InputError, match=rf"another job writes there, process {os.getpid()} on "),
     ):
         run_job(archive, overwrite=True)
@@ -101,7 +101,7 @@ def test_an_output_takes_one_job_at_a_time(tmp_path: Path, run_job: RunJob) -> N
 HOLDER = """
 import sys, time
 from components.bulk_inference.output import ledger
-with ledger.exclusive(sys.argv[1]):
+with ledger.Ledger(sys.argv[1]).exclusive():
     print("held", flush=True)
     time.sleep(7200)
 """
@@ -119,11 +119,11 @@ def test_a_killed_job_leaves_no_lock(
         if place == "local":
             with (
                 pytest.raises(InputError, match="another job writes there"),
-                ledger.exclusive(output),
+                ledger.Ledger(output).exclusive(),
             ):
                 pass
         holder.kill()
-    with ledger.exclusive(output):
+    with ledger.Ledger(output).exclusive():
         pass
 
 
@@ -134,13 +134,13 @@ def test_a_lock_object_that_is_renewed_is_respected_and_a_still_one_taken(
     monkeypatch.setattr(locks, "_STALE_SECS", 1.0)
     output = f"{bucket}/beating"
     with (
-        ledger.exclusive(output),
+        ledger.Ledger(output).exclusive(),
         pytest.raises(InputError, match=f"{output}: another job"),
-        ledger.exclusive(output),
+        ledger.Ledger(output).exclusive(),
     ):
         pass
     files.write_bytes(f"{output}/{ledger.LOCK}", b'{"host": "elsewhere", "process": 1}')
-    with ledger.exclusive(output):
+    with ledger.Ledger(output).exclusive():
         assert b"elsewhere" not in files.read_bytes(f"{output}/{ledger.LOCK}")
 
 
