@@ -26,7 +26,7 @@ from trainer.data.input_pipeline import ImageSet
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.optimization import objective
 from trainer.optimization.noise import Noise
-from trainer.optimization.optimizer import Adam, learning_rate
+from trainer.optimization.optimizer import Adam, clip, learning_rate
 from trainer.train import train
 
 OPTIMIZER = {"clip_norm": 5.0, "ema_decay": 0.98, "ema_every": 8}
@@ -101,7 +101,8 @@ def bare_step(
         with tf.GradientTape() as tape:
             value, _ = loss(objective.Batch(clean, labels, changed), noise, schedule)
         rate = learning_rate(config.optimizer, number, total_steps=1000, steps_per_epoch=200.0)
-        adam.apply(tape.gradient(value, variables), number, rate)
+        gradients, _ = clip(config.optimizer, tape.gradient(value, variables))
+        adam.apply(gradients, number, rate)
         return value
 
     size = config.batch_size

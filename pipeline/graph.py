@@ -38,6 +38,8 @@ CLUSTER_BASELINE = "baseline-model"
 BASE = "base_model"
 CLUSTER_BASE = "base-model"
 VERTEX_PUSHER = "vertex_pusher"
+WEIGHTS_DIGEST = "weights_digest"
+"""Key in the Trainer's `custom_config`, which only the cache reads."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,11 @@ class Places:
 
 
 def create_pipeline(
-    config: PipelineConfig, *, places: Places, code_digest: str | Mapping[str, str]
+    config: PipelineConfig,
+    *,
+    places: Places,
+    code_digest: str | Mapping[str, str],
+    weights_digest: str = "",
 ) -> tfx.dsl.Pipeline:
     """Builds the DAG from images to a pushed model.
 
@@ -70,6 +76,8 @@ def create_pipeline(
         places: The storage locations.
         code_digest: Digest of the project's code, by step (`step_digests`) or one for all steps. It
             is part of the exec properties, because TFX's cache sees only the dotted path of code.
+        weights_digest: Digest of the file of a backbone's weights, of which the cache sees only the
+            path; empty if there is none, or if the orchestrator cannot read it.
 
     Returns:
         The pipeline; no step has run.
@@ -124,7 +132,9 @@ def create_pipeline(
         # run_fn finds the other splits next to this one; TFX's default, `eval`, does not exist.
         "eval_args": trainer_pb2.EvalArgs(splits=[features.TRAIN]),
     }
-    folders = {FOLDERS: f"{places.artifacts}/training"}
+    shared = {FOLDERS: f"{places.artifacts}/training"}
+    if weights_digest:
+        shared[WEIGHTS_DIGEST] = weights_digest
     tuner = None
     if config.trainer.tuner.enabled:
         tuner = tfx.components.Tuner(
@@ -132,12 +142,12 @@ def create_pipeline(
             custom_config={
                 "training": _training_config(config, tuner=True),
                 "code_digest": digests["Tuner"],
-                **folders,
+                **shared,
             },
             **learning,
         )
     hyperparameters = tuner.outputs["best_hyperparameters"] if tuner else None
-    settings = {"training": _training_config(config), "code_digest": digests["Trainer"], **folders}
+    settings = {"training": _training_config(config), "code_digest": digests["Trainer"], **shared}
     bases = _bases(
         config,
         places,

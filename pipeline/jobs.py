@@ -31,6 +31,7 @@ from pipeline.input_display import show_overview
 from pipeline.runs.run import REASON_NOTE, STOPPED_NOTE, Run
 from pipeline.runs.step import STEP_TITLES
 from pipeline.stop_signals import STOP, is_stop
+from trainer.backbone_weights import check_weights
 from trainer.progress import PROGRESS_LOGGER
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def train_and_push(
         The result, with the report.
 
     Raises:
+        InputError: The input or the weights of a backbone cannot be read.
         RootError: The root cannot be written.
         LockedError: Another run holds this root.
         MetadataError: The metadata store cannot be used.
@@ -61,6 +63,7 @@ def train_and_push(
     check_input(config.input)
     if config.bulk.in_pipeline and config.bulk.input is not None:
         check_input(config.bulk.input)
+    check_weights(config.model.backbone_options)
     # Imported here, because bulk jobs use this module on machines without TFX.
     from pipeline.local_runner import prepare_root
 

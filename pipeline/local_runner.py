@@ -9,6 +9,7 @@ from pipeline.config import PipelineConfig, to_yaml
 from pipeline.runs.run import ARTIFACTS, CONFIG_FILE, NOT_LABELLED_NOTE, Run
 from pipeline.runs.store import METADATA_FILE, latest_run, note_latest_run
 from pipeline.step_digests import step_digests
+from trainer.backbone_weights import digest_of
 from trainer.errors import UserError
 from trainer.quick_imports import quick_imports
 
@@ -92,6 +93,8 @@ def run_pipeline(
     Raises:
         Exception: Any error of a step; `pipeline.causes.cause` extracts the message for the user.
     """
+    # Before TFX is imported: a file that is missing is reported at once.
+    weights_digest = digest_of(config.model.backbone_options)
     with quick_imports():
         from absl import logging as absl_logging
 
@@ -109,6 +112,7 @@ def run_pipeline(
         config,
         places=Places(artifacts=str(root / ARTIFACTS), metadata=metadata_connection(root)),
         code_digest=step_digests(),
+        weights_digest=weights_digest,
     )
     noted = not notes
 

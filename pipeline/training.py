@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainer.backbone_weights import digest_of
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig
 from trainer.data import features
 from trainer.data.input_pipeline import ImageSet, load_images
@@ -78,6 +79,7 @@ class Training:
             "moments": [mean.tolist(), std.tolist()],
             "replicas": self.strategy.num_replicas_in_sync,
             **({"base": base} if base else {}),
+            **({"weights": weights} if (weights := digest_of(self.model.backbone_options)) else {}),
         }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pydantic
 import yaml
 
+from trainer.backbone_weights import check_weights
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig
 from trainer.optimization.preemption import PREEMPTED_EXIT_CODE, PreemptedError
 
@@ -66,6 +67,7 @@ def main(argv: list[str] | None = None) -> int:
         image, model, trainer = read_config(arguments.config)
         if trainer.warm_start and not arguments.base_model:
             raise ValueError("trainer.warm_start: name the model to start from with --base-model")
+        check_weights(model.backbone_options)
         _train(arguments.examples, arguments.out, image, model, trainer, arguments.base_model)
     except PreemptedError as stopped:
         logging.warning("%s", stopped)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from trainer.backbone_config import BackboneConfig
 from trainer.options import (
     AugmentationConfig,
     CalibrationConfig,
@@ -48,8 +49,9 @@ class ImageConfig(Section):
 class ModelConfig(Section):
     """Which network is built. The defaults are the reference setting `mnist-mlp`."""
 
-    encoder: Literal["mlp", "conv"] = Field(
-        default="mlp", description="dense layers, or residual blocks"
+    encoder: Literal["mlp", "conv", "backbone"] = Field(
+        default="mlp",
+        description="dense layers, residual blocks, or a network of keras.applications",
     )
     hidden: tuple[int, ...] = Field(
         default=(512,), min_length=1, description="mlp encoder: layer widths"
@@ -64,7 +66,7 @@ class ModelConfig(Section):
     posterior_hidden: int = Field(
         default=256,
         ge=0,
-        description="conv encoder: dense layer before mean and log-variance; 0: none",
+        description="conv and backbone: dense layer before mean and log-variance; 0: none",
     )
     latent_size: int = Field(default=16, ge=1, le=1024, description="d, size of z")
     log_variance_bounds: tuple[float, float] = Field(
@@ -72,7 +74,7 @@ class ModelConfig(Section):
     )
     decoder: Literal["auto", "mlp", "conv"] = Field(
         default="auto",
-        description="auto: the encoder's kind; mlp beside a conv encoder is fast on CPUs",
+        description="auto: the encoder's kind, conv for a backbone; mlp is fast on CPUs",
     )
     decoder_hidden: tuple[int, ...] = Field(
         default=(512,), min_length=1, description="mlp decoder: widths"
@@ -115,11 +117,19 @@ class ModelConfig(Section):
     neighbour_size: int = Field(
         default=64, ge=1, description="outlier score: principal components of h"
     )
+    backbone: BackboneConfig = BackboneConfig()
 
     @property
     def decoder_kind(self) -> str:
         """`mlp` or `conv`."""
-        return self.encoder if self.decoder == "auto" else self.decoder
+        if self.decoder != "auto":
+            return self.decoder
+        return "mlp" if self.encoder == "mlp" else "conv"
+
+    @property
+    def backbone_options(self) -> BackboneConfig | None:
+        """The options of the backbone; None with another encoder."""
+        return self.backbone if self.encoder == "backbone" else None
 
     @model_validator(mode="after")
     def _consistent(self) -> "ModelConfig":
@@ -218,6 +228,12 @@ def check_consistent(image: ImageConfig, model: ModelConfig, trainer: TrainerCon
     """
     if trainer.tuner.enabled:
         check_space(trainer.tuner, model, trainer)
+    least = model.backbone.least_side
+    if model.encoder == "backbone" and min(image.height, image.width) < least:
+        raise ValueError(
+            f"model.backbone.name: {model.backbone.name} needs images of at least {least}x{least} "
+            f"pixels, image is {image.height}x{image.width}; set image.height and image.width"
+        )
     if "conv" in (model.encoder, model.decoder_kind) and min(image.height, image.width) < 8:
         raise ValueError(
             f"model.encoder: conv needs images of at least 8x8 pixels, image is "

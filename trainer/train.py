@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from trainer.backbone_weights import read_weights
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.data import features
 from trainer.data.input_pipeline import ImageSet
 from trainer.data.streams import learning_splits
 from trainer.model.vae_classifier import VaeClassifier
+from trainer.model.weights import digest_arrays
 from trainer.optimization import callbacks, preemption
 from trainer.optimization import strategy as strategies
 from trainer.optimization.loop import TrainingLoop
@@ -108,6 +110,11 @@ def train(
     strategy = strategy or strategies.create_strategy(trainer_config.devices)
     splits = learning_splits(data, trainer_config)
 
+    backbone = model_config.backbone_options
+    pretrained = None
+    if backbone is not None and backbone.is_pretrained:
+        pretrained = read_weights(backbone, image_shape)
+
     def create(body_dtype: str) -> VaeClassifier:
         return VaeClassifier(
             config=model_config,
@@ -122,13 +129,18 @@ def train(
 
     def build(body_dtype: str) -> VaeClassifier:
         model = create(body_dtype)
+        if pretrained is not None:
+            model.encoder.set_weights(pretrained)
         if start is not None:
             begin_with(model, start)
         return model
 
+    # A base model takes the place of the backbone's weights as far as it has its own.
+    origins = [digest_arrays(pretrained)] if pretrained is not None else []
+    origins += [start.digest] if start is not None else []
     run = TrainingLoop(
         build, trainer_config, splits, strategy, os.fspath(workdir),
-        progress or callbacks.log_progress, start.digest if start else "",
+        progress or callbacks.log_progress, "+".join(origins),
     )  # fmt: skip
     with preemption.stop_on_sigterm() as stop:
         run.restore()

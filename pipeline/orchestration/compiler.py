@@ -138,6 +138,9 @@ def _paths(config: PipelineConfig) -> Iterable[tuple[str, str]]:
     yield "push.directory", config.push.directory
     if config.data_schema.path is not None:
         yield "schema.path", config.data_schema.path
+    backbone = config.model.backbone_options
+    if backbone is not None and backbone.path:
+        yield "model.backbone.weights", backbone.path
     if config.retrain.drift_report is not None:
         yield "retrain.drift_report", config.retrain.drift_report
 

@@ -13,7 +13,7 @@ from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consis
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [
-        (ModelConfig, {"encoder": "resnet"}, "'mlp' or 'conv'"),
+        (ModelConfig, {"encoder": "resnet"}, "'mlp', 'conv' or 'backbone'"),
         (ModelConfig, {"widths": 3}, "Extra inputs are not permitted"),
         (ModelConfig, {"log_variance_bounds": (1, -1)}, r"model\.log_variance_bounds"),
         (ModelConfig, {"elbo_samples": 3}, r"model\.elbo_samples: 3 is odd"),

@@ -1,7 +1,8 @@
 """Defines the encoder bodies, which map images to features; `model.py` builds the configured one.
 
 A body returns two tensors: `trunk`, which the posterior head reads, and `features` (h), which the
-classifier, the neighbour search and the `hidden` decoder read. For `mlp` they are the same.
+classifier, the neighbour search and the `hidden` decoder read. For `mlp` and a backbone they are
+the same.
 """
 
 import dataclasses
@@ -11,6 +12,7 @@ import keras
 import tensorflow as tf
 
 from trainer.config import ModelConfig
+from trainer.model.backbone import BackboneEncoder
 from trainer.model.normalization import FusedBatchNorm
 
 _LEAST_SIDE = 4
@@ -239,6 +241,9 @@ def build_encoder(config: ModelConfig, dtype: str) -> keras.layers.Layer:
     """
     if config.encoder == "mlp":
         return MlpEncoder(config.hidden, dtype=dtype, name="encoder")
+    if config.encoder == "backbone":
+        options = config.backbone
+        return BackboneEncoder(options.name, options.trained_blocks, dtype=dtype, name="encoder")
     return ConvEncoder(
         config.conv_width, config.conv_blocks, config.feature_size, dtype=dtype, name="encoder"
     )

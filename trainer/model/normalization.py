@@ -1,7 +1,8 @@
 """Implements batch normalisation with TensorFlow's fused op.
 
 Keras 3's BatchNormalization consists of elementwise ops and is three times slower on CPUs, where it
-would be the largest cost of a small convolutional network. The encoders use this layer.
+would be the largest cost of a small convolutional network. The encoders use this layer, and
+`backbone.py` puts it into the networks of `keras.applications`.
 """
 
 from typing import Any
@@ -23,10 +24,12 @@ class FusedBatchNorm(keras.layers.Layer):
         momentum: share of the previous moving statistics that a training step keeps.
         epsilon: added to the variance.
         activation: `relu` or `linear`.
+        scale: whether there is a trained scale; otherwise it is 1.
 
     Call arguments:
         inputs: [batch, channels] or [batch, height, width, channels].
-        training: whether to use the statistics of the batch and update the moving ones.
+        training: whether to use the statistics of the batch and update the moving ones; without
+            effect if the layer is not trainable, as in Keras.
     """
 
     def __init__(
@@ -35,6 +38,7 @@ class FusedBatchNorm(keras.layers.Layer):
         momentum: float = 0.98,
         epsilon: float = 1e-3,
         activation: str = "relu",
+        scale: bool = True,
         **kwargs: Any,
     ) -> None:
         # Autocast would round the statistics to bfloat16.
@@ -42,11 +46,14 @@ class FusedBatchNorm(keras.layers.Layer):
         self.momentum = momentum
         self.epsilon = epsilon
         self.activation = activation
+        self.scale = scale
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Creates scale, offset and the moving statistics, [channels] each."""
         shape = (input_shape[-1],)
-        self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")
+        self.gamma = None
+        if self.scale:
+            self.gamma = self.add_weight(shape=shape, initializer="ones", name="gamma")
         self.beta = self.add_weight(shape=shape, initializer="zeros", name="beta")
         # Replicas compute equal statistics; aggregating by the mean keeps their copies equal.
         self.moving_mean = self.add_weight(
@@ -62,7 +69,7 @@ class FusedBatchNorm(keras.layers.Layer):
         """Returns the normalised inputs, with the same shape and dtype."""
         flat = len(inputs.shape) == 2
         values = inputs[:, tf.newaxis, tf.newaxis, :] if flat else inputs
-        if not training:
+        if not (training and self.trainable):
             outputs = self._apply(values, self.moving_mean.value, self.moving_variance.value)
         elif replica_count() == 1:
             outputs, mean, variance = self._fused(values)
@@ -73,10 +80,13 @@ class FusedBatchNorm(keras.layers.Layer):
         outputs = tf.nn.relu(outputs) if self.activation == "relu" else outputs
         return outputs[:, 0, 0, :] if flat else outputs
 
+    def _scale(self) -> tf.Tensor:
+        return tf.ones_like(self.beta.value) if self.gamma is None else self.gamma.value
+
     def _fused(self, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
             x=values,
-            scale=self.gamma.value,
+            scale=self._scale(),
             offset=self.beta.value,
             mean=tf.zeros([0]),
             variance=tf.zeros([0]),
@@ -96,7 +106,7 @@ class FusedBatchNorm(keras.layers.Layer):
         return outputs, mean, variance * count / tf.maximum(count - 1.0, 1.0)
 
     def _apply(self, values: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
-        scale = self.gamma.value * tf.math.rsqrt(variance + self.epsilon)
+        scale = self._scale() * tf.math.rsqrt(variance + self.epsilon)
         offset = self.beta.value - mean * scale
         return values * tf.cast(scale, values.dtype) + tf.cast(offset, values.dtype)
 
@@ -112,6 +122,7 @@ class FusedBatchNorm(keras.layers.Layer):
             "momentum": self.momentum,
             "epsilon": self.epsilon,
             "activation": self.activation,
+            "scale": self.scale,
         }
 
 

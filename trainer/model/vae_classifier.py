@@ -76,7 +76,7 @@ class VaeClassifier(KerasTraining):
         self.encoder.build((None, *self.image_shape))
         trunk_size = getattr(self.encoder, "trunk_size", self.encoder.feature_size)
         self.posterior_hidden = None
-        if config.encoder == "conv" and config.posterior_hidden:
+        if config.encoder != "mlp" and config.posterior_hidden:
             self.posterior_hidden = self._dense(
                 trunk_size, config.posterior_hidden, "posterior_hidden",
                 activation="relu", dtype=self.body_dtype,
@@ -125,8 +125,10 @@ class VaeClassifier(KerasTraining):
             pixels: float32 [batch, height, width, channels] in [0, 1].
             training: whether to normalise by batch statistics.
         """
-        mean, std = tf.constant(self.pixel_mean), tf.constant(self.pixel_std)
-        trunk, features = self.encoder((pixels - mean) / std, training=training)
+        inputs = pixels
+        if self.config.encoder != "backbone":  # It scales pixels as those that it learned from.
+            inputs = (pixels - tf.constant(self.pixel_mean)) / tf.constant(self.pixel_std)
+        trunk, features = self.encoder(inputs, training=training)
         if self.posterior_hidden is not None:
             trunk = self.posterior_hidden(trunk)
         low, high = self.config.log_variance_bounds

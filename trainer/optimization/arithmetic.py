@@ -113,7 +113,8 @@ def choose(
             "trainer.precision: bfloat16 crashes TensorFlow while ONEDNN_MAX_CPU_ISA hides this "
             "processor's bfloat16 units; unset the variable, or set the precision to float32"
         )
-    convolutional = "conv" in (model.config.encoder, model.config.decoder_kind)
+    # A backbone is convolutional, too.
+    convolutional = model.config.encoder != "mlp" or model.config.decoder_kind == "conv"
     half = config.precision == "bfloat16" or (
         config.precision == "auto" and convolutional and hardware.fast_bfloat16 and not clustered
     )

@@ -48,7 +48,7 @@ class TrainingLoop:
         strategy: the distribution strategy.
         workdir: folder for checkpoints, history and events.
         progress: called after every call and every evaluation.
-        base: digest of the weights that the model starts from; empty for a cold start.
+        base: digests of the weights that the model starts from; empty for a cold start.
     """
 
     def __init__(
@@ -70,14 +70,14 @@ class TrainingLoop:
         steps_per_epoch = len(splits[features.TRAIN]) / config.batch_size
         self._plan = Plan(max(1, round(config.epochs * steps_per_epoch)), steps_per_epoch)
         self._feeds = create_feeds(config, splits, strategy)
-        self._build = build
+        self._evaluated = build("float32")
         chosen = self._choose_arithmetic()
         # Only Keras's initialisers use this seed; all later noise is stateless.
         keras.utils.set_random_seed(config.seed)
         with strategy.scope():
             self._model = build(chosen.body_dtype)
             self._average = build("float32") if config.optimizer.ema_decay else None
-        self._evaluated = build("float32")
+        copy_weights(self._model, self._evaluated)
         if self._average is not None:
             copy_weights(self._model, self._average)
         self._step = self._create_step(self._model, self._average, chosen)
@@ -129,7 +129,7 @@ class TrainingLoop:
     def _choose_arithmetic(self) -> Arithmetic:
         chosen = arithmetic.choose(
             self._config,
-            self._build("float32"),
+            self._evaluated,
             replicas=self._strategy.num_replicas_in_sync,
             clustered=strategies.is_clustered(self._strategy),
             hardware=arithmetic.detect_hardware(),
@@ -143,7 +143,8 @@ class TrainingLoop:
     def _variables(self) -> list[Any]:
         """Returns all variables that training changes, in the order of the checkpoint."""
         averaged = self._average.learned_weights if self._average is not None else []
-        moments = [m for pair in self._step.optimizer.moments for m in pair]
+        optimizers = self._step.optimizers
+        moments = [m for each in optimizers for pair in each.moments for m in pair]
         learned = [weight.value for weight in [*self._model.learned_weights, *averaged]]
         return [*learned, *moments]
 
@@ -230,7 +231,8 @@ class TrainingLoop:
             wanted = 4
         else:
             wanted = max(1, round(_CALL_SECS / self._clock.step_secs))
-        return max(0, min(wanted, self._capacity(), self._boundary_after(step) - step))
+        boundary = min(self._boundary_after(step), self._step.phase_end(step))
+        return max(0, min(wanted, self._capacity(), boundary - step))
 
     def _boundary_after(self, step: int) -> int:
         """Returns the next step after which the validation split is evaluated, or the last step."""

@@ -39,6 +39,20 @@ def learning_rate(
     return rate
 
 
+def clip(
+    config: OptimizerConfig, gradients: Sequence[tf.Tensor]
+) -> tuple[Sequence[tf.Tensor], tf.Tensor]:
+    """Clips gradients by their global norm, if that is configured.
+
+    Returns:
+        The gradients, and their global norm before clipping, float32 scalar.
+    """
+    norm = tf.linalg.global_norm(gradients)
+    if config.clip_norm:
+        gradients, _ = tf.clip_by_global_norm(gradients, config.clip_norm, use_norm=norm)
+    return gradients, norm
+
+
 class Adam:
     """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019).
 
@@ -48,10 +62,21 @@ class Adam:
     Args:
         config: the optimiser's options.
         variables: TensorFlow variables to train.
+        relative_rate: factor of the learning rate.
+        first_step: number of the first step that changes these variables.
     """
 
-    def __init__(self, config: OptimizerConfig, variables: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        config: OptimizerConfig,
+        variables: Sequence[Any],
+        *,
+        relative_rate: float = 1.0,
+        first_step: int = 0,
+    ) -> None:
         self._config = config
+        self._relative_rate = relative_rate
+        self.first_step = first_step
         self.variables = list(variables)
         self.moments = [
             (
@@ -61,25 +86,21 @@ class Adam:
             for i, v in enumerate(self.variables)
         ]
 
-    def apply(self, gradients: Sequence[tf.Tensor], step: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-        """Clips the gradients, which are already summed over replicas, and updates the variables.
+    def apply(self, gradients: Sequence[tf.Tensor], step: tf.Tensor, rate: tf.Tensor) -> None:
+        """Updates the variables with gradients that are already summed over replicas.
 
         Args:
             gradients: one per variable.
             step: int32 scalar, 0-based.
             rate: float32 scalar, the learning rate.
-
-        Returns:
-            float32 scalar, the global norm of the gradients before clipping.
         """
-        norm = tf.linalg.global_norm(gradients)
-        if self._config.clip_norm:
-            gradients, _ = tf.clip_by_global_norm(gradients, self._config.clip_norm, use_norm=norm)
-        count = tf.cast(step, tf.float32) + 1.0
+        # Bias correction counts the updates of these variables, not the steps of the run.
+        count = tf.cast(step - self.first_step, tf.float32) + 1.0
         powers = tf.pow(self._config.beta_1, count), tf.pow(self._config.beta_2, count)
         replica = tf.distribute.get_replica_context()
-        replica.merge_call(self._update_all, args=(list(gradients), *powers, rate))
-        return norm
+        replica.merge_call(
+            self._update_all, args=(list(gradients), *powers, rate * self._relative_rate)
+        )
 
     def _update_all(
         self,

@@ -14,11 +14,12 @@ import tensorflow as tf
 from trainer.config import TrainerConfig
 from trainer.data.augmentation import augment
 from trainer.data.batches import Feed
+from trainer.model.backbone import BackboneEncoder
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.optimization import objective
 from trainer.optimization.noise import Noise
 from trainer.optimization.objective import Batch, Objective, ScheduledWeights
-from trainer.optimization.optimizer import Adam, learning_rate, update_average
+from trainer.optimization.optimizer import Adam, clip, learning_rate, update_average
 from trainer.optimization.synchronisation import ordered_sums
 
 REPORTED: Final = (*objective.PARTS, "gradient_norm", "learning_rate")
@@ -69,9 +70,9 @@ class TrainingStep:
         self._strategy = strategy
         self._feeds = [labelled] if unlabelled is None else [labelled, unlabelled]
         self._objective = Objective(model, config.objective, config.semi_supervised)
-        self._variables = [variable.value for variable in model.trainable_variables]
+        self._encoder = model.encoder
         with strategy.scope():
-            self.optimizer = Adam(config.optimizer, self._variables)
+            self.optimizers = _create_optimizers(model, config, plan.total_steps)
         self._averaged = _averaged_pairs(model, average)
         # A nested graph cannot synchronise replicas, so it is used for XLA only.
         self._gradients: Callable[..., Any] = self._compute_gradients
@@ -92,16 +93,33 @@ class TrainingStep:
         Returns:
             float32 [count, len(REPORTED)], a row for each step.
         """
-        return self._run(tf.constant(first_step, tf.int32), tf.constant(count, tf.int32), blocks)
+        learning = sum(optimizer.first_step <= first_step for optimizer in self.optimizers)
+        if isinstance(self._encoder, BackboneEncoder):
+            # What is frozen is fixed when a graph is traced, so there is one for each phase.
+            self._encoder.freeze(whole=learning < len(self.optimizers))
+        return self._run(
+            tf.constant(first_step, tf.int32), tf.constant(count, tf.int32), blocks, learning
+        )
+
+    def phase_end(self, step: int) -> int:
+        """Returns the step before which the same variables learn as in `step`."""
+        starts = [each.first_step for each in self.optimizers if each.first_step > step]
+        return min(starts, default=self._plan.total_steps)
 
     def _run_steps(
-        self, first_step: tf.Tensor, count: tf.Tensor, blocks: list[tuple[tf.Tensor, ...]]
+        self,
+        first_step: tf.Tensor,
+        count: tf.Tensor,
+        blocks: list[tuple[tf.Tensor, ...]],
+        learning: int,
     ) -> tf.Tensor:
         resident = [feed.resident() for feed in self._feeds]
 
         def body(i: tf.Tensor, reported: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
             rows = [tuple(tensor[i] for tensor in block) for block in blocks]
-            values = self._strategy.run(self._replica_step, args=(first_step + i, rows, resident))
+            values = self._strategy.run(
+                self._replica_step, args=(first_step + i, rows, resident, learning)
+            )
             # All replicas report the same sums.
             reported = reported.write(i, self._strategy.experimental_local_results(values)[0])
             self._update_average(first_step + i)
@@ -114,14 +132,20 @@ class TrainingStep:
         return reported.stack()
 
     def _replica_step(
-        self, step: tf.Tensor, rows: list[tuple[tf.Tensor, ...]], resident: list[tuple[Any, ...]]
+        self,
+        step: tf.Tensor,
+        rows: list[tuple[tf.Tensor, ...]],
+        resident: list[tuple[Any, ...]],
+        learning: int,
     ) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
         number, replicas = replica.replica_id_in_sync_group, replica.num_replicas_in_sync
         batch = self._prepare(step, rows, resident, number, replicas)
         fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
         present = {name: value for name, value in fields.items() if value is not None}
-        gradients, parts = self._gradients(step, tf.convert_to_tensor(number), replicas, present)
+        gradients, parts = self._gradients(
+            step, tf.convert_to_tensor(number), replicas, present, learning
+        )
         if replicas > 1:
             *gradients, parts = replica.all_reduce("sum", [*gradients, parts])
         rate = learning_rate(
@@ -130,7 +154,11 @@ class TrainingStep:
             total_steps=self._plan.total_steps,
             steps_per_epoch=self._plan.steps_per_epoch,
         )
-        norm = self.optimizer.apply(gradients, step, rate)
+        gradients, norm = clip(self._config.optimizer, gradients)
+        for optimizer in self.optimizers[:learning]:
+            count = len(optimizer.variables)
+            optimizer.apply(gradients[:count], step, rate)
+            gradients = gradients[count:]
         return tf.concat([parts, tf.stack([norm, rate])], axis=0)
 
     def _prepare(
@@ -161,13 +189,21 @@ class TrainingStep:
         return batch
 
     def _compute_gradients(
-        self, step: tf.Tensor, number: tf.Tensor, replicas: int, tensors: dict[str, tf.Tensor]
+        self,
+        step: tf.Tensor,
+        number: tf.Tensor,
+        replicas: int,
+        tensors: dict[str, tf.Tensor],
+        learning: int,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        variables = [
+            each for optimizer in self.optimizers[:learning] for each in optimizer.variables
+        ]
         noise = Noise(self._config.seed, step, number, replicas)
         with tf.GradientTape() as tape, ordered_sums():
             loss, parts = self._objective(Batch(**tensors), noise, self._schedule(step))
         gradients = tape.gradient(
-            loss, self._variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
+            loss, variables, unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
         return gradients, parts
 
@@ -203,7 +239,31 @@ def _averaged_pairs(model: VaeClassifier, average: VaeClassifier | None) -> list
     return [
         (target.value, source.value)
         for target, source in zip(average.learned_weights, model.learned_weights, strict=True)
+        # A backbone may count what it was adapted to, which no training changes.
+        if source.value.dtype.is_floating
     ]
+
+
+def _create_optimizers(model: VaeClassifier, config: TrainerConfig, total_steps: int) -> list[Adam]:
+    """Creates the optimiser of the heads, and one of a backbone that learns more slowly or later.
+
+    They are ordered by their first step.
+    """
+    encoder, options = model.encoder, model.config.backbone
+    late = encoder.trainable_variables if isinstance(encoder, BackboneEncoder) else []
+    known = {id(variable) for variable in late}
+    heads = [each.value for each in model.trainable_variables if id(each) not in known]
+    optimizers = [Adam(config.optimizer, heads)]
+    if late:
+        optimizers.append(
+            Adam(
+                config.optimizer,
+                [variable.value for variable in late],
+                relative_rate=options.relative_rate,
+                first_step=options.frozen_steps(total_steps),
+            )
+        )
+    return optimizers
 
 
 def _to_float(images: tf.Tensor) -> tf.Tensor:
