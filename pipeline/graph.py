@@ -38,8 +38,6 @@ CLUSTER_BASELINE = "baseline-model"
 BASE = "base_model"
 CLUSTER_BASE = "base-model"
 VERTEX_PUSHER = "vertex_pusher"
-WEIGHTS_DIGEST = "weights_digest"
-"""Key in the Trainer's `custom_config`, which only the cache reads."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +52,18 @@ class Places:
             not available either, so the baseline is read from the folder of pushed models.
         history: file in which a last step records the verdict; empty if a metadata store can be
             queried.
+        weights: digest of the file of a backbone's weights, of which the cache sees only the path.
     """
 
     artifacts: str
     metadata: Any = None
     input_state: Mapping[str, Any] = field(default_factory=dict)
     history: str = ""
+    weights: str = ""
 
 
 def create_pipeline(
-    config: PipelineConfig,
-    *,
-    places: Places,
-    code_digest: str | Mapping[str, str],
-    weights_digest: str = "",
+    config: PipelineConfig, *, places: Places, code_digest: str | Mapping[str, str]
 ) -> tfx.dsl.Pipeline:
     """Builds the DAG from images to a pushed model.
 
@@ -76,8 +72,6 @@ def create_pipeline(
         places: The storage locations.
         code_digest: Digest of the project's code, by step (`step_digests`) or one for all steps. It
             is part of the exec properties, because TFX's cache sees only the dotted path of code.
-        weights_digest: Digest of the file of a backbone's weights, of which the cache sees only the
-            path; empty if there is none, or if the orchestrator cannot read it.
 
     Returns:
         The pipeline; no step has run.
@@ -132,9 +126,9 @@ def create_pipeline(
         # run_fn finds the other splits next to this one; TFX's default, `eval`, does not exist.
         "eval_args": trainer_pb2.EvalArgs(splits=[features.TRAIN]),
     }
-    shared = {FOLDERS: f"{places.artifacts}/training"}
-    if weights_digest:
-        shared[WEIGHTS_DIGEST] = weights_digest
+    # Only the cache reads the digest of the weights.
+    weights = {"weights_digest": places.weights} if places.weights else {}
+    shared = {FOLDERS: f"{places.artifacts}/training", **weights}
     tuner = None
     if config.trainer.tuner.enabled:
         tuner = tfx.components.Tuner(

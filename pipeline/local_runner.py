@@ -94,7 +94,7 @@ def run_pipeline(
         Exception: Any error of a step; `pipeline.causes.cause` extracts the message for the user.
     """
     # Before TFX is imported: a file that is missing is reported at once.
-    weights_digest = digest_of(config.model.backbone_options)
+    weights = digest_of(config.model.backbone_options)
     with quick_imports():
         from absl import logging as absl_logging
 
@@ -108,12 +108,10 @@ def run_pipeline(
     root = root.resolve()
     prepare_root(root)
     (root / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
-    pipeline = create_pipeline(
-        config,
-        places=Places(artifacts=str(root / ARTIFACTS), metadata=metadata_connection(root)),
-        code_digest=step_digests(),
-        weights_digest=weights_digest,
+    places = Places(
+        artifacts=str(root / ARTIFACTS), metadata=metadata_connection(root), weights=weights
     )
+    pipeline = create_pipeline(config, places=places, code_digest=step_digests())
     noted = not notes
 
     def step(name: str, seconds: float | None) -> None:

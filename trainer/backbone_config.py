@@ -74,7 +74,7 @@ class BackboneConfig(Section):
             by_lower = {known.lower(): known for known in BACKBONES}
             close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.0)
             raise ValueError(
-                f"expected a model of keras.applications; did you mean {by_lower[close[0]]}?"
+                f"expected a model of keras.applications (did you mean {by_lower[close[0]]}?)"
             )
         return name
 

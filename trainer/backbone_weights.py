@@ -8,6 +8,7 @@ import hashlib
 import os
 import posixpath
 import tempfile
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _KEY: Final = "model.backbone.weights"
 _KERAS_MODEL: Final = ".keras"
 _SUFFIXES: Final = (".weights.h5", ".h5", _KERAS_MODEL)
+_MODELS: Final = ("saved_model.pb", "model.keras")
+"""What a pushed version, and an output folder of `python -m trainer`, contain."""
 _DIGEST_LENGTH: Final = 16
 
 _IMAGENET_STD: Final = (0.229, 0.224, 0.225)
@@ -40,7 +43,11 @@ def check_weights(config: BackboneConfig | None) -> None:
         InputError: there is no such file or folder, or it is of another kind.
     """
     path = config.path if config else ""
-    if not path or files.is_folder(path):
+    if not path:
+        return
+    if files.is_folder(path):
+        if not any(files.exists(posixpath.join(path, name)) for name in _MODELS):
+            raise InputError(f"{_KEY}: {path} is a folder without {' or '.join(_MODELS)}")
         return
     if not files.exists(path):
         raise InputError(f"{_KEY}: {path} does not exist; give a file, {IMAGENET} or none")
@@ -113,8 +120,8 @@ def _download(name: str) -> list[np.ndarray]:
     except Exception as error:  # Keras raises a bare Exception if a download fails.
         raise InputError(
             f"{_KEY}: {IMAGENET}: Keras can't download the weights of {name} "
-            f"({_one_line(error)}); give the path of its file *_notop.h5, which Keras keeps in "
-            "~/.keras/models where there is a network"
+            f"({_one_line(error)}); give the path of the file that Keras keeps in ~/.keras/models "
+            "on a machine where it can"
         ) from error
 
 
@@ -149,7 +156,10 @@ def _read_file(path: str, config: BackboneConfig, encoder: "BackboneEncoder") ->
             return _fitting(model.get_weights()[: len(encoder.weights)], config, encoder)
         # Keras matches the weights of a file with layers by their kinds and order.
         network = application(config.name, input_shape=encoder.network.input.shape[1:])
-        network.load_weights(path)
+        with warnings.catch_warnings():
+            # It warns of every layer before it fails.
+            warnings.simplefilter("ignore")
+            network.load_weights(path)
     except (ValueError, TypeError, KeyError, OSError) as error:
         if isinstance(error, InputError):
             raise

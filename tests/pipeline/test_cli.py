@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.limits import HANG_SECS
 
@@ -86,6 +87,17 @@ def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
         "run", "--config", "digits", "--root", str(tmp_path), "--set", f"input.paths={path}"
     )
     assert_refused(done, "pictures", "no images")
+
+
+def test_missing_weights_of_a_backbone_are_named_before_anything_is_written(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "one.png")
+    sizes = [f"image.{key}={value}" for key, value in (("height", 32), ("width", 32))]
+    values = [f"input.paths={tmp_path}", *sizes, "model.encoder=backbone",
+              "model.backbone.weights=gone.weights.h5"]  # fmt: skip
+    overrides = [part for value in values for part in ("--set", value)]
+    done = vaeline("run", "--config", "digits", "--root", str(tmp_path / "root"), *overrides)
+    assert_refused(done, "model.backbone.weights: gone.weights.h5 does not exist")
+    assert not (tmp_path / "root").exists()
 
 
 def test_a_typo_in_the_configuration_is_named(tmp_path: Path) -> None:

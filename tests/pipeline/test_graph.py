@@ -71,6 +71,17 @@ def test_a_search_for_options_is_a_step_before_the_training() -> None:
     assert changed(properties(searching), properties(longer)) == {"Tuner"}
 
 
+def test_edited_weights_of_a_backbone_train_again() -> None:
+    searching = config(trainer={"tuner": {"enabled": True}})
+    of = [
+        {step.id: dict(step.exec_properties)
+         for step in create_pipeline(searching, code_digest="code",
+                                     places=Places("/nowhere", weights=digest)).components}
+        for digest in ("", "one", "two")
+    ]  # fmt: skip
+    assert changed(of[0], of[1]) == changed(of[1], of[2]) == {"Tuner", "Trainer"}
+
+
 def test_a_model_to_start_from_is_one_more_input_of_the_training() -> None:
     warm = config(trainer={"warm_start": True, "tuner": {"enabled": True}})
     cold = config(trainer={"tuner": {"enabled": True}})

@@ -13,6 +13,7 @@ from pipeline.training import prepare
 from pipeline.training_folder import training_folder
 from tests.forked import Forked
 from tests.pipeline import small_training
+from tests.trainer import tiny
 from tests.trainer.test_model_card import unknown_keys
 from trainer.data.input_pipeline import ImageSet
 from trainer.model_card import parse_card
@@ -99,8 +100,13 @@ def test_other_options_images_or_code_are_another_training(inputs: Path, tmp_pat
         {"code": code, **variant.identity()} for code, variant in [*variants, variants[0]]
     ]
     identities += [{"code": "code", **training.identity(base)} for base in ("one", "two")]
+    weights = tmp_path / "a.weights.h5"
+    model = tiny.model_config(encoder="backbone", backbone={"weights": str(weights)})
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        identities.append({"code": "code", **replace(training, model=model).identity()})
     folders = {training_folder("root", "trainer", identity) for identity in identities}
-    assert len(folders) == len(variants) + 2
+    assert len(folders) == len(variants) + 4
 
 
 def test_a_training_starts_from_the_model_that_the_graph_names(

@@ -44,7 +44,7 @@ def export(folder: pathlib.Path, model: VaeClassifier) -> pathlib.Path:
     """As `serving.export` does, without the signatures."""
     archive = keras.export.ExportArchive()
     archive.track(model)
-    spec = tf.TensorSpec([None, *tiny.SHAPE], tf.float32, name="pixels")
+    spec = tf.TensorSpec([None, *model.image_shape], tf.float32, name="pixels")
     archive.add_endpoint("serve", lambda pixels: model(pixels), input_signature=[spec])
     archive.write_out(str(folder), verbose=False)
     (folder / "assets.extra").mkdir()

@@ -47,6 +47,20 @@ class PerChannelConv(keras.layers.Conv2D):
 
 
 @keras.saving.register_keras_serializable("vaeline")
+class WeightedNormalization(keras.layers.Normalization):
+    """Normalises channels by the mean and variance that its weights have now.
+
+    Keras's layer computes with a copy, which weights that are set later do not change.
+    """
+
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
+        """Returns the normalised values."""
+        mean = tf.cast(self.adapt_mean, inputs.dtype)
+        deviation = tf.sqrt(tf.cast(self.adapt_variance, inputs.dtype))
+        return (inputs - mean) / tf.maximum(deviation, keras.config.epsilon())
+
+
+@keras.saving.register_keras_serializable("vaeline")
 class BackboneEncoder(keras.layers.Layer):
     """Encodes images with a network of `keras.applications` and global average pooling.
 
@@ -145,6 +159,8 @@ def _adapted(layer: keras.layers.Layer) -> keras.layers.Layer:
         config["rate"] = 0.0
     if isinstance(layer, keras.layers.Conv2D) and layer.groups == layer.filters > 1:
         return PerChannelConv.from_config(config)
+    if isinstance(layer, keras.layers.Normalization) and layer.weights:
+        return WeightedNormalization.from_config(config)
     return type(layer).from_config(config)
 
 

@@ -133,6 +133,13 @@ def test_a_run_that_goes_on_starts_from_the_model_that_it_started_from() -> None
             {"bulk": {"in_pipeline": True, "input": {"paths": "/home/me/b.zip"}}},
             "bulk.input.paths: /home/me/b.zip is on this machine",
         ),
+        (
+            {
+                "image": {"height": 32, "width": 32},
+                "model": {"encoder": "backbone", "backbone": {"weights": "/home/me/a.weights.h5"}},
+            },
+            "model.backbone.weights: /home/me/a.weights.h5 is on this machine",
+        ),
         ({"cluster": None}, "cluster: the section is missing"),
     ],
 )
