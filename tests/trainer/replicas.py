@@ -10,10 +10,11 @@ import sys
 import tempfile
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from tests.trainer import tiny
+from tests.trainer import tiny, tiny_backbone
 from trainer.optimization import strategy as strategies
 from trainer.optimization.noise import Noise
 from trainer.train import TrainResult
@@ -39,6 +40,26 @@ def train_everything(workdir: str, encoder: str, strategy: Any) -> TrainResult:
             },
         ),
         data=data,
+        strategy=strategy,
+    )
+
+
+def train_backbone(workdir: str, strategy: Any) -> TrainResult:
+    """A small network with weights from a file, of which at first nothing learns."""
+    keras.applications.DenseNet121 = tiny_backbone.network
+    weights = pathlib.Path(workdir, "tiny.weights.h5")
+    keras.utils.set_random_seed(1)
+    tiny_backbone.network().save_weights(weights)
+    backbone = {"name": tiny_backbone.NAME, "weights": str(weights), "head_share": 0.5}
+    return tiny.run(
+        workdir,
+        model_config=tiny.model_config(encoder="backbone", decoder="mlp", backbone=backbone),
+        trainer_config=tiny.trainer_config(epochs=4, optimizer={"clip_norm": 1.0}),
+        data={"train": tiny.image_set(96, shape=tiny_backbone.SHAPE)},
+        image_shape=tiny_backbone.SHAPE,
+        pixel_mean=[0.4] * 3,
+        pixel_std=[0.2] * 3,
+        fit_scores=False,
         strategy=strategy,
     )
 
@@ -77,6 +98,8 @@ def main(mode: str, out: pathlib.Path) -> None:
         for name, used in (("one", tf.distribute.get_strategy()), ("two", strategy)):
             with tempfile.TemporaryDirectory() as workdir:
                 report[name] = losses(train_everything(workdir, "conv", used))
+            with tempfile.TemporaryDirectory() as workdir:
+                report[f"{name}_backbone"] = losses(train_backbone(workdir, used))
     out.write_text(json.dumps(report))
 
 

@@ -33,8 +33,9 @@ def mirrored(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 @pytest.mark.slow
-def test_two_replicas_have_the_losses_of_one(mirrored: dict) -> None:
-    one, two = (np.array(mirrored[kind]) for kind in ("one", "two"))
+@pytest.mark.parametrize("encoder", ["", "_backbone"])
+def test_two_replicas_have_the_losses_of_one(mirrored: dict, encoder: str) -> None:
+    one, two = (np.array(mirrored[f"{kind}{encoder}"]) for kind in ("one", "two"))
     assert len(one) >= 4
     np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-4)
 
