@@ -17,8 +17,6 @@ from trainer.data.examples import pixel_moments
 from trainer.data.input_pipeline import ImageSet
 from trainer.train import TrainResult, train
 
-_CLASSES = 10
-
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
@@ -104,7 +102,7 @@ def fit(
             ),
             data=data,
             image_shape=data["train"].images.shape[1:],
-            num_classes=_CLASSES,
+            num_classes=int(data["train"].labels.max()) + 1,
             pixel_mean=mean,
             pixel_std=std,
             workdir=workdir,
