@@ -15,6 +15,7 @@ import numpy as np
 
 from components.image_example_gen.survey import RECORD_BYTES, InputSurvey
 from pipeline.config import PipelineConfig
+from trainer.backbone_config import NONE
 from trainer.data import features
 
 _PROBE_BATCHES: Final = 4
@@ -95,9 +96,11 @@ def _measure_training(config: PipelineConfig, num_classes: int) -> float:
     settings = config.trainer.model_copy(
         update={"epochs": float(_PROBE_EPOCHS), "steps_per_call": _PROBE_BATCHES}
     )
+    # Weights might have to be downloaded, and with them only the heads would learn at first.
+    backbone = config.model.backbone.model_copy(update={"weights": NONE})
     with tempfile.TemporaryDirectory(prefix="vaeline-inspect-") as folder:
         result = train(
-            model_config=config.model,
+            model_config=config.model.model_copy(update={"backbone": backbone}),
             trainer_config=settings,
             data={features.TRAIN: images},
             image_shape=shape,

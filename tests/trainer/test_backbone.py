@@ -31,6 +31,7 @@ from trainer.model.vae_classifier import VaeClassifier
 from trainer.model.weights import weight_names
 from trainer.optimization.callbacks import TrainingProgress
 from trainer.optimization.checkpoints import unpack_arrays
+from trainer.search.tuning_space import apply
 from trainer.storage import files
 from trainer.train import TrainResult
 
@@ -104,6 +105,12 @@ def test_an_image_that_is_too_small_is_one_line(name: str, least: int) -> None:
     check_consistent(ImageConfig(height=least, width=least), model, TrainerConfig())
     with pytest.raises(ValueError, match=f"{name} needs images of at least {least}x{least} pixels"):
         check_consistent(ImageConfig(height=99, width=least - 1), model, TrainerConfig())
+
+
+def test_the_search_for_options_sets_those_of_the_backbone() -> None:
+    values = {"model.backbone.train": "head", "model.backbone.rate": 0.5}
+    model, _ = apply(values, model_config(), TrainerConfig())
+    assert (model.backbone.train, model.backbone.rate, model.backbone.name) == ("head", 0.5, NAME)
 
 
 def test_an_empty_value_of_yaml_means_no_weights() -> None:
