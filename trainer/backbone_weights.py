@@ -47,7 +47,10 @@ def check_weights(config: BackboneConfig | None) -> None:
         return
     if files.is_folder(path):
         if not any(files.exists(posixpath.join(path, name)) for name in _MODELS):
-            raise InputError(f"{_KEY}: {path} is a folder without {' or '.join(_MODELS)}")
+            raise InputError(
+                f"{_KEY}: {path} is a folder without {' or '.join(_MODELS)}; of pushed models "
+                "name one version"
+            )
         return
     if not files.exists(path):
         raise InputError(f"{_KEY}: {path} does not exist; give a file, {IMAGENET} or none")
