@@ -53,7 +53,8 @@ def main() -> None:
         name: mean_and_worst([run[name] for run in runs])
         for name in ("margin", "finetuned", "scratch")
     }
-    record(arguments, "backbone", {"pretraining": pretraining, **summary, "runs": runs})
+    cost = {"core_minutes": time.process_time() / 60}
+    record(arguments, "backbone", {"pretraining": pretraining, **summary, **cost, "runs": runs})
 
 
 def pretrain(
