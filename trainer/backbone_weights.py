@@ -148,13 +148,13 @@ def _read_file(path: str, config: BackboneConfig, encoder: "BackboneEncoder") ->
     import keras
 
     from trainer.model.backbone import BackboneEncoder, application
+    from trainer.model.vae_classifier import VaeClassifier
 
     try:
         if path.endswith(_KERAS_MODEL):
             model = keras.saving.load_model(path, compile=False)
-            own = getattr(model, "encoder", None)
-            if isinstance(own, BackboneEncoder):
-                model = own.network
+            if isinstance(model, VaeClassifier) and isinstance(model.encoder, BackboneEncoder):
+                model = model.encoder.network
             # What follows a backbone, such as its classifier, is last in a model's order.
             return _fitting(model.get_weights()[: len(encoder.weights)], config, encoder)
         # Keras matches the weights of a file with layers by their kinds and order.
