@@ -52,7 +52,7 @@ _QUALITY: Final = 90
 _NOISE: Final = 5.0
 """Standard deviation of the noise, in levels, about that of a phone in daylight."""
 
-_PLAIN: Final = {"encoder": "conv", "latent_size": 32, "observation": "discretized_logistic"}
+PLAIN: Final = {"encoder": "conv", "latent_size": 32, "observation": "discretized_logistic"}
 """The convolutional model with all defaults: 32 channels, a decoder of full resolution."""
 
 _BARE_LOOP: Final = """
@@ -137,7 +137,7 @@ def measure_training(archive: Path) -> dict[str, float]:
     data = ImageSet(np.stack(pixels), np.arange(len(pixels), dtype=np.int32) % len(_CLASSES))
     options = preset.trainer.model_dump()
     rates: dict[str, list[float]] = {"preset": [], "plain": []}
-    models = {"preset": preset.model.model_dump(), "plain": _PLAIN}
+    models = {"preset": preset.model.model_dump(), "plain": PLAIN}
     for _ in range(2):
         for name, model in models.items():
             rates[name].append(train_speed.ours(data, 4, model, options)())
