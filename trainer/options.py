@@ -62,6 +62,12 @@ class ObjectiveConfig(Section):
         default=False,
         description="bernoulli: the ELBO sees black or white pixels, redrawn at each step",
     )
+    elbo_every: int = Field(
+        default=1,
+        ge=1,
+        description="J is computed of every n-th labelled image of a batch, at a fraction of the "
+        "cost; the classifier learns from all of them",
+    )
     clean_share: float = Field(
         default=0.25, ge=0, le=1, description="share of the cross-entropy that clean images have"
     )

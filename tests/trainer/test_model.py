@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.trainer import tiny
 from tests.trainer.tiny import build
-from trainer.model.encoders import grid_sides
+from trainer.model.encoders import Encoded, grid_sides
 from trainer.optimization import losses
 from trainer.optimization.arithmetic import hidden_bfloat16_units
 from trainer.optimization.noise import Noise
@@ -168,6 +168,46 @@ def test_loss_is_the_formula_of_the_documentation() -> None:
     cross_entropy = -(target * log_p).sum(-1) * (labels.numpy() >= 0)
     expected = (0.7 * -j / np.prod(tiny.SHAPE) + 1.5 * cross_entropy).mean()
     assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("is_augmented", [False, True])
+@pytest.mark.parametrize("conditioning", ["latent", "label"])
+def test_the_bound_of_every_second_image(
+    conditioning: str, is_augmented: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(tiny.model_config(conditioning=conditioning))
+    for weight in model.trainable_weights:
+        weight.assign_add(0.05 * tf.random.stateless_normal(weight.shape, [4, 2]))
+    images, labels = tf.constant(pixels(8)), tf.constant([0, 1, 2, 0, 1, 2, 0, 1])
+    changed = tf.reverse(images, [2]) if is_augmented else None
+    encoded_images: list[int] = []
+    encode = model.encode
+
+    def counting(batch: tf.Tensor, *, training: bool = False) -> Encoded:
+        encoded_images.append(len(batch))
+        return encode(batch, training=training)
+
+    def values_of(batch: Batch, every: int) -> dict[str, float]:
+        config = ObjectiveConfig(elbo_every=every, clean_share=0.25)
+        objective = Objective(model, config, SemiSupervisedConfig())
+        _, parts = objective(batch, Noise(1, 0), SCHEDULE)
+        return dict(zip(PARTS, parts.numpy().tolist(), strict=True))
+
+    monkeypatch.setattr(model, "encode", counting)
+    found = values_of(Batch(images, labels, changed), 2)
+    assert encoded_images == [12 if is_augmented else 8]
+    alone = values_of(Batch(images[::2], labels[::2]), 1)
+    for name in ("elbo", "kl", "reconstruction"):
+        assert found[name] == pytest.approx(alone[name], rel=1e-5)
+    whole = values_of(Batch(images, labels), 1)["cross_entropy"]
+    expected = whole
+    if changed is not None:
+        other = values_of(Batch(changed, labels), 1)["cross_entropy"]
+        expected = 0.25 * alone["cross_entropy"] + 0.75 * other
+    assert found["cross_entropy"] == pytest.approx(expected, rel=1e-5)
+    assert found["loss"] == pytest.approx(
+        found["cross_entropy"] - found["elbo"] / np.prod(tiny.SHAPE), rel=1e-5
+    )
 
 
 def test_unlabelled_images_sum_the_class_out() -> None:

@@ -105,11 +105,11 @@ def _binarised(batch: Batch, noise: Noise) -> Batch:
     )
 
 
-def _slice(encoded: Encoded, start: int | tf.Tensor, size: int | tf.Tensor) -> Encoded:
+def _part(encoded: Encoded, rows: slice) -> Encoded:
     return Encoded(
-        mean=encoded.mean[start : start + size],
-        log_variance=encoded.log_variance[start : start + size],
-        features=encoded.features[start : start + size],
+        mean=encoded.mean[rows],
+        log_variance=encoded.log_variance[rows],
+        features=encoded.features[rows],
     )
 
 
@@ -142,11 +142,16 @@ class Objective:
             This replica's share of the loss over the global batch, float32 scalar, and its share
             of `PARTS`, float32 [len(PARTS)]. Summing over replicas gives the values.
         """
+        every = self._config.elbo_every
+        labels = batch.labels
+        if batch.augmented is not None:
+            # The classifier has the augmented images, so that the others need no encoder either.
+            batch = dataclasses.replace(batch, clean=batch.clean[::every], labels=labels[::every])
+            every = 1
         if self._config.binarise:
             batch = _binarised(batch, noise)
         encoded = self._encode(batch)
         parts = {name: tf.constant(0.0) for name in PARTS}
-        clean, labels = encoded["clean"], batch.labels
         logits = {
             name: self._model.classify(
                 part, noise.dropout(f"dropout/{name}", part.features, self._dropout)
@@ -157,12 +162,21 @@ class Objective:
         dimensions = self._model.dimensions
         if self._config.generative_weight:
             objective, bound = self._generative(
-                batch.clean, clean, labels, logits["clean"], noise, schedule, "labelled", parts
+                batch.clean[::every],
+                _part(encoded["clean"], slice(None, None, every)),
+                batch.labels[::every],
+                logits["clean"][::every],
+                noise,
+                schedule,
+                "labelled",
+                parts,
             )
             total += self._config.generative_weight * self._mean(-objective, noise) / dimensions
             parts["elbo"] = self._mean(bound, noise)
         if self._config.alpha:
-            total += self._config.alpha * self._classification(logits, labels, noise, parts)
+            total += self._config.alpha * self._classification(
+                logits, batch.labels, labels, noise, parts
+            )
         if batch.unlabelled is not None:
             total += self._unlabelled(batch, encoded, logits, noise, schedule, parts)
         parts["loss"] = total
@@ -190,25 +204,29 @@ class Objective:
         parts, start = {}, 0
         for name, images in streams.items():
             size = shape_of(images)[0]
-            parts[name] = _slice(encoded, start, size)
+            parts[name] = _part(encoded, slice(start, start + size))
             start += size
         return parts
 
     def _classification(
         self,
         logits: dict[str, tf.Tensor],
+        clean_labels: tf.Tensor,
         labels: tf.Tensor,
         noise: Noise,
         parts: dict[str, tf.Tensor],
     ) -> tf.Tensor:
-        smoothing = self._config.label_smoothing
-        value = losses.cross_entropy(labels, logits["clean"], label_smoothing=smoothing)
+        def mean_of(name: str, classes: tf.Tensor) -> tf.Tensor:
+            smoothing = self._config.label_smoothing
+            value = losses.cross_entropy(classes, logits[name], label_smoothing=smoothing)
+            return self._mean(value, noise)
+
+        value = mean_of("clean", clean_labels)
         if "augmented" in logits:
             share = self._config.clean_share
-            changed = losses.cross_entropy(labels, logits["augmented"], label_smoothing=smoothing)
-            value = share * value + (1.0 - share) * changed
-        right = tf.argmax(logits["clean"], -1, output_type=tf.int32) == labels
-        parts["cross_entropy"] = self._mean(value, noise)
+            value = share * value + (1.0 - share) * mean_of("augmented", labels)
+        right = tf.argmax(logits["clean"], -1, output_type=tf.int32) == clean_labels
+        parts["cross_entropy"] = value
         parts["accuracy"] = self._mean(tf.cast(right, tf.float32), noise)
         return parts["cross_entropy"]
 
