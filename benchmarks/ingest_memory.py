@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -21,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.ingest import MODES, run_ours
+from benchmarks.process_tree import TreeWatch
 from benchmarks.record import print_record
 
 SIZES = (100_000, 1_000_000)
@@ -102,44 +102,12 @@ def measure(data: Path, work: Path, options: argparse.Namespace) -> tuple[float,
     if options.threads:
         command += ["--threads", str(options.threads)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peaks = [0.0]
-    done = threading.Event()
-    thread = threading.Thread(target=watch, args=(process.pid, peaks, done))
-    thread.start()
-    output, _ = process.communicate()
-    done.set()
-    thread.join()
+    with TreeWatch(process.pid) as watch:
+        output, _ = process.communicate()
     shutil.rmtree(work, ignore_errors=True)
     if process.returncode:
         raise SystemExit(f"ingest of {data} failed with code {process.returncode}")
-    return json.loads(output.splitlines()[-1])["seconds"], peaks[0]
-
-
-def watch(pid: int, peaks: list[float], done: threading.Event) -> None:
-    """Samples the resident memory of a process tree; shared pages count once per process."""
-    page_mib = os.sysconf("SC_PAGE_SIZE") / 2**20
-    while not done.wait(0.1):
-        peaks[0] = max(peaks[0], page_mib * sum(map(resident_pages, tree(pid))))
-
-
-def tree(pid: int) -> list[int]:
-    """Lists a process and all below it."""
-    try:
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [
-            int(child) for task in tasks for child in (task / "children").read_text().split()
-        ]
-    except OSError:
-        return []
-    return [pid, *(below for child in children for below in tree(child))]
-
-
-def resident_pages(pid: int) -> int:
-    """Reads a process's resident pages; 0 when it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    except OSError:
-        return 0
+    return json.loads(output.splitlines()[-1])["seconds"], watch.peak_mib
 
 
 if __name__ == "__main__":

@@ -17,12 +17,8 @@ other, with the same model on the same files.
 
 import argparse
 import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +30,7 @@ import numpy as np
 from benchmarks import train_speed
 from benchmarks.bulk import BULK_JOB, members, timed, write_records
 from benchmarks.record import print_record
+from benchmarks.vaeline_command import run_vaeline
 from components.bulk_inference.config import CLASSIFY_COLUMNS
 from components.image_checks import ImageHeader, check, model_pixels
 from pipeline.config import load_config
@@ -168,27 +165,18 @@ def measure_bulk(archive: Path, megapixels: int, model: str, folder: Path) -> di
 def whole_run(archive: Path, root: Path, store: str, epochs: int) -> tuple[float, dict[str, Any]]:
     """Runs `vaeline run` in a fresh process; returns its wall time in seconds and its result."""
     root.mkdir(parents=True)
-    values = {
-        "input.paths": json.dumps(str(archive)),
-        "input.store": store,
-        "trainer.epochs": epochs,
-        # The gate runs; few epochs need not pass a real bound.
-        "evaluation.min_accuracy": 0.01,
-        "evaluation.min_class_recall": "null",
-    }
-    command = [sys.executable, "-m", "pipeline.cli", "run", "--config", "photos"]
-    command += ["--root", str(root), "--json"]
-    for key, value in values.items():
-        command += ["--set", f"{key}={value}"]
-    begin = time.perf_counter()
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    outcome = run_vaeline(
+        "run", "--config", "photos", "--root", str(root),
+        values={
+            "input.paths": str(archive),
+            "input.store": store,
+            "trainer.epochs": epochs,
+            # The gate runs; few epochs need not pass a real bound.
+            "evaluation.min_accuracy": 0.01,
+            "evaluation.min_class_recall": None,
+        },
     )  # fmt: skip
-    seconds = time.perf_counter() - begin
-    if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
-    return seconds, json.loads(done.stdout)
+    return outcome.seconds, outcome.result
 
 
 def _digest(model: str) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.record import print_record
+from benchmarks.vaeline_command import run_vaeline
 from pipeline.digits import write_digits
 
 _TARGETS = {"vs_stock_tfx": 0.5, "demo_seconds": 35.0, "demo_accuracy": 0.97}
@@ -46,17 +47,11 @@ def main() -> None:
 
 def measure_demo(root: Path) -> dict[str, float]:
     """Runs `vaeline demo` in a fresh process."""
-    started = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", "demo", "--root", str(root), "--json"],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    result = json.loads(done.stdout)
+    outcome = run_vaeline("demo", "--root", str(root))
+    result = outcome.result
     steps = result["pipeline"]["steps"]
     return {
-        "demo_seconds": time.monotonic() - started,
+        "demo_seconds": outcome.seconds,
         "demo_accuracy": result["held_out_accuracy"],
         **{f"demo_{name}": step["seconds"] for name, step in steps.items()},
     }
