@@ -183,9 +183,10 @@ class TrainerConfig(Section):
         default="auto", description="auto: TF_CONFIG, then the number of GPUs, decides"
     )
     memory_limit_mb: int = Field(
-        default=2048,
+        default=128,
         ge=0,
-        description="decoded images above this go to a file in the cache directory",
+        description="decoded images of a split above this go to a file in the cache directory, "
+        "from which training reads 1 to 5 % slower; the model is the same",
     )
     tensorboard: bool = Field(default=True, description="write scalars and images for TensorBoard")
     warm_start: bool = Field(

@@ -178,8 +178,12 @@ class StreamedFeed:
 def build_feed(
     data: ImageSet, batch_size: int, order: Order, strategy: Any, *, resident_limit_bytes: int
 ) -> Feed:
-    """Builds a resident feed if the set is in memory and within the limit, else a streamed one."""
+    """Builds a resident feed if the set is within the limit, otherwise a streamed one.
+
+    Without a GPU the copy on the device would take the memory that a file of images saves.
+    """
     mapped = isinstance(data.images, np.memmap)
-    if mapped or data.images.nbytes > resident_limit_bytes:
+    gpus = tf.config.list_logical_devices("GPU")
+    if (mapped and not gpus) or data.images.nbytes > resident_limit_bytes:
         return StreamedFeed(data, batch_size, order, strategy)
     return ResidentFeed(data, batch_size, order, strategy)

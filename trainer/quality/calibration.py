@@ -145,7 +145,8 @@ def calibrate(
     )
     _fit_references(model, encode(known.images), known.labels, seed)
     report: dict[str, Any] = {"images": len(calibration)}
-    logits = encode(calibration.images)["logits"]
+    # The features of a large calibration split would take a hundred times the memory.
+    logits = encode(calibration.images, "logits")["logits"]
     report["temperature"] = _fit_temperature(model, logits, calibration.labels)
     terms = Forward(
         model.outlier_terms, model.image_shape, fitting_batch(batch_size, len(calibration))

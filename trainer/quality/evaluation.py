@@ -55,8 +55,8 @@ class Forward:
             autograph=False,
         ).get_concrete_function()
 
-    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """Returns the function's results for images, uint8 [n, h, w, c]."""
+    def __call__(self, images: np.ndarray, *only: str) -> dict[str, np.ndarray]:
+        """Returns the function's results, or those named, for images, uint8 [n, h, w, c]."""
         parts = []
         for start in range(0, max(len(images), 1), self._batch_size):
             part = np.ascontiguousarray(images[start : start + self._batch_size])
@@ -65,7 +65,8 @@ class Forward:
                 part = np.concatenate([part, np.zeros([missing, *images.shape[1:]], np.uint8)])
             results = self._function(tf.constant(part))
             keep = self._batch_size - missing
-            parts.append({name: value.numpy()[:keep] for name, value in results.items()})
+            kept = {name: results[name] for name in only} or results
+            parts.append({name: value.numpy()[:keep] for name, value in kept.items()})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
