@@ -62,18 +62,21 @@ class TreeWatch:
         return max((sample.resident_mib for sample in self.samples), default=0.0)
 
     def _watch(self) -> None:
+        known = {self._process}
         while True:
             try:
-                processes = [self._process, *self._process.children(recursive=True)]
+                processes = {self._process, *self._process.children(recursive=True)}
             except psutil.NoSuchProcess:
                 return
-            if (sample := _sample(processes)).resident_mib:
+            # Until it starts its own program, a new process shows the memory of its parent.
+            if (sample := _sample(processes & known)).resident_mib:
                 self.samples.append(sample)
+            known = processes
             if self._done.wait(_INTERVAL_SECS):
                 return
 
 
-def _sample(processes: list[psutil.Process]) -> Sample:
+def _sample(processes: set[psutil.Process]) -> Sample:
     resident = shared = 0
     seconds = 0.0
     for process in processes:

@@ -14,7 +14,7 @@ import tensorflow as tf
 from trainer.backbone_weights import digest_of
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig
 from trainer.data import features
-from trainer.data.input_pipeline import ImageSet, load_images
+from trainer.data.input_pipeline import ImageSet, load_splits
 from trainer.data.preprocessing import RecordTransform
 from trainer.optimization import strategy as strategies
 from trainer.search.tuning_space import apply
@@ -128,19 +128,14 @@ def _load_splits(
     config: TrainerConfig,
     cache_dir: str | None,
 ) -> dict[str, ImageSet]:
-    decode = tf.function(transform.decode_examples, autograph=False)
-    data = {}
-    for split in _SPLITS:
-        pattern = split_files(fn_args, split)
-        if files.matching(pattern):
-            data[split] = load_images(
-                [pattern],
-                decode,
-                image_shape=image.shape,
-                memory_limit_bytes=config.memory_limit_mb * _MIB,
-                cache_dir=cache_dir,
-            )
-    return data
+    patterns = {split: split_files(fn_args, split) for split in _SPLITS}
+    return load_splits(
+        {split: [pattern] for split, pattern in patterns.items() if files.matching(pattern)},
+        tf.function(transform.decode_examples, autograph=False),
+        image_shape=image.shape,
+        memory_limit_bytes=config.memory_limit_mb * _MIB,
+        cache_dir=cache_dir,
+    )
 
 
 def split_files(fn_args: Any, split: str) -> str:

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.components.model_gate.measured import equal_mass_error
 from tests.trainer import tiny
@@ -55,6 +56,19 @@ def test_temperature_that_gains_less_than_its_error_is_not_kept() -> None:
     temperature = calibration.fit_temperature(*_overconfident(200, 1.02))
     assert not temperature.kept
     assert temperature.value == 1.0
+
+
+def test_a_split_is_not_kept_with_results_that_nobody_needs() -> None:
+    images = tiny.image_set(5).images
+    forward = evaluation.Forward(
+        lambda pixels: {"sum": tf.reduce_sum(pixels, axis=(1, 2, 3)), "pixels": pixels},
+        tiny.SHAPE,
+        2,
+    )
+    assert set(forward(images)) == {"sum", "pixels"}
+    (found,) = forward(images, "sum").items()
+    assert found[0] == "sum"
+    np.testing.assert_allclose(found[1], (images / 255.0).sum(axis=(1, 2, 3)), rtol=1e-5)
 
 
 def test_auroc_counts_pairs() -> None:

@@ -11,9 +11,9 @@ from tests.trainer import tiny
 from trainer.config import ImageConfig
 from trainer.data import features, preprocessing
 from trainer.data.augmentation import augment
-from trainer.data.batches import Order, ResidentFeed, StreamedFeed
+from trainer.data.batches import Feed, Order, ResidentFeed, StreamedFeed, build_feed
 from trainer.data.examples import load_folder, pixel_moments
-from trainer.data.input_pipeline import ImageSet, load_images, select
+from trainer.data.input_pipeline import ImageSet, load_splits, select
 from trainer.data.streams import learning_splits
 from trainer.optimization.noise import Noise
 from trainer.options import AugmentationConfig
@@ -159,6 +159,42 @@ def test_examples_that_do_not_fit_the_memory_are_mapped_from_a_file(tmp_path: pa
     assert {path.name for path in tmp_path.iterdir()} == {"Split-train"}
 
 
+def test_splits_share_the_memory(tmp_path: pathlib.Path) -> None:
+    sizes = {"train": 40, "validation": 30, "calibration": 20}
+    data = {split: tiny.image_set(size) for split, size in sizes.items()}
+    for split, images in data.items():
+        path = tmp_path / f"Split-{split}" / "data.tfrecord"
+        write_examples(path, images, ["class"] * len(images))
+    height, width, channels = tiny.SHAPE
+    image = ImageConfig.model_validate({"height": height, "width": width, "channels": channels})
+    each = data["train"].images[0].nbytes
+    for limit, mapped in ((90, []), (89, ["calibration"]), (69, ["validation", "calibration"])):
+        splits, _ = load_folder(
+            os.fspath(tmp_path), image, memory_limit_bytes=limit * each, cache_dir=str(tmp_path)
+        )
+        found = [name for name, split in splits.items() if isinstance(split.images, np.memmap)]
+        assert found == mapped
+        for split, images in data.items():
+            np.testing.assert_array_equal(splits[split].images, images.images)
+
+
+def test_a_file_of_images_is_copied_to_gpus_only(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = select([(tiny.image_set(20), np.arange(20))], memory_limit_bytes=1)
+    assert isinstance(data.images, np.memmap)
+
+    def feed(limit: int) -> Feed:
+        strategy = tf.distribute.get_strategy()
+        order = Order(20, 1, "train")
+        return build_feed(data, 4, order, strategy, resident_limit_bytes=limit)
+
+    assert isinstance(feed(1 << 30), StreamedFeed)
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: ["a device"])
+    assert isinstance(feed(1 << 30), ResidentFeed)
+    assert isinstance(feed(1), StreamedFeed)
+
+
 def test_examples_are_loaded_with_their_classes(tmp_path: pathlib.Path) -> None:
     data = tiny.image_set(7)
     names = [f"class {label}" for label in data.labels]
@@ -196,8 +232,9 @@ def test_large_records_are_decoded_a_few_at_a_time(tmp_path: pathlib.Path, large
         first = tf.strings.to_number(tf.strings.regex_replace(serialised, "x+$", ""), tf.int64)
         return tf.zeros([tf.size(serialised), 2, 2, 1], tf.uint8), first
 
-    loaded = load_images([str(tmp_path / "records")], decode, image_shape=(2, 2, 1))
-    np.testing.assert_array_equal(loaded.labels, np.arange(100))
+    patterns = {"train": [str(tmp_path / "records")]}
+    loaded = load_splits(patterns, decode, image_shape=(2, 2, 1), memory_limit_bytes=1 << 20)
+    np.testing.assert_array_equal(loaded["train"].labels, np.arange(100))
     assert max(taken) == (100 if largest == 1_000 else 5)
 
 

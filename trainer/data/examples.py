@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from trainer.config import ImageConfig
 from trainer.data import features
-from trainer.data.input_pipeline import DecodeFn, ImageSet, example_files, load_images
+from trainer.data.input_pipeline import DecodeFn, ImageSet, example_files, load_splits
 from trainer.data.pixels import decode_batch
 from trainer.storage import files
 
@@ -79,17 +79,13 @@ def load_folder(
     """
     patterns = split_patterns(folder)
     classes = class_names(patterns[features.TRAIN])
-    decode = decoder(image, classes)
-    splits = {
-        split: load_images(
-            files,
-            decode,
-            image_shape=image.shape,
-            memory_limit_bytes=memory_limit_bytes,
-            cache_dir=cache_dir,
-        )
-        for split, files in patterns.items()
-    }
+    splits = load_splits(
+        patterns,
+        decoder(image, classes),
+        image_shape=image.shape,
+        memory_limit_bytes=memory_limit_bytes,
+        cache_dir=cache_dir,
+    )
     return splits, classes
 
 

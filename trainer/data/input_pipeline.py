@@ -11,7 +11,7 @@ import logging
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO
 
 import numpy as np
@@ -110,27 +110,43 @@ def example_files(patterns: Sequence[str]) -> list[str]:
     return found
 
 
-def load_images(
-    file_patterns: Sequence[str],
+def load_splits(
+    file_patterns: Mapping[str, Sequence[str]],
     decode_fn: DecodeFn,
     *,
     image_shape: tuple[int, int, int],
-    memory_limit_bytes: int = 2 << 30,
+    memory_limit_bytes: int,
     cache_dir: str | os.PathLike[str] | None = None,
-) -> ImageSet:
-    """Decodes all Examples of a split.
+) -> dict[str, ImageSet]:
+    """Decodes all Examples of some splits.
 
     Args:
-        file_patterns: globs of TFRecord files; names ending in `.gz` are gzip-compressed.
+        file_patterns: by split, globs of TFRecord files; names ending in `.gz` are
+            gzip-compressed.
         decode_fn: decodes a batch of serialised Examples.
         image_shape: (height, width, channels) of the images that `decode_fn` returns.
-        memory_limit_bytes: larger sets are written to a memory-mapped file.
-        cache_dir: folder of that file; the system's temporary directory by default. The file is
-            unlinked, so its space is freed when the process ends.
+        memory_limit_bytes: the first split that does not fit in, together with those before it,
+            and all that follow are written to memory-mapped files.
+        cache_dir: folder of these files; the system's temporary directory by default. The files
+            are unlinked, so their space is freed when the process ends.
 
     Returns:
-        The images of the split, in the order of the files and their records.
+        The images by split, in the order of the files and their records.
     """
+    data = {}
+    for split, patterns in file_patterns.items():
+        data[split] = _load_split(patterns, decode_fn, image_shape, memory_limit_bytes, cache_dir)
+        memory_limit_bytes = max(0, memory_limit_bytes - data[split].images.nbytes)
+    return data
+
+
+def _load_split(
+    file_patterns: Sequence[str],
+    decode_fn: DecodeFn,
+    image_shape: tuple[int, int, int],
+    memory_limit_bytes: int,
+    cache_dir: str | os.PathLike[str] | None,
+) -> ImageSet:
     store = _ImageStore(image_shape, memory_limit_bytes, cache_dir)
     labels = []
     values = int(np.prod(image_shape))
