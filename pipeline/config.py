@@ -73,14 +73,14 @@ class BeamConfig(Section):
 
     args: tuple[str, ...] = Field(
         default=(
-            "--runner=DirectRunner",
+            "--runner=FnApiRunner",
             "--direct_running_mode=in_memory",
             "--sdk_container_image=none",
         ),
-        description="Beam options of the steps. The runner is named because Beam's default "
-        "tries to download one; an image is named, which a runner in this process never looks "
-        "at, because TFX else packs its own source for the workers at each step, which takes "
-        "a second",
+        description="Beam options of the steps. The runner is named because Beam's default, "
+        "DirectRunner, first tries to download Prism; an image is named, which a runner in this "
+        "process never looks at, because TFX else packs its own source for the workers at each "
+        "step, which takes a second",
     )
 
 

@@ -1,14 +1,15 @@
-"""Computes the features that the evaluation slices by.
+"""Computes the features that the evaluation slices by, and bounds its batches.
 
 TFX's Evaluator calls `custom_extractors`.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.extractors import slice_key_extractor
 
@@ -17,12 +18,14 @@ from trainer.data import features
 
 _ARCHIVE = re.compile(rb"^(.*?\.(?:zip|tar|tar\.\w+|tgz|tbz2|txz|tzst|tfrecords?|gz))/", re.I)
 _SMALLEST_OCTAVE = 8
+_MOST_ROWS = 256
+"""Largest batch that a model gets; smaller ones are powers of two."""
 
 
 def custom_extractors(
     eval_shared_model: Any, eval_config: Any, tensor_adapter_config: Any
 ) -> Sequence[tfma.extractors.Extractor]:
-    """Returns TFMA's extractors, with an additional one for the features to slice by.
+    """Returns TFMA's extractors and two of ours.
 
     Args:
         eval_shared_model: The models.
@@ -30,7 +33,8 @@ def custom_extractors(
         tensor_adapter_config: Conversion of records to tensors.
 
     Returns:
-        The extractors in order; the additional one precedes the slicing.
+        The extractors in order; one that divides batches comes first, and one for the features
+        precedes the slicing.
     """
     extractors = tfma.default_extractors(
         eval_shared_model=eval_shared_model,
@@ -45,7 +49,26 @@ def custom_extractors(
     ours = tfma.extractors.Extractor(
         stage_name="ExtractImageSlices", ptransform=beam.Map(_add_slices)
     )
-    return [*extractors[:place], ours, *extractors[place:]]
+    divided = tfma.extractors.Extractor(
+        stage_name="DivideBatches", ptransform=beam.FlatMap(_divide)
+    )
+    return [divided, *extractors[:place], ours, *extractors[place:]]
+
+
+def _divide(extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Divides a batch of records into batches of few different sizes.
+
+    Beam makes batches of up to 1,000 images, of any size, and TensorFlow's oneDNN keeps about 300
+    KiB of compiled kernels for each size that it has seen.
+    """
+    records = extracts[tfma.ARROW_RECORD_BATCH_KEY]
+    start = 0
+    while (left := records.num_rows - start) > 0:
+        size = min(_MOST_ROWS, 1 << (left.bit_length() - 1))
+        # Copied, because not every reader of Arrow's arrays respects the offset of a slice.
+        rows = records.take(pa.array(range(start, start + size)))
+        yield {**extracts, tfma.ARROW_RECORD_BATCH_KEY: rows}
+        start += size
 
 
 def _add_slices(extracts: dict[str, Any]) -> dict[str, Any]:

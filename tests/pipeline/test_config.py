@@ -101,3 +101,15 @@ def test_a_preset_is_the_recipe_whose_figures_are_told(tmp_path: Path) -> None:
     assert config.model == ModelConfig.model_validate(measured.MODEL)
     recipe = {**measured.TRAINER, "epochs": config.trainer.epochs, "tensorboard": True}
     assert config.trainer == TrainerConfig.model_validate(recipe)
+
+
+def test_beam_steps_try_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
+    import apache_beam as beam
+    from apache_beam.runners.portability.prism_runner import PrismRunner
+
+    asked: list[object] = []
+    monkeypatch.setattr(PrismRunner, "run_pipeline", lambda *given: asked.append(given))
+    args = load_config("digits").beam.args
+    with beam.Pipeline(argv=list(args)) as pipeline:
+        _ = pipeline | beam.Create([1]) | beam.Map(str)
+    assert not asked

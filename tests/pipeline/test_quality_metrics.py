@@ -6,6 +6,7 @@ import pickle
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from components.model_gate import metric_names as m
@@ -213,6 +214,22 @@ def test_sizes_are_octaves_of_the_longer_side() -> None:
     assert [slices.size(*side) for side in ((1, 1), (8, 3), (9, 2), (32, 32), (20, 33))] == [
         "1-8 px", "1-8 px", "9-16 px", "17-32 px", "33-64 px",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rows", "sizes"),
+    [(0, []), (1, [1]), (300, [256, 32, 8, 4]), (1000, [256, 256, 256, 128, 64, 32, 8])],
+)
+def test_a_model_gets_batches_of_few_sizes(rows: int, sizes: list[int]) -> None:
+    from pipeline import slices
+
+    places = [[place] for place in range(rows)]
+    records = pa.RecordBatch.from_arrays([pa.array(places, pa.list_(pa.int64()))], ["place"])
+    parts = list(slices._divide({tfma.ARROW_RECORD_BATCH_KEY: records, "other": 1}))
+    batches = [part[tfma.ARROW_RECORD_BATCH_KEY] for part in parts]
+    assert [batch.num_rows for batch in batches] == sizes
+    assert [row for batch in batches for row in batch["place"].to_pylist()] == places
+    assert all(part["other"] == 1 for part in parts)
 
 
 def test_an_image_without_label_or_size_has_no_such_slice() -> None:

@@ -89,7 +89,7 @@ def test_dataflow_is_the_engine_of_the_beam_steps(jobs: dict[str, Any]) -> None:
     arguments = containers(jobs["dataflow"])["Transform"]["args"]
     assert f"--sdk_container_image={golden.IMAGE}" in arguments
     assert "--no_use_public_ips" in arguments
-    assert "--runner=DirectRunner" in containers(jobs["local"])["Transform"]["args"]
+    assert "--runner=FnApiRunner" in containers(jobs["local"])["Transform"]["args"]
 
 
 def test_new_images_reach_the_caches_key(jobs: dict[str, Any]) -> None:
