@@ -1,4 +1,4 @@
-"""Computes the features that the evaluation slices by, and bounds its batches.
+"""Computes the features that the evaluation slices by, and makes equal batches.
 
 TFX's Evaluator calls `custom_extractors`.
 """
@@ -11,6 +11,8 @@ import apache_beam as beam
 import numpy as np
 import pyarrow as pa
 import tensorflow_model_analysis as tfma
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
 from tensorflow_model_analysis.extractors import slice_key_extractor
 
 from components.model_gate import metric_names
@@ -18,8 +20,8 @@ from trainer.data import features
 
 _ARCHIVE = re.compile(rb"^(.*?\.(?:zip|tar|tar\.\w+|tgz|tbz2|txz|tzst|tfrecords?|gz))/", re.I)
 _SMALLEST_OCTAVE = 8
-_MOST_ROWS = 256
-"""Largest batch that a model gets; smaller ones are powers of two."""
+_ROWS = 256
+"""Records of a batch."""
 
 
 def custom_extractors(
@@ -33,8 +35,8 @@ def custom_extractors(
         tensor_adapter_config: Conversion of records to tensors.
 
     Returns:
-        The extractors in order; one that divides batches comes first, and one for the features
-        precedes the slicing.
+        The extractors in order; one that makes batches of equal size comes first, and one for the
+        features precedes the slicing.
     """
     extractors = tfma.default_extractors(
         eval_shared_model=eval_shared_model,
@@ -49,26 +51,50 @@ def custom_extractors(
     ours = tfma.extractors.Extractor(
         stage_name="ExtractImageSlices", ptransform=beam.Map(_add_slices)
     )
-    divided = tfma.extractors.Extractor(
-        stage_name="DivideBatches", ptransform=beam.FlatMap(_divide)
+    equal = tfma.extractors.Extractor(
+        stage_name="MakeEqualBatches", ptransform=beam.ParDo(_EqualBatches())
     )
-    return [divided, *extractors[:place], ours, *extractors[place:]]
+    return [equal, *extractors[:place], ours, *extractors[place:]]
 
 
-def _divide(extracts: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Divides a batch of records into batches of few different sizes.
+class _EqualBatches(beam.DoFn):
+    """Makes batches of equal size, except for the last of a bundle.
 
-    Beam makes batches of up to 1,000 images, of any size, and TensorFlow's oneDNN keeps about 300
-    KiB of compiled kernels for each size that it has seen.
+    Beam makes batches of up to 1,000 records, of any size, and TensorFlow's oneDNN keeps hundreds
+    of KiB of compiled kernels for each size that it has seen.
     """
-    records = extracts[tfma.ARROW_RECORD_BATCH_KEY]
-    start = 0
-    while (left := records.num_rows - start) > 0:
-        size = min(_MOST_ROWS, 1 << (left.bit_length() - 1))
-        # Copied, because not every reader of Arrow's arrays respects the offset of a slice.
-        rows = records.take(pa.array(range(start, start + size)))
-        yield {**extracts, tfma.ARROW_RECORD_BATCH_KEY: rows}
-        start += size
+
+    def start_bundle(self) -> None:
+        """Begins without records."""
+        self._waiting: list[pa.RecordBatch] = []
+
+    def process(self, element: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Adds a batch, and yields those that are full."""
+        records = element[tfma.ARROW_RECORD_BATCH_KEY]
+        # Without a schema, a batch lacks the features that no record of it has.
+        if self._waiting and not self._waiting[0].schema.equals(records.schema):
+            yield from self._take(1)
+        self._waiting.append(records)
+        yield from self._take(_ROWS)
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        """Yields the rest."""
+        window = GlobalWindow()
+        for extracts in self._take(1):
+            yield WindowedValue(extracts, window.max_timestamp(), [window])
+
+    def _take(self, least: int) -> Iterator[dict[str, Any]]:
+        """Yields batches from what is waiting until fewer records than `least` are left."""
+        if sum(batch.num_rows for batch in self._waiting) < least:
+            return
+        (records,) = pa.Table.from_batches(self._waiting).combine_chunks().to_batches()
+        start = 0
+        while (size := min(_ROWS, records.num_rows - start)) >= least:
+            # Copied, because not every reader of Arrow's arrays respects the offset of a slice.
+            rows = records.take(pa.array(range(start, start + size)))
+            yield {tfma.ARROW_RECORD_BATCH_KEY: rows}
+            start += size
+        self._waiting = [records.slice(start)] if start < records.num_rows else []
 
 
 def _add_slices(extracts: dict[str, Any]) -> dict[str, Any]:

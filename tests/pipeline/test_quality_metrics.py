@@ -217,19 +217,39 @@ def test_sizes_are_octaves_of_the_longer_side() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "sizes"),
-    [(0, []), (1, [1]), (300, [256, 32, 8, 4]), (1000, [256, 256, 256, 128, 64, 32, 8])],
+    ("given", "sizes"),
+    [
+        ([], []),
+        ([1], [1]),
+        ([300], [256, 44]),
+        ([100, 156, 1000, 200], [256, 256, 256, 256, 256, 176]),
+    ],
 )
-def test_a_model_gets_batches_of_few_sizes(rows: int, sizes: list[int]) -> None:
+def test_a_model_gets_batches_of_one_size(given: list[int], sizes: list[int]) -> None:
     from pipeline import slices
 
-    places = [[place] for place in range(rows)]
-    records = pa.RecordBatch.from_arrays([pa.array(places, pa.list_(pa.int64()))], ["place"])
-    parts = list(slices._divide({tfma.ARROW_RECORD_BATCH_KEY: records, "other": 1}))
-    batches = [part[tfma.ARROW_RECORD_BATCH_KEY] for part in parts]
-    assert [batch.num_rows for batch in batches] == sizes
-    assert [row for batch in batches for row in batch["place"].to_pylist()] == places
-    assert all(part["other"] == 1 for part in parts)
+    def records(start: int, count: int, name: str = "place") -> Any:
+        places = [[place] for place in range(start, start + count)]
+        return pa.RecordBatch.from_arrays([pa.array(places, pa.list_(pa.int64()))], [name])
+
+    def batches(parts: list[Any]) -> list[Any]:
+        equal = slices._EqualBatches()
+        equal.start_bundle()
+        extracts = [{tfma.ARROW_RECORD_BATCH_KEY: part} for part in parts]
+        made = [found for each in extracts for found in equal.process(each)]
+        made += [found.value for found in equal.finish_bundle()]
+        return [found[tfma.ARROW_RECORD_BATCH_KEY] for found in made]
+
+    starts = np.cumsum([0, *given]).tolist()
+    found = batches([records(start, count) for start, count in zip(starts, given, strict=False)])
+    assert [batch.num_rows for batch in found] == sizes
+    rows = [row for batch in found for row in batch["place"].to_pylist()]
+    assert rows == [[place] for place in range(sum(given))]
+    other = batches([records(0, 3), records(3, 5, "another"), records(8, 2, "another")])
+    assert [(batch.num_rows, batch.schema.names) for batch in other] == [
+        (3, ["place"]),
+        (7, ["another"]),
+    ]
 
 
 def test_an_image_without_label_or_size_has_no_such_slice() -> None:
