@@ -35,7 +35,14 @@ _LEAST_SECS: Final = 0.3
 
 
 class Cost(NamedTuple):
-    """What a step took: wall time and processor time in seconds, and peak memory in MiB."""
+    """What a step took.
+
+    Attributes:
+        seconds: wall time.
+        cpu_seconds: user and system time of all its processes.
+        peak_mib: peak memory without pages of files.
+        resident_mib: peak memory with them.
+    """
 
     seconds: float
     cpu_seconds: float
