@@ -42,7 +42,7 @@ _TARGETS: Final = {
     "vs_bare_loop_12mp": 2.0,
     "model_size_vs_original": 0.5,
 }
-_SIZES: Final = {1: (866, 1154), 3: (1500, 2000), 12: (3000, 4000)}
+SIZES: Final = {1: (866, 1154), 3: (1500, 2000), 12: (3000, 4000)}
 """Height and width by megapixels."""
 _CLASSES: Final = ("circle", "square", "triangle", "lines")
 _QUALITY: Final = 90
@@ -79,7 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder to keep the photos in")
     parser.add_argument("--photos", type=int, default=2000, help="photos of the whole run")
-    parser.add_argument("--megapixels", type=int, default=1, choices=_SIZES, help="of that run")
+    parser.add_argument("--megapixels", type=int, default=1, choices=SIZES, help="of that run")
     parser.add_argument("--epochs", type=int, default=10, help="of the whole run")
     parser.add_argument(
         "--pixels-each", type=int, default=3600, help="megapixels of each bulk archive"
@@ -116,7 +116,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         _digest(models["original"]) == _digest(models["model_size"])
         and results["original"]["checks"] == results["model_size"]["checks"]
     )
-    for megapixels in _SIZES:
+    for megapixels in SIZES:
         archive = make_archive(kept, options.pixels_each // megapixels, megapixels)
         figures |= measure_bulk(archive, megapixels, models["model_size"], folder)
     return figures
@@ -190,7 +190,7 @@ def make_archive(folder: Path, count: int, megapixels: int) -> Path:
     if not path.exists():
         unfinished = path.with_suffix(".part")
         with zipfile.ZipFile(unfinished, "w") as archive:
-            for name, content in photos(count, *_SIZES[megapixels]):
+            for name, content in photos(count, *SIZES[megapixels]):
                 archive.writestr(name, content)
         unfinished.rename(path)
     return path

@@ -42,12 +42,14 @@ class Cost(NamedTuple):
         cpu_seconds: user and system time of all its processes.
         peak_mib: peak memory without pages of files.
         resident_mib: peak memory with them.
+        largest_mib: peak memory of the largest process, without pages of files.
     """
 
     seconds: float
     cpu_seconds: float
     peak_mib: float
     resident_mib: float
+    largest_mib: float
 
 
 def main() -> None:
@@ -135,6 +137,7 @@ def cost(samples: list[Sample], seconds: float) -> Cost:
         samples[-1].cpu_seconds - samples[0].cpu_seconds,
         max(sample.own_mib for sample in samples),
         max(sample.resident_mib for sample in samples),
+        max(sample.largest_mib for sample in samples),
     )
 
 

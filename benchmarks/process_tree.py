@@ -19,12 +19,14 @@ class Sample(NamedTuple):
         own_mib: resident memory without the pages of files (code, memory-mapped data), which are
             page cache: the kernel drops them when memory is short.
         cpu_seconds: user and system time so far, of ended processes, too.
+        largest_mib: `own_mib` of the largest process.
     """
 
     time: float
     resident_mib: float
     own_mib: float
     cpu_seconds: float
+    largest_mib: float
 
 
 class TreeWatch:
@@ -77,7 +79,7 @@ class TreeWatch:
 
 
 def _sample(processes: set[psutil.Process]) -> Sample:
-    resident = shared = 0
+    resident = shared = largest = 0
     seconds = 0.0
     for process in processes:
         try:
@@ -89,4 +91,6 @@ def _sample(processes: set[psutil.Process]) -> Sample:
             continue
         resident += memory.rss
         shared += memory.shared
-    return Sample(time.time(), resident / 2**20, (resident - shared) / 2**20, seconds)
+        largest = max(largest, memory.rss - memory.shared)
+    own = (resident - shared) / 2**20
+    return Sample(time.time(), resident / 2**20, own, seconds, largest / 2**20)
