@@ -22,6 +22,8 @@ _ARCHIVE = re.compile(rb"^(.*?\.(?:zip|tar|tar\.\w+|tgz|tbz2|txz|tzst|tfrecords?
 _SMALLEST_OCTAVE = 8
 _ROWS = 256
 """Records of a batch."""
+_BYTES = 32 << 20
+"""Bytes above which batches have fewer records, because they hold photographs."""
 
 
 def custom_extractors(
@@ -75,7 +77,7 @@ class _EqualBatches(beam.DoFn):
         if self._waiting and not self._waiting[0].schema.equals(records.schema):
             yield from self._take(1)
         self._waiting.append(records)
-        yield from self._take(_ROWS)
+        yield from self._take(self._rows())
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Yields the rest."""
@@ -83,16 +85,23 @@ class _EqualBatches(beam.DoFn):
         for extracts in self._take(1):
             yield WindowedValue(extracts, window.max_timestamp(), [window])
 
+    def _rows(self) -> int:
+        """Returns the size of the next batches, a power of two, so that there are few of them."""
+        count = sum(batch.num_rows for batch in self._waiting)
+        fitting = _BYTES * count // max(1, sum(batch.nbytes for batch in self._waiting))
+        return min(_ROWS, 1 << max(0, fitting.bit_length() - 1))
+
     def _take(self, least: int) -> Iterator[dict[str, Any]]:
         """Yields batches from what is waiting until fewer records than `least` are left."""
+        rows = self._rows()
         if sum(batch.num_rows for batch in self._waiting) < least:
             return
         (records,) = pa.Table.from_batches(self._waiting).combine_chunks().to_batches()
         start = 0
-        while (size := min(_ROWS, records.num_rows - start)) >= least:
+        while (size := min(rows, records.num_rows - start)) >= least:
             # Copied, because not every reader of Arrow's arrays respects the offset of a slice.
-            rows = records.take(pa.array(range(start, start + size)))
-            yield {tfma.ARROW_RECORD_BATCH_KEY: rows}
+            chosen = records.take(pa.array(range(start, start + size)))
+            yield {tfma.ARROW_RECORD_BATCH_KEY: chosen}
             start += size
         self._waiting = [records.slice(start)] if start < records.num_rows else []
 

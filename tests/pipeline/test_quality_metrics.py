@@ -252,6 +252,26 @@ def test_a_model_gets_batches_of_one_size(given: list[int], sizes: list[int]) ->
     ]
 
 
+def test_batches_of_photographs_are_smaller() -> None:
+    from pipeline import slices
+
+    def records(count: int) -> Any:
+        photos = pa.array([[b"x" * (1 << 20)]] * count, pa.list_(pa.binary()))
+        return pa.RecordBatch.from_arrays([photos], [features.ENCODED])
+
+    equal = slices._EqualBatches()
+    equal.start_bundle()
+    made = [
+        found[tfma.ARROW_RECORD_BATCH_KEY].num_rows
+        for count in (10, 30, 40)
+        for found in equal.process({tfma.ARROW_RECORD_BATCH_KEY: records(count)})
+    ]
+    left = [found.value[tfma.ARROW_RECORD_BATCH_KEY].num_rows for found in equal.finish_bundle()]
+    # A record has some bytes beside its megabyte, so that 31 fit and 16 are taken.
+    assert made == [16] * 5
+    assert left == []
+
+
 def test_an_image_without_label_or_size_has_no_such_slice() -> None:
     from pipeline import slices
 
