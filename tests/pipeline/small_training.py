@@ -1,13 +1,17 @@
 """A training small enough for tests, as TFX's Trainer starts it; also a program that runs it.
 
 `python -m tests.pipeline.small_training INPUTS OUT` calls `run_fn` and prints each step, so that a
-test can kill it on the way, or run it as one of several workers.
+test can kill it on the way, or run it as one of several workers. At the step that the variable
+`WAIT_AT` names it waits for the signal, however busy the test's own process is.
 """
 
 import functools
 import json
 import logging
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +23,7 @@ import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
 from components.image_sources.config import LimitsConfig
+from tests.limits import HANG_SECS
 from tests.trainer import tiny
 from tests.trainer.test_streams import write_examples
 from trainer.data import features
@@ -103,9 +108,27 @@ def exported_digests(out: Path) -> dict[str, str]:
 class _Steps(logging.Handler):
     """Prints the lines that `run_fn` says of its progress."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._wait_at = int(os.environ.get("WAIT_AT") or 0)
+
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stdout.write(f"{record.getMessage()}\n")
+        line = record.getMessage()
+        sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
+        if self._wait_at and (step_of(line) or 0) >= self._wait_at:
+            self._wait_at = 0
+            end = time.monotonic() + HANG_SECS
+            while time.monotonic() < end:
+                if getattr(signal.getsignal(signal.SIGTERM), "requested", False):
+                    return
+                time.sleep(0.02)
+
+
+def step_of(line: str) -> int | None:
+    """The step of a line such as `step 9/40 ...`."""
+    words = line.split()
+    return int(words[1].split("/")[0]) if words[:1] == ["step"] else None
 
 
 def main(inputs: Path, out: Path, training: dict[str, Any]) -> int:

@@ -13,6 +13,7 @@ from pipeline.training import prepare
 from pipeline.training_folder import training_folder
 from tests.forked import Forked
 from tests.pipeline import small_training
+from tests.pipeline.small_training import step_of
 from tests.trainer import tiny
 from tests.trainer.test_model_card import unknown_keys
 from trainer.data.input_pipeline import ImageSet
@@ -27,14 +28,17 @@ def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def start(inputs: Path, out: Path, cluster: dict | None = None) -> Forked:
+def start(inputs: Path, out: Path, cluster: dict | None = None, wait_at: int = 0) -> Forked:
     out.mkdir(exist_ok=True)
     return Forked(
         "tests.pipeline.small_training",
         str(inputs),
         str(out),
         output=out / f"printed-{len(list(out.glob('printed-*')))}.txt",
-        environment={"TF_CONFIG": json.dumps(cluster) if cluster else None},
+        environment={
+            "TF_CONFIG": json.dumps(cluster) if cluster else None,
+            "WAIT_AT": str(wait_at),
+        },
     )
 
 
@@ -44,14 +48,9 @@ def finish(process: Forked) -> list[int]:
     return [step for line in process.text.splitlines() if (step := step_of(line)) is not None]
 
 
-def step_of(line: str) -> int | None:
-    """The step of a line such as `step 9/40 ...`."""
-    words = line.split()
-    return int(words[1].split("/")[0]) if words[:1] == ["step"] else None
-
-
-def stop_at(process: Forked, step: int, number: int) -> int:
-    """Sends a signal when the training reports the step; the exit code."""
+def stop_at(step: int, number: int, inputs: Path, out: Path) -> int:
+    """Starts a training and sends a signal when it reports the step; the exit code."""
+    process = start(inputs, out, wait_at=step)
     for line in process.lines():
         if (step_of(line) or 0) >= step:
             process.send(number)
@@ -67,8 +66,8 @@ def names(folder: Path) -> set[str]:
 def test_a_new_execution_goes_on_where_a_stopped_one_was(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
-    assert stop_at(start(inputs, tmp_path / "1"), 9, signal.SIGTERM) == PREEMPTED_EXIT_CODE
-    assert stop_at(start(inputs, tmp_path / "2"), 21, signal.SIGKILL) == -signal.SIGKILL
+    assert stop_at(9, signal.SIGTERM, inputs, tmp_path / "1") == PREEMPTED_EXIT_CODE
+    assert stop_at(21, signal.SIGKILL, inputs, tmp_path / "2") == -signal.SIGKILL
     (folder,) = (inputs / "training").iterdir()
     assert names(folder / "checkpoints")
 
