@@ -20,6 +20,7 @@ CORE = [
     "keras>=3.11,<4",
     "markupsafe>=2",
     "matplotlib>=3.8",
+    "more-itertools>=10",
     "numpy>=1.26",
     "opencv-python-headless>=4.9",
     "pillow>=10.3",

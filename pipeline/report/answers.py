@@ -4,12 +4,13 @@ The signature is called once, in batches. This is the only part of the run repor
 TensorFlow, which is imported when it is called.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from more_itertools import constrained_batches
 
 from pipeline.report.sampled_records import sample_split
 from serving import names
@@ -88,7 +89,7 @@ def ask_model(examples: Path, model: Any, card: ModelCard) -> Answers:
     annotate = model.signatures[names.ANNOTATE]
     encoded, keys, labels = parse_examples(sampled.records)
     parts = []
-    for batch in _batches(encoded):
+    for batch in constrained_batches(encoded, _BATCH_BYTES, _BATCH, strict=False):
         answer = annotate(**{names.IMAGE_BYTES: tf.constant(batch, tf.string)})
         parts.append({name: answer[name].numpy() for name in _OUTPUTS})
     joined = {name: np.concatenate([part[name] for part in parts]) for name in _OUTPUTS}
@@ -103,20 +104,6 @@ def ask_model(examples: Path, model: Any, card: ModelCard) -> Answers:
         classes=classes,
         total=sampled.total,
     )
-
-
-def _batches(encoded: list[bytes]) -> Iterator[list[bytes]]:
-    """Divides image files into batches that are bounded in images and bytes."""
-    batch: list[bytes] = []
-    size = 0
-    for content in encoded:
-        if batch and (len(batch) == _BATCH or size + len(content) > _BATCH_BYTES):
-            yield batch
-            batch, size = [], 0
-        batch.append(content)
-        size += len(content)
-    if batch:
-        yield batch
 
 
 def parse_examples(records: list[bytes]) -> tuple[list[bytes], list[str], list[bytes]]:

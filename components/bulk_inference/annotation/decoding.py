@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from more_itertools import constrained_batches
 
 from components.bulk_inference.config import BatchConfig
 from components.image_checks import ImageHeader, jpeg_ratio
@@ -23,7 +24,7 @@ class ModelCall(NamedTuple):
         is_decoded_here: Whether they are decoded here, and not by the model's graph.
     """
 
-    at: list[int]
+    at: tuple[int, ...]
     is_decoded_here: bool
 
 
@@ -42,19 +43,16 @@ def model_calls(
         limits: The bounds; an image above the limit on pixels gets a call of its own.
     """
     here = [decodes_here(header) for header in headers]
+
+    def area(at: int) -> int:
+        size = image if here[at] else headers[at]
+        return size.height * size.width
+
     for is_here in (True, False):
-        call: list[int] = []
-        pixels = 0
-        for at, header in enumerate(headers):
-            if here[at] is not is_here:
-                continue
-            area = image.height * image.width if is_here else header.height * header.width
-            if call and (len(call) >= limits.max_images or pixels + area > limits.max_pixels):
-                yield ModelCall(call, is_here)
-                call, pixels = [], 0
-            call.append(at)
-            pixels += area
-        if call:
+        alike = [at for at in range(len(headers)) if here[at] is is_here]
+        for call in constrained_batches(
+            alike, limits.max_pixels, limits.max_images, get_len=area, strict=False
+        ):
             yield ModelCall(call, is_here)
 
 
