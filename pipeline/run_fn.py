@@ -1,6 +1,5 @@
 """Defines the entry point of TFX's Trainer, which trains, calibrates and exports a model."""
 
-import hashlib
 import logging
 import posixpath
 from typing import Any
@@ -122,7 +121,7 @@ def _card(fn_args: Any, training: Training, result: TrainResult) -> ModelCard:
         "name": training.options["name"],
         "digests": {
             "model": digest_weights(model.weights),
-            "transform": _digest_files(fn_args.transform_graph_path),
+            "transform": files.digest(fn_args.transform_graph_path)[:_DIGEST_LENGTH],
             "calibration": digest_weights(model.scores.weights),
             "code": fn_args.custom_config["code_digest"],
             "config": value_digest(training.options),
@@ -135,14 +134,6 @@ def _card(fn_args: Any, training: Training, result: TrainResult) -> ModelCard:
         **({"base": result.warm_start.as_dict()} if result.warm_start else {}),
     }
     return ModelCard.model_validate(facts)
-
-
-def _digest_files(folder: str) -> str:
-    digest = hashlib.sha256()
-    for name in files.walk(folder):
-        digest.update(name.encode())
-        digest.update(files.read_bytes(posixpath.join(folder, name)))
-    return digest.hexdigest()[:_DIGEST_LENGTH]
 
 
 def _report(event: TrainingProgress) -> None:

@@ -4,7 +4,6 @@ The command line and `train.py` call it. Importing this module is cheap: TensorF
 weights are read.
 """
 
-import hashlib
 import os
 import posixpath
 import tempfile
@@ -71,14 +70,7 @@ def digest_of(config: BackboneConfig | None) -> str:
     path = config.path if config else ""
     if not path:
         return ""
-    names = files.walk(path) if files.is_folder(path) else [""]
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(name.encode())
-        with files.open_stream(posixpath.join(path, name) if name else path) as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:_DIGEST_LENGTH]
+    return files.digest(path)[:_DIGEST_LENGTH]
 
 
 def read_weights(config: BackboneConfig, image_shape: Sequence[int]) -> list[np.ndarray]:

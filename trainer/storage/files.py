@@ -6,6 +6,7 @@ because each takes about a second.
 """
 
 import glob
+import hashlib
 import io
 import os
 import posixpath
@@ -37,6 +38,7 @@ _REQUESTS: Final = 32
 _AT_ONCE: Final = 8 * _REQUESTS
 _SPOOL_BYTES: Final = 64 << 20
 _WHOLE: Final = 1 << 40
+_PIECE: Final = 1 << 20
 _T = TypeVar("_T")
 
 
@@ -141,6 +143,21 @@ def entries(
     A listing has them already, so they cost no further requests.
     """
     return _store(folder, access).entries(folder, below=below)
+
+
+def digest(path: str) -> str:
+    """Returns the SHA-256 of a file, or of names and content of all files under a folder.
+
+    It reads in pieces, so that large files take no memory.
+    """
+    names = list(walk(path)) if is_folder(path) else [""]
+    sha256 = hashlib.sha256()
+    for name in names:
+        sha256.update(name.encode())
+        with open_stream(posixpath.join(path, name) if name else path) as content:
+            while piece := content.read(_PIECE):
+                sha256.update(piece)
+    return sha256.hexdigest()
 
 
 def list_names(folder: str) -> list[str]:
