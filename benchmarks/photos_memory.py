@@ -37,13 +37,12 @@ def main() -> None:
         kept.mkdir(parents=True, exist_ok=True)
         archive = make_archive(kept, options.photos, options.megapixels)
         for store in ("auto", "original"):
-            for step, peak in peaks(archive, Path(name) / store, store).items():
-                figures[f"peak_mib_{store}_{step}"] = peak
-                if not options.json:
+            steps = peaks(archive, Path(name) / store, store)
+            figures |= {f"peak_mib_{store}_{step}": peak for step, peak in steps.items()}
+            figures[f"peak_mib_{store}"] = max(steps.values())
+            if not options.json:
+                for step, peak in steps.items():
                     print(f"{store:12}{step:24}{peak:8,.0f} MiB", flush=True)
-    for store in ("auto", "original"):
-        steps = [peak for step, peak in figures.items() if step.startswith(f"peak_mib_{store}_")]
-        figures[f"peak_mib_{store}"] = max(steps)
     print_record(figures, {"peak_mib_auto": _MOST_MIB, "peak_mib_original": _MOST_MIB})
 
 

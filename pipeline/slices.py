@@ -75,14 +75,14 @@ class _EqualBatches(beam.DoFn):
         records = element[tfma.ARROW_RECORD_BATCH_KEY]
         # Without a schema, a batch lacks the features that no record of it has.
         if self._waiting and not self._waiting[0].schema.equals(records.schema):
-            yield from self._take(1)
+            yield from self._take(with_rest=True)
         self._waiting.append(records)
-        yield from self._take(self._rows())
+        yield from self._take()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         """Yields the rest."""
         window = GlobalWindow()
-        for extracts in self._take(1):
+        for extracts in self._take(with_rest=True):
             yield WindowedValue(extracts, window.max_timestamp(), [window])
 
     def _rows(self) -> int:
@@ -91,9 +91,10 @@ class _EqualBatches(beam.DoFn):
         fitting = _BYTES * count // max(1, sum(batch.nbytes for batch in self._waiting))
         return min(_ROWS, 1 << max(0, fitting.bit_length() - 1))
 
-    def _take(self, least: int) -> Iterator[dict[str, Any]]:
-        """Yields batches from what is waiting until fewer records than `least` are left."""
+    def _take(self, *, with_rest: bool = False) -> Iterator[dict[str, Any]]:
+        """Yields full batches from what is waiting, and what is left as one if that is asked."""
         rows = self._rows()
+        least = 1 if with_rest else rows
         if sum(batch.num_rows for batch in self._waiting) < least:
             return
         (records,) = pa.Table.from_batches(self._waiting).combine_chunks().to_batches()

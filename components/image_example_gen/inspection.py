@@ -92,8 +92,7 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
         kept.append(i)
         data.append(found)
         headers.append(header)
-    content = batch.digests()
-    digests = np.frombuffer(b"".join(content[i] for i in kept), np.uint8).reshape(-1, 32)
+    digests = np.frombuffer(b"".join(batch.digests(kept)), np.uint8).reshape(-1, 32)
     labels = [batch.labels[i] for i in kept]
     splits = [batch.splits[i] for i in kept]
     keys = batch.keys

@@ -4,7 +4,7 @@ Ingest and the bulk job consume both; nothing in this module parses an image.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
@@ -80,10 +80,11 @@ class MemberBatch:
     def _key(self, name: str) -> str:
         return name if self.names_are_paths and name else f"{self.source}/{name}"
 
-    def digests(self) -> list[bytes]:
-        """Returns the SHA-256 of each member's content, 32 bytes each."""
+    def digests(self, places: Iterable[int] | None = None) -> list[bytes]:
+        """Returns the SHA-256 of the content of all members, or of some, 32 bytes each."""
         content = self.data if self.identity is None else self.identity
-        return [hashlib.sha256(value).digest() for value in content]
+        chosen = content if places is None else (content[place] for place in places)
+        return [hashlib.sha256(value).digest() for value in chosen]
 
     def add(self, name: str, data: bytes, label: str | None, split: str | None) -> None:
         """Appends one member; its label is cleaned."""

@@ -7,6 +7,7 @@ streamed are read for a bounded time. Unavailable members are omitted.
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from typing import Final
 
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
@@ -18,6 +19,9 @@ from components.image_sources.zip import ZipReader
 from trainer.errors import InputError
 
 _LOG = logging.getLogger(__name__)
+
+READ_BY_NAME: Final = ("zip", "folder", "manifest")
+"""Formats whose members are read without reading all before them."""
 
 Found = dict[tuple[str, str], bytes]
 

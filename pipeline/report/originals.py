@@ -14,7 +14,7 @@ import numpy as np
 from components.image_sources.config import InputConfig
 from components.image_sources.locate import Locator
 from components.image_sources.naming import printable
-from components.image_sources.pick import pick_each
+from components.image_sources.pick import READ_BY_NAME, pick_each
 from components.image_sources.spans import resolve
 from pipeline.report.album import LARGEST_SIDE, decode_picture, shrink
 from pipeline.runs.artifacts import read_account, read_run_config
@@ -24,8 +24,6 @@ _LOG = logging.getLogger(__name__)
 
 _SECONDS: Final = 10.0
 """Time for the pictures of a whole report."""
-_BY_NAME: Final = ("zip", "folder", "manifest")
-"""Formats whose members can be read without reading all before them."""
 
 
 class Originals:
@@ -83,4 +81,4 @@ class Originals:
         except (KeyError, OSError, ValueError) as error:
             _LOG.info("no pictures of the original files: %s", error)
             return []
-        return [(printable(path), kind) for path, kind in located if kind in _BY_NAME]
+        return [(printable(path), kind) for path, kind in located if kind in READ_BY_NAME]

@@ -88,7 +88,7 @@ def annotate_batch(
         earlier: Rows of an earlier version of the archive.
     """
     copies = frozenset(at for at in range(len(batch)) if batch.start + at in skip)
-    digests = batch.digests()
+    keys, digests = batch.keys, batch.digests()
     known = earlier.find(batch, digests, copies)
     checked = check_batch(batch, config.input.limits, copies | known.keys())
     drift = DriftSums(annotator.card)
@@ -101,7 +101,7 @@ def annotate_batch(
     for call in calls:
         kept, outputs = _outputs(call, checked, annotator, drift)
         if kept:
-            columns = _columns(checked, kept, digests, outputs)
+            columns = _columns(checked, kept, keys, digests, outputs)
             drift.add_answers(columns.outputs)
             drift.add_files(columns.formats, columns.widths, columns.heights)
             parts.append(rows(columns, schema, annotator.card))
@@ -115,7 +115,7 @@ def annotate_batch(
         renamed=batch.renamed,
         rows=_sorted(parts, order),
         rejects=checked.rejects,
-        duplicates=[(batch.keys[at], digests[at].hex()) for at in sorted(copies)],
+        duplicates=[(keys[at], digests[at].hex()) for at in sorted(copies)],
         reused=len(known),
         drift=drift,
     )
@@ -183,12 +183,15 @@ def _each(
 
 
 def _columns(
-    checked: CheckedBatch, kept: list[int], digests: list[bytes], outputs: Outputs
+    checked: CheckedBatch,
+    kept: list[int],
+    keys: list[str],
+    digests: list[bytes],
+    outputs: Outputs,
 ) -> Annotated:
     batch = checked.batch
     places = [checked.places[at] for at in kept]
     headers = [checked.headers[at] for at in kept]
-    keys = batch.keys
     heights, widths = np.array([header.upright_size for header in headers], np.int32).T
     return Annotated(
         source=batch.source,
