@@ -120,6 +120,7 @@ setup(
         "components.model_push",
         "components.pushed_baseline",
         "components.retraining",
+        "components.review",
         "components.serving_check",
         "pipeline",
         "pipeline.cli",

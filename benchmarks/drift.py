@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.01, help="stated rate of false alarms")
     parser.add_argument("--json", action="store_true", help="print nothing but the record")
     options = parser.parse_args()
-    judged = Judged(options)
+    judged = Judged(options.model, options.rate)
     figures = measure(options, judged)
     if not options.json:
         for name, value in figures.items():
@@ -64,14 +64,15 @@ class Judged:
     """The model, and the verdict on any choice of images that it has answered.
 
     Args:
-        options: The command's.
+        model: Folder of the pushed model.
+        rate: Share of archives without drift that may raise an alarm.
     """
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, model: str, rate: float) -> None:
         self._annotator = Annotator(
-            read_card(options.model), workers=2, max_images=_BATCH, columns=tuple(COLUMNS)
+            read_card(model), workers=2, max_images=_BATCH, columns=tuple(COLUMNS)
         )
-        self._rate = options.rate
+        self._rate = rate
 
     def answers(self, images: np.ndarray) -> Outputs:
         """Runs the model once over uint8 [n, height, width, channels]."""

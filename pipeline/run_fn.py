@@ -92,6 +92,7 @@ def _write(fn_args: Any, training: Training, result: TrainResult) -> None:
         card=_card(fn_args, training, result),
         config_yaml=yaml.safe_dump(options, sort_keys=False, allow_unicode=True),
         golden=_golden_files(fn_args),
+        held_out=result.held_out,
         max_pixels=options["input"]["limits"]["max_pixels"],
     )
     draw_training(

@@ -20,6 +20,7 @@ from trainer.data.preprocessing import RecordTransform
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.model.weights import weight_names
 from trainer.model_card import EXPORTED_CARD, ModelCard, format_card
+from trainer.quality.held_out import HELD_OUT_FILE, HeldOutAnswers, write_held_out
 from trainer.storage import files
 
 
@@ -31,6 +32,7 @@ def export_model(
     card: ModelCard,
     config_yaml: str,
     golden: Sequence[bytes] = (),
+    held_out: HeldOutAnswers | None = None,
     max_pixels: int = MAX_PIXELS,
 ) -> None:
     """Exports a model with `keras.export.ExportArchive`.
@@ -46,6 +48,7 @@ def export_model(
         config_yaml: The configuration of the training, for `assets.extra/config.yaml`.
         golden: Image files. The first ones are stored in `assets.extra/golden.npz` with the outputs
             of the model in memory.
+        held_out: The model's answers on the calibration split, for `assets.extra/held_out.npz`.
         max_pixels: Height times width of the largest image file that the signatures decode.
     """
     archive = keras.export.ExportArchive()
@@ -75,6 +78,8 @@ def export_model(
     files.write_bytes(posixpath.join(extra, names.CONFIG), f"{config_yaml}\n".encode())
     answers = answer_in_memory(model, transform, golden, max_pixels=max_pixels)
     write_golden(answers, posixpath.join(extra, names.GOLDEN))
+    if held_out is not None:
+        write_held_out(held_out, posixpath.join(folder, HELD_OUT_FILE))
     write_warm_up(posixpath.join(extra, names.WARM_UP), model.image_shape)
 
 

@@ -25,6 +25,7 @@ from trainer.optimization.loop import TrainingLoop
 from trainer.optimization.warm_start import Base, WarmStart, begin_with, fit_base
 from trainer.progress import PROGRESS_LOGGER
 from trainer.quality.calibration import calibrate
+from trainer.quality.held_out import HeldOutAnswers
 from trainer.quality.summaries import summarise_images
 from trainer.storage import files
 
@@ -43,6 +44,8 @@ class TrainResult:
         history: one record per evaluation.
         calibration: the report of `calibration.calibrate`; empty if there is neither a calibration
             nor a validation split.
+        held_out: the calibrated model's answers on the calibration split; None without one, also
+            where the validation split took its place.
         summaries: statistics of images from the training distribution
             (`summaries.summarise_images`), for drift checks.
         steps: number of completed steps.
@@ -53,6 +56,7 @@ class TrainResult:
     model: VaeClassifier
     history: list[dict[str, Any]]
     calibration: dict[str, Any]
+    held_out: HeldOutAnswers | None
     summaries: dict[str, Any]
     steps: int
     images_per_sec: float
@@ -149,14 +153,16 @@ def train(
         run.loop(stop)
     model = run.finish()
     report: dict[str, Any] = {}
+    held_out: HeldOutAnswers | None = None
     summary: dict[str, Any] = {}
     if fit_scores and strategies.is_chief(strategy):
-        report = _calibrate(model, trainer_config, splits)
+        report, held_out = _calibrate(model, trainer_config, splits)
         summary = _summarise(model, trainer_config, splits)
     return TrainResult(
         model=model,
         history=run.history,
         calibration=report,
+        held_out=held_out,
         summaries=summary,
         steps=run.steps,
         images_per_sec=run.images_per_sec,
@@ -196,11 +202,11 @@ def _unlearned(splits: Mapping[str, ImageSet]) -> ImageSet:
 
 def _calibrate(
     model: VaeClassifier, config: TrainerConfig, splits: Mapping[str, ImageSet]
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], HeldOutAnswers | None]:
     """Fits the quality scores on the calibration split, falling back to validation."""
     for name in (features.CALIBRATION, features.VALIDATION):
         if name in splits:
-            report = calibrate(
+            report, answers = calibrate(
                 model,
                 train=splits[features.TRAIN],
                 calibration=splits[name],
@@ -208,6 +214,8 @@ def _calibrate(
                 seed=config.seed,
                 batch_size=config.evaluation_batch_size,
             )
-            return {"split": name, **report}
+            # The best weights were chosen on validation, so answers there are too good.
+            held_out = answers if name == features.CALIBRATION and len(answers) else None
+            return {"split": name, **report}, held_out
     _LOG.warning("no calibration split: temperature 1, every verdict is accept")
-    return {}
+    return {}, None

@@ -15,6 +15,7 @@ from pipeline.cli.inspect import inspect_
 from pipeline.cli.models import models
 from pipeline.cli.predict import predict
 from pipeline.cli.report import report, sample
+from pipeline.cli.review import reviews
 from pipeline.cli.run import demo, retrain, run
 from pipeline.cli.runs import runs
 from pipeline.cli.schedule import schedule
@@ -32,6 +33,7 @@ _COMMANDS: tuple[click.Command, ...] = (
     predict,
     report,
     retrain,
+    reviews,
     run,
     runs,
     sample,

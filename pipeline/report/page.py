@@ -119,28 +119,15 @@ class Page:
         Args:
             left_out: number of pictures that exceeded the budget.
         """
-        script = _asset("map.js")
-        try:
-            version = importlib.metadata.version("vaeline")
-        except importlib.metadata.PackageNotFoundError:
-            version = ""
-        text = (
-            _environment()
-            .get_template("page.html")
-            .render(
-                kind=self._kind,
-                title=self._title,
-                hero=self._hero,
-                chapters=[chapter for chapter in self._chapters if chapter.sections],
-                style=Markup(_asset("style.css")),
-                script=Markup(script),
-                policy=_policy(script),
-                made=datetime.datetime.now(datetime.UTC).strftime("made %Y-%m-%d %H:%M UTC"),
-                version=version,
-                left_out=left_out,
-            )
+        return render_document(
+            "page.html",
+            "map.js",
+            kind=self._kind,
+            title=self._title,
+            hero=self._hero,
+            chapters=[chapter for chapter in self._chapters if chapter.sections],
+            left_out=left_out,
         )
-        return text.encode("utf-8", "replace")
 
     def write(self, path: str, *, left_out: int) -> None:
         """Renders the page into a file, local or remote.
@@ -170,6 +157,34 @@ class Page:
             note = f"This part could not be made: {cause(error)}"
         self.notes.append(f"{title}: {note}")
         return Markup('<p class="note">{}</p>').format(clean(note))
+
+
+def render_document(template: str, script: str, **facts: Any) -> bytes:
+    """Renders a self-contained page, UTF-8.
+
+    Args:
+        template: Name of a file in `templates/`, a whole document.
+        script: Name of the only script that may run.
+        facts: Values of the template.
+    """
+    try:
+        version = importlib.metadata.version("vaeline")
+    except importlib.metadata.PackageNotFoundError:
+        version = ""
+    code = _asset(script)
+    text = (
+        _environment()
+        .get_template(template)
+        .render(
+            style=Markup(_asset("style.css")),
+            script=Markup(code),
+            policy=_policy(code),
+            made=datetime.datetime.now(datetime.UTC).strftime("made %Y-%m-%d %H:%M UTC"),
+            version=version,
+            **facts,
+        )
+    )
+    return text.encode("utf-8", "replace")
 
 
 def clean(text: object) -> str:

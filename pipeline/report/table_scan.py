@@ -6,27 +6,16 @@ spaced sample of the values and the positions of the best rows.
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import IO, Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
-import pyarrow.parquet as pq
 
+from components.bulk_inference.output.table_rows import SHARD_SUFFIXES, shard_rows
 from pipeline.report.page import MissingPartError
-from trainer.storage import files
 
-_SUFFIXES: Final = {
-    "parquet": ".parquet",
-    "jsonl": ".jsonl",
-    "csv": ".csv",
-    "npy": ".index.parquet",
-}
-"""Suffix of the files from which rows are read, by format of the table."""
-_BATCH: Final = 65_536
 _MOST_VALUES: Final = 1_000_000
 _NUMBERS: Final = ("probability", "outlier_score")
 _TEXTS: Final = ("label", "given_label", "verdict")
@@ -113,10 +102,10 @@ def scan_table(
     Raises:
         MissingPartError: the format cannot be read here.
     """
-    if table_format not in _SUFFIXES:
-        readable = ", ".join(_SUFFIXES)
+    if table_format not in SHARD_SUFFIXES:
+        readable = ", ".join(SHARD_SUFFIXES)
         raise MissingPartError(f"The table is {table_format}; rows are shown of {readable} only.")
-    shards = [file for file in files if file.endswith(_SUFFIXES[table_format])]
+    shards = [file for file in files if file.endswith(SHARD_SUFFIXES[table_format])]
     scan = Scan(every=max(1, -(-rows // _MOST_VALUES)))
     best = {name: _Best(most) for name, most in listed.items() if name != "verdict"}
     chosen = {v: _even(count, listed["verdict"]) for v, count in verdicts.items()}
@@ -125,7 +114,7 @@ def scan_table(
     samples: dict[str, list[np.ndarray]] = {}
     for shard, path in enumerate(shards):
         first = 0
-        for batch in _batches(posixpath.join(output, path), table_format, (*_NUMBERS, *_TEXTS)):
+        for batch in shard_rows(posixpath.join(output, path), table_format, (*_NUMBERS, *_TEXTS)):
             columns = {name: batch.column(place) for place, name in enumerate(batch.schema.names)}
             for name in set(_NUMBERS) & columns.keys():
                 values = columns[name].to_numpy(zero_copy_only=False)
@@ -196,30 +185,6 @@ def _codes(column: pa.Array) -> tuple[np.ndarray, list[str]]:
     return indices.astype(np.int64), encoded.dictionary.to_pylist()
 
 
-def _batches(path: str, table_format: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yields the rows of one shard; columns that it lacks are omitted."""
-    with _open(path) as file:
-        if table_format in ("parquet", "npy"):
-            shard = pq.ParquetFile(file)
-            there = [name for name in columns if name in shard.schema_arrow.names]
-            yield from shard.iter_batches(batch_size=_BATCH, columns=there)
-            return
-        read = pyarrow.json.read_json if table_format == "jsonl" else pyarrow.csv.read_csv
-        table = read(file)
-        there = [name for name in columns if name in table.schema.names]
-        for name in set(_TEXTS) & set(there):
-            # Labels that look like numbers were read as numbers, and empty ones as nulls.
-            place = table.schema.get_field_index(name)
-            table = table.set_column(place, name, table[name].cast(pa.string()))
-        yield from table.select(there).combine_chunks().to_batches(max_chunksize=_BATCH)
-
-
-def _open(path: str) -> IO[Any]:
-    if files.is_remote(path):
-        return pa.BufferReader(files.read_bytes(path))
-    return open(path, "rb")
-
-
 def _fetch(
     output: str, shards: list[str], table_format: str, places: dict[str, list[Place]]
 ) -> dict[str, list[Row]]:
@@ -233,7 +198,7 @@ def _fetch(
         path = posixpath.join(output, shards[shard])
         first = 0
         left = np.array(sorted(numbers))
-        for batch in _batches(path, table_format, (*_NAMES, *_TEXTS, *_NUMBERS)):
+        for batch in shard_rows(path, table_format, (*_NAMES, *_TEXTS, *_NUMBERS)):
             inside = left[(left >= first) & (left < first + batch.num_rows)]
             taken = pa.Table.from_batches([batch]).take(pa.array(inside - first))
             for number, values in zip(inside.tolist(), taken.to_pylist(), strict=True):

@@ -159,6 +159,20 @@ def test_the_table_has_a_row_for_every_held_out_image(first: Run, root: Path) ->
     assert all(0 < p <= 1 for p in table["probability"].to_pylist())
 
 
+def test_the_held_out_digits_can_be_reviewed(first: Run, root: Path, tmp_path: Path) -> None:
+    """With 72 held-out images nothing is promised; answers are taken all the same."""
+    output = str(shutil.copytree(root / "labelled", tmp_path / "labelled"))
+    queue = vaeline("review", "create", output, "--most", "5", "--audit", "20")
+    assert queue.code == 0
+    assert "held-out images are too few: even without a wrong label" in queue.text
+    listed = queue.result["listed"]
+    assert listed["uncertain"] + listed["verdict"] == 5
+    assert listed["audit"] == 20
+    refused = vaeline("review", "apply", output)
+    assert refused.code == 1
+    assert "no answers; fill in the column `answer`" in refused.text
+
+
 def test_held_out_digits_are_no_drift(first: Run) -> None:
     drift = first.result["labelling"]["drift"]
     assert not drift["alarm"], drift["tests"]

@@ -1,5 +1,6 @@
 """Temperature, thresholds and outlier scores."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -11,6 +12,7 @@ from tests.components.model_gate.measured import equal_mass_error
 from tests.trainer import tiny
 from trainer.quality import calibration, evaluation, summaries
 from trainer.quality.confidence_grid import ConfidenceGrid, expected_calibration_error
+from trainer.quality.held_out import read_held_out, write_held_out
 from trainer.quality.synthetic_outliers import synthetic_outliers
 
 
@@ -135,6 +137,42 @@ def test_report_and_summaries_are_plain_values(trained: tiny.TrainResult) -> Non
     assert sum(summary["classes"]) == pytest.approx(1.0)
     assert sum(summary["priors"]) == pytest.approx(1.0)
     assert len(summary["latent"]["quantiles"]) == 4
+
+
+def test_held_out_answers_are_those_of_the_calibrated_model(
+    trained: tiny.TrainResult, tmp_path: pathlib.Path
+) -> None:
+    held_out = tiny.image_set(400, seed=2)
+    results = trained.model.analyse(held_out.images.astype(np.float32) / 255.0)
+    assert trained.held_out is not None
+    path = str(tmp_path / "held_out.npz")
+    write_held_out(trained.held_out, path)
+    answers = read_held_out(path)
+    probabilities = results["probabilities"].numpy()
+    assert len(answers) == 400
+    np.testing.assert_array_equal(answers.given, held_out.labels)
+    np.testing.assert_array_equal(answers.label, probabilities.argmax(axis=1))
+    np.testing.assert_array_equal(answers.is_wrong, answers.label != held_out.labels)
+    np.testing.assert_allclose(answers.probability, probabilities.max(axis=1), rtol=1e-4)
+    np.testing.assert_allclose(
+        answers.outlier_score, results["outlier_score"], rtol=1e-3, atol=1e-3
+    )
+
+
+def test_only_labelled_images_of_a_calibration_split_are_held_out(tmp_path: pathlib.Path) -> None:
+    splits = tiny.splits(96)
+    labels = splits["calibration"].labels.copy()
+    labels[::2] = -1
+    some = dataclasses.replace(splits["calibration"], labels=labels)
+    config = tiny.trainer_config(epochs=1)
+    partly = tiny.run(tmp_path / "1", trainer_config=config, data={**splits, "calibration": some})
+    assert partly.held_out is not None
+    np.testing.assert_array_equal(partly.held_out.given, labels[1::2])
+    # The best weights are those of the best validation, so it is no held-out split.
+    del splits["calibration"]
+    without = tiny.run(tmp_path / "2", trainer_config=config, data=splits)
+    assert without.calibration["split"] == "validation"
+    assert without.held_out is None
 
 
 def test_pixel_summary_of_known_images() -> None:

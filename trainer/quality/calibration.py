@@ -23,6 +23,7 @@ from trainer.quality.evaluation import (
     log_softmax,
     negative_log_likelihood,
 )
+from trainer.quality.held_out import HeldOutAnswers
 from trainer.quality.synthetic_outliers import synthetic_outliers
 
 _LOG = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ def calibrate(
     config: CalibrationConfig,
     seed: int,
     batch_size: int = 512,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], HeldOutAnswers]:
     """Fits the model's quality scores in place.
 
     Args:
@@ -135,7 +136,8 @@ def calibrate(
         batch_size: largest number of images per call.
 
     Returns:
-        The fitted and measured values, as plain values.
+        The fitted and measured values, as plain values, and the calibrated model's answers on the
+        labelled images.
     """
     known = _subset(train, _MOST_TRAINING_IMAGES, seed)
     encode = Forward(
@@ -154,8 +156,22 @@ def calibrate(
     good = terms(calibration.images)
     _fit_standardisation(model, good)
     report["outlier_score"] = _choose_score(model, terms, good, calibration, config, seed)
-    report["thresholds"] = _fit_thresholds(model, good, config)
-    return report
+    scores = _combined(model, good, model.scores.score)
+    report["thresholds"] = _fit_thresholds(model, scores, config)
+    return report, _answers(model, logits, calibration.labels, scores)
+
+
+def _answers(
+    model: VaeClassifier, logits: np.ndarray, labels: np.ndarray, scores: np.ndarray
+) -> HeldOutAnswers:
+    labelled = labels >= 0
+    probabilities = np.exp(log_softmax(logits[labelled] / model.scores.temperature.numpy()))
+    return HeldOutAnswers(
+        label=probabilities.argmax(axis=1).astype(np.int32),
+        given=labels[labelled].astype(np.int32),
+        probability=probabilities.max(axis=1, initial=0.0).astype(np.float32),
+        outlier_score=scores[labelled].astype(np.float32),
+    )
 
 
 def _picked(results: dict[str, tf.Tensor], names: tuple[str, ...]) -> dict[str, tf.Tensor]:
@@ -280,9 +296,8 @@ def _choose_score(
 
 
 def _fit_thresholds(
-    model: VaeClassifier, good: dict[str, np.ndarray], config: CalibrationConfig
+    model: VaeClassifier, scores: np.ndarray, config: CalibrationConfig
 ) -> dict[str, Any]:
-    scores = _combined(model, good, model.scores.score)
     review, review_interval = conformal_threshold(scores, config.false_positive_rate)
     reject, reject_interval = conformal_threshold(scores, config.reject_rate)
     model.scores.thresholds.assign([review, reject])

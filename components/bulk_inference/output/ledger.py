@@ -27,6 +27,10 @@ MANIFEST: Final = "_manifest.json"
 TABLE: Final = "table"
 REJECTS: Final = "rejects"
 DUPLICATES: Final = "duplicates"
+REVIEW: Final = "review"
+"""Folder of the queue that `components/review` makes of the table."""
+REVIEWED: Final = "reviewed"
+"""Folder of the table with people's answers."""
 SUFFIXES: Final = {
     "parquet": ".parquet",
     "jsonl": ".jsonl",
@@ -211,7 +215,7 @@ class Ledger:
 
     def clear(self) -> None:
         """Removes a job's results, the records first."""
-        results = (RECORDS, HASHES, MANIFEST, TABLE, REJECTS, DUPLICATES)
+        results = (RECORDS, HASHES, MANIFEST, TABLE, REJECTS, DUPLICATES, REVIEW, REVIEWED)
         for name in (*results, *DRIFT_FILES, REPORT, IDENTITY):
             self.remove(name)
 

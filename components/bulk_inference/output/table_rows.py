@@ -1,0 +1,59 @@
+"""Reads the rows of a bulk job's table, shard by shard, whatever its format.
+
+The archive report and `components/review` call it.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, Final
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.json
+import pyarrow.parquet as pq
+
+from trainer.storage import files
+
+SHARD_SUFFIXES: Final = {
+    "parquet": ".parquet",
+    "jsonl": ".jsonl",
+    "csv": ".csv",
+    "npy": ".index.parquet",
+}
+"""Suffix of the files from which rows are read, by format of the table."""
+_BATCH: Final = 65_536
+_TEXTS: Final = ("key", "source", "member", "sha256", "label", "given_label", "verdict")
+
+
+def shard_rows(
+    path: str, table_format: str, columns: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Yields the rows of one shard.
+
+    Args:
+        path: The file, local or remote.
+        table_format: A key of `SHARD_SUFFIXES`.
+        columns: Columns to read; those that the shard lacks are omitted. All by default.
+    """
+    with _open(path) as file:
+        if table_format in ("parquet", "npy"):
+            shard = pq.ParquetFile(file)
+            there = [n for n in shard.schema_arrow.names if not columns or n in columns]
+            yield from shard.iter_batches(batch_size=_BATCH, columns=there)
+            return
+        table = pyarrow.json.read_json(file) if table_format == "jsonl" else _read_csv(file)
+        there = [name for name in table.schema.names if not columns or name in columns]
+        yield from table.select(there).combine_chunks().to_batches(max_chunksize=_BATCH)
+
+
+def _read_csv(file: IO[Any]) -> pa.Table:
+    # A label may look like a number, and "NA" is a text: only an empty field is null.
+    options = pyarrow.csv.ConvertOptions(
+        column_types=dict.fromkeys(_TEXTS, pa.string()), null_values=[""], strings_can_be_null=True
+    )
+    return pyarrow.csv.read_csv(file, convert_options=options)
+
+
+def _open(path: str) -> IO[Any]:
+    if files.is_remote(path):
+        return pa.BufferReader(files.read_bytes(path))
+    return open(path, "rb")

@@ -1,0 +1,301 @@
+"""Takes people's answers to a review queue into the table, and into images for the next training.
+
+`vaeline review apply` calls it.
+"""
+
+import csv
+import datetime
+import hashlib
+import io
+import posixpath
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from components.bulk_inference.output.ledger import REVIEWED, TABLE
+from components.bulk_inference.output.table_rows import SHARD_SUFFIXES
+from components.image_checks import ImageFaultError, check
+from components.image_sources.config import InputConfig
+from components.image_sources.pick import pick_each
+from components.review.labelled_archive import LabelledArchive
+from components.review.promise import most_wrong, percent
+from components.review.queue import (
+    AUDIT,
+    QUEUE_FILE,
+    QueueFacts,
+    read_facts,
+)
+from components.sinks import ParquetSink
+from trainer.errors import InputError
+from trainer.storage import files
+
+NOT_USABLE: Final = "-"
+"""The answer for an image that belongs to no class."""
+
+LABELS_FILE: Final = f"{REVIEWED}/labels.csv"
+"""A manifest of the images with an answer, which ingest reads."""
+
+_IMAGES: Final = "images"
+_SECONDS: Final = 3600.0
+"""Time limit for fetching the images with answers from their archives."""
+_ADDED: Final = (
+    pa.field("final_label", pa.string()),
+    pa.field("label_from", pa.string()),
+    pa.field("reviewer", pa.string()),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One image's answer.
+
+    Attributes:
+        key: The image's key in the table.
+        label: The right label; `NOT_USABLE` if there is none.
+        reviewer: Who gave it; may be empty.
+    """
+
+    key: str
+    label: str
+    reviewer: str
+
+
+@dataclass
+class ReviewResult:
+    """States what a review changed.
+
+    Attributes:
+        table: Folder of the table with the answers.
+        manifest: The manifest for the next training.
+        answered: Images with an answer.
+        changed: Those whose label was wrong.
+        not_usable: Those of no class.
+        unanswered: Listed images without an answer, by reason of the list.
+        missing: Images with an answer that could not be fetched from their archives.
+        audited: Answered images of the audit.
+        audit_wrong: Those of them whose label was wrong.
+        most_wrong: Bound on the wrong labels that nobody reviewed, from the audit; None without.
+        line: What can be said of the labels that nobody reviewed.
+    """
+
+    table: str
+    manifest: str
+    answered: int = 0
+    changed: int = 0
+    not_usable: int = 0
+    unanswered: dict[str, int] = field(default_factory=dict)
+    missing: int = 0
+    audited: int = 0
+    audit_wrong: int = 0
+    most_wrong: int | None = None
+    line: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns all attributes as JSON-compatible types."""
+        return asdict(self)
+
+
+def apply_answers(
+    output: str, paths: Sequence[str], *, reviewer: str = "", new_labels: bool = False
+) -> ReviewResult:
+    """Writes the table with answers to `reviewed/table`, and the images with answers beside it.
+
+    The job's own table stays as it is. Applying again replaces the folder.
+
+    Args:
+        output: The folder of the bulk job.
+        paths: CSV files with the columns of the queue, filled in; `review/queue.csv` by default.
+        reviewer: Recorded where a row names nobody.
+        new_labels: Whether answers may be labels that the model does not know.
+
+    Raises:
+        InputError: An answer is not valid, or two files disagree; nothing is written.
+    """
+    archive = LabelledArchive(output)
+    facts = read_facts(archive)
+    ledger = archive.ledger
+    queue = {row["key"]: row for row in _read(ledger.path(QUEUE_FILE))}
+    paths = paths or [ledger.path(QUEUE_FILE)]
+    given = _answers(paths, queue.keys(), reviewer)
+    if not given:
+        raise InputError(f"{paths[0]}: no answers; fill in the column `answer`")
+    known = archive.manifest["model"]["classes"]
+    answers = {
+        key: _checked(answer, where, known, new_labels) for key, (answer, where) in given.items()
+    }
+    ledger.remove(REVIEWED)
+    for shard in archive.shards:
+        _write_shard(archive, shard, answers)
+    result = ReviewResult(ledger.path(posixpath.join(REVIEWED, TABLE)), ledger.path(LABELS_FILE))
+    fetched = _write_images(archive, queue, answers)
+    _count(result, queue, answers)
+    result.missing = result.answered - result.not_usable - fetched
+    result.line = _conclusion(result, facts)
+    return result
+
+
+def _read(path: str) -> Iterator[dict[str, str]]:
+    """Yields the rows of a CSV with any delimiter and byte order mark that spreadsheets write."""
+    try:
+        text = files.read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8; save it as CSV in UTF-8") from error
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t", key=header.count)
+    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter)
+    missing = [name for name in ("key", "answer") if name not in (rows.fieldnames or ())]
+    if missing:
+        raise InputError(
+            f"{path}: no column {missing[0]!r}; keep the columns of {QUEUE_FILE} and fill in"
+            " `answer`"
+        )
+    yield from rows
+
+
+def _answers(
+    paths: Sequence[str], listed: Collection[str], reviewer: str
+) -> dict[str, tuple[Answer, str]]:
+    """Reads the answers of all files, by key, with the place where each was found."""
+    found: dict[str, tuple[Answer, str]] = {}
+    for path in paths:
+        for number, row in enumerate(_read(path), 2):
+            label = (row["answer"] or "").strip()
+            if not label:
+                continue
+            where = f"{path}: row {number}"
+            key = row["key"]
+            if key not in listed:
+                raise InputError(f"{where}: {key!r} is not in the queue; give files made from it")
+            earlier = found.get(key)
+            if earlier and earlier[0].label != label:
+                raise InputError(
+                    f"{where}: {key!r} is {label!r} here and {earlier[0].label!r} in {earlier[1]};"
+                    " settle it in one of them"
+                )
+            found[key] = (
+                Answer(key, label, (row.get("reviewer") or "").strip() or reviewer),
+                where,
+            )
+    return found
+
+
+def _checked(answer: Answer, where: str, known: Sequence[str], new_labels: bool) -> Answer:
+    if answer.label in (NOT_USABLE, *known) or new_labels:
+        return answer
+    alike = [name for name in known if name.casefold() == answer.label.casefold()]
+    if len(alike) == 1:
+        return Answer(answer.key, alike[0], answer.reviewer)
+    shown = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
+    raise InputError(
+        f"{where}: {answer.label!r} is no class of the model ({shown}) and not {NOT_USABLE!r};"
+        " correct it, or pass --new-labels"
+    )
+
+
+def _write_shard(archive: LabelledArchive, shard: str, answers: Mapping[str, Answer]) -> None:
+    keys = pa.array(list(answers), pa.string())
+    labels = pa.array([_final(answer.label) for answer in answers.values()], pa.string())
+    people = pa.array([answer.reviewer for answer in answers.values()], pa.string())
+    stem = shard.removesuffix(SHARD_SUFFIXES[archive.format])
+    path = archive.ledger.path(posixpath.join(REVIEWED, f"{stem}.parquet"))
+    sink: ParquetSink | None = None
+    with files.writing(path) as file:
+        for batch in archive.rows(shard):
+            places = pc.index_in(_texts(batch, "key"), value_set=keys)
+            reviewed = places.is_valid()
+            final = pc.if_else(reviewed, labels.take(places), _texts(batch, "label"))
+            source = pc.if_else(reviewed, "review", "model")
+            arrays = [*batch.columns, final, source, people.take(places)]
+            schema = pa.schema([*batch.schema, *_ADDED])
+            sink = sink or ParquetSink(file, schema)
+            sink.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
+        if sink is not None:
+            sink.close()
+
+
+def _texts(batch: pa.RecordBatch, name: str) -> pa.Array:
+    return batch.column(batch.schema.get_field_index(name)).cast(pa.string())
+
+
+def _final(label: str) -> str | None:
+    return None if label == NOT_USABLE else label
+
+
+def _write_images(
+    archive: LabelledArchive, queue: Mapping[str, Mapping[str, str]], answers: Mapping[str, Answer]
+) -> int:
+    """Writes the images with a label, named by their content, and the manifest.
+
+    Returns:
+        The number of images that were fetched from their archives.
+    """
+    wanted: dict[str, dict[str, list[Answer]]] = {}
+    for key, answer in answers.items():
+        if answer.label != NOT_USABLE:
+            row = queue[key]
+            by_member = wanted.setdefault(row["source"], {})
+            by_member.setdefault(row["member"], []).append(answer)
+    config = InputConfig.model_validate(archive.manifest["config"]["input"])
+    names = {source: set(members) for source, members in wanted.items()}
+    made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("path", "label", "key", "model_label", "reviewer", "applied"))
+    fetched = 0
+    for source, member, content in pick_each(config, names, seconds=_SECONDS):
+        header = check(content, config.limits)
+        kind = "bin" if isinstance(header, ImageFaultError) else header.format
+        path = f"{_IMAGES}/{hashlib.sha256(content).hexdigest()[:32]}.{kind}"
+        archive.ledger.write(posixpath.join(REVIEWED, path), content)
+        for answer in wanted[source][member]:
+            model_label = queue[answer.key]["label"]
+            writer.writerow((path, answer.label, answer.key, model_label, answer.reviewer, made))
+            fetched += 1
+    archive.ledger.write(LABELS_FILE, text.getvalue().encode())
+    return fetched
+
+
+def _count(
+    result: ReviewResult,
+    queue: Mapping[str, Mapping[str, str]],
+    answers: Mapping[str, Answer],
+) -> None:
+    result.answered = len(answers)
+    wrong = {key for key, answer in answers.items() if answer.label != queue[key]["label"]}
+    result.changed = len(wrong)
+    result.not_usable = sum(answer.label == NOT_USABLE for answer in answers.values())
+    result.unanswered = dict(Counter(queue[key]["why"] for key in queue.keys() - answers.keys()))
+    audited = {key for key in answers if queue[key]["why"] == AUDIT}
+    result.audited, result.audit_wrong = len(audited), len(audited & wrong)
+
+
+def _conclusion(result: ReviewResult, facts: QueueFacts) -> str:
+    parts = []
+    left = sum(count for why, count in result.unanswered.items() if why != AUDIT)
+    unlisted = facts.review - facts.doubtful
+    if not facts.no_promise and left + unlisted:
+        parts.append(f"the promise takes {left + unlisted:,} more answers")
+    elif not facts.no_promise:
+        parts.append(
+            f"the {facts.accepted - result.audited:,} labels that nobody reviewed are at least"
+            f" {percent(1 - facts.risk)} correct with {percent(facts.confidence)} confidence"
+        )
+    if result.audited and result.unanswered.get(AUDIT):
+        # Images that reviewers skip are not a random choice.
+        parts.append(f"the audit takes {result.unanswered[AUDIT]:,} more answers")
+    elif result.audited:
+        others = facts.accepted - result.audited
+        result.most_wrong = most_wrong(result.audit_wrong, result.audited, others, facts.confidence)
+        share = 1.0 - result.most_wrong / max(others, 1)
+        parts.append(
+            f"by the audit ({result.audit_wrong:,} of {result.audited:,} wrong), the other"
+            f" {others:,} labels are at least {percent(share)} correct with"
+            f" {percent(facts.confidence)} confidence"
+        )
+    if not parts:
+        parts.append(f"nothing is promised of the other labels: {facts.no_promise}")
+    return "; ".join(parts)

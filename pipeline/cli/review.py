@@ -1,0 +1,79 @@
+"""Defines `vaeline review`: which labels of a table people should check, and what they answered."""
+
+from typing import Any
+
+import click
+
+from pipeline.cli.command import common
+
+_SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+
+@click.group("review")
+def reviews() -> None:
+    """Review the doubtful labels of a table; see docs/review.md.
+
+    OUTPUT is the folder of a finished `vaeline classify`.
+    """
+
+
+@reviews.command("create")
+@click.argument("output")
+@click.option("--risk", type=_SHARE, default=0.01, show_default=True,
+              help="Share of wrong labels allowed among those not reviewed.")  # fmt: skip
+@click.option("--confidence", type=_SHARE, default=0.95, show_default=True,
+              help="How sure that the share is kept.")  # fmt: skip
+@click.option("--most", type=click.IntRange(min=0), default=10_000, show_default=True,
+              help="List at most this many images, the most doubtful first.")  # fmt: skip
+@click.option("--audit", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Also list this many images at random of those not to be reviewed.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace a queue that has answers.")
+@common
+def create_review(terminal: Any, output: str, **options: Any) -> int:
+    """List the images to check: review/queue.csv and review/queue.html.
+
+    Says how many labels are correct without review, or why that can't be said.
+    """
+    from dataclasses import asdict
+
+    from components.review.queue import create_queue
+    from pipeline.report.review_page import write_review_page
+
+    facts, rows = create_queue(output, **options)
+    page = write_review_page(output, facts, rows)
+    terminal.say(facts.line(), style="yellow" if facts.no_promise else None)
+    listed = sum(facts.listed.values())
+    terminal.say(f"{listed:,} images in {page.queue}; {page.shown:,} of them in {page.path}")
+    terminal.result({"queue": page.queue, "page": page.path, "shown": page.shown, **asdict(facts)})
+    return 0
+
+
+@reviews.command("apply")
+@click.argument("output")
+@click.argument("answers", nargs=-1)
+@click.option("--reviewer", default="", help="Recorded where a row names nobody.")
+@click.option("--new-labels", is_flag=True,
+              help="Accept labels that the model does not know.")  # fmt: skip
+@common
+def apply_review(terminal: Any, output: str, answers: tuple[str, ...], **options: Any) -> int:
+    """Take ANSWERS into the table; by default those in review/queue.csv.
+
+    Writes reviewed/table with the final labels, and reviewed/labels.csv, a manifest of the images
+    with answers for the next `vaeline run`.
+    """
+    from components.review.answers import apply_answers
+
+    result = apply_answers(output, answers, **options)
+    terminal.say(
+        f"{result.answered:,} answers: {result.changed:,} labels were wrong,"
+        f" {result.not_usable:,} images belong to no class; table in {result.table}"
+    )
+    if result.missing:
+        terminal.say(
+            f"{result.missing:,} of these images could not be fetched for {result.manifest}: are"
+            " the archives where they were?",
+            style="yellow",
+        )
+    terminal.say(result.line)
+    terminal.result(result.as_dict())
+    return 0
