@@ -189,6 +189,10 @@ class BulkJob(BulkConfig):
             raise InputError("no archive is named; give at least one (bulk.input.paths)")
         if not config.output:
             raise InputError("no output is named; give a folder (bulk.output)")
+        if config.input.labels.corrections:
+            raise InputError(
+                "bulk.input.labels.corrections: only ingest corrects labels; leave it out"
+            )
         update = {
             "input": config.input.absolute(),
             "model": absolute_path(config.model),

@@ -25,6 +25,7 @@ REASONS: Final[dict[str, str]] = {
     "bad_record": "a record without an image, or of another shape than its file says",
     "bad_label": "a label number that has no name",
     "bad_split": "a split that is not one of train, validation, calibration, test, unlabelled",
+    "taken_out": "a correction says that the image belongs to no class",
     "model_failed": "the model cannot process it; in bulk jobs only",
 }
 """Meaning of every reason."""

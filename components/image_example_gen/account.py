@@ -43,6 +43,7 @@ class Account:
         ignored: Entries that are no images by their names.
         renamed: Class names that could not be kept, see `MemberBatch.renamed`.
         origins: What was taken for labels and splits, see `MemberBatch.origins`.
+        corrected: Images whose label a correction changed; those taken out are rejects.
         converted: Images that are stored as PNG because the served graph cannot decode the
             original format.
         bytes: Total size of the images that became examples.
@@ -61,6 +62,7 @@ class Account:
     ignored: NamedCounts = field(default_factory=NamedCounts)
     renamed: dict[str, str] = field(default_factory=dict)
     origins: NamedCounts = field(default_factory=NamedCounts)
+    corrected: int = 0
     converted: int = 0
     reduced: int = 0
     bytes: int = 0
@@ -76,6 +78,7 @@ class Account:
         self.ignored.update(images.ignored)
         self.renamed |= images.renamed
         self.origins.update(images.origins)
+        self.corrected += images.corrected
         self.converted += images.converted
         self.reduced += images.reduced
         self.bytes += sum(map(len, images.data))
@@ -127,6 +130,7 @@ class Account:
             "ignored_by_reason": self.ignored.to_json(),
             "renamed_classes": self.renamed,
             "origins": self.origins.to_json(),
+            "labels_corrected": self.corrected,
             "converted_to_png": self.converted,
             "stored_at_model_size": self.reduced,
             "bytes": self.bytes,
@@ -187,6 +191,7 @@ def add_up(accounts: Iterable[Account]) -> Account:
         total.ignored.update(part.ignored)
         total.renamed |= part.renamed
         total.origins.update(part.origins)
+        total.corrected += part.corrected
         total.converted += part.converted
         total.reduced += part.reduced
         total.bytes += part.bytes
@@ -241,7 +246,8 @@ def check_account(account: Account, config: InputConfig, rejects_path: str) -> N
             f"{where}: no usable image among {account.images_in} members ({reasons or 'none'});"
             f" see {rejects_path}"
         )
-    share = rejected / account.images_in
+    # People chose to take these out: no sign of a damaged archive.
+    share = (rejected - account.rejected["taken_out"]) / account.images_in
     if share > config.max_rejected_share:
         raise InputError(
             f"{where}: {rejected} of {account.images_in} members rejected ({share:.1%}, the limit"

@@ -19,6 +19,7 @@ from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.splits import choose_slots
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import Store
+from components.image_sources.corrections import read_corrections
 from components.image_sources.named_counts import NamedCounts
 from components.unit_engine import check_batch
 from trainer.config import ImageConfig
@@ -33,7 +34,8 @@ class Inspected:
         data: The files as they are stored in the records.
         headers: The headers of the original files.
         digests: uint8 [n, 32], SHA-256 of the original content.
-        labels: Class names; None if unknown.
+        labels: Class names, corrected; None if unknown.
+        corrected: Number of images whose label was corrected.
         slots: uint8 [n], see `splits.SLOTS`.
         named: Splits that the source names for any of the images.
         converted: Number of images that are stored as another file because the Transform graph
@@ -50,6 +52,7 @@ class Inspected:
     headers: list[ImageHeader]
     digests: np.ndarray
     labels: list[str | None]
+    corrected: int
     slots: np.ndarray
     named: set[str]
     converted: int
@@ -70,7 +73,9 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
     Returns:
         Images and rejects, which together are as many as the members and rejects of the batch.
     """
+    corrections = read_corrections(job.input.labels.corrections, job.input.storage)
     checked = check_batch(batch, job.input.limits)
+    every_digest = batch.digests()
     kept: list[int] = []
     data: list[bytes] = []
     headers: list[ImageHeader] = []
@@ -78,6 +83,8 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
     for i, header in zip(checked.places, checked.headers, strict=True):
         found = batch.data[i]
         try:
+            if corrections.is_taken_out(every_digest[i]):
+                raise ImageFaultError("check", "taken_out", "by input.labels.corrections")
             if job.image is not None and _is_reduced(header, job.image, job.input.store):
                 found = encode_png(model_pixels(found, header, job.image))
                 reduced += 1
@@ -92,8 +99,11 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
         kept.append(i)
         data.append(found)
         headers.append(header)
-    digests = np.frombuffer(b"".join(batch.digests(kept)), np.uint8).reshape(-1, 32)
-    labels = [batch.labels[i] for i in kept]
+    digests = np.frombuffer(b"".join(every_digest[i] for i in kept), np.uint8).reshape(-1, 32)
+    given = [batch.labels[i] for i in kept]
+    labels = [
+        corrections.label(every_digest[i], label) for i, label in zip(kept, given, strict=True)
+    ]
     splits = [batch.splits[i] for i in kept]
     keys = batch.keys
     return Inspected(
@@ -102,6 +112,7 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
         headers=headers,
         digests=digests,
         labels=labels,
+        corrected=sum(new != old for new, old in zip(labels, given, strict=True)),
         slots=choose_slots(digests, labels, splits, job.input.splits),
         named={split for split in splits if split},
         converted=converted,

@@ -57,6 +57,11 @@ class LimitsConfig(Section):
     )
 
 
+def _as_tuple(paths: object) -> object:
+    """Accepts one path where several may be given."""
+    return (paths,) if isinstance(paths, str) else paths
+
+
 class LabelsConfig(Section):
     """Where labels come from."""
 
@@ -77,6 +82,13 @@ class LabelsConfig(Section):
             "How many folders above an image its label is: 1 is the folder that holds it, 2 the"
             " one above. null: the folder that holds it, or the one above where that folder is"
             " named `images` or the like."
+        ),
+    )
+    corrections: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
+        default=(),
+        description=(
+            "Files that `vaeline review apply` wrote, `corrections.csv`: labels that people changed"
+            " and images that they took out, by content. A later file takes precedence."
         ),
     )
     min_images: int = Field(
@@ -168,11 +180,6 @@ class UnitsConfig(Section):
     batch: int = Field(default=1024, ge=1, description="Most members of a batch inside a unit.")
 
 
-def _as_tuple(paths: object) -> object:
-    """Accepts one path where several may be given."""
-    return (paths,) if isinstance(paths, str) else paths
-
-
 def _require_codec(name: str) -> str:
     """Refuses what is no text encoding of Python."""
     try:
@@ -258,6 +265,11 @@ class InputConfig(Section):
         return self.model_copy(
             update={
                 "paths": tuple(absolute_path(path) for path in self.paths),
+                "labels": self.labels.model_copy(
+                    update={
+                        "corrections": tuple(map(absolute_path, self.labels.corrections)),
+                    }
+                ),
                 "tfds": self.tfds.model_copy(update={"data_dir": data_dir}),
             }
         )

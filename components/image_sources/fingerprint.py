@@ -32,8 +32,8 @@ def fingerprint(config: InputConfig) -> str:
     A zip is identified by its central directory, which holds a checksum of every member: copying
     or touching the archive does not change the digest, changing one image does. Other archives
     are identified by size, timestamps and samples of their content; folders by name, size and
-    timestamps of every file; objects by their generation. The folder of a local input is
-    no part of it.
+    timestamps of every file; objects by their generation; corrections by their content. The folder
+    of a local input is no part of it.
 
     Args:
         config: The input section, with spans resolved.
@@ -51,6 +51,8 @@ def fingerprint(config: InputConfig) -> str:
         digest.update(f"{image_format}\0{name}\n".encode("utf-8", "surrogateescape"))
         for fact in _facts(path, image_format, config):
             digest.update(fact)
+    for path in config.labels.corrections:
+        digest.update(files.read_bytes(path, config.storage))
     return digest.hexdigest()
 
 

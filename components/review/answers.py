@@ -20,6 +20,7 @@ from components.bulk_inference.output.ledger import REVIEWED, TABLE
 from components.bulk_inference.output.table_rows import SHARD_SUFFIXES
 from components.image_checks import ImageFaultError, check
 from components.image_sources.config import InputConfig
+from components.image_sources.corrections import TAKEN_OUT
 from components.image_sources.pick import pick_each
 from components.review.labelled_archive import LabelledArchive
 from components.review.promise import most_wrong, percent
@@ -33,11 +34,11 @@ from components.sinks import ParquetSink
 from trainer.errors import InputError
 from trainer.storage import files
 
-NOT_USABLE: Final = "-"
-"""The answer for an image that belongs to no class."""
-
 LABELS_FILE: Final = f"{REVIEWED}/labels.csv"
 """A manifest of the images with an answer, which ingest reads."""
+
+CORRECTIONS_FILE: Final = f"{REVIEWED}/corrections.csv"
+"""The answers by content, which ingest applies to the archives themselves."""
 
 _IMAGES: Final = "images"
 _SECONDS: Final = 3600.0
@@ -55,7 +56,7 @@ class Answer:
 
     Attributes:
         key: The image's key in the table.
-        label: The right label; `NOT_USABLE` if there is none.
+        label: The right label; `TAKEN_OUT` if there is none.
         reviewer: Who gave it; may be empty.
     """
 
@@ -70,7 +71,9 @@ class ReviewResult:
 
     Attributes:
         table: Folder of the table with the answers.
-        manifest: The manifest for the next training.
+        manifest: The manifest of the images with answers, for the next training.
+        corrections: The answers by content, for the next ingest of the archives; empty if the
+            table has no column `sha256`.
         answered: Images with an answer.
         changed: Those whose label was wrong.
         not_usable: Those of no class.
@@ -84,6 +87,7 @@ class ReviewResult:
 
     table: str
     manifest: str
+    corrections: str = ""
     answered: int = 0
     changed: int = 0
     not_usable: int = 0
@@ -128,9 +132,13 @@ def apply_answers(
         key: _checked(answer, where, known, new_labels) for key, (answer, where) in given.items()
     }
     ledger.remove(REVIEWED)
+    digests: dict[str, str] = {}
     for shard in archive.shards:
-        _write_shard(archive, shard, answers)
+        digests |= _write_shard(archive, shard, answers)
     result = ReviewResult(ledger.path(posixpath.join(REVIEWED, TABLE)), ledger.path(LABELS_FILE))
+    if digests:
+        result.corrections = ledger.path(CORRECTIONS_FILE)
+        ledger.write(CORRECTIONS_FILE, _corrections(digests, queue, answers))
     fetched = _write_images(archive, queue, answers)
     _count(result, queue, answers)
     result.missing = result.answered - result.not_usable - fetched
@@ -184,29 +192,37 @@ def _answers(
 
 
 def _checked(answer: Answer, where: str, known: Sequence[str], new_labels: bool) -> Answer:
-    if answer.label in (NOT_USABLE, *known) or new_labels:
+    if answer.label in (TAKEN_OUT, *known) or new_labels:
         return answer
     alike = [name for name in known if name.casefold() == answer.label.casefold()]
     if len(alike) == 1:
         return Answer(answer.key, alike[0], answer.reviewer)
     shown = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
     raise InputError(
-        f"{where}: {answer.label!r} is no class of the model ({shown}) and not {NOT_USABLE!r};"
+        f"{where}: {answer.label!r} is no class of the model ({shown}) and not {TAKEN_OUT!r};"
         " correct it, or pass --new-labels"
     )
 
 
-def _write_shard(archive: LabelledArchive, shard: str, answers: Mapping[str, Answer]) -> None:
+def _write_shard(
+    archive: LabelledArchive, shard: str, answers: Mapping[str, Answer]
+) -> dict[str, str]:
+    """Writes one file of the table with the answers; returns the digests of the images answered."""
     keys = pa.array(list(answers), pa.string())
     labels = pa.array([_final(answer.label) for answer in answers.values()], pa.string())
     people = pa.array([answer.reviewer for answer in answers.values()], pa.string())
     stem = shard.removesuffix(SHARD_SUFFIXES[archive.format])
     path = archive.ledger.path(posixpath.join(REVIEWED, f"{stem}.parquet"))
     sink: ParquetSink | None = None
+    digests: dict[str, str] = {}
     with files.writing(path) as file:
         for batch in archive.rows(shard):
-            places = pc.index_in(_texts(batch, "key"), value_set=keys)
+            names = _texts(batch, "key")
+            places = pc.index_in(names, value_set=keys)
             reviewed = places.is_valid()
+            if "sha256" in batch.schema.names:
+                found = (names.filter(reviewed), _texts(batch, "sha256").filter(reviewed))
+                digests |= dict(zip(*(column.to_pylist() for column in found), strict=True))
             final = pc.if_else(reviewed, labels.take(places), _texts(batch, "label"))
             source = pc.if_else(reviewed, "review", "model")
             arrays = [*batch.columns, final, source, people.take(places)]
@@ -215,6 +231,25 @@ def _write_shard(archive: LabelledArchive, shard: str, answers: Mapping[str, Ans
             sink.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
         if sink is not None:
             sink.close()
+    return digests
+
+
+def _corrections(
+    digests: Mapping[str, str],
+    queue: Mapping[str, Mapping[str, str]],
+    answers: Mapping[str, Answer],
+) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(("sha256", "label", "key", "model_label", "reviewer", "applied"))
+    for key, digest in digests.items():
+        answer = answers[key]
+        writer.writerow((digest, answer.label, key, queue[key]["label"], answer.reviewer, _now()))
+    return text.getvalue().encode()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _texts(batch: pa.RecordBatch, name: str) -> pa.Array:
@@ -222,7 +257,7 @@ def _texts(batch: pa.RecordBatch, name: str) -> pa.Array:
 
 
 def _final(label: str) -> str | None:
-    return None if label == NOT_USABLE else label
+    return None if label == TAKEN_OUT else label
 
 
 def _write_images(
@@ -235,13 +270,13 @@ def _write_images(
     """
     wanted: dict[str, dict[str, list[Answer]]] = {}
     for key, answer in answers.items():
-        if answer.label != NOT_USABLE:
+        if answer.label != TAKEN_OUT:
             row = queue[key]
             by_member = wanted.setdefault(row["source"], {})
             by_member.setdefault(row["member"], []).append(answer)
     config = InputConfig.model_validate(archive.manifest["config"]["input"])
     names = {source: set(members) for source, members in wanted.items()}
-    made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    made = _now()
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(("path", "label", "key", "model_label", "reviewer", "applied"))
@@ -267,7 +302,7 @@ def _count(
     result.answered = len(answers)
     wrong = {key for key, answer in answers.items() if answer.label != queue[key]["label"]}
     result.changed = len(wrong)
-    result.not_usable = sum(answer.label == NOT_USABLE for answer in answers.values())
+    result.not_usable = sum(answer.label == TAKEN_OUT for answer in answers.values())
     result.unanswered = dict(Counter(queue[key]["why"] for key in queue.keys() - answers.keys()))
     audited = {key for key in answers if queue[key]["why"] == AUDIT}
     result.audited, result.audit_wrong = len(audited), len(audited & wrong)

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from sklearn.datasets import load_digits
 
 from components.bulk_inference.annotation.handler import Annotator
@@ -22,6 +24,7 @@ from components.bulk_inference.annotation.schema import COLUMNS
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
 from components.bulk_inference.model_card import read_card
+from components.image_example_gen.ingest import ingest
 from components.image_sources.config import InputConfig, UnitsConfig
 from components.image_sources.sources import ImageSource
 from components.review.answers import apply_answers
@@ -273,6 +276,25 @@ def test_answers_reach_the_table_and_the_next_training(make_table: MakeTable, ta
     with zipfile.ZipFile(table.parent / "images.zip") as archive:
         content = {key: archive.read(key.rpartition("/")[2]) for key in (first, third)}
     assert found == {content[first]: other, content[third]: rows[2].label}
+
+
+def test_corrections_reach_the_ingest_of_the_archive_itself(
+    make_table: MakeTable, table: Path, tmp_path: Path
+) -> None:
+    output = make_table()
+    _, rows = create_queue(str(output), risk=0.001, most=81)
+    answers = {row.key: "56"[place % 2] for place, row in enumerate(rows)} | {rows[0].key: "-"}
+    result = apply_answers(str(output), [answer(output, answers)])
+    config = InputConfig.model_validate(
+        {"paths": str(table.parent / "images.zip"), "labels": {"corrections": result.corrections}}
+    )
+    (tmp_path / "ingested").mkdir()
+    account = ingest(config, str(tmp_path / "ingested"), lambda: beam.Pipeline(FnApiRunner()))
+    assert account.corrected == 80
+    assert account.rejected == {"taken_out": 1}
+    assert account.class_totals() == {"5": 40, "6": 40}
+    with pytest.raises(InputError, match=r"bulk\.input\.labels\.corrections: only ingest corrects"):
+        run_bulk(BulkConfig(model="m", output=str(tmp_path / "no"), input=config))
 
 
 def test_two_people_share_a_queue(make_table: MakeTable) -> None:
