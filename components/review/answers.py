@@ -24,8 +24,9 @@ from components.image_sources.corrections import TAKEN_OUT
 from components.image_sources.pick import pick_each
 from components.review.labelled_archive import LabelledArchive
 from components.review.promise import most_wrong, percent
-from components.review.queue import (
+from components.review.queue_file import (
     AUDIT,
+    GIVEN,
     QUEUE_FILE,
     QueueFacts,
     read_facts,
@@ -241,10 +242,10 @@ def _corrections(
 ) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(("sha256", "label", "key", "model_label", "reviewer", "applied"))
+    writer.writerow(("sha256", "label", "key", "doubted_label", "reviewer", "applied"))
     for key, digest in digests.items():
         answer = answers[key]
-        writer.writerow((digest, answer.label, key, queue[key]["label"], answer.reviewer, _now()))
+        writer.writerow((digest, answer.label, key, _doubted(queue[key]), answer.reviewer, _now()))
     return text.getvalue().encode()
 
 
@@ -279,7 +280,7 @@ def _write_images(
     made = _now()
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(("path", "label", "key", "model_label", "reviewer", "applied"))
+    writer.writerow(("path", "label", "key", "doubted_label", "reviewer", "applied"))
     fetched = 0
     for source, member, content in pick_each(config, names, seconds=_SECONDS):
         header = check(content, config.limits)
@@ -287,8 +288,8 @@ def _write_images(
         path = f"{_IMAGES}/{hashlib.sha256(content).hexdigest()[:32]}.{kind}"
         archive.ledger.write(posixpath.join(REVIEWED, path), content)
         for answer in wanted[source][member]:
-            model_label = queue[answer.key]["label"]
-            writer.writerow((path, answer.label, answer.key, model_label, answer.reviewer, made))
+            doubted = _doubted(queue[answer.key])
+            writer.writerow((path, answer.label, answer.key, doubted, answer.reviewer, made))
             fetched += 1
     archive.ledger.write(LABELS_FILE, text.getvalue().encode())
     return fetched
@@ -300,7 +301,7 @@ def _count(
     answers: Mapping[str, Answer],
 ) -> None:
     result.answered = len(answers)
-    wrong = {key for key, answer in answers.items() if answer.label != queue[key]["label"]}
+    wrong = {key for key, answer in answers.items() if answer.label != _doubted(queue[key])}
     result.changed = len(wrong)
     result.not_usable = sum(answer.label == TAKEN_OUT for answer in answers.values())
     result.unanswered = dict(Counter(queue[key]["why"] for key in queue.keys() - answers.keys()))
@@ -308,7 +309,17 @@ def _count(
     result.audited, result.audit_wrong = len(audited), len(audited & wrong)
 
 
+def _doubted(row: Mapping[str, str]) -> str:
+    """Returns the label that a row of the queue asks about."""
+    return row["given_label"] if row["why"] == GIVEN else row["label"]
+
+
 def _conclusion(result: ReviewResult, facts: QueueFacts) -> str:
+    if facts.wrong_given is not None:
+        return (
+            f"about {facts.wrong_given:,} of {facts.images:,} given labels were taken for wrong; of"
+            f" {result.answered:,} with an answer {result.changed:,} were"
+        )
     parts = []
     left = sum(count for why, count in result.unanswered.items() if why != AUDIT)
     unlisted = facts.review - facts.doubtful

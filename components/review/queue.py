@@ -4,121 +4,37 @@
 confidences, once to fetch the rows to review.
 """
 
-import csv
 import heapq
-import io
-import json
-from dataclasses import asdict, dataclass, field
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.bulk_inference.output.ledger import REVIEW, Ledger
 from components.review.labelled_archive import LabelledArchive
 from components.review.promise import (
     CELLS,
     Promise,
     confidence_cells,
     make_promise,
-    percent,
+)
+from components.review.queue_file import (
+    AUDIT,
+    UNCERTAIN,
+    VERDICT,
+    QueueFacts,
+    QueueRow,
+    require_replaceable,
+    write_queue,
 )
 from trainer.errors import InputError
 
-QUEUE_FILE: Final = f"{REVIEW}/queue.csv"
-FACTS_FILE: Final = f"{REVIEW}/queue.json"
-
-UNCERTAIN: Final = "uncertain"
-VERDICT: Final = "verdict"
-AUDIT: Final = "audit"
-
 _REJECT: Final = "reject"
 """The verdict of images that are unlike all training images, whose labels mean nothing."""
-_COLUMNS: Final = ("key", "source", "member", "label", "probability", "outlier_score", "verdict")
+_COLUMNS: Final = (
+    "key", "source", "member", "label", "probability", "outlier_score", "verdict", "given_label",
+)  # fmt: skip
 _SEED: Final = 20261129
-
-
-@dataclass(frozen=True)
-class QueueRow:
-    """An image to check.
-
-    Attributes:
-        key: Key of the table.
-        source: The archive; empty if the table has no such column.
-        member: The name in the archive; empty as well.
-        label: The predicted label.
-        probability: Its calibrated probability.
-        outlier_score: The score; None if the table has none.
-        verdict: The verdict; empty if the table has none.
-        why: `UNCERTAIN`, `VERDICT` (unlike the training images) or `AUDIT` (drawn at random).
-    """
-
-    key: str
-    source: str = ""
-    member: str = ""
-    label: str = ""
-    probability: float = 0.0
-    outlier_score: float | None = None
-    verdict: str = ""
-    why: str = UNCERTAIN
-
-
-QUEUE_COLUMNS: Final = (*QueueRow.__dataclass_fields__, "answer", "reviewer")
-"""Columns of the CSV; people fill the last two."""
-
-
-@dataclass(frozen=True)
-class QueueFacts:
-    """States what a queue was made for, and what follows once it is answered.
-
-    Attributes:
-        table_written: When the table was finished, to recognise a later one.
-        risk: Largest share of wrong labels among those that nobody reviews.
-        confidence: Least probability that this share is kept.
-        images: Rows of the table.
-        review: Images that the promise takes to be reviewed; all listed images without a promise.
-        accepted: Images whose label is accepted without review, except for those of the audit,
-            which are drawn from them; without a promise all that are not listed.
-        held_out: Images with known labels and as high a confidence, behind the promise.
-        wrong: Those of them with a wrong label.
-        threshold: Smallest accepted probability; None without a promise.
-        listed: Images listed by reason.
-        no_promise: Why there is no promise; empty if there is one.
-    """
-
-    table_written: str
-    risk: float
-    confidence: float
-    images: int
-    review: int
-    accepted: int
-    held_out: int = 0
-    wrong: int = 0
-    threshold: float | None = None
-    listed: dict[str, int] = field(default_factory=dict)
-    no_promise: str = ""
-
-    @property
-    def doubtful(self) -> int:
-        """Returns the number of listed images that are not part of the audit."""
-        return sum(count for why, count in self.listed.items() if why != AUDIT)
-
-    def line(self) -> str:
-        """Returns the promise, or why there is none, in one or two sentences."""
-        if self.no_promise:
-            return (
-                f"no promise: {self.no_promise}; the {self.doubtful:,} images listed are the most"
-                " doubtful ones"
-            )
-        which = f"these {self.review:,} images"
-        if self.doubtful < self.review:
-            which += f", of which the {self.doubtful:,} most doubtful are listed (--most)"
-        return (
-            f"review {which}; the other {self.accepted:,} labels are at least"
-            f" {percent(1 - self.risk)} correct with {percent(self.confidence)} confidence"
-            f" ({self.wrong:,} of {self.held_out:,} held-out images as certain have a wrong label)"
-        )
 
 
 def create_queue(
@@ -148,11 +64,7 @@ def create_queue(
         InputError: The table cannot be reviewed, or a queue with answers is there.
     """
     archive = LabelledArchive(output)
-    if not overwrite and _has_answers(archive.ledger):
-        raise InputError(
-            f"{archive.ledger.path(QUEUE_FILE)}: has answers; apply them first, or pass"
-            " --overwrite to lose them"
-        )
+    require_replaceable(archive.ledger, overwrite=overwrite)
     counts, refused = _count(archive)
     reason = _why_no_promise(archive)
     promise = Promise(CELLS, 0, reason=reason)
@@ -175,42 +87,8 @@ def create_queue(
         listed=listed,
         no_promise=promise.reason,
     )
-    archive.ledger.write(QUEUE_FILE, format_queue(rows))
-    archive.ledger.write(FACTS_FILE, json.dumps(asdict(facts), indent=2).encode() + b"\n")
+    write_queue(archive, facts, rows)
     return facts, rows
-
-
-def read_facts(archive: LabelledArchive) -> QueueFacts:
-    """Reads `review/queue.json`.
-
-    Raises:
-        InputError: There is none, or the table was made anew after it.
-    """
-    path = archive.ledger.path(FACTS_FILE)
-    try:
-        facts = QueueFacts(**json.loads(archive.ledger.read(FACTS_FILE)))
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(f"{path}: no queue; make one with `vaeline review create`") from error
-    if facts.table_written != archive.manifest["written"]:
-        raise InputError(f"{path}: the table was made anew since; create the queue again")
-    return facts
-
-
-def format_queue(rows: list[QueueRow]) -> bytes:
-    """Returns the CSV (RFC 4180, UTF-8 with a byte order mark, which spreadsheets need)."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, QUEUE_COLUMNS, restval="")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue().encode("utf-8-sig")
-
-
-def _has_answers(ledger: Ledger) -> bool:
-    try:
-        text = ledger.read(QUEUE_FILE).decode("utf-8-sig", "replace")
-    except FileNotFoundError:
-        return False
-    return any((row.get("answer") or "").strip() for row in csv.DictReader(io.StringIO(text)))
 
 
 def _why_no_promise(archive: LabelledArchive) -> str:

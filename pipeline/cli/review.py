@@ -1,10 +1,14 @@
 """Defines `vaeline review`: which labels of a table people should check, and what they answered."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.command import common
+
+if TYPE_CHECKING:
+    # For types only, because the module imports pydantic, which is slow.
+    from components.review.queue_file import QueueFacts, QueueRow
 
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
@@ -34,18 +38,39 @@ def create_review(terminal: Any, output: str, **options: Any) -> int:
 
     Says how many labels are correct without review, or why that can't be said.
     """
+    from components.review.queue import create_queue
+
+    return _show(terminal, output, *create_queue(output, **options))
+
+
+def _show(terminal: Any, output: str, facts: "QueueFacts", rows: "list[QueueRow]") -> int:
     from dataclasses import asdict
 
-    from components.review.queue import create_queue
     from pipeline.report.review_page import write_review_page
 
-    facts, rows = create_queue(output, **options)
     page = write_review_page(output, facts, rows)
     terminal.say(facts.line(), style="yellow" if facts.no_promise else None)
     listed = sum(facts.listed.values())
     terminal.say(f"{listed:,} images in {page.queue}; {page.shown:,} of them in {page.path}")
     terminal.result({"queue": page.queue, "page": page.path, "shown": page.shown, **asdict(facts)})
     return 0
+
+
+@reviews.command("labels")
+@click.argument("output")
+@click.option("--most", type=click.IntRange(min=1), default=1_000, show_default=True,
+              help="List at most this many images, the most doubtful first.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace a queue that has answers.")
+@common
+def review_labels(terminal: Any, output: str, **options: Any) -> int:
+    """List the labels of the archive itself that are probably wrong.
+
+    Ranks all of them in review/label_errors.parquet, and lists the first ones in review/queue.csv
+    and review/queue.html.
+    """
+    from components.review.label_errors import create_label_queue
+
+    return _show(terminal, output, *create_label_queue(output, **options))
 
 
 @reviews.command("apply")

@@ -10,7 +10,7 @@ from components.bulk_inference.output.ledger import REVIEW
 from components.image_sources.config import InputConfig
 from components.image_sources.pick import pick_members
 from components.review.labelled_archive import LabelledArchive
-from components.review.queue import QUEUE_COLUMNS, QUEUE_FILE, QueueFacts, QueueRow
+from components.review.queue_file import QUEUE_COLUMNS, QUEUE_FILE, QueueFacts, QueueRow
 from pipeline.report.album import Album
 from pipeline.report.page import MOST_BYTES, clean, render_document
 

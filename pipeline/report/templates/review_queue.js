@@ -62,7 +62,8 @@ function start() {
     if (!rows.length) return;
     const row = rows[at];
     part("place").textContent = `${at + 1} of ${rows.length}`;
-    part("label").textContent = `\u2068${row.label}\u2069, ${(100 * row.probability).toFixed(1)} %`;
+    const given = row.given_label && row.given_label !== row.label ? `\u2068${row.given_label}\u2069 given; ` : "";
+    part("label").textContent = `${given}\u2068${row.label}\u2069, ${(100 * row.probability).toFixed(1)} %`;
     part("name").textContent = row.key;
     const holder = part("picture");
     holder.replaceChildren();

@@ -28,7 +28,8 @@ from components.image_example_gen.ingest import ingest
 from components.image_sources.config import InputConfig, UnitsConfig
 from components.image_sources.sources import ImageSource
 from components.review.answers import apply_answers
-from components.review.queue import AUDIT, UNCERTAIN, VERDICT, create_queue
+from components.review.queue import create_queue
+from components.review.queue_file import AUDIT, UNCERTAIN, VERDICT
 from tests.components.bulk_inference.archives import png, write_zip
 from tests.components.bulk_inference.model_fixture import export_model, summarise
 from trainer.errors import InputError

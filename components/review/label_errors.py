@@ -1,0 +1,273 @@
+"""Ranks the labels that an archive gives by how likely they are wrong.
+
+`vaeline review labels` calls it, on the table of a bulk job over labelled images.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import StandardScaler
+
+from components.bulk_inference.output.ledger import REVIEW
+from components.review.labelled_archive import LabelledArchive
+from components.review.queue_file import (
+    GIVEN,
+    QueueFacts,
+    QueueRow,
+    require_replaceable,
+    write_queue,
+)
+from trainer.errors import InputError
+from trainer.storage import files
+
+RANKING_FILE: Final = f"{REVIEW}/label_errors.parquet"
+
+_FOLDS: Final = 5
+_NEIGHBOURS: Final = 25
+_MOST_KNOWN: Final = 50_000
+"""Images that a fold's classifier learns from, and among which neighbours are looked for; more
+change the ranking little and would take quadratic time."""
+_LEAST: Final = 1e-6
+"""Smallest probability, so that logarithms are finite."""
+_SEED: Final = 20261129
+
+_COLUMNS: Final = (
+    "key", "source", "member", "given_label", "embedding", "probabilities", "top_k_labels",
+    "top_k_probabilities", "outlier_score", "elbo",
+)  # fmt: skip
+_NEEDED: Final = ("given_label", "embedding", "top_k_labels", "top_k_probabilities")
+
+
+@dataclass(frozen=True)
+class LabelErrors:
+    """Holds the judged labels, most doubtful first.
+
+    Attributes:
+        rows: `key`, `source`, `member`, `given_label`; `suggested`, the most probable other or the
+            same label; `probability_given` and `probability_suggested`, out of fold; `neighbours`,
+            share of the nearest images with the given label; `outlier_score` and `elbo`, where the
+            table has them; `score`, the log-odds against the given label.
+        unjudged: Images with a label that the model does not know, or that no other image has.
+        estimated: Estimate of the number of wrong labels, by confident learning.
+    """
+
+    rows: pa.Table
+    unjudged: int
+    estimated: int
+
+
+def find_label_errors(archive: LabelledArchive) -> LabelErrors:
+    """Ranks the given labels of a table.
+
+    A logistic regression on the embedding and the model's log probabilities predicts each label
+    from the other four fifths of the images (out of fold), because the model may have learned wrong
+    labels by heart. The score of a label is the log-odds of the best other class against it, by the
+    product of the regression's probability and the share of the 25 nearest neighbours.
+    Memory is about 4 (d + K) + 400 bytes per image, for d latent dimensions and K classes.
+
+    Args:
+        archive: The table of a bulk job over images with labels.
+
+    Raises:
+        InputError: The table lacks columns, or has too few labels.
+    """
+    if archive.format != "parquet":
+        raise InputError(
+            f"{archive.ledger.output}: the table is {archive.format}; classify with bulk.format"
+            " parquet, which holds vectors"
+        )
+    names = {column["name"] for column in archive.manifest["schema"]}
+    missing = [name for name in _NEEDED if name not in names]
+    if missing:
+        raise InputError(
+            f"{archive.ledger.output}: the table has no column {missing[0]}; classify with it"
+            " (bulk.columns)"
+        )
+    classes = archive.manifest["model"]["classes"]
+    facts, features, given = _read(archive, classes)
+    judged = given >= 0
+    judged &= np.bincount(given[judged], minlength=len(classes))[given] > 1
+    if not judged.any():
+        raise InputError(
+            f"{archive.ledger.output}: no two images have a label that the model knows; classify an"
+            " archive with labels"
+        )
+    facts = facts.filter(pa.array(judged))
+    features, given = features[judged], given[judged]
+    features = StandardScaler().fit_transform(features)
+    probabilities = _out_of_fold(features, given, len(classes))
+    votes = _votes(features[:, : -len(classes)], given, len(classes))
+    evidence = np.log(probabilities) + np.log(votes)
+    places = np.arange(len(given))
+    own = evidence[places, given]
+    evidence[places, given] = -np.inf
+    score = evidence.max(axis=1) - own
+    order = np.argsort(-score, kind="stable")
+    suggested = np.where(score > 0, evidence.argmax(axis=1), given)
+    rows = facts.append_column("suggested", pa.array([classes[at] for at in suggested]))
+    for name, values in (
+        ("probability_given", probabilities[places, given]),
+        ("probability_suggested", probabilities[places, suggested]),
+        ("neighbours", votes[places, given]),
+        ("score", score),
+    ):
+        rows = rows.append_column(name, pa.array(values.astype(np.float32)))
+    return LabelErrors(
+        rows.take(pa.array(order)), int((~judged).sum()), _confident_errors(probabilities, given)
+    )
+
+
+def create_label_queue(
+    output: str, *, most: int = 1_000, overwrite: bool = False
+) -> tuple[QueueFacts, list[QueueRow]]:
+    """Writes a queue of the given labels that are probably wrong.
+
+    Args:
+        output: The folder of a finished bulk job over an archive with labels.
+        most: Largest number of images to list; `review/label_errors.parquet` ranks all of them.
+        overwrite: Whether to replace a queue with answers.
+
+    Raises:
+        InputError: The table cannot be judged, or a queue with answers is there.
+    """
+    archive = LabelledArchive(output)
+    require_replaceable(archive.ledger, overwrite=overwrite)
+    found = find_label_errors(archive)
+    with files.writing(archive.ledger.path(RANKING_FILE)) as file:
+        pq.write_table(found.rows, file, compression="zstd")
+    doubtful = found.rows.filter(pc.greater(found.rows["score"], 0.0)).slice(0, most)
+    rows = [
+        QueueRow(
+            key=row["key"],
+            source=row.get("source") or "",
+            member=row.get("member") or "",
+            label=row["suggested"],
+            probability=row["probability_suggested"],
+            outlier_score=row.get("outlier_score"),
+            given_label=row["given_label"],
+            why=GIVEN,
+        )
+        for row in doubtful.to_pylist()
+    ]
+    facts = QueueFacts(
+        table_written=archive.manifest["written"],
+        risk=0.0,
+        confidence=0.0,
+        images=found.rows.num_rows,
+        review=len(rows),
+        accepted=found.rows.num_rows - len(rows),
+        listed={GIVEN: len(rows)},
+        wrong_given=found.estimated,
+    )
+    write_queue(archive, facts, rows)
+    return facts, rows
+
+
+def _read(archive: LabelledArchive, classes: list[str]) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """Reads the table.
+
+    Returns:
+        The columns for people, float32 [n, d + K] embeddings and log probabilities, and int64 [n]
+        the number of each given label, -1 if it is none of the classes.
+    """
+    known = pa.array(classes, pa.string())
+    parts: list[pa.Table] = []
+    features: list[np.ndarray] = []
+    given: list[np.ndarray] = []
+    for shard in archive.shards:
+        for batch in archive.rows(shard, *_COLUMNS):
+            table = pa.Table.from_batches([batch])
+            labels = table["given_label"].cast(pa.string())
+            keep = [n for n in _COLUMNS if n in table.schema.names and n not in _VECTORS]
+            part = table.select(keep)
+            for place, name in enumerate(keep):
+                if pa.types.is_dictionary(part.schema.field(name).type):
+                    part = part.set_column(place, name, part[name].cast(pa.string()))
+            parts.append(part)
+            numbers = pc.fill_null(pc.index_in(labels, value_set=known), -1)
+            given.append(numbers.to_numpy().astype(np.int64))
+            embeddings = _matrix(table["embedding"])
+            logs = np.log(np.maximum(_probabilities(table, known), _LEAST))
+            features.append(np.concatenate([embeddings, logs], axis=1, dtype=np.float32))
+    return pa.concat_tables(parts), np.concatenate(features), np.concatenate(given)
+
+
+_VECTORS: Final = ("embedding", "probabilities", "top_k_labels", "top_k_probabilities")
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    values = pc.list_flatten(column).to_numpy()
+    return values.reshape(len(column), -1).astype(np.float32)
+
+
+def _probabilities(table: pa.Table, known: pa.Array) -> np.ndarray:
+    """Returns the model's probabilities, float32 [n, K]; what top_k leaves is spread evenly."""
+    if "probabilities" in table.schema.names:
+        return _matrix(table["probabilities"])
+    best = _matrix(table["top_k_probabilities"])
+    labels = pc.list_flatten(table["top_k_labels"]).cast(pa.string())
+    places = pc.index_in(labels, value_set=known).to_numpy().reshape(best.shape).astype(np.int64)
+    rest = np.maximum(1.0 - best.sum(axis=1, keepdims=True), 0.0)
+    found = np.repeat(rest / max(len(known) - best.shape[1], 1), len(known), axis=1)
+    np.put_along_axis(found, places, best, axis=1)
+    return found.astype(np.float32)
+
+
+def _out_of_fold(features: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray:
+    """Returns float64 [n, K], each row predicted without its own label."""
+    probabilities = np.full((len(given), classes), _LEAST)
+    folds = min(_FOLDS, int(np.bincount(given).max()))
+    random = np.random.default_rng(_SEED)
+    division = StratifiedKFold(folds, shuffle=True, random_state=0)
+    for learned, left in division.split(features, given):
+        sample = random.permutation(learned)[:_MOST_KNOWN]
+        if len(np.unique(given[sample])) < 2:
+            probabilities[left, given[sample[0]]] = 1.0
+            continue
+        head = LogisticRegression(max_iter=200).fit(features[sample], given[sample])
+        probabilities[left[:, None], head.classes_] = head.predict_proba(features[left])
+    return np.maximum(probabilities, _LEAST)
+
+
+def _votes(embeddings: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray:
+    """Returns float64 [n, K], shares of the labels of each image's neighbours, smoothed."""
+    bank = np.random.default_rng(_SEED).permutation(len(given))[:_MOST_KNOWN]
+    nearest = min(_NEIGHBOURS, len(bank) - 1)
+    search = NearestNeighbors(n_neighbors=nearest + 1).fit(embeddings[bank])
+    votes = np.full((len(given), classes), 0.1)
+    for begin in range(0, len(given), _MOST_KNOWN):
+        rows = np.arange(begin, min(begin + _MOST_KNOWN, len(given)))
+        found = bank[search.kneighbors(embeddings[rows], return_distance=False)]
+        # Each image of the bank finds itself; of the others the farthest is left out.
+        others = found != rows[:, None]
+        others[others.all(axis=1), -1] = False
+        for place in range(nearest + 1):
+            chosen = others[:, place]
+            np.add.at(votes, (rows[chosen], given[found[chosen, place]]), 1.0)
+    return votes / votes.sum(axis=1, keepdims=True)
+
+
+def _confident_errors(probabilities: np.ndarray, given: np.ndarray) -> int:
+    """Estimates the number of wrong labels by confident learning (Northcutt et al. 2021).
+
+    An image counts for a class whose probability is at least its mean over images with that label.
+    Each row of the counts is scaled to the number of images with the label.
+    """
+    classes = probabilities.shape[1]
+    there = np.bincount(given, minlength=classes)
+    means = np.array(
+        [probabilities[given == k, k].mean() if there[k] else np.inf for k in range(classes)]
+    )
+    above = np.where(probabilities >= means, probabilities, -1.0)
+    confident = above.max(axis=1) >= 0
+    joint = np.zeros((classes, classes))
+    np.add.at(joint, (given[confident], above[confident].argmax(axis=1)), 1.0)
+    scaled = joint * (there / np.maximum(joint.sum(axis=1), 1.0))[:, None]
+    return round(float(scaled.sum() - np.trace(scaled)))
