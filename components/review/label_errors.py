@@ -63,13 +63,64 @@ class LabelErrors:
     estimated: int
 
 
+@dataclass(frozen=True)
+class GivenLabels:
+    """Holds n images with a label that can be judged.
+
+    Attributes:
+        facts: The columns for people, n rows.
+        embeddings: float32 [n, d], standardised.
+        label: int64 [n], number of the given class.
+        probabilities: float64 [n, K], predicted without the image's own label.
+        unjudged: Images with a label that the model does not know, or that no other image has.
+    """
+
+    facts: pa.Table
+    embeddings: np.ndarray
+    label: np.ndarray
+    probabilities: np.ndarray
+    unjudged: int
+
+
 def find_label_errors(archive: LabelledArchive) -> LabelErrors:
     """Ranks the given labels of a table.
 
-    A logistic regression on the embedding and the model's log probabilities predicts each label
-    from the other four fifths of the images (out of fold), because the model may have learned wrong
-    labels by heart. The score of a label is the log-odds of the best other class against it, by the
-    product of the regression's probability and the share of the 25 nearest neighbours.
+    The score of a label is the log-odds of the best other class against it, by the product of the
+    probability out of fold and the share of the 25 nearest neighbours.
+
+    Args:
+        archive: The table of a bulk job over images with labels.
+
+    Raises:
+        InputError: The table lacks columns, or has too few labels.
+    """
+    given = predict_out_of_fold(archive)
+    classes = archive.manifest["model"]["classes"]
+    votes = _votes(given.embeddings, given.label, len(classes))
+    evidence = np.log(given.probabilities) + np.log(votes)
+    places = np.arange(len(evidence))
+    own = evidence[places, given.label]
+    evidence[places, given.label] = -np.inf
+    score = evidence.max(axis=1) - own
+    suggested = np.where(score > 0, evidence.argmax(axis=1), given.label)
+    rows = given.facts.append_column("suggested", pa.array([classes[at] for at in suggested]))
+    for name, values in (
+        ("probability_given", given.probabilities[places, given.label]),
+        ("probability_suggested", given.probabilities[places, suggested]),
+        ("neighbours", votes[places, given.label]),
+        ("score", score),
+    ):
+        rows = rows.append_column(name, pa.array(values.astype(np.float32)))
+    order = np.argsort(-score, kind="stable")
+    estimated = _confident_errors(given.probabilities, given.label)
+    return LabelErrors(rows.take(pa.array(order)), given.unjudged, estimated)
+
+
+def predict_out_of_fold(archive: LabelledArchive) -> GivenLabels:
+    """Predicts each given label without it.
+
+    A logistic regression on the embedding and the model's log probabilities learns from four fifths
+    of the images and predicts the others, because the model may have learned wrong labels by heart.
     Memory is about 4 (d + K) + 400 bytes per image, for d latent dimensions and K classes.
 
     Args:
@@ -78,6 +129,28 @@ def find_label_errors(archive: LabelledArchive) -> LabelErrors:
     Raises:
         InputError: The table lacks columns, or has too few labels.
     """
+    _require_vectors(archive)
+    classes = archive.manifest["model"]["classes"]
+    facts, features, given = _read(archive, classes)
+    judged = given >= 0
+    judged &= np.bincount(given[judged], minlength=len(classes))[given] > 1
+    if not judged.any():
+        raise InputError(
+            f"{archive.ledger.output}: no two images have a label that the model knows; classify an"
+            " archive with labels"
+        )
+    features = StandardScaler().fit_transform(features[judged])
+    label = given[judged]
+    return GivenLabels(
+        facts.filter(pa.array(judged)),
+        features[:, : -len(classes)],
+        label,
+        _out_of_fold(features, label, len(classes)),
+        unjudged=int((~judged).sum()),
+    )
+
+
+def _require_vectors(archive: LabelledArchive) -> None:
     if archive.format != "parquet":
         raise InputError(
             f"{archive.ledger.output}: the table is {archive.format}; classify with bulk.format"
@@ -90,38 +163,6 @@ def find_label_errors(archive: LabelledArchive) -> LabelErrors:
             f"{archive.ledger.output}: the table has no column {missing[0]}; classify with it"
             " (bulk.columns)"
         )
-    classes = archive.manifest["model"]["classes"]
-    facts, features, given = _read(archive, classes)
-    judged = given >= 0
-    judged &= np.bincount(given[judged], minlength=len(classes))[given] > 1
-    if not judged.any():
-        raise InputError(
-            f"{archive.ledger.output}: no two images have a label that the model knows; classify an"
-            " archive with labels"
-        )
-    facts = facts.filter(pa.array(judged))
-    features, given = features[judged], given[judged]
-    features = StandardScaler().fit_transform(features)
-    probabilities = _out_of_fold(features, given, len(classes))
-    votes = _votes(features[:, : -len(classes)], given, len(classes))
-    evidence = np.log(probabilities) + np.log(votes)
-    places = np.arange(len(given))
-    own = evidence[places, given]
-    evidence[places, given] = -np.inf
-    score = evidence.max(axis=1) - own
-    order = np.argsort(-score, kind="stable")
-    suggested = np.where(score > 0, evidence.argmax(axis=1), given)
-    rows = facts.append_column("suggested", pa.array([classes[at] for at in suggested]))
-    for name, values in (
-        ("probability_given", probabilities[places, given]),
-        ("probability_suggested", probabilities[places, suggested]),
-        ("neighbours", votes[places, given]),
-        ("score", score),
-    ):
-        rows = rows.append_column(name, pa.array(values.astype(np.float32)))
-    return LabelErrors(
-        rows.take(pa.array(order)), int((~judged).sum()), _confident_errors(probabilities, given)
-    )
 
 
 def create_label_queue(
