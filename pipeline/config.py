@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -316,7 +316,8 @@ def _reasons(error: ValidationError, source: str, root: type[BaseModel]) -> list
 
 
 def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for part in location:
+    parts = iter(location)
+    for part in parts:
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
         field = fields.get(str(part))
         if field is None:
@@ -326,4 +327,7 @@ def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[st
         if not models:
             return []
         model = models[0]
+        if get_origin(field.annotation) in (dict, tuple):
+            # The next part is a key of the mapping or an index of the list.
+            next(parts, None)
     return [field.alias or name for name, field in model.model_fields.items()]

@@ -58,7 +58,8 @@ def _section(path: str, model: type[BaseModel]) -> Iterator[str]:
     for name, field in _fields(model):
         section = _section_of(field.annotation)
         if section is not None and not (path == "bulk" and name == "input"):
-            yield from _section(f"{path}.{name}", section)
+            entry = ".NAME" if get_origin(field.annotation) is dict else ""
+            yield from _section(f"{path}.{name}{entry}", section)
 
 
 def _table(path: str, fields: list[tuple[str, FieldInfo]]) -> Iterator[str]:
@@ -94,6 +95,8 @@ def _kind(annotation: Any) -> str:
         return " or ".join(kinds)
     if origin is tuple:
         return f"list of {_kind(get_args(annotation)[0])}"
+    if origin is dict:
+        return f"mapping of {' to '.join(_kind(part) for part in get_args(annotation))}"
     names = {
         str: "text",
         int: "whole number",

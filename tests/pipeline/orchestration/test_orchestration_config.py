@@ -46,6 +46,10 @@ def parse(cluster: dict[str, Any] | None = None, **schedule: Any) -> PipelineCon
         ({"dataflow": {"project": "p"}}, "cluster.dataflow.region"),
         ({"trainer": {"accelerators": 0}}, "cluster.trainer.accelerators"),
         ({"steps": {"memory": 3}}, "unknown key; did you mean memory_gb"),
+        (
+            {"secrets": [{"name": "s", "key": "k", "variabel": "A"}]},
+            "cluster.secrets.0.variabel: unknown key; did you mean variable",
+        ),
         ({"secrets": [{"name": "s", "key": "k", "variable": "a b"}]}, "capitals, digits and _"),
         (
             {"platform": "vertex", "vertex": VERTEX,
