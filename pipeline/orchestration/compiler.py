@@ -35,6 +35,7 @@ REASON = "reason"
 EXPLANATION = "explanation"
 FORCE = "force"
 """Name of the specification's only parameter; 1 trains even without a reason."""
+_ENTRY = ["python", "-m", "pipeline.orchestration.step_entry"]
 _SPAN_TYPES = {INPUT_CONFIG: str, FINGERPRINT: str, SPAN: int}
 _TYPES = {str: "STRING", int: "NUMBER_INTEGER"}
 # These steps read state outside the metadata store.
@@ -175,7 +176,7 @@ def _adapt(node: base_node.BaseNode, cluster: ClusterConfig) -> None:
 def _compile(pipeline: Any, cluster: ClusterConfig) -> dict[str, Any]:
     runner = kubeflow_v2_dag_runner.KubeflowV2DagRunner(
         kubeflow_v2_dag_runner.KubeflowV2DagRunnerConfig(
-            default_image=cluster.image, use_pipeline_spec_2_1=True
+            default_image=cluster.image, default_commands=_ENTRY, use_pipeline_spec_2_1=True
         )
     )
     spec = dict(runner.run(pipeline, write_out=False)["pipelineSpec"])
