@@ -8,7 +8,7 @@ part of the cache key.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -26,7 +26,16 @@ from components.tfx_api import tfx
 from pipeline.config import BeamConfig, ConfigError, PipelineConfig
 from pipeline.graph import CLUSTER_BASELINE, Places, create_pipeline
 from pipeline.orchestration.config import ClusterConfig
-from pipeline.orchestration.resources import beam_arguments, container_resources, train_on_workers
+from pipeline.orchestration.resources import (
+    beam_arguments,
+    container_resources,
+    container_settings,
+    limited_command,
+    pod_config,
+    retry_policy,
+    train_on_workers,
+)
+from pipeline.orchestration.step_settings import ACCELERATED_STEPS
 
 INPUT_STATE = "InputState"
 RETRAIN = "retrain"
@@ -52,8 +61,8 @@ def compile_pipeline(
         code_digest: Digest of the project's code in the image, by step or one for all steps.
 
     Returns:
-        A PipelineJob as JSON-compatible values: `pipelineSpec`, `runtimeConfig` and, if secrets are
-        mounted, `platforms`.
+        A PipelineJob as JSON-compatible values: `pipelineSpec`, `runtimeConfig` and, if pods of
+        Kubeflow get secrets, a node selector or a deadline, `platforms`.
 
     Raises:
         ConfigError: The configuration cannot run on a cluster.
@@ -67,6 +76,7 @@ def compile_pipeline(
         places=Places(artifacts=cluster.pipeline_root, input_state=given, history=history),
         code_digest=code_digest,
     )
+    _check_steps(config, cluster, [INPUT_STATE, *(node.id for node in pipeline.components)])
     for node in pipeline.components:
         _adapt(node, cluster)
     spec = _compile(pipeline, cluster)
@@ -81,8 +91,8 @@ def compile_pipeline(
             "parameterValues": {FORCE: 0},
         },
     }
-    if cluster.secrets:
-        job["platforms"] = _platforms(spec, cluster)
+    if platforms := _platforms(spec, cluster):
+        job["platforms"] = platforms
     return job
 
 
@@ -146,6 +156,32 @@ def _paths(config: PipelineConfig) -> Iterable[tuple[str, str]]:
         yield "retrain.drift_report", config.retrain.drift_report
 
 
+def _check_steps(config: PipelineConfig, cluster: ClusterConfig, names: Sequence[str]) -> None:
+    """Checks that each entry of `cluster.per_step` names a step that can use it."""
+    engines = {
+        "Evaluator": "local" if cluster.dataflow is None else "Dataflow",
+        "BulkInference": config.bulk.engine.runner,
+    }
+    for name, settings in cluster.per_step.items():
+        key = f"cluster.per_step.{name}"
+        if name not in names:
+            raise ConfigError(
+                f"{key}: this pipeline has no such step; its steps are {', '.join(names)}"
+            )
+        if settings.accelerator is None:
+            continue
+        if name not in ACCELERATED_STEPS:
+            raise ConfigError(
+                f"{key}.accelerator: {name} uses none; those that run the model do:"
+                f" {', '.join(ACCELERATED_STEPS)}"
+            )
+        if engines.get(name, "local") != "local":
+            raise ConfigError(
+                f"{key}.accelerator: {name} runs on {engines[name]}, so its own container would not"
+                " use one; remove the key"
+            )
+
+
 def _state_pipeline(config: PipelineConfig, cluster: ClusterConfig, history: str) -> Any:
     state = InputState(
         patterns=config.input.model_dump_json(),
@@ -163,9 +199,8 @@ def _adapt(node: base_node.BaseNode, cluster: ClusterConfig) -> None:
     """Sets a step's container resources and the executors that a cluster needs."""
     if not isinstance(node, base_component.BaseComponent):
         return
-    is_trainer = isinstance(node, tfx.components.Trainer)
-    node.platform_config = container_resources(cluster, is_trainer=is_trainer)
-    if is_trainer and cluster.trainer.workers > 1:
+    node.platform_config = container_resources(container_settings(cluster, node.id))
+    if isinstance(node, tfx.components.Trainer) and cluster.trainer.workers > 1:
         train_on_workers(node, cluster)
     if isinstance(node, tfx.components.Evaluator):
         arguments = node.executor_spec.beam_pipeline_args
@@ -182,10 +217,16 @@ def _compile(pipeline: Any, cluster: ClusterConfig) -> dict[str, Any]:
     spec = dict(runner.run(pipeline, write_out=False)["pipelineSpec"])
     beam = set(pipeline.beam_pipeline_args)
     for node in pipeline.components:
+        container = spec["deploymentSpec"]["executors"][f"{node.id}_executor"]["container"]
         # The compiler passes Beam's options to every step.
         if not isinstance(node.executor_spec, executor_spec.BeamExecutorSpec):
-            container = spec["deploymentSpec"]["executors"][f"{node.id}_executor"]["container"]
             container["args"] = [part for part in container["args"] if part not in beam]
+        settings = container_settings(cluster, node.id)
+        if policy := retry_policy(settings, cluster.platform):
+            spec["root"]["dag"]["tasks"][node.id]["retryPolicy"] = policy
+        if cluster.platform == "vertex":
+            # A pipeline of Vertex has no limit on a step; pods of Kubeflow have a deadline.
+            container["command"] = limited_command(container["command"], settings.timeout_secs)
     return spec
 
 
@@ -240,17 +281,13 @@ def _put_under_condition(spec: dict[str, Any], first: dict[str, Any]) -> None:
 
 
 def _platforms(spec: Mapping[str, Any], cluster: ClusterConfig) -> dict[str, Any]:
-    """Mounts secrets by name, in the format of kfp-kubernetes."""
-    mounted = [
-        {
-            "secretName": secret.name,
-            "keyToEnv": [{"secretKey": secret.key, "envVar": secret.variable}],
-        }
-        for secret in cluster.secrets
-    ]
-    executors = {
-        label: {"secretAsEnv": mounted}
+    """Builds the part for Kubernetes, in the format of kfp-kubernetes; empty without any."""
+    if cluster.platform != "kubeflow":
+        return {}
+    pods = {
+        label: pod_config(cluster, container_settings(cluster, label.removesuffix("_executor")))
         for label, executor in spec["deploymentSpec"]["executors"].items()
         if "container" in executor
     }
-    return {"kubernetes": {"deploymentSpec": {"executors": executors}}}
+    executors = {label: config for label, config in pods.items() if config}
+    return {"kubernetes": {"deploymentSpec": {"executors": executors}}} if executors else {}

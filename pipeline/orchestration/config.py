@@ -3,7 +3,7 @@
 import datetime
 import re
 import zoneinfo
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -12,16 +12,22 @@ from components.model_push.google_cloud import (
     require_region,
     require_vertex_region,
 )
-from pipeline.orchestration.accelerators import (
-    require_kubernetes_accelerator,
-    require_machine,
-    require_vertex_accelerators,
-)
+from pipeline.orchestration.accelerators import require_machine
 from pipeline.orchestration.cron import normalise_cron
+from pipeline.orchestration.step_settings import (
+    AcceleratedStep,
+    PlatformName,
+    StepDefaults,
+    TrainerSettings,
+    check_settings,
+)
 from trainer.options import Section
 
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9._:/-]*[a-z0-9](@sha256:[0-9a-f]{64})?")
 _ENVIRONMENT = re.compile(r"[A-Z][A-Z0-9_]*")
+
+TRAINER = "Trainer"
+"""Name of the step with a section of its own."""
 
 
 class ScheduleConfig(Section):
@@ -62,35 +68,6 @@ class ScheduleConfig(Section):
         if time is None or time.tzinfo is not None:
             return time
         return time.replace(tzinfo=zoneinfo.ZoneInfo(self.time_zone))
-
-
-class StepResources(Section):
-    """What a step's container gets."""
-
-    cpu: float = Field(default=2, gt=0, description="cores")
-    memory_gb: float = Field(default=8, gt=0, description="memory, GB")
-
-
-class TrainerResources(StepResources):
-    """What the Trainer's container gets."""
-
-    cpu: float = Field(default=4, gt=0, description="cores")
-    memory_gb: float = Field(default=16, gt=0, description="memory, GB")
-    accelerator: str | None = Field(
-        default=None,
-        description="accelerator type: NVIDIA_TESLA_T4 and the like on Vertex, a resource such as "
-        "nvidia.com/gpu on Kubeflow",
-    )
-    accelerators: int = Field(default=1, ge=1, description="accelerators of each worker")
-    workers: int = Field(
-        default=1,
-        ge=1,
-        description="machines that train together (MultiWorkerMirroredStrategy); more than one "
-        "needs Vertex, which gives each its TF_CONFIG",
-    )
-    machine_type: str = Field(
-        default="n1-standard-8", description="Vertex: machine of each worker, if more than one"
-    )
 
 
 class DataflowConfig(Section):
@@ -168,7 +145,7 @@ class SecretConfig(Section):
 class ClusterConfig(Section):
     """What `vaeline compile`, `submit` and `schedule` need to run the pipeline elsewhere."""
 
-    platform: Literal["vertex", "kubeflow"] = Field(description="who runs the steps")
+    platform: PlatformName = Field(description="who runs the steps")
     image: str = Field(
         description="container image of the steps; by digest (name@sha256:...), so that a run "
         "can be repeated and its cache is right"
@@ -176,8 +153,9 @@ class ClusterConfig(Section):
     pipeline_root: str = Field(
         description="folder of the artifacts, gs://BUCKET/FOLDER; the steps can't write elsewhere"
     )
-    steps: StepResources = Field(default=StepResources(), description="every step but the Trainer")
-    trainer: TrainerResources = TrainerResources()
+    steps: StepDefaults = StepDefaults()
+    trainer: TrainerSettings = TrainerSettings()
+    per_step: dict[str, AcceleratedStep] = Field(default={})
     dataflow: DataflowConfig | None = None
     vertex: VertexConfig | None = None
     kubeflow: KubeflowConfig | None = None
@@ -221,20 +199,25 @@ class ClusterConfig(Section):
                 )
         elif self.trainer.workers > 1:
             raise ValueError("cluster.trainer.workers: more than one needs platform vertex")
-        self._check_accelerators()
+        self._check_steps()
         return self
 
-    def _check_accelerators(self) -> None:
-        trainer = self.trainer
-        if trainer.accelerator is None:
-            if trainer.accelerators > 1:
-                raise ValueError(
-                    f"cluster.trainer.accelerators: {trainer.accelerators} of which type? "
-                    "cluster.trainer.accelerator is missing"
-                )
-        elif self.platform == "vertex":
-            require_vertex_accelerators(trainer.accelerator, trainer.accelerators)
-        else:
-            require_kubernetes_accelerator(trainer.accelerator)
-        if trainer.workers > 1:
-            require_machine(trainer.machine_type, trainer.accelerator, trainer.accelerators)
+    def settings(self, step: str) -> AcceleratedStep:
+        """Returns what a step's container gets, completed by the values for every step."""
+        if step == TRAINER:
+            return self.trainer
+        own = self.per_step.get(step, AcceleratedStep())
+        missing = {name: value for name, value in self.steps if getattr(own, name) is None}
+        return own.model_copy(update=missing)
+
+    def _check_steps(self) -> None:
+        if TRAINER in self.per_step:
+            raise ValueError(f"cluster.per_step.{TRAINER}: its section is cluster.trainer")
+        check_settings("cluster.steps", self.settings(""), self.platform)
+        check_settings("cluster.trainer", self.trainer, self.platform)
+        for name in self.per_step:
+            check_settings(f"cluster.per_step.{name}", self.settings(name), self.platform)
+        if self.trainer.workers > 1:
+            require_machine(
+                self.trainer.machine_type, self.trainer.accelerator, self.trainer.accelerators
+            )

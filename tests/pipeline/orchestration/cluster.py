@@ -3,7 +3,8 @@
 It does the driver's part (inputs from earlier outputs, places for new ones, conditions) and hands
 every container the ExecutorInput that Kubeflow would. It can't stand in for: images and what is in
 them, the object store (a folder is), resources and accelerators, the platform's cache, secrets,
-service accounts, parallel steps, retries.
+service accounts, parallel steps, pauses between attempts. As on Kubeflow, all attempts of a step
+have the same ExecutorInput, so each finds what the last one left behind.
 """
 
 import json
@@ -29,6 +30,7 @@ class Cluster:
         folder: stands in for the object store.
         execute: runs a command, its output into a file, and returns its exit status.
         ran: the steps that ran, in order.
+        attempts: how often each step was started.
         skipped: the DAGs whose condition did not hold.
         seconds: wall time by step.
         inputs: the ExecutorInput of each step.
@@ -37,6 +39,7 @@ class Cluster:
     folder: Path
     execute: Callable[[list[str], Path], int]
     ran: list[str] = field(default_factory=list)
+    attempts: dict[str, int] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     inputs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -94,7 +97,8 @@ class Cluster:
             ]
             for key, source in inputs.get("artifacts", {}).items()
         }
-        outputs[name] = self._container(name, component, values, artifacts)
+        retries = int(task.get("retryPolicy", {}).get("maxRetryCount", 0))
+        outputs[name] = self._container(name, component, values, artifacts, retries)
 
     def _parameter(
         self, source: dict[str, Any], given: dict[str, Any], outputs: dict[str, Any]
@@ -112,6 +116,7 @@ class Cluster:
         component: dict[str, Any],
         values: dict[str, Any],
         artifacts: dict[str, Any],
+        retries: int,
     ) -> dict[str, Any]:
         declared = component.get("inputDefinitions", {})
         assert set(values) == set(declared.get("parameters", {})), name
@@ -150,7 +155,11 @@ class Cluster:
         ]
         began = time.monotonic()
         log = place / "log.txt"
-        code = self.execute(command, log)
+        for attempt in range(1, 2 + retries):
+            self.attempts[name] = attempt
+            code = self.execute(command, log)
+            if code == 0:
+                break
         assert code == 0, f"{name}: {code}\n{log.read_text()[-3000:]}"
         self.ran.append(name)
         self.seconds[name] = time.monotonic() - began

@@ -22,24 +22,55 @@ CLOUD = {"input": {"paths": "gs://pictures/{YYYY}-{MM}-{DD}.zip"},
          "push": {"directory": "gs://pictures/pushed"}}  # fmt: skip
 ON_VERTEX = {"platform": "vertex", "image": IMAGE, "pipeline_root": "gs://pictures/runs",
              "vertex": VERTEX}  # fmt: skip
+ON_KUBEFLOW = {"platform": "kubeflow", "image": IMAGE, "pipeline_root": "gs://mlpipeline/v2",
+               "kubeflow": {"endpoint": "http://ml-pipeline:8888"}}  # fmt: skip
+EVERY_STEP = {
+    "trainer": {"tuner": {"enabled": True}},
+    "bulk": {"in_pipeline": True, "input": {"paths": "gs://pictures/unlabelled.zip"}},
+}
+T4, GPU = {"accelerator": "NVIDIA_TESLA_T4"}, {"accelerator": "nvidia.com/gpu"}
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "local": {
         "input": {"paths": "/mnt/pictures/{YYYY}-{MM}-{DD}.zip"},
         "push": {"directory": "/mnt/pushed"},
         "cluster": {
-            "platform": "kubeflow",
-            "image": IMAGE,
-            "pipeline_root": "gs://mlpipeline/v2",
-            "kubeflow": {"endpoint": "http://ml-pipeline:8888"},
+            **ON_KUBEFLOW,
             "secrets": [{"name": "store", "key": "token", "variable": "STORE_TOKEN"}],
+            "steps": {"retries": {"count": 2}, "timeout_secs": 3600},
+            "per_step": {"Transform": {"memory_gb": 24, "retries": {"count": 0}}},
+        },
+    },
+    "kubeflow_gpu": {
+        **CLOUD,
+        **EVERY_STEP,
+        "cluster": {
+            **ON_KUBEFLOW,
+            "trainer": {
+                "cpu": 8, "memory_gb": 30, **GPU, "accelerators": 3, "timeout_secs": 86400,
+                "node_selector": {"cloud.google.com/gke-accelerator": "nvidia-l4"},
+                "retries": {"count": 1, "backoff_secs": 300, "factor": 1},
+            },
+            "per_step": {
+                "Tuner": {**GPU, "cpu": 8, "memory_gb": 30, "timeout_secs": 43200},
+                "ServingCheck": GPU,
+                "BulkInference": {**GPU, "node_selector": {"pool": "batch"}},
+            },
         },
     },
     "gpu": {
         **CLOUD,
+        **EVERY_STEP,
         "cluster": {
             **ON_VERTEX,
+            "steps": {"retries": {"count": 2}},
             "trainer": {
-                "cpu": 8, "memory_gb": 30, "accelerator": "NVIDIA_TESLA_T4", "accelerators": 2
+                "cpu": 8, "memory_gb": 30, **T4, "accelerators": 2, "timeout_secs": 86400,
+                "retries": {"count": 1, "max_backoff_secs": 600},
+            },
+            "per_step": {
+                "Tuner": {**T4, "cpu": 8, "memory_gb": 30, "timeout_secs": 43200},
+                "ServingCheck": {**T4, "retries": {"count": 0}},
+                "BulkInference": {"accelerator": "NVIDIA_L4", "accelerators": 4, "cpu": 48},
             },
         },
     },
@@ -47,7 +78,10 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
         **CLOUD,
         "cluster": {
             **ON_VERTEX,
-            "trainer": {"workers": 4, "accelerator": "NVIDIA_L4", "machine_type": "g2-standard-8"},
+            "trainer": {
+                "workers": 4, "accelerator": "NVIDIA_L4", "machine_type": "g2-standard-8",
+                "timeout_secs": 86400, "retries": {"count": 3},
+            },
         },
     },
     "dataflow": {

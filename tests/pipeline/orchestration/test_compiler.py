@@ -1,10 +1,12 @@
 """The specification for Kubeflow and Vertex: fits the proto, says what was configured."""
 
+import datetime
 import json
 from typing import Any
 
 import pytest
 import yaml
+from google.cloud import aiplatform_v1 as vertex_api
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -27,7 +29,7 @@ def test_it_fits_the_published_proto(jobs: dict[str, Any], name: str) -> None:
     platforms = job.pop("platforms", None)
     parsed = json_format.ParseDict(job, pipeline_spec_pb2.PipelineJob())
     assert parsed.runtime_config.gcs_output_directory == job["runtimeConfig"]["gcsOutputDirectory"]
-    assert (platforms is not None) == (name == "local")
+    assert (platforms is not None) == (name in ("local", "kubeflow_gpu"))
     first, *more = yaml.safe_load_all(to_text(jobs[name], as_yaml=True))
     spec = json_format.ParseDict(first, pipeline_spec_pb2.PipelineSpec())
     assert spec.schema_version == "2.1.0"
@@ -60,22 +62,19 @@ def test_every_step_runs_the_image_that_is_named_by_digest(jobs: dict[str, Any])
         assert {container["image"] for container in containers(job).values()} == {golden.IMAGE}
 
 
-def test_only_the_trainer_gets_the_accelerators(jobs: dict[str, Any]) -> None:
-    given = {n: c["resources"].get("accelerator") for n, c in containers(jobs["gpu"]).items()}
-    assert given.pop("Trainer") == {"type": "NVIDIA_TESLA_T4", "count": "2"}
-    assert set(given.values()) == {None}
-    assert containers(jobs["gpu"])["Trainer"]["resources"]["memoryLimit"] == 30
-
-
 def test_workers_train_in_a_job_of_their_own(jobs: dict[str, Any]) -> None:
     job = jobs["multi_worker"]
     trainer = containers(job)["Trainer"]
     assert "google_cloud_ai_platform" in trainer["args"][1]
     assert "accelerator" not in trainer["resources"], "the step only waits"
+    assert trainer["resources"]["cpuLimit"] == 2
     tasks = job["pipelineSpec"]["components"]["retrain"]["dag"]["tasks"]
     constant = tasks["Trainer"]["inputs"]["parameters"]["custom_config"]["runtimeValue"]
     custom_config = json.loads(constant["constant"])
     arguments = custom_config["ai_platform_training_args"]
+    assert arguments.pop("project") == "pictures", "TFX takes it out"
+    job = vertex_api.CustomJob({"job_spec": arguments})
+    assert job.job_spec.scheduling.timeout == datetime.timedelta(days=1)
     chief, workers = arguments["worker_pool_specs"]
     assert (chief["replica_count"], workers["replica_count"]) == (1, 3)
     assert chief["machine_spec"]["accelerator_type"] == "NVIDIA_L4"

@@ -9,6 +9,7 @@ from pipeline.config import ConfigError, PipelineConfig, parse_config
 IMAGE = "registry.example/vaeline@sha256:" + "0" * 64
 VERTEX = {"project": "p", "region": "us-central1"}
 ON_VERTEX = {"platform": "vertex", "vertex": VERTEX}
+T4, L4 = "NVIDIA_TESLA_T4", "NVIDIA_L4"
 DATAFLOW = {"project": "p", "region": "us-west1", "temp_location": "gs://b/tmp"}
 
 
@@ -46,6 +47,7 @@ def parse(cluster: dict[str, Any] | None = None, **schedule: Any) -> PipelineCon
         ({"dataflow": {"project": "p"}}, "cluster.dataflow.region"),
         ({"trainer": {"accelerators": 0}}, "cluster.trainer.accelerators"),
         ({"steps": {"memory": 3}}, "unknown key; did you mean memory_gb"),
+        ({"per_step": {"Tuner": {"accelerater": T4}}}, "Tuner.accelerater: unknown key; did you"),
         (
             {"secrets": [{"name": "s", "key": "k", "variabel": "A"}]},
             "cluster.secrets.0.variabel: unknown key; did you mean variable",
@@ -62,9 +64,6 @@ def test_a_cluster_that_cannot_work_is_refused(cluster: dict[str, Any], message:
     with pytest.raises(ConfigError) as refused:
         parse(cluster)
     assert message in str(refused.value)
-
-
-T4, L4 = "NVIDIA_TESLA_T4", "NVIDIA_L4"
 
 
 @pytest.mark.parametrize(
