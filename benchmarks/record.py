@@ -6,7 +6,7 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.digests import library_versions
+from trainer.installed import library_versions
 
 
 def hardware() -> dict[str, object]:

@@ -1,36 +1,18 @@
-"""Computes digests of values and reads library versions, which identify a model's origin.
+"""Computes digests of values, which identify a model's origin.
 
 The export writes them to the model card. `pipeline/step_digests.py` computes digests of the code.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
-from importlib import metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-_LIBRARIES = ("apache-beam", "keras", "tensorflow", "tfx")
 
 
 def project_root() -> Path:
     """Returns the folder that contains the project's packages, installed or checked out."""
     return Path(__file__).resolve().parent.parent
-
-
-def library_versions(names: Iterable[str] = _LIBRARIES) -> dict[str, str]:
-    """Reads installed versions without importing the libraries.
-
-    Returns:
-        Versions by distribution name; `""` for one that is not installed.
-    """
-    versions = {}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = ""
-    return versions
 
 
 def value_digest(value: Mapping[str, Any]) -> str:

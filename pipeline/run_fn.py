@@ -7,7 +7,7 @@ from typing import Any
 import tensorflow as tf
 import yaml
 
-from pipeline.digests import library_versions, value_digest
+from pipeline.digests import value_digest
 from pipeline.ingested_mix import read_mix
 from pipeline.pictures import draw_training
 from pipeline.training import Training, prepare, split_files
@@ -16,6 +16,7 @@ from serving.export import export_model
 from serving.golden import MOST_IMAGES
 from trainer.data import features
 from trainer.data.preprocessing import parse_records
+from trainer.installed import library_versions
 from trainer.model.weights import digest_weights
 from trainer.model_card import ModelCard
 from trainer.optimization import strategy as strategies

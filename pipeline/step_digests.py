@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from pipeline.digests import library_versions, project_root
+from pipeline.digests import project_root
 from pipeline.imports import ImportGraph
+from trainer.installed import library_versions
 
 STEP_MODULES: Final[Mapping[str, Sequence[str]]] = {
     "ImageExampleGen": ("components.image_example_gen.component",),

@@ -74,6 +74,31 @@ def pick_each(
             break
 
 
+def pick_one(config: InputConfig, source: str, name: str, *, seconds: float) -> MemberBatch | None:
+    """Reads one member, with all that its source says about it.
+
+    Args:
+        config: How the archive is read: format, limits, storage.
+        source: The archive, as in a table of rows.
+        name: The name of the member there.
+        seconds: Time limit after which reading stops.
+
+    Returns:
+        A batch of this member; None if it was not found.
+    """
+    until = time.monotonic() + seconds
+    try:
+        for batch in _batches(source, {name}, config):
+            for single in batch.slices(1, 0):
+                if single.names and printable(single.names[0]) == name:
+                    return single
+            if time.monotonic() > until:
+                return None
+    except (InputError, OSError, ValueError) as error:
+        _LOG.info("%s: %s", source, error)
+    return None
+
+
 def _batches(source: str, names: set[str], config: InputConfig) -> Iterator[MemberBatch]:
     single = config.model_copy(update={"paths": (source,)})
     for path, image_format in Locator(single).sources():

@@ -10,6 +10,7 @@ import click
 from pipeline.cli.bulk import classify, embed
 from pipeline.cli.cluster import compile_, submit
 from pipeline.cli.doctor import doctor
+from pipeline.cli.explain import explain
 from pipeline.cli.gc import gc
 from pipeline.cli.inspect import inspect_
 from pipeline.cli.models import models
@@ -27,6 +28,7 @@ _COMMANDS: tuple[click.Command, ...] = (
     demo,
     doctor,
     embed,
+    explain,
     gc,
     inspect_,
     models,

@@ -6,15 +6,21 @@ The job writes it last, so that a table with a manifest is complete.
 import datetime
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from components.bulk_inference.annotation.schema import COLUMNS, table_schema
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.output.counts import Counts
 from components.bulk_inference.output.ledger import UnitRecord
 from components.image_sources.named_counts import NamedCounts
+from trainer.installed import library_versions
 from trainer.json_text import json_text
 from trainer.model_card import ModelCard
+
+LIBRARIES: Final = (
+    "vaeline", "apache-beam", "keras", "numpy", "opencv-python-headless", "pyarrow", "tensorflow",
+)  # fmt: skip
+"""Libraries whose versions the manifest records: those that decode, compute and write."""
 
 
 @dataclass
@@ -70,6 +76,7 @@ def manifest_content(
         "command": command,
         "config": config.model_dump(mode="json"),
         "model": {"path": card.path, "digests": card.answer_digests, "classes": list(card.classes)},
+        "libraries": library_versions(LIBRARIES),
         "counts": {**totals.as_counts(), "units": result["units"]},
         "rejects": result["reasons"],
         "ignored": result["ignored_by_reason"],
