@@ -193,11 +193,13 @@ def _answers(
 
 
 def _checked(answer: Answer, where: str, known: Sequence[str], new_labels: bool) -> Answer:
-    if answer.label in (TAKEN_OUT, *known) or new_labels:
+    if answer.label in (TAKEN_OUT, *known):
         return answer
     alike = [name for name in known if name.casefold() == answer.label.casefold()]
     if len(alike) == 1:
         return Answer(answer.key, alike[0], answer.reviewer)
+    if new_labels:
+        return answer
     shown = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
     raise InputError(
         f"{where}: {answer.label!r} is no class of the model ({shown}) and not {TAKEN_OUT!r};"

@@ -181,6 +181,8 @@ def _keep(
     ordinary: np.ndarray | None,
 ) -> None:
     """Keeps the rows of the highest ranks in a heap of at most `most`."""
+    if not most:
+        return
     if len(places) > most:
         places = places[np.argsort(-ranks[places], kind="stable")[:most]]
     if len(heap) >= most:

@@ -161,6 +161,7 @@ def test_every_readable_format_gives_the_same_queue(
 def test_the_list_is_bounded(make_table: MakeTable) -> None:
     output = str(make_table())
     everything, all_rows = create_queue(output, risk=0.05)
+    assert create_queue(output, risk=0.05, most=0)[1] == []
     facts, rows = create_queue(output, risk=0.05, most=5)
     assert [row.key for row in rows] == [row.key for row in all_rows[:5]]
     assert (facts.review, facts.accepted) == (everything.review, everything.accepted)
