@@ -16,7 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from components.bulk_inference.output.ledger import REVIEW
-from components.review.labelled_archive import LabelledArchive
+from components.review.labelled_archive import LabelledArchive, class_probabilities, vectors
 from components.review.queue_file import (
     GIVEN,
     QueueFacts,
@@ -234,31 +234,13 @@ def _read(archive: LabelledArchive, classes: list[str]) -> tuple[pa.Table, np.nd
             parts.append(part)
             numbers = pc.fill_null(pc.index_in(labels, value_set=known), -1)
             given.append(numbers.to_numpy().astype(np.int64))
-            embeddings = _matrix(table["embedding"])
-            logs = np.log(np.maximum(_probabilities(table, known), _LEAST))
+            embeddings = vectors(table["embedding"])
+            logs = np.log(np.maximum(class_probabilities(table, known), _LEAST))
             features.append(np.concatenate([embeddings, logs], axis=1, dtype=np.float32))
     return pa.concat_tables(parts), np.concatenate(features), np.concatenate(given)
 
 
 _VECTORS: Final = ("embedding", "probabilities", "top_k_labels", "top_k_probabilities")
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    values = pc.list_flatten(column).to_numpy()
-    return values.reshape(len(column), -1).astype(np.float32)
-
-
-def _probabilities(table: pa.Table, known: pa.Array) -> np.ndarray:
-    """Returns the model's probabilities, float32 [n, K]; what top_k leaves is spread evenly."""
-    if "probabilities" in table.schema.names:
-        return _matrix(table["probabilities"])
-    best = _matrix(table["top_k_probabilities"])
-    labels = pc.list_flatten(table["top_k_labels"]).cast(pa.string())
-    places = pc.index_in(labels, value_set=known).to_numpy().reshape(best.shape).astype(np.int64)
-    rest = np.maximum(1.0 - best.sum(axis=1, keepdims=True), 0.0)
-    found = np.repeat(rest / max(len(known) - best.shape[1], 1), len(known), axis=1)
-    np.put_along_axis(found, places, best, axis=1)
-    return found.astype(np.float32)
 
 
 def _out_of_fold(features: np.ndarray, given: np.ndarray, classes: int) -> np.ndarray:

@@ -73,6 +73,39 @@ def review_labels(terminal: Any, output: str, **options: Any) -> int:
     return _show(terminal, output, *create_label_queue(output, **options))
 
 
+@reviews.command("mix")
+@click.argument("output")
+@common
+def review_mix(terminal: Any, output: str) -> int:
+    """Estimate the archive's class mix, and adjust the labels to it: adjusted/table.
+
+    For archives that hold other shares of the classes than the training data, but images of each
+    class that are alike.
+    """
+    from components.review.class_mix import adjust_labels
+
+    mix = adjust_labels(output)
+    rows = [
+        (
+            name,
+            f"{share:.3f}",
+            f"{mix.predicted[name]:.3f}",
+            f"{mix.estimated[name]:.3f}",
+            f"{mix.low[name]:.3f} to {mix.high[name]:.3f}",
+        )
+        for name, share in mix.trained.items()
+    ]
+    header = ("class", "training", "labels", "estimated", "95 % interval")
+    terminal.table("class mix", rows, header=header)
+    if not mix.is_shifted:
+        terminal.say("the mix is that of the training data, as far as chance allows to say")
+    terminal.say(
+        f"{mix.changed:,} of {mix.images:,} labels change with it: {output}/adjusted/table"
+    )
+    terminal.result(mix.as_dict())
+    return 0
+
+
 @reviews.command("apply")
 @click.argument("output")
 @click.argument("answers", nargs=-1)

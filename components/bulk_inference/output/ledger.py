@@ -29,6 +29,8 @@ REJECTS: Final = "rejects"
 DUPLICATES: Final = "duplicates"
 REVIEW: Final = "review"
 """Folder of the queue that `components/review` makes of the table."""
+ADJUSTED: Final = "adjusted"
+"""Folder of the labels that are adjusted to the archive's class mix."""
 REVIEWED: Final = "reviewed"
 """Folder of the table with people's answers."""
 SUFFIXES: Final = {
@@ -215,7 +217,17 @@ class Ledger:
 
     def clear(self) -> None:
         """Removes a job's results, the records first."""
-        results = (RECORDS, HASHES, MANIFEST, TABLE, REJECTS, DUPLICATES, REVIEW, REVIEWED)
+        results = (
+            RECORDS,
+            HASHES,
+            MANIFEST,
+            TABLE,
+            REJECTS,
+            DUPLICATES,
+            REVIEW,
+            REVIEWED,
+            ADJUSTED,
+        )
         for name in (*results, *DRIFT_FILES, REPORT, IDENTITY):
             self.remove(name)
 

@@ -1,0 +1,132 @@
+"""The class mix of an archive: estimated with its error, and labels adjusted to it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+
+from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.job import run_bulk
+from components.image_sources.config import InputConfig
+from components.review.class_mix import adjust, adjust_labels, estimate_mix, is_shifted
+from tests.components.bulk_inference.archives import digits, write_zip
+from tests.components.bulk_inference.model_fixture import export_model
+from trainer.errors import InputError
+
+TRAINED = np.array([0.4, 0.3, 0.2, 0.1])
+SHIFTED = np.array([0.05, 0.15, 0.2, 0.6])
+CENTRES = np.array([[0.0, 0.0], [1.5, 0.0], [0.0, 1.5], [1.5, 1.5]])
+
+
+def archive(shares: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Classes drawn by shares, and what a perfect classifier of the training data says of each."""
+    random = np.random.default_rng(seed)
+    labels = random.choice(4, count, p=shares)
+    points = CENTRES[labels] + random.normal(size=(count, 2))
+    likelihoods = np.exp(-0.5 * ((points[:, None] - CENTRES) ** 2).sum(axis=2))
+    weighted = likelihoods * TRAINED
+    return labels, weighted / weighted.sum(axis=1, keepdims=True)
+
+
+def test_the_interval_holds_the_true_shares() -> None:
+    inside = []
+    for seed in range(100):
+        _, posteriors = archive(SHIFTED, 2_000, seed)
+        estimated, errors = estimate_mix(posteriors, TRAINED)
+        assert estimated.sum() == pytest.approx(1)
+        inside.append(np.abs(estimated - SHIFTED) <= 1.96 * errors)
+        assert np.abs(estimated - SHIFTED).max() < 0.12
+    # 400 intervals of 95 %, some of them of the same archive.
+    assert 0.9 < np.mean(inside) < 0.99
+
+
+def test_adjusted_labels_are_better_where_the_mix_shifted() -> None:
+    labels, posteriors = archive(SHIFTED, 5_000, seed=1)
+    estimated, _ = estimate_mix(posteriors, TRAINED)
+    adjusted = adjust(posteriors, estimated, TRAINED)
+    before = (posteriors.argmax(axis=1) == labels).mean()
+    after = (adjusted.argmax(axis=1) == labels).mean()
+    assert after > before + 0.1
+    np.testing.assert_allclose(adjusted.sum(axis=1), 1)
+    # Calibrated, too: the mean probability is the accuracy.
+    assert adjusted.max(axis=1).mean() == pytest.approx(after, abs=0.02)
+
+
+def test_adjusting_does_no_harm_where_nothing_shifted() -> None:
+    lost = []
+    for seed in range(20):
+        labels, posteriors = archive(TRAINED, 5_000, seed)
+        estimated, _ = estimate_mix(posteriors, TRAINED)
+        # The labels are adjusted only if this is true.
+        if is_shifted(posteriors, estimated, TRAINED):
+            adjusted = adjust(posteriors, estimated, TRAINED)
+            right = [(p.argmax(axis=1) == labels).mean() for p in (posteriors, adjusted)]
+            lost.append(right[0] - right[1])
+    assert len(lost) <= 2
+    assert sum(lost) / 20 < 0.001
+    assert is_shifted(archive(SHIFTED, 500, seed=0)[1], SHIFTED, TRAINED)
+
+
+def test_a_class_that_is_not_there_gets_no_share() -> None:
+    _, posteriors = archive(np.array([0.5, 0.5, 0.0, 0.0]), 5_000, seed=2)
+    estimated, errors = estimate_mix(posteriors, TRAINED)
+    assert estimated[2:].max() < 0.03
+    assert np.isfinite(errors).all()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A model whose training data held class k (k + 1) / 55 of the images."""
+    folder = export_model(tmp_path / "1")
+    path = folder / "assets.extra" / "model.json"
+    facts = json.loads(path.read_text())
+    facts["summaries"] = {"priors": [(k + 1) / 55 for k in range(10)]}
+    path.write_text(json.dumps(facts))
+    return folder
+
+
+def classify(tmp_path: Path, model: Path, **options: object) -> str:
+    path = write_zip(tmp_path / "a.zip", digits(300))
+    inputs = InputConfig(paths=(str(path),))
+    settings = {"model": str(model), "output": str(tmp_path / "out"), "input": inputs, **options}
+    run_bulk(BulkConfig.model_validate(settings))
+    return str(tmp_path / "out")
+
+
+def test_the_table_gets_adjusted_labels(tmp_path: Path, model: Path) -> None:
+    columns = ("key", "label", "probability", "probabilities")
+    output = classify(tmp_path, model, columns=columns)
+    mix = adjust_labels(output)
+    rows = ds.dataset(f"{output}/table").to_table().to_pylist()
+    adjusted = ds.dataset(f"{output}/adjusted/table").to_table().to_pylist()
+    assert [row["key"] for row in adjusted] == [row["key"] for row in rows]
+    assert mix.images == len(rows) == 300
+    trained, estimated = (np.array([*shares.values()]) for shares in (mix.trained, mix.estimated))
+    assert trained == pytest.approx([(k + 1) / 55 for k in range(10)], abs=1e-5)
+    assert estimated.sum() == pytest.approx(1, abs=1e-4)
+    changed = 0
+    for row, new in zip(rows, adjusted, strict=True):
+        expected = np.array(row["probabilities"]) * estimated / trained
+        expected /= expected.sum()
+        assert new["adjusted_probability"] == pytest.approx(expected.max(), abs=1e-3)
+        assert (new["label"], new["probability"]) == (row["label"], row["probability"])
+        changed += new["label"] != new["adjusted_label"]
+    assert mix.changed == changed > 0
+    assert mix.is_shifted
+    assert json.loads(Path(output, "adjusted/mix.json").read_text()) == mix.as_dict()
+    assert all(mix.low[k] <= mix.estimated[k] <= mix.high[k] for k in mix.estimated)
+
+
+def test_what_cannot_be_adjusted_is_said(tmp_path: Path, model: Path) -> None:
+    output = classify(tmp_path, model, columns=("key", "label", "probability"))
+    with pytest.raises(InputError, match="the table has no column top_k_labels; classify with it"):
+        adjust_labels(output)
+    output = classify(tmp_path, model, format="csv", overwrite=True)
+    with pytest.raises(InputError, match=r"the table is csv; classify with bulk\.format parquet"):
+        adjust_labels(output)
+    plain = export_model(tmp_path / "2")
+    output = classify(tmp_path, plain, overwrite=True)
+    with pytest.raises(InputError, match="does not know the class shares of its training data"):
+        adjust_labels(output)
