@@ -5,7 +5,7 @@
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import cv2
@@ -88,21 +88,13 @@ class Annotator:
             Outputs [n, ...] by name, and by position the faults of images that the model cannot
             process; the outputs of these images are undefined.
         """
-
-        def call(begin: int, end: int) -> Outputs:
-            return self._call(names.ANNOTATE_PIXELS, names.PIXELS, pixels[begin:end])
-
-        return self._in_parts(call, len(pixels))
+        return self._in_parts(names.ANNOTATE_PIXELS, pixels)
 
     def annotate_bytes(self, files: Sequence[bytes]) -> tuple[Outputs, dict[int, str]]:
         """Runs the model on image files, decoded in the graph; returns as `annotate_pixels`."""
         array = np.empty(len(files), object)
         array[:] = files
-
-        def call(begin: int, end: int) -> Outputs:
-            return self._call(names.ANNOTATE, names.IMAGE_BYTES, array[begin:end])
-
-        return self._in_parts(call, len(files))
+        return self._in_parts(names.ANNOTATE, array)
 
     def decodes_here(self, header: ImageHeader) -> bool:
         """Returns whether an image may be decoded outside the model's graph.
@@ -127,22 +119,20 @@ class Annotator:
                     _LOG.info("%s is decoded by the model's own graph, which differs", route)
             return self._agreements[route]
 
-    def _call(self, signature: str, argument: str, values: np.ndarray) -> Outputs:
-        import tensorflow as tf
-
+    def _call(self, signature: str, values: np.ndarray) -> Outputs:
         count = len(values)
         missing = _padded(count, self._limit) - count
         if missing:
             filler = self._filler if values.ndim == 1 else values[-1:]
             values = np.concatenate([values, np.repeat(filler, missing, axis=0)])
-        returned = self._signatures[signature](**{argument: tf.constant(values)})
+        returned = self._signatures[signature](values)
         return {name: value.numpy()[:count] for name, value in returned.items()}
 
-    def _in_parts(
-        self, call: Callable[[int, int], Outputs], count: int
-    ) -> tuple[Outputs, dict[int, str]]:
+    def _in_parts(self, signature: str, values: np.ndarray) -> tuple[Outputs, dict[int, str]]:
+        """Calls a signature on as many images at a time as memory takes; returns as callers do."""
         import tensorflow as tf
 
+        count = len(values)
         parts: list[Outputs] = []
         faults: dict[int, str] = {}
         todo = [(0, count)] if count else []
@@ -153,7 +143,7 @@ class Annotator:
                 todo.extend((at, min(at + limit, end)) for at in reversed(range(begin, end, limit)))
                 continue
             try:
-                part = call(begin, end)
+                part = self._call(signature, values[begin:end])
             except (tf.errors.ResourceExhaustedError, MemoryError) as error:
                 if end - begin == 1:
                     faults[begin] = f"memory ran out on this image alone: {_first_line(error)}"
@@ -214,9 +204,7 @@ def needed_outputs(columns: Sequence[str]) -> tuple[str, ...]:
     return (*_ALWAYS, *(name for name in _ON_DEMAND if name in columns))
 
 
-def _load(
-    path: str, workers: int, outputs: tuple[str, ...]
-) -> dict[str, Callable[..., dict[str, Any]]]:
+def _load(path: str, workers: int, outputs: tuple[str, ...]) -> "dict[str, _Signature]":
     import tensorflow as tf
 
     try:
@@ -238,46 +226,39 @@ def _load(
             f"{path}: the model does not load: {_first_line(error)}; push it again, or name"
             " another version"
         ) from error
-    # The signatures alone do not keep the loaded object's variables alive.
-    signatures = {
-        name: _KeptAlive(loaded, _only(loaded.signatures[name], outputs))
-        for name in (names.ANNOTATE, names.ANNOTATE_PIXELS)
+    return {
+        name: _Signature(loaded, name, outputs) for name in (names.ANNOTATE, names.ANNOTATE_PIXELS)
     }
-    return dict(signatures)
 
 
-def _only(signature: Any, outputs: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
-    """Returns a function that computes only these outputs of a signature.
+class _Signature:
+    """Computes some outputs of a loaded model's signature, which has one input.
 
     TensorFlow removes from a function's graph what its outputs do not need; checks of the input
     stay, because they have side effects.
     """
-    import tensorflow as tf
 
-    def chosen(**tensors: Any) -> dict[str, Any]:
-        answer = signature(**tensors)
-        return {name: answer[name] for name in outputs}
+    def __init__(self, loaded: Any, name: str, outputs: tuple[str, ...]) -> None:
+        import tensorflow as tf
 
-    if set(outputs) == {*_ALWAYS, *_ON_DEMAND}:
-        return chosen
-    ((argument, spec),) = signature.structured_input_signature[1].items()
+        # A signature alone does not keep the loaded object's variables alive.
+        self._owner = loaded
+        signature = loaded.signatures[name]
+        ((argument, spec),) = signature.structured_input_signature[1].items()
 
-    @tf.function(input_signature=[spec], autograph=False)
-    def pruned(values: Any) -> dict[str, Any]:
-        return chosen(**{argument: values})
+        def chosen(values: Any) -> dict[str, Any]:
+            answer = signature(**{argument: values})
+            return {output: answer[output] for output in outputs}
 
-    return lambda **tensors: pruned(tensors[argument])
+        is_whole = set(outputs) == {*_ALWAYS, *_ON_DEMAND}
+        self._function = (
+            chosen if is_whole else tf.function(chosen, input_signature=[spec], autograph=False)
+        )
 
+    def __call__(self, values: np.ndarray) -> dict[str, Any]:
+        import tensorflow as tf
 
-class _KeptAlive:
-    """Holds a signature together with the object that owns its variables."""
-
-    def __init__(self, owner: Any, function: Callable[..., dict[str, Any]]) -> None:
-        self._owner = owner
-        self._function = function
-
-    def __call__(self, **tensors: Any) -> dict[str, Any]:
-        return self._function(**tensors)
+        return dict(self._function(tf.constant(values)))
 
 
 def _padded(count: int, limit: int) -> int:

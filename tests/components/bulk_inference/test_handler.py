@@ -37,10 +37,10 @@ def wrap(
     whole = annotator._signatures[names.ANNOTATE_PIXELS]
     sizes: list[int] = []
 
-    def checked(pixels: Any) -> dict[str, Any]:
+    def checked(pixels: np.ndarray) -> dict[str, Any]:
         sizes.append(len(pixels))
-        check(pixels.numpy())
-        return whole(pixels=pixels)
+        check(pixels)
+        return whole(pixels)
 
     monkeypatch.setitem(annotator._signatures, names.ANNOTATE_PIXELS, checked)
     return sizes
@@ -138,8 +138,8 @@ def test_answers_that_are_no_numbers_are_faults(
 
     whole = annotator._signatures[names.ANNOTATE_PIXELS]
 
-    def spoilt(pixels: Any) -> dict[str, Any]:
-        answer = dict(whole(pixels=pixels))
+    def spoilt(pixels: np.ndarray) -> dict[str, Any]:
+        answer = dict(whole(pixels))
         probability = answer[names.PROBABILITY].numpy()
         probability[9] = np.nan
         answer[names.PROBABILITY] = tf.constant(probability)
@@ -163,9 +163,9 @@ def test_a_job_that_runs_out_of_memory_finishes_with_the_same_table(
         signatures = load(path, workers, outputs)
         whole = signatures[names.ANNOTATE_PIXELS]
 
-        def small(pixels: Any) -> dict[str, Any]:
-            out_of_memory_above(20)(pixels.numpy())
-            return whole(pixels=pixels)
+        def small(pixels: np.ndarray) -> dict[str, Any]:
+            out_of_memory_above(20)(pixels)
+            return whole(pixels)
 
         return {**signatures, names.ANNOTATE_PIXELS: small}
 
