@@ -1,4 +1,4 @@
-"""Streams tar archives, compressed or not, with labels and splits from the folders inside."""
+"""Reads tar archives, compressed or not, with labels and splits from the folders inside."""
 
 from collections.abc import Iterator
 
@@ -8,6 +8,7 @@ from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.naming import PathNaming, escaped, sample_key
+from components.image_sources.unpacking import is_plain
 from trainer.errors import InputError
 
 BATCH_BYTES = 16 * MIB
@@ -20,15 +21,37 @@ class TarReader(Reader):
     """Reads a tar, compressed or not."""
 
     def plan(self, path: str) -> Iterator[WorkUnit]:
-        """Plans one unit, because a tar can only be read from its beginning."""
-        yield WorkUnit(0, path, "tar")
+        """Plans units of consecutive members, for which it reads the headers.
+
+        A compressed archive or one in a bucket is one unit, because it can only be read from its
+        beginning.
+
+        Raises:
+            InputError: if the archive is damaged.
+        """
+        if not is_plain(path):
+            yield WorkUnit(0, path, "tar")
+            return
+        keys: set[str] = set()
+        start = count = 0
+        limits = self.config.units
+        for member in tar_stream.members(path, self.config, with_data=False):
+            if count == limits.members or (count and member.start - start >= limits.max_bytes):
+                yield WorkUnit(0, path, "tar", start, member.start, count)
+                start, count = member.start, 0
+            count += 1
+            if not member.kind and not ignored_reason(member.name):
+                self._refuse_late_label(path, member.name, keys)
+        yield WorkUnit(0, path, "tar", start, -1, count)
 
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
-        """Reads one archive."""
+        """Reads the members of one unit."""
         naming = PathNaming(self.config, unit.split)
         keys: set[str] = set()
         batch, size = MemberBatch(unit.source), 0
-        for member in tar_stream.members(unit.source, self.config):
+        for member in tar_stream.members(
+            unit.source, self.config, start=unit.start, stop=unit.stop
+        ):
             reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
             if reason:
                 batch.ignore(member.name, reason)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from components.image_sources.config import InputConfig
-from components.image_sources.unpacking import UnpackedStream, open_unpacked
+from components.image_sources.unpacking import ByteStream, open_unpacked
 from trainer.errors import InputError
 
 BLOCK: Final = 512
@@ -40,20 +40,27 @@ class TarMember(NamedTuple):
             `unreadable`.
         data: The member's bytes; empty unless it is a file.
         detail: Further information on a member that cannot be read.
+        start: Offset of its first header in the unpacked archive.
     """
 
     name: str
     kind: str
     data: bytes
     detail: str
+    start: int
 
 
-def members(path: str, config: InputConfig) -> Iterator[TarMember]:
+def members(
+    path: str, config: InputConfig, *, start: int = 0, stop: int = -1, with_data: bool = True
+) -> Iterator[TarMember]:
     """Streams the members of a tar, compressed or not.
 
     Args:
         path: The archive; its first bytes reveal the compression.
         config: Limits and storage.
+        start: Offset of the first member; only where `unpacking.is_plain`.
+        stop: Offset of the first member that is not wanted; -1 for none.
+        with_data: Whether to read the files; otherwise their data is empty.
 
     Yields:
         Members in order; a file above `limits.max_bytes` comes without its data.
@@ -65,8 +72,8 @@ def members(path: str, config: InputConfig) -> Iterator[TarMember]:
             unfinished download. None of its members is accepted, because the missing ones are
             unknown.
     """
-    with open_unpacked(path, config) as blocks:
-        yield from _TarParser(path, blocks, config).members()
+    with open_unpacked(path, config, start) as blocks:
+        yield from _TarParser(path, blocks, config, with_data=with_data).members(stop)
 
 
 class _TarParser:
@@ -76,25 +83,33 @@ class _TarParser:
         path: The archive, for error messages.
         blocks: Its content.
         config: Limits, and the encoding of names.
+        with_data: Whether to read the files.
     """
 
-    def __init__(self, path: str, blocks: UnpackedStream, config: InputConfig) -> None:
+    def __init__(
+        self, path: str, blocks: ByteStream, config: InputConfig, *, with_data: bool
+    ) -> None:
         self._path = path
         self._blocks = blocks
         self._config = config
+        self._with_data = with_data
 
-    def members(self) -> Iterator[TarMember]:
-        """Parses headers and reads files."""
+    def members(self, stop: int) -> Iterator[TarMember]:
+        """Parses headers and reads files, up to the member that begins at `stop`."""
         limit = self._config.limits.max_bytes
         override: dict[str, str] = {}
         count = 0
-        while True:
+        start = self._blocks.position
+        while stop < 0 or self._blocks.position < stop:
+            if not override:
+                start = self._blocks.position
             header = self._blocks.read(BLOCK)
             if not any(header):
                 following = self._after_end(count)
                 if following is None:
                     return
                 header, override = following, {}
+                start = self._blocks.position - BLOCK
             kind, size = header[156:157], _number(header[124:136])
             if size < 0 or _checksum(header) not in (_number(header[148:156]), None):
                 what = f"damaged after member {count}" if count else "no tar archive, or damaged"
@@ -130,16 +145,23 @@ class _TarParser:
             if reason in ("link", "device", "folder"):
                 if kind not in _WITHOUT_DATA:
                     self._blocks.skip(padded)
-                yield TarMember(name, reason, b"", f"type {kind.decode('ascii', 'replace')!r}")
+                yield TarMember(
+                    name, reason, b"", f"type {kind.decode('ascii', 'replace')!r}", start
+                )
                 continue
             if reason or size > limit:
                 self._blocks.skip(padded)
                 detail = (
                     f"type {kind!r}" if reason else f"{size} bytes; limits.max_bytes is {limit}"
                 )
-                yield TarMember(name, reason or "too_large", b"", detail)
+                yield TarMember(name, reason or "too_large", b"", detail, start)
                 continue
-            yield TarMember(name, "", self._blocks.read(padded)[:size], "")
+            data = b""
+            if self._with_data:
+                data = self._blocks.read(padded)[:size]
+            else:
+                self._blocks.skip(padded)
+            yield TarMember(name, "", data, "", start)
 
     def _after_end(self, count: int) -> bytes | None:
         """Reads on after an end marker: returns the header of a further archive, None at the end.

@@ -4,6 +4,7 @@
 """
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -18,24 +19,57 @@ from components.image_sources.config import RATIO_FLOOR, InputConfig
 from components.image_sources.magic_numbers import BZIP2_START, GZIP_START, XZ_START, ZSTD_START
 from trainer.errors import InputError
 from trainer.storage import files
+from trainer.storage.interface import RangedFile
 
 _READ: Final = 1024 * 1024
+_STARTS: Final = (GZIP_START, ZSTD_START, BZIP2_START, XZ_START)
+_LONGEST_START: Final = max(map(len, _STARTS))
 _ZSTD_WINDOW: Final = 1 << 27
 # bz2 reports damage as a plain OSError; that the file cannot be read is an InputError already.
 _PACKING_ERRORS: Final = (EOFError, OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 
 
+class ByteStream(Protocol):
+    """Describes what a parser reads from."""
+
+    @property
+    def position(self) -> int:
+        """Returns the number of bytes before the next one that is read."""
+
+    def read(self, size: int) -> bytes:
+        """Reads `size` bytes; raises InputError if there are fewer."""
+
+    def read_up_to(self, size: int) -> bytes:
+        """Reads `size` bytes, fewer at the end."""
+
+    def skip(self, size: int) -> None:
+        """Passes over `size` bytes; raises InputError if there are fewer."""
+
+
+def is_plain(path: str) -> bool:
+    """Returns whether a file is on this machine and not compressed, so that parts can be read."""
+    if files.is_remote(path):
+        return False
+    with contextlib.closing(files.open_ranged(path)) as file:
+        return not file.read(0, _LONGEST_START).startswith(_STARTS)
+
+
 @contextmanager
-def open_unpacked(path: str, config: InputConfig) -> Iterator["UnpackedStream"]:
+def open_unpacked(path: str, config: InputConfig, start: int = 0) -> Iterator[ByteStream]:
     """Opens a file, compressed or not.
 
     Args:
         path: The file.
         config: Limits and storage.
+        start: Where to begin; only for a file that `is_plain`.
 
     Raises:
         InputError: if the file cannot be opened, or what is read in the block is damaged.
     """
+    if is_plain(path):
+        with contextlib.closing(files.open_ranged(path)) as file:
+            yield PlainStream(path, file, start)
+        return
     counter = _Counted(files.open_stream(path, config.storage))
     try:
         unpacked = _unpacked(io.BufferedReader(counter, _READ))
@@ -44,6 +78,51 @@ def open_unpacked(path: str, config: InputConfig) -> Iterator["UnpackedStream"]:
         raise InputError(f"{path}: damaged or cut short ({error}); copy it again") from error
     finally:
         counter.close()
+
+
+class PlainStream:
+    """Reads exact numbers of bytes from a file, and skips without reading.
+
+    Args:
+        path: The file, for error messages.
+        file: The open file.
+        start: Where to begin.
+    """
+
+    def __init__(self, path: str, file: RangedFile, start: int) -> None:
+        self._path = path
+        self._file = file
+        self.position = start
+
+    def read(self, size: int) -> bytes:
+        """Reads `size` bytes.
+
+        Raises:
+            InputError: if there are fewer.
+        """
+        self._require(size)
+        return self.read_up_to(size)
+
+    def read_up_to(self, size: int) -> bytes:
+        """Reads `size` bytes, fewer at the end of the file."""
+        data = self._file.read(self.position, size)
+        self.position += len(data)
+        return data
+
+    def skip(self, size: int) -> None:
+        """Passes over `size` bytes.
+
+        Raises:
+            InputError: if there are fewer.
+        """
+        self._require(size)
+        self.position += size
+
+    def _require(self, size: int) -> None:
+        if self.position + size > self._file.size:
+            raise InputError(
+                f"{self._path}: cut short after {self._file.size} bytes; copy or download it again"
+            )
 
 
 class _Readable(Protocol):
@@ -112,6 +191,11 @@ class UnpackedStream:
         self._packed = packed
         self._ratio = max_ratio
         self._given = 0
+
+    @property
+    def position(self) -> int:
+        """Returns the number of unpacked bytes that were read."""
+        return self._given
 
     def read(self, size: int) -> bytes:
         """Reads `size` bytes.
