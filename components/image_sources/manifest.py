@@ -35,8 +35,8 @@ Row = Mapping[str | None, Any]
 
 _MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _DELIMITERS: Final = ",;\t|"
-_ADDRESS: Final = re.compile(r"(?!gs:|s3:|file:)[A-Za-z][A-Za-z0-9+.-]*:(//|[\\/])")
-"""Addresses on the web and paths with a drive; `gs://`, `s3://` and `file://` are read."""
+_ADDRESS: Final = re.compile(r"(?!gs:|s3:|minio:|file:)[A-Za-z][A-Za-z0-9+.-]*:(//|[\\/])")
+"""Addresses on the web and paths with a drive; addresses in a store and `file://` are read."""
 _COLUMNS: Final = ("path", "label", "split")
 _FIELDS: Final = 4
 """Texts per row in a work unit: path, label, split, and why the label is none."""

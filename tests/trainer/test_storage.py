@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests import archives, emulators
-from trainer.storage import failures, files, google_store, object_store
+from trainer.storage import failures, files, google_store, object_store, s3_store
 from trainer.storage.config import StorageConfig
 
 TREE = {"a.png": b"1", "a/b/1": b"22", "a/b.x": b"333", "a/2": b"", "c/ö": b"4444"}
@@ -31,13 +31,18 @@ def s3_bucket() -> Iterator[str]:
         yield "s3://files"
 
 
-@pytest.fixture(params=["bucket", "s3_bucket"])
+@pytest.fixture(scope="module")
+def minio_bucket(s3_bucket: str) -> str:
+    return s3_bucket.replace("s3://", "minio://")
+
+
+@pytest.fixture(params=["bucket", "s3_bucket", "minio_bucket"])
 def store(request: pytest.FixtureRequest) -> str:
     """A bucket in each kind of store."""
     return str(request.getfixturevalue(request.param))
 
 
-@pytest.fixture(params=["folder", "bucket", "s3_bucket"])
+@pytest.fixture(params=["folder", "bucket", "s3_bucket", "minio_bucket"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
         return str(tmp_path / "place")
@@ -165,6 +170,24 @@ def test_what_cannot_be_reached_is_one_line(
 ) -> None:
     with pytest.raises(failures.StorageError, match=message):
         request_()
+
+
+def test_minio_is_another_name_of_s3_at_a_server_of_ones_own(
+    s3_bucket: str, minio_bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.write_bytes(f"{minio_bucket}/names/a", b"1")
+    assert files.read_bytes(f"{s3_bucket}/names/a") == b"1"
+    # Within the store: the server copies, and no content comes here.
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "open_stream", None)
+        files.copy(f"{s3_bucket}/names/a", f"{minio_bucket}/names/b")
+    assert files.matching(f"{minio_bucket}/names/*") == [f"{minio_bucket}/names/{n}" for n in "ab"]
+    with monkeypatch.context() as patch:
+        patch.delenv("AWS_ENDPOINT_URL")
+        s3_store.s3_client.cache_clear()
+        with pytest.raises(failures.StorageError, match=r"/a: no server .*; set AWS_ENDPOINT_URL"):
+            files.read_bytes(f"{minio_bucket}/names/a")
+    s3_store.s3_client.cache_clear()
 
 
 def test_requests_are_repeated_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Reads, lists and writes files by path: on disk, and objects at `gs://` and `s3://`.
+"""Reads, lists and writes files by path: on disk, and objects at `gs://`, `s3://` and `minio://`.
 
 Every package calls these functions, and no other module of this folder but for errors and options.
 Their errors are those of `failures.py`. Client libraries are imported when their paths are met,
@@ -33,6 +33,7 @@ TEMPORARY: Final = ".tmp-"
 """Prefix of unfinished local files, which the next job removes."""
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SCHEMES: Final = ("gs://", "s3://", "minio://")
 _REQUESTS: Final = 32
 """Number of concurrent requests when many objects are read, copied or deleted."""
 _AT_ONCE: Final = 8 * _REQUESTS
@@ -43,15 +44,16 @@ _T = TypeVar("_T")
 
 
 def is_remote(path: str) -> bool:
-    """Returns whether a path is an address in a store, `gs://bucket/name` or `s3://bucket/name`.
+    """Returns whether a path is an address in a store, such as `gs://bucket/name`.
 
     Raises:
         StorageError: for stores that are not supported, which would be taken for local paths.
     """
     scheme = _SCHEME.match(path)
-    if scheme and scheme.group() not in ("gs://", "s3://"):
+    if scheme and scheme.group() not in _SCHEMES:
         raise StorageError(
-            path, f"{scheme.group()} is not supported; give a local path, gs:// or s3://"
+            path,
+            f"{scheme.group()} is not supported; give a local path, gs://, s3:// or minio://",
         )
     return bool(scheme)
 
@@ -234,9 +236,11 @@ def write_if(path: str, content: bytes, version: str) -> str:
 
 def copy(source: str, target: str) -> None:
     """Copies a file; the copy appears complete, and objects do not leave the store."""
-    if is_remote(source) and source.partition("://")[0] == target.partition("://")[0]:
-        _store(source).copy(source, target)
-        return
+    if is_remote(source) and is_remote(target):
+        store = _store(source)
+        if isinstance(_store(target), type(store)):
+            store.copy(source, target)
+            return
     with open_stream(source) as content:
         if is_remote(target):
             _store(target).put(target, content)
@@ -331,9 +335,11 @@ def _store(path: str, access: StorageConfig = DEFAULT) -> "ObjectStore":
 
         return GoogleStore(access)
     try:
-        from trainer.storage.s3_store import S3Store
+        from trainer.storage.s3_store import S3Store, require_own_server
     except ModuleNotFoundError as error:
         raise StorageError(
             path, f"{error.name} is not installed; s3:// needs it: pip install boto3"
         ) from error
+    if path.startswith("minio://"):
+        require_own_server(path, access)
     return S3Store(access)

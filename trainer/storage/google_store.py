@@ -22,7 +22,6 @@ _NO_OBJECT: Final = 0
 class GoogleStore(ObjectStore):
     """Stores objects in Cloud Storage; an object's version is its generation."""
 
-    scheme = "gs"
     name = "Cloud Storage"
     transient = (
         exceptions.TooManyRequests,

@@ -49,12 +49,10 @@ class ObjectStore(abc.ABC):
         access: How the store is reached.
 
     Attributes:
-        scheme: Scheme of the addresses.
         name: The service's name, for messages.
         transient: Errors after which a request is repeated.
     """
 
-    scheme: ClassVar[str]
     name: ClassVar[str]
     transient: ClassVar[tuple[type[Exception], ...]]
 
@@ -162,7 +160,8 @@ class ObjectStore(abc.ABC):
 
     def matching(self, pattern: str) -> list[str]:
         """Expands a glob; `*` and `?` match within one folder, `**` across folders."""
-        bucket, name = self._split(pattern)
+        _, name = self._split(pattern)
+        place = pattern.removesuffix(name)
         magic = re.search(r"[*?\[]", name)
         if magic is None:
             found = next(self._items(pattern, most=1), None)
@@ -172,12 +171,12 @@ class ObjectStore(abc.ABC):
             "".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*\*|\*|\?)", name))
         )
         matches: set[str] = set()
-        for item in self._items(f"{self.scheme}://{bucket}/{name[: magic.start()]}"):
+        for item in self._items(f"{place}{name[: magic.start()]}"):
             # A pattern may match objects or folders; the set holds each folder once.
             key = self.key(item)
             match = expression.match(key)
             if match and key[match.end() : match.end() + 1] in ("", "/"):
-                matches.add(f"{self.scheme}://{bucket}/{match.group()}")
+                matches.add(f"{place}{match.group()}")
         return sorted(matches)
 
     def put(self, path: str, source: IO[bytes], version: str | None = None) -> str:

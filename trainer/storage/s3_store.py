@@ -1,7 +1,7 @@
 """Sends the requests of `object_store.py` to S3, or to a server like it, for paths at `s3://`.
 
 boto3 belongs to the extra `s3`. It finds credentials, region and endpoint (`AWS_ENDPOINT_URL`) by
-itself.
+itself. `minio://` is another name of `s3://`, at a server other than Amazon's.
 """
 
 from functools import lru_cache
@@ -31,7 +31,6 @@ _ACTIONS: Final = {
 class S3Store(ObjectStore):
     """Stores objects in S3; an object's version is its ETag, which equal contents share."""
 
-    scheme = "s3"
     name = "S3"
     transient = (
         aws.HTTPClientError,
@@ -126,6 +125,18 @@ class S3Store(ObjectStore):
 
     def _client(self) -> Any:
         return s3_client(self.access)
+
+
+def require_own_server(path: str, access: StorageConfig) -> None:
+    """Checks that an address at `minio://` would not be looked for at Amazon.
+
+    Raises:
+        StorageError: if no server is configured.
+    """
+    if "amazonaws.com" in s3_client(access).meta.endpoint_url:
+        raise StorageError(
+            path, "no server is configured; set AWS_ENDPOINT_URL to the address of MinIO's"
+        )
 
 
 def _explained(path: str, verb: str, error: aws.ClientError) -> StorageError:
