@@ -7,13 +7,14 @@ import tensorflow as tf
 
 from serving import predictions
 from serving.predictions import Prediction, ServingError, one_line
+from trainer.storage import files
 
 
 class LocalModel:
     """Loads a SavedModel and calls its signatures.
 
     Args:
-        folder: Folder of the SavedModel, local or `gs://`.
+        folder: Folder of the SavedModel, local or in a store.
 
     Raises:
         ServingError: The model cannot be loaded.
@@ -21,7 +22,8 @@ class LocalModel:
 
     def __init__(self, folder: str) -> None:
         try:
-            self._model = tf.saved_model.load(folder)
+            with files.local_copy(folder) as local:
+                self._model = tf.saved_model.load(local)
         except (OSError, ValueError, tf.errors.OpError) as error:
             raise ServingError(
                 f"{folder}: can't be loaded: {one_line(str(error))}", "INTERNAL"

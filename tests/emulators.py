@@ -1,6 +1,7 @@
 """Servers of this machine in place of object stores, and how tests make the code reach them."""
 
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +37,21 @@ def reached_at(address: str) -> Iterator[Any]:
         google_store.google_client.cache_clear()
         yield google_store.google_client(False)
     google_store.google_client.cache_clear()
+
+
+@contextmanager
+def bucket(scheme: str) -> Iterator[str]:
+    """Starts a server of a store and makes a bucket in it; gives its address."""
+    if scheme == "gs":
+        with cloud_storage() as address, reached_at(address) as client:
+            client.create_bucket("bucket")
+            yield "gs://bucket"
+    else:
+        # This server's buckets last as long as the process.
+        name = f"bucket-{uuid.uuid4().hex}"
+        with s3() as client:
+            client.create_bucket(Bucket=name)
+            yield f"{scheme}://{name}"
 
 
 @contextmanager

@@ -4,9 +4,7 @@ The command line and `train.py` call it. Importing this module is cheap: TensorF
 weights are read.
 """
 
-import os
 import posixpath
-import tempfile
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
@@ -94,11 +92,7 @@ def read_weights(config: BackboneConfig, image_shape: Sequence[int]) -> list[np.
         with files.local_copy(config.path) as folder:
             arrays = _read_model(folder, config, encoder)
     else:
-        with tempfile.TemporaryDirectory(prefix="vaeline-") as folder:
-            local = config.path
-            if files.is_remote(local):
-                local = os.path.join(folder, posixpath.basename(local))
-                files.copy(config.path, local)
+        with files.local_copy(config.path) as local:
             arrays = _read_file(local, config, encoder)
     return [
         np.square(array) if _is_deviation(config.name, weight, array) else array

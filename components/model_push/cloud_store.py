@@ -40,7 +40,7 @@ _NO_OBJECT: Final = ""
 
 
 class CloudStore(VersionStore):
-    """Stores versions below a `gs://` prefix."""
+    """Stores versions below a prefix, such as `gs://bucket/prefix`."""
 
     def versions(self) -> list[Version]:
         """See the base class."""

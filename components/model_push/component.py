@@ -45,7 +45,7 @@ class Pusher(base_component.BaseComponent):
     (`pushed`, `pushed_destination`, `pushed_version`).
 
     Args:
-        directory: The folder or `gs://bucket/prefix` that TF Serving watches.
+        directory: The folder, or address such as `gs://bucket/prefix`, that TF Serving watches.
         model: Model of the Trainer.
         model_blessing: Blessing of the Evaluator; if it is denied, nothing is pushed.
         infra_blessing: Blessing of a check that the model can be served; if it is denied, nothing

@@ -4,8 +4,9 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from components.model_push.google_cloud import is_bucket, require_vertex_region
+from components.model_push.google_cloud import require_vertex_region
 from trainer.options import Section
+from trainer.storage.addresses import names_bucket
 
 
 class VertexEndpointConfig(Section):
@@ -46,8 +47,8 @@ class PushConfig(Section):
     directory: str = Field(
         default="{root}/pushed",
         min_length=1,
-        description="the folder or `gs://bucket/prefix` that TF Serving watches; each model "
-        "becomes a version in it",
+        description="the folder, or `gs://bucket/prefix`, `s3://` or `minio://`, that TF Serving "
+        "watches; each model becomes a version in it",
     )
     user: str = Field(
         default="",
@@ -66,8 +67,11 @@ class PushConfig(Section):
     @field_validator("directory")
     @classmethod
     def _folder_or_bucket(cls, directory: str) -> str:
-        if "://" in directory and not is_bucket(directory):
-            raise ValueError(f"{directory}: models are pushed to a folder or to gs://bucket/prefix")
+        if "://" in directory and not names_bucket(directory):
+            raise ValueError(
+                f"{directory}: models are pushed to a folder, or to gs://bucket/prefix, s3:// or"
+                " minio://"
+            )
         return directory
 
     @model_validator(mode="after")

@@ -3,6 +3,8 @@
 import re
 from typing import Final
 
+from trainer.storage.addresses import names_bucket
+
 VERTEX_REGIONS: Final = (
     "africa-south1",
     "asia-east1",
@@ -49,8 +51,6 @@ VERTEX_REGIONS: Final = (
 `SUPPORTED_REGIONS` of google-cloud-aiplatform, without its global endpoint and unlisted regions."""
 
 _REGION: Final = re.compile(r"[a-z]+-[a-z]+[0-9]+")
-# Letters, digits, `-`, `_` and `.`: https://cloud.google.com/storage/docs/buckets#naming.
-_ADDRESS: Final = re.compile(r"gs://[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?(?:/.*)?")
 
 
 def require_vertex_region(region: str) -> str:
@@ -75,17 +75,12 @@ def require_region(region: str) -> str:
     return region
 
 
-def is_bucket(address: str) -> bool:
-    """Tells whether an address names a bucket in Cloud Storage."""
-    return bool(_ADDRESS.fullmatch(address))
-
-
 def require_bucket(address: str) -> str:
     """Returns an address in Cloud Storage; a validator of pydantic.
 
     Raises:
         ValueError: if it is elsewhere, or names no bucket.
     """
-    if not is_bucket(address):
+    if not (address.startswith("gs://") and names_bucket(address)):
         raise ValueError("expected gs://BUCKET or gs://BUCKET/FOLDER")
     return address

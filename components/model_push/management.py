@@ -7,25 +7,20 @@ from components.model_push.local_store import LocalStore
 from components.model_push.record import sign_record
 from components.model_push.versions import Version, VersionStore
 from trainer.errors import InputError
-
-_CLOUD = "gs://"
+from trainer.storage import files
 
 
 def open_store(address: str, group: str = "") -> VersionStore:
     """Opens a folder of versions.
 
     Args:
-        address: A folder, or `gs://bucket/prefix`.
+        address: A folder, or an address in a store such as `gs://bucket/prefix`.
         group: The group that can read new versions in a folder.
 
     Raises:
-        InputError: if the address is of another kind.
+        StorageError: if the store is not supported.
     """
-    if address.startswith(_CLOUD):
-        return CloudStore(address)
-    if "://" in address:
-        raise InputError(f"{address}: models are pushed to a folder or to gs://, nowhere else")
-    return LocalStore(address, group)
+    return CloudStore(address) if files.is_remote(address) else LocalStore(address, group)
 
 
 def served_version(store: VersionStore) -> Version:

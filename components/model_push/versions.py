@@ -58,7 +58,7 @@ class VersionStore(abc.ABC):
     bulk job. `latest` names the same version and never an incomplete one.
 
     Args:
-        address: A folder, or `gs://bucket/prefix`.
+        address: A folder, or an address such as `gs://bucket/prefix`.
     """
 
     def __init__(self, address: str) -> None:
@@ -126,7 +126,7 @@ def newest_folders(address: str) -> Iterator[str]:
     It reads only names, so it also finds versions that were not written by a push.
 
     Args:
-        address: A folder, or `gs://bucket/prefix`; a missing one yields nothing.
+        address: A folder, or an address such as `gs://bucket/prefix`; a missing one yields nothing.
     """
     for number in reversed(version_numbers(files.list_names(address))):
         folder = posixpath.join(address, str(number))

@@ -36,7 +36,7 @@ def PushedBaseline(  # noqa: N802 (a component's name is the class that TFX make
     Args:
         candidate: The trained model.
         model: Receives the baseline; remains without files if nothing else was pushed.
-        directory: The folder of the pushed versions, local or gs://.
+        directory: The folder of the pushed versions, local or in a store.
 
     Returns:
         `version`, the version's number.
@@ -58,7 +58,7 @@ def PushedBase(  # noqa: N802 (as above)
 
     Args:
         model: Receives the model; remains without files if there is none.
-        directory: The folder of the pushed versions, local or gs://.
+        directory: The folder of the pushed versions, local or in a store.
         input_fingerprint: Fingerprint of the images to learn from.
 
     Returns:

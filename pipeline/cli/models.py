@@ -23,7 +23,8 @@ _SHOWN_METRICS = {
 def models() -> None:
     """List, roll back and prune pushed models; see docs/serving.md.
 
-    DIRECTORY is what models are pushed to (push.directory): a folder or gs://bucket/prefix.
+    DIRECTORY is what models are pushed to (push.directory): a folder, or an
+    address at gs://, s3:// or minio://.
     """
 
 

@@ -60,11 +60,13 @@ def sample(terminal: Any, model: str, output: Path, count: int, seed: int, logs:
         from pipeline.report.generation import find_generator, write_grid
         from pipeline.report.page import MissingPartError
         from trainer.errors import InputError
+        from trainer.storage import files
 
         card = read_card(model)
         import tensorflow as tf
 
-        loaded = tf.saved_model.load(card.path)
+        with files.local_copy(card.path) as local:
+            loaded = tf.saved_model.load(local)
         try:
             drawn = write_grid(output, find_generator(loaded, card), count=count, seed=seed)
         except MissingPartError as missing:

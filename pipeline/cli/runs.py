@@ -76,11 +76,11 @@ def show(terminal: Any, root: Path, name: str | None) -> int:
 
 
 @runs.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option("--root", type=root_type, default=None,
               help="Folder of the runs; looked for above MODEL by default.")  # fmt: skip
 @common
-def lineage(terminal: Any, model: Path, root: Path | None) -> int:
+def lineage(terminal: Any, model: str, root: Path | None) -> int:
     """Go back from a pushed MODEL (the folder of a version) to its archives and its code."""
     from pipeline.runs.lineage import find_root, trace
     from pipeline.runs.store import read_runs

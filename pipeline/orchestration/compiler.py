@@ -36,6 +36,7 @@ from pipeline.orchestration.resources import (
     train_on_workers,
 )
 from pipeline.orchestration.step_settings import ACCELERATED_STEPS
+from trainer.storage.addresses import names_bucket
 
 INPUT_STATE = "InputState"
 RETRAIN = "retrain"
@@ -49,6 +50,8 @@ _SPAN_TYPES = {INPUT_CONFIG: str, FINGERPRINT: str, SPAN: int}
 _TYPES = {str: "STRING", int: "NUMBER_INTEGER"}
 # These steps read state outside the metadata store.
 _NEVER_CACHED = (INPUT_STATE, CLUSTER_BASELINE)
+_INPUT = "input.paths"
+_SCHEMA = "schema.path"
 
 
 def compile_pipeline(
@@ -130,25 +133,33 @@ def _checked(config: PipelineConfig) -> ClusterConfig:
     for key, path in _paths(config):
         if "{root}" in path:
             raise ConfigError(f"{key}: {path} has no meaning on a cluster; give an address")
-        scheme, has_scheme, _ = path.partition("://")
-        if has_scheme and scheme != "gs":
-            raise ConfigError(
-                f"{key}: {path}: the steps have no file system {scheme}://; give gs:// or a"
-                " mounted folder"
-            )
-        is_reached = path.startswith(("gs://", "/gcs/", "tfds:"))
-        if config.cluster.platform == "vertex" and not is_reached:
-            raise ConfigError(f"{key}: {path} is on this machine; Vertex reads gs:// or /gcs/")
+        _check_reach(key, path, config.cluster)
     return config.cluster
 
 
+def _check_reach(key: str, path: str, cluster: ClusterConfig) -> None:
+    if path.startswith(("gs://", "/gcs/", "tfds:")):
+        return
+    is_address = "://" in path
+    # TFX reads the schema with TensorFlow, which has no other file system.
+    if is_address and (key == _SCHEMA or not names_bucket(path)):
+        raise ConfigError(
+            f"{key}: {path}: the steps have no such file system; give gs:// or a mounted folder"
+        )
+    if cluster.platform == "vertex":
+        where = "needs credentials that its steps lack" if is_address else "is on this machine"
+        raise ConfigError(f"{key}: {path} {where}; Vertex reads gs:// or /gcs/")
+    if is_address and cluster.dataflow is not None and key.endswith(_INPUT):
+        raise ConfigError(f"{key}: {path}: Dataflow's workers have no credentials; give gs://")
+
+
 def _paths(config: PipelineConfig) -> Iterable[tuple[str, str]]:
-    yield from (("input.paths", path) for path in config.input.paths)
+    yield from ((_INPUT, path) for path in config.input.paths)
     if config.bulk.in_pipeline and config.bulk.input is not None:
-        yield from (("bulk.input.paths", path) for path in config.bulk.input.paths)
+        yield from ((f"bulk.{_INPUT}", path) for path in config.bulk.input.paths)
     yield "push.directory", config.push.directory
     if config.data_schema.path is not None:
-        yield "schema.path", config.data_schema.path
+        yield _SCHEMA, config.data_schema.path
     backbone = config.model.backbone_options
     if backbone is not None and backbone.path:
         yield "model.backbone.weights", backbone.path

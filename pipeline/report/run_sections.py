@@ -8,13 +8,12 @@ import platform
 import shlex
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import cv2
 import numpy as np
 
-from components.image_sources.config import InputConfig
+from components.image_sources.config import InputConfig, absolute_path
 from components.image_sources.pick import pick_members
 from components.model_gate import metric_names
 from components.model_gate.intervals import share_interval
@@ -85,10 +84,10 @@ def usage(run: Run) -> Facts:
     """Returns three commands that use the pushed model."""
     if not run.pushed:
         raise MissingPartError("Nothing was pushed, so there is no model to use.")
-    model = shlex.quote(str(Path(run.pushed).resolve()))
+    model = shlex.quote(absolute_path(run.pushed))
     config = artifacts.read_run_config(run)
     paths = [path for path in config.get("input", {}).get("paths", []) if "{" not in path]
-    archive = shlex.quote(str(Path(paths[0]).resolve()) if paths else "photos.zip")
+    archive = shlex.quote(absolute_path(paths[0]) if paths else "photos.zip")
     generates = config.get("model", {}).get("conditioning") != "hidden"
     return {
         "classify": f"vaeline classify {archive} --model {model} --output labelled",

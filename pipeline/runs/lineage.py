@@ -1,6 +1,7 @@
 """Traces a pushed model to its steps, archives and code, for `vaeline runs lineage`."""
 
 import json
+import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,8 +12,10 @@ from pipeline.runs.step import Step
 from pipeline.runs.store import METADATA_FILE
 from trainer.errors import UserError
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
+from trainer.storage import files
+from trainer.storage.failures import StorageError
 
-_PUSH_RECORD = Path("assets.extra") / "push.json"
+_PUSH_RECORD = "assets.extra/push.json"
 
 
 class LineageError(UserError, ValueError):
@@ -56,12 +59,12 @@ class Origin:
         return asdict(self)
 
 
-def trace(runs: Sequence[Run], model: Path) -> Origin:
+def trace(runs: Sequence[Run], model: str) -> Origin:
     """Traces a pushed version back to its archives.
 
     Args:
         runs: All runs of the store, oldest first.
-        model: Folder of the pushed version, or of the model's artifact.
+        model: Folder of the pushed version, local or in a store, or of the model's artifact.
 
     Returns:
         Its origin.
@@ -85,7 +88,7 @@ def trace(runs: Sequence[Run], model: Path) -> Origin:
     )
     images = ingest.ingested if ingest else None
     return Origin(
-        model=str(model),
+        model=model,
         pushed_by=run.name,
         trained_by=trained[0].name if trained else "",
         archives=_archives(ingest),
@@ -94,7 +97,7 @@ def trace(runs: Sequence[Run], model: Path) -> Origin:
         images=images.count if images else None,
         code=_code_digest(trained[1]) if trained else "",
         digests=_read_card(model).digests.as_dict(),
-        metrics=dict(_read_json(model / _PUSH_RECORD).get("metrics") or {}),
+        metrics=dict(_read_json(posixpath.join(model, _PUSH_RECORD)).get("metrics") or {}),
         steps=[
             {"run": owner.name, "step": found.name, "outputs": found.outputs}
             for owner, found in [(run, step), *steps]
@@ -103,13 +106,13 @@ def trace(runs: Sequence[Run], model: Path) -> Origin:
     )
 
 
-def find_root(model: Path) -> Path:
+def find_root(model: str) -> Path:
     """Returns the closest folder above a model that has a metadata store.
 
     Raises:
         LineageError: There is no such folder.
     """
-    for folder in model.resolve().parents:
+    for folder in () if files.is_remote(model) else Path(model).resolve().parents:
         if (folder / METADATA_FILE).is_file():
             return folder
     raise LineageError(f"{model}: no {METADATA_FILE} above it; name the root with --root")
@@ -128,16 +131,20 @@ def _producers(runs: Sequence[Run]) -> dict[int, tuple[Run, Step]]:
     return producers
 
 
-def _pushing_step(runs: Sequence[Run], model: Path) -> tuple[Run, Step] | None:
-    wanted = model.resolve()
+def _pushing_step(runs: Sequence[Run], model: str) -> tuple[Run, Step] | None:
+    wanted = _resolved(model)
     for run in runs:
         for step in run.steps.values():
             if step.cached:
                 continue
             places = [*step.pushed, *step.outputs.get("model", [])]
-            if any(Path(place).resolve() == wanted for place in places):
+            if any(_resolved(place) == wanted for place in places):
                 return run, step
     return None
+
+
+def _resolved(place: str) -> str:
+    return place.rstrip("/") if files.is_remote(place) else str(Path(place).resolve())
 
 
 def _upstream(step: Step, producers: dict[int, tuple[Run, Step]]) -> Iterator[tuple[Run, Step]]:
@@ -172,16 +179,16 @@ def _code_digest(step: Step) -> str:
         return str(step.settings.get("code_digest", ""))
 
 
-def _read_card(model: Path) -> ModelCard:
+def _read_card(model: str) -> ModelCard:
     try:
-        return parse_card((model / EXPORTED_CARD).read_bytes())
-    except (OSError, CardError):
+        return parse_card(files.read_bytes(posixpath.join(model, EXPORTED_CARD)))
+    except (StorageError, CardError):
         return ModelCard()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: str) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        document = json.loads(files.read_bytes(path))
+    except ValueError:  # A StorageError is one, too.
         return {}
     return document if isinstance(document, dict) else {}

@@ -80,20 +80,30 @@ def gcs() -> Iterator[str]:
         yield "gs://models/team/digits"
 
 
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[str]:
+    with emulators.s3() as client:
+        client.create_bucket(Bucket="models")
+        # The server's buckets last as long as this process.
+        yield f"s3://models/{tmp_path.name}"
+
+
+@pytest.fixture(params=["gcs", "s3"])
+def bucket(request: pytest.FixtureRequest) -> str:
+    """A prefix in each kind of store."""
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(params=["folder", "gcs", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "folder":
+        return str(tmp_path / "pushed")
+    return str(request.getfixturevalue(request.param))
+
+
 def content_of(version: Any) -> dict[str, bytes]:
     """Reads every file of a version, wherever it lies."""
-    if not version.path.startswith("gs://"):
-        folder = Path(version.path)
-        return {
-            path.relative_to(folder).as_posix(): path.read_bytes()
-            for path in folder.rglob("*")
-            if path.is_file()
-        }
-    from google.cloud import storage
-
-    bucket, _, prefix = version.path.removeprefix("gs://").partition("/")
-    found = storage.Client().list_blobs(bucket, prefix=f"{prefix}/")
-    return {blob.name.removeprefix(f"{prefix}/"): blob.download_as_bytes() for blob in found}
+    return {name: files.read_bytes(f"{version.path}/{name}") for name in files.walk(version.path)}
 
 
 def test_a_push_copies_every_file_and_records_where_it_came_from(tmp_path: Path) -> None:
@@ -146,15 +156,12 @@ def test_a_number_is_never_given_twice_even_by_a_clock_that_goes_back(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["folder", "bucket"])
-def test_killed_at_any_moment_a_push_leaves_whole_versions_only(
-    tmp_path: Path, place: str, request: pytest.FixtureRequest
-) -> None:
-    address = str(tmp_path / "pushed") if place == "folder" else request.getfixturevalue("gcs")
-    kills = 20 if place == "folder" else 6
+def test_killed_at_any_moment_a_push_leaves_whole_versions_only(tmp_path: Path, place: str) -> None:
+    is_folder = not files.is_remote(place)
+    kills = 20 if is_folder else 6
     source = model(tmp_path / "model")
     draw = random.Random(5)
-    store = open_store(address)
+    store = open_store(place)
     begin = time.perf_counter()
     for _ in range(3):
         store.publish(source, PushRecord())
@@ -162,7 +169,7 @@ def test_killed_at_any_moment_a_push_leaves_whole_versions_only(
     unfinished = 0
     for attempt in range(kills):
         process = subprocess.Popen(
-            [sys.executable, "-c", PUSH, str(source), address],
+            [sys.executable, "-c", PUSH, str(source), place],
             stdout=subprocess.PIPE,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -180,7 +187,7 @@ def test_killed_at_any_moment_a_push_leaves_whole_versions_only(
         whole = store.complete()
         # The pointer is never ahead of the versions, and at most one push behind.
         assert store.latest() in [None, *(version.number for version in whole)]
-        if place == "folder":
+        if is_folder:
             assert whole == store.versions()
             unfinished += any((tmp_path / "pushed").glob(".tmp-*"))
     assert len(whole) > 5, "no push came to its end"
@@ -190,17 +197,15 @@ def test_killed_at_any_moment_a_push_leaves_whole_versions_only(
         assert content == FILES
     last = push(store, tmp_path, "last")
     assert store.latest() == last == served_version(store).number
-    if place == "folder":
+    if is_folder:
         assert unfinished, "no kill came in the middle of a push"
         assert not list((tmp_path / "pushed").glob(".tmp-*"))
 
 
 @pytest.mark.slow
 def test_a_bucket_gets_the_model_file_last_and_loses_it_first(
-    gcs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from google.cloud import storage
-
     from components.model_push import cloud_store
 
     seen: list[list[str]] = []
@@ -208,37 +213,46 @@ def test_a_bucket_gets_the_model_file_last_and_loses_it_first(
 
     def copy(source: str, target: str) -> None:
         original(source, target)
-        if source.startswith("gs://") and target.endswith("saved_model.pb"):
-            number = target.split("/")[-2]
-            found = storage.Client().list_blobs("models", prefix=f"team/digits/{number}/")
-            seen.append([blob.name.split("/", 3)[3] for blob in found])
+        if files.is_remote(source) and target.endswith("saved_model.pb"):
+            seen.append(list(files.walk(target.removesuffix("/saved_model.pb"))))
 
-    store = open_store(gcs)
+    store = open_store(bucket)
     with monkeypatch.context() as patch:
         patch.setattr(files, "copy", copy)
         number = push(store, tmp_path)
     assert sorted(seen[0]) == sorted([*FILES, RECORD_FILE])
     # A push that died while it copied, an hour and more ago, is no version and is cleaned.
-    bucket = storage.Client().bucket("models")
-    bucket.blob(f"team/digits/{number + 1}/variables/variables.index").upload_from_string(b"x")
-    bucket.blob(f"team/digits/.tmp-{number + 2}/fingerprint.pb").upload_from_string(b"x")
+    files.write_bytes(f"{bucket}/{number + 1}/variables/variables.index", b"x")
+    files.write_bytes(f"{bucket}/.tmp-{number + 2}/fingerprint.pb", b"x")
     assert [version.complete for version in store.versions()] == [True, False]
     assert store.latest() == number == served_version(store).number
     monkeypatch.setattr(cloud_store, "_STALE_SECS", -1)
     second = push(store, tmp_path, "second")
     assert second > number + 2
     assert [version.number for version in store.versions()] == [number, second]
-    names = {blob.name for blob in storage.Client().list_blobs("models")}
-    assert not any(".tmp-" in name for name in names)
+    assert not any(".tmp-" in name for name in files.walk(bucket))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", ["folder", "bucket"])
+def test_of_pushes_to_one_bucket_each_gets_a_number(bucket: str, tmp_path: Path) -> None:
+    source = model(tmp_path / "model")
+
+    def publish(_: int) -> int:
+        return open_store(bucket).publish(source, PushRecord()).number
+
+    with ThreadPoolExecutor(4) as pool:
+        numbers = list(pool.map(publish, range(4)))
+    assert len(set(numbers)) == 4
+    store = open_store(bucket)
+    assert [version.number for version in store.versions() if version.complete] == sorted(numbers)
+    assert store.latest() == max(numbers)
+
+
+@pytest.mark.slow
 def test_rollback_serves_an_earlier_model_and_prune_keeps_what_is_served(
-    tmp_path: Path, place: str, request: pytest.FixtureRequest
+    tmp_path: Path, place: str
 ) -> None:
-    address = str(tmp_path / "pushed") if place == "folder" else request.getfixturevalue("gcs")
-    store = open_store(address)
+    store = open_store(place)
     one, two, three = (push(store, tmp_path, mark) for mark in ("1", "2", "3"))
 
     def graph() -> bytes:
@@ -271,7 +285,7 @@ def test_rollback_serves_an_earlier_model_and_prune_keeps_what_is_served(
     assert [version.number for version in store.versions()] == [again.number, forward.number]
     assert graph() == b"graph3"
     assert content_of(store.find(again.number))["saved_model.pb"] == b"graph1"
-    if place == "folder":
+    if not files.is_remote(place):
         assert marks(store, tmp_path / "pushed") == (b"graph3", forward.number, forward.number)
 
 
@@ -302,7 +316,7 @@ def test_versions_of_other_makers_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("s3://bucket/models", "s3://bucket/models: models are pushed to a folder or to gs://"),
+        ("ftp://bucket/models", "^ftp://bucket/models: ftp:// is not supported"),
         ("/proc/vaeline", "give a folder that you may write"),
     ],
 )

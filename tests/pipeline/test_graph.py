@@ -224,8 +224,8 @@ def test_vertex_needs_artifacts_in_a_bucket() -> None:
 @pytest.mark.parametrize(
     ("push", "message"),
     [
-        ({"directory": "s3://bucket/a"}, "push.directory: s3://bucket/a: models are pushed to"),
-        ({"directory": "minio://bucket/a"}, "push.directory: minio://bucket/a: models are pushed"),
+        ({"directory": "hdfs://bucket/a"}, "push.directory: hdfs://bucket/a: models are pushed to"),
+        ({"directory": "s3://A b/a"}, "push.directory: s3://A b/a: models are pushed to"),
         ({"directory": "gs://"}, "gs://bucket/prefix"),
         ({"directory": "gs:///models"}, "gs://bucket/prefix"),
         ({"vertex": {"region": "europe-west4"}}, "push.vertex.project: Field required"),

@@ -138,7 +138,7 @@ def test_a_moved_root_is_read_where_it_is(tmp_path: Path, named: str) -> None:
     assert run.steps["Evaluator"].inputs["model"] == [str(model_folder(root))]
     assert run.pushed == str(root / "pushed" / "17")
     if not named:
-        origin = trace(read_runs(root), root / "pushed" / "17")
+        origin = trace(read_runs(root), f"{root}/pushed/17")
         assert origin.archives == [f"{root}/archives/digits.zip", "/data/other.zip"]
     assert records(root) == before, "reading writes nothing"
 

@@ -10,10 +10,12 @@ import pytest
 from components.serving_check.server import free_port
 from pipeline.predict import PredictError, predict_images
 from serving.predictions import ServingError
+from tests import emulators
 from tests.numeric import assert_close
 from tests.pipeline.test_cli import assert_refused, vaeline
 from tests.serving.conftest import Exported
 from tests.serving.test_client import loopback
+from trainer.storage.files import copy_tree
 
 
 @pytest.fixture
@@ -63,6 +65,17 @@ def test_model_and_server_answer_alike(exported: Exported, files: list[Path]) ->
             for ours, theirs in zip(result["images"], served["images"], strict=True):
                 if "probability" in ours:
                     assert_close(theirs["probability"], ours["probability"])
+
+
+@pytest.mark.parametrize("scheme", ["gs", "minio"])
+def test_a_pushed_model_in_a_bucket_answers_alike(
+    exported: Exported, files: list[Path], scheme: str
+) -> None:
+    with emulators.bucket(scheme) as bucket:
+        copy_tree(str(exported.folder), f"{bucket}/pushed/7")
+        remote = ask(files, model=f"{bucket}/pushed")
+    assert remote["model"] == f"{bucket}/pushed/7"
+    assert remote["images"] == ask(files, model=str(exported.folder))["images"]
 
 
 def test_a_server_that_is_down_fails_the_command(files: list[Path]) -> None:

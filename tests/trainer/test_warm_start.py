@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests import emulators
 from tests.trainer import tiny
 from tests.trainer.test_model_card import unknown_keys
 from trainer.__main__ import main
@@ -19,6 +20,7 @@ from trainer.model.weights import digest_weights, weight_names
 from trainer.model_card import parse_card
 from trainer.optimization.warm_start import Base, begin_with, fit_base, read_base
 from trainer.progress import PROGRESS_LOGGER
+from trainer.storage.files import copy_tree
 from trainer.train import TrainResult
 
 NAMES = ("left", "middle", "right")
@@ -76,6 +78,27 @@ def test_names_do_not_hang_on_what_keras_counted_before() -> None:
     assert names == weight_names(second.weights)
     assert len(set(names)) == len(names)
     assert {"encoder/conv_unit_2/conv2d/kernel", "decoder/dense/kernel"} < set(names)
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+@pytest.mark.parametrize("kind", ["pushed", "trained"])
+def test_a_model_in_a_bucket_is_read_like_one_on_disk(
+    trained: TrainResult, tmp_path: pathlib.Path, scheme: str, kind: str
+) -> None:
+    local = export(tmp_path / "model", trained.model)
+    if kind == "trained":
+        card = (local / "assets.extra" / "model.json").read_bytes()
+        local = tmp_path / "out"
+        local.mkdir()
+        (local / "model.json").write_bytes(card)
+        trained.model.save(local / "model.keras")
+    with emulators.bucket(scheme) as bucket:
+        copy_tree(str(local), f"{bucket}/{kind}")
+        remote = read_base(f"{bucket}/{kind}")
+    base = read_base(str(local))
+    assert (remote.source, remote.digest) == (f"{bucket}/{kind}", base.digest)
+    for name, weight in base.weights.items():
+        np.testing.assert_array_equal(remote.weights[name], weight)
 
 
 def test_the_first_step_sees_the_earlier_models_outputs(

@@ -91,8 +91,8 @@ def read_base(folder: str) -> Base:
     """Reads an earlier model.
 
     Args:
-        folder: folder of a SavedModel that the pipeline exported or pushed, local or gs://, or
-            the output folder of `python -m trainer`.
+        folder: folder of a SavedModel that the pipeline exported or pushed, local or in a
+            store, or the output folder of `python -m trainer`.
 
     Raises:
         ValueError: there is no model, or its weights do not match the digest in its card.
@@ -150,11 +150,13 @@ def _read_export(folder: str) -> Base:
             f"{path}: {error}: an earlier version exported it; "
             "train once with trainer.warm_start off"
         ) from error
-    reader = tf.train.load_checkpoint(posixpath.join(folder, "variables", "variables"))
-    try:
-        arrays = [reader.get_tensor(_VARIABLE.format(place)) for place in range(len(card.weights))]
-    except tf.errors.OpError as error:
-        raise ValueError(f"{folder}: its weights can't be read: {error.message}") from error
+    with files.local_copy(posixpath.join(folder, "variables")) as local:
+        reader = tf.train.load_checkpoint(posixpath.join(local, "variables"))
+        names = [_VARIABLE.format(place) for place in range(len(card.weights))]
+        try:
+            arrays = [reader.get_tensor(name) for name in names]
+        except tf.errors.OpError as error:
+            raise ValueError(f"{folder}: its weights can't be read: {error.message}") from error
     # The digest also covers the order of the variables, so names cannot move to other weights.
     if digest_arrays(arrays) != card.digests.model:
         raise ValueError(f"{folder}: its weights are not those of its card; the export is damaged")
@@ -166,7 +168,8 @@ def _read_keras(folder: str) -> Base:
     import keras
 
     card = _read_card(posixpath.join(folder, CARD_FILE))
-    model = keras.saving.load_model(posixpath.join(folder, _KERAS_MODEL), compile=False)
+    with files.local_copy(posixpath.join(folder, _KERAS_MODEL)) as local:
+        model = keras.saving.load_model(local, compile=False)
     arrays = [np.asarray(weight.numpy()) for weight in model.weights]
     named = dict(zip(weight_names(model.weights), arrays, strict=True))
     return Base(folder, digest_arrays(arrays), card.classes, named)

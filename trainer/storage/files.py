@@ -296,18 +296,21 @@ def in_parallel(function: Callable[[str], _T], paths: Iterable[str]) -> Iterator
 
 
 @contextmanager
-def local_copy(folder: str) -> Iterator[str]:
-    """Yields a local folder with the same files: itself, or a temporary download.
+def local_copy(path: str) -> Iterator[str]:
+    """Yields a local file or folder with the same content: itself, or a temporary download.
 
-    Some builds of TensorFlow lack its own support for Cloud Storage.
+    TensorFlow has no file system for `s3://`, and some builds of it none for `gs://`.
     """
-    if not is_remote(folder):
-        yield folder
+    if not is_remote(path):
+        yield path
         return
     with tempfile.TemporaryDirectory(prefix="vaeline-") as temporary:
         # A subfolder, because the temporary folder itself is readable only by its owner.
-        local = os.path.join(temporary, "copy")
-        copy_tree(folder, local)
+        local = os.path.join(temporary, "copy", posixpath.basename(path.rstrip("/")))
+        if exists(path):
+            copy(path, local)
+        else:
+            copy_tree(path, local)
         yield local
 
 

@@ -127,7 +127,12 @@ def test_a_run_that_goes_on_starts_from_the_model_that_it_started_from() -> None
     [
         ({"input": {"paths": "/home/me/a.zip"}}, "input.paths: /home/me/a.zip is on this machine"),
         ({"push": {"directory": "pushed"}}, "push.directory: pushed is on this machine"),
-        ({"input": {"paths": "s3://b/a.zip"}}, "input.paths: s3://b/a.zip: the steps have no file"),
+        ({"input": {"paths": "s3://b/a.zip"}}, "input.paths: s3://b/a.zip needs credentials that"),
+        (
+            {"input": {"paths": "hdfs://b/a"}},
+            "input.paths: hdfs://b/a: the steps have no such",
+        ),
+        ({"schema": {"path": "s3://b/s"}}, "schema.path: s3://b/s: the steps have no such file"),
         (
             {"bulk": {"in_pipeline": True, "input": {"paths": "/home/me/b.zip"}}},
             "bulk.input.paths: /home/me/b.zip is on this machine",
@@ -146,3 +151,33 @@ def test_what_vertex_cannot_read_is_named(change: dict[str, Any], message: str) 
     config = parse_config({**golden.CONFIGURATIONS["gpu"], **change})
     with pytest.raises(ConfigError, match=message):
         compile_pipeline(config, code_digest="c0de")
+
+
+def test_kubeflow_steps_reach_s3_with_their_secrets() -> None:
+    tree = golden.CONFIGURATIONS["local"]
+    names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL")
+    secrets = [{"name": "minio", "key": name, "variable": name} for name in names]
+    changes = {
+        "input": {"paths": "minio://images/a.zip"},
+        "push": {"directory": "s3://models/digits"},
+        "cluster": {**tree["cluster"], "secrets": secrets},
+    }
+    job = compile_pipeline(parse_config({**tree, **changes}), code_digest="c0de")
+    validate(job)
+    assert "s3://models/digits" in str(job["pipelineSpec"])
+    with pytest.raises(ConfigError, match=r"^bulk.input.paths: s3://b/c: Dataflow's workers have"):
+        compile_pipeline(
+            parse_config(
+                {
+                    **tree,
+                    "bulk": {"in_pipeline": True, "input": {"paths": "s3://b/c"}},
+                    "cluster": {
+                        **tree["cluster"],
+                        "dataflow": {
+                            "project": "p", "region": "us-west1", "temp_location": "gs://b/tmp"
+                        },
+                    },
+                }
+            ),
+            code_digest="c0de",
+        )  # fmt: skip

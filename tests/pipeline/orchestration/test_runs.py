@@ -165,7 +165,7 @@ def test_lineage_goes_back_through_the_cache(store: Store, tmp_path: Path) -> No
     store.step("second", "Pusher", reads={"model": made["model"], "model_blessing": blessing},
                writes={"pushed_model": store.artifact("PushedModel",
                                                       pushed_destination=str(pushed))})  # fmt: skip
-    origin = trace(read_runs(store.root), pushed)
+    origin = trace(read_runs(store.root), str(pushed))
     assert (origin.pushed_by, origin.trained_by) == ("second", "first")
     assert origin.archives == ["a.zip", "b.tar"]
     assert (origin.span, origin.fingerprint, origin.code) == (3, "f00", "c0de")
@@ -191,7 +191,7 @@ def test_lineage_is_not_that_of_the_model_it_started_from(store: Store, tmp_path
     store.step("second", "Pusher", reads={"model": model},
                writes={"pushed_model": store.artifact("PushedModel",
                                                       pushed_destination=str(pushed))})  # fmt: skip
-    origin = trace(read_runs(store.root), pushed)
+    origin = trace(read_runs(store.root), str(pushed))
     assert (origin.trained_by, origin.fingerprint) == ("second", "tue")
     assert origin.archives == ["tue.zip"]
     assert origin.started_from == str(store.uri(first["model"]))
@@ -200,7 +200,7 @@ def test_lineage_is_not_that_of_the_model_it_started_from(store: Store, tmp_path
 def test_a_model_from_elsewhere_has_no_lineage(store: Store, tmp_path: Path) -> None:
     store.training_run("first", pushed=str(tmp_path / "pushed" / "1"))
     with pytest.raises(LineageError, match="no run of this root pushed it"):
-        trace(read_runs(store.root), tmp_path / "pushed" / "2")
+        trace(read_runs(store.root), str(tmp_path / "pushed" / "2"))
 
 
 def vaeline(*arguments: str) -> subprocess.CompletedProcess[str]:
