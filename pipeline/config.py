@@ -29,6 +29,7 @@ from pipeline.orchestration.config import ClusterConfig, ScheduleConfig
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.errors import UserError
 from trainer.options import Section
+from trainer.storage.addresses import names_bucket
 
 _ROOT_PLACEHOLDER = "{root}"
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -138,14 +139,14 @@ class PipelineConfig(Section):
 
 
 def load_config(
-    path: str, *, overrides: Iterable[str] = (), root: Path | None = None
+    path: str, *, overrides: Iterable[str] = (), root: Path | str | None = None
 ) -> PipelineConfig:
     """Reads a configuration.
 
     Args:
         path: YAML file, or the name of a preset in configs/ (`digits`).
         overrides: `key.path=value` each, the value in YAML; later ones take precedence.
-        root: replacement for `{root}` in any value.
+        root: replacement for `{root}` in any value: a folder, or an address in a bucket.
 
     Returns:
         The validated configuration.
@@ -172,7 +173,10 @@ def load_config(
     if root is None:
         return config
     # After the validation, because defaults contain the placeholder, too.
-    filled = _replace_root(config.model_dump(mode="json", by_alias=True), str(root.resolve()))
+    place = str(root)
+    if not names_bucket(place):
+        place = str(Path(place).resolve())
+    filled = _replace_root(config.model_dump(mode="json", by_alias=True), place)
     return parse_config(filled, source=str(file))
 
 

@@ -315,7 +315,8 @@ def _vertex_pushers(
     if not places.artifacts.startswith("gs://"):
         raise ConfigError(
             f"push.vertex: Vertex reads models from Cloud Storage only, and the artifacts of this"
-            f" run lie in {places.artifacts}; give a root at gs://, or leave push.vertex out"
+            f" run lie in {places.artifacts}; run it on a cluster (`vaeline submit`), or leave"
+            " push.vertex out"
         )
     vertex_ai = tfx.extensions.google_cloud_ai_platform
     pusher = vertex_ai.Pusher(

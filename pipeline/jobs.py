@@ -40,7 +40,12 @@ if TYPE_CHECKING:
 
 
 def train_and_push(
-    terminal: Terminal, config: PipelineConfig, *, root: Path, reason: str = ""
+    terminal: Terminal,
+    config: PipelineConfig,
+    *,
+    root: Path,
+    reason: str = "",
+    publish: Callable[[], None] = lambda: None,
 ) -> "TrainingResult":
     """Runs the pipeline on this machine and shows its progress.
 
@@ -49,6 +54,7 @@ def train_and_push(
         config: The configuration.
         root: Folder for artifacts, metadata, logs and, by default, pushed models.
         reason: Why this run was started, for the record; empty if a user started it.
+        publish: Called after each step, in its thread; see `working_root`.
 
     Returns:
         The result, with the report.
@@ -81,11 +87,17 @@ def train_and_push(
         from pipeline.runs.store import note_latest_run
 
         display = _StepDisplay(terminal, line)
+
+        def on_step(name: str, seconds: float | None) -> None:
+            display.step(name, seconds)
+            if seconds is not None:
+                publish()
+
         progress = logging.getLogger(PROGRESS_LOGGER)
         progress.addHandler(display)
         begin = time.time()
         try:
-            run = run_pipeline(config, root=root, on_step=display.step, notes={REASON_NOTE: reason})
+            run = run_pipeline(config, root=root, on_step=on_step, notes={REASON_NOTE: reason})
         except BaseException as error:
             if is_stop(error):
                 _note_stop(root, begin)

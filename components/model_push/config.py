@@ -61,7 +61,7 @@ class PushConfig(Section):
     )
     vertex: VertexEndpointConfig | None = Field(
         default=None,
-        description="deploy to a Vertex endpoint as well; the artifacts must lie at gs:// then",
+        description="deploy to a Vertex endpoint as well; on a cluster, whose artifacts lie at gs://",
     )
 
     @field_validator("directory")

@@ -8,6 +8,8 @@ from typing import Any
 
 import click
 
+from trainer.storage.addresses import names_bucket
+
 EXIT_NOT_BLESSED = 3
 """Exit code of a completed run whose model was refused; schedulers can distinguish it from a
 failure."""
@@ -27,9 +29,38 @@ set_option = click.option(
     metavar="KEY=VALUE",
     help="Override one value of the configuration; may be given several times.",
 )
-root_type = click.Path(path_type=Path, resolve_path=True)
-"""Type of the option `--root`: artifacts are recorded by their absolute paths."""
-runs_root_option = click.option("--root", type=root_type, required=True, help="Folder of the runs.")
+
+
+class _RootType(click.ParamType):
+    """Converts the option `--root` to a text: an absolute path, or an address in a bucket."""
+
+    name = "folder"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        text = str(value)
+        if names_bucket(text):
+            return text.rstrip("/")
+        if "://" in text:
+            self.fail(f"{text}: expected a folder, or gs://bucket/folder, s3:// or minio://")
+        # Artifacts are recorded by their absolute paths.
+        return str(Path(text).resolve())
+
+
+class _RootFolderType(_RootType):
+    """Converts the option `--root` of commands that need a folder."""
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:  # type: ignore[override]
+        text = super().convert(value, param, ctx)
+        if "://" in text:
+            self.fail(f"{text}: this command needs a folder; copy the root to one")
+        return Path(text)
+
+
+root_type = _RootType()
+root_folder_type = _RootFolderType()
+runs_root_option = click.option(
+    "--root", type=root_type, required=True, help="Folder of the runs; may be in a bucket."
+)
 logs_option = click.option(
     "--logs",
     type=click.Path(path_type=Path),

@@ -5,11 +5,11 @@ from typing import Any
 
 import click
 
-from pipeline.cli.command import common, root_type
+from pipeline.cli.command import common, root_folder_type
 
 
 @click.command()
-@click.option("--root", type=root_type, default=None,
+@click.option("--root", type=root_folder_type, default=None,
               help="Examine this folder of runs instead of the machine.")  # fmt: skip
 @common
 def doctor(terminal: Any, root: Path | None) -> int:

@@ -2,11 +2,15 @@
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.command import common, runs_root_option
+
+if TYPE_CHECKING:
+    # For types only, because the module imports ML Metadata, which is slow.
+    from pipeline.runs.retention import Removal
 
 
 @click.command()
@@ -17,22 +21,19 @@ from pipeline.cli.command import common, runs_root_option
               help="Also images of earlier runs that a blessed model was made from.")  # fmt: skip
 @click.option("--yes", is_flag=True, help="Remove them; without it they are only listed.")
 @common
-def gc(terminal: Any, root: Path, keep_runs: int, with_images: bool, yes: bool) -> int:
+def gc(terminal: Any, root: str, keep_runs: int, with_images: bool, yes: bool) -> int:
     """Remove artifacts of old runs that no blessed or pushed model needs.
 
     Pushed versions are never touched. The runs stay on record; their artifacts are marked deleted.
     """
-    from pipeline.orchestration.lock import run_lock
-    from pipeline.runs.retention import plan, remove_artifacts
-    from pipeline.runs.store import open_metadata
+    from pipeline.working_root import fetched_root, working_root
 
-    # Fails for a folder without runs before the lock writes its files there.
-    open_metadata(root)
     # Listing writes nothing, so that it needs neither the lock nor write access.
-    with run_lock(root, "vaeline gc") if yes else contextlib.nullcontext():
-        removals = plan(root, keep_runs=keep_runs, with_images=with_images)
-        if yes:
-            remove_artifacts(root, removals)
+    if yes:
+        with working_root(root, "vaeline gc", say=terminal.say) as place:
+            removals = _collect(place.folder, keep_runs, with_images, yes=True)
+    else:
+        removals = _collect(fetched_root(root), keep_runs, with_images, yes=False)
     size = sum(removal.size for removal in removals)
     terminal.table(
         "removed" if yes else "would be removed; --yes does it",
@@ -50,3 +51,17 @@ def gc(terminal: Any, root: Path, keep_runs: int, with_images: bool, yes: bool) 
         }
     )
     return 0
+
+
+def _collect(root: Path, keep_runs: int, with_images: bool, *, yes: bool) -> "list[Removal]":
+    from pipeline.orchestration.lock import run_lock
+    from pipeline.runs.retention import plan, remove_artifacts
+    from pipeline.runs.store import open_metadata
+
+    # Fails for a folder without runs before the lock writes its files there.
+    open_metadata(root)
+    with run_lock(root, "vaeline gc") if yes else contextlib.nullcontext():
+        removals = plan(root, keep_runs=keep_runs, with_images=with_images)
+        if yes:
+            remove_artifacts(root, removals)
+    return removals

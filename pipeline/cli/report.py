@@ -27,8 +27,9 @@ def report(terminal: Any, folder: str, output: str, logs: Path) -> int:
             page = write_archive_report(folder, output)
         else:
             from pipeline.report.reported_run import read_reported
+            from pipeline.working_root import fetched_root
 
-            run = read_reported(Path(folder))
+            run = read_reported(fetched_root(folder))
             # This import loads TensorFlow, so a wrong folder is reported before it.
             from pipeline.report.run_report import write_run_report
 

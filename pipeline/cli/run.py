@@ -9,6 +9,7 @@ from pipeline.cli.command import (
     EXIT_NOT_BLESSED,
     common,
     config_option,
+    root_folder_type,
     root_type,
     runs_root_option,
     set_option,
@@ -16,7 +17,7 @@ from pipeline.cli.command import (
 
 
 @click.command()
-@click.option("--root", type=root_type, default=Path("runs/demo"),
+@click.option("--root", type=root_folder_type, default=Path("runs/demo"),
               show_default=True, help="Folder for all that the demonstration writes.")  # fmt: skip
 @common
 def demo(terminal: Any, root: Path) -> int:
@@ -29,10 +30,10 @@ def demo(terminal: Any, root: Path) -> int:
 @click.command()
 @config_option
 @click.option("--root", type=root_type, required=True,
-              help="Folder for artifacts, metadata, logs and pushed models.")  # fmt: skip
+              help="Folder or bucket for artifacts, metadata, logs and models.")  # fmt: skip
 @set_option
 @common
-def run(terminal: Any, config_path: str, root: Path, overrides: tuple[str, ...]) -> int:
+def run(terminal: Any, config_path: str, root: str, overrides: tuple[str, ...]) -> int:
     """Run the pipeline: ingest, check, train, evaluate, push.
 
     Steps whose inputs did not change are taken from the cache. Exit codes: 0 the model was
@@ -40,9 +41,11 @@ def run(terminal: Any, config_path: str, root: Path, overrides: tuple[str, ...])
     """
     from pipeline.config import load_config
     from pipeline.jobs import show_result, train_and_push
+    from pipeline.working_root import working_root
 
     config = load_config(config_path, overrides=overrides, root=root)
-    result = train_and_push(terminal, config, root=root)
+    with working_root(root, "a pipeline run", say=terminal.say) as place:
+        result = train_and_push(terminal, config, root=place.folder, publish=place.publish)
     show_result(terminal, result)
     terminal.result(result.as_dict())
     return 0 if result.blessed else EXIT_NOT_BLESSED
@@ -55,7 +58,7 @@ def run(terminal: Any, config_path: str, root: Path, overrides: tuple[str, ...])
 @click.option("--force", is_flag=True, help="Train even without a reason.")
 @common
 def retrain(
-    terminal: Any, config_path: str, root: Path, overrides: tuple[str, ...], force: bool
+    terminal: Any, config_path: str, root: str, overrides: tuple[str, ...], force: bool
 ) -> int:
     """Train again if there is a reason: new spans, drift, age; else end at once and say why.
 
@@ -65,8 +68,10 @@ def retrain(
     """
     from pipeline.config import load_config
     from pipeline.orchestration.retrain import retrain as start
+    from pipeline.working_root import working_root
 
     config = load_config(config_path, overrides=overrides, root=root)
-    result = start(terminal, config, root=root, force=force)
+    with working_root(root, "a pipeline run", say=terminal.say) as place:
+        result = start(terminal, config, root=place.folder, force=force, publish=place.publish)
     terminal.result(result.as_dict())
     return EXIT_NOT_BLESSED if result.training and not result.training.blessed else 0

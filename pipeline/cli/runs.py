@@ -17,7 +17,7 @@ def runs() -> None:
 @runs_root_option
 @click.option("--latest", type=int, default=20, show_default=True, help="How many.")
 @common
-def list_runs(terminal: Any, root: Path, latest: int) -> int:
+def list_runs(terminal: Any, root: str, latest: int) -> int:
     """List the runs of a root folder, oldest first."""
     from pipeline.console import duration
 
@@ -31,7 +31,7 @@ def list_runs(terminal: Any, root: Path, latest: int) -> int:
         ],
         header=("run", "state", "time", "cached", "outcome"),
     )  # fmt: skip
-    terminal.result({"root": str(root), "runs": [run.as_dict() for run in found]})
+    terminal.result({"root": root, "runs": [run.as_dict() for run in found]})
     return 0
 
 
@@ -39,7 +39,7 @@ def list_runs(terminal: Any, root: Path, latest: int) -> int:
 @click.argument("name", required=False)
 @runs_root_option
 @common
-def show(terminal: Any, root: Path, name: str | None) -> int:
+def show(terminal: Any, root: str, name: str | None) -> int:
     """Show one run, by NAME or the beginning of it; the latest by default."""
     from pipeline.console import duration
     from pipeline.local_runner import RootError
@@ -66,7 +66,7 @@ def show(terminal: Any, root: Path, name: str | None) -> int:
         "steps",
         [
             (step.name, step.state, duration(step.seconds),
-             _folders(step.inputs, root), _folders(step.outputs, root))
+             _folders(step.inputs, run.root), _folders(step.outputs, run.root))
             for step in run.steps.values()
         ],
         header=("step", "state", "time", "read", "wrote"),
@@ -80,12 +80,13 @@ def show(terminal: Any, root: Path, name: str | None) -> int:
 @click.option("--root", type=root_type, default=None,
               help="Folder of the runs; looked for above MODEL by default.")  # fmt: skip
 @common
-def lineage(terminal: Any, model: str, root: Path | None) -> int:
+def lineage(terminal: Any, model: str, root: str | None) -> int:
     """Go back from a pushed MODEL (the folder of a version) to its archives and its code."""
     from pipeline.runs.lineage import find_root, trace
     from pipeline.runs.store import read_runs
+    from pipeline.working_root import fetched_root
 
-    place = root or find_root(model)
+    place = fetched_root(root) if root else find_root(model)
     origin = trace(read_runs(place), model)
     terminal.table(
         f"where {model} comes from",
@@ -114,11 +115,13 @@ def lineage(terminal: Any, model: str, root: Path | None) -> int:
     return 0
 
 
-def _read_runs(root: Path, latest: int | None) -> list[Any]:
-    from pipeline.orchestration.lock import current_run_owner
+def _read_runs(root: str, latest: int | None) -> list[Any]:
+    from pipeline.orchestration.lock import is_held
     from pipeline.runs.store import read_runs
+    from pipeline.working_root import fetched_root
 
-    return read_runs(root, latest=latest, is_held=current_run_owner(root) is not None)
+    folder = fetched_root(root)
+    return read_runs(folder, latest=latest, is_held=is_held(root, folder))
 
 
 def _metrics(metrics: dict[str, float]) -> str:

@@ -97,23 +97,24 @@ _changing("delete", "deleted", lambda platform, name: platform.delete_schedule(n
 @click.option("--systemd", is_flag=True, help="A service and a timer in place of a crontab line.")
 @common
 def local(
-    terminal: Any, config_path: str, overrides: tuple[str, ...], root: Path, systemd: bool
+    terminal: Any, config_path: str, overrides: tuple[str, ...], root: str, systemd: bool
 ) -> int:
     """Print what starts `vaeline retrain` on this machine; nothing is installed."""
     from pipeline.config import find_config, load_config
     from pipeline.orchestration.timers import crontab, systemd_units
+    from pipeline.working_root import root_folder
 
     config = load_config(config_path, overrides=overrides, root=root)
     executable = shutil.which("vaeline")
     command = [executable] if executable else [sys.executable, "-P", "-m", "pipeline.cli"]
     command += ["retrain", "--config", str(find_config(config_path).resolve())]
-    command += ["--root", str(root.resolve())]
+    command += ["--root", root]
     for override in overrides:
         command += ["--set", override]
     if systemd:
         units = systemd_units(config.schedule, command, config.name, Path.cwd())
     else:
-        units = {"crontab": crontab(config.schedule, command, root.resolve(), Path.cwd())}
+        units = {"crontab": crontab(config.schedule, command, root_folder(root), Path.cwd())}
     for name, text in units.items():
         terminal.say(f"# {name}", style="bold")
         terminal.say(text)

@@ -1,4 +1,4 @@
-"""Locks a root folder, so that only one run, retraining or removal uses it at a time."""
+"""Locks a root, so that only one run, retraining or removal uses it at a time."""
 
 import contextlib
 from collections.abc import Iterator
@@ -8,6 +8,8 @@ from typing import Final
 from components import locks
 from components.locks import Owner
 from trainer.errors import UserError
+from trainer.storage import files
+from trainer.storage.addresses import names_bucket
 
 _LOCK_FILE: Final = ".run.lock"
 
@@ -22,11 +24,11 @@ class LockedError(UserError, ValueError):
 
 
 @contextlib.contextmanager
-def run_lock(root: Path, what: str) -> Iterator[None]:
-    """Locks the root folder while the body runs.
+def run_lock(root: Path | str, what: str) -> Iterator[None]:
+    """Locks the root while the body runs.
 
     Args:
-        root: The folder; created if missing.
+        root: The folder, created if missing, or the address of a root in a bucket.
         what: The command that runs, such as `vaeline run`, for the message to others.
 
     Raises:
@@ -37,15 +39,27 @@ def run_lock(root: Path, what: str) -> Iterator[None]:
         who = owner or "another run has just begun"
         return LockedError(f"{root} is in use: {who}; wait, or stop it first")
 
-    root.mkdir(parents=True, exist_ok=True)
+    files.make_folder(str(root))
     # Wait briefly, because `current_run_owner` tests the lock by acquiring it for an instant.
-    with locks.hold(str(root / _LOCK_FILE), what, refusal=refusal, timeout_secs=0.5):
+    with locks.hold(f"{root}/{_LOCK_FILE}", what, refusal=refusal, timeout_secs=0.5):
         yield
 
 
 def current_run_owner(root: Path) -> Owner | None:
     """Returns the process that currently holds a root folder; None if there is none."""
     return locks.current_owner(root / _LOCK_FILE)
+
+
+def is_held(root: str, folder: Path) -> bool:
+    """Returns whether a run is active on a root.
+
+    Args:
+        root: A folder, or an address in a bucket, whose lock a dead machine may have left.
+        folder: The folder of the root on this machine.
+    """
+    return current_run_owner(folder) is not None or (
+        names_bucket(root) and files.exists(f"{root}/{_LOCK_FILE}")
+    )
 
 
 def read_run_owner(root: Path) -> Owner | None:

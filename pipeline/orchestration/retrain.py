@@ -5,6 +5,7 @@ Without a reason it takes a second or two, because neither TFX nor TensorFlow is
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +42,12 @@ class Retraining:
 
 
 def retrain(
-    terminal: Terminal, config: PipelineConfig, *, root: Path, force: bool = False
+    terminal: Terminal,
+    config: PipelineConfig,
+    *,
+    root: Path,
+    force: bool = False,
+    publish: Callable[[], None] = lambda: None,
 ) -> Retraining:
     """Trains if there is a reason, and shows the reason or that there is none.
 
@@ -50,6 +56,7 @@ def retrain(
         config: The configuration; section `retrain` defines the reasons.
         root: Folder of the runs.
         force: Whether to train even without a reason.
+        publish: As for `train_and_push`.
 
     Returns:
         The outcome.
@@ -64,7 +71,7 @@ def retrain(
         terminal.say(f"nothing to do: {decision.reason}")
         return Retraining(decision, None)
     terminal.say(f"training, because {decision.reason}")
-    training = train_and_push(terminal, config, root=root, reason=decision.reason)
+    training = train_and_push(terminal, config, root=root, reason=decision.reason, publish=publish)
     show_result(terminal, training)
     return Retraining(decision, training)
 

@@ -7,7 +7,7 @@ moved or that lost files the records are therefore adapted, once, by whoever hol
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -180,6 +180,17 @@ def repair_metadata(root: Path) -> Survey:
     if survey.former or survey.lost or survey.found:
         _adapt(survey)
     return survey
+
+
+def adapt_location(root: Path) -> None:
+    """Changes recorded paths to those of a root that was copied to another folder.
+
+    Args:
+        root: Absolute path of the root, which has a metadata store.
+    """
+    survey = survey_root(root)
+    if survey.former:
+        _adapt(replace(survey, lost=(), found=()))
 
 
 def unrecorded_line(survey: Survey) -> str:

@@ -217,7 +217,7 @@ def test_a_vertex_endpoint_is_one_more_step_with_the_same_blessing() -> None:
 
 
 def test_vertex_needs_artifacts_in_a_bucket() -> None:
-    with pytest.raises(ConfigError, match="lie in /nowhere; give a root at gs://"):
+    with pytest.raises(ConfigError, match="lie in /nowhere; run it on a cluster"):
         properties(config(push=VERTEX))
 
 

@@ -13,6 +13,7 @@ import posixpath
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -29,11 +30,13 @@ from trainer.storage.local_disk import LocalFile, open_local, read_local
 if TYPE_CHECKING:
     from trainer.storage.object_store import ObjectStore
 
+# Google's libraries announce the end of a Python version years ahead.
+warnings.filterwarnings("ignore", "You are using a Python version", FutureWarning)
+
 TEMPORARY: Final = ".tmp-"
 """Prefix of unfinished local files, which the next job removes."""
 
 _SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_SCHEMES: Final = ("gs://", "s3://", "minio://")
 _REQUESTS: Final = 32
 """Number of concurrent requests when many objects are read, copied or deleted."""
 _AT_ONCE: Final = 8 * _REQUESTS
@@ -50,11 +53,9 @@ def is_remote(path: str) -> bool:
         StorageError: for stores that are not supported, which would be taken for local paths.
     """
     scheme = _SCHEME.match(path)
-    if scheme and scheme.group() not in _SCHEMES:
-        raise StorageError(
-            path,
-            f"{scheme.group()} is not supported; give a local path, gs://, s3:// or minio://",
-        )
+    if scheme and scheme.group() not in ("gs://", "s3://", "minio://"):
+        stores = "gs://, s3:// or minio://"
+        raise StorageError(path, f"{scheme.group()} is not supported; give a local path, {stores}")
     return bool(scheme)
 
 

@@ -34,6 +34,7 @@ class S3Store(ObjectStore):
     name = "S3"
     transient = (
         aws.HTTPClientError,
+        aws.EndpointConnectionError,
         aws.IncompleteReadError,
         aws.ResponseStreamingError,
         urllib3.exceptions.HTTPError,
