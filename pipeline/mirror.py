@@ -93,7 +93,7 @@ class Mirror:
         facts = self._find(METADATA_FILE)
         downloaded = 0
         if facts is None:
-            self._begin(found, for_writing=for_writing)
+            self._begin(found)
         elif facts.version == self._state.metadata and not (
             facts.size and is_empty(self._folder / METADATA_FILE)
         ):
@@ -146,7 +146,7 @@ class Mirror:
                 del self._state.files[name]
             self._write_state()
 
-    def _begin(self, found: dict[str, FileFacts], *, for_writing: bool) -> None:
+    def _begin(self, found: dict[str, FileFacts]) -> None:
         """Empties the folder, because nothing is recorded in the bucket."""
         if any(_OUTPUT.match(name) for name in found):
             raise MirrorError(
@@ -156,9 +156,6 @@ class Mirror:
         self._clear(keep=set())
         self._remove_store()
         self._state = _State()
-        if for_writing:
-            # Outputs without a store are now those of a first run that was killed.
-            self._state.metadata = files.write_if(self._at(METADATA_FILE), b"", _NO_OBJECT)
 
     def _replace(
         self, found: dict[str, FileFacts], metadata: FileFacts, *, for_writing: bool
@@ -206,7 +203,10 @@ class Mirror:
     def _require_own(self) -> None:
         """Checks, before outputs are uploaded, that no other run has written the root."""
         facts = self._find(METADATA_FILE)
-        if facts is None or facts.version != self._state.metadata:
+        if facts is None and not self._state.metadata:
+            # If this first run is killed now, its outputs are known as those of no run.
+            self._state.metadata = files.write_if(self._at(METADATA_FILE), b"", _NO_OBJECT)
+        elif facts is None or facts.version != self._state.metadata:
             raise self._lost()
 
     def _lost(self) -> MirrorError:

@@ -12,12 +12,8 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from trainer.storage.addresses import names_bucket
-
-if TYPE_CHECKING:
-    from pipeline.mirror import Mirror
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,9 +32,7 @@ class WorkingRoot:
 
 
 @contextlib.contextmanager
-def working_root(
-    root: str, what: str, *, say: Callable[[str], object] = lambda line: None
-) -> Iterator[WorkingRoot]:
+def working_root(root: str, what: str, *, say: Callable[[str], object]) -> Iterator[WorkingRoot]:
     """Opens a root for writing; one in a bucket is locked, fetched, and published at the end.
 
     Args:
@@ -54,11 +48,14 @@ def working_root(
     if not names_bucket(root):
         yield WorkingRoot(Path(root), lambda: None)
         return
+    from pipeline.mirror import Mirror
     from pipeline.orchestration.lock import run_lock
 
     folder = root_folder(root)
     with run_lock(root, what), _fetching(folder, timeout_secs=-1):
-        mirror = _fetched(root, folder, say=say, for_writing=True)
+        mirror = Mirror(root, folder)
+        if count := mirror.fetch(for_writing=True):
+            say(f"fetched {count:,} files of {root} to {folder}")
         try:
             yield WorkingRoot(folder, mirror.publish)
         except BaseException as error:
@@ -83,9 +80,11 @@ def fetched_root(root: str) -> Path:
     """
     folder = root_folder(root)
     if names_bucket(root):
+        from pipeline.mirror import Mirror
+
         # While a run of this machine is at work, the folder is ahead of the bucket.
         with contextlib.suppress(_BusyError), _fetching(folder, timeout_secs=0):
-            _fetched(root, folder)
+            Mirror(root, folder).fetch(for_writing=False)
     return folder
 
 
@@ -93,6 +92,7 @@ def root_folder(root: str) -> Path:
     """Returns the folder of a root; for one in a bucket, that of this user with the same files."""
     if not names_bucket(root):
         return Path(root)
+    root = root.rstrip("/")
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     readable = re.sub(r"[^A-Za-z0-9._-]+", "-", root).strip("-")[:80]
     unique = hashlib.sha256(root.encode()).hexdigest()[:12]
@@ -112,18 +112,3 @@ def _fetching(folder: Path, *, timeout_secs: float) -> Iterator[None]:
         f"{folder}.lock", "a fetch", refusal=lambda _: _BusyError(), timeout_secs=timeout_secs
     ):
         yield
-
-
-def _fetched(
-    root: str,
-    folder: Path,
-    *,
-    say: Callable[[str], object] = lambda line: None,
-    for_writing: bool = False,
-) -> "Mirror":
-    from pipeline.mirror import Mirror
-
-    mirror = Mirror(root, folder)
-    if count := mirror.fetch(for_writing=for_writing):
-        say(f"fetched {count:,} files of {root} to {folder}")
-    return mirror

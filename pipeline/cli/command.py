@@ -46,11 +46,13 @@ class _RootType(click.ParamType):
         return str(Path(text).resolve())
 
 
-class _RootFolderType(_RootType):
+class _RootFolderType(click.ParamType):
     """Converts the option `--root` of commands that need a folder."""
 
-    def convert(self, value: Any, param: Any, ctx: Any) -> Path:  # type: ignore[override]
-        text = super().convert(value, param, ctx)
+    name = "folder"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path:
+        text = root_type.convert(value, param, ctx)
         if "://" in text:
             self.fail(f"{text}: this command needs a folder; copy the root to one")
         return Path(text)

@@ -1,16 +1,11 @@
 """Defines `vaeline gc`: artifacts of old runs, listed or removed."""
 
 import contextlib
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from pipeline.cli.command import common, runs_root_option
-
-if TYPE_CHECKING:
-    # For types only, because the module imports ML Metadata, which is slow.
-    from pipeline.runs.retention import Removal
 
 
 @click.command()
@@ -26,14 +21,22 @@ def gc(terminal: Any, root: str, keep_runs: int, with_images: bool, yes: bool) -
 
     Pushed versions are never touched. The runs stay on record; their artifacts are marked deleted.
     """
+    from pipeline.orchestration.lock import run_lock
+    from pipeline.runs.retention import plan, remove_artifacts
+    from pipeline.runs.store import open_metadata
     from pipeline.working_root import fetched_root, working_root
 
-    # Listing writes nothing, so that it needs neither the lock nor write access.
-    if yes:
-        with working_root(root, "vaeline gc", say=terminal.say) as place:
-            removals = _collect(place.folder, keep_runs, with_images, yes=True)
-    else:
-        removals = _collect(fetched_root(root), keep_runs, with_images, yes=False)
+    folder = fetched_root(root)
+    # Fails for a root without runs before the lock writes its files there.
+    open_metadata(folder)
+    with contextlib.ExitStack() as stack:
+        # Listing writes nothing, so that it needs neither the lock nor write access.
+        if yes:
+            stack.enter_context(working_root(root, "vaeline gc", say=terminal.say))
+            stack.enter_context(run_lock(folder, "vaeline gc"))
+        removals = plan(folder, keep_runs=keep_runs, with_images=with_images)
+        if yes:
+            remove_artifacts(folder, removals)
     size = sum(removal.size for removal in removals)
     terminal.table(
         "removed" if yes else "would be removed; --yes does it",
@@ -51,17 +54,3 @@ def gc(terminal: Any, root: str, keep_runs: int, with_images: bool, yes: bool) -
         }
     )
     return 0
-
-
-def _collect(root: Path, keep_runs: int, with_images: bool, *, yes: bool) -> "list[Removal]":
-    from pipeline.orchestration.lock import run_lock
-    from pipeline.runs.retention import plan, remove_artifacts
-    from pipeline.runs.store import open_metadata
-
-    # Fails for a folder without runs before the lock writes its files there.
-    open_metadata(root)
-    with run_lock(root, "vaeline gc") if yes else contextlib.nullcontext():
-        removals = plan(root, keep_runs=keep_runs, with_images=with_images)
-        if yes:
-            remove_artifacts(root, removals)
-    return removals

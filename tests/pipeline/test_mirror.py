@@ -43,7 +43,7 @@ def other(root: str, tmp_path: Path) -> Path:
 
 def first_run(root: str) -> Path:
     """Records a run on the first machine."""
-    with working_root(root, "a test") as place:
+    with working_root(root, "a test", say=print) as place:
         make_root(place.folder)
         # The Evaluator's blessing has properties only.
         (blessing,) = (place.folder / "artifacts" / "ModelGate" / "blessing").iterdir()
@@ -132,9 +132,9 @@ def test_a_run_that_lost_its_lock_writes_nothing(root: str, other: Path) -> None
 def test_a_root_takes_one_run_at_a_time(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "_HEARTBEAT_SECS", 0.1)
     with (
-        working_root(root, "the first run") as place,
+        working_root(root, "the first run", say=print) as place,
         pytest.raises(LockedError, match=rf"^{root} is in use: the first run by .*; wait, or stop"),
-        working_root(root, "the second run"),
+        working_root(root, "the second run", say=print),
     ):
         pass
     assert not files.exists(f"{root}/.run.lock")
@@ -144,7 +144,7 @@ def test_a_root_takes_one_run_at_a_time(root: str, monkeypatch: pytest.MonkeyPat
 
 def test_what_a_failed_run_did_is_published(root: str, other: Path) -> None:
     def fail() -> None:
-        with working_root(root, "a test") as place:
+        with working_root(root, "a test", say=print) as place:
             make_root(place.folder)
             raise KeyboardInterrupt
 
@@ -158,18 +158,18 @@ def test_a_root_without_its_store_is_refused_and_an_emptied_one_begins_anew(root
     folder = first_run(root)
     files.remove(f"{root}/metadata.sqlite")
     message = f"^{root}: holds outputs but no metadata.sqlite; restore it, or give a new address"
-    with pytest.raises(MirrorError, match=message), working_root(root, "a test"):
+    with pytest.raises(MirrorError, match=message), working_root(root, "a test", say=print):
         pass
     assert (folder / "metadata.sqlite").exists(), "the only copy is kept"
     files.remove(root)
-    with working_root(root, "a test") as place:
+    with working_root(root, "a test", say=print) as place:
         assert not (place.folder / "metadata.sqlite").exists()
         assert not list((place.folder / "artifacts").rglob("*"))
 
 
 def test_removed_artifacts_are_removed_from_the_bucket(root: str) -> None:
     first_run(root)
-    with working_root(root, "vaeline gc") as place:
+    with working_root(root, "vaeline gc", say=print) as place:
         make = plan(place.folder, keep_runs=0, with_images=True)
         assert make
         remove_artifacts(place.folder, make)
