@@ -89,8 +89,9 @@ class Mirror:
             MirrorError: The bucket holds outputs without a metadata store.
             StorageError: The bucket cannot be read.
         """
-        found = self._list()
+        # In this order: the outputs that a version of the store knows are there before it.
         facts = self._find(METADATA_FILE)
+        found = self._list()
         downloaded = 0
         if facts is None:
             self._begin(found)
@@ -131,7 +132,7 @@ class Mirror:
             names = self._local_names()
             gone = self._state.files.keys() - names if whole else set()
             if not whole:
-                finished = self._recorded(self._folder / _SNAPSHOT_FILE)
+                finished = self._recorded(self._folder / _SNAPSHOT_FILE, live=True)
                 names = {name for name in names if _output(name) in finished}
             changed = [name for name in names if self._known(name) != self._signature(name)]
             if changed or gone or digest != self._state.digest:
@@ -206,6 +207,7 @@ class Mirror:
         if facts is None and not self._state.metadata:
             # If this first run is killed now, its outputs are known as those of no run.
             self._state.metadata = files.write_if(self._at(METADATA_FILE), b"", _NO_OBJECT)
+            self._write_state()
         elif facts is None or facts.version != self._state.metadata:
             raise self._lost()
 
@@ -248,6 +250,7 @@ class Mirror:
             f"{folder}/{name}": facts
             for folder in _FOLDERS
             for name, facts in files.entries(self._at(folder))
+            if _is_mirrored(name)
         }
         for name in _FILES:
             if (facts := self._find(name)) is not None:
@@ -261,12 +264,12 @@ class Mirror:
             return None
 
     def _local_names(self) -> set[str]:
-        """Lists the files here that are mirrored; those with a dot are TFX's and our own."""
+        """Lists the files here that are mirrored."""
         below = {
             f"{folder}/{name}"
             for folder in _FOLDERS
             for name in files.walk(str(self._folder / folder))
-            if not any(part.startswith(".") for part in name.split("/"))
+            if _is_mirrored(name)
         }
         return below | {name for name in _FILES if (self._folder / name).is_file()}
 
@@ -317,6 +320,11 @@ class Mirror:
     def _write_state(self) -> None:
         content = json.dumps(asdict(self._state)).encode()
         files.write_bytes(str(self._folder / _STATE_FILE), content)
+
+
+def _is_mirrored(name: str) -> bool:
+    """Returns whether a file is no scratch file; names of those of TFX begin with a dot."""
+    return not any(part.startswith(".") for part in name.split("/"))
 
 
 def _output(name: str) -> str:
