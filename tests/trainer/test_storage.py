@@ -139,6 +139,9 @@ def test_of_conditional_writes_one_wins(store: str, tmp_path: Path) -> None:
     with pytest.raises(FileExistsError):
         files.write_if(path, b"3", version=first)
     assert (files.read_bytes(path), files.stat(path).version) == (b"2", second)
+    files.remove(path)
+    with pytest.raises(failures.ConflictError):
+        files.write_if(path, b"4", version=second)
     with pytest.raises(failures.StorageError, match="only objects in a store will do"):
         files.write_if(str(tmp_path / "x"), b"", version="")
 

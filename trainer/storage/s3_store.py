@@ -143,6 +143,8 @@ def require_own_server(path: str, access: StorageConfig) -> None:
 def _explained(path: str, verb: str, error: aws.ClientError) -> StorageError:
     code = error.response["Error"]["Code"]
     match _status(error):
+        case 404 if verb == "write" and code == "NoSuchKey":
+            return ConflictError(path, "another process has removed it")
         case 404:
             is_bucket = code == "NoSuchBucket" or verb == "list"
             return MissingError(path, f"no such bucket{'' if is_bucket else ' or object'}")
