@@ -26,7 +26,7 @@ image: {height: 64, width: 64, channels: 3}
 - `vaeline run --config FILE` reads a file; `--config digits` takes a preset of that name from
   `configs/`.
 - `--set trainer.epochs=3` overrides one value; it may be given several times, and later ones win.
-- `{root}` in any value becomes the folder given with `--root`.
+- `{root}` in any value becomes the folder or address given with `--root`.
 - The whole tree, defaults included, is saved as `config.yaml` in the root; the sections that
   determine a model are saved beside it, in `assets.extra/config.yaml`.
 
