@@ -20,6 +20,7 @@ INTERNAL = {
     "ImageFaultError",  # a row of the rejects table
     "MissingPartError",  # a sentence on a page of the report
     "WorkerStartError",  # ingest falls back to one process
+    "_BusyError",  # a root in a bucket is then not fetched again
     "_StopSearchError",  # carries another error through KerasTuner
 }
 """Errors that the code itself handles, so that no user meets them."""
