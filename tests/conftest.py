@@ -33,7 +33,10 @@ LONGEST_FIRST = (
     "tests/test_kernels.py",
     "tests/trainer/test_replicas.py",
     "tests/trainer/test_resume.py",
+    "tests/pipeline/test_prism_run.py",
     "tests/components/bulk_inference/test_resume.py",
+    "tests/components/bulk_inference/test_prism.py",
+    "tests/components/bulk_inference/test_dask.py",
     "tests/components/test_cloud_storage.py",
 )
 """Groups that take more than 20 seconds, in the order in which they start at the end."""

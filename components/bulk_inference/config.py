@@ -69,11 +69,21 @@ class BatchConfig(Section):
 class EngineConfig(Section):
     """Where the job runs: a Beam runner, always named, never chosen by Beam."""
 
-    runner: Literal["local", "flink", "spark", "dataflow"] = Field(
+    runner: Literal["local", "prism", "dask", "flink", "spark", "dataflow"] = Field(
         default="local", description="local: this machine's cores."
     )
+    master: str = Field(
+        default="",
+        description=(
+            "Address of Dask's scheduler, of Prism's job endpoint, or of the master of Flink or"
+            " Spark, as host:port. Empty: a Prism, Flink or Spark that the job starts itself."
+        ),
+    )
+    region: str = Field(default="", description="Region of Dataflow.")
     workers: int = Field(
-        default=0, ge=0, description="Cores used; 0: all that this process may use."
+        default=0,
+        ge=0,
+        description="Cores used by each machine; 0: all that a worker process may use.",
     )
     processes: int = Field(
         default=0,
@@ -83,14 +93,11 @@ class EngineConfig(Section):
             " workers, because threads share one start-up and one model."
         ),
     )
-    flink_master: str = Field(
-        default="[local]", description="host:port of a Flink cluster; [local]: an embedded one."
-    )
     job_server_jar: str | None = Field(
         default=None, description="Local copy of Beam's Flink or Spark job server."
     )
     environment: Literal["LOOPBACK", "EXTERNAL", "DOCKER", "PROCESS"] | None = Field(
-        default=None, description="Where Python workers of Flink and Spark live."
+        default=None, description="Where Python workers of Prism, Flink and Spark live."
     )
     environment_config: str | None = Field(
         default=None, description="Address of the worker pool, or the container image."
@@ -99,6 +106,11 @@ class EngineConfig(Section):
     options: tuple[str, ...] = Field(
         default=(), description="More Beam options, as on Beam's command line: `--key=value`."
     )
+
+    def option(self, name: str) -> str:
+        """Returns the value of one of `options`; empty if it is not there."""
+        values = [each.partition("=")[2] for each in self.options if each.startswith(f"--{name}=")]
+        return values[-1] if values else ""
 
 
 class DriftConfig(Section):

@@ -24,6 +24,7 @@ from components.bulk_inference.planning.identity import job_identity
 from components.bulk_inference.planning.reuse import NEEDED_COLUMNS
 from components.bulk_inference.planning.work_units import PlannedUnit, plan_units
 from components.bulk_inference.running.counters import read_counters
+from components.bulk_inference.running.engine_checks import require_engine
 from components.bulk_inference.running.interruption import workers_end_with_us
 from components.bulk_inference.running.progress import BulkProgress, Watch
 from components.image_sources.naming import renamed_notes
@@ -57,8 +58,8 @@ def run_bulk(
         Counts over the whole table, including units of earlier runs.
 
     Raises:
-        InputError: if the input, the model or the output cannot be used, or too many members
-            are rejected; its message is one line that says how to fix it.
+        InputError: if the input, the model, the output or the runner cannot be used, or too many
+            members are rejected; its message is one line that says how to fix it.
         CountMismatchError: if a member is unaccounted for.
     """
     job = BulkJob.of(config)
@@ -68,6 +69,7 @@ def run_bulk(
         run.estimate()
     else:
         ledger.require_writable()
+        require_engine(job)
         with ledger.exclusive():
             run.annotate(list(command))
     return run.result
@@ -106,6 +108,7 @@ class _BulkRun:
         self._ledger = ledger
         self._identity = job_identity(job, card)
         self._progress = progress
+        self._repeats_units = False
         self.result = BulkResult(job.output, card.path)
 
     def annotate(self, command: list[str]) -> None:
@@ -219,6 +222,7 @@ class _BulkRun:
         from components.bulk_inference.running.engines import choose_engine
 
         engine = choose_engine(self._job.engine, len(todo))
+        self._repeats_units = engine.repeats_units
         spec = JobSpec(self._job, self._card, engine.workers)
         watch = Watch(self._ledger, todo, in_process=engine.in_process, report=self._progress)
         with watch:
@@ -230,13 +234,18 @@ class _BulkRun:
             try:
                 outcome.wait_until_finish()
             except KeyboardInterrupt:
-                # Otherwise a cluster would continue a job that nobody waits for.
-                outcome.cancel()
+                # Otherwise a cluster would continue a job that nobody waits for. The terminal's
+                # signal may have ended the job's own server.
+                with contextlib.suppress(Exception):
+                    outcome.cancel()
                 raise
         finished = self._ledger.finished_names()
         missing = next((unit.name for unit in todo if unit.name not in finished), None)
         if missing is not None:
             raise InputError(self._ledger.read_error(missing))
+        if engine.repeats_units:
+            # A worker that was lost on the way has left the files that it was writing.
+            self._ledger.remove_unfinished()
         return read_counters(outcome)
 
     def _report_drift(self, sums: DriftSums, *, changed: bool) -> dict[str, Any]:
@@ -259,7 +268,7 @@ class _BulkRun:
             count it twice.
 
         Raises:
-            CountMismatchError: if they differ on the local runner, which processes each unit once.
+            CountMismatchError: if they differ on a runner that processes each unit once.
         """
         differences = [
             f"Beam counted {counted.get(name, 0):,} {name}, this run's records"
@@ -267,7 +276,7 @@ class _BulkRun:
             for name in COUNT_NAMES
             if counted and counted.get(name, 0) != getattr(now, name)
         ]
-        if differences and self._job.engine.runner == "local":
+        if differences and not self._repeats_units:
             raise CountMismatchError(
                 f"{self._job.output}: {differences[0]}; the table is not complete: report this,"
                 " and run again with --overwrite"

@@ -23,7 +23,10 @@ class BulkOptions:
         model: Folder of a model, or of pushed versions.
         output: Folder for the table.
         output_format: Format of the table.
-        workers: Number of cores to use; 0 for all.
+        runner: Name of the Beam runner.
+        master: Address of the runner's cluster; empty for none.
+        region: Region of Dataflow; empty for none.
+        workers: Number of cores of each machine to use; 0 for all.
         overwrite: Whether to start over, whatever the output folder contains.
         dry_run: Whether only to estimate.
         fast: Whether to leave out the columns that need the decoder.
@@ -37,6 +40,9 @@ class BulkOptions:
     model: str
     output: str
     output_format: str
+    runner: str
+    master: str
+    region: str
     workers: int
     overwrite: bool
     dry_run: bool
@@ -60,7 +66,12 @@ class BulkOptions:
                 "model": self.model,
                 "output": self.output,
                 "format": self.output_format,
-                "engine": {"workers": self.workers},
+                "engine": {
+                    "runner": self.runner,
+                    "master": self.master,
+                    "region": self.region,
+                    "workers": self.workers,
+                },
                 "overwrite": self.overwrite,
                 "dry_run": self.dry_run,
                 "report": not self.no_report,
@@ -82,7 +93,15 @@ def _bulk_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--format", "output_format", default="parquet", show_default=True,
                      type=click.Choice(["parquet", "jsonl", "csv", "tfrecord", "npy"]),
                      help="npy: embeddings as .npy shards with a key index."),
-        click.option("--workers", type=int, default=0, help="Cores to use; 0: all."),
+        click.option("--runner", default="local", show_default=True,
+                     type=click.Choice(["local", "prism", "dask", "flink", "spark", "dataflow"]),
+                     help="Where the job runs; docs/bulk.md has an example of each."),
+        click.option("--master", default="", metavar="ADDRESS",
+                     help="host:port of Dask's scheduler, a running Prism, or Flink's or Spark's"
+                     " master."),
+        click.option("--region", default="", help="Region of Dataflow."),
+        click.option("--workers", type=int, default=0,
+                     help="Cores to use on each machine; 0: all."),
         click.option("--overwrite", is_flag=True, help="Remove an existing table and start over."),
         click.option("--dry-run", is_flag=True,
                      help="Only estimate rows, time, memory and size, from a sample."),

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import get_args
 
+import click
 import pytest
 from PIL import Image
 
@@ -173,6 +175,28 @@ def test_a_model_that_is_none_is_named(tmp_path: Path, digits_zip: Path) -> None
         "--logs", str(tmp_path),
     )  # fmt: skip
     assert_refused(done, str(tmp_path), "saved_model.pb")
+
+
+def test_a_runner_that_cannot_be_used_is_named(tmp_path: Path, digits_zip: Path) -> None:
+    from components.serving_check.server import free_port
+    from tests.components.bulk_inference.model_fixture import export_model
+
+    model = export_model(tmp_path / "model")
+    address = f"localhost:{free_port()}"
+    done = vaeline(
+        "classify", str(digits_zip), "--model", str(model), "--output", str(tmp_path / "out"),
+        "--logs", str(tmp_path), "--runner", "prism", "--master", address,
+    )  # fmt: skip
+    assert_refused(done, f"prism does not answer at {address}")
+
+
+def test_every_runner_can_be_named() -> None:
+    from components.bulk_inference.config import EngineConfig
+    from pipeline.cli.bulk import classify
+
+    (option,) = (each for each in classify.params if each.name == "runner")
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == get_args(EngineConfig.model_fields["runner"].annotation)
 
 
 def test_a_folder_without_models_is_named(tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ class UnitCounts:
 def read_counters(outcome: Any) -> dict[str, int]:
     """Reads the counters of a running or finished pipeline.
 
-    Dataflow reports counters from the start; Beam's local runner and the job services of Flink and
-    Spark report them only at the end.
+    Dataflow and Prism report counters from the start; Beam's local runner and the job services of
+    Flink and Spark report them only at the end, and Dask never does.
 
     Args:
         outcome: The `PipelineResult`.

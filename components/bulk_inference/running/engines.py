@@ -1,6 +1,6 @@
-"""Chooses the Beam runner of a job and its options; the runner is always explicit.
+"""Translates the section `engine` into Beam's options; the runner is always named.
 
-`job.py` calls it. Beam's default, DirectRunner, would look for Prism and download it.
+`job.py` calls `choose_engine`. Beam's default, DirectRunner, would look for Prism and download it.
 """
 
 import os
@@ -10,11 +10,15 @@ from typing import Final
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from components.bulk_inference.config import EngineConfig
-from trainer.errors import InputError
+from components.bulk_inference.running.dask_cluster import look_at_workers
+from components.bulk_inference.running.engine_checks import find_prism, worker_environment
 
 _WORKERS_PER_PROCESS: Final = 16
 """Threads that one interpreter can keep busy: each image holds the interpreter lock for about
 10 us and costs a core at least 50 us."""
+
+_DASK_MODULE: Final = "components.bulk_inference.running.dask_runner"
+"""Beam imports it by name. It is in a string of its own, so that it counts as the step's code."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +30,14 @@ class Engine:
         workers: Number of cores of one worker process.
         in_process: Whether the workers are threads of this process.
         has_children: Whether they are child processes of it.
+        repeats_units: Whether a unit of a lost worker is done, and counted, a second time.
     """
 
     options: PipelineOptions
     workers: int
-    in_process: bool
+    in_process: bool = False
     has_children: bool = False
+    repeats_units: bool = True
 
 
 def usable_cores() -> int:
@@ -43,17 +49,10 @@ def choose_engine(config: EngineConfig, units: int) -> Engine:
     """Chooses the runner of a job.
 
     Args:
-        config: The section `engine`.
+        config: The section `engine`; `require_engine` has found nothing wrong with it.
         units: Number of work units to do, which limits the number of processes.
-
-    Raises:
-        InputError: if options contradict each other or a jar is missing.
     """
-    if config.runner == "local":
-        return _local(config, units)
-    if config.runner == "dataflow":
-        return _dataflow(config)
-    return _portable(config)
+    return _ENGINES[config.runner](config, units)
 
 
 def _local(config: EngineConfig, units: int) -> Engine:
@@ -67,54 +66,82 @@ def _local(config: EngineConfig, units: int) -> Engine:
             "--direct_running_mode=multi_processing",
             f"--direct_num_workers={processes}",
         ]
-    options = PipelineOptions([*arguments, *config.options])
-    return Engine(options, max(1, workers // processes), processes == 1, processes > 1)
-
-
-def _portable(config: EngineConfig) -> Engine:
-    if config.job_server_jar and not os.path.exists(config.job_server_jar):
-        raise InputError(
-            f"bulk.engine.job_server_jar: {config.job_server_jar} does not exist; fetch"
-            " org.apache.beam:beam-runners-flink-1.20-job-server of Beam's version from Maven"
-        )
-    parallelism = config.parallelism or config.workers or 1
-    environment = config.environment or (
-        "LOOPBACK" if config.flink_master.startswith("[") else "EXTERNAL"
+    return Engine(
+        PipelineOptions([*arguments, *config.options]),
+        max(1, workers // processes),
+        in_process=processes == 1,
+        has_children=processes > 1,
+        repeats_units=False,
     )
-    if environment == "EXTERNAL" and not config.environment_config:
-        raise InputError(
-            "bulk.engine.environment EXTERNAL needs environment_config, the worker pool's"
-            " address as the task managers reach it: localhost:50000"
-        )
-    arguments = [f"--environment_type={environment}", f"--parallelism={parallelism}"]
+
+
+def _dask(config: EngineConfig, units: int) -> Engine:
+    arguments = [
+        f"--runner={_DASK_MODULE}.LinearDaskRunner",
+        f"--dask_client_address={config.master}",
+        # Otherwise one worker would get up to 128 units, and the others none.
+        "--dask_partition_size=1",
+    ]
+    workers = config.workers or min(each.cores for each in look_at_workers(config.master))
+    return Engine(PipelineOptions([*arguments, *config.options]), workers)
+
+
+def _prism(config: EngineConfig, units: int) -> Engine:
+    # Without a location Beam downloads a binary.
+    place = (
+        f"job_endpoint={config.master}" if config.master else f"prism_location={find_prism(config)}"
+    )
+    return _portable(config, "--runner=PrismRunner", f"--{place}")
+
+
+def _flink(config: EngineConfig, units: int) -> Engine:
+    arguments = ["--runner=FlinkRunner", f"--flink_master={config.master or '[local]'}"]
+    if config.job_server_jar:
+        arguments.append(f"--flink_job_server_jar={config.job_server_jar}")
+    return _portable(config, *arguments)
+
+
+def _spark(config: EngineConfig, units: int) -> Engine:
+    arguments = ["--runner=SparkRunner"]
+    if config.master:
+        arguments.append(f"--spark_master_url={config.master}")
+    if config.job_server_jar:
+        arguments.append(f"--spark_job_server_jar={config.job_server_jar}")
+    return _portable(config, *arguments)
+
+
+def _portable(config: EngineConfig, *arguments: str) -> Engine:
+    """Returns a runner behind Beam's job API, whose workers are Beam's worker pools."""
+    environment = worker_environment(config)
+    shared = [
+        f"--environment_type={environment}",
+        f"--parallelism={config.parallelism or config.workers or 1}",
+    ]
     if environment == "LOOPBACK":
         # One worker process, whose slots are threads that share the model.
-        arguments.append("--sdk_worker_parallelism=1")
+        shared.append("--sdk_worker_parallelism=1")
     if config.environment_config:
-        arguments.append(f"--environment_config={config.environment_config}")
-    if config.runner == "flink":
-        arguments += ["--runner=FlinkRunner", f"--flink_master={config.flink_master}"]
-        if config.job_server_jar:
-            arguments.append(f"--flink_job_server_jar={config.job_server_jar}")
-    else:
-        arguments.append("--runner=SparkRunner")
-        if config.job_server_jar:
-            arguments.append(f"--spark_job_server_jar={config.job_server_jar}")
-    options = PipelineOptions([*arguments, *config.options])
-    return Engine(options, config.workers or usable_cores(), environment == "LOOPBACK")
+        shared.append(f"--environment_config={config.environment_config}")
+    options = PipelineOptions([*shared, *arguments, *config.options])
+    return Engine(options, config.workers or usable_cores(), in_process=environment == "LOOPBACK")
 
 
-def _dataflow(config: EngineConfig) -> Engine:
+def _dataflow(config: EngineConfig, units: int) -> Engine:
     arguments = ["--runner=DataflowRunner", "--experiments=use_runner_v2"]
     # One Python process per machine, so that all cores share the model.
     arguments.append("--experiments=no_use_multiple_sdk_containers")
+    if config.region:
+        arguments.append(f"--region={config.region}")
     if config.environment_config:
         arguments.append(f"--sdk_container_image={config.environment_config}")
-    missing = [
-        name
-        for name in ("project", "region", "temp_location")
-        if not any(option.startswith(f"--{name}=") for option in config.options)
-    ]
-    if missing:
-        raise InputError(f"bulk.engine.options: Dataflow needs --{missing[0]}=...; it is not there")
-    return Engine(PipelineOptions([*arguments, *config.options]), config.workers or 4, False)
+    return Engine(PipelineOptions([*arguments, *config.options]), config.workers or 4)
+
+
+_ENGINES: Final = {
+    "local": _local,
+    "prism": _prism,
+    "dask": _dask,
+    "flink": _flink,
+    "spark": _spark,
+    "dataflow": _dataflow,
+}

@@ -13,6 +13,8 @@ from apache_beam.options.pipeline_options import (
     FlinkRunnerOptions,
     GoogleCloudOptions,
     PortableOptions,
+    PrismRunnerOptions,
+    SparkRunnerOptions,
     StandardOptions,
     WorkerOptions,
 )
@@ -61,25 +63,29 @@ def test_flink_on_a_laptop_and_on_a_cluster() -> None:
     assert local.view_as(PortableOptions).environment_type == "LOOPBACK"
     assert local.view_as(FlinkRunnerOptions).flink_master == "[local]"
     cluster = EngineConfig(
-        runner="flink", flink_master="jm:8081", environment_config="localhost:50000", parallelism=8
+        runner="flink", master="jm:8081", environment_config="localhost:50000", parallelism=8
     )
     options = choose_engine(cluster, units=9).options
     assert options.view_as(PortableOptions).environment_type == "EXTERNAL"
     assert options.view_as(PortableOptions).environment_config == "localhost:50000"
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"runner": "flink", "flink_master": "jm:8081"}, "EXTERNAL needs environment_config"),
-        ({"runner": "flink", "job_server_jar": "/no.jar"}, r"/no\.jar does not exist; fetch"),
-        ({"runner": "dataflow"}, "Dataflow needs --project="),
-        ({"runner": "dataflow", "options": DATAFLOW[:2]}, "Dataflow needs --temp_location="),
-    ],
-)
-def test_contradictions_get_one_line(config: dict[str, object], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        choose_engine(EngineConfig.model_validate(config), units=9)
+def test_masters_of_spark_and_prism(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    spark = choose_engine(EngineConfig(runner="spark", master="spark://m:7077"), units=9).options
+    assert spark.view_as(SparkRunnerOptions).spark_master_url == "spark://m:7077"
+    assert spark.view_as(PortableOptions).environment_type == "EXTERNAL"
+    prism = choose_engine(EngineConfig(runner="prism", master="localhost:8073"), units=9)
+    assert prism.options.view_as(PortableOptions).job_endpoint == "localhost:8073"
+    assert (prism.options.view_as(StandardOptions).runner, prism.in_process) == (
+        "PrismRunner",
+        True,
+    )
+    binary = tmp_path / "prism"
+    binary.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    # With a location Beam looks for nothing to download.
+    own = choose_engine(EngineConfig(runner="prism"), units=9).options
+    assert own.view_as(PrismRunnerOptions).prism_location == str(binary)
 
 
 def test_the_dataflow_proto_compiles_with_all_options(spec: JobSpec) -> None:
@@ -87,7 +93,8 @@ def test_the_dataflow_proto_compiles_with_all_options(spec: JobSpec) -> None:
         runner="dataflow",
         workers=4,
         environment_config="europe-docker.pkg.dev/p/r/vaeline-worker:1",
-        options=(*DATAFLOW, "--machine_type=n2-highcpu-16", "--max_num_workers=50"),
+        region="europe-west4",
+        options=(DATAFLOW[0], DATAFLOW[2], "--machine_type=n2-highcpu-16", "--max_num_workers=50"),
     )
     options = choose_engine(config, units=9).options
     assert options.view_as(GoogleCloudOptions).region == "europe-west4"

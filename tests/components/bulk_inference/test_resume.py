@@ -1,53 +1,16 @@
 """Resume, increments, copies: a table is the same however often the job was stopped."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.components.bulk_inference.archives import broken, digits, write_folder, write_zip
+from components.bulk_inference.config import EngineConfig
+from tests.components.bulk_inference.archives import digits, write_folder, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
+from tests.components.bulk_inference.killed_jobs import killed_at_random_moments
 from tests.components.bulk_inference.model_fixture import export_model
 from tests.numeric import assert_close, assert_same_table
-
-DRIVER = """
-import os, random, signal, sys, time
-import apache_beam, tensorflow, keras, cv2, pyarrow.dataset, matplotlib.figure
-from components.bulk_inference.annotation import transforms, unit
-from components.bulk_inference.config import BulkConfig
-from components.bulk_inference.job import run_bulk
-from components.bulk_inference.running import engines
-from components.image_sources.config import InputConfig, UnitsConfig
-
-archive, model, folder, moments = sys.argv[1:]
-inputs = InputConfig(paths=archive, units=UnitsConfig(members=64, batch=32))
-
-
-def start(output):
-    # Forked before TensorFlow has done anything but be imported, so each start takes no imports.
-    child = os.fork()
-    if child == 0:
-        run_bulk(BulkConfig(input=inputs, model=model, output=os.path.join(folder, output)))
-        os._exit(0)
-    return child
-
-
-begin = time.monotonic()
-assert os.waitpid(start("whole"), 0)[1] == 0
-seconds = time.monotonic() - begin
-draw = random.Random(0)
-for moment in range(int(moments)):
-    child = start("killed")
-    time.sleep(seconds * draw.random())
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    if os.path.exists(os.path.join(folder, "killed", "_manifest.json")):
-        # Done before the kill: the next moments start on an empty output.
-        os.rename(os.path.join(folder, "killed"), os.path.join(folder, f"killed_{moment}"))
-assert os.waitpid(start("killed"), 0)[1] == 0
-"""
 
 
 def test_a_grown_zip_costs_only_its_new_members(
@@ -152,18 +115,4 @@ def test_copies_are_left_out_and_counted(
 def test_killed_at_random_moments_the_table_is_that_of_an_undisturbed_job(
     tmp_path: Path, model: Path, read_table: ReadTable
 ) -> None:
-    archive = write_zip(tmp_path / "a.zip", digits(1000) | broken())
-    command = [sys.executable, "-c", DRIVER, str(archive), str(model), str(tmp_path), "12"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    jobs = sorted(tmp_path.glob("killed*"))
-    assert jobs
-    for job in jobs:
-        for part in ("table", "rejects"):
-            assert read_table(job, part).equals(read_table(tmp_path / "whole", part))
-        assert files_of(job) == files_of(tmp_path / "whole")
-
-
-def files_of(folder: Path) -> list[str]:
-    """Relative paths of everything in a folder, sorted."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+    killed_at_random_moments(EngineConfig(), tmp_path, model, read_table, kills=12)
