@@ -123,6 +123,7 @@ setup(
         "components.image_example_gen",
         "components.image_sources",
         "components.model_gate",
+        "components.near_duplicates",
         "components.model_push",
         "components.pushed_baseline",
         "components.retraining",

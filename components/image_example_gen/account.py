@@ -25,6 +25,10 @@ CONFLICTS_NAMED: Final = 20
 SIZES_NAMED: Final = 50
 """Number of the most common image sizes named in the account; `formats` covers all images."""
 
+NEAR_COUNTS: Final = ("groups", "images", "crossing", "moved", "dropped")
+"""Counts of near-duplicates: groups; images that have near-duplicates; groups that lie in more than
+one split, or would without grouping; images that were moved or dropped so that none does."""
+
 _MANY: Final = 20
 """Images of a class of which a hash surely leaves some in train."""
 _SEPARATOR: Final = "\0"
@@ -40,6 +44,7 @@ class Account:
         duplicates: Dropped copies by split and class.
         copies_kept: Number of copies that the configuration keeps.
         rejected: Rejects by reason.
+        near: Counts of near-duplicates by the names of `NEAR_COUNTS`.
         ignored: Entries that are no images by their names.
         renamed: Class names that could not be kept, see `MemberBatch.renamed`.
         origins: What was taken for labels and splits, see `MemberBatch.origins`.
@@ -59,6 +64,7 @@ class Account:
     duplicates: Counter[str] = field(default_factory=Counter)
     copies_kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    near: Counter[str] = field(default_factory=Counter)
     ignored: NamedCounts = field(default_factory=NamedCounts)
     renamed: dict[str, str] = field(default_factory=dict)
     origins: NamedCounts = field(default_factory=NamedCounts)
@@ -92,7 +98,8 @@ class Account:
     @property
     def images_in(self) -> int:
         """Returns the number of members that are not ignored."""
-        return self.examples.total() + self.duplicates.total() + self.rejected.total()
+        dropped = self.duplicates.total() + self.near["dropped"]
+        return self.examples.total() + dropped + self.rejected.total()
 
     def by_split(self) -> dict[str, dict[str, int]]:
         """Returns examples by split and class, with the splits in canonical order."""
@@ -126,6 +133,7 @@ class Account:
             "duplicates_dropped": self.duplicates.total(),
             "rejected": self.rejected.total(),
             "duplicates_kept": self.copies_kept,
+            "near_duplicates": {name: self.near[name] for name in NEAR_COUNTS},
             "ignored": self.ignored.total(),
             "ignored_by_reason": self.ignored.to_json(),
             "renamed_classes": self.renamed,
@@ -157,12 +165,14 @@ class Account:
         )
         rate = f"; {self.images_in / self.seconds:,.0f} images/s" if self.seconds else ""
         ignored = self.ignored.total()
+        near = self.near["dropped"]
         members = (
             f"{self.images_in + ignored:,} members" if ignored else f"{self.images_in:,} images"
         )
         return (
             f"{members} in = {self.examples.total():,} examples ({splits})"
             f" + {self.duplicates.total():,} duplicates dropped"
+            f"{f' + {near:,} near-duplicates dropped' if near else ''}"
             f" + {self.rejected.total():,} rejected"
             f"{f' + {ignored:,} ignored' if ignored else ''}{rate}"
         )
@@ -187,6 +197,7 @@ def add_up(accounts: Iterable[Account]) -> Account:
         total.examples.update(part.examples)
         total.duplicates.update(part.duplicates)
         total.rejected.update(part.rejected)
+        total.near.update(part.near)
         total.copies_kept += part.copies_kept
         total.ignored.update(part.ignored)
         total.renamed |= part.renamed
@@ -215,7 +226,7 @@ def dumps(account: Account) -> bytes:
 def loads(content: bytes) -> Account:
     """Deserialises what `dumps` returned."""
     values = json.loads(content)
-    for name in ("examples", "duplicates", "rejected", "formats", "sizes"):
+    for name in ("examples", "duplicates", "rejected", "near", "formats", "sizes"):
         values[name] = Counter(values[name])
     for name in _NAMED_COUNTS:
         values[name] = NamedCounts.from_json(values[name])

@@ -4,23 +4,21 @@ Files that lose rows are rewritten without them; the others are moved. The Beam 
 `transforms.py` call it, and `local_run.py` does so for all parts at once.
 """
 
-import io
 from collections.abc import Iterable, Iterator, Set
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from components.image_example_gen import duplicates, tables
+from components.image_example_gen import duplicates, near_moves, tables
 from components.image_example_gen.account import CONFLICTS_NAMED, Account, dumps, name_of
 from components.image_example_gen.parts import STAGING, Part, digests_file, part_name, staged
 from components.image_example_gen.splits import SLOTS, final_split
-from components.image_sources.example_proto import example_class
+from components.image_example_gen.staged_records import described, take_records
 from components.sinks import parquet_table
-from components.tfrecord_frames import HEAD_BYTES, TAIL_BYTES, record_spans
-from trainer.data import features
 from trainer.storage import files
 
 DUPLICATES: Final = f"{STAGING}/duplicates"
+NEAR_DUPLICATES: Final = f"{STAGING}/near_duplicates"
 ACCOUNTS: Final = f"{STAGING}/accounts"
 
 
@@ -66,13 +64,19 @@ def find_copies(
 
 
 def finish_part(
-    part: Part, packed: Iterable[bytes], facts: Iterable[PartFacts], output: str
+    part: Part,
+    packed: Iterable[bytes],
+    near: Iterable[bytes],
+    facts: Iterable[PartFacts],
+    output: str,
 ) -> None:
     """Moves a part's files into their splits without the dropped copies and writes its account.
 
     Args:
         part: The part.
         packed: The rows that `find_copies` yielded for it.
+        near: The rows that `find_near_copies` yielded for it, of all its images that have
+            near-duplicates.
         facts: The facts of all parts.
         output: The artifact's folder.
 
@@ -81,75 +85,58 @@ def finish_part(
     """
     requests = np.sort(np.frombuffer(b"".join(packed), duplicates.REQUEST), order="row")
     named = {split for known in facts for split in known.named_splits}
-    account = _move(part, requests, named, output)
+    placed = np.frombuffer(b"".join(near), near_moves.NEAR)
+    account = _move(part, requests, placed, named, output)
     files.write_bytes(f"{output}/{ACCOUNTS}/{part.name}.json", dumps(account))
 
 
-def _move(part: Part, requests: np.ndarray, named: Set[str], output: str) -> Account:
+def _move(
+    part: Part, requests: np.ndarray, near: np.ndarray, named: Set[str], output: str
+) -> Account:
     """Moves the files of one part and returns its account."""
     account = part.account
     slots = np.frombuffer(part.slots, np.uint8)
-    table: list[tuple[object, ...]] = []
+    copies: list[tuple[object, ...]] = []
+    near_copies: list[tuple[object, ...]] = []
     for (slot, label), number in part.counts.items():
         account.examples[name_of(final_split(slot, named), label)] += number
     for slot in np.unique(slots).tolist():
         split = final_split(slot, named)
         source = f"{output}/{staged(part.number, slot)}"
         target = f"{output}/Split-{split}/{part_name(part.number)}-{SLOTS[slot]}.tfrecord"
+        rows = np.flatnonzero(slots == slot)
         wanted = requests[slots[requests["row"]] == slot]
         if len(wanted):
             # Row numbers refer to the whole part, record numbers to the slot's file.
-            places = np.searchsorted(np.flatnonzero(slots == slot), wanted["row"])
             content = files.read_bytes(source)
-            found, rest = _take(content, places, wanted["role"] == duplicates.DROPPED)
-            table += _describe(found, wanted, split, account)
+            is_dropped = wanted["role"] == duplicates.DROPPED
+            found, rest = take_records(content, np.searchsorted(rows, wanted["row"]), is_dropped)
+            copies += _describe(found, wanted, split, account)
             if len(rest) < len(content):
                 files.write_bytes(source, rest)
-            if not rest:
-                continue
-        files.move(source, target)
-    if table:
-        content = parquet_table(table, tables.DUPLICATES)
-        files.write_bytes(f"{output}/{DUPLICATES}/{part.name}.parquet", content)
+            rows = np.setdiff1d(rows, wanted["row"][is_dropped])
+        near_copies += near_moves.move_near_copies(part, slot, rows, near, named, output)
+        leaving = near["slot"][np.isin(near["row"], rows)] != slot
+        if leaving.sum() < len(rows):
+            files.move(source, target)
+    for table, folder, schema in (
+        (copies, DUPLICATES, tables.DUPLICATES),
+        (near_copies, NEAR_DUPLICATES, tables.NEAR_DUPLICATES),
+    ):
+        if table:
+            content = parquet_table(table, schema)
+            files.write_bytes(f"{output}/{folder}/{part.name}.parquet", content)
     return account
-
-
-def _take(content: bytes, places: np.ndarray, drop: np.ndarray) -> tuple[list[bytes], bytes]:
-    """Extracts records from a TFRecord file and drops some of them.
-
-    Args:
-        content: The content of the file.
-        places: int [m], the record numbers to extract, ascending.
-        drop: bool [m], which of these to drop from the file.
-
-    Returns:
-        The extracted records, and the file without the dropped ones.
-    """
-    spans = list(record_spans(io.BytesIO(content)))
-    found, rest, kept_to = [], [], 0
-    for place, goes in zip(places.tolist(), drop.tolist(), strict=True):
-        start, size = spans[place]
-        found.append(content[start : start + size])
-        if goes:
-            rest.append(content[kept_to : start - HEAD_BYTES])
-            kept_to = start + size + TAIL_BYTES
-    rest.append(content[kept_to:])
-    return found, b"".join(rest)
 
 
 def _describe(
     found: list[bytes], requests: np.ndarray, split: str, account: Account
 ) -> Iterator[tuple[object, ...]]:
     """Yields rows of the duplicates table and subtracts dropped copies from the account."""
-    example = example_class()
     for record, (role, conflict) in zip(
         found, requests[["role", "conflict"]].tolist(), strict=True
     ):
-        values = example.FromString(record).features.feature
-        key = values[features.FILENAME].bytes_list.value[0].decode("utf-8", "backslashreplace")
-        digest = values[features.SHA256].bytes_list.value[0].decode("ascii")
-        known = values[features.LABEL_TEXT].bytes_list.value
-        label = known[0].decode("utf-8", "surrogateescape") if known else None
+        digest, key, label = described(record)
         dropped = role == duplicates.DROPPED
         if dropped:
             account.examples[name_of(split, label)] -= 1

@@ -34,6 +34,7 @@ from trainer.storage import files
 ACCOUNT_FILE: Final = "account.json"
 REJECTS_FILE: Final = "rejects.parquet"
 DUPLICATES_FILE: Final = "duplicates.parquet"
+NEAR_DUPLICATES_FILE: Final = "near_duplicates.parquet"
 _LOG: Final = logging.getLogger(PROGRESS_LOGGER)
 _DETAILS: Final = logging.getLogger(__name__)
 _INTERVAL_SECS: Final = 2.0
@@ -62,7 +63,7 @@ def ingest(
     Args:
         config: The input section, with spans resolved.
         uri: The artifact's folder, which receives `Split-<split>/*.tfrecord`, `account.json`,
-            `rejects.parquet` and `duplicates.parquet`.
+            `rejects.parquet`, `duplicates.parquet` and perhaps `near_duplicates.parquet`.
         make_pipeline: Creates the Beam pipeline.
         threads: Threads that check images, per process; by default they share the cores.
         processes: Processes on this machine that read and check; 0 leaves all work to Beam. The
@@ -95,6 +96,9 @@ def ingest(
                 files.write_bytes(f"{output}/Split-{split}/empty.tfrecord", b"")
         tables.merge(output, parts.REJECTS, REJECTS_FILE, REJECT_SCHEMA)
         tables.merge(output, finishing.DUPLICATES, DUPLICATES_FILE, tables.DUPLICATES)
+        if config.duplicates.near != "off":
+            near = (finishing.NEAR_DUPLICATES, NEAR_DUPLICATES_FILE, tables.NEAR_DUPLICATES)
+            tables.merge(output, *near)
         account.seconds = time.perf_counter() - begin
         content = json.dumps(account.to_json(), indent=1).encode()
         files.write_bytes(f"{output}/{ACCOUNT_FILE}", content)

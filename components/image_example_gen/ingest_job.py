@@ -17,3 +17,8 @@ class IngestJob:
 
     input: InputConfig
     image: ImageConfig | None = None
+
+    @property
+    def is_grouped(self) -> bool:
+        """Returns whether near-duplicates share a split."""
+        return self.input.duplicates.near == "group"

@@ -4,6 +4,7 @@ It runs on threads, because hashing and decoding release the interpreter lock.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -21,8 +22,12 @@ from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import Store
 from components.image_sources.corrections import read_corrections
 from components.image_sources.named_counts import NamedCounts
+from components.near_duplicates.perceptual_hash import SIDE, thumbnails
 from components.unit_engine import check_batch
 from trainer.config import ImageConfig
+
+_SHOWN: Final = ImageConfig(height=SIDE, width=SIDE)
+"""The image that is compared with others if the model's is unknown."""
 
 
 @dataclass
@@ -37,6 +42,8 @@ class Inspected:
         labels: Class names, corrected; None if unknown.
         corrected: Number of images whose label was corrected.
         slots: uint8 [n], see `splits.SLOTS`.
+        thumbs: uint8 [n, SIDE, SIDE], see `perceptual_hash.thumbnails`; n is 0 unless
+            near-duplicates are looked for.
         named: Splits that the source names for any of the images.
         converted: Number of images that are stored as another file because the Transform graph
             does not decode the original as it has to.
@@ -54,6 +61,7 @@ class Inspected:
     labels: list[str | None]
     corrected: int
     slots: np.ndarray
+    thumbs: np.ndarray
     named: set[str]
     converted: int
     reduced: int
@@ -79,20 +87,29 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
     kept: list[int] = []
     data: list[bytes] = []
     headers: list[ImageHeader] = []
+    pictures: list[np.ndarray] = []
     converted = reduced = 0
+    shown = job.image or _SHOWN
+    is_near_wanted = job.input.duplicates.near != "off"
     for i, header in zip(checked.places, checked.headers, strict=True):
         found = batch.data[i]
+        pixels = None
         try:
             if corrections.is_taken_out(every_digest[i]):
                 raise ImageFaultError("check", "taken_out", "by input.labels.corrections")
             if job.image is not None and _is_reduced(header, job.image, job.input.store):
-                found = encode_png(model_pixels(found, header, job.image))
+                pixels = model_pixels(found, header, job.image)
+                found = encode_png(pixels)
                 reduced += 1
             elif header.convert:
                 found = to_servable(found, header, job.image)
                 converted += 1
             else:
                 verify(found, header)
+            if is_near_wanted:
+                if pixels is None:
+                    pixels = model_pixels(batch.data[i], header, shown)
+                pictures.append(pixels)
         except ImageFaultError as fault:
             checked.refuse(i, fault)
             continue
@@ -114,6 +131,7 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
         labels=labels,
         corrected=sum(new != old for new, old in zip(labels, given, strict=True)),
         slots=choose_slots(digests, labels, splits, job.input.splits),
+        thumbs=thumbnails(np.stack(pictures)) if pictures else np.empty((0, SIDE, SIDE), np.uint8),
         named={split for split in splits if split},
         converted=converted,
         reduced=reduced,

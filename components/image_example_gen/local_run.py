@@ -72,7 +72,16 @@ def run(job: IngestJob, output: str, units: Iterable[WorkUnit], workers: Workers
     facts = [facts_of(part) for part in parts]
     requests: defaultdict[int, list[bytes]] = defaultdict(list)
     for partition in range(duplicates.PARTITIONS):
-        for number, packed in find_copies(partition, facts, output, job.input.duplicates == "drop"):
+        for number, packed in find_copies(
+            partition, facts, output, job.input.duplicates.exact == "drop"
+        ):
             requests[number].append(packed)
+    near: dict[int, bytes] = {}
+    if job.input.duplicates.near != "off":
+        # Few runs load SciPy.
+        from components.image_example_gen.near_copies import find_near_copies
+
+        found = ((number, packed) for number, each in requests.items() for packed in each)
+        near = dict(find_near_copies(facts, found, output, job.is_grouped))
     for part in parts:
-        finish_part(part, requests[part.number], facts, output)
+        finish_part(part, requests[part.number], [near.get(part.number, b"")], facts, output)

@@ -20,6 +20,7 @@ from components.image_example_gen.account import Account
 from components.image_example_gen.inspection import Inspected
 from components.image_example_gen.splits import SLOTS
 from components.image_sources.batch import Reject
+from components.near_duplicates.perceptual_hash import SIDE, WINDOWS, WORDS, hashes
 from trainer.errors import InputError
 from trainer.storage import files
 from trainer.storage.failures import OutputError
@@ -28,6 +29,17 @@ STAGING: Final = ".staging"
 PARTS: Final = f"{STAGING}/parts"
 REJECTS: Final = f"{STAGING}/rejects"
 DONE: Final = f"{STAGING}/done"
+
+NEAR_ROW: Final = np.dtype(
+    [
+        ("digest", "u1", (32,)),
+        ("slot", "u1"),
+        ("thumb", "u1", (SIDE, SIDE)),
+        ("words", "<u8", (WINDOWS, WORDS)),
+    ]
+)
+"""What is compared of one image of a part, in the order of its rows."""
+
 _PARTS_PER_UNIT: Final = 1 << 20
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _NO_PERMISSION: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -84,6 +96,7 @@ class PartWriter:
     _files: dict[int, IO[bytes]] = field(default_factory=dict)
     _slots: list[bytes] = field(default_factory=list)
     _packed: list[np.ndarray] = field(default_factory=list)
+    _near: list[np.ndarray] = field(default_factory=list)
     _rejects: list[Reject] = field(default_factory=list)
     _counts: Counter[tuple[int, str | None]] = field(default_factory=Counter)
     _account: Account = field(default_factory=Account)
@@ -109,6 +122,11 @@ class PartWriter:
         self._packed.append(
             duplicates.columns(images.digests, images.labels, slots, first_row=self.rows)
         )
+        if len(images.thumbs):
+            near = np.empty(len(slots), NEAR_ROW)
+            near["digest"], near["slot"] = images.digests, slots
+            near["thumb"], near["words"] = images.thumbs, hashes(images.thumbs)
+            self._near.append(near)
         encoded = records.encode(
             images.keys, images.data, images.headers, images.digests, images.labels
         )
@@ -150,6 +168,9 @@ class PartWriter:
         digests, bounds = duplicates.partition(np.concatenate([empty, *self._packed]))
         if digests:
             files.write_bytes(f"{self.output}/{digests_file(self.number)}", digests)
+        if self._near:
+            content = np.concatenate(self._near).tobytes()
+            files.write_bytes(f"{self.output}/{near_file(self.number)}", content)
         if not files.is_remote(self.output):
             met = self.rows + len(self._rejects)
             files.write_bytes(f"{self.output}/{DONE}/{part_name(self.number)}.{met}", b"")
@@ -163,6 +184,11 @@ class PartWriter:
 def digests_file(number: int) -> str:
     """Returns the name of a part's file of digests."""
     return f"{STAGING}/digests/{part_name(number)}.bin"
+
+
+def near_file(number: int) -> str:
+    """Returns the name of a part's file of `NEAR_ROW`."""
+    return f"{STAGING}/near/{part_name(number)}.bin"
 
 
 def staged(number: int, slot: int) -> str:

@@ -21,6 +21,21 @@ DUPLICATES: Final = pa.schema(
 )
 """Columns of `duplicates.parquet`: one row per image that has copies, including the kept one."""
 
+NEAR_DUPLICATES: Final = pa.schema(
+    [
+        ("sha256", pa.string()),
+        ("image", pa.string()),
+        ("label", pa.string()),
+        ("split", pa.string()),
+        ("group", pa.string()),
+        ("family", pa.string()),
+        ("distance", pa.float32()),
+        ("moved", pa.bool_()),
+        ("dropped", pa.bool_()),
+    ]
+)
+"""Columns of `near_duplicates.parquet`: one row per image that has near-duplicates."""
+
 
 def merge(output: str, parts: str, target: str, schema: pa.Schema) -> int:
     """Concatenates the parts of a table.

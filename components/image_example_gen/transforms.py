@@ -54,11 +54,23 @@ class Ingest(beam.PTransform):
             | "Partitions" >> beam.Create(range(duplicates.PARTITIONS))
             | "FindDuplicates"
             >> beam.FlatMap(
-                _find, facts, uri=self.uri, drop_all=self.job.input.duplicates == "drop"
+                _find, facts, uri=self.uri, drop_all=self.job.input.duplicates.exact == "drop"
+            )
+        )
+        near = (
+            units.pipeline
+            | "All" >> beam.Create(["all"] if self.job.input.duplicates.near != "off" else [])
+            | "FindNearDuplicates"
+            >> beam.FlatMap(
+                _find_near,
+                facts,
+                beam.pvalue.AsIter(requests),
+                uri=self.uri,
+                is_grouped=self.job.is_grouped,
             )
         )
         return (
-            {"parts": parts, "requests": requests}
+            {"parts": parts, "requests": requests, "near": near}
             | "GroupParts" >> beam.CoGroupByKey()
             | "FinishParts" >> beam.ParDo(FinishPart(self.uri), facts)
         )
@@ -113,6 +125,20 @@ def _find(
     yield from find_copies(partition, facts, uri, drop_all)
 
 
+def _find_near(
+    _: str,
+    facts: Iterable[PartFacts],
+    requests: Iterable[tuple[int, bytes]],
+    uri: str,
+    is_grouped: bool,
+) -> Iterator[tuple[int, bytes]]:
+    # Few jobs load SciPy.
+    from components.image_example_gen.near_copies import find_near_copies
+
+    if not _has_failed(uri):
+        yield from find_near_copies(facts, requests, uri, is_grouped)
+
+
 class FinishPart(beam.DoFn):
     """Moves a part's files into their splits.
 
@@ -132,7 +158,7 @@ class FinishPart(beam.DoFn):
         for part in group[1]["parts"]:
             try:
                 with output_explained(self._uri):
-                    finish_part(part, group[1]["requests"], facts, self._uri)
+                    finish_part(part, group[1]["requests"], group[1]["near"], facts, self._uri)
             except OutputError as error:
                 raise RuntimeError(str(error)) from error
             yield part.name

@@ -180,6 +180,36 @@ class UnitsConfig(Section):
     batch: int = Field(default=1024, ge=1, description="Most members of a batch inside a unit.")
 
 
+def _off_as_text(value: object) -> object:
+    """Accepts YAML's `off`, which its parser reads as false."""
+    return "off" if value is False else value
+
+
+class DuplicatesConfig(Section):
+    """What becomes of copies. `duplicates: drop` and `duplicates: keep` set `exact` only."""
+
+    exact: Literal["drop", "keep"] = Field(
+        default="drop",
+        description=(
+            "Exact copies. keep: copies stay where they share the first one's split; a copy that"
+            " would sit in another split is dropped all the same."
+        ),
+    )
+    near: Annotated[Literal["off", "report", "group"], BeforeValidator(_off_as_text)] = Field(
+        default="off",
+        description=(
+            "Images that were re-encoded, resized, slightly cropped or brightened. report: they are"
+            " listed in groups; group: they also share a split, and copies of images that the"
+            " source names for validation, calibration or test are dropped."
+        ),
+    )
+
+
+def _as_duplicates(value: object) -> object:
+    """Accepts one word for exact copies where a section may be given."""
+    return {"exact": value} if isinstance(value, str) else value
+
+
 def _require_codec(name: str) -> str:
     """Refuses what is no text encoding of Python."""
     try:
@@ -245,13 +275,7 @@ class InputConfig(Section):
             " has more pixels than the model's."
         ),
     )
-    duplicates: Literal["drop", "keep"] = Field(
-        default="drop",
-        description=(
-            "Exact copies. keep: copies stay where they share the first one's split; a copy that"
-            " would sit in another split is dropped all the same."
-        ),
-    )
+    duplicates: Annotated[DuplicatesConfig, BeforeValidator(_as_duplicates)] = DuplicatesConfig()
     max_rejected_share: float = Field(
         default=0.05, ge=0, le=1, description="The run fails when more of the members are rejected."
     )

@@ -1,0 +1,1 @@
+"""Finds near-duplicates: hash, candidate pairs, confirmation by alignment, groups."""
