@@ -103,6 +103,12 @@ def _sources(account: Account, config: InputConfig) -> list[str]:
     if hashed and account.class_totals():
         parts = ", ".join(f"{split} {share:.0%}" for split, share in hashed.items())
         lines.append(f"by a hash of the content: {parts} of the labelled images for training")
+    near = account.near
+    if near["images"]:
+        line = f"near-duplicates: {_images(near['images'])} in {near['groups']:,} groups"
+        if config.duplicates.near == "group":
+            line += f", {near['moved']:,} moved and {near['dropped']:,} dropped"
+        lines.append(line)
     return lines
 
 
@@ -132,6 +138,11 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
     few = [label for label, number in totals.items() if number < _FEW]
     if few:
         yield f"{_classes(few)} with fewer than {_FEW} images"
+    if (crossing := account.near["crossing"]) and config.duplicates.near == "report":
+        yield (
+            f"{crossing:,} groups of near-duplicates lie in more than one split; set"
+            " input.duplicates.near: group"
+        )
     for names in _alike(totals):
         quoted = ", ".join(f"'{escaped(name)}'" for name in names[:_NAMED])
         yield f"classes that differ only by case, spaces or Unicode form: {quoted}"

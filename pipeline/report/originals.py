@@ -37,11 +37,14 @@ class Originals:
         self._run = run
         self._left = _SECONDS
 
-    def thumbnails(self, keys: Iterable[str]) -> dict[str, np.ndarray]:
+    def thumbnails(
+        self, keys: Iterable[str], *, even_if_stored: bool = False
+    ) -> dict[str, np.ndarray]:
         """Fetches thumbnails.
 
         Args:
             keys: `archive/member` of images, as in their records.
+            even_if_stored: Whether to fetch originals that the records hold as well.
 
         Returns:
             By key uint8 [height, width, channels], upright, of at most `LARGEST_SIDE` pixels a
@@ -51,8 +54,10 @@ class Originals:
         begin = time.monotonic()
         found: dict[str, np.ndarray] = {}
         wanted: dict[str, dict[str, str]] = {}
+        is_needed = even_if_stored or read_account(self._run).get("stored_at_model_size")
+        sources = self._sources if is_needed else []
         for key in keys:
-            for source, image_format in self._sources:
+            for source, image_format in sources:
                 if image_format == "manifest":
                     wanted.setdefault(source, {})[key] = key
                 elif key.startswith(f"{source}/"):
@@ -73,9 +78,7 @@ class Originals:
 
     @cached_property
     def _sources(self) -> list[tuple[str, str]]:
-        """Path and format of the sources that can be read by name; none if nothing is to fetch."""
-        if not read_account(self._run).get("stored_at_model_size"):
-            return []
+        """Path and format of the sources that can be read by name."""
         try:
             located = list(Locator(self._input).sources())
         except (KeyError, OSError, ValueError) as error:

@@ -79,7 +79,11 @@ def _add_data(page: Page, run: Run, album: Album, originals: Originals) -> None:
             partial(run_sections.class_samples, run, album, originals),
         ),
         ("files", "Sizes and formats", partial(run_sections.files, run)),
-        ("duplicates", "Duplicates", partial(run_sections.duplicates, run)),
+        (
+            "duplicates",
+            "Duplicates",
+            partial(run_sections.duplicates, run, album, originals),
+        ),
         ("rejects", "Rejects", partial(run_sections.rejects, run, album)),
         ("anomalies", "Anomalies", partial(run_sections.anomalies, run)),
     ):

@@ -20,6 +20,7 @@ from components.model_gate.intervals import share_interval
 from pipeline.report import plots
 from pipeline.report.album import Album, decode_picture, shrink, spaced
 from pipeline.report.answers import parse_examples
+from pipeline.report.near_groups import near_groups
 from pipeline.report.originals import Originals
 from pipeline.report.page import Facts, MissingPartError
 from pipeline.report.sampled_records import sample_split
@@ -201,8 +202,8 @@ def files(run: Run) -> Facts:
     }
 
 
-def duplicates(run: Run) -> Facts:
-    """Returns omitted duplicates, and contents with more than one label."""
+def duplicates(run: Run, album: Album, originals: Originals) -> Facts:
+    """Returns omitted duplicates, contents with more than one label, and near-duplicates."""
     account = artifacts.read_account(run)
     conflicts: dict[str, list[tuple[str, str]]] = {}
     for digest, name, label in account["label_conflict_names"]:
@@ -212,6 +213,8 @@ def duplicates(run: Run) -> Facts:
         "kept": account["duplicates_kept"],
         "conflicts": account["label_conflicts"],
         "named": list(conflicts.items())[:_CONFLICTS],
+        "near": account.get("near_duplicates", {}),
+        "groups": near_groups(run, album, originals),
     }
 
 
