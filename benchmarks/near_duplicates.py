@@ -47,7 +47,9 @@ _IMAGES: Final = {
 }
 _PHOTO: Final = (433, 577)
 """Height and width of a synthetic photo, pixels: a quarter of a megapixel."""
-_PHOTOS: Final = 2_000
+_FRESH: Final = {"mnist": (30_000, 70_000), "cifar": (8_000, 10_000), "photos": (0, 2_000)}
+"""The images of a set on which no bound was chosen: first, and last + 1."""
+_CAMERA_QUALITY: Final = 90
 _JPEG_QUALITY: Final = 30
 _RESIZED: Final = 0.7
 _CROPPED: Final = 0.95
@@ -185,54 +187,53 @@ def plant(name: str, data: Path, archive: Path, most: int) -> dict[str, tuple[st
         Kind and source of each copy, by name.
     """
     random = np.random.default_rng(11)
-    images = list(_images(name, data))
-    fresh = [at for at, (_, _, is_fresh) in enumerate(images) if is_fresh]
+    fresh = np.arange(*_FRESH[name])
     chosen = set(random.choice(fresh, min(most, len(fresh)), replace=False).tolist())
+    suffix = ".jpg" if name == "photos" else ".png"
     planted = {}
     with zipfile.ZipFile(archive, "w") as target:
-        for at, (member, pixels, _) in enumerate(images):
-            target.writestr(f"{member}.png", _file(pixels, ".png"))
+        for at, (member, pixels) in enumerate(_images(name, data)):
+            target.writestr(f"{member}{suffix}", _file(pixels, suffix))
             if at not in chosen:
                 continue
-            for kind, content, suffix in _copies(pixels, random):
-                copy = f"{member}-{kind}{suffix}"
-                target.writestr(copy, content)
-                planted[copy] = (kind, f"{member}.png")
+            for kind, copy in _copies(pixels, random):
+                quality = _JPEG_QUALITY if kind == "reencoded" else _CAMERA_QUALITY
+                ending = ".jpg" if kind == "reencoded" else suffix
+                target.writestr(f"{member}-{kind}{ending}", _file(copy, ending, quality))
+                planted[f"{member}-{kind}{ending}"] = (kind, f"{member}{suffix}")
     return planted
 
 
-def _copies(pixels: np.ndarray, random: np.random.Generator) -> Iterator[tuple[str, bytes, str]]:
-    """Yields kind, file and suffix of each copy of an image."""
+def _copies(pixels: np.ndarray, random: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields kind and pixels of each copy of an image; the first one is to be encoded again."""
     height, width = pixels.shape[:2]
-    quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
-    yield "reencoded", cv2.imencode(".jpg", pixels, quality)[1].tobytes(), ".jpg"
+    yield "reencoded", pixels
     size = round(width * _RESIZED), round(height * _RESIZED)
-    yield "resized", _file(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), ".png"), ".png"
+    yield "resized", cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     rows, columns = round(height * _CROPPED), round(width * _CROPPED)
     top, left = random.integers(0, height - rows + 1), random.integers(0, width - columns + 1)
-    yield "cropped", _file(pixels[top : top + rows, left : left + columns], ".png"), ".png"
+    yield "cropped", pixels[top : top + rows, left : left + columns]
     for kind, factor in _BRIGHTNESS.items():
-        changed = np.clip(np.round(pixels * factor), 0, 255).astype(np.uint8)
-        yield kind, _file(changed, ".png"), ".png"
+        yield kind, np.clip(np.round(pixels * factor), 0, 255).astype(np.uint8)
 
 
-def _file(pixels: np.ndarray, suffix: str) -> bytes:
-    return cv2.imencode(suffix, pixels)[1].tobytes()
+def _file(pixels: np.ndarray, suffix: str, quality: int = _CAMERA_QUALITY) -> bytes:
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if suffix == ".jpg" else []
+    return cv2.imencode(suffix, np.ascontiguousarray(pixels), options)[1].tobytes()
 
 
-def _images(name: str, data: Path) -> Iterator[tuple[str, np.ndarray, bool]]:
-    """Yields name, pixels (grey or BGR), and whether no bound was chosen on the image."""
+def _images(name: str, data: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields name and pixels (grey or BGR) of each image."""
     if name == "photos":
-        for member, content in photos(_PHOTOS, *_PHOTO):
+        for member, content in photos(_FRESH[name][1], *_PHOTO):
             pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-            yield member.removesuffix(".jpg"), pixels, True
+            yield member.removesuffix(".jpg"), pixels
         return
-    seen = {"mnist": 30_000, "cifar": 8_000}[name]
     parts = {"mnist": image_sets.mnist, "cifar": image_sets.cifar}[name](data)
     number = 0
     for part in parts:
         for pixels, label in zip(part.images, part.labels, strict=True):
-            yield f"{label}/{number:05d}", np.ascontiguousarray(pixels[..., ::-1]), number >= seen
+            yield f"{label}/{number:05d}", pixels[..., ::-1]
             number += 1
 
 

@@ -263,6 +263,7 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
         ("rows", f"{result.rows:,}"),
         ("rejects", with_breakdown(result.rejects, result.reasons)),
         ("duplicates skipped", f"{result.duplicates:,}"),
+        *((("near-duplicates", _near(result)),) if result.near_images else ()),
         *((("ignored", _ignored(result)),) if result.ignored else ()),
         ("labels", breakdown(result.labels) or "none"),
         ("verdicts", breakdown(result.verdicts) or "none"),
@@ -274,6 +275,10 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
     ]
     terminal.table("labelled archive", rows)
     return {**result.as_dict(), "report": page}
+
+
+def _near(result: "BulkResult") -> str:
+    return f"{result.near_images:,} images in {result.near_groups:,} groups"
 
 
 def _archive_report(terminal: Terminal, output: str) -> str:

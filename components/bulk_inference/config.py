@@ -156,6 +156,13 @@ class BulkConfig(Section):
     duplicates: Literal["keep", "drop"] = Field(
         default="keep", description="drop: of exact copies only the first, in source order."
     )
+    near_duplicates: bool = Field(
+        default=False,
+        description=(
+            "Write near_duplicates.parquet: groups of images that differ by their encoding, size, a"
+            " small crop or brightness."
+        ),
+    )
     max_rejected_share: float = Field(
         default=0.5,
         ge=0,

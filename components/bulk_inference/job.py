@@ -150,6 +150,12 @@ class _BulkRun:
         _require_matching_counts(totals, ledger.output)
         result.notes.extend(self._check_counters(counted, now))
         result.notes.extend(renamed_notes(totals.renamed))
+        if self._job.near_duplicates:
+            from components.bulk_inference.output.near_table import write_near_table
+
+            names = [unit.name for unit in planned]
+            changed = bool(todo or stale)
+            result.near_groups, result.near_images = write_near_table(ledger, names, changed)
         if self._job.drift.enabled:
             result.drift = self._report_drift(sums, changed=bool(todo or stale))
         result.seconds = time.perf_counter() - self._begin
@@ -205,6 +211,9 @@ class _BulkRun:
 
     def _earlier_shards(self, unit: PlannedUnit, stale: set[str]) -> tuple[str, ...]:
         """Returns stale shards of the same archive, whose rows may be reused."""
+        if self._job.near_duplicates:
+            # Rows that are taken over come without the pixels to compare.
+            return ()
         if self._job.format != "parquet" or not set(self._job.columns) >= NEEDED_COLUMNS:
             return ()
         archive = unit.name.split("/")[0]

@@ -5,6 +5,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -18,10 +19,12 @@ from components.bulk_inference.annotation.schema import Annotated, rows, table_s
 from components.bulk_inference.config import BulkJob
 from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.output.counts import Counts
+from components.bulk_inference.output.near_table import compared_rows
 from components.bulk_inference.planning.reuse import EarlierRows
 from components.image_checks import ImageFaultError, ImageHeader, model_pixels, to_signature
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.named_counts import NamedCounts
+from components.near_duplicates.perceptual_hash import thumbnails
 from components.unit_engine import CheckedBatch, check_batch
 
 ResultT = TypeVar("ResultT")
@@ -40,6 +43,7 @@ class BatchResult:
         duplicates: Key and SHA-256 of the copies that were skipped.
         reused: Number of rows reused from an earlier version of the archive.
         drift: Sums for the drift report.
+        compared: A row of `near_table.COMPARED` for each image that is compared with others.
     """
 
     members: int
@@ -50,6 +54,7 @@ class BatchResult:
     duplicates: list[tuple[str, str]]
     reused: int
     drift: DriftSums
+    compared: list[tuple[str, str, bytes, bytes]]
 
     @property
     def counts(self) -> Counts:
@@ -95,11 +100,14 @@ def annotate_batch(
     schema = table_schema(config.columns, annotator.card)
     parts: list[pa.RecordBatch] = []
     order: list[int] = []
+    thumbs: dict[int, np.ndarray] = {}
     calls = model_calls(
         checked.headers, annotator.decodes_here, annotator.card.image_config, config.batch
     )
     for call in calls:
-        kept, outputs = _outputs(call, checked, annotator, drift)
+        kept, outputs, pixels = _outputs(call, checked, annotator, drift)
+        if config.near_duplicates and kept:
+            thumbs |= _thumbs(checked, kept, pixels, annotator)
         if kept:
             columns = _columns(checked, kept, keys, digests, outputs)
             drift.add_answers(columns.outputs)
@@ -118,7 +126,25 @@ def annotate_batch(
         duplicates=[(keys[at], digests[at].hex()) for at in sorted(copies)],
         reused=len(known),
         drift=drift,
+        compared=compared_rows(thumbs, keys, digests),
     )
+
+
+def _thumbs(
+    checked: CheckedBatch, kept: list[int], pixels: np.ndarray | None, annotator: Annotator
+) -> dict[int, np.ndarray]:
+    """Returns thumbnails of the images of a call by their position in the batch."""
+    places = [checked.places[at] for at in kept]
+    if pixels is None:
+        image, found = annotator.card.image_config, {}
+        for at, place in zip(kept, places, strict=True):
+            # What only the model's graph can decode is not compared.
+            with suppress(ImageFaultError):
+                found[place] = model_pixels(checked.batch.data[place], checked.headers[at], image)
+        if not found:
+            return {}
+        places, pixels = list(found), np.stack(list(found.values()))
+    return dict(zip(places, thumbnails(pixels), strict=True))
 
 
 def _sorted(parts: list[pa.RecordBatch], order: list[int]) -> pa.RecordBatch | None:
@@ -133,7 +159,7 @@ def _sorted(parts: list[pa.RecordBatch], order: list[int]) -> pa.RecordBatch | N
 
 def _outputs(
     call: ModelCall, checked: CheckedBatch, annotator: Annotator, drift: DriftSums
-) -> tuple[list[int], Outputs]:
+) -> tuple[list[int], Outputs, np.ndarray | None]:
     """Decodes images and runs the model on them.
 
     Args:
@@ -143,10 +169,12 @@ def _outputs(
         drift: Receives the pixels of images that are decoded here.
 
     Returns:
-        The positions of the images that have an answer, and the outputs [n, ...] of these.
+        The positions of the images that have an answer, the outputs [n, ...] of these, and
+        their pixels, uint8 [n, height, width, channels], if they were decoded here.
     """
     image = annotator.card.image_config
     kept: list[int] = []
+    pixels: np.ndarray | None = None
     if call.is_decoded_here:
         pixels = np.empty((len(call.at), *image.shape), np.uint8)
         for at, decoded in _each(
@@ -154,8 +182,9 @@ def _outputs(
         ):
             pixels[len(kept)] = decoded
             kept.append(at)
-        drift.add_pixels(pixels[: len(kept)])
-        outputs, failed = annotator.annotate_pixels(pixels[: len(kept)])
+        pixels = pixels[: len(kept)]
+        drift.add_pixels(pixels)
+        outputs, failed = annotator.annotate_pixels(pixels)
     else:
         files = dict(_each(call, checked, to_signature))
         kept = list(files)
@@ -164,10 +193,11 @@ def _outputs(
         fault = ImageFaultError("model", "model_failed", message)
         checked.refuse(checked.places[kept[place]], fault)
     if not failed:
-        return kept, outputs
+        return kept, outputs, pixels
     answered = [place for place in range(len(kept)) if place not in failed]
     chosen = {name: value[answered] for name, value in outputs.items()}
-    return [kept[place] for place in answered], chosen
+    pixels = None if pixels is None else pixels[answered]
+    return [kept[place] for place in answered], chosen, pixels
 
 
 def _each(

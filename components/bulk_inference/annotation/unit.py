@@ -7,6 +7,7 @@ process's threads turns a batch of bytes into rows, so that decoding and the mod
 import posixpath
 import time
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +21,13 @@ from components.bulk_inference.config import BulkJob
 from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.output.ledger import (
     DUPLICATES,
+    NEAR,
     REJECTS,
     Ledger,
     UnitRecord,
     shard_path,
 )
+from components.bulk_inference.output.near_table import COMPARED
 from components.bulk_inference.planning.exact_copies import skipped_positions
 from components.bulk_inference.planning.reuse import EarlierRows
 from components.bulk_inference.planning.work_units import PlannedUnit
@@ -88,6 +91,7 @@ def annotate_unit(
     shard = shard_path(planned.name, config)
     rejects: list[Reject] = []
     copies: list[tuple[str, str]] = []
+    compared: list[tuple[str, str, bytes, bytes]] = []
     drift = DriftSums(card)
     schema = table_schema(config.columns, card)
     try:
@@ -121,6 +125,7 @@ def annotate_unit(
                     counts.add(result.counts)
                 rejects.extend(result.rejects)
                 copies.extend(result.duplicates)
+                compared.extend(result.compared)
                 drift.merge(result.drift)
                 for sink in sinks if result.rows is not None else ():
                     sink.write(result.rows)
@@ -132,7 +137,8 @@ def annotate_unit(
     except InputError as error:
         ledger.write_error(planned.name, str(error))
         return record
-    _write_rest(record, ledger, rejects, copies)
+    tables = ((REJECTS, REJECT_SCHEMA, rejects), (DUPLICATES, DUPLICATE_SCHEMA, copies))
+    _write_rest(record, ledger, (*tables, (NEAR, COMPARED, compared)))
     record.drift = drift.as_dict()
     record.batch_limit = annotator.batch_limit
     record.seconds = time.perf_counter() - begin
@@ -156,14 +162,10 @@ def _add(record: UnitRecord, result: BatchResult) -> None:
 def _write_rest(
     record: UnitRecord,
     ledger: Ledger,
-    rejects: list[Reject],
-    copies: list[tuple[str, str]],
+    tables: Sequence[tuple[str, pa.Schema, Sequence[tuple[object, ...]]]],
 ) -> None:
-    """Writes the unit's rejects and duplicates to their tables, if there are any."""
-    for folder, schema, rows in (
-        (REJECTS, REJECT_SCHEMA, rejects),
-        (DUPLICATES, DUPLICATE_SCHEMA, copies),
-    ):
+    """Writes the unit's rejects, duplicates and the like to their tables, if there are any."""
+    for folder, schema, rows in tables:
         if rows:
             path = posixpath.join(folder, f"{record.name}.parquet")
             content = parquet_table(rows, schema)

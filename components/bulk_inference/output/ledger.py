@@ -21,6 +21,8 @@ from trainer.storage.failures import OutputError, StorageError
 
 RECORDS: Final = "_units"
 HASHES: Final = "_hashes"
+NEAR: Final = "_near"
+NEAR_DUPLICATES: Final = "near_duplicates.parquet"
 IDENTITY: Final = "_job.json"
 LOCK: Final = "_lock"
 MANIFEST: Final = "_manifest.json"
@@ -220,6 +222,8 @@ class Ledger:
         results = (
             RECORDS,
             HASHES,
+            NEAR,
+            NEAR_DUPLICATES,
             MANIFEST,
             TABLE,
             REJECTS,

@@ -35,6 +35,8 @@ class BulkResult(Counts):
         reasons: Rejects by `stage/reason`.
         labels: Rows by label.
         verdicts: Rows by verdict.
+        near_groups: Groups of near-duplicates; 0 unless they are looked for.
+        near_images: Images in these groups.
         notes: Notes for the user, such as why the table was rebuilt.
         drift: The drift report; None if it is disabled.
         estimate: The estimate of a dry run; None for a real run.
@@ -55,6 +57,8 @@ class BulkResult(Counts):
     reasons: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     verdicts: dict[str, int] = field(default_factory=dict)
+    near_groups: int = 0
+    near_images: int = 0
     notes: list[str] = field(default_factory=list)
     drift: dict[str, Any] | None = None
     estimate: dict[str, Any] | None = None

@@ -22,4 +22,6 @@ def job_identity(config: BulkJob, card: ModelCard) -> dict[str, Any]:
         "duplicates": config.duplicates,
         "limits": config.input.limits.model_dump(mode="json"),
         "labels": config.input.labels.model_dump(mode="json"),
+        # Tables from before this option keep their identity.
+        **({"near_duplicates": True} if config.near_duplicates else {}),
     }
