@@ -18,7 +18,13 @@ from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.output.counts import COUNT_NAMES
 from components.bulk_inference.output.job_manifest import Totals, manifest_content
-from components.bulk_inference.output.ledger import MANIFEST, REJECTS, Ledger, shard_path
+from components.bulk_inference.output.ledger import (
+    MANIFEST,
+    NEAR_DUPLICATES,
+    REJECTS,
+    Ledger,
+    shard_path,
+)
 from components.bulk_inference.output.result import BulkResult
 from components.bulk_inference.planning.identity import job_identity
 from components.bulk_inference.planning.reuse import NEEDED_COLUMNS
@@ -129,7 +135,9 @@ class _BulkRun:
         result.units = len(planned)
         result.units_done_now = len(todo)
         if todo or stale:
-            ledger.remove(MANIFEST)
+            # Neither may describe other units than there are, even if this run is killed.
+            for name in (MANIFEST, NEAR_DUPLICATES):
+                ledger.remove(name)
         pipeline_begin = time.monotonic()
         counted = self._run_pipeline(todo) if todo else {}
         pipeline_end = time.monotonic()
@@ -153,9 +161,8 @@ class _BulkRun:
         if self._job.near_duplicates:
             from components.bulk_inference.output.near_table import write_near_table
 
-            names = [unit.name for unit in planned]
-            changed = bool(todo or stale)
-            result.near_groups, result.near_images = write_near_table(ledger, names, changed)
+            found = write_near_table(ledger, [unit.name for unit in planned])
+            result.near_groups, result.near_images = found
         if self._job.drift.enabled:
             result.drift = self._report_drift(sums, changed=bool(todo or stale))
         result.seconds = time.perf_counter() - self._begin

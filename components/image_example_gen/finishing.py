@@ -4,7 +4,7 @@ Files that lose rows are rewritten without them; the others are moved. The Beam 
 `transforms.py` call it, and `local_run.py` does so for all parts at once.
 """
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -100,6 +100,10 @@ def _move(
     near_copies: list[tuple[object, ...]] = []
     for (slot, label), number in part.counts.items():
         account.examples[name_of(final_split(slot, named), label)] += number
+    places = {
+        row: final_split(to, named) if to != near_moves.DROP else None
+        for row, to in near[["row", "slot"]].tolist()
+    }
     for slot in np.unique(slots).tolist():
         split = final_split(slot, named)
         source = f"{output}/{staged(part.number, slot)}"
@@ -111,7 +115,7 @@ def _move(
             content = files.read_bytes(source)
             is_dropped = wanted["role"] == duplicates.DROPPED
             found, rest = take_records(content, np.searchsorted(rows, wanted["row"]), is_dropped)
-            copies += _describe(found, wanted, split, account)
+            copies += _describe(found, wanted, split, account, places)
             if len(rest) < len(content):
                 files.write_bytes(source, rest)
             rows = np.setdiff1d(rows, wanted["row"][is_dropped])
@@ -130,12 +134,17 @@ def _move(
 
 
 def _describe(
-    found: list[bytes], requests: np.ndarray, split: str, account: Account
+    found: list[bytes],
+    requests: np.ndarray,
+    split: str,
+    account: Account,
+    places: Mapping[int, str | None],
 ) -> Iterator[tuple[object, ...]]:
-    """Yields rows of the duplicates table and subtracts dropped copies from the account."""
-    for record, (role, conflict) in zip(
-        found, requests[["role", "conflict"]].tolist(), strict=True
-    ):
+    """Yields rows of the duplicates table and subtracts dropped copies from the account.
+
+    `places` holds the splits of near-duplicates by row, None for those that are dropped as such.
+    """
+    for record, (row, role, conflict) in zip(found, requests.tolist(), strict=True):
         digest, key, label = described(record)
         dropped = role == duplicates.DROPPED
         if dropped:
@@ -147,4 +156,6 @@ def _describe(
             account.conflicts += role == duplicates.FIRST
             if len(account.conflict_names) < 2 * CONFLICTS_NAMED:
                 account.conflict_names.append((digest, key, label or ""))
-        yield digest, key, label, split, dropped, conflict
+        place = places.get(row, split)
+        is_gone = dropped or place is None
+        yield digest, key, label, place or split, is_gone, conflict

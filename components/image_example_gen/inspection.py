@@ -3,6 +3,7 @@
 It runs on threads, because hashing and decoding release the interpreter lock.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,6 +29,7 @@ from trainer.config import ImageConfig
 
 _SHOWN: Final = ImageConfig(height=SIDE, width=SIDE)
 """The image that is compared with others if the model's is unknown."""
+_HELD_BYTES: Final = 4 * 1024 * 1024
 
 
 @dataclass
@@ -87,9 +89,8 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
     kept: list[int] = []
     data: list[bytes] = []
     headers: list[ImageHeader] = []
-    pictures: list[np.ndarray] = []
     converted = reduced = 0
-    shown = job.image or _SHOWN
+    thumbs = _Thumbnails(job.image or _SHOWN)
     is_near_wanted = job.input.duplicates.near != "off"
     for i, header in zip(checked.places, checked.headers, strict=True):
         found = batch.data[i]
@@ -106,13 +107,11 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
                 converted += 1
             else:
                 verify(found, header)
-            if is_near_wanted:
-                if pixels is None:
-                    pixels = model_pixels(batch.data[i], header, shown)
-                pictures.append(pixels)
         except ImageFaultError as fault:
             checked.refuse(i, fault)
             continue
+        if is_near_wanted:
+            thumbs.add(batch.data[i], header, pixels)
         kept.append(i)
         data.append(found)
         headers.append(header)
@@ -131,7 +130,7 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
         labels=labels,
         corrected=sum(new != old for new, old in zip(labels, given, strict=True)),
         slots=choose_slots(digests, labels, splits, job.input.splits),
-        thumbs=thumbnails(np.stack(pictures)) if pictures else np.empty((0, SIDE, SIDE), np.uint8),
+        thumbs=thumbs.all(),
         named={split for split in splits if split},
         converted=converted,
         reduced=reduced,
@@ -140,6 +139,41 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
         renamed=batch.renamed,
         origins=batch.origins,
     )
+
+
+class _Thumbnails:
+    """Makes thumbnails of many images at a time, but holds the pixels of a few megabytes only."""
+
+    def __init__(self, image: ImageConfig) -> None:
+        self._image = image
+        self._pixels: list[np.ndarray] = []
+        self._made = [np.empty((0, SIDE, SIDE), np.uint8)]
+
+    def add(self, data: bytes, header: ImageHeader, pixels: np.ndarray | None) -> None:
+        """Adds an image, a black one if its pixels cannot be had.
+
+        Args:
+            data: The file.
+            header: Its header.
+            pixels: uint8 [height, width, channels], of the size that the model sees, if known.
+        """
+        if pixels is None:
+            pixels = np.zeros(self._image.shape, np.uint8)
+            with suppress(ImageFaultError):
+                pixels = model_pixels(data, header, self._image)
+        self._pixels.append(pixels)
+        if len(self._pixels) * pixels.size >= _HELD_BYTES:
+            self._make()
+
+    def _make(self) -> None:
+        if self._pixels:
+            self._made.append(thumbnails(np.stack(self._pixels)))
+        self._pixels = []
+
+    def all(self) -> np.ndarray:
+        """Returns the thumbnails of all images: uint8 [n, SIDE, SIDE]."""
+        self._make()
+        return np.concatenate(self._made)
 
 
 def _is_reduced(header: ImageHeader, image: ImageConfig, store: Store) -> bool:

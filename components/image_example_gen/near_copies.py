@@ -7,6 +7,7 @@ images.
 
 import tempfile
 from collections.abc import Iterable, Iterator, Set
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,6 @@ from trainer.storage import files
 
 _HELD_OUT: Final = (features.VALIDATION, features.CALIBRATION, features.TEST)
 _RANK: Final = {features.UNLABELLED: 0, **{split: i for i, split in enumerate(_HELD_OUT, 2)}}
-_PARTS_AT_A_TIME: Final = 16
 
 
 def find_near_copies(
@@ -43,7 +43,9 @@ def find_near_copies(
     Yields:
         Number of a part, and packed `NEAR` rows in the order of the part's rows.
     """
-    known = sorted(facts)
+    facts = list(facts)
+    named = {split for part in facts for split in part.named_splits}
+    known = sorted(part for part in facts if part.bounds[-1])
     numbers = [part.number for part in known]
     lengths = [part.bounds[-1] for part in known]
     starts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
@@ -54,18 +56,16 @@ def find_near_copies(
         rows = copies["row"][copies["role"] == duplicates.DROPPED]
         usable[place[number] + rows.astype(np.int64)] = False
     with tempfile.TemporaryDirectory(dir=_room(output)) as folder:
-        rows = _gathered(numbers, int(starts[-1]), output, folder)
-        groups = find_near_groups(rows["thumb"], rows["words"], usable)
-        slots = np.array(rows["slot"][groups.images])
-        named = {split for part in known for split in part.named_splits}
+        columns = _gathered(numbers, int(starts[-1]), output, folder)
+        groups = find_near_groups(columns["thumb"], columns["words"], usable)
+        slots = np.array(columns["slot"][groups.images])
         found = np.empty(len(groups.images), NEAR)
         found["slot"] = _placed(groups, slots, named) if is_grouped else slots
-        found["group"] = rows["digest"][groups.groups]
-        found["family"] = rows["digest"][groups.families]
+        found["group"] = columns["digest"][groups.groups]
+        found["family"] = columns["digest"][groups.families]
         found["distance"] = groups.distances
         found["represents"] = groups.images == groups.groups
         found["crosses"] = _crossing(groups, slots, named)
-        del rows
     cuts = np.searchsorted(groups.images, starts)
     for number, start, begin, end in zip(numbers, starts, cuts, cuts[1:], strict=False):
         if end > begin:
@@ -79,19 +79,21 @@ def _room(output: str) -> str | None:
     return None if files.is_remote(output) else f"{output}/{STAGING}"
 
 
-def _gathered(numbers: list[int], total: int, output: str, folder: str) -> np.ndarray:
-    """Concatenates the rows of all parts in a file, mapped into memory."""
-    path = Path(folder, "rows")
-    names = [near_file(number) for number in numbers]
-    with path.open("wb") as file:
-        for begin in range(0, len(names), _PARTS_AT_A_TIME):
-            some = names[begin : begin + _PARTS_AT_A_TIME]
-            for name in some:
-                if files.exists(f"{output}/{name}"):
-                    file.write(files.read_bytes(f"{output}/{name}"))
+def _gathered(numbers: list[int], total: int, output: str, folder: str) -> dict[str, np.ndarray]:
+    """Concatenates the rows of all parts, and maps each of their columns from a file."""
+    columns = {name: Path(folder, name) for name in NEAR_ROW.names or ()}
+    with ExitStack() as stack:
+        opened = {name: stack.enter_context(path.open("wb")) for name, path in columns.items()}
+        for content in files.read_each(f"{output}/{near_file(number)}" for number in numbers):
+            rows = np.frombuffer(content, NEAR_ROW)
+            for name, file in opened.items():
+                file.write(rows[name].tobytes())
     if not total:
-        return np.empty(0, NEAR_ROW)
-    return np.memmap(path, NEAR_ROW, mode="r", shape=(total,))
+        return {name: np.empty(0, NEAR_ROW)[name] for name in columns}
+    return {
+        name: np.memmap(path, NEAR_ROW[name].base, mode="r", shape=(total, *NEAR_ROW[name].shape))
+        for name, path in columns.items()
+    }
 
 
 def _sides(slots: np.ndarray, named: Set[str]) -> np.ndarray:

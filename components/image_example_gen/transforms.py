@@ -57,20 +57,22 @@ class Ingest(beam.PTransform):
                 _find, facts, uri=self.uri, drop_all=self.job.input.duplicates.exact == "drop"
             )
         )
-        near = (
-            units.pipeline
-            | "All" >> beam.Create(["all"] if self.job.input.duplicates.near != "off" else [])
-            | "FindNearDuplicates"
-            >> beam.FlatMap(
-                _find_near,
-                facts,
-                beam.pvalue.AsIter(requests),
-                uri=self.uri,
-                is_grouped=self.job.is_grouped,
+        by_part = {"parts": parts, "requests": requests}
+        if self.job.input.duplicates.near != "off":
+            by_part["near"] = (
+                units.pipeline
+                | "AllParts" >> beam.Create([None])
+                | "FindNearDuplicates"
+                >> beam.FlatMap(
+                    _find_near,
+                    facts,
+                    beam.pvalue.AsIter(requests),
+                    uri=self.uri,
+                    is_grouped=self.job.is_grouped,
+                )
             )
-        )
         return (
-            {"parts": parts, "requests": requests, "near": near}
+            by_part
             | "GroupParts" >> beam.CoGroupByKey()
             | "FinishParts" >> beam.ParDo(FinishPart(self.uri), facts)
         )
@@ -126,7 +128,7 @@ def _find(
 
 
 def _find_near(
-    _: str,
+    _: None,
     facts: Iterable[PartFacts],
     requests: Iterable[tuple[int, bytes]],
     uri: str,
@@ -158,7 +160,9 @@ class FinishPart(beam.DoFn):
         for part in group[1]["parts"]:
             try:
                 with output_explained(self._uri):
-                    finish_part(part, group[1]["requests"], group[1]["near"], facts, self._uri)
+                    finish_part(
+                        part, group[1]["requests"], group[1].get("near", ()), facts, self._uri
+                    )
             except OutputError as error:
                 raise RuntimeError(str(error)) from error
             yield part.name

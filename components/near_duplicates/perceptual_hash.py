@@ -17,6 +17,7 @@ WINDOWS: Final = 6
 WORDS: Final = 4
 """64-bit words of a hash."""
 
+_PIXELS_AT_A_TIME: Final = 1 << 20
 _CROP: Final = 0.05
 """Share of a side that the windows leave out."""
 _FREQUENCIES: Final = 8
@@ -38,10 +39,15 @@ def thumbnails(pixels: np.ndarray) -> np.ndarray:
         uint8 [n, SIDE, SIDE].
     """
     number, height, width, channels = pixels.shape
-    grey = pixels[..., 0] if channels == 1 else pixels @ _GREY
-    small = _shrinking(height) @ grey.astype(np.float64) @ _shrinking(width).T
     scale = 16 * height * width * (1 if channels == 1 else int(_GREY.sum()))
-    return np.rint(small / scale).astype(np.uint8).reshape(number, SIDE, SIDE)
+    found = np.empty((number, SIDE, SIDE), np.uint8)
+    step = max(1, _PIXELS_AT_A_TIME // (height * width))
+    for begin in range(0, number, step):
+        some = pixels[begin : begin + step]
+        grey = some[..., 0] if channels == 1 else some @ _GREY
+        small = _shrinking(height) @ grey.astype(np.float64) @ _shrinking(width).T
+        found[begin : begin + step] = np.rint(small / scale)
+    return found
 
 
 @lru_cache(maxsize=16)

@@ -148,6 +148,31 @@ def test_a_copy_in_a_later_span_takes_the_split_of_the_earlier_one(tmp_path: Pat
     assert all(splits[f"{seed}-b"] == splits[f"{seed}"] for seed in range(40))
 
 
+def test_exact_copies_go_with_their_group(tmp_path: Path) -> None:
+    files = dict(classes())
+    for seed in range(1, 40, 4):
+        name = f"{('dog', 'cat')[seed % 2]}/{seed}"
+        files[f"{name}-again.png"] = files[f"{name}-reencoded.png"]
+    path = str(archives.write(tmp_path / "a.zip", files))
+    for exact, kept in (("keep", 10), ("drop", 0)):
+        output = tmp_path / exact
+        config = {"duplicates": {"exact": exact, "near": "group"}, "splits": SPLITS}
+        account = ingest(
+            InputConfig.model_validate({"paths": path, **config}),
+            str(output),
+            lambda: beam.Pipeline(FnApiRunner()),
+            image=IMAGE,
+        )
+        splits = splits_by_name(output)
+        exact_rows = pq.read_table(output / "duplicates.parquet").to_pylist()
+        assert len(exact_rows) == 20
+        kept_rows = [row for row in exact_rows if not row["dropped"]]
+        assert all(row["split"] == splits[Path(row["image"]).stem] for row in kept_rows)
+        assert len(kept_rows) == 10 + kept
+        assert account.images_in == len(files)
+        assert account.examples.total() == len(files) - 10 + kept
+
+
 def test_settings_in_short_and_with_yaml_words() -> None:
     config = InputConfig.model_validate({"paths": "a.zip", "duplicates": "keep"})
     assert (config.duplicates.exact, config.duplicates.near) == ("keep", "off")

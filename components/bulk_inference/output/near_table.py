@@ -66,18 +66,17 @@ def compared_rows(
     ]
 
 
-def write_near_table(ledger: Ledger, names: Sequence[str], has_changed: bool) -> tuple[int, int]:
-    """Compares all images and writes the table, unless it is there and nothing has changed.
+def write_near_table(ledger: Ledger, names: Sequence[str]) -> tuple[int, int]:
+    """Compares all images and writes the table, unless it is there.
 
     Args:
         ledger: The job's files.
         names: The units in source order; those without images have no file.
-        has_changed: Whether units were added or removed since the table was written.
 
     Returns:
         The number of groups, and of images in them.
     """
-    if has_changed or not files.exists(ledger.path(NEAR_DUPLICATES)):
+    if not files.exists(ledger.path(NEAR_DUPLICATES)):
         _write(ledger, names)
     content = io.BytesIO(ledger.read(NEAR_DUPLICATES))
     groups = pq.read_table(content, columns=["group"]).column("group")
