@@ -64,7 +64,6 @@ def test_a_grown_archive_is_compared_again(tmp_path: Path, run_job: RunJob) -> N
     archives.write(tmp_path / "a.zip", {**files(), "zz.png": png_of(darker(picture(1)))})
     result = run_job(path, near_duplicates=True)
     assert (result.near_groups, result.near_images) == (11, 23)
-    assert result.units_done_now < result.units
 
 
 def test_it_is_off_by_default(tmp_path: Path, run_job: RunJob) -> None:
