@@ -12,8 +12,9 @@ from typing import Final
 import numpy as np
 
 from components.near_duplicates.alignment import distances
-from components.near_duplicates.candidates import Candidates, similar_pairs
+from components.near_duplicates.candidates import MOST_IMAGES, Candidates, similar_pairs
 from components.near_duplicates.perceptual_hash import is_blank
+from trainer.errors import InputError
 
 _AT_A_TIME: Final = 512
 _BLANKS_AT_A_TIME: Final = 1 << 14
@@ -49,7 +50,15 @@ def find_near_groups(thumbs: np.ndarray, words: np.ndarray, usable: np.ndarray) 
 
     Returns:
         The groups. They depend on the order of the images only where one image may join several.
+
+    Raises:
+        InputError: if there are more than `candidates.MOST_IMAGES`.
     """
+    if len(usable) > MOST_IMAGES:
+        raise InputError(
+            f"{len(usable):,} images are too many to look for near-duplicates, at most"
+            f" {MOST_IMAGES:,} can be compared; switch it off or divide the input"
+        )
     usable = usable.copy()
     for begin in range(0, len(usable), _BLANKS_AT_A_TIME):
         some = slice(begin, begin + _BLANKS_AT_A_TIME)

@@ -19,6 +19,7 @@ from components.near_duplicates.perceptual_hash import (
 )
 from tests.near_copies import COPIES, picture
 from trainer.config import ImageConfig
+from trainer.errors import InputError
 
 IMAGE = ImageConfig(height=48, width=48)
 
@@ -140,6 +141,13 @@ def test_no_group_is_a_chain() -> None:
     one = distances(thumbs[representatives], thumbs[members], start)
     two = distances(thumbs[members], thumbs[representatives], start)
     assert np.isfinite(np.minimum(one, two)).mean() > 0.95
+
+
+def test_more_images_than_a_candidate_can_name_get_one_line() -> None:
+    thumbs = np.broadcast_to(np.uint8(0), (candidates.MOST_IMAGES + 1, SIDE, SIDE))
+    words = np.broadcast_to(np.uint64(0), (len(thumbs), WINDOWS, WORDS))
+    with pytest.raises(InputError, match="too many to look for near-duplicates"):
+        find_near_groups(thumbs, words, np.broadcast_to(True, len(thumbs)))
 
 
 @settings(max_examples=20, deadline=None)
