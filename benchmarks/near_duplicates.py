@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the images")
     parser.add_argument("--sets", nargs="+", default=[*_IMAGES, "scale"])
     parser.add_argument("--copied", type=int, default=1000, help="images of a set to copy, at most")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[250_000, 1_000_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
     parser.add_argument("--json", action="store_true", help="print nothing but the record")
     parser.add_argument("--scale-folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
