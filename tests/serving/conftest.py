@@ -59,6 +59,13 @@ def png(image: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def strings(contents: list[bytes]) -> np.ndarray:
+    """Files as a tensor of strings; NumPy's own type would cut zeros off their ends."""
+    array = np.empty(len(contents), object)
+    array[:] = contents
+    return array
+
+
 def digits(folder: Path) -> Iterator[tuple[bytes, str]]:
     with zipfile.ZipFile(write_digits(folder).labelled) as archive:
         for name in archive.namelist():

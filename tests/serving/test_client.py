@@ -31,7 +31,7 @@ from serving.local_model import LocalModel
 from serving.predictions import ServingError
 from tests.limits import HANG_SECS
 from tests.numeric import assert_close, assert_same_answers
-from tests.serving.conftest import Exported
+from tests.serving.conftest import Exported, strings
 
 SERVER = Path(__file__).parent / "loopback_server.py"
 Addresses = dict[str, str]
@@ -96,12 +96,6 @@ def client(request: pytest.FixtureRequest, server: Addresses) -> Iterator[Predic
 def connected(target: str, **options: Any) -> PredictClient:
     """A client whose requests have the time that a slow machine needs to load a signature."""
     return PredictClient(target, timeout_secs=HANG_SECS, **options)
-
-
-def strings(values: list[bytes]) -> np.ndarray:
-    array = np.empty(len(values), object)
-    array[:] = values
-    return array
 
 
 def b64(content: bytes) -> dict[str, str]:
