@@ -30,16 +30,17 @@ def predict_images(
     model: str | None,
     server: str | None,
     name: str,
-    version: int | None,
+    version: str | None,
 ) -> dict[str, Any]:
     """Classifies image files; a file that is not a usable image gets an error.
 
     Args:
         files: The image files.
-        model: Folder of a model or of pushed versions; either this or `server` is given.
+        model: Folder of a model or of pushed versions, or `DIRECTORY@ALIAS`; either this or
+            `server` is given.
         server: Address, as for `PredictClient`.
         name: The model's name on the server.
-        version: The model's version on the server; None for the newest.
+        version: Number or label of the model's version on the server; None for the newest.
 
     Returns:
         Predictions and errors in the order of the files, as JSON-compatible values.
@@ -64,9 +65,8 @@ def predict_images(
     place_of_model = server or str(model)
     if contents:
         if server is not None:
-            with PredictClient(
-                server, model=name, version=version, timeout_secs=_SECONDS
-            ) as client:
+            wanted = int(version) if version and version.isdecimal() else version
+            with PredictClient(server, model=name, version=wanted, timeout_secs=_SECONDS) as client:
                 found = classify_each(client, list(contents.values()))
         else:
             place_of_model = read_card(str(model)).path

@@ -156,7 +156,7 @@ def _pushed(root: Path, survey: Survey, runs: list[Run]) -> Iterator[RootFinding
         return
     try:
         store = open_store(folder)
-        versions, latest = store.versions(), store.latest()
+        versions, latest, aliases = store.versions(), store.latest(), store.aliases()
     except (UserError, OSError) as error:
         yield RootFinding(_PUSHED, WRONG, str(error))
         return
@@ -167,6 +167,12 @@ def _pushed(root: Path, survey: Survey, runs: list[Run]) -> Iterator[RootFinding
             "remove these versions; a server cannot load them",
         )  # fmt: skip
     complete = [version.number for version in versions if version.complete]
+    dangling = [f"{name} ({a.version})" for name, a in aliases.items() if a.version not in complete]
+    if dangling:
+        yield RootFinding(
+            "aliases", WRONG, f"{folder}: names of versions that are not there: {named(dangling)}",
+            "`vaeline models alias` sets or removes them",
+        )  # fmt: skip
     last = next((run.pushed for run in reversed(runs) if run.pushed), "")
     if not complete and last:
         yield RootFinding(

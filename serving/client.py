@@ -48,7 +48,8 @@ class PredictClient:
     Args:
         target: `grpc://host:8500`, `grpcs://host:443`, `http://host:8501` or `https://host/path`.
         model: The model's name on the server.
-        version: Version of the model; None for the server's default, the newest.
+        version: Version of the model: its number, or one of the server's version labels; None for
+            the server's default, the newest.
         timeout_secs: Timeout of one request.
         attempts: Number of attempts while no server is ready.
         first_pause_secs: Pause before the second attempt; doubled each time, with jitter.
@@ -64,7 +65,7 @@ class PredictClient:
         target: str,
         *,
         model: str = "vaeline",
-        version: int | None = None,
+        version: int | str | None = None,
         timeout_secs: float = 10.0,
         attempts: int = 4,
         first_pause_secs: float = 0.2,
@@ -165,7 +166,7 @@ class PredictClient:
         raise AssertionError("unreachable")
 
 
-def _connect(target: str, model: str, version: int | None, timeout_secs: float) -> Transport:
+def _connect(target: str, model: str, version: int | str | None, timeout_secs: float) -> Transport:
     scheme, _, host = target.partition("://")
     if scheme in ("grpc", "grpcs") and host:
         from serving.grpc_transport import GrpcTransport

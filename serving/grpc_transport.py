@@ -32,13 +32,19 @@ class GrpcTransport:
     Args:
         host: `host:port`.
         model: The model's name on the server.
-        version: Version of the model; None for the server's default.
+        version: Number or label of the model's version; None for the server's default.
         timeout_secs: Timeout of one request.
         tls: Whether to encrypt, with the system's certificates.
     """
 
     def __init__(
-        self, host: str, *, model: str, version: int | None, timeout_secs: float, tls: bool = False
+        self,
+        host: str,
+        *,
+        model: str,
+        version: int | str | None,
+        timeout_secs: float,
+        tls: bool = False,
     ) -> None:
         # Batches of images exceed gRPC's default limit of 4 MiB; the server has its own limit.
         options = [
@@ -54,7 +60,9 @@ class GrpcTransport:
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._spec = model_pb2.ModelSpec(name=model)
-        if version is not None:
+        if isinstance(version, str):
+            self._spec.version_label = version
+        elif version is not None:
             self._spec.version.value = version
         self._timeout_secs = timeout_secs
 

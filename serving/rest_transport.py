@@ -7,6 +7,7 @@ format is the columnar one of TF Serving's api_rest.md.
 import base64
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import quote
 
 import numpy as np
 import requests
@@ -44,16 +45,19 @@ class RestTransport:
     Args:
         target: `http://host:8501`, or an https address; a path before `/v1` is kept.
         model: The model's name on the server.
-        version: Version of the model; None for the server's default.
+        version: Number or label of the model's version; None for the server's default.
         timeout_secs: Timeout to connect, and between two parts of a response.
     """
 
     def __init__(
-        self, target: str, *, model: str, version: int | None, timeout_secs: float
+        self, target: str, *, model: str, version: int | str | None, timeout_secs: float
     ) -> None:
         self._target = target
         self._model = f"{target}/v1/models/{model}"
-        self._place = self._model + (f"/versions/{version}" if version is not None else "")
+        self._place = self._model
+        if version is not None:
+            kind = "labels" if isinstance(version, str) else "versions"
+            self._place += f"/{kind}/{quote(str(version), safe='')}"
         self._timeout_secs = timeout_secs
         self._session = requests.Session()
         self._outputs: dict[str, dict[str, Any]] = {}

@@ -45,7 +45,7 @@ class BackboneConfig(Section):
         default=IMAGENET,
         description="what it starts from. imagenet: Keras downloads the weights; none: at random; "
         "otherwise the path of a .weights.h5, .h5 or .keras file, or of the folder of a pushed "
-        "model whose encoder is the same backbone",
+        "model, or its alias as in `pushed@champion`, whose encoder is the same backbone",
     )
     train: str = Field(
         default="all",

@@ -13,6 +13,7 @@ import numpy as np
 
 from trainer.backbone_config import IMAGENET, BackboneConfig
 from trainer.errors import InputError
+from trainer.model_address import resolve_model
 from trainer.storage import files
 
 if TYPE_CHECKING:
@@ -39,14 +40,14 @@ def check_weights(config: BackboneConfig | None) -> None:
     Raises:
         InputError: there is no such file or folder, or it is of another kind.
     """
-    path = config.path if config else ""
+    path = _path(config)
     if not path:
         return
     if files.is_folder(path):
         if not any(files.exists(posixpath.join(path, name)) for name in _MODELS):
             raise InputError(
                 f"{_KEY}: {path} is a folder without {' or '.join(_MODELS)}; of pushed models "
-                "name one version"
+                "name one version, or an alias as in pushed@champion"
             )
         return
     if not files.exists(path):
@@ -65,7 +66,7 @@ def digest_of(config: BackboneConfig | None) -> str:
         InputError: as for `check_weights`.
     """
     check_weights(config)
-    path = config.path if config else ""
+    path = _path(config)
     if not path:
         return ""
     return files.digest(path)[:_DIGEST_LENGTH]
@@ -88,16 +89,24 @@ def read_weights(config: BackboneConfig, image_shape: Sequence[int]) -> list[np.
     encoder.build((None, *image_shape))
     if config.weights == IMAGENET:
         arrays = _download(config.name)
-    elif files.is_folder(config.path):
-        with files.local_copy(config.path) as folder:
+    elif files.is_folder(path := _path(config)):
+        with files.local_copy(path) as folder:
             arrays = _read_model(folder, config, encoder)
     else:
-        with files.local_copy(config.path) as local:
+        with files.local_copy(path) as local:
             arrays = _read_file(local, config, encoder)
     return [
         np.square(array) if _is_deviation(config.name, weight, array) else array
         for weight, array in zip(encoder.weights, arrays, strict=True)
     ]
+
+
+def _path(config: BackboneConfig | None) -> str:
+    """Returns the file or folder of the weights, which an alias may name; empty if none does."""
+    try:
+        return resolve_model(config.path) if config and config.path else ""
+    except InputError as error:
+        raise InputError(f"{_KEY}: {error}") from error
 
 
 def _download(name: str) -> list[np.ndarray]:

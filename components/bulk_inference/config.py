@@ -140,7 +140,11 @@ class BulkConfig(Section):
     )
     input: InputConfig | None = Field(default=None, description="The images.")
     model: str = Field(
-        default="", description="Folder of a model or of pushed versions; local, gs:// or s3://."
+        default="",
+        description=(
+            "Folder of a model or of pushed versions, local, gs:// or s3://; an alias names one of"
+            " these versions, as in `pushed@champion`."
+        ),
     )
     output: str = Field(default="", description="Folder of the table; local, gs:// or s3://.")
     format: Literal["parquet", "jsonl", "csv", "tfrecord", "npy"] = Field(

@@ -7,6 +7,7 @@ import posixpath
 
 from components.model_push.versions import MODEL_FILE, newest_folders
 from trainer.errors import InputError
+from trainer.model_address import resolve_model
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 from trainer.storage import files
 
@@ -16,7 +17,7 @@ def find_model(path: str) -> str:
 
     Args:
         path: A model's folder, or a folder of pushed versions (`1/`, `2/`, ...), of which the
-            highest is used.
+            highest is used; or such a folder and an alias, `DIRECTORY@ALIAS`.
 
     Returns:
         The folder that holds `saved_model.pb`.
@@ -26,6 +27,7 @@ def find_model(path: str) -> str:
     """
     if not path:
         raise InputError("no model is named; give the folder of a pushed model (bulk.model)")
+    path = resolve_model(path)
     if files.exists(posixpath.join(path, MODEL_FILE)):
         return path
     newest = next(newest_folders(path), None)

@@ -15,7 +15,6 @@ from typing import Final
 
 from components.model_push.record import PushRecord, parse_record
 from components.model_push.versions import (
-    LATEST,
     MODEL_FILE,
     RECORD_FILE,
     TEMPORARY,
@@ -27,6 +26,7 @@ from components.model_push.versions import (
     version_numbers,
 )
 from trainer.errors import InputError
+from trainer.model_address import LATEST
 from trainer.storage import files
 from trainer.storage.failures import ConflictError, MissingError
 from trainer.storage.interface import FileFacts
@@ -64,7 +64,11 @@ class CloudStore(VersionStore):
     def remove(self, numbers: Iterable[int]) -> None:
         """See the base class."""
         for number in numbers:
-            self._delete(self.find(number).path)
+            self._delete(self.find_removable(number).path)
+
+    def write(self, name: str, content: bytes) -> None:
+        """See the base class."""
+        files.write_bytes(f"{self.address}/{name}", content)
 
     def _publish(self, source: str, record: PushRecord) -> Version:
         # Claiming before the dead pushes are removed keeps their numbers from being reused: a

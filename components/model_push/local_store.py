@@ -16,7 +16,6 @@ from components import locks
 from components.model_push.readers import group_id, readers_note, share, share_folder
 from components.model_push.record import PushRecord, parse_record
 from components.model_push.versions import (
-    LATEST,
     MODEL_FILE,
     RECORD_FILE,
     TEMPORARY,
@@ -28,6 +27,7 @@ from components.model_push.versions import (
     version_numbers,
 )
 from trainer.errors import InputError
+from trainer.model_address import LATEST
 
 _LOCK: Final = ".lock"
 
@@ -84,11 +84,19 @@ class LocalStore(VersionStore):
 
     def remove(self, numbers: Iterable[int]) -> None:
         """See the base class."""
-        with self._locked():
+        with self.exclusive():
             for number in numbers:
-                self.find(number)
+                self.find_removable(number)
                 (self._folder / str(number)).rename(self._folder / f"{TEMPORARY}removed-{number}")
             self._remove_unfinished()
+
+    def write(self, name: str, content: bytes) -> None:
+        """See the base class."""
+        path = self._folder / name
+        _write_whole(path, content)
+        share(self._folder / Path(name).parts[0], self._folder, self._group)
+        _sync(path.parent)
+        _sync(self._folder)
 
     def readers_note(self, version: Version) -> str:
         """See the base class."""
@@ -98,7 +106,7 @@ class LocalStore(VersionStore):
         if self._group:
             # Before anything is copied.
             group_id(self._group)
-        with self._locked():
+        with self.exclusive():
             numbers = self._numbers()
             number = next_number([*numbers, self.latest() or 0])
             self._remove_unfinished()
@@ -137,9 +145,7 @@ class LocalStore(VersionStore):
         )
 
     def _point_at(self, number: int) -> None:
-        _write_whole(self._folder / LATEST, f"{number}\n".encode())
-        share(self._folder / LATEST, self._folder, self._group)
-        _sync(self._folder)
+        self.write(LATEST, f"{number}\n".encode())
 
     def _remove_unfinished(self) -> None:
         """Removes leftovers of dead pushes, and points to the newest version that they finished."""
@@ -153,7 +159,8 @@ class LocalStore(VersionStore):
             self._point_at(max(complete))
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def exclusive(self) -> Iterator[None]:
+        """See the base class."""
         with contextlib.ExitStack() as stack:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)

@@ -1,12 +1,17 @@
-"""Rolls back and prunes versions in a store; `vaeline models` and the Pusher call it."""
+"""Rolls back, names and prunes versions; `vaeline models` and the Pusher call it."""
 
+import contextlib
+import posixpath
+from collections import defaultdict
 from dataclasses import replace
 
+from components.model_push.aliases import Alias, read_alias
 from components.model_push.cloud_store import CloudStore
 from components.model_push.local_store import LocalStore
-from components.model_push.record import sign_record
+from components.model_push.record import sign, sign_record
 from components.model_push.versions import Version, VersionStore
 from trainer.errors import InputError
+from trainer.model_address import ALIASES, LATEST, require_alias, resolve_model
 from trainer.storage import files
 
 
@@ -75,15 +80,84 @@ def prunable(store: VersionStore, *, keep: int) -> list[Version]:
         keep: Number of newest versions to keep, including the served one.
 
     Returns:
-        The other versions, oldest first, without the one that `latest` names.
+        The other versions, oldest first, without those that `latest` and aliases name.
 
     Raises:
         InputError: if not even the served version would be kept.
     """
     if keep < 1:
         raise InputError(f"--keep {keep}: at least one version has to stay, the served one")
-    latest = store.latest()
-    return [version for version in store.complete()[:-keep] if version.number != latest]
+    named = {store.latest(), *aliases_by_version(store)}
+    return [version for version in store.complete()[:-keep] if version.number not in named]
+
+
+def find_version(store: VersionStore, name: str) -> Version:
+    """Returns a complete version.
+
+    Args:
+        store: The store of versions.
+        name: Its number, an alias, or `latest`.
+
+    Raises:
+        InputError: if there is no such version or alias.
+    """
+    if name.isdecimal():
+        return store.find(int(name))
+    address = f"{store.address}@{name if name == LATEST else require_alias(name)}"
+    return store.find(int(posixpath.basename(resolve_model(address))))
+
+
+def set_alias(store: VersionStore, name: str, version: int, *, user: str = "") -> Alias:
+    """Lets a name refer to a version, whatever it referred to before.
+
+    Args:
+        store: The store of versions.
+        name: The name.
+        version: Number of a complete version.
+        user: The user name to record; if empty, that of the account.
+
+    Returns:
+        The alias; of two that are set at the same time, the last one stays.
+
+    Raises:
+        InputError: if the name can't be an alias, or there is no such version.
+    """
+    require_alias(name)
+    # A prune must not remove the version in between.
+    with store.exclusive():
+        store.find(version)
+        replaced = None
+        # There may be none, or its file may be damaged, and is replaced.
+        with contextlib.suppress(InputError):
+            replaced = read_alias(store.address, name).version
+        alias = Alias(name, version, *sign(user), replaced)
+        store.write(f"{ALIASES}/{name}", alias.to_json())
+    return alias
+
+
+def remove_alias(store: VersionStore, name: str) -> Alias:
+    """Removes an alias; its version stays.
+
+    Returns:
+        The alias as it was.
+
+    Raises:
+        InputError: if there is no such alias.
+    """
+    known = store.aliases()
+    if name not in known:
+        there = ", ".join(known) or "none"
+        raise InputError(f"{store.address}: there is no alias {name!r}; there is {there}")
+    files.remove(posixpath.join(store.address, ALIASES, name))
+    return known[name]
+
+
+def aliases_by_version(store: VersionStore) -> dict[int, list[str]]:
+    """Returns the names of each version that has any, also of versions that are gone."""
+    found: dict[int, list[str]] = defaultdict(list)
+    for name, alias in store.aliases().items():
+        found[alias.version].append(name)
+    return dict(found)
 
 
 def _before(complete: list[Version], served: Version) -> Version | None:

@@ -70,12 +70,18 @@ def sign_record(record: PushRecord, user: str = "") -> PushRecord:
         record: The record to complete.
         user: The user name to record; if empty, that of the operating system's account.
     """
-    return replace(
-        record,
-        pushed_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        user=user or account(),
-        host=socket.gethostname(),
-    )
+    pushed_at, signer, host = sign(user)
+    return replace(record, pushed_at=pushed_at, user=signer, host=host)
+
+
+def sign(user: str = "") -> tuple[str, str, str]:
+    """Returns the time in UTC, the user and the machine, for a record.
+
+    Args:
+        user: The user name; if empty, that of the operating system's account.
+    """
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    return now, user or account(), socket.gethostname()
 
 
 def create_record(

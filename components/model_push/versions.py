@@ -4,10 +4,12 @@ pushed/
 1795371557/          a complete version: saved_model.pb, variables/, assets/, assets.extra/
 1795379012/
 latest               the served version's number, for readers other than TF Serving
+aliases/champion     a name for a version, and who gave it
 .tmp-1795379013/     a push in progress or killed; not an integer, so TF Serving ignores it
 """
 
 import abc
+import contextlib
 import posixpath
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from components.model_push.aliases import Alias, read_aliases
 from components.model_push.record import PushRecord
 from serving import names
 from trainer.errors import InputError
@@ -22,7 +25,6 @@ from trainer.storage import files
 
 MODEL_FILE: Final = "saved_model.pb"
 RECORD_FILE: Final = f"{names.EXTRA_ASSETS}/{names.PUSH_RECORD}"
-LATEST: Final = "latest"
 TEMPORARY: Final = ".tmp-"
 """Prefix of names that TF Serving must not take for versions."""
 
@@ -90,7 +92,24 @@ class VersionStore(abc.ABC):
 
     @abc.abstractmethod
     def remove(self, numbers: Iterable[int]) -> None:
-        """Removes versions, each atomically for readers."""
+        """Removes versions, each atomically for readers.
+
+        Raises:
+            InputError: if a version is not there or has an alias.
+        """
+
+    @abc.abstractmethod
+    def write(self, name: str, content: bytes) -> None:
+        """Writes a small file beside the versions atomically, for all who can read these."""
+
+    @contextlib.contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keeps pushes and prunes of other processes away, in stores that have locks."""
+        yield
+
+    def aliases(self) -> dict[str, Alias]:
+        """Reads the aliases, by name, sorted."""
+        return read_aliases(self.address)
 
     def readers_note(self, version: Version) -> str:
         """Tells in one line if no other account can read a version; empty if one can."""
@@ -112,6 +131,20 @@ class VersionStore(abc.ABC):
                 return version
         there = ", ".join(str(version.number) for version in found) or "no version"
         raise InputError(f"{self.address}: there is no version {number}; there is {there}")
+
+    def find_removable(self, number: int) -> Version:
+        """Returns a complete version that no alias names.
+
+        Raises:
+            InputError: if there is none of that number, or it has an alias.
+        """
+        named = [name for name, alias in self.aliases().items() if alias.version == number]
+        if named:
+            raise InputError(
+                f"{self.address}: version {number} is {', '.join(named)}, so it is not removed;"
+                f" `vaeline models alias {self.address} {named[0]} --remove` first"
+            )
+        return self.find(number)
 
 
 def version_numbers(names: Iterable[str]) -> list[int]:

@@ -88,7 +88,7 @@ def _bulk_options(command: Callable[..., Any]) -> Callable[..., Any]:
     options = [
         click.argument("archives", nargs=-1, required=True),
         click.option("--model", required=True,
-                     help="Folder of a model, or of pushed versions; the newest is taken."),
+                     help="A model, or pushed versions: the newest is taken, or DIR@ALIAS."),
         click.option("--output", required=True, help="Folder for the table; made when missing."),
         click.option("--format", "output_format", default="parquet", show_default=True,
                      type=click.Choice(["parquet", "jsonl", "csv", "tfrecord", "npy"]),

@@ -1,4 +1,4 @@
-"""Defines `vaeline models`: pushed versions listed, rolled back and pruned."""
+"""Defines `vaeline models`: pushed versions listed, named, rolled back and pruned."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ _SHOWN_METRICS = {
 
 @click.group()
 def models() -> None:
-    """List, roll back and prune pushed models; see docs/serving.md.
+    """List, name, roll back and prune pushed models; see docs/serving.md.
 
     DIRECTORY is what models are pushed to (push.directory): a folder, or an
     address at gs://, s3:// or minio://.
@@ -33,15 +33,19 @@ def models() -> None:
 @common
 def list_models(terminal: Any, directory: str) -> int:
     """Show the versions: which is served, who pushed it, from which data, how good."""
-    from components.model_push.management import open_store, served_version
+    from components.model_push.management import aliases_by_version, open_store, served_version
 
     store = open_store(directory)
     served = served_version(store)
     versions = store.versions()
     taken_back = {version.record.rolled_back_from for version in versions}
+    aliases = aliases_by_version(store)
     terminal.table(
         f"models in {store.address}",
-        [_row(version, served.number, taken_back) for version in reversed(versions)],
+        [
+            _row(version, served.number, taken_back, aliases.get(version.number, []))
+            for version in reversed(versions)
+        ],
         header=_HEADER,
     )
     latest = store.latest()
@@ -51,29 +55,85 @@ def list_models(terminal: Any, directory: str) -> int:
             " that was stopped; the next push or rollback repairs it",
             style="yellow",
         )
+    for number in sorted(aliases.keys() - {version.number for version in store.complete()}):
+        names = ", ".join(aliases[number])
+        terminal.say(f"{names}: names version {number}, which is not there", style="yellow")
     terminal.result(
         {
             "directory": store.address,
             "served": served.number,
             "latest": latest,
+            "aliases": {name: asdict(alias) for name, alias in store.aliases().items()},
             "versions": [_as_dict(version) for version in versions],
         }
     )
     return 0
 
 
-@models.command()
+@models.command("alias")
 @click.argument("directory")
-@click.option("--to", type=int, metavar="VERSION",
-              help="Go back to this one; by default to the model served before.")  # fmt: skip
+@click.argument("name")
+@click.argument("version", required=False)
+@click.option("--remove", is_flag=True, help="Remove the alias; its version stays.")
 @click.option("--user", default="", help="Who is recorded; by default the account's name.")
 @common
-def rollback(terminal: Any, directory: str, to: int | None, user: str) -> int:
-    """Serve an earlier model again, as a new version with its files."""
-    from components.model_push.management import open_store, roll_back
+def alias_model(
+    terminal: Any, directory: str, name: str, version: str | None, remove: bool, user: str
+) -> int:
+    """Let NAME refer to VERSION: a number, another alias or `latest`."""
+    from components.model_push.management import find_version, open_store, remove_alias, set_alias
+
+    if remove == (version is not None):
+        raise click.UsageError("give either VERSION or --remove")
+    store = open_store(directory)
+    if version is None:
+        alias = remove_alias(store, name)
+        terminal.say(f"removed {name}, which named version {alias.version}")
+    else:
+        alias = set_alias(store, name, find_version(store, version).number, user=user)
+        before = f" in place of {alias.replaced}" if alias.replaced else ""
+        terminal.say(f"{store.address}@{name} is version {alias.version}{before}")
+    terminal.result({"directory": store.address, **asdict(alias)})
+    return 0
+
+
+@models.command("serving-config")
+@click.argument("directory")
+@click.option("--name", default="vaeline", show_default=True, help="The model's name on servers.")
+@click.option("--base-path", help="Where servers find DIRECTORY; by default the same place.")
+@click.option("--output", help="The file to write; by default the text goes to stdout.")
+@common
+def serving_config(
+    terminal: Any, directory: str, name: str, base_path: str | None, output: str | None
+) -> int:
+    """Write TF Serving's model config file, with the aliases as version labels."""
+    from components.model_push.management import open_store
+    from components.model_push.serving_config import model_server_config
+    from trainer.storage import files
 
     store = open_store(directory)
-    made = roll_back(store, to=to, user=user)
+    text = model_server_config(store, name=name, base_path=base_path or "")
+    if output:
+        files.write_bytes(output, text.encode())
+        terminal.say(f"written: {output}")
+    else:
+        click.echo(text, nl=False)
+    terminal.result({"directory": store.address, "output": output, "text": text})
+    return 0
+
+
+@models.command()
+@click.argument("directory")
+@click.option("--to", metavar="VERSION",
+              help="Number or alias; by default the model served before this one.")  # fmt: skip
+@click.option("--user", default="", help="Who is recorded; by default the account's name.")
+@common
+def rollback(terminal: Any, directory: str, to: str | None, user: str) -> int:
+    """Serve an earlier model again, as a new version with its files."""
+    from components.model_push.management import find_version, open_store, roll_back
+
+    store = open_store(directory)
+    made = roll_back(store, to=find_version(store, to).number if to else None, user=user)
     record = made.record
     terminal.say(
         f"version {made.number} is served now: the model of {record.copy_of}, in place of"
@@ -91,12 +151,20 @@ def rollback(terminal: Any, directory: str, to: int | None, user: str) -> int:
 @click.option("--yes", is_flag=True, help="Do it; without this nothing is removed.")
 @common
 def prune(terminal: Any, directory: str, keep: int, yes: bool) -> int:
-    """Remove old versions, never the served one."""
-    from components.model_push.management import open_store, prunable, served_version
+    """Remove old versions, never the served one or one that has an alias."""
+    from components.model_push.management import (
+        aliases_by_version,
+        open_store,
+        prunable,
+        served_version,
+    )
 
     store = open_store(directory)
     served = served_version(store)
     doomed = prunable(store, keep=keep)
+    aliases = aliases_by_version(store)
+    kept = {version.number: aliases[version.number] for version in store.complete()[:-keep]
+            if version.number in aliases}  # fmt: skip
     size = sum(version.size for version in doomed)
     numbers = [version.number for version in doomed]
     if yes:
@@ -105,20 +173,25 @@ def prune(terminal: Any, directory: str, keep: int, yes: bool) -> int:
     verb = "removed" if yes else "would remove"
     hint = "" if yes or not doomed else "; do it with --yes"
     terminal.say(f"{verb} {named} ({_size(size)}); {served.number} is served{hint}")
+    for number, names in kept.items():
+        terminal.say(f"{number} is kept, because it is {', '.join(names)}")
     terminal.result(
         {
             "directory": store.address,
             "served": served.number,
             "removed" if yes else "would_remove": numbers,
             "bytes": size,
+            "kept": kept,
         }
     )
     return 0
 
 
-def _row(version: "Version", served: int, taken_back: set[int | None]) -> tuple[str, ...]:
+def _row(
+    version: "Version", served: int, taken_back: set[int | None], names: list[str]
+) -> tuple[str, ...]:
     record = version.record
-    states = []
+    states = list(names)
     if version.number == served:
         states.append("served")
     if not version.complete:

@@ -13,10 +13,10 @@ _HEADER = ("file", "label", "probability", "next", "outlier score", "verdict")
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--model", help="Folder of a model, or of pushed versions; the newest is taken.")
+@click.option("--model", help="A model, or pushed versions: the newest is taken, or DIR@ALIAS.")
 @click.option("--server", metavar="URL", help="grpc://host:8500 or http://host:8501.")
 @click.option("--name", default="vaeline", show_default=True, help="The model's name there.")
-@click.option("--version", type=int, help="Its version there; by default the newest.")
+@click.option("--version", help="Number or label of its version there; by default the newest.")
 @common
 def predict(
     terminal: Any,
@@ -24,7 +24,7 @@ def predict(
     model: str | None,
     server: str | None,
     name: str,
-    version: int | None,
+    version: str | None,
 ) -> int:
     """Classify single image files, with a pushed model or a model server.
 

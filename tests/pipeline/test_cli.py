@@ -49,6 +49,7 @@ def test_help_lists_every_command() -> None:
 @pytest.mark.parametrize(
     "command",
     ["run", "demo", "classify", "predict", "models list", "models rollback", "models prune",
+     "models alias", "models serving-config",
      "doctor"],
 )  # fmt: skip
 def test_every_command_explains_itself(command: str) -> None:
@@ -227,3 +228,40 @@ def test_models_are_listed_rolled_back_and_pruned(tmp_path: Path) -> None:
     listed = json.loads(vaeline("models", "list", store.address, "--json").stdout)
     assert [version["version"] for version in listed["versions"]] == [back["version"]]
     assert listed["served"] == listed["latest"] == back["version"]
+
+
+def test_versions_get_aliases(tmp_path: Path) -> None:
+    from components.model_push.management import open_store
+    from tests.components.test_model_push import push
+
+    store = open_store(str(tmp_path / "pushed"))
+    first, second = push(store, tmp_path, "1"), push(store, tmp_path, "2")
+    done = vaeline("models", "alias", store.address, "champion", str(first), "--user", "grace")
+    assert done.returncode == 0, done.stderr
+    assert f"@champion is version {first}" in done.stdout
+    moved = json.loads(
+        vaeline("models", "alias", store.address, "champion", "latest", "--json").stdout
+    )
+    assert (moved["version"], moved["replaced"]) == (second, first)
+    vaeline("models", "alias", store.address, "fallback", str(first))
+    listed = vaeline("models", "list", store.address)
+    assert "champion, served" in listed.stdout
+    dry = vaeline("models", "prune", store.address, "--keep", "1", "--json")
+    assert json.loads(dry.stdout)["would_remove"] == []
+    assert json.loads(dry.stdout)["kept"] == {str(first): ["fallback"]}
+    text = vaeline("models", "serving-config", store.address, "--name", "digits").stdout
+    assert '"fallback"' in text
+    file = str(tmp_path / "models.config")
+    assert vaeline("models", "serving-config", store.address, "--output", file).returncode == 0
+    assert '"fallback"' in Path(file).read_text(encoding="utf-8")
+    back = vaeline("models", "rollback", store.address, "--to", "fallback", "--json")
+    assert json.loads(back.stdout)["copy_of"] == first
+    assert vaeline("models", "alias", store.address, "fallback", "--remove").returncode == 0
+    assert list(store.aliases()) == ["champion"]
+    for wrong in (["champion"], ["champion", str(first), "--remove"]):
+        assert vaeline("models", "alias", store.address, *wrong).returncode != 0
+    Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
+    assert_refused(
+        vaeline("predict", str(tmp_path / "photo.png"), "--model", f"{store.address}@nobody"),
+        "no alias 'nobody', there is champion",
+    )

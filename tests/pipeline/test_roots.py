@@ -446,13 +446,15 @@ def test_the_doctor_says_what_is_wrong(tmp_path: Path) -> None:
     )
     (tmp_path / "pushed" / "19").mkdir()
     (tmp_path / "pushed" / "latest").write_text("16\n")
+    (tmp_path / "pushed" / "aliases").mkdir()
+    (tmp_path / "pushed" / "aliases" / "champion").write_text("16\n")
     assert states(tmp_path) == {
         "access": OK, "space": OK, "lock": NOTE, "metadata": NOTE, "leftovers": NOTE,
-        "artifacts": OK, "incomplete versions": WRONG, "latest": WRONG,
+        "artifacts": OK, "incomplete versions": WRONG, "aliases": WRONG, "latest": WRONG,
     }  # fmt: skip
     done = vaeline("doctor", "--root", str(tmp_path))
     assert done.returncode == 1
-    assert "2 of 8 need attention" in done.stdout
+    assert "3 of 9 need attention" in done.stdout
     shutil.rmtree(tmp_path / "pushed" / "17")
     (tmp_path / "artifacts" / "Trainer" / "model_run" / "99").mkdir()
     (tmp_path / "artifacts" / "Trainer" / "model_run" / "99" / "x").touch()

@@ -1,9 +1,9 @@
 """A stand-in for TF Serving: its gRPC and REST APIs over the C++ session loader, on loopback.
 
-Called as `python loopback_server.py FOLDER [--fail N] [--delay SECS]`; prints one line of JSON with
-its ports. Like the real server it serves the highest integer below FOLDER, looked up anew at each
-request. Status codes and texts of errors follow TF Serving's documentation; no real server has been
-held against them.
+Called as `python loopback_server.py FOLDER [--config FILE] [--fail N] [--delay SECS]`; prints one
+line of JSON with its ports. Like the real server it serves the highest integer below FOLDER, or
+what the model config file says, looked up anew at each request. Status codes and texts of errors
+follow TF Serving's documentation; no real server has been held against them.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any
 import grpc
 import numpy as np
 import tensorflow as tf
-from google.protobuf import json_format
+from google.protobuf import json_format, text_format
 from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
@@ -31,6 +31,7 @@ from tensorflow_serving.apis import (
     predict_pb2,
     prediction_service_pb2_grpc,
 )
+from tensorflow_serving.config import model_server_config_pb2
 
 NAME = "vaeline"
 HTTP = {"INVALID_ARGUMENT": 400, "NOT_FOUND": 404, "FAILED_PRECONDITION": 412, "UNAVAILABLE": 503,
@@ -85,25 +86,53 @@ class Model:
 
 
 class Manager:
-    """Loads the version that TF Serving's default policy serves."""
+    """Loads the versions that the config file names, or that TF Serving's default policy serves."""
 
-    def __init__(self, folder: Path, fail: int, delay: float) -> None:
+    def __init__(self, folder: Path, config: Path | None, fail: int, delay: float) -> None:
         self.folder = folder
+        self.config = config
         self.fail = fail
         self.delay = delay
         self.lock = threading.Lock()
-        self.model: Model | None = None
+        self.models: dict[int, Model] = {}
 
-    def get(self, name: str, version: int | None) -> Model:
+    def get(self, name: str, version: int | str | None) -> Model:
         with self.lock:
-            numbers = [int(e.name) for e in self.folder.iterdir() if e.name.isdecimal()]
-            newest = max(numbers, default=None)
-            if newest is not None and (self.model is None or self.model.version != newest):
-                self.model = Model(self.folder / str(newest))
-        if name != NAME or self.model is None or version not in (None, self.model.version):
-            wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
-            raise RefusedError("NOT_FOUND", f"Servable not found for request: {wanted}")
-        return self.model
+            folder, wanted, labels = self._wanted()
+            self.models = {
+                number: self.models.get(number) or Model(folder / str(number)) for number in wanted
+            }
+            models = self.models
+        if isinstance(version, str):
+            if version not in labels:
+                raise RefusedError(
+                    "INVALID_ARGUMENT", f"Unrecognized servable version label: {version}"
+                )
+            version = labels[version]
+        number = max(models, default=None) if version is None else version
+        if name != NAME or number not in models:
+            text = f"Latest({name})" if version is None else f"Specific({name}, {version})"
+            raise RefusedError("NOT_FOUND", f"Servable not found for request: {text}")
+        return models[number]
+
+    def asked(self, name: str, version: int | str | None) -> list[Model]:
+        """Returns the versions that a request for the status is about."""
+        model = self.get(name, version)
+        return list(self.models.values()) if version is None else [model]
+
+    def _wanted(self) -> tuple[Path, list[int], dict[str, int]]:
+        """Returns the folder, the numbers to serve and the labels."""
+        entry = model_server_config_pb2.ModelConfig()
+        if self.config is not None:
+            parsed = text_format.Parse(
+                self.config.read_text(encoding="utf-8"), model_server_config_pb2.ModelServerConfig()
+            )
+            (entry,) = parsed.model_config_list.config
+        folder = Path(entry.base_path) if entry.base_path else self.folder
+        numbers = [int(e.name) for e in folder.iterdir() if e.name.isdecimal()]
+        specific = entry.model_version_policy.specific.versions
+        wanted = [number for number in specific if number in numbers] or sorted(numbers)[-1:]
+        return folder, wanted, dict(entry.version_labels)
 
     def disturb(self) -> None:
         """Fails or delays a Predict, as told."""
@@ -116,8 +145,11 @@ class Manager:
         time.sleep(self.delay)
 
 
-def spec_of(spec: Any) -> tuple[str, int | None]:
-    return spec.name, spec.version.value if spec.HasField("version") else None
+def spec_of(spec: Any) -> tuple[str, int | str | None]:
+    choice = spec.WhichOneof("version_choice")
+    if choice == "version_label":
+        return spec.name, spec.version_label
+    return spec.name, spec.version.value if choice == "version" else None
 
 
 def metadata(model: Model) -> get_model_metadata_pb2.GetModelMetadataResponse:
@@ -131,11 +163,12 @@ def metadata(model: Model) -> get_model_metadata_pb2.GetModelMetadataResponse:
     return response
 
 
-def status(model: Model) -> get_model_status_pb2.GetModelStatusResponse:
+def status(models: list[Model]) -> get_model_status_pb2.GetModelStatusResponse:
     response = get_model_status_pb2.GetModelStatusResponse()
-    response.model_version_status.add(
-        version=model.version, state=get_model_status_pb2.ModelVersionStatus.AVAILABLE
-    )
+    for model in models:
+        response.model_version_status.add(
+            version=model.version, state=get_model_status_pb2.ModelVersionStatus.AVAILABLE
+        )
     return response
 
 
@@ -182,12 +215,13 @@ class Statuses(model_service_pb2_grpc.ModelServiceServicer):
 
     def GetModelStatus(self, request: Any, context: Any) -> Any:  # noqa: N802
         try:
-            return status(self.manager.get(*spec_of(request.model_spec)))
+            return status(self.manager.asked(*spec_of(request.model_spec)))
         except RefusedError as refusal:
             context.abort(getattr(grpc.StatusCode, refusal.code), str(refusal))
 
 
-PATH = re.compile(r"^/v1/models/(?P<name>[^/:]+)(?:/versions/(?P<version>\d+))?"
+PATH = re.compile(r"^/v1/models/(?P<name>[^/:]+)"
+                  r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
                   r"(?P<what>/metadata|:predict)?$")  # fmt: skip
 
 
@@ -209,14 +243,18 @@ class Rest(http.server.BaseHTTPRequestHandler):
             match = PATH.match(self.path)
             if match is None or (match["what"] == ":predict") != (method == "POST"):
                 raise RefusedError("INVALID_ARGUMENT", f"Malformed request: {method} {self.path}")
-            version = int(match["version"]) if match["version"] else None
+            version = int(match["version"]) if match["version"] else match["label"]
             if match["what"] == ":predict":
                 self.manager.disturb()
             model = self.manager.get(match["name"], version)
             if match["what"] == ":predict":
                 code, answer = 200, predict(model, body)
             else:
-                found = metadata(model) if match["what"] else status(model)
+                found = (
+                    metadata(model)
+                    if match["what"]
+                    else status(self.manager.asked(match["name"], version))
+                )
                 code, answer = (
                     200,
                     json_format.MessageToDict(found, preserving_proto_field_name=True),
@@ -295,10 +333,11 @@ def to_json(value: np.ndarray, name: str) -> Any:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--config", type=Path)
     parser.add_argument("--fail", type=int, default=0)
     parser.add_argument("--delay", type=float, default=0.0)
     options = parser.parse_args()
-    manager = Manager(options.folder, options.fail, options.delay)
+    manager = Manager(options.folder, options.config, options.fail, options.delay)
     server = grpc.server(futures.ThreadPoolExecutor(4), options=[
         ("grpc.max_receive_message_length", -1)])  # fmt: skip
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(

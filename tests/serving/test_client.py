@@ -21,8 +21,9 @@ import pytest
 import requests
 import tensorflow as tf
 
-from components.model_push.management import open_store, roll_back
+from components.model_push.management import open_store, roll_back, set_alias
 from components.model_push.record import PushRecord
+from components.model_push.serving_config import model_server_config
 from components.serving_check.server import free_port
 from serving import names
 from serving.client import PredictClient
@@ -401,6 +402,37 @@ def test_rollback_changes_what_a_server_answers_with(exported: Exported, tmp_pat
         assert client.served_versions() == [back.number]
         assert back.number > second.number
         assert len(client.classify(exported.contents[:2])) == 2
+
+
+def test_a_label_of_the_server_is_an_alias_of_the_store(exported: Exported, tmp_path: Path) -> None:
+    other = tf.Module()
+    other.double = tf.function(lambda x: {"y": 2 * x}, input_signature=[tf.TensorSpec([None])])
+    tf.saved_model.save(other, str(tmp_path / "other"), signatures={"double": other.double})
+    store = open_store(str(tmp_path / "pushed"))
+    first = store.publish(exported.folder, PushRecord()).number
+    second = store.publish(tmp_path / "other", PushRecord()).number
+    set_alias(store, "champion", first)
+    config = tmp_path / "models.config"
+    config.write_text(model_server_config(store), encoding="utf-8")
+    with loopback(tmp_path / "pushed", "--config", str(config)) as addresses:
+        for target in addresses.values():
+            with connected(target, version="champion") as client:
+                assert client.served_versions() == [first, second]
+                assert len(client.classify(exported.contents[:2])) == 2
+            with connected(target) as client:
+                assert list(client.signatures()) == ["double"]
+            with (
+                connected(target, version="candidate") as client,
+                pytest.raises(ServingError, match="version label: candidate") as caught,
+            ):
+                client.predict("double", {"x": np.ones([1], np.float32)})
+            assert caught.value.code == "INVALID_ARGUMENT"
+        set_alias(store, "candidate", second)
+        config.write_text(model_server_config(store), encoding="utf-8")
+        for target in addresses.values():
+            with connected(target, version="candidate") as client:
+                found = client.predict("double", {"x": np.ones([1], np.float32)})
+            assert found["y"].tolist() == [2.0]
 
 
 def test_asking_over_rest_needs_neither_tensorflow_nor_grpc() -> None:

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.model.weights import digest_arrays, weight_names
+from trainer.model_address import resolve_model
 from trainer.model_card import CARD_FILE, EXPORTED_CARD, CardError, ModelCard, parse_card
 from trainer.storage import files
 
@@ -92,11 +93,12 @@ def read_base(folder: str) -> Base:
 
     Args:
         folder: folder of a SavedModel that the pipeline exported or pushed, local or in a
-            store, or the output folder of `python -m trainer`.
+            store, or the output folder of `python -m trainer`; or `DIRECTORY@ALIAS`.
 
     Raises:
         ValueError: there is no model, or its weights do not match the digest in its card.
     """
+    folder = resolve_model(folder)
     if files.exists(posixpath.join(folder, _SAVED_MODEL)):
         return _read_export(folder)
     if files.exists(posixpath.join(folder, _KERAS_MODEL)):
