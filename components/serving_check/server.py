@@ -50,6 +50,8 @@ def _ask(target: str, config: ServingCheckConfig, golden: GoldenSet, tolerance: 
     # The client needs requests and grpc, which a check without a server does not require.
     client_module = importlib.import_module("serving.client")
 
+    if "://" not in target:
+        target = f"grpc://{target}"
     stage = Stage(f"server at {target}")
     client = client_module.PredictClient(
         target, model=config.server_model, timeout_secs=config.timeout_secs
@@ -92,7 +94,7 @@ def _started(binary: str, model: str, config: ServingCheckConfig) -> Iterator[tu
         )
         try:
             _wait(server, rest, time.monotonic() + config.timeout_secs)
-            yield f"127.0.0.1:{grpc}", f"http://127.0.0.1:{rest}"
+            yield f"grpc://127.0.0.1:{grpc}", f"http://127.0.0.1:{rest}"
         finally:
             server.terminate()
             try:

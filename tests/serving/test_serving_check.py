@@ -99,7 +99,7 @@ class Server:
     offset = 0.0
 
     def __init__(self, target: str, **_: object) -> None:
-        self.folder = target
+        self.folder = target.removeprefix("grpc://")
 
     def predict(self, signature: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         golden = read_golden(self.folder)
