@@ -98,6 +98,16 @@ test: install ## the test suite; WORKERS=1 runs it in one process
 test-fast: install ## the tests that take seconds
 	$(PY) -m pytest $(PYTEST_ARGS) -m "not slow and not e2e"
 
+# IMAGE has another default below.
+SERVING_IMAGE = $(if $(filter command environment,$(firstword $(origin IMAGE))),$(IMAGE),tensorflow/serving:2.16.1)
+
+.PHONY: serving-check
+serving-check: install ## the contract tests against TF Serving in Docker; IMAGE=tensorflow/serving:TAG
+	@docker version >/dev/null 2>&1 || { $(call MISSING,docker does not answer; TF Serving runs in a \
+	  container. Install and start Docker$(comma) or put tensorflow_model_server on the PATH and run make test.); }
+	SERVING_IMAGE=$(SERVING_IMAGE) $(PY) -m pytest -v --tb=short -k container $(PYTEST_ARGS) \
+	  tests/serving/test_client.py
+
 .PHONY: lint
 lint: install ## ruff and mypy over all files
 	$(PY) -m ruff check .

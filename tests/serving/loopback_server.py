@@ -1,9 +1,9 @@
 """A stand-in for TF Serving: its gRPC and REST APIs over the C++ session loader, on loopback.
 
-Called as `python loopback_server.py FOLDER [--config FILE] [--fail N] [--delay SECS]`; prints one
-line of JSON with its ports. Like the real server it serves the highest integer below FOLDER, or
-what the model config file says, looked up anew at each request. Status codes and texts of errors
-follow TF Serving's documentation; no real server has been held against them.
+Called with flags of `tensorflow_model_server`, and a few of its own; prints one line of JSON with
+its ports. Like the real server it serves the highest version below `--model_base_path`, or what the
+model config file says, looked up anew at each request. It does not batch. Status codes and texts of
+errors follow TF Serving's documentation; no real server has been held against them.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import base64
 import http.server
 import json
 import re
+import signal
 import sys
 import threading
 import time
@@ -88,7 +89,7 @@ class Model:
 class Manager:
     """Loads the versions that the config file names, or that TF Serving's default policy serves."""
 
-    def __init__(self, folder: Path, config: Path | None, fail: int, delay: float) -> None:
+    def __init__(self, folder: Path | None, config: Path | None, fail: int, delay: float) -> None:
         self.folder = folder
         self.config = config
         self.fail = fail
@@ -128,7 +129,7 @@ class Manager:
                 self.config.read_text(encoding="utf-8"), model_server_config_pb2.ModelServerConfig()
             )
             (entry,) = parsed.model_config_list.config
-        folder = Path(entry.base_path) if entry.base_path else self.folder
+        folder = Path(entry.base_path) if self.folder is None else self.folder
         numbers = [int(e.name) for e in folder.iterdir() if e.name.isdecimal()]
         specific = entry.model_version_policy.specific.versions
         wanted = [number for number in specific if number in numbers] or sorted(numbers)[-1:]
@@ -332,25 +333,39 @@ def to_json(value: np.ndarray, name: str) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--config", type=Path)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--rest_api_port", type=int, default=0)
+    parser.add_argument("--model_name", choices=[NAME])
+    parser.add_argument("--model_base_path", type=Path)
+    parser.add_argument("--model_config_file", type=Path)
     parser.add_argument("--fail", type=int, default=0)
     parser.add_argument("--delay", type=float, default=0.0)
+    parser.add_argument("--stay", action="store_true")
+    for flag in ("enable_batching", "allow_version_labels_for_unavailable_models"):
+        parser.add_argument(f"--{flag}", nargs="?", const=True)
+    for flag in ("batching_parameters_file", "monitoring_config_file"):
+        parser.add_argument(f"--{flag}", type=lambda path: Path(path).read_text(encoding="utf-8"))
+    parser.add_argument("--model_config_file_poll_wait_seconds", type=int)
     options = parser.parse_args()
-    manager = Manager(options.folder, options.config, options.fail, options.delay)
+    manager = Manager(
+        options.model_base_path, options.model_config_file, options.fail, options.delay
+    )
     server = grpc.server(futures.ThreadPoolExecutor(4), options=[
         ("grpc.max_receive_message_length", -1)])  # fmt: skip
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
         Predictions(manager), server
     )
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(Statuses(manager), server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{options.port}")
     server.start()
     rest = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), type("Handler", (Rest,), {"manager": manager})
+        ("127.0.0.1", options.rest_api_port), type("Handler", (Rest,), {"manager": manager})
     )
     threading.Thread(target=rest.serve_forever, daemon=True).start()
     print(json.dumps({"grpc": port, "rest": rest.server_port}), flush=True)
+    if options.stay:
+        # As the real server does, until it is terminated.
+        signal.pause()
     # The parent holds the other end, so that nothing is left when it dies.
     sys.stdin.read()
 

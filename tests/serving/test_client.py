@@ -1,18 +1,17 @@
 """The served APIs and the client: requests as TF Serving documents them, over gRPC and REST.
 
-Against a loopback server over the C++ session loader, and against the real server where there is
-one.
+Against a stand-in over the C++ session loader, and against the real server where it is installed or
+runs in a container; see `model_servers.py`.
 """
 
 import base64
-import json
-import os
+import functools
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -33,58 +32,24 @@ from serving.predictions import ServingError
 from tests.limits import HANG_SECS
 from tests.numeric import assert_close, assert_same_answers
 from tests.serving.conftest import Exported, strings
+from tests.serving.model_servers import (
+    Addresses,
+    container,
+    loopback,
+    model_server,
+    until,
+    until_served,
+)
 
-SERVER = Path(__file__).parent / "loopback_server.py"
-Addresses = dict[str, str]
+Start = Callable[..., AbstractContextManager[Addresses]]
 
-
-@contextmanager
-def loopback(folder: Path, *arguments: str) -> Iterator[Addresses]:
-    """Runs the stand-in server in a process of its own."""
-    process = subprocess.Popen(
-        [sys.executable, str(SERVER), str(folder), *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert process.stdout is not None
-    try:
-        ports = json.loads(process.stdout.readline())
-        yield {
-            "grpc": f"grpc://127.0.0.1:{ports['grpc']}",
-            "rest": f"http://127.0.0.1:{ports['rest']}",
-        }
-    finally:
-        process.communicate(input=b"", timeout=HANG_SECS)
+STARTS = {"loopback": loopback, "tensorflow_model_server": model_server, "container": container}
+on_every_server = pytest.mark.parametrize("start", STARTS.values(), ids=STARTS.keys())
 
 
-@contextmanager
-def model_server(folder: Path) -> Iterator[Addresses]:
-    """Runs the real server, where it is installed."""
-    program = shutil.which("tensorflow_model_server")
-    if program is None:
-        pytest.skip("tensorflow_model_server is not on this machine")
-    grpc_port, rest_port = free_port(), free_port()
-    process = subprocess.Popen(
-        [program, f"--port={grpc_port}", f"--rest_api_port={rest_port}", "--model_name=vaeline",
-         f"--model_base_path={folder}"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    addresses = {"grpc": f"grpc://127.0.0.1:{grpc_port}", "rest": f"http://127.0.0.1:{rest_port}"}
-    try:
-        with PredictClient(addresses["rest"], attempts=9) as client:
-            while not client.served_versions():
-                time.sleep(0.2)
-        yield addresses
-    finally:
-        process.terminate()
-        process.wait(timeout=HANG_SECS)
-
-
-@pytest.fixture(scope="module", params=["loopback", "tensorflow_model_server"])
+@pytest.fixture(scope="module", params=STARTS)
 def server(request: pytest.FixtureRequest, exported: Exported) -> Iterator[Addresses]:
-    start = loopback if request.param == "loopback" else model_server
-    with start(exported.folder.parent) as addresses:
+    with STARTS[request.param](exported.folder.parent) as addresses:
         yield addresses
 
 
@@ -140,6 +105,24 @@ def test_every_signature_answers_alike_over_both_ways(
             names.PROBABILITIES
         ]
     assert_close(probabilities, in_memory["probabilities"])
+
+
+def test_callers_at_the_same_time_get_their_own_answers(
+    server: Addresses, exported: Exported
+) -> None:
+    """A server with batching joins their requests."""
+    contents = exported.contents[:40]
+    for target in server.values():
+        with connected(target) as client, ThreadPoolExecutor(8) as pool:
+            expected = client.predict(names.EMBED, {names.IMAGE_BYTES: strings(contents)})
+
+            def ask(place: int, client: PredictClient = client) -> np.ndarray:
+                files = strings(contents[place : place + 1 + place % 3])
+                return client.predict(names.EMBED, {names.IMAGE_BYTES: files})[names.EMBEDDING]
+
+            for place, found in enumerate(pool.map(ask, range(len(contents)))):
+                rows = expected[names.EMBEDDING][place : place + 1 + place % 3]
+                assert_close(found, rows, f"the request for image {place}")
 
 
 def test_typed_answers(client: PredictClient, exported: Exported) -> None:
@@ -386,25 +369,35 @@ def test_a_full_queue_is_tried_again_and_a_deadline_is_not(exported: Exported) -
             assert caught.value.code == "DEADLINE_EXCEEDED"
 
 
-def test_rollback_changes_what_a_server_answers_with(exported: Exported, tmp_path: Path) -> None:
+@on_every_server
+def test_rollback_changes_what_a_server_answers_with(
+    start: Start, exported: Exported, tmp_path: Path
+) -> None:
     store = open_store(str(tmp_path))
     first = store.publish(exported.folder, PushRecord())
     with (
-        loopback(tmp_path) as addresses,
+        start(tmp_path) as addresses,
         connected(addresses["rest"]) as client,
     ):
-        assert client.served_versions() == [first.number]
+        until_served(client, [first.number])
         worse = tmp_path / ".worse"
         shutil.copytree(exported.folder, worse)
         second = store.publish(worse, PushRecord())
-        assert client.served_versions() == [second.number]
+        until_served(client, [second.number])
         back = roll_back(store)
-        assert client.served_versions() == [back.number]
+        until_served(client, [back.number])
         assert back.number > second.number
         assert len(client.classify(exported.contents[:2])) == 2
 
 
-def test_a_label_of_the_server_is_an_alias_of_the_store(exported: Exported, tmp_path: Path) -> None:
+def doubles(client: PredictClient) -> bool:
+    return client.predict("double", {"x": np.ones([1], np.float32)})["y"].tolist() == [2.0]
+
+
+@on_every_server
+def test_a_label_of_the_server_is_an_alias_of_the_store(
+    start: Start, exported: Exported, tmp_path: Path
+) -> None:
     other = tf.Module()
     other.double = tf.function(lambda x: {"y": 2 * x}, input_signature=[tf.TensorSpec([None])])
     tf.saved_model.save(other, str(tmp_path / "other"), signatures={"double": other.double})
@@ -412,12 +405,13 @@ def test_a_label_of_the_server_is_an_alias_of_the_store(exported: Exported, tmp_
     first = store.publish(exported.folder, PushRecord()).number
     second = store.publish(tmp_path / "other", PushRecord()).number
     set_alias(store, "champion", first)
-    config = tmp_path / "models.config"
+    config = tmp_path / "config" / "models.config"
+    config.parent.mkdir()
     config.write_text(model_server_config(store), encoding="utf-8")
-    with loopback(tmp_path / "pushed", "--config", str(config)) as addresses:
+    with start(tmp_path / "pushed", config=config) as addresses:
         for target in addresses.values():
             with connected(target, version="champion") as client:
-                assert client.served_versions() == [first, second]
+                until_served(client, [first, second])
                 assert len(client.classify(exported.contents[:2])) == 2
             with connected(target) as client:
                 assert list(client.signatures()) == ["double"]
@@ -431,8 +425,7 @@ def test_a_label_of_the_server_is_an_alias_of_the_store(exported: Exported, tmp_
         config.write_text(model_server_config(store), encoding="utf-8")
         for target in addresses.values():
             with connected(target, version="candidate") as client:
-                found = client.predict("double", {"x": np.ones([1], np.float32)})
-            assert found["y"].tolist() == [2.0]
+                until(functools.partial(doubles, client))
 
 
 def test_asking_over_rest_needs_neither_tensorflow_nor_grpc() -> None:

@@ -14,7 +14,7 @@ from tests import emulators
 from tests.numeric import assert_close
 from tests.pipeline.test_cli import assert_refused, vaeline
 from tests.serving.conftest import Exported
-from tests.serving.test_client import loopback
+from tests.serving.model_servers import loopback
 from trainer.storage.files import copy_tree
 
 
