@@ -24,7 +24,8 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the model")
     parser.add_argument("--config", type=pathlib.Path, help="YAML: sections image, model, trainer")
     parser.add_argument(
-        "--base-model", help="start from this model's weights: a pushed version, or another --out"
+        "--base-model",
+        help="start from this model's weights: a pushed version, DIR@ALIAS, or another --out",
     )
     return parser.parse_args(argv)
 
