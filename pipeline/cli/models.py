@@ -82,9 +82,10 @@ def alias_model(
 ) -> int:
     """Let NAME refer to VERSION: a number, another alias or `latest`."""
     from components.model_push.management import find_version, open_store, remove_alias, set_alias
+    from trainer.errors import InputError
 
     if remove == (version is not None):
-        raise click.UsageError("give either VERSION or --remove")
+        raise InputError(f"{name}: give either VERSION or --remove")
     store = open_store(directory)
     if version is None:
         alias = remove_alias(store, name)

@@ -259,7 +259,8 @@ def test_versions_get_aliases(tmp_path: Path) -> None:
     assert vaeline("models", "alias", store.address, "fallback", "--remove").returncode == 0
     assert list(store.aliases()) == ["champion"]
     for wrong in (["champion"], ["champion", str(first), "--remove"]):
-        assert vaeline("models", "alias", store.address, *wrong).returncode != 0
+        done = vaeline("models", "alias", store.address, *wrong)
+        assert_refused(done, "champion: give either VERSION or --remove")
     Image.new("RGB", (8, 8)).save(tmp_path / "photo.png")
     assert_refused(
         vaeline("predict", str(tmp_path / "photo.png"), "--model", f"{store.address}@nobody"),
