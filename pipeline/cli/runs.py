@@ -81,11 +81,13 @@ def show(terminal: Any, root: str, name: str | None) -> int:
               help="Folder of the runs; looked for above MODEL by default.")  # fmt: skip
 @common
 def lineage(terminal: Any, model: str, root: str | None) -> int:
-    """Go back from a pushed MODEL (the folder of a version) to its archives and its code."""
+    """Go back from a pushed MODEL (a version's folder, or DIR@ALIAS) to its archives and code."""
     from pipeline.runs.lineage import find_root, trace
     from pipeline.runs.store import read_runs
     from pipeline.working_root import fetched_root
+    from trainer.model_address import resolve_model
 
+    model = resolve_model(model)
     place = fetched_root(root) if root else find_root(model)
     origin = trace(read_runs(place), model)
     terminal.table(

@@ -225,6 +225,12 @@ def test_the_commands_show_and_tell(store: Store, tmp_path: Path) -> None:
     assert json.loads(shown.stdout)["run"] == "2026-11-22T10:00:00"
     traced = vaeline("runs", "lineage", pushed, "--json")
     assert json.loads(traced.stdout)["archives"] == ["a.zip"]
+    (tmp_path / "pushed" / "1").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "pushed" / "1" / "saved_model.pb").touch()
+    (tmp_path / "pushed" / "aliases").mkdir()
+    (tmp_path / "pushed" / "aliases" / "champion").write_text("1\n")
+    named = vaeline("runs", "lineage", f"{tmp_path}/pushed@champion", "--json")
+    assert json.loads(named.stdout) == json.loads(traced.stdout)
     unknown = vaeline("runs", "show", "1999", "--root", str(tmp_path))
     assert unknown.returncode == 1
     assert "there is no run '1999'" in unknown.stdout
