@@ -40,17 +40,25 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[VersionSto
     if getattr(request, "param", "folder") == "folder":
         yield open_store(str(tmp_path / "pushed"))
         return
+    if request.param == "s3":
+        with emulators.s3() as s3:
+            s3.create_bucket(Bucket="models")
+            # The server keeps buckets as long as this process runs.
+            yield open_store(f"s3://models/{tmp_path.name}")
+        return
     with emulators.cloud_storage() as address, emulators.reached_at(address) as client:
         client.create_bucket("models")
         yield open_store("gs://models/team/digits")
 
 
-in_both = pytest.mark.parametrize(
-    "store", ["folder", pytest.param("bucket", marks=pytest.mark.slow)], indirect=True
+in_every_store = pytest.mark.parametrize(
+    "store",
+    ["folder", *(pytest.param(name, marks=pytest.mark.slow) for name in ("gcs", "s3"))],
+    indirect=True,
 )
 
 
-@in_both
+@in_every_store
 def test_an_alias_stays_with_its_version(store: VersionStore, tmp_path: Path) -> None:
     first = push(store, tmp_path, "1")
     record = files.read_bytes(f"{store.address}/{first}/{RECORD_FILE}")
@@ -122,7 +130,7 @@ def test_an_alias_of_a_version_that_is_gone_is_one_line(
     assert set_alias(store, "champion", second).replaced is None
 
 
-@in_both
+@in_every_store
 def test_a_version_with_an_alias_is_not_pruned(store: VersionStore, tmp_path: Path) -> None:
     first, second, third = (push(store, tmp_path, mark) for mark in ("1", "2", "3"))
     set_alias(store, "champion", first)
@@ -134,7 +142,7 @@ def test_a_version_with_an_alias_is_not_pruned(store: VersionStore, tmp_path: Pa
     assert [version.number for version in store.versions()] == [third]
 
 
-@in_both
+@in_every_store
 def test_aliases_that_are_set_at_once_lose_neither_each_other_nor_a_version(
     store: VersionStore, tmp_path: Path
 ) -> None:
