@@ -165,15 +165,17 @@ def measure_mix(subject: Subject, trials: int) -> dict[str, float]:
     answers = judged.answers(subject.unseen.images)
     posteriors = answers[names.PROBABILITIES].astype(np.float64)
     trained = np.asarray(read_card(subject.model).summaries.priors)
+    predicted = posteriors.argmax(axis=1)
     labels = subject.unseen.labels
     losses, gains, inside = [], [], []
     for number in range(trials):
         random = np.random.default_rng([8, number])
-        half = random.permutation(len(labels))[: len(labels) // 2]
-        losses.append(-_gain(posteriors[half], labels[half], trained)[0])
+        half, held_out = np.array_split(random.permutation(len(labels)), 2)
+        known = np.bincount(predicted[held_out], minlength=len(trained))
+        losses.append(-_gain(posteriors[half], labels[half], trained, known)[0])
         rare = random.permutation(len(trained))[: len(trained) // 2]
         kept = half[~np.isin(labels[half], rare) | (random.random(len(half)) < 0.2)]
-        gain, estimated, errors = _gain(posteriors[kept], labels[kept], trained)
+        gain, estimated, errors = _gain(posteriors[kept], labels[kept], trained, known)
         gains.append(gain)
         true = np.bincount(labels[kept], minlength=len(trained)) / len(kept)
         inside.append(np.abs(estimated - true) <= 1.96 * errors)
@@ -185,11 +187,12 @@ def measure_mix(subject: Subject, trials: int) -> dict[str, float]:
 
 
 def _gain(
-    posteriors: np.ndarray, labels: np.ndarray, trained: np.ndarray
+    posteriors: np.ndarray, labels: np.ndarray, trained: np.ndarray, known: np.ndarray
 ) -> tuple[float, np.ndarray, np.ndarray]:
     """Returns the gain of accuracy, and the estimated shares with their errors."""
     estimated, errors = estimate_mix(posteriors, trained)
-    if not is_shifted(posteriors, estimated, trained):
+    predicted = np.bincount(posteriors.argmax(axis=1), minlength=len(trained))
+    if not is_shifted(predicted, known):
         return 0.0, estimated, errors
     adjusted = adjust(posteriors, estimated, trained)
     right = [(found.argmax(axis=1) == labels).mean() for found in (posteriors, adjusted)]

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import stats
 
-from components.bulk_inference.drift.comparison import prior_shift
+from components.bulk_inference.drift.comparison import prior_shift, two_sample
 from components.bulk_inference.output.ledger import ADJUSTED
 from components.review.labelled_archive import LabelledArchive, class_probabilities
 from components.sinks import ParquetSink
@@ -27,6 +27,7 @@ _COLUMNS: Final = ("key", "label", "probability", "probabilities", *_NEEDED)
 _MOST_ROWS: Final = 50_000
 """Rows that the mix is estimated from, at equal distances in the table."""
 _LEAST: Final = 1e-6
+_LEVEL: Final = 0.01
 _SCHEMA: Final = pa.schema(
     [
         ("key", pa.string()),
@@ -103,7 +104,8 @@ def adjust_labels(output: str) -> ClassMix:
         )
     posteriors, predicted = _sample(archive, classes)
     estimated, errors = estimate_mix(posteriors, trained)
-    shifted = is_shifted(posteriors, estimated, trained)
+    known = np.bincount(archive.held_out().label, minlength=len(classes))
+    shifted = is_shifted(predicted, known)
     archive.ledger.remove(ADJUSTED)
     images = changed = 0
     for shard in archive.shards:
@@ -119,7 +121,7 @@ def adjust_labels(output: str) -> ClassMix:
 
     mix = ClassMix(
         trained=named(trained),
-        predicted=named(predicted),
+        predicted=named(predicted / predicted.sum()),
         estimated=named(estimated),
         low=named(estimated - half),
         high=named(estimated + half),
@@ -153,22 +155,20 @@ def estimate_mix(posteriors: np.ndarray, trained: np.ndarray) -> tuple[np.ndarra
     return estimated, np.sqrt(np.maximum(np.diag(covariance), 0.0))
 
 
-def is_shifted(posteriors: np.ndarray, estimated: np.ndarray, trained: np.ndarray) -> bool:
-    """Tests whether the estimated shares explain the archive better than those of the training.
+def is_shifted(predicted: np.ndarray, held_out: np.ndarray) -> bool:
+    """Tests whether an archive's predicted labels have another mix than those of held-out images.
 
-    The likelihood ratio has a chi-square distribution with K - 1 degrees of freedom where nothing
-    shifted (Wilks 1938); the level is 1 %. Shares that are not significantly different would only
-    add their own error to the labels.
+    Both mixes have the same errors where nothing shifted, however badly the probabilities are
+    calibrated; maximum likelihood would take such a fault for a shift. Two-sample chi-square test,
+    level 1 %.
 
     Args:
-        posteriors: float [n, K], the model's calibrated probabilities.
-        estimated: float [K], the result of `estimate_mix`.
-        trained: float [K], class shares in the training data.
+        predicted: int [K], predicted labels of the archive by class.
+        held_out: int [K], the same for images of the training distribution.
     """
-    ratios = posteriors / np.maximum(trained, _LEAST)
-    gain = np.log(np.maximum(ratios @ estimated, _LEAST))
-    gain -= np.log(np.maximum(ratios @ trained, _LEAST))
-    return bool(2.0 * gain.sum() > stats.chi2.ppf(0.99, len(trained) - 1))
+    known = int(held_out.sum())
+    _, p_value, _ = two_sample(predicted, held_out / max(known, 1), known)
+    return p_value < _LEVEL
 
 
 def adjust(posteriors: np.ndarray, estimated: np.ndarray, trained: np.ndarray) -> np.ndarray:
@@ -178,7 +178,7 @@ def adjust(posteriors: np.ndarray, estimated: np.ndarray, trained: np.ndarray) -
 
 
 def _sample(archive: LabelledArchive, classes: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Reads evenly spaced probabilities, and the shares of the predicted labels."""
+    """Reads evenly spaced probabilities, and counts the predicted labels."""
     rows = archive.manifest["counts"]["rows"]
     if not rows:
         raise InputError(f"{archive.ledger.output}: the table has no rows")
@@ -192,7 +192,7 @@ def _sample(archive: LabelledArchive, classes: pa.Array) -> tuple[np.ndarray, np
             counts += np.bincount(found.argmax(axis=1), minlength=len(classes))
             parts.append(found[-first % step :: step])
             first += batch.num_rows
-    return np.concatenate(parts).astype(np.float64), counts / first
+    return np.concatenate(parts).astype(np.float64), counts
 
 
 def _write_shard(

@@ -14,6 +14,7 @@ from components.review.class_mix import adjust, adjust_labels, estimate_mix, is_
 from tests.components.bulk_inference.archives import digits, write_zip
 from tests.components.bulk_inference.model_fixture import export_model
 from trainer.errors import InputError
+from trainer.quality.held_out import HELD_OUT_FILE, HeldOutAnswers, write_held_out
 
 TRAINED = np.array([0.4, 0.3, 0.2, 0.1])
 SHIFTED = np.array([0.05, 0.15, 0.2, 0.6])
@@ -28,6 +29,10 @@ def archive(shares: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.n
     likelihoods = np.exp(-0.5 * ((points[:, None] - CENTRES) ** 2).sum(axis=2))
     weighted = likelihoods * TRAINED
     return labels, weighted / weighted.sum(axis=1, keepdims=True)
+
+
+def predicted(posteriors: np.ndarray) -> np.ndarray:
+    return np.bincount(posteriors.argmax(axis=1), minlength=4)
 
 
 def test_the_interval_holds_the_true_shares() -> None:
@@ -60,13 +65,25 @@ def test_adjusting_does_no_harm_where_nothing_shifted() -> None:
         labels, posteriors = archive(TRAINED, 5_000, seed)
         estimated, _ = estimate_mix(posteriors, TRAINED)
         # The labels are adjusted only if this is true.
-        if is_shifted(posteriors, estimated, TRAINED):
+        known = predicted(archive(TRAINED, 3_000, 100 + seed)[1])
+        if is_shifted(predicted(posteriors), known):
             adjusted = adjust(posteriors, estimated, TRAINED)
             right = [(p.argmax(axis=1) == labels).mean() for p in (posteriors, adjusted)]
             lost.append(right[0] - right[1])
     assert len(lost) <= 2
     assert sum(lost) / 20 < 0.001
-    assert is_shifted(archive(SHIFTED, 500, seed=0)[1], SHIFTED, TRAINED)
+    assert is_shifted(predicted(archive(SHIFTED, 500, seed=0)[1]), known)
+
+
+def test_bad_calibration_is_taken_for_no_shift() -> None:
+    """Probabilities that are too sure and favour a class change the estimate, but not the test."""
+    _, posteriors = archive(TRAINED, 5_000, seed=3)
+    spoilt = posteriors**3 * np.array([1.0, 2.0, 1.0, 1.0])
+    spoilt /= spoilt.sum(axis=1, keepdims=True)
+    _, known = archive(TRAINED, 2_000, seed=50)
+    known = known**3 * np.array([1.0, 2.0, 1.0, 1.0])
+    assert np.abs(estimate_mix(spoilt, TRAINED)[0] - TRAINED).max() > 0.05
+    assert not is_shifted(predicted(spoilt), predicted(known))
 
 
 def test_a_class_that_is_not_there_gets_no_share() -> None:
@@ -84,6 +101,9 @@ def model(tmp_path: Path) -> Path:
     facts = json.loads(path.read_text())
     facts["summaries"] = {"priors": [(k + 1) / 55 for k in range(10)]}
     path.write_text(json.dumps(facts))
+    label = np.repeat(np.arange(10, dtype=np.int32), np.arange(1, 11) * 10)
+    sure = np.ones(len(label), np.float32)
+    write_held_out(HeldOutAnswers(label, label, sure, sure), str(folder / HELD_OUT_FILE))
     return folder
 
 
