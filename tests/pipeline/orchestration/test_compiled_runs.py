@@ -49,9 +49,9 @@ def test_the_specification_runs_to_a_pushed_model_and_then_rests(
     cluster = Cluster(tmp_path / "store", LostAtTheEnd(warm))
     outputs = cluster.run(job, "monday")
     assert cluster.skipped == []
-    assert {name for name, count in cluster.attempts.items() if count == 2} == set(cluster.ran) - {
-        "Pusher"
-    }
+    assert {name for name, count in cluster.attempts.items() if count == 2} == (
+        set(cluster.ran) - SPARED
+    )
     assert cluster.ran[0] == "InputState"
     assert cluster.ran[-1] == "RunRecord"
     expected = {"ImageExampleGen", "base-model", "Trainer", "baseline-model", "Evaluator", "Pusher"}
@@ -73,11 +73,16 @@ def test_the_specification_runs_to_a_pushed_model_and_then_rests(
     assert "trained on these images" in outputs["InputState"]["parameters"]["explanation"]
 
 
+SPARED = {"Pusher", "Trainer", "Evaluator", "ServingCheck"}
+"""Steps that no test loses: a second attempt of the Pusher publishes a second version, and the
+others take long and write their outputs at their end."""
+
+
 @dataclass
 class LostAtTheEnd:
     """Executes commands whose first attempt is lost when its work is done, outputs and all.
 
-    The Pusher is spared, because its second attempt would publish a second version.
+    Those of `SPARED` are not lost.
     """
 
     execute: Callable[[list[str], Path], int]
@@ -85,7 +90,7 @@ class LostAtTheEnd:
 
     def __call__(self, command: list[str], log: Path) -> int:
         code = self.execute(command, log)
-        if log in self.lost or log.parent.name == "Pusher_1":
+        if log in self.lost or log.parent.name.removesuffix("_1") in SPARED:
             return code
         self.lost.add(log)
         return 1
