@@ -29,9 +29,10 @@ from components.bulk_inference.annotation.handler import Outputs
 from components.bulk_inference.config import DriftConfig
 from components.bulk_inference.model_card import read_card
 from components.review.class_mix import adjust, estimate_mix, is_shifted
-from components.review.promise import CELLS, confidence_cells, make_promise
+from components.review.promise import make_promise
 from serving import names
 from trainer.data.input_pipeline import ImageSet
+from trainer.quality.confidence_grid import CELLS, confidence_cells
 
 _CONFIDENCE = 0.95
 _CHANGED = ("blurred", "noisy", "brighter")

@@ -10,12 +10,7 @@ from typing import Final
 import numpy as np
 from scipy import stats
 
-_CELLS_PER_UNIT: Final = 256
-_MOST_LOG_ODDS: Final = 18.0
-"""float32 has no probability between this and 1."""
-CELLS: Final = round(2 * _MOST_LOG_ODDS * _CELLS_PER_UNIT) + 1
-"""Number of cells of confidence: 1/256 of log-odds each, so that memory does not grow with the
-archive, and confidences near 1 stay apart."""
+from trainer.quality.confidence_grid import CELLS, least_confidence
 
 _REVIEWED_SHARES: Final = np.concatenate([[0.0], np.geomspace(1e-4, 0.9, 39)])
 """Shares of images under review that are tried. Each of them takes part of the error probability,
@@ -43,20 +38,7 @@ class Promise:
     @property
     def threshold(self) -> float:
         """Returns the smallest accepted probability."""
-        log_odds = self.cell / _CELLS_PER_UNIT - _MOST_LOG_ODDS
-        return float(1.0 / (1.0 + np.exp(-log_odds)))
-
-
-def confidence_cells(probabilities: np.ndarray) -> np.ndarray:
-    """Returns the cell of each probability, int64 [n], in 0 to `CELLS` - 1.
-
-    Args:
-        probabilities: float [n], probability of the predicted label.
-    """
-    values = np.clip(np.nan_to_num(probabilities.astype(np.float64)), 1e-12, 1.0)
-    log_odds = np.log(values) - np.log(np.maximum(1.0 - values, 1e-12))
-    clipped = np.clip(log_odds, -_MOST_LOG_ODDS, _MOST_LOG_ODDS)
-    return np.floor((clipped + _MOST_LOG_ODDS) * _CELLS_PER_UNIT).astype(np.int64)
+        return least_confidence(self.cell)
 
 
 def make_promise(
@@ -78,7 +60,7 @@ def make_promise(
     risk of a distribution; here it is the number of wrong labels in this archive.
 
     Args:
-        archive: int [CELLS], images of the archive by cell of confidence.
+        archive: int [CELLS], images of the archive by cell of `confidence_grid.confidence_cells`.
         held_out: int [CELLS], the same for images with known labels that training has not seen.
         wrong: int [CELLS], those of them whose label is wrong.
         risk: Largest share of wrong labels among those accepted.

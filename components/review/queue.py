@@ -12,12 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from components.review.labelled_archive import LabelledArchive
-from components.review.promise import (
-    CELLS,
-    Promise,
-    confidence_cells,
-    make_promise,
-)
+from components.review.promise import Promise, make_promise
 from components.review.queue_file import (
     AUDIT,
     UNCERTAIN,
@@ -28,6 +23,7 @@ from components.review.queue_file import (
     write_queue,
 )
 from trainer.errors import InputError
+from trainer.quality.confidence_grid import CELLS, confidence_cells
 
 _REJECT: Final = "reject"
 """The verdict of images that are unlike all training images, whose labels mean nothing."""

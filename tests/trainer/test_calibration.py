@@ -219,3 +219,12 @@ def test_a_few_images_that_are_alike_give_no_tiny_scale() -> None:
     calibration.calibrate(model, train=data, calibration=alike, config=config, seed=0)
     scale, centre = model.scores.scale.numpy(), model.scores.centre.numpy()
     assert (scale >= 0.019 * np.abs(centre)).all()
+
+
+def test_one_confidence_falls_into_the_cell_that_an_array_of_it_does() -> None:
+    values = np.concatenate([np.linspace(0, 1, 2_001), 1 - np.logspace(-8, -1, 200)])
+    one_by_one, together = ConfidenceGrid(), ConfidenceGrid()
+    for value in values.tolist():
+        one_by_one.add(value, value > 0.5)
+    together.add_all(values, values > 0.5)
+    assert one_by_one.calibration_error() == pytest.approx(together.calibration_error(), rel=1e-9)

@@ -2,6 +2,7 @@
 
 The trainer's calibration, the run report and the benchmarks call `expected_calibration_error` on
 all predictions at once. TFMA's metric fills one `ConfidenceGrid` per slice and merges them.
+`components/review` counts the images of an archive in the same cells.
 """
 
 import math
@@ -16,6 +17,9 @@ _CELLS_PER_UNIT: Final = 256
 separate them."""
 _MOST_LOG_ODDS: Final = 18.0
 """Largest log-odds of a cell; float32 has no probability between this and 1."""
+CELLS: Final = round(2 * _MOST_LOG_ODDS * _CELLS_PER_UNIT) + 1
+_LEAST: Final = 1e-9
+"""Smallest probability whose log-odds are computed; they are beyond those of any cell."""
 
 
 class ConfidenceGrid:
@@ -36,8 +40,11 @@ class ConfidenceGrid:
 
     def add_all(self, confidences: np.ndarray, right: np.ndarray) -> None:
         """Adds n images, given as two arrays [n]."""
-        for confidence, hit in zip(confidences.tolist(), right.tolist(), strict=True):
-            self.add(confidence, bool(hit))
+        cells = confidence_cells(confidences)
+        for cell, confidence, hit in zip(
+            cells.tolist(), confidences.tolist(), right.tolist(), strict=True
+        ):
+            self._add(cell, 1.0, confidence, float(hit))
 
     def merge(self, other: "ConfidenceGrid") -> None:
         """Adds the counts and sums of another grid."""
@@ -91,7 +98,26 @@ def expected_calibration_error(
     return grid.calibration_error(bins)
 
 
+def confidence_cells(confidences: np.ndarray) -> np.ndarray:
+    """Returns the cell of each confidence, int64 [n], in 0 to `CELLS` - 1; NaN is in the lowest.
+
+    Args:
+        confidences: float [n], probability of the predicted label.
+    """
+    values = np.nan_to_num(confidences.astype(np.float64))
+    odds = np.maximum(values / np.maximum(1.0 - values, _LEAST), _LEAST)
+    log_odds = np.clip(np.log(odds), -_MOST_LOG_ODDS, _MOST_LOG_ODDS)
+    return np.floor((log_odds + _MOST_LOG_ODDS) * _CELLS_PER_UNIT).astype(np.int64)
+
+
+def least_confidence(cell: int) -> float:
+    """Returns the lowest confidence of a cell."""
+    log_odds = cell / _CELLS_PER_UNIT - _MOST_LOG_ODDS
+    return 1.0 / (1.0 + math.exp(-log_odds))
+
+
 def _cell(confidence: float) -> int:
-    odds = confidence / max(1.0 - confidence, 1e-9)
-    log_odds = math.log(max(odds, 1e-9))
-    return math.floor(min(max(log_odds, -_MOST_LOG_ODDS), _MOST_LOG_ODDS) * _CELLS_PER_UNIT)
+    """Does as `confidence_cells` for one image, without the cost of arrays."""
+    odds = max(confidence / max(1.0 - confidence, _LEAST), _LEAST)
+    log_odds = min(max(math.log(odds), -_MOST_LOG_ODDS), _MOST_LOG_ODDS)
+    return math.floor((log_odds + _MOST_LOG_ODDS) * _CELLS_PER_UNIT)

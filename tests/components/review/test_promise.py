@@ -8,14 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.review.promise import (
-    CELLS,
-    Promise,
-    confidence_cells,
-    make_promise,
-    most_wrong,
-    percent,
-)
+from components.review.promise import Promise, make_promise, most_wrong, percent
+from trainer.quality.confidence_grid import CELLS, confidence_cells
 
 
 def binned(cells: np.ndarray) -> np.ndarray:
