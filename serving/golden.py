@@ -3,7 +3,6 @@
 The Trainer writes it; ServingCheck validates the SavedModel, the bulk job and a server against it.
 """
 
-import io
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import tensorflow as tf
 from serving import names
 from serving.input_validation import MAX_PIXELS, validate_files
 from trainer.data import features
-from trainer.storage import files as storage
+from trainer.storage.arrays import ArraysError, read_arrays, write_arrays
 
 if TYPE_CHECKING:
     # ServingCheck reads golden sets without the trainer, so its code digest must not cover it.
@@ -92,16 +91,14 @@ def answer_in_memory(
 
 
 def write_golden(golden: GoldenSet, path: str) -> None:
-    """Writes the set as one .npz file without pickled objects."""
+    """Writes the set as one .npz file."""
     arrays: dict[str, np.ndarray] = {
         _FILES: np.frombuffer(b"".join(golden.files), np.uint8),
         _LENGTHS: np.array([len(file) for file in golden.files], np.int64),
         _LEVELS: golden.levels,
         **golden.answers,
     }
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    storage.write_bytes(path, buffer.getvalue())
+    write_arrays(path, arrays)
 
 
 def read_golden(path: str) -> GoldenSet:
@@ -111,17 +108,15 @@ def read_golden(path: str) -> GoldenSet:
         ValueError: The file is missing or damaged; the message names it.
     """
     try:
-        with np.load(io.BytesIO(storage.read_bytes(path))) as arrays:
-            content, ends = arrays[_FILES].tobytes(), np.cumsum(arrays[_LENGTHS])
-            files = [
-                content[end - length : end]
-                for end, length in zip(ends, arrays[_LENGTHS], strict=True)
-            ]
-            answers = {name: arrays[name] for name in ANSWERS}
-            return GoldenSet(files, arrays[_LEVELS], answers)
-    except (OSError, KeyError, ValueError, EOFError) as error:
+        arrays = read_arrays(path, (_FILES, _LENGTHS, _LEVELS, *ANSWERS))
+    except (OSError, ArraysError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: no golden set to compare with: {reason}") from error
+    content, ends = arrays[_FILES].tobytes(), np.cumsum(arrays[_LENGTHS])
+    files = [
+        content[end - length : end] for end, length in zip(ends, arrays[_LENGTHS], strict=True)
+    ]
+    return GoldenSet(files, arrays[_LEVELS], {name: arrays[name] for name in ANSWERS})
 
 
 def unusual_files(image: "ImageConfig", max_pixels: int) -> list[bytes]:

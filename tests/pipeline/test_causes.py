@@ -14,6 +14,7 @@ from trainer.errors import InputError
 ROOT = Path(__file__).resolve().parents[2]
 INTERNAL = {
     "CardError",  # its callers name the file
+    "ArraysError",  # likewise
     "LabelValueError",  # readers turn it into rejects, or name the row
     "UnnamedNumberError",
     "FrameError",  # likewise

@@ -91,6 +91,10 @@ def test_the_golden_set_is_read_as_it_was_written(exported: Exported, tmp_path: 
     np.testing.assert_allclose(golden.answers[names.PROBABILITIES].sum(axis=1), 1, rtol=1e-5)
     with pytest.raises(ValueError, match="no golden set"):
         read_golden(str(tmp_path / "nothing.npz"))
+    cut = tmp_path / "cut.npz"
+    cut.write_bytes((exported.folder / names.EXTRA_ASSETS / names.GOLDEN).read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"cut\.npz: no golden set to compare with"):
+        read_golden(str(cut))
 
 
 class Server:

@@ -4,15 +4,14 @@
 them how many labels of an archive are correct.
 """
 
-import io
-import zipfile
 from dataclasses import dataclass, fields
 from typing import Final
 
 import numpy as np
 
 from trainer.errors import InputError
-from trainer.storage import files
+from trainer.storage.arrays import ArraysError, read_arrays, write_arrays
+from trainer.storage.failures import MissingError
 
 HELD_OUT_FILE: Final = "assets.extra/held_out.npz"
 """Path of the file within an exported SavedModel."""
@@ -45,11 +44,8 @@ class HeldOutAnswers:
 
 
 def write_held_out(answers: HeldOutAnswers, path: str) -> None:
-    """Writes the answers as one .npz file without pickled objects."""
-    buffer = io.BytesIO()
-    arrays = {field.name: getattr(answers, field.name) for field in fields(answers)}
-    np.savez_compressed(buffer, **arrays)
-    files.write_bytes(path, buffer.getvalue())
+    """Writes the answers as one .npz file."""
+    write_arrays(path, {name: getattr(answers, name) for name in _NAMES})
 
 
 def read_held_out(path: str) -> HeldOutAnswers:
@@ -59,15 +55,14 @@ def read_held_out(path: str) -> HeldOutAnswers:
         InputError: The file is missing or damaged; the message names it.
     """
     try:
-        with np.load(io.BytesIO(files.read_bytes(path))) as arrays:
-            return HeldOutAnswers(
-                **{field.name: arrays[field.name] for field in fields(HeldOutAnswers)}
-            )
-    except FileNotFoundError:
+        return HeldOutAnswers(**read_arrays(path, _NAMES))
+    except MissingError:
         raise InputError(
             f"{path}: no answers on a calibration split; an earlier release pushed this model, or"
             " it had no such split: push it again with `vaeline run`"
         ) from None
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: not readable: {reason}; push the model again") from error
+    except ArraysError as error:
+        raise InputError(f"{path}: not readable: {error}; push the model again") from error
+
+
+_NAMES: Final = tuple(field.name for field in fields(HeldOutAnswers))
