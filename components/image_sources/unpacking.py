@@ -51,7 +51,11 @@ def is_plain(path: str) -> bool:
     if files.is_remote(path):
         return False
     with contextlib.closing(files.open_ranged(path)) as file:
-        return not file.read(0, _LONGEST_START).startswith(_STARTS)
+        return not _is_compressed(file)
+
+
+def _is_compressed(file: RangedFile) -> bool:
+    return file.read(0, _LONGEST_START).startswith(_STARTS)
 
 
 @contextmanager
@@ -66,10 +70,11 @@ def open_unpacked(path: str, config: InputConfig, start: int = 0) -> Iterator[By
     Raises:
         InputError: if the file cannot be opened, or what is read in the block is damaged.
     """
-    if is_plain(path):
+    if not files.is_remote(path):
         with contextlib.closing(files.open_ranged(path)) as file:
-            yield PlainStream(path, file, start)
-        return
+            if not _is_compressed(file):
+                yield PlainStream(path, file, start)
+                return
     counter = _Counted(files.open_stream(path, config.storage))
     try:
         unpacked = _unpacked(io.BufferedReader(counter, _READ))

@@ -7,7 +7,6 @@ creation fails, becomes a note on the page and never fails the job.
 import base64
 import datetime
 import hashlib
-import importlib.metadata
 import logging
 import re
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from pipeline.causes import cause
 from pipeline.console import duration
 from pipeline.runs.verdict import MissingArtifactError
 from trainer.errors import UserError
+from trainer.installed import library_versions
 from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
@@ -167,10 +167,6 @@ def render_document(template: str, script: str, **facts: Any) -> bytes:
         script: Name of the only script that may run.
         facts: Values of the template.
     """
-    try:
-        version = importlib.metadata.version("vaeline")
-    except importlib.metadata.PackageNotFoundError:
-        version = ""
     code = _asset(script)
     text = (
         _environment()
@@ -180,7 +176,7 @@ def render_document(template: str, script: str, **facts: Any) -> bytes:
             script=Markup(code),
             policy=_policy(code),
             made=datetime.datetime.now(datetime.UTC).strftime("made %Y-%m-%d %H:%M UTC"),
-            version=version,
+            version=library_versions(["vaeline"])["vaeline"],
             **facts,
         )
     )
