@@ -4,22 +4,21 @@ Ingest applies them to every batch, by the content of the images, so that archiv
 and may be moved. `components/review/answers.py` writes such files.
 """
 
-import csv
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
+from components.csv_files import read_csv_rows
 from components.image_sources.naming import clean_label
 from trainer.errors import InputError
-from trainer.storage import files
 from trainer.storage.config import StorageConfig
 
 TAKEN_OUT: Final = "-"
 """The label of an image that belongs to no class."""
 
 _COLUMNS: Final = ("sha256", "label")
+_REMEDY: Final = "name a corrections.csv that `vaeline review apply` wrote"
 
 
 @dataclass(frozen=True)
@@ -51,18 +50,7 @@ def read_corrections(paths: tuple[str, ...], storage: StorageConfig) -> Correcti
     """
     labels: dict[bytes, str | None] = {}
     for path in paths:
-        try:
-            text = files.read_bytes(path, storage).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: not UTF-8; save it as CSV in UTF-8") from error
-        rows = csv.DictReader(io.StringIO(text, newline=""))
-        missing = [name for name in _COLUMNS if name not in (rows.fieldnames or ())]
-        if missing:
-            raise InputError(
-                f"{path}: no column {missing[0]!r}; name a corrections.csv that"
-                " `vaeline review apply` wrote"
-            )
-        for number, row in enumerate(rows, 2):
+        for where, row in read_csv_rows(path, _COLUMNS, remedy=_REMEDY, storage=storage):
             label = (row["label"] or "").strip()
             cleaned = clean_label(label) if label else None
             try:
@@ -71,6 +59,6 @@ def read_corrections(paths: tuple[str, ...], storage: StorageConfig) -> Correcti
                 digest = b""
             if len(digest) != 32 or cleaned is None:
                 fault = "label" if len(digest) == 32 else "SHA-256"
-                raise InputError(f"{path}: row {number} has no {fault}; correct or remove it")
+                raise InputError(f"{where} has no {fault}; correct or remove it")
             labels[digest] = None if label == TAKEN_OUT else cleaned
     return Corrections(labels)

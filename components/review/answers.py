@@ -3,13 +3,11 @@
 `vaeline review apply` calls it.
 """
 
-import csv
 import datetime
 import hashlib
-import io
 import posixpath
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -18,8 +16,8 @@ import pyarrow.compute as pc
 
 from components.bulk_inference.output.ledger import REVIEWED, TABLE
 from components.bulk_inference.output.table_rows import SHARD_SUFFIXES
+from components.csv_files import format_csv_rows, read_csv_rows
 from components.image_checks import ImageFaultError, check
-from components.image_sources.config import InputConfig
 from components.image_sources.corrections import TAKEN_OUT
 from components.image_sources.pick import pick_each
 from components.review.labelled_archive import LabelledArchive
@@ -123,7 +121,7 @@ def apply_answers(
     archive = LabelledArchive(output)
     facts = read_facts(archive)
     ledger = archive.ledger
-    queue = {row["key"]: row for row in _read(ledger.path(QUEUE_FILE))}
+    queue = {row["key"]: row for _, row in _read(ledger.path(QUEUE_FILE))}
     paths = paths or [ledger.path(QUEUE_FILE)]
     given = _answers(paths, queue.keys(), reviewer)
     if not given:
@@ -139,7 +137,8 @@ def apply_answers(
     result = ReviewResult(ledger.path(posixpath.join(REVIEWED, TABLE)), ledger.path(LABELS_FILE))
     if digests:
         result.corrections = ledger.path(CORRECTIONS_FILE)
-        ledger.write(CORRECTIONS_FILE, _corrections(digests, queue, answers))
+        corrected = ((digest, answers[key]) for key, digest in digests.items())
+        ledger.write(CORRECTIONS_FILE, _signed("sha256", corrected, queue))
     fetched = _write_images(archive, queue, answers)
     _count(result, queue, answers)
     result.missing = result.answered - result.not_usable - fetched
@@ -147,22 +146,10 @@ def apply_answers(
     return result
 
 
-def _read(path: str) -> Iterator[dict[str, str]]:
-    """Yields the rows of a CSV with any delimiter and byte order mark that spreadsheets write."""
-    try:
-        text = files.read_bytes(path).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8; save it as CSV in UTF-8") from error
-    header = text.partition("\n")[0]
-    delimiter = max(",;\t", key=header.count)
-    rows = csv.DictReader(io.StringIO(text), delimiter=delimiter)
-    missing = [name for name in ("key", "answer") if name not in (rows.fieldnames or ())]
-    if missing:
-        raise InputError(
-            f"{path}: no column {missing[0]!r}; keep the columns of {QUEUE_FILE} and fill in"
-            " `answer`"
-        )
-    yield from rows
+def _read(path: str) -> Iterator[tuple[str, dict[str, str]]]:
+    yield from read_csv_rows(
+        path, ("key", "answer"), remedy=f"keep the columns of {QUEUE_FILE} and fill in `answer`"
+    )
 
 
 def _answers(
@@ -171,11 +158,10 @@ def _answers(
     """Reads the answers of all files, by key, with the place where each was found."""
     found: dict[str, tuple[Answer, str]] = {}
     for path in paths:
-        for number, row in enumerate(_read(path), 2):
+        for where, row in _read(path):
             label = (row["answer"] or "").strip()
             if not label:
                 continue
-            where = f"{path}: row {number}"
             key = row["key"]
             if key not in listed:
                 raise InputError(f"{where}: {key!r} is not in the queue; give files made from it")
@@ -237,22 +223,18 @@ def _write_shard(
     return digests
 
 
-def _corrections(
-    digests: Mapping[str, str],
-    queue: Mapping[str, Mapping[str, str]],
-    answers: Mapping[str, Answer],
+def _signed(
+    first: str, rows: Iterable[tuple[str, Answer]], queue: Mapping[str, Mapping[str, str]]
 ) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(("sha256", "label", "key", "doubted_label", "reviewer", "applied"))
-    for key, digest in digests.items():
-        answer = answers[key]
-        writer.writerow((digest, answer.label, key, _doubted(queue[key]), answer.reviewer, _now()))
-    return text.getvalue().encode()
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    """Returns a CSV of answers, each with what identifies the image in a first column."""
+    made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return format_csv_rows(
+        (first, "label", "key", "doubted_label", "reviewer", "applied"),
+        (
+            (value, each.label, each.key, _doubted(queue[each.key]), each.reviewer, made)
+            for value, each in rows
+        ),
+    )
 
 
 def _texts(batch: pa.RecordBatch, name: str) -> pa.Array:
@@ -277,24 +259,16 @@ def _write_images(
             row = queue[key]
             by_member = wanted.setdefault(row["source"], {})
             by_member.setdefault(row["member"], []).append(answer)
-    config = InputConfig.model_validate(archive.manifest["config"]["input"])
     names = {source: set(members) for source, members in wanted.items()}
-    made = _now()
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(("path", "label", "key", "doubted_label", "reviewer", "applied"))
-    fetched = 0
-    for source, member, content in pick_each(config, names, seconds=_SECONDS):
-        header = check(content, config.limits)
+    written: list[tuple[str, Answer]] = []
+    for source, member, content in pick_each(archive.input, names, seconds=_SECONDS):
+        header = check(content, archive.input.limits)
         kind = "bin" if isinstance(header, ImageFaultError) else header.format
         path = f"{_IMAGES}/{hashlib.sha256(content).hexdigest()[:32]}.{kind}"
         archive.ledger.write(posixpath.join(REVIEWED, path), content)
-        for answer in wanted[source][member]:
-            doubted = _doubted(queue[answer.key])
-            writer.writerow((path, answer.label, answer.key, doubted, answer.reviewer, made))
-            fetched += 1
-    archive.ledger.write(LABELS_FILE, text.getvalue().encode())
-    return fetched
+        written.extend((path, answer) for answer in wanted[source][member])
+    archive.ledger.write(LABELS_FILE, _signed("path", written, queue))
+    return len(written)
 
 
 def _count(

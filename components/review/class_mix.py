@@ -84,17 +84,7 @@ def adjust_labels(output: str) -> ClassMix:
         InputError: The table or the model lacks what is needed; the message tells what.
     """
     archive = LabelledArchive(output)
-    if archive.format != "parquet":
-        raise InputError(
-            f"{output}: the table is {archive.format}; classify with bulk.format parquet, which"
-            " holds vectors"
-        )
-    names = {column["name"] for column in archive.manifest["schema"]}
-    missing = [name for name in _NEEDED if name not in names and "probabilities" not in names]
-    if missing:
-        raise InputError(
-            f"{output}: the table has no column {missing[0]}; classify with it (bulk.columns)"
-        )
+    archive.require_vectors(*(() if "probabilities" in archive.columns else _NEEDED))
     classes = pa.array(archive.card.classes, pa.string())
     trained = np.asarray(archive.card.summaries.priors or [])
     if len(trained) != len(classes):

@@ -129,7 +129,7 @@ def predict_out_of_fold(archive: LabelledArchive) -> GivenLabels:
     Raises:
         InputError: The table lacks columns, or has too few labels.
     """
-    _require_vectors(archive)
+    archive.require_vectors(*_NEEDED)
     classes = archive.manifest["model"]["classes"]
     facts, features, given = _read(archive, classes)
     judged = given >= 0
@@ -148,21 +148,6 @@ def predict_out_of_fold(archive: LabelledArchive) -> GivenLabels:
         _out_of_fold(features, label, len(classes)),
         unjudged=int((~judged).sum()),
     )
-
-
-def _require_vectors(archive: LabelledArchive) -> None:
-    if archive.format != "parquet":
-        raise InputError(
-            f"{archive.ledger.output}: the table is {archive.format}; classify with bulk.format"
-            " parquet, which holds vectors"
-        )
-    names = {column["name"] for column in archive.manifest["schema"]}
-    missing = [name for name in _NEEDED if name not in names]
-    if missing:
-        raise InputError(
-            f"{archive.ledger.output}: the table has no column {missing[0]}; classify with it"
-            " (bulk.columns)"
-        )
 
 
 def create_label_queue(

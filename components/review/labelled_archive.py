@@ -2,7 +2,7 @@
 
 import json
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Final
 
@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.output.ledger import MANIFEST, TABLE, Ledger
 from components.bulk_inference.output.table_rows import SHARD_SUFFIXES, shard_rows
+from components.image_sources.config import InputConfig
+from components.image_sources.pick import Found, pick_members
 from trainer.errors import InputError
 from trainer.model_card import ModelCard
 from trainer.quality.held_out import HELD_OUT_FILE, HeldOutAnswers, read_held_out
@@ -44,19 +46,47 @@ class LabelledArchive:
                 f"{output}: the table is {self.format}; a review needs one of"
                 f" {', '.join(SHARD_SUFFIXES)}"
             )
-        names = {column["name"] for column in self.manifest["schema"]}
-        missing = [name for name in _NEEDED if name not in names]
+        self.require(*_NEEDED)
+
+    @property
+    def columns(self) -> set[str]:
+        """Returns the names of the table's columns."""
+        return {column["name"] for column in self.manifest["schema"]}
+
+    def require(self, *columns: str) -> None:
+        """Checks that the table has columns; raises InputError, which names a missing one."""
+        missing = [name for name in columns if name not in self.columns]
         if missing:
             raise InputError(
-                f"{output}: the table has no column {missing[0]}; classify with it (bulk.columns)"
+                f"{self.ledger.output}: the table has no column {missing[0]}; classify with it"
+                " (bulk.columns)"
             )
+
+    def require_vectors(self, *columns: str) -> None:
+        """Checks that the table has columns of vectors; raises InputError if not."""
+        if self.format != "parquet":
+            raise InputError(
+                f"{self.ledger.output}: the table is {self.format}; classify with bulk.format"
+                " parquet, which holds vectors"
+            )
+        self.require(*columns)
+
+    @cached_property
+    def input(self) -> InputConfig:
+        """How the job read its archives."""
+        return InputConfig.model_validate(self.manifest["config"]["input"])
+
+    def images(self, rows: Iterable[tuple[str, str]], *, seconds: float) -> Found:
+        """Fetches the images of rows, given by source and member, as far as they are found."""
+        wanted: dict[str, set[str]] = {}
+        for source, member in rows:
+            wanted.setdefault(source, set()).add(member)
+        return pick_members(self.input, wanted, seconds=seconds)
 
     @cached_property
     def shards(self) -> list[str]:
         """The files of the table in order, relative to the output."""
-        records = self.ledger.read_records(sorted(self.ledger.finished_names()))
-        found = (name for record in records for name in sorted(record.files))
-        suffix = SHARD_SUFFIXES[self.format]
+        found, suffix = self.ledger.unit_files(), SHARD_SUFFIXES[self.format]
         return [name for name in found if name.startswith(f"{TABLE}/") and name.endswith(suffix)]
 
     def rows(self, shard: str, *columns: str) -> Iterator[pa.RecordBatch]:

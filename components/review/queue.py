@@ -106,7 +106,7 @@ def _promise(
         return Promise(CELLS, 0, reason=str(error))
     ordinary = np.ones(len(known), bool)
     reject = archive.card.calibration.thresholds.reject.score
-    if reject is not None and _has_verdicts(archive):
+    if reject is not None and "verdict" in archive.columns:
         # The same images are left out as in the archive.
         ordinary = known.outlier_score <= reject
     cells = confidence_cells(known.probability)
@@ -117,10 +117,6 @@ def _promise(
         risk=risk,
         confidence=confidence,
     )
-
-
-def _has_verdicts(archive: LabelledArchive) -> bool:
-    return any(column["name"] == "verdict" for column in archive.manifest["schema"])
 
 
 def _count(archive: LabelledArchive) -> tuple[np.ndarray, int]:

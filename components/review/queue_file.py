@@ -3,6 +3,7 @@
 `queue.py` and `label_errors.py` fill it, `answers.py` reads it back.
 """
 
+import codecs
 import csv
 import io
 import json
@@ -10,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Final
 
 from components.bulk_inference.output.ledger import REVIEW, Ledger
+from components.csv_files import format_csv_rows
 from components.review.labelled_archive import LabelledArchive
 from components.review.promise import percent
 from trainer.errors import InputError
@@ -139,11 +141,8 @@ def read_facts(archive: LabelledArchive) -> QueueFacts:
 
 def format_queue(rows: list[QueueRow]) -> bytes:
     """Returns the CSV (RFC 4180, UTF-8 with a byte order mark, which spreadsheets need)."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, QUEUE_COLUMNS, restval="")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    return text.getvalue().encode("utf-8-sig")
+    filled = ((*asdict(row).values(), "", "") for row in rows)
+    return codecs.BOM_UTF8 + format_csv_rows(QUEUE_COLUMNS, filled)
 
 
 def require_replaceable(ledger: Ledger, *, overwrite: bool) -> None:

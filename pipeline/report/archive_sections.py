@@ -58,12 +58,11 @@ class Archive:
         return config
 
     @cached_property
-    def _records(self) -> list[ledger.UnitRecord]:
-        job = ledger.Ledger(self.output)
-        return list(job.read_records(sorted(job.finished_names())))
+    def _unit_files(self) -> list[str]:
+        return ledger.Ledger(self.output).unit_files()
 
-    def _files(self, part: str) -> list[str]:
-        return [f for record in self._records for f in sorted(record.files) if f.startswith(part)]
+    def _files(self, folder: str) -> list[str]:
+        return [name for name in self._unit_files if name.startswith(f"{folder}/")]
 
     @property
     def scan(self) -> Scan:
@@ -80,7 +79,7 @@ class Archive:
     def _scan(self) -> Scan:
         return scan_table(
             self.output,
-            self._files(ledger.TABLE + "/"),
+            self._files(ledger.TABLE),
             self.config["format"],
             rows=self.counts["rows"],
             verdicts={v: self.manifest["verdicts"].get(v, 0) for v in _VERDICTS},
@@ -91,7 +90,7 @@ class Archive:
     def rejects(self) -> list[dict[str, str]]:
         """The first rows of the rejects table."""
         rows: list[dict[str, str]] = []
-        for file in self._files(ledger.REJECTS + "/"):
+        for file in self._files(ledger.REJECTS):
             content = files.read_bytes(posixpath.join(self.output, file))
             table = pq.read_table(pa.BufferReader(content)).slice(0, _REJECTS - len(rows))
             rows.extend(table.to_pylist())

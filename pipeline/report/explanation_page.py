@@ -5,8 +5,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from components.bulk_inference.config import BulkConfig
-from components.image_sources.pick import pick_members
 from components.review.explanation import Explanation
 from components.review.labelled_archive import LabelledArchive
 from pipeline.report.album import Album, Picture, decode_picture
@@ -80,11 +78,8 @@ def _reconstruction(
 def _neighbours(archive: LabelledArchive, explanation: Explanation, album: Album) -> Facts:
     if not explanation.neighbours:
         raise MissingPartError("The table has no embeddings to compare.")
-    wanted: dict[str, set[str]] = {}
-    for row in explanation.neighbours:
-        wanted.setdefault(row["source"], set()).add(row["member"])
-    config = BulkConfig.model_validate(archive.manifest["config"]).input
-    files = pick_members(config, wanted, seconds=_SECONDS) if config else {}
+    places = [(row["source"], row["member"]) for row in explanation.neighbours]
+    files = archive.images(places, seconds=_SECONDS)
     cards = []
     for row in explanation.neighbours:
         content = files.get((row["source"], row["member"]))

@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from components.bulk_inference.output.ledger import REVIEW
-from components.image_sources.config import InputConfig
-from components.image_sources.pick import pick_members
 from components.review.labelled_archive import LabelledArchive
 from components.review.queue_file import QUEUE_COLUMNS, QUEUE_FILE, QueueFacts, QueueRow
 from pipeline.report.album import Album
@@ -47,15 +45,11 @@ def write_review_page(output: str, facts: QueueFacts, rows: list[QueueRow]) -> R
     """
     archive = LabelledArchive(output)
     rows = rows[:_MOST]
-    wanted: dict[str, set[str]] = {}
-    for row in rows:
-        wanted.setdefault(row.source, set()).add(row.member)
-    config = InputConfig.model_validate(archive.manifest["config"]["input"])
-    files = pick_members(config, wanted, seconds=_SECONDS)
+    pictures = archive.images(((row.source, row.member) for row in rows), seconds=_SECONDS)
     album = Album(budget=MOST_BYTES * 4 // 5)
     shown: list[dict[str, Any]] = []
     for row in rows:
-        picture = album.file(files.get((row.source, row.member)), _SIDE)
+        picture = album.file(pictures.get((row.source, row.member)), _SIDE)
         if album.left_out:
             break
         shown.append({**asdict(row), "picture": asdict(picture) if picture else None})

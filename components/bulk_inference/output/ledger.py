@@ -189,6 +189,11 @@ class Ledger:
         contents = files.read_each(self.path(_record(name)) for name in names)
         return (UnitRecord(**json.loads(content)) for content in contents)
 
+    def unit_files(self) -> list[str]:
+        """Returns the files of all finished units, in order, relative to the output."""
+        records = self.read_records(sorted(self.finished_names()))
+        return [name for record in records for name in sorted(record.files)]
+
     def finished_names(self) -> set[str]:
         """Returns the names of the finished units."""
         return {
