@@ -28,7 +28,6 @@ every other file is a group of its own."""
 LONGEST_FIRST = (
     "serving",
     "training inputs",
-    "tests/pipeline/test_bucket_run.py",
     "tests/pipeline/orchestration/test_compiled_runs.py",
     "tests/test_kernels.py",
     "tests/trainer/test_replicas.py",

@@ -28,9 +28,12 @@ from apache_beam.runners.dask.dask_runner import DaskOptions
 RUNNER = "components.bulk_inference.running.dask_runner.LinearDaskRunner"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
-    """In another folder than the job's, as on the machines of a cluster."""
+    """In another folder than the job's, as on the machines of a cluster.
+
+    The last test kills one of its workers.
+    """
     with engine_servers.dask_cluster(tmp_path_factory.mktemp("elsewhere")) as started:
         yield started
 
@@ -55,36 +58,6 @@ def test_two_workers_give_the_same_table_and_rejects(
     both = (tmp_path / "a.zip", copies)
     dropped = run_job(*both, output=str(tmp_path / "d"), engine=engine, duplicates="drop")
     assert (dropped.members, dropped.rows) == (161, 114)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_leaves_no_trace(
-    cluster: DaskCluster, tmp_path: Path, run_job: RunJob, read_table: ReadTable
-) -> None:
-    archive = write_zip(tmp_path / "a.zip", digits(1000) | broken())
-    run_job(archive)
-    ledger = Ledger(str(tmp_path / "other"))
-
-    def kill() -> None:
-        cluster.workers[0].kill()
-        cluster.workers[0].wait()
-
-    shown: list[BulkProgress] = []
-    with after_the_first_unit(ledger, kill) as finished:
-        result = run_job(
-            archive,
-            output=ledger.output,
-            engine=EngineConfig(runner="dask", master=cluster.address),
-            progress=shown.append,
-        )
-    assert 0 < finished[0] < result.units == 63
-    assert (result.members, result.rows, result.rejects, result.notes) == (1007, 1000, 7, [])
-    # From the records, because Beam's Dask runner has no counters.
-    assert (shown[-1].members, shown[-1].rejects) == (1007, 7)
-    assert files_of(tmp_path / "other") == files_of(tmp_path / "out")
-    for part in ("table", "rejects"):
-        expected = read_table(tmp_path / "out", part)
-        assert_same_table(read_table(tmp_path / "other", part), expected)
 
 
 def test_a_cluster_that_cannot_do_the_job_is_refused(tmp_path: Path, run_job: RunJob) -> None:
@@ -170,3 +143,33 @@ def test_only_a_chain_of_transforms_is_accepted(extend: Callable[[Any], None], r
     extend(pipeline | beam.Create([1, 2]))
     with pytest.raises(NotImplementedError, match=reason):
         pipeline.run()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_leaves_no_trace(
+    cluster: DaskCluster, tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(1000) | broken())
+    run_job(archive)
+    ledger = Ledger(str(tmp_path / "other"))
+
+    def kill() -> None:
+        cluster.workers[0].kill()
+        cluster.workers[0].wait()
+
+    shown: list[BulkProgress] = []
+    with after_the_first_unit(ledger, kill) as finished:
+        result = run_job(
+            archive,
+            output=ledger.output,
+            engine=EngineConfig(runner="dask", master=cluster.address),
+            progress=shown.append,
+        )
+    assert 0 < finished[0] < result.units == 63
+    assert (result.members, result.rows, result.rejects, result.notes) == (1007, 1000, 7, [])
+    # From the records, because Beam's Dask runner has no counters.
+    assert (shown[-1].members, shown[-1].rejects) == (1007, 7)
+    assert files_of(tmp_path / "other") == files_of(tmp_path / "out")
+    for part in ("table", "rejects"):
+        expected = read_table(tmp_path / "out", part)
+        assert_same_table(read_table(tmp_path / "other", part), expected)

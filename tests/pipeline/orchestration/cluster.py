@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tests.limits import HANG_SECS
@@ -189,10 +190,22 @@ class WarmProcess:
         )
         assert self._line() == "ready"
 
-    def __call__(self, command: list[str], log: Path, *, kill_at: str = "") -> int:
+    def __call__(
+        self,
+        command: list[str],
+        log: Path,
+        *,
+        kill_at: str = "",
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> int:
         """Runs a command to its end, or kills it when it has printed `kill_at`."""
         assert self._server.stdin is not None
-        request = {"argv": command, "log": str(log), "kill_at": kill_at}
+        request = {
+            "argv": command,
+            "log": str(log),
+            "kill_at": kill_at,
+            "environment": dict(environment),
+        }
         self._server.stdin.write(json.dumps(request) + "\n")
         self._server.stdin.flush()
         return int(self._line())

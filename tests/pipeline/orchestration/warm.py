@@ -1,8 +1,8 @@
 """Runs container commands of steps in forks of one process that has imported TFX already.
 
-`python -m tests.pipeline.orchestration.warm`: reads a JSON object with `argv`, `log` and `kill_at`
-per line, answers with the exit status. A fork is a process of its own; only the 14 s of imports are
-shared. With `kill_at`, SIGKILL is sent when the log holds that text.
+`python -m tests.pipeline.orchestration.warm`: reads a JSON object with `argv`, `log`,
+`environment` and `kill_at` per line, answers with the exit status. A fork is a process of its own;
+only the 14 s of imports are shared. With `kill_at`, SIGKILL is sent when the log holds that text.
 """
 
 import json
@@ -28,6 +28,7 @@ def main() -> None:
         child = os.fork()
         if child == 0:
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.environ.update(request["environment"])
             # The command is `python -m MODULE ARGUMENTS...`.
             _, _, module, *arguments = request["argv"]
             run_as_program(module, arguments, request["log"])

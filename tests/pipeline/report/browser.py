@@ -130,7 +130,8 @@ def chromium() -> Iterator[Browser]:
         os.dup2(commands, 3)
         os.dup2(answers, 4)
 
-    with tempfile.TemporaryDirectory() as profile:
+    # Processes that Chromium started may still write to the profile while it is removed.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             [
                 str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu",
