@@ -88,9 +88,19 @@ def hold_against(
     return compare(found, request.expected, tolerance)
 
 
-def check_bad_images(model: SessionModel, golden: GoldenSet) -> Stage:
-    """Sends invalid images, alone and among valid ones; the model must reject them and survive."""
+def check_bad_images(
+    model: SessionModel, golden: GoldenSet, requests: Mapping[str, Request]
+) -> Stage:
+    """Sends invalid images, alone and among valid ones; the model must reject them and survive.
+
+    Args:
+        model: The model.
+        golden: Valid images.
+        requests: Valid requests of all signatures; they are sent along, because the graph has been
+            optimised for this set of signatures.
+    """
     stage = Stage("bad images are refused")
+    valid = {name: request.inputs for name, request in requests.items()}
     good = golden.files[0]
     before = peak_memory_mib()
     for what, bad in bad_files(golden).items():
@@ -98,7 +108,8 @@ def check_bad_images(model: SessionModel, golden: GoldenSet) -> Stage:
             array = np.empty(len(files), object)
             array[:] = files
             try:
-                model.predict(names.SERVING_DEFAULT, {names.IMAGE_BYTES: array})
+                bad_request = {names.SERVING_DEFAULT: {names.IMAGE_BYTES: array}}
+                model.predict_together({**valid, **bad_request})
             except tf.errors.OpError as error:
                 if f"image {place}:" not in str(error):
                     stage.fault = (
@@ -174,9 +185,14 @@ def run_check(model: str, config: ServingCheckConfig) -> CheckReport:
     report.figures["load_secs"] = round(time.perf_counter() - begin, 3)
     report.stages.append(Stage("load in a TF1 session"))
     tolerance = tolerance_of(card, config)
-    report.stages.extend(check_in_session(loaded, golden, config, tolerance, card.classes[0]))
+    label = card.classes[0]
+    report.stages.extend(check_in_session(loaded, golden, config, tolerance, label))
     if not report.refusals:
-        report.stages.append(check_bad_images(loaded, golden))
+        requests = {
+            name: build_request(name, inputs, golden, 1, label=label)
+            for name, inputs in loaded.inputs.items()
+        }
+        report.stages.append(check_bad_images(loaded, golden, requests))
         report.figures["latency_ms"] = {
             f"{size} images" if size > 1 else "1 image": _latency_ms(loaded, golden, size, config)
             for size in config.batch_sizes

@@ -19,9 +19,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("config", help="the section as JSON")
     parser.add_argument("report", type=Path)
     given = parser.parse_args(arguments)
-    # A server has no Keras either. TensorFlow imports it for the names of its optimisers only, and
-    # that takes half a second and 160 MiB.
-    sys.modules["keras"] = None  # type: ignore[assignment]
+    # A server has none of these either. TensorFlow imports them where they are installed: Keras for
+    # the names of its optimisers, which takes half a second and 160 MiB, the others for clusters
+    # and sparse arrays of its old Keras, which takes as long again.
+    for unused in ("keras", "googleapiclient", "scipy"):
+        sys.modules[unused] = None  # type: ignore[assignment]
     with quick_imports():
         from components.serving_check.probe import run_check
     report = run_check(given.model, ServingCheckConfig.model_validate_json(given.config))

@@ -22,7 +22,11 @@ class SessionModel:
 
     def __init__(self, path: str) -> None:
         self._graph = tf.Graph()
-        options = tf.compat.v1.ConfigProto()
+        # With several threads, the calls of one function that start together optimise a copy each.
+        # Within an op, all threads work.
+        options = tf.compat.v1.ConfigProto(
+            inter_op_parallelism_threads=1, use_per_session_threads=True
+        )
         # A server optimises the graph twice; the second pass changes next to nothing here and
         # would cost half a minute over all signatures.
         options.graph_options.rewrite_options.meta_optimizer_iterations = 1
