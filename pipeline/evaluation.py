@@ -40,16 +40,13 @@ def create_eval_config(
         model_names=[tfma.CANDIDATE_KEY],
         metrics=[
             _metric("ExampleCount", name=metric_names.EXAMPLE_COUNT),
-            _metric("SparseCategoricalAccuracy", name=metric_names.ACCURACY),
-            _metric("SparseTopKCategoricalAccuracy", name=metric_names.TOP_K, k=config.top_k),
-            _metric("SparseCategoricalCrossentropy", name=metric_names.LOG_LOSS),
             # The most probable class is the prediction, whatever its probability.
             _metric(
                 "MultiClassConfusionMatrixAtThresholds",
                 name=metric_names.CONFUSION,
                 thresholds=[-1.0],
             ),
-            _metric("CalibrationQuality", f"{_METRICS}.calibration"),
+            _metric("ClassificationQuality", f"{_METRICS}.classification", top_k=config.top_k),
             _metric(
                 "ModelOutputs",
                 f"{_METRICS}.outputs",

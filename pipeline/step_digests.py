@@ -24,7 +24,7 @@ STEP_MODULES: Final[Mapping[str, Sequence[str]]] = {
     "ServingCheck": ("components.serving_check.component",),
     "Evaluator": (
         "pipeline.slices",
-        "pipeline.quality_metrics.calibration",
+        "pipeline.quality_metrics.classification",
         "pipeline.quality_metrics.change",
         "pipeline.quality_metrics.outputs",
         "components.pushed_baseline.executor",

@@ -15,13 +15,11 @@ from components.model_gate import metric_names as m
 from pipeline.quality_metrics.inputs import (
     MergingCombiner,
     label_of,
+    log_loss,
     outputs_of,
     probabilities_of,
 )
 from serving import names
-
-_LEAST_PROBABILITY = 1e-7
-"""Clipping value of Keras's cross-entropy, so that both log losses are comparable."""
 
 
 class _Sums:
@@ -130,9 +128,7 @@ class _Answer:
         self.place = int(probabilities.argmax())
         self.name = np.ravel(outputs[names.LABEL])[0] if names.LABEL in outputs else None
         self.right = self.place == truth
-        # A class that the model does not know has probability 0.
-        probability = probabilities[truth] if truth >= 0 else 0.0
-        self.log_loss = -math.log(max(float(probability), _LEAST_PROBABILITY))
+        self.log_loss = log_loss(probabilities, truth)
 
     def differs(self, other: "_Answer") -> bool:
         """Tells whether the labels differ, by name, because indices may differ between models."""

@@ -1,5 +1,6 @@
 """Extracts the inputs of a metric for one image: the label and the outputs of one model."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -8,6 +9,9 @@ import numpy as np
 import tensorflow_model_analysis as tfma
 
 from serving import names
+
+_CLIPPED = 1e-7
+"""Distance from 0 and 1 to which Keras's cross-entropy clips probabilities."""
 
 _Sums = TypeVar("_Sums", bound="Mergeable")
 
@@ -85,3 +89,15 @@ def outputs_of(
 def probabilities_of(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns the calibrated probabilities, float64 [classes]."""
     return np.asarray(outputs[names.PROBABILITIES], np.float64).reshape(-1)
+
+
+def log_loss(probabilities: np.ndarray, label: int) -> float:
+    """Returns the cross-entropy of one image in nats, as Keras computes it from probabilities.
+
+    Args:
+        probabilities: float64 [classes].
+        label: Index of the true class; -1 for one that the model does not know.
+    """
+    clipped = np.minimum(np.maximum(probabilities, _CLIPPED), 1 - _CLIPPED)
+    truth = clipped[label] if label >= 0 else _CLIPPED
+    return math.log(clipped.sum()) - math.log(truth)

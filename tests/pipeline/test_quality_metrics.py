@@ -58,13 +58,22 @@ def one_model(outputs: dict[str, np.ndarray]) -> list[Any]:
     ]
 
 
-def test_calibration_error_and_brier_score_are_those_of_numpy() -> None:
-    from pipeline.quality_metrics.calibration import CalibrationQuality
+def test_qualities_of_probabilities_are_those_of_keras_and_numpy() -> None:
+    import keras
+
+    from pipeline.quality_metrics.classification import ClassificationQuality
 
     made = drawn(1)
-    computations = CalibrationQuality().computations(eval_config=tfma.EvalConfig())
+    # Beyond Keras's clipping, at both ends; and equal probabilities at the border of the best two.
+    made[:2] = [[1.0, 0.0, 0.0, 0.0], [0.4, 0.2, 0.2, 0.2]]
+    computations = ClassificationQuality(top_k=2).computations(eval_config=tfma.EvalConfig())
     found = run(computations, one_model({names.PROBABILITIES: made}))
     right = made.argmax(axis=1) == labels()
+    assert found[m.ACCURACY] == pytest.approx(right.mean())
+    near = keras.metrics.sparse_top_k_categorical_accuracy(labels(), made.astype(np.float32), k=2)
+    assert found[m.TOP_K] == pytest.approx(np.mean(near))
+    loss = keras.losses.sparse_categorical_crossentropy(labels(), made)
+    assert found[m.LOG_LOSS] == pytest.approx(np.mean(loss), rel=1e-6)
     error = equal_mass_error(made.max(axis=1), right)
     assert found[m.CALIBRATION_ERROR] == pytest.approx(error, abs=1e-3)
     brier = np.square(made - np.eye(CLASSES)[labels()]).sum(axis=1).mean()
