@@ -40,12 +40,6 @@ def create_eval_config(
         model_names=[tfma.CANDIDATE_KEY],
         metrics=[
             _metric("ExampleCount", name=metric_names.EXAMPLE_COUNT),
-            # The most probable class is the prediction, whatever its probability.
-            _metric(
-                "MultiClassConfusionMatrixAtThresholds",
-                name=metric_names.CONFUSION,
-                thresholds=[-1.0],
-            ),
             _metric("ClassificationQuality", f"{_METRICS}.classification", top_k=config.top_k),
             _metric(
                 "ModelOutputs",

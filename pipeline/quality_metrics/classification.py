@@ -4,9 +4,11 @@ With Keras's definitions, but without its metrics, which TensorFlow would trace 
 """
 
 import math
-from typing import Any
+from collections import Counter
+from typing import Any, Final
 
 import tensorflow_model_analysis as tfma
+from tensorflow_model_analysis.metrics import multi_class_confusion_matrix_metrics as confusion
 
 from components.model_gate import metric_names as m
 from pipeline.quality_metrics.inputs import (
@@ -18,6 +20,9 @@ from pipeline.quality_metrics.inputs import (
 )
 from trainer.quality.confidence_grid import ConfidenceGrid
 
+_THRESHOLD: Final = -1.0
+"""Of the confusion matrix: the most probable class is the prediction, whatever its probability."""
+
 
 class _Sums:
     def __init__(self) -> None:
@@ -27,6 +32,7 @@ class _Sums:
         self.near = 0
         self.log_loss = 0.0
         self.brier = 0.0
+        self.pairs: Counter[tuple[int, int]] = Counter()
 
     def merge(self, other: "_Sums") -> None:
         self.grid.merge(other.grid)
@@ -35,10 +41,18 @@ class _Sums:
         self.near += other.near
         self.log_loss += other.log_loss
         self.brier += other.brier
+        self.pairs.update(other.pairs)
+
+    def matrices(self) -> confusion.Matrices:
+        """Returns the images by true and predicted class as TFMA's own metric does."""
+        entries = {
+            confusion.MatrixEntryKey(*pair): float(images) for pair, images in self.pairs.items()
+        }
+        return confusion.Matrices({_THRESHOLD: entries})
 
 
 class ClassificationQuality(tfma.metrics.Metric):
-    """Accuracy, top-k accuracy, log loss, calibration error and Brier score.
+    """Accuracy, top-k accuracy, log loss, confusion, calibration error and Brier score.
 
     The calibration error is over 15 bins of equal mass. The Brier score is Brier's
     own (1950): the sum over classes of (p_k - y_k)^2, in [0, 2].
@@ -61,7 +75,7 @@ def _computations(
     del name
     keys = {
         metric: tfma.metrics.MetricKey(metric, model_name=model_name)
-        for metric in (m.ACCURACY, m.TOP_K, m.LOG_LOSS, m.CALIBRATION_ERROR, m.BRIER)
+        for metric in (m.ACCURACY, m.TOP_K, m.LOG_LOSS, m.CONFUSION, m.CALIBRATION_ERROR, m.BRIER)
     }
 
     def add(sums: _Sums, inputs: tfma.metrics.StandardMetricInputs) -> None:
@@ -74,21 +88,24 @@ def _computations(
         sums.grid.add(float(probabilities[place]), place == label)
         sums.images += 1
         sums.right += place == label
+        sums.pairs[label, place] += 1
         sums.near += better < top_k and math.isfinite(truth)
         sums.log_loss += log_loss(probabilities, label)
         sums.brier += float(probabilities @ probabilities) - 2 * truth + 1
 
-    def extract(sums: _Sums) -> dict[tfma.metrics.MetricKey, float]:
+    def extract(sums: _Sums) -> dict[tfma.metrics.MetricKey, Any]:
         totals = {
             m.ACCURACY: sums.right,
             m.TOP_K: sums.near,
             m.LOG_LOSS: sums.log_loss,
             m.BRIER: sums.brier,
         }
-        means = {
-            keys[metric]: float(total) / max(sums.images, 1) for metric, total in totals.items()
+        images = max(sums.images, 1)
+        return {
+            keys[m.CONFUSION]: sums.matrices(),
+            keys[m.CALIBRATION_ERROR]: sums.grid.calibration_error(),
+            **{keys[metric]: float(total) / images for metric, total in totals.items()},
         }
-        return {**means, keys[m.CALIBRATION_ERROR]: sums.grid.calibration_error()}
 
     return [
         tfma.metrics.MetricComputation(

@@ -36,7 +36,7 @@ class MergingCombiner(beam.CombineFn):
         self,
         create: Callable[[], _Sums],
         add: Callable[[_Sums, tfma.metrics.StandardMetricInputs], None],
-        extract: Callable[[_Sums], dict[tfma.metrics.MetricKey, float]],
+        extract: Callable[[_Sums], dict[tfma.metrics.MetricKey, Any]],
     ) -> None:
         self._create = create
         self._add = add
@@ -59,7 +59,7 @@ class MergingCombiner(beam.CombineFn):
             first.merge(accumulator)
         return first
 
-    def extract_output(self, accumulator: Any) -> dict[tfma.metrics.MetricKey, float]:
+    def extract_output(self, accumulator: Any) -> dict[tfma.metrics.MetricKey, Any]:
         """Converts the sums to metrics."""
         return self._extract(accumulator)
 

@@ -4,6 +4,7 @@ The signature is called once, in batches. This is the only part of the run repor
 TensorFlow, which is imported when it is called.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +58,12 @@ class Answers:
     def __len__(self) -> int:
         return len(self.encoded)
 
-    @property
+    @functools.cached_property
     def predicted(self) -> np.ndarray:
         """The most probable classes, int [n]."""
         return self.probabilities.argmax(axis=1)
 
-    @property
+    @functools.cached_property
     def confidence(self) -> np.ndarray:
         """The probabilities of the most probable classes, float32 [n]."""
         return self.probabilities.max(axis=1)

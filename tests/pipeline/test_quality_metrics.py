@@ -3,6 +3,7 @@
 import itertools
 import math
 import pickle
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,9 @@ def labels() -> np.ndarray:
     return np.random.default_rng(7).integers(0, CLASSES, IMAGES)
 
 
-def run(computations: list[Any], inputs: list[Any]) -> dict[str, float]:
+def run(computations: list[Any], inputs: list[Any]) -> dict[str, Any]:
     """Runs combiners as Beam does: several accumulators, sent between processes, merged."""
-    results: dict[str, float] = {}
+    results: dict[str, Any] = {}
     for computation in computations:
         combiner = computation.combiner
         accumulators = []
@@ -70,6 +71,12 @@ def test_qualities_of_probabilities_are_those_of_keras_and_numpy() -> None:
     found = run(computations, one_model({names.PROBABILITIES: made}))
     right = made.argmax(axis=1) == labels()
     assert found[m.ACCURACY] == pytest.approx(right.mean())
+    (matrix,) = found[m.CONFUSION].to_proto().multi_class_confusion_matrix_at_thresholds.matrices
+    pairs = Counter(zip(labels().tolist(), made.argmax(axis=1).tolist(), strict=True))
+    assert pairs == {
+        (entry.actual_class_id, entry.predicted_class_id): entry.num_weighted_examples
+        for entry in matrix.entries
+    }
     near = keras.metrics.sparse_top_k_categorical_accuracy(labels(), made.astype(np.float32), k=2)
     assert found[m.TOP_K] == pytest.approx(np.mean(near))
     loss = keras.losses.sparse_categorical_crossentropy(labels(), made)
