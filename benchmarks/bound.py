@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.image_sets import mean_and_worst, mnist, record
 from benchmarks.trainings import run_training, started, training_parser
-from trainer.quality import evaluation
+from trainer.quality.importance import bound_of_images
 
 MODEL = {"hidden": (512, 512), "decoder_hidden": (512, 512), "latent_size": 50}
 TRAINER: dict[str, Any] = {
@@ -41,25 +41,18 @@ def main() -> None:
     runs = []
     for seed in arguments.seeds:
         trained = run_training(arguments, {"train": train}, seed, MODEL, options)
-        bounds = {
-            samples: -float(
-                np.mean(
-                    evaluation.bound_of_images(
-                        trained.result.model,
-                        test.images[: arguments.images],
-                        samples=samples,
-                        binarise=True,
-                        seed=seed,
-                    )
-                )
-            )
-            for samples in (1, arguments.samples)
-        }
+        bounds, elbos = bound_of_images(
+            trained.result.model,
+            test.images[: arguments.images],
+            samples=arguments.samples,
+            binarise=True,
+            seed=seed,
+        )
         run = {
             "seed": seed,
             **trained.cost(),
-            "negative_elbo": bounds[1],
-            "nats": bounds[arguments.samples],
+            "negative_elbo": -float(np.mean(elbos)),
+            "nats": -float(np.mean(bounds)),
         }
         logging.info("%s", run)
         runs.append(run)

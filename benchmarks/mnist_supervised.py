@@ -14,6 +14,7 @@ from benchmarks.trainings import run_training, started, training_parser
 from trainer.data.input_pipeline import ImageSet
 from trainer.quality import evaluation
 from trainer.quality.confidence_grid import expected_calibration_error
+from trainer.quality.importance import bound_of_images
 from trainer.train import TrainResult
 
 MODEL = {
@@ -45,9 +46,7 @@ TRAINER: dict[str, Any] = {
 
 def bound(result: TrainResult, test: ImageSet, count: int, samples: int) -> float:
     """Importance-weighted bound of binarised test digits on -log p(x), nats; less is better."""
-    bounds = evaluation.bound_of_images(
-        result.model, test.images[:count], samples=samples, binarise=True
-    )
+    bounds, _ = bound_of_images(result.model, test.images[:count], samples=samples, binarise=True)
     return -float(np.mean(bounds))
 
 

@@ -5,14 +5,13 @@ TFMA gets no bounds: `components/model_gate` applies them to the metrics.
 
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import tensorflow_model_analysis as tfma
 from tensorflow_model_analysis.proto import config_pb2
 
 from components.model_gate import metric_names
-from components.model_gate.config import EvaluationConfig
+from pipeline.config import PipelineConfig
 from serving import names
 
 SLICES_MODULE = "pipeline.slices"
@@ -20,9 +19,7 @@ SLICES_MODULE = "pipeline.slices"
 _METRICS = "pipeline.quality_metrics"
 
 
-def create_eval_config(
-    config: EvaluationConfig, image_shape: Sequence[int]
-) -> config_pb2.EvalConfig:
+def create_eval_config(config: PipelineConfig) -> config_pb2.EvalConfig:
     """Builds TFMA's configuration.
 
     Each model reads the label with its own signature, so that the label's index refers to that
@@ -30,8 +27,8 @@ def create_eval_config(
     model, which may not know every class, is compared on the same images (`PairedChange`).
 
     Args:
-        config: Options of the slices and of k.
-        image_shape: Height, width and channels of the model's images.
+        config: The configuration, of which it depends on slices, top k, the shape of the model's
+            images and the k of the importance-weighted bound.
 
     Returns:
         Metrics over the whole test split and its slices, without thresholds.
@@ -40,11 +37,14 @@ def create_eval_config(
         model_names=[tfma.CANDIDATE_KEY],
         metrics=[
             _metric("ExampleCount", name=metric_names.EXAMPLE_COUNT),
-            _metric("ClassificationQuality", f"{_METRICS}.classification", top_k=config.top_k),
+            _metric(
+                "ClassificationQuality", f"{_METRICS}.classification", top_k=config.evaluation.top_k
+            ),
             _metric(
                 "ModelOutputs",
                 f"{_METRICS}.outputs",
-                dimensions=math.prod(int(n) for n in image_shape),
+                dimensions=math.prod(config.image.shape),
+                importance_samples=config.trainer.importance_samples,
             ),
         ],
     )
@@ -60,7 +60,7 @@ def create_eval_config(
         ],
         slicing_specs=[
             config_pb2.SlicingSpec(),
-            *(config_pb2.SlicingSpec(feature_keys=[kind]) for kind in config.slices),
+            *(config_pb2.SlicingSpec(feature_keys=[kind]) for kind in config.evaluation.slices),
         ],
         metrics_specs=[own, change],
     )

@@ -165,7 +165,7 @@ def create_pipeline(
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
         example_splits=[features.TEST],
-        eval_config=create_eval_config(config.evaluation, config.image.shape),
+        eval_config=create_eval_config(config),
         module_path=SLICES_MODULE,
     )
     # TFX's component has no such parameter; its executor ignores unknown properties.

@@ -8,7 +8,7 @@ import tensorflow as tf
 import yaml
 
 from pipeline.digests import value_digest
-from pipeline.ingested_mix import read_mix
+from pipeline.ingested_mix import count_images, read_mix
 from pipeline.pictures import draw_training
 from pipeline.training import Training, prepare, split_files
 from pipeline.training_folder import FOLDERS, publish, remove_training, training_folder
@@ -23,6 +23,7 @@ from trainer.optimization import strategy as strategies
 from trainer.optimization.callbacks import TrainingProgress
 from trainer.optimization.warm_start import Base, read_base
 from trainer.progress import PROGRESS_LOGGER
+from trainer.quality.importance import sampled_bound
 from trainer.storage import files
 from trainer.train import TrainResult, train
 
@@ -95,6 +96,11 @@ def _write(fn_args: Any, training: Training, result: TrainResult) -> None:
         golden=_golden_files(fn_args),
         held_out=result.held_out,
         max_pixels=options["input"]["limits"]["max_pixels"],
+        sampled_bound=sampled_bound(
+            result.model,
+            training.trainer.importance_samples,
+            count_images(fn_args.train_files, features.TEST),
+        ),
     )
     draw_training(
         posixpath.join(fn_args.model_run_dir, PICTURES),
@@ -131,6 +137,7 @@ def _card(fn_args: Any, training: Training, result: TrainResult) -> ModelCard:
         "images": {split: len(images) for split, images in training.data.items()},
         "calibration": result.calibration,
         "summaries": {**result.summaries, **read_mix(fn_args.train_files)},
+        "importance_bound": result.bound,
         "steps": result.steps,
         "libraries": library_versions(),
         **({"base": result.warm_start.as_dict()} if result.warm_start else {}),

@@ -21,6 +21,7 @@ from trainer.model.vae_classifier import VaeClassifier
 from trainer.model.weights import weight_names
 from trainer.model_card import EXPORTED_CARD, ModelCard, format_card
 from trainer.quality.held_out import HELD_OUT_FILE, HeldOutAnswers, write_held_out
+from trainer.quality.importance import SampledBound
 from trainer.storage import files
 
 
@@ -34,6 +35,7 @@ def export_model(
     golden: Sequence[bytes] = (),
     held_out: HeldOutAnswers | None = None,
     max_pixels: int = MAX_PIXELS,
+    sampled_bound: SampledBound | None = None,
 ) -> None:
     """Exports a model with `keras.export.ExportArchive`.
 
@@ -50,12 +52,16 @@ def export_model(
             of the model in memory.
         held_out: The model's answers on the calibration split, for `assets.extra/held_out.npz`.
         max_pixels: Height times width of the largest image file that the signatures decode.
+        sampled_bound: The importance-weighted bound that `classify_examples` returns, if any.
     """
     archive = keras.export.ExportArchive()
     archive.track(model)
     # Otherwise the table of the label vocabulary would be missing from the export.
     archive.track(transform.resources)
-    for signature in create_signatures(model, transform, max_pixels=max_pixels):
+    signatures = create_signatures(
+        model, transform, max_pixels=max_pixels, sampled_bound=sampled_bound
+    )
+    for signature in signatures:
         archive.add_endpoint(
             signature.name, _as_written(signature.function), input_signature=signature.specs
         )

@@ -17,9 +17,11 @@ from trainer.data import pixels
 from trainer.data.preprocessing import RecordTransform, parse_records
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.quality import outliers
+from trainer.quality.importance import SampledBound
 
 _TOP_K = 5
 _MOST_SAMPLES = 4096
+_HASHES = (1 << 31) - 1
 
 _DEFAULT_OUTPUTS = (
     names.LABEL,
@@ -50,7 +52,11 @@ class Signature:
 
 
 def create_signatures(
-    model: VaeClassifier, transform: RecordTransform, *, max_pixels: int = MAX_PIXELS
+    model: VaeClassifier,
+    transform: RecordTransform,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    sampled_bound: SampledBound | None = None,
 ) -> tuple[Signature, ...]:
     """Builds every signature of a trained model.
 
@@ -58,6 +64,7 @@ def create_signatures(
         model: The trained and calibrated model.
         transform: The Transform graph that the model was trained with.
         max_pixels: Height times width above which an image file is rejected without being decoded.
+        sampled_bound: The importance-weighted bound that `classify_examples` returns, if any.
 
     Returns:
         The signatures; `generate` and `sample` only if the decoder can make images without an input
@@ -123,7 +130,13 @@ def create_signatures(
     def classify_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         # Only what the evaluation reads, because TFMA fetches every output.
         encoded, _ = parse_records(examples)
-        return _only(annotate(encoded), _EXAMPLE_OUTPUTS)
+        unit = units(encoded)
+        outputs = _only(annotate_scaled(unit), _EXAMPLE_OUTPUTS)
+        if sampled_bound is not None:
+            keys = tf.strings.to_hash_bucket_fast(encoded, _HASHES)
+            bounds, elbos = sampled_bound(model, unit, keys)
+            outputs |= {names.IMPORTANCE_BOUND: bounds, names.IMPORTANCE_ELBO: elbos}
+        return outputs
 
     def transform_labels(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         _, texts = parse_records(examples)

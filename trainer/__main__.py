@@ -123,6 +123,7 @@ def _train(
             "image": image.model_dump(),
             "calibration": result.calibration,
             "summaries": result.summaries,
+            "importance_bound": result.bound,
             "validation": result.history[-1].get("validation"),
             **({"base": result.warm_start.as_dict()} if result.warm_start else {}),
         }

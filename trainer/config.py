@@ -194,6 +194,13 @@ class TrainerConfig(Section):
         description="start from the weights of the last blessed model (on a cluster: the last "
         "pushed one) that learned from other images, as far as they fit",
     )
+    importance_samples: int = Field(
+        default=50,
+        ge=0,
+        le=100_000,
+        description="k of the importance-weighted bound that is reported after training, of up to "
+        "500 validation images, and by the Evaluator; 0: not measured",
+    )
     objective: ObjectiveConfig = ObjectiveConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     semi_supervised: SemiSupervisedConfig = SemiSupervisedConfig()

@@ -103,6 +103,18 @@ class CalibrationReport(CardPart):
     thresholds: VerdictThresholds = VerdictThresholds()
 
 
+class ImportanceBound(CardPart):
+    """The importance-weighted bound on log p(x), measured after training."""
+
+    split: str = Field(default="", description="split that it was measured on")
+    images: int = Field(default=0, description="images measured; 0: it was not measured")
+    samples: int = Field(default=0, description="samples k of z per image")
+    bound: float | None = Field(default=None, description="mean, nats per image")
+    standard_error: float | None = Field(default=None, description="of `bound`, nats")
+    bits_per_dimension: float | None = Field(default=None, description="-bound / (D ln 2)")
+    elbo: float | None = Field(default=None, description="from the same samples, nats per image")
+
+
 class PixelSummary(CardPart):
     """Pixel values of the training data; quantiles at `TrainingSummaries.levels`."""
 
@@ -197,6 +209,7 @@ class ModelCard(CardPart):
     images: dict[str, int] = Field(default={}, description="images by split")
     calibration: CalibrationReport = CalibrationReport()
     summaries: TrainingSummaries = TrainingSummaries()
+    importance_bound: ImportanceBound = ImportanceBound()
     steps: int | None = Field(default=None, description="training steps done")
     libraries: dict[str, str] = Field(default={}, description="versions by library")
     base: StartedFrom | None = Field(default=None, description="none: all weights were initialised")

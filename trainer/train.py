@@ -26,6 +26,7 @@ from trainer.optimization.warm_start import Base, WarmStart, begin_with, fit_bas
 from trainer.progress import PROGRESS_LOGGER
 from trainer.quality.calibration import calibrate
 from trainer.quality.held_out import HeldOutAnswers
+from trainer.quality.importance import describe_bound, is_measured, measure_bound
 from trainer.quality.summaries import summarise_images
 from trainer.storage import files
 
@@ -48,6 +49,8 @@ class TrainResult:
             where the validation split took its place.
         summaries: statistics of images from the training distribution
             (`summaries.summarise_images`), for drift checks.
+        bound: the importance-weighted bound (`importance.measure_bound`) and its split; empty if
+            it was not measured.
         steps: number of completed steps.
         images_per_sec: steady-state throughput of the last calls.
         warm_start: the weights that the training started from; None for a cold start.
@@ -58,6 +61,7 @@ class TrainResult:
     calibration: dict[str, Any]
     held_out: HeldOutAnswers | None
     summaries: dict[str, Any]
+    bound: dict[str, Any]
     steps: int
     images_per_sec: float
     warm_start: WarmStart | None = None
@@ -92,7 +96,8 @@ def train(
         workdir: folder for checkpoints, history.json and TensorBoard; the same for every worker.
         strategy: a tf.distribute strategy; by default the one that `trainer.devices` selects.
         progress: called after every call and every evaluation; logs by default.
-        fit_scores: whether to calibrate and summarise after training; off for trials of the tuner.
+        fit_scores: whether to calibrate, summarise and measure the importance-weighted bound after
+            training; off for trials of the tuner.
         base: an earlier model to start from; a checkpoint in `workdir` takes precedence.
         classes: names of the classes in order, compared with those of `base`.
 
@@ -142,10 +147,10 @@ def train(
     # A base model takes the place of the backbone's weights as far as it has its own.
     origins = [digest_arrays(pretrained)] if pretrained is not None else []
     origins += [start.digest] if start is not None else []
+    progress = progress or callbacks.log_progress
     run = TrainingLoop(
-        build, trainer_config, splits, strategy, os.fspath(workdir),
-        progress or callbacks.log_progress, "+".join(origins),
-    )  # fmt: skip
+        build, trainer_config, splits, strategy, os.fspath(workdir), progress, "+".join(origins)
+    )
     with preemption.stop_on_sigterm() as stop:
         run.restore()
         if start is not None and not run.steps and strategies.is_chief(strategy):
@@ -155,19 +160,38 @@ def train(
     report: dict[str, Any] = {}
     held_out: HeldOutAnswers | None = None
     summary: dict[str, Any] = {}
+    bound: dict[str, Any] = {}
     if fit_scores and strategies.is_chief(strategy):
         report, held_out = _calibrate(model, trainer_config, splits)
         summary = _summarise(model, trainer_config, splits)
+        bound = _measure_bound(model, trainer_config, splits)
+    if bound:
+        run.history[-1][callbacks.HISTORY_BOUND] = bound
+        callbacks.write_history(os.fspath(workdir), run.history)
+        if run.last_event is not None:
+            progress(dataclasses.replace(run.last_event, bound=describe_bound(bound)))
     return TrainResult(
         model=model,
         history=run.history,
         calibration=report,
         held_out=held_out,
         summaries=summary,
+        bound=bound,
         steps=run.steps,
         images_per_sec=run.images_per_sec,
         warm_start=start,
     )
+
+
+def _measure_bound(
+    model: VaeClassifier, config: TrainerConfig, splits: Mapping[str, ImageSet]
+) -> dict[str, Any]:
+    if not is_measured(model, config.importance_samples):
+        return {}
+    held_out = (features.VALIDATION, features.CALIBRATION, features.TRAIN)
+    name = next(name for name in held_out if name in splits)
+    found = measure_bound(model, splits[name], samples=config.importance_samples, seed=config.seed)
+    return {"split": name, **found}
 
 
 def _summarise(

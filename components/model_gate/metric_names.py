@@ -13,6 +13,12 @@ BRIER: Final = "brier_score"
 
 ELBO: Final = "elbo"
 BITS: Final = "bits_per_dimension"
+IMPORTANCE_BOUND: Final = "importance_bound"
+IMPORTANCE_ERROR: Final = "importance_bound_standard_error"
+IMPORTANCE_ELBO: Final = "importance_elbo"
+IMPORTANCE_BITS: Final = "importance_bits_per_dimension"
+IMPORTANCE_SAMPLES: Final = "importance_samples"
+IMPORTANCE_IMAGES: Final = "importance_images"
 OUTLIER_QUANTILES: Final = {
     0.05: "outlier_score_q05",
     0.5: "outlier_score_q50",

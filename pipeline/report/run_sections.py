@@ -29,6 +29,7 @@ from pipeline.runs.run import Run
 from pipeline.runs.step import STEP_TITLES
 from pipeline.runs.verdict import MissingArtifactError
 from trainer.data import features
+from trainer.optimization.callbacks import HISTORY_BOUND
 from trainer.quality.strip import FOLDER, ORIGINALS, SHOWN
 
 _T = TypeVar("_T")
@@ -269,7 +270,14 @@ def training(run: Run) -> Facts:
             continue
         ends = ", ".join(f"{name} ends at {y[-1]:.4g}" for name, _, y in series)
         figures.append(plots.curves(title, series, alt=f"{title} over steps: {ends}"))
-    return {"figures": figures, "steps": history[-1]["step"], "epochs": history[-1]["epoch"]}
+    last = history[-1]
+    return {
+        "figures": figures,
+        "steps": last["step"],
+        "epochs": last["epoch"],
+        "validation": last.get("validation"),
+        "bound": last.get(HISTORY_BOUND),
+    }
 
 
 def strip(run: Run, album: Album) -> Facts:

@@ -18,6 +18,7 @@ _REPORTED = (
     metric_names.BRIER,
     metric_names.CALIBRATION_ERROR,
     metric_names.ELBO,
+    metric_names.IMPORTANCE_BOUND,
     metric_names.BITS,
 )
 

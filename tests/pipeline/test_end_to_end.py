@@ -246,6 +246,8 @@ def test_a_first_model_passes_on_absolute_bounds_and_says_so(first: Run) -> None
     overall = measured["overall"]
     assert 0 < overall["calibration_error"] < 0.1
     assert overall["bits_per_dimension"] == pytest.approx(-overall["elbo"] / 64 / math.log(2))
+    assert overall["importance_bound"] >= overall["importance_elbo"]
+    assert overall["importance_images"] == pipeline["test_images"]
     assert overall["outlier_score_q50"] < overall["outlier_score_q95"]
     assert set(measured["slices"]) == {"class", "archive", "size"}
     assert set(measured["slices"]["size"]) == {"1-8 px"}

@@ -162,7 +162,7 @@ def test_only_listed_steps_have_no_digest() -> None:
 
 
 def test_the_evaluators_digest_covers_every_metric_of_ours() -> None:
-    evaluation = create_eval_config(config().evaluation, (28, 28, 1))
+    evaluation = create_eval_config(config())
     modules = {
         metric.module
         for spec in evaluation.metrics_specs

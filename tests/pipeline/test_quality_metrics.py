@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 
 from components.model_gate import metric_names as m
-from components.model_gate.config import EvaluationConfig
 from serving import names
 from tests.components.model_gate.measured import equal_mass_error, measure, probabilities
 from trainer.data import features
@@ -113,10 +112,26 @@ def test_outputs_are_averaged_and_their_quantiles_found() -> None:
     draw = np.random.default_rng(5)
     elbo, score = draw.normal(-90, 5, IMAGES), draw.exponential(1.0, IMAGES)
     score[17] = np.inf
+    bound = np.where(np.arange(IMAGES) % 3, np.nan, elbo + 2)
     inputs = one_model(
-        {names.PROBABILITIES: drawn(1), names.ELBO: elbo, names.OUTLIER_SCORE: score}
+        {
+            names.PROBABILITIES: drawn(1),
+            names.ELBO: elbo,
+            names.OUTLIER_SCORE: score,
+            names.IMPORTANCE_BOUND: bound,
+            names.IMPORTANCE_ELBO: bound - 1,
+        }
     )
-    found = run(ModelOutputs(dimensions=64).computations(eval_config=tfma.EvalConfig()), inputs)
+    metric = ModelOutputs(dimensions=64, importance_samples=50)
+    found = run(metric.computations(eval_config=tfma.EvalConfig()), inputs)
+    measured = bound[::3]
+    assert found[m.IMPORTANCE_IMAGES] == len(measured)
+    assert found[m.IMPORTANCE_SAMPLES] == 50
+    assert found[m.IMPORTANCE_BOUND] == pytest.approx(measured.mean())
+    assert found[m.IMPORTANCE_ELBO] == pytest.approx(measured.mean() - 1)
+    error = measured.std(ddof=1) / math.sqrt(len(measured))
+    assert found[m.IMPORTANCE_ERROR] == pytest.approx(error)
+    assert found[m.IMPORTANCE_BITS] == pytest.approx(-measured.mean() / 64 / math.log(2))
     assert found[m.ELBO] == pytest.approx(elbo.mean())
     assert found[m.BITS] == pytest.approx(-elbo.mean() / 64 / math.log(2))
     finite = np.sort(score[np.isfinite(score)])
@@ -130,7 +145,9 @@ def test_outputs_that_an_older_model_does_not_give_are_not_measured() -> None:
 
     inputs = one_model({names.PROBABILITIES: drawn(1)})
     found = run(ModelOutputs(dimensions=64).computations(eval_config=tfma.EvalConfig()), inputs)
-    assert all(math.isnan(value) for value in found.values())
+    counts = (m.IMPORTANCE_IMAGES, m.IMPORTANCE_SAMPLES)
+    assert all(math.isnan(value) for name, value in found.items() if name not in counts)
+    assert found[m.IMPORTANCE_IMAGES] == 0
 
 
 def two_models(candidate: dict[str, np.ndarray], baseline: dict[str, np.ndarray]) -> list[Any]:
@@ -191,9 +208,11 @@ def test_without_a_baseline_nothing_is_compared() -> None:
 def test_the_configuration_names_slices_and_metrics_that_tfma_finds() -> None:
     from tensorflow_model_analysis.metrics import metric_specs
 
+    from pipeline.config import PipelineConfig
     from pipeline.evaluation import create_eval_config
 
-    config = create_eval_config(EvaluationConfig(slices=("size",), top_k=2), (8, 8, 1))
+    sections = {"input": {"paths": "a.zip"}, "evaluation": {"slices": ["size"], "top_k": 2}}
+    config = create_eval_config(PipelineConfig.model_validate(sections))
     assert [list(spec.feature_keys) for spec in config.slicing_specs] == [[], ["size"]]
     first = tfma.utils.update_eval_config_with_defaults(config, has_baseline=False)
     computed = metric_specs.to_computations(first.metrics_specs, eval_config=first)

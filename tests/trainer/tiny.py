@@ -91,6 +91,7 @@ def trainer_config(**changes: Any) -> TrainerConfig:
         "precision": "float32",
         "xla": "off",
         "tensorboard": False,
+        "importance_samples": 0,
     }
     return TrainerConfig.model_validate({**small, **changes})
 

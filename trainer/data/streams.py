@@ -24,6 +24,7 @@ _NO_PART_OF_IDENTITY = {
     "calibration",
     "tuner",
     "devices",
+    "importance_samples",
     # The digest of the base model is part of the identity instead.
     "warm_start",
 }

@@ -18,6 +18,9 @@ from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
 
+HISTORY_BOUND = "importance_bound"
+"""Key of the importance-weighted bound in the last record of history.json."""
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingProgress:
@@ -31,6 +34,7 @@ class TrainingProgress:
         eta_secs: estimated remaining time.
         parts: losses of the last step by name.
         validation: measures of the validation split if it was just evaluated, else None.
+        bound: the importance-weighted bound in words, after training.
     """
 
     step: int
@@ -40,6 +44,7 @@ class TrainingProgress:
     eta_secs: float
     parts: dict[str, float]
     validation: dict[str, float] | None = None
+    bound: str = ""
 
     def line(self) -> str:
         """Formats the progress as one line for users."""
@@ -53,7 +58,7 @@ class TrainingProgress:
         )
         if self.validation and "accuracy" in self.validation:
             text += f"  validation accuracy {self.validation['accuracy']:.4f}"
-        return text
+        return f"{text}  {self.bound}" if self.bound else text
 
 
 ProgressFn = Callable[[TrainingProgress], None]

@@ -104,6 +104,7 @@ class TrainingLoop:
         self._history: list[dict[str, Any]] = []
         self._best: dict[str, Any] = {"value": None, "step": 0, "bad": 0}
         self._stopped = False
+        self.last_event: callbacks.TrainingProgress | None = None
         self._boards: Boards | None = None
         if self._chief:
             shown = splits.get(features.VALIDATION, splits[features.TRAIN])
@@ -256,17 +257,16 @@ class TrainingLoop:
         if not self._chief:
             return
         left = self._plan.total_steps - self._done
-        self._progress(
-            callbacks.TrainingProgress(
-                step=self._done,
-                total_steps=self._plan.total_steps,
-                epoch=self._done / self._plan.steps_per_epoch,
-                images_per_sec=self.images_per_sec,
-                eta_secs=left * (self._clock.step_secs or 0.0),
-                parts=parts,
-                validation=validation,
-            )
+        self.last_event = callbacks.TrainingProgress(
+            step=self._done,
+            total_steps=self._plan.total_steps,
+            epoch=self._done / self._plan.steps_per_epoch,
+            images_per_sec=self.images_per_sec,
+            eta_secs=left * (self._clock.step_secs or 0.0),
+            parts=parts,
+            validation=validation,
         )
+        self._progress(self.last_event)
 
     def _evaluate(self) -> None:
         """Evaluates the validation split, records the result and decides whether to continue."""

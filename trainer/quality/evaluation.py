@@ -1,11 +1,10 @@
-"""Measures a model on a split: accuracy, cross-entropy and bounds.
+"""Measures a model on a split: accuracy, cross-entropy and ELBO.
 
 Every image is evaluated exactly once; the last batch is padded to avoid a retrace. `loop.py`,
 `calibration.py` and the benchmarks call it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -129,81 +128,3 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 def negative_log_likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
     """Computes the mean of -log p(y|x), nats."""
     return float(-np.mean(log_softmax(logits)[np.arange(len(labels)), labels]))
-
-
-def bound_of_images(
-    model: VaeClassifier,
-    images: np.ndarray,
-    *,
-    samples: int,
-    seed: int = 0,
-    binarise: bool = False,
-    batch_size: int = 64,
-    samples_per_call: int = 50,
-) -> np.ndarray:
-    """Computes the importance-weighted bound on log p(x) (Burda et al. 2016) of each image.
-
-    Args:
-        model: a model whose decoder defines a density of the image.
-        images: uint8 [n, height, width, channels].
-        samples: number k of samples of z per image.
-        seed: seed of the samples of z and of the binarisation.
-        binarise: whether to draw black or white pixels, as in published results on MNIST.
-        batch_size: number of images per call.
-        samples_per_call: number of samples of z per call; bounds memory use.
-
-    Returns:
-        float64 [n], nats.
-
-    Raises:
-        ValueError: the decoder is conditioned on the features.
-    """
-    if model.config.conditioning == "hidden":
-        raise ValueError("model.conditioning = hidden has no density, hence no bound")
-    draw = np.random.default_rng(seed)
-    pixels = images.astype(np.float32) / 255.0
-    if binarise:
-        pixels = (draw.random(pixels.shape, np.float32) < pixels).astype(np.float32)
-    log_weights = tf.function(_log_weights, autograph=False, reduce_retracing=True)
-    bounds = []
-    for start in range(0, len(pixels), batch_size):
-        part = tf.constant(pixels[start : start + batch_size])
-        weights: list[Any] = []
-        for done in range(0, samples, samples_per_call):
-            count = min(samples_per_call, samples - done)
-            key = tf.constant([seed + start, done], tf.int32)
-            weights.append(log_weights(model, part, tf.constant(count), key).numpy())
-        stacked = np.concatenate(weights).astype(np.float64)
-        peak = stacked.max(axis=0)
-        bounds.append(peak + np.log(np.mean(np.exp(stacked - peak), axis=0)))
-    return np.concatenate(bounds)
-
-
-def _log_weights(
-    model: VaeClassifier, pixels: tf.Tensor, samples: tf.Tensor, key: tf.Tensor
-) -> tf.Tensor:
-    """Computes log importance weights, float32 [samples, batch].
-
-    If the decoder is conditioned on the class, y is summed out: log of the sum over y of
-    p(x|z, y) p(y).
-    """
-    encoded = model.encode(pixels)
-    batch, size = tf.shape(pixels)[0], model.config.latent_size
-    latent = encoded.latent(tf.random.stateless_normal([samples, batch, size], key))
-    flat = tf.reshape(latent, [-1, size])
-    repeated = tf.tile(pixels, [samples, 1, 1, 1])
-
-    def given(beside: tf.Tensor | None) -> tf.Tensor:
-        raw = model.decode(flat, beside)
-        return tf.reshape(model.observation.log_likelihood(repeated, raw), [samples, batch])
-
-    if model.config.conditioning == "label":
-        count = tf.shape(flat)[0]
-        each = [
-            given(tf.one_hot(tf.fill([count], k), model.num_classes))
-            for k in range(model.num_classes)
-        ]
-        log_likelihood = tf.reduce_logsumexp(tf.stack(each), axis=0) - model.label_cost
-    else:
-        log_likelihood = given(None)
-    return losses.importance_log_weights(log_likelihood, latent, encoded.mean, encoded.log_variance)

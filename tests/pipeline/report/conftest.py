@@ -180,6 +180,10 @@ def _write_training(folder: Path) -> None:
          "validation": {"loss": 10.0 / step, "accuracy": 0.4}}
         for step in range(10, 60, 10)
     ]  # fmt: skip
+    history[-1]["importance_bound"] = {
+        "split": "validation", "bound": -80.0, "standard_error": 0.5, "bits_per_dimension": 0.25,
+        "elbo": -82.0, "samples": 50, "images": 120,
+    }  # fmt: skip
     (folder / "history.json").write_text(json.dumps(history))
     draw = np.random.default_rng(0)
     tiles = draw.integers(0, 256, (8, 64), np.uint8)

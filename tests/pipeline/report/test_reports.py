@@ -90,6 +90,7 @@ def test_every_part_of_the_run_is_shown(run: Run) -> None:
     assert "2 of 4 latent dimensions are active" in parsed.text
     assert "untrained" in parsed.text
     assert "epoch 5" in parsed.text
+    assert "Importance-weighted bound -80.00 ± 0.50 nats per image" in parsed.text
     # The rejected member decodes all the same, so it has a picture.
     (figure,) = re.findall(r'alt="rejected: ([^"]*)"', Path(run.root / "report.html").read_text())
     assert "&lt;script&gt;" in figure
