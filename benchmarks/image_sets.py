@@ -32,8 +32,8 @@ TARGETS = {
     "train_speed_mlp": {"ratio": 0.95},
     "train_speed_conv": {"ratio": 0.95},
     "distribution": {
-        "largest_loss_difference_mirrored": 1e-4,
-        "largest_loss_difference_worker": 1e-4,
+        "largest_loss_difference_to_parts_mirrored": 1e-4,
+        "largest_loss_difference_to_parts_worker": 1e-4,
     },
     "resume": {"identical": 1.0},
     "serving_parity": {

@@ -138,6 +138,7 @@ def _card(fn_args: Any, training: Training, result: TrainResult) -> ModelCard:
         "calibration": result.calibration,
         "summaries": {**result.summaries, **read_mix(fn_args.train_files)},
         "importance_bound": result.bound,
+        "arithmetic": result.arithmetic,
         "steps": result.steps,
         "libraries": library_versions(),
         **({"base": result.warm_start.as_dict()} if result.warm_start else {}),

@@ -124,6 +124,7 @@ def _train(
             "calibration": result.calibration,
             "summaries": result.summaries,
             "importance_bound": result.bound,
+            "arithmetic": result.arithmetic,
             "validation": result.history[-1].get("validation"),
             **({"base": result.warm_start.as_dict()} if result.warm_start else {}),
         }

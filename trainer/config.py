@@ -179,6 +179,13 @@ class TrainerConfig(Section):
         description="compile loss and gradients with XLA, on one replica; auto: off, which was "
         "faster on every network measured",
     )
+    parts: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="compute each batch in so many parts on one device, in the order in which that "
+        "many replicas compute it: both then give the same weights; 1: as a whole, the fastest",
+    )
     devices: Literal["auto", "one", "mirrored", "multi_worker"] = Field(
         default="auto", description="auto: TF_CONFIG, then the number of GPUs, decides"
     )

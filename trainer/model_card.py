@@ -103,6 +103,16 @@ class CalibrationReport(CardPart):
     thresholds: VerdictThresholds = VerdictThresholds()
 
 
+class TrainingArithmetic(CardPart):
+    """How the training computed the loss and its gradients."""
+
+    body_dtype: str = Field(default="float32", description="Keras dtype policy of the bodies")
+    xla: bool = Field(default=False, description="whether XLA compiled them")
+    normalisation: str = Field(
+        default="", description="batch normalisation by the fused `kernel` or by the `formula`"
+    )
+
+
 class ImportanceBound(CardPart):
     """The importance-weighted bound on log p(x), measured after training."""
 
@@ -210,6 +220,7 @@ class ModelCard(CardPart):
     calibration: CalibrationReport = CalibrationReport()
     summaries: TrainingSummaries = TrainingSummaries()
     importance_bound: ImportanceBound = ImportanceBound()
+    arithmetic: TrainingArithmetic = TrainingArithmetic()
     steps: int | None = Field(default=None, description="training steps done")
     libraries: dict[str, str] = Field(default={}, description="versions by library")
     base: StartedFrom | None = Field(default=None, description="none: all weights were initialised")

@@ -51,6 +51,7 @@ class TrainResult:
             (`summaries.summarise_images`), for drift checks.
         bound: the importance-weighted bound (`importance.measure_bound`) and its split; empty if
             it was not measured.
+        arithmetic: how loss and gradients were computed (`arithmetic.Arithmetic`).
         steps: number of completed steps.
         images_per_sec: steady-state throughput of the last calls.
         warm_start: the weights that the training started from; None for a cold start.
@@ -62,6 +63,7 @@ class TrainResult:
     held_out: HeldOutAnswers | None
     summaries: dict[str, Any]
     bound: dict[str, Any]
+    arithmetic: dict[str, Any]
     steps: int
     images_per_sec: float
     warm_start: WarmStart | None = None
@@ -177,6 +179,7 @@ def train(
         held_out=held_out,
         summaries=summary,
         bound=bound,
+        arithmetic=dataclasses.asdict(run.arithmetic),
         steps=run.steps,
         images_per_sec=run.images_per_sec,
         warm_start=start,

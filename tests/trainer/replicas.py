@@ -20,7 +20,7 @@ from trainer.optimization.noise import Noise
 from trainer.train import TrainResult
 
 
-def train_everything(workdir: str, encoder: str, strategy: Any) -> TrainResult:
+def train_everything(workdir: str, encoder: str, strategy: Any, parts: int = 1) -> TrainResult:
     """Every option that draws noise or sums over the batch, in one run."""
     data = tiny.splits(96)
     data["train"].labels[64:] = -1
@@ -29,6 +29,7 @@ def train_everything(workdir: str, encoder: str, strategy: Any) -> TrainResult:
         model_config=tiny.model_config(encoder=encoder, conditioning="label", dropout=0.2),
         trainer_config=tiny.trainer_config(
             epochs=4,
+            parts=parts,
             evaluate_every_epochs=1,
             optimizer={"ema_decay": 0.9, "ema_every": 2, "clip_norm": 1.0},
             augmentation={"rotation": 10, "shift": 0.1},
@@ -95,9 +96,13 @@ def main(mode: str, out: pathlib.Path) -> None:
         tf.config.set_logical_device_configuration(cpus[0], logical)
         strategy = strategies.create_strategy("mirrored")
         report = {"noise": _noise(strategy)}
-        for name, used in (("one", tf.distribute.get_strategy()), ("two", strategy)):
+        one = tf.distribute.get_strategy()
+        for name, used in (("one", one), ("two", strategy)):
             with tempfile.TemporaryDirectory() as workdir:
-                report[name] = losses(train_everything(workdir, "conv", used))
+                # One device in two parts; as a whole it trains the backbone below.
+                result = train_everything(workdir, "conv", used, parts=2)
+                report[name] = losses(result)
+                report[f"{name}_weights"] = tiny.flat_weights(result).tolist()
             with tempfile.TemporaryDirectory() as workdir:
                 report[f"{name}_backbone"] = losses(train_backbone(workdir, used))
     out.write_text(json.dumps(report))

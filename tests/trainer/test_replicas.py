@@ -41,6 +41,13 @@ def test_two_replicas_have_the_losses_of_one(mirrored: dict, encoder: str) -> No
 
 
 @pytest.mark.slow
+def test_one_device_that_computes_in_two_parts_has_the_weights_of_two_replicas(
+    mirrored: dict,
+) -> None:
+    np.testing.assert_allclose(mirrored["one_weights"], mirrored["two_weights"], atol=1e-6)
+
+
+@pytest.mark.slow
 def test_noise_differs_between_replicas_and_is_that_of_one_device(mirrored: dict) -> None:
     first, second = (np.array(part) for part in mirrored["noise"]["replicas"])
     assert np.abs(first - second).max() > 0.1

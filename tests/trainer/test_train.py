@@ -3,7 +3,7 @@
 import json
 import math
 import pathlib
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
@@ -181,10 +181,11 @@ def test_auto_follows_the_network_and_the_hardware(
         chosen = arithmetic.choose(
             config, model, replicas=replicas, clustered=False, hardware=hardware
         )
-        assert chosen == arithmetic.Arithmetic(body_dtype, False)
+        normalisation: Literal["kernel", "formula"] = "kernel" if replicas == 1 else "formula"
+        assert chosen == arithmetic.Arithmetic(body_dtype, False, normalisation)
     # Workers may have different processors.
     chosen = arithmetic.choose(config, model, replicas=4, clustered=True, hardware=hardware)
-    assert chosen == arithmetic.Arithmetic()
+    assert chosen == arithmetic.Arithmetic(normalisation="formula")
 
 
 def test_what_is_asked_for_is_done_whatever_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:

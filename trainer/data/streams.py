@@ -73,12 +73,13 @@ def create_feeds(
     config: TrainerConfig, splits: Mapping[str, ImageSet], strategy: Any
 ) -> list[Feed]:
     """Creates the feed of the train split and, if it is used, of the unlabelled stream."""
-    strategies.replica_share("trainer.batch_size", config.batch_size, strategy)
+    strategies.check_parts(config.parts, strategy)
+    strategies.replica_share("trainer.batch_size", config.batch_size, strategy, config.parts)
     streams = [(features.TRAIN, splits[features.TRAIN], config.batch_size)]
     semi = config.semi_supervised
     if semi.enabled and features.UNLABELLED in splits and config.objective.alpha:
         size = semi.batch_size or config.batch_size
-        strategies.replica_share("trainer.semi_supervised.batch_size", size, strategy)
+        strategies.replica_share("trainer.semi_supervised.batch_size", size, strategy, config.parts)
         names = [features.UNLABELLED, *([features.TRAIN] if semi.include_train else [])]
         together = select(
             [(splits[name], None) for name in names],

@@ -10,15 +10,16 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.optimization.synchronisation import replica_count, replica_mean
+from trainer.optimization.synchronisation import has_own_variables, replica_count, replica_mean
 
 
 @keras.saving.register_keras_serializable("vaeline")
 class FusedBatchNorm(keras.layers.Layer):
     """Normalises each channel over the batch, with float32 statistics for any input dtype.
 
-    With several replicas, the statistics are those of the global batch, so two replicas compute
-    the same gradients as one.
+    With several replicas, or a batch in parts, the statistics are those of the global batch, so two
+    replicas compute the same gradients as one. They come from a formula then; one device uses
+    TensorFlow's kernel, which is faster and rounds differently.
 
     Args:
         momentum: share of the previous moving statistics that a training step keeps.
@@ -111,6 +112,8 @@ class FusedBatchNorm(keras.layers.Layer):
         return values * tf.cast(scale, values.dtype) + tf.cast(offset, values.dtype)
 
     def _update(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+        if not has_own_variables():
+            return
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             batch = tf.stop_gradient(batch)
             moving.assign(moving.value * self.momentum + batch * (1.0 - self.momentum))

@@ -37,10 +37,14 @@ class Arithmetic:
     Attributes:
         body_dtype: Keras dtype policy of encoder and decoder bodies.
         xla: whether XLA compiles them.
+        normalisation: how batch normalisation computes statistics: `kernel` (TensorFlow's fused
+            op, of one device) or `formula` (of the global batch of replicas, or of parts). They
+            round differently.
     """
 
     body_dtype: str = "float32"
     xla: bool = False
+    normalisation: Literal["kernel", "formula"] = "kernel"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +108,11 @@ def choose(
     Raises:
         ValueError: XLA is asked for with several replicas, or bfloat16 where it would crash.
     """
+    if config.xla == "on" and config.parts > 1:
+        raise ValueError(
+            "trainer.xla: on computes a batch as a whole, trainer.parts is "
+            f"{config.parts}; set one of them to its default"
+        )
     if config.xla == "on" and replicas > 1:
         raise ValueError(
             f"trainer.xla: on needs one replica, there are {replicas}; set it to auto or off"
@@ -118,7 +127,11 @@ def choose(
     half = config.precision == "bfloat16" or (
         config.precision == "auto" and convolutional and hardware.fast_bfloat16 and not clustered
     )
-    return Arithmetic("mixed_bfloat16" if half else "float32", config.xla == "on")
+    return Arithmetic(
+        body_dtype="mixed_bfloat16" if half else "float32",
+        xla=config.xla == "on",
+        normalisation="formula" if max(replicas, config.parts) > 1 else "kernel",
+    )
 
 
 def hidden_bfloat16_units() -> bool:

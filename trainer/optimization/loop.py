@@ -71,7 +71,7 @@ class TrainingLoop:
         self._plan = Plan(max(1, round(config.epochs * steps_per_epoch)), steps_per_epoch)
         self._feeds = create_feeds(config, splits, strategy)
         self._evaluated = build("float32")
-        chosen = self._choose_arithmetic()
+        self.arithmetic = chosen = self._choose_arithmetic()
         # Only Keras's initialisers use this seed; all later noise is stateless.
         keras.utils.set_random_seed(config.seed)
         with strategy.scope():

@@ -20,6 +20,7 @@ from trainer.optimization import objective
 from trainer.optimization.noise import Noise
 from trainer.optimization.objective import Batch, Objective, ScheduledWeights
 from trainer.optimization.optimizer import Adam, clip, learning_rate, update_average
+from trainer.optimization.parts import compute_in_parts
 from trainer.optimization.synchronisation import ordered_sums
 
 REPORTED: Final = (*objective.PARTS, "gradient_norm", "learning_rate")
@@ -143,9 +144,12 @@ class TrainingStep:
         batch = self._prepare(step, rows, resident, number, replicas)
         fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
         present = {name: value for name, value in fields.items() if value is not None}
-        gradients, parts = self._gradients(
-            step, tf.convert_to_tensor(number), replicas, present, learning
-        )
+        if replicas == 1 and self._config.parts > 1:
+            gradients, parts = self._gradients_in_parts(step, present, learning)
+        else:
+            gradients, parts = self._gradients(
+                step, tf.convert_to_tensor(number), replicas, present, learning
+            )
         if replicas > 1:
             *gradients, parts = replica.all_reduce("sum", [*gradients, parts])
         rate = learning_rate(
@@ -154,11 +158,11 @@ class TrainingStep:
             total_steps=self._plan.total_steps,
             steps_per_epoch=self._plan.steps_per_epoch,
         )
-        gradients, norm = clip(self._config.optimizer, gradients)
+        clipped, norm = clip(self._config.optimizer, gradients)
         for optimizer in self.optimizers[:learning]:
             count = len(optimizer.variables)
-            optimizer.apply(gradients[:count], step, rate)
-            gradients = gradients[count:]
+            optimizer.apply(clipped[:count], step, rate)
+            clipped = clipped[count:]
         return tf.concat([parts, tf.stack([norm, rate])], axis=0)
 
     def _prepare(
@@ -187,6 +191,21 @@ class TrainingStep:
             strong = augment(free, augmentation, noise, view="strong")
             batch = dataclasses.replace(batch, weak=weak, strong=strong)
         return batch
+
+    def _gradients_in_parts(
+        self, step: tf.Tensor, tensors: dict[str, tf.Tensor], learning: int
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        count = self._config.parts
+        shares = {name: tf.split(tensor, count) for name, tensor in tensors.items()}
+
+        def compute(number: int) -> tuple[list[tf.Tensor], tf.Tensor]:
+            own = {name: share[number] for name, share in shares.items()}
+            return self._gradients(step, tf.constant(number), count, own, learning)
+
+        found = compute_in_parts(count, compute)
+        of_parts = zip(*[gradients for gradients, _ in found], strict=True)
+        gradients = [tf.add_n(list(each)) for each in of_parts]
+        return gradients, tf.add_n([parts for _, parts in found])
 
     def _compute_gradients(
         self,

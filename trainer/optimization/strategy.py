@@ -111,21 +111,37 @@ def agree(strategy: Any, wish: bool) -> bool:
     return bool(strategy.reduce(tf.distribute.ReduceOp.SUM, wishes, axis=None).numpy() > 0)
 
 
-def replica_share(key: str, batch_size: int, strategy: Any) -> int:
-    """Returns the number of images of a global batch that one replica takes.
+def check_parts(parts: int, strategy: Any) -> None:
+    """Checks `trainer.parts` against the devices.
+
+    Raises:
+        ValueError: there are several replicas, and another number of parts.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if parts > 1 and replicas not in (1, parts):
+        raise ValueError(
+            f"trainer.parts: {parts} parts can't be computed by {replicas} replicas; use one "
+            f"device or {parts} replicas"
+        )
+
+
+def replica_share(key: str, batch_size: int, strategy: Any, parts: int = 1) -> int:
+    """Returns the number of images of a global batch that one replica, or one part, takes.
 
     Args:
         key: name of the option that holds the batch size, for the message.
         batch_size: the global batch size.
         strategy: the distribution strategy.
+        parts: value of `trainer.parts`.
 
     Raises:
         ValueError: the batch cannot be divided evenly.
     """
-    replicas = strategy.num_replicas_in_sync
+    replicas = max(strategy.num_replicas_in_sync, parts)
     if batch_size % replicas:
+        kind = "parts" if parts > 1 else "replicas"
         raise ValueError(
-            f"{key}: {batch_size} images can't be divided over {replicas} replicas; use "
+            f"{key}: {batch_size} images can't be divided over {replicas} {kind}; use "
             f"{-(-batch_size // replicas) * replicas}"
         )
     return batch_size // replicas

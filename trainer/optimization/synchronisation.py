@@ -1,5 +1,7 @@
 """Sums values over replicas inside the loss, in the same order on every replica.
 
+A device that computes a batch in parts (`parts.py`) takes each for a replica.
+
 Normalisation statistics and joint class counts of the global batch are sums over replicas, and so
 are their gradients. The order in which a gradient tape visits parallel branches is unspecified;
 replicas that executed different sums at once would silently mix up values of equal shapes.
@@ -12,6 +14,8 @@ import threading
 from collections.abc import Iterator
 
 import tensorflow as tf
+
+from trainer.optimization.parts import current_part
 
 
 class _Chain(threading.local):
@@ -35,8 +39,20 @@ def ordered_sums() -> Iterator[None]:
 
 def replica_count() -> int:
     """Returns the number of replicas that run this code in step; 1 outside a replica context."""
+    part = current_part()
+    if part is not None:
+        return part.count
     replica = tf.distribute.get_replica_context()
     return 1 if replica is None else int(replica.num_replicas_in_sync)
+
+
+def has_own_variables() -> bool:
+    """Returns whether this replica updates its copy of the variables.
+
+    Parts share theirs, which only the first one may update.
+    """
+    part = current_part()
+    return part is None or part.number == 0
 
 
 def replica_mean(value: tf.Tensor) -> tf.Tensor:
@@ -52,6 +68,10 @@ def replica_mean(value: tf.Tensor) -> tf.Tensor:
         raise RuntimeError("replica_mean with several replicas must be within ordered_sums()")
     token = tf.cast(_CHAIN.token, value.dtype)
     flat = tf.concat([tf.reshape(value, [-1]), token], axis=0)
-    summed = tf.distribute.get_replica_context().all_reduce("sum", flat)
+    part = current_part()
+    if part is None:
+        summed = tf.distribute.get_replica_context().all_reduce("sum", flat)
+    else:
+        summed = part.sum(flat)
     _CHAIN.token = tf.cast(summed[-1:], tf.float32)
     return tf.reshape(summed[:-1], value.shape) / replicas
