@@ -121,6 +121,7 @@ setup(
         "components.bulk_inference.running",
         "components.image_checks",
         "components.image_example_gen",
+        "components.image_findings",
         "components.image_sources",
         "components.model_gate",
         "components.near_duplicates",

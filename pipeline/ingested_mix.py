@@ -1,7 +1,7 @@
-"""Reads formats, sizes and counts of images from the account of their ingest.
+"""Reads facts about the ingested images from the account of their ingest.
 
-`run_fn.py` adds formats and sizes to the model card, from which the drift report of a bulk job
-reads them.
+`run_fn.py` adds them to the model card, from which bulk jobs read them: formats and sizes for the
+drift report, and bounds for findings.
 """
 
 import json
@@ -12,7 +12,7 @@ from trainer.storage import files
 
 
 def read_mix(train_files: list[str]) -> dict[str, Any]:
-    """Reads the account next to the splits.
+    """Reads the formats and sizes of the images.
 
     Args:
         train_files: Patterns of the training records, `EXAMPLES/Split-train/*`.
@@ -32,6 +32,12 @@ def read_mix(train_files: list[str]) -> dict[str, Any]:
 def count_images(train_files: list[str], split: str) -> int:
     """Returns the number of images in a split; 0 if the examples have no account."""
     return int(_read_account(train_files).get("splits", {}).get(split, 0))
+
+
+def read_finding_bounds(train_files: list[str]) -> dict[str, Any]:
+    """Reads the bounds of findings about images, `ModelCard.findings`; empty if there are none."""
+    bounds: dict[str, Any] = _read_account(train_files).get("finding_bounds", {})
+    return bounds
 
 
 def _read_account(train_files: list[str]) -> dict[str, Any]:

@@ -267,6 +267,7 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
         *((("ignored", _ignored(result)),) if result.ignored else ()),
         ("labels", breakdown(result.labels) or "none"),
         ("verdicts", breakdown(result.verdicts) or "none"),
+        *((("findings", _findings(result)),) if result.with_findings else ()),
         *((("drift", _drift(result.drift)),) if result.drift else ()),
         ("model", result.model),
         ("table", result.output),
@@ -279,6 +280,11 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
 
 def _near(result: "BulkResult") -> str:
     return f"{result.near_images:,} images in {result.near_groups:,} groups"
+
+
+def _findings(result: "BulkResult") -> str:
+    counts = {name.replace("_", " "): number for name, number in result.findings.items()}
+    return with_breakdown(result.with_findings, counts)
 
 
 def _archive_report(terminal: Terminal, output: str) -> str:

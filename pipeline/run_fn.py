@@ -8,7 +8,7 @@ import tensorflow as tf
 import yaml
 
 from pipeline.digests import value_digest
-from pipeline.ingested_mix import count_images, read_mix
+from pipeline.ingested_mix import count_images, read_finding_bounds, read_mix
 from pipeline.pictures import draw_training
 from pipeline.training import Training, prepare, split_files
 from pipeline.training_folder import FOLDERS, publish, remove_training, training_folder
@@ -139,6 +139,7 @@ def _card(fn_args: Any, training: Training, result: TrainResult) -> ModelCard:
         "summaries": {**result.summaries, **read_mix(fn_args.train_files)},
         "importance_bound": result.bound,
         "arithmetic": result.arithmetic,
+        "findings": read_finding_bounds(fn_args.train_files),
         "steps": result.steps,
         "libraries": library_versions(),
         **({"base": result.warm_start.as_dict()} if result.warm_start else {}),

@@ -178,6 +178,13 @@ class TrainingSummaries(CardPart):
     mix: FileMix = FileMix()
 
 
+class FindingBounds(CardPart):
+    """The bounds of one finding about images, learned from the training images at ingest."""
+
+    below: float | None = Field(default=None, description="smaller measures are found")
+    above: float | None = Field(default=None, description="larger measures are found")
+
+
 class StartedFrom(CardPart):
     """The earlier model that a warm start took weights from."""
 
@@ -221,6 +228,9 @@ class ModelCard(CardPart):
     summaries: TrainingSummaries = TrainingSummaries()
     importance_bound: ImportanceBound = ImportanceBound()
     arithmetic: TrainingArithmetic = TrainingArithmetic()
+    findings: dict[str, FindingBounds] = Field(
+        default={}, description="bounds by finding; none: the ingest looked for none"
+    )
     steps: int | None = Field(default=None, description="training steps done")
     libraries: dict[str, str] = Field(default={}, description="versions by library")
     base: StartedFrom | None = Field(default=None, description="none: all weights were initialised")

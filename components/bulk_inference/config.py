@@ -26,6 +26,7 @@ CLASSIFY_COLUMNS: Final = (
     "top_k_probabilities",
     "outlier_score",
     "verdict",
+    "findings",
     "elbo",
     "embedding",
     "model_digest",

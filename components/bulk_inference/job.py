@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from components.bulk_inference.annotation.schema import require_columns
+from components.bulk_inference.annotation.schema import FINDINGS_COLUMN, require_columns
 from components.bulk_inference.config import BulkConfig, BulkJob
 from components.bulk_inference.drift import comparison as drift
 from components.bulk_inference.drift.drift_sums import DriftSums
@@ -33,6 +33,7 @@ from components.bulk_inference.running.counters import read_counters
 from components.bulk_inference.running.engine_checks import require_engine
 from components.bulk_inference.running.interruption import workers_end_with_us
 from components.bulk_inference.running.progress import BulkProgress, Watch
+from components.image_findings.finding_rules import bounds_in_use
 from components.image_sources.naming import renamed_notes
 from trainer.errors import InputError, UserError
 from trainer.json_text import json_text
@@ -70,7 +71,10 @@ def run_bulk(
     """
     job = BulkJob.of(config)
     ledger = Ledger(job.output)
-    run = _BulkRun(job, _require_usable(job), ledger, progress)
+    card = _require_usable(job)
+    job, notes = _without_unknown_findings(job, card)
+    run = _BulkRun(job, card, ledger, progress)
+    run.result.notes.extend(notes)
     if job.dry_run:
         run.estimate()
     else:
@@ -86,6 +90,17 @@ def _require_usable(config: BulkJob) -> ModelCard:
     if config.format == "npy" and "embedding" not in config.columns:
         raise InputError("bulk.format npy needs the column `embedding` in bulk.columns")
     return read_card(config.model)
+
+
+def _without_unknown_findings(job: BulkJob, card: ModelCard) -> tuple[BulkJob, list[str]]:
+    """Leaves the findings out if there are no bounds for them; a note says why."""
+    if FINDINGS_COLUMN not in job.columns or bounds_in_use(card.findings, job.input.findings):
+        return job, []
+    columns = tuple(name for name in job.columns if name != FINDINGS_COLUMN)
+    notes = []
+    if job.input.findings.enabled:
+        notes = ["findings are left out: the model has no bounds for them; train it again"]
+    return job.model_copy(update={"columns": columns}), notes
 
 
 class _BulkRun:

@@ -45,6 +45,8 @@ class Account:
         copies_kept: Number of copies that the configuration keeps.
         rejected: Rejects by reason.
         near: Counts of near-duplicates by the names of `NEAR_COUNTS`.
+        findings: Images by finding; with_findings: images that have any.
+        finding_bounds: Bounds by finding, see `trainer.model_card.FindingBounds`.
         ignored: Entries that are no images by their names.
         renamed: Class names that could not be kept, see `MemberBatch.renamed`.
         origins: What was taken for labels and splits, see `MemberBatch.origins`.
@@ -65,6 +67,9 @@ class Account:
     copies_kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     near: Counter[str] = field(default_factory=Counter)
+    findings: Counter[str] = field(default_factory=Counter)
+    with_findings: int = 0
+    finding_bounds: dict[str, dict[str, float]] = field(default_factory=dict)
     ignored: NamedCounts = field(default_factory=NamedCounts)
     renamed: dict[str, str] = field(default_factory=dict)
     origins: NamedCounts = field(default_factory=NamedCounts)
@@ -134,6 +139,9 @@ class Account:
             "rejected": self.rejected.total(),
             "duplicates_kept": self.copies_kept,
             "near_duplicates": {name: self.near[name] for name in NEAR_COUNTS},
+            "images_with_findings": self.with_findings,
+            "findings": {name: number for name, number in self.findings.items() if number},
+            "finding_bounds": self.finding_bounds,
             "ignored": self.ignored.total(),
             "ignored_by_reason": self.ignored.to_json(),
             "renamed_classes": self.renamed,
@@ -226,7 +234,7 @@ def dumps(account: Account) -> bytes:
 def loads(content: bytes) -> Account:
     """Deserialises what `dumps` returned."""
     values = json.loads(content)
-    for name in ("examples", "duplicates", "rejected", "near", "formats", "sizes"):
+    for name in ("examples", "duplicates", "rejected", "near", "findings", "formats", "sizes"):
         values[name] = Counter(values[name])
     for name in _NAMED_COUNTS:
         values[name] = NamedCounts.from_json(values[name])

@@ -15,11 +15,16 @@ from components.image_example_gen.parts import STAGING, Part, digests_file, part
 from components.image_example_gen.splits import SLOTS, final_split
 from components.image_example_gen.staged_records import described, take_records
 from components.sinks import parquet_table
+from trainer.data import features
 from trainer.storage import files
 
 DUPLICATES: Final = f"{STAGING}/duplicates"
 NEAR_DUPLICATES: Final = f"{STAGING}/near_duplicates"
 ACCOUNTS: Final = f"{STAGING}/accounts"
+PLACES: Final = f"{STAGING}/places"
+"""Folder of the final splits of measured images, see `_final_places`."""
+GONE: Final = 255
+"""Instead of a split: the image was dropped."""
 
 
 class PartFacts(NamedTuple):
@@ -86,8 +91,24 @@ def finish_part(
     requests = np.sort(np.frombuffer(b"".join(packed), duplicates.REQUEST), order="row")
     named = {split for known in facts for split in known.named_splits}
     placed = np.frombuffer(b"".join(near), near_moves.NEAR)
+    if part.is_measured:
+        final = _final_places(part, requests, placed, named)
+        files.write_bytes(f"{output}/{PLACES}/{part.number}", final.tobytes())
     account = _move(part, requests, placed, named, output)
     files.write_bytes(f"{output}/{ACCOUNTS}/{part.name}.json", dumps(account))
+
+
+def _final_places(
+    part: Part, requests: np.ndarray, near: np.ndarray, named: Set[str]
+) -> np.ndarray:
+    """Returns for each row of a part its split's index in `features.SPLITS`, or `GONE`."""
+    table = np.full(256, GONE, np.uint8)
+    for slot in range(len(SLOTS)):
+        table[slot] = features.SPLITS.index(final_split(slot, named))
+    slots = np.frombuffer(part.slots, np.uint8).copy()
+    slots[near["row"]] = near["slot"]
+    slots[requests["row"][requests["role"] == duplicates.DROPPED]] = near_moves.DROP
+    return table[slots]
 
 
 def _move(

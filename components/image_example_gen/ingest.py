@@ -18,6 +18,7 @@ import apache_beam as beam
 
 from components.image_example_gen import account as accounts
 from components.image_example_gen import finishing, local_run, parts, tables, transforms
+from components.image_example_gen.finding_table import write_findings
 from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.input_overview import OVERVIEW, describe_input
 from components.image_example_gen.workers import Workers, WorkerStartError
@@ -63,7 +64,8 @@ def ingest(
     Args:
         config: The input section, with spans resolved.
         uri: The artifact's folder, which receives `Split-<split>/*.tfrecord`, `account.json`,
-            `rejects.parquet`, `duplicates.parquet` and perhaps `near_duplicates.parquet`.
+            `rejects.parquet`, `duplicates.parquet` and perhaps `near_duplicates.parquet` and
+            `findings.parquet`.
         make_pipeline: Creates the Beam pipeline.
         threads: Threads that check images, per process; by default they share the cores.
         processes: Processes on this machine that read and check; 0 leaves all work to Beam. The
@@ -99,6 +101,8 @@ def ingest(
         if config.duplicates.near != "off":
             near = (finishing.NEAR_DUPLICATES, NEAR_DUPLICATES_FILE, tables.NEAR_DUPLICATES)
             tables.merge(output, *near)
+        if config.findings.enabled:
+            write_findings(output, config.findings, account)
         account.seconds = time.perf_counter() - begin
         content = json.dumps(account.to_json(), indent=1).encode()
         files.write_bytes(f"{output}/{ACCOUNT_FILE}", content)

@@ -109,6 +109,13 @@ def _sources(account: Account, config: InputConfig) -> list[str]:
         if config.duplicates.near == "group":
             line += f", {near['moved']:,} moved and {near['dropped']:,} dropped"
         lines.append(line)
+    if account.with_findings:
+        named = ", ".join(
+            f"{name.replace('_', ' ')} {number:,}"
+            for name, number in account.findings.most_common()
+            if number
+        )
+        lines.append(f"findings: {_images(account.with_findings)}: {named}")
     return lines
 
 

@@ -3,7 +3,6 @@
 It runs on threads, because hashing and decoding release the interpreter lock.
 """
 
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,13 +11,16 @@ import numpy as np
 from components.image_checks import (
     ImageFaultError,
     ImageHeader,
+    decode,
     encode_png,
+    fit,
+    jpeg_ratio,
     model_pixels,
-    to_servable,
     verify,
 )
 from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.splits import choose_slots
+from components.image_findings.image_measures import MEASURES, measure_images
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import Store
 from components.image_sources.corrections import read_corrections
@@ -46,6 +48,8 @@ class Inspected:
         slots: uint8 [n], see `splits.SLOTS`.
         thumbs: uint8 [n, SIDE, SIDE], see `perceptual_hash.thumbnails`; n is 0 unless
             near-duplicates are looked for.
+        measures: float32 [n, ...], see `image_measures.MEASURES`; n is 0 unless findings are
+            looked for.
         named: Splits that the source names for any of the images.
         converted: Number of images that are stored as another file because the Transform graph
             does not decode the original as it has to.
@@ -64,6 +68,7 @@ class Inspected:
     corrected: int
     slots: np.ndarray
     thumbs: np.ndarray
+    measures: np.ndarray
     named: set[str]
     converted: int
     reduced: int
@@ -90,8 +95,10 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
     data: list[bytes] = []
     headers: list[ImageHeader] = []
     converted = reduced = 0
-    thumbs = _Thumbnails(job.image or _SHOWN)
-    is_near_wanted = job.input.duplicates.near != "off"
+    image = job.image or _SHOWN
+    seen = _SeenImages(
+        image, near=job.input.duplicates.near != "off", findings=job.input.findings.enabled
+    )
     for i, header in zip(checked.places, checked.headers, strict=True):
         found = batch.data[i]
         pixels = None
@@ -103,15 +110,20 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
                 found = encode_png(pixels)
                 reduced += 1
             elif header.convert:
-                found = to_servable(found, header, job.image)
+                ratio = jpeg_ratio(header, job.image) if job.image is not None else 1
+                decoded = decode(found, header, ratio=ratio)
+                found = encode_png(decoded)
                 converted += 1
+                pixels = fit(decoded, image) if seen.are_wanted else None
+            elif seen.are_wanted:
+                pixels = _shown(found, header, image)
             else:
                 verify(found, header)
         except ImageFaultError as fault:
             checked.refuse(i, fault)
             continue
-        if is_near_wanted:
-            thumbs.add(batch.data[i], header, pixels)
+        if pixels is not None:
+            seen.add(pixels, header)
         kept.append(i)
         data.append(found)
         headers.append(header)
@@ -130,7 +142,8 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
         labels=labels,
         corrected=sum(new != old for new, old in zip(labels, given, strict=True)),
         slots=choose_slots(digests, labels, splits, job.input.splits),
-        thumbs=thumbs.all(),
+        thumbs=seen.thumbnails(),
+        measures=seen.measures(),
         named={split for split in splits if split},
         converted=converted,
         reduced=reduced,
@@ -141,39 +154,71 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
     )
 
 
-class _Thumbnails:
-    """Makes thumbnails of many images at a time, but holds the pixels of a few megabytes only."""
+def _shown(data: bytes, header: ImageHeader, image: ImageConfig) -> np.ndarray:
+    """Verifies a file by decoding what the model sees of it.
 
-    def __init__(self, image: ImageConfig) -> None:
-        self._image = image
+    Returns:
+        uint8 [height, width, channels]; black if the file is usable, but cannot be decoded here.
+
+    Raises:
+        ImageFaultError: if the file cannot be decoded.
+    """
+    try:
+        return model_pixels(data, header, image)
+    except ImageFaultError:
+        verify(data, header)
+        return np.zeros(image.shape, np.uint8)
+
+
+class _SeenImages:
+    """Looks at many images at a time, but holds the pixels of a few megabytes only.
+
+    Args:
+        image: Size and channels of the pixels.
+        near: Whether thumbnails are wanted.
+        findings: Whether measures are wanted.
+    """
+
+    def __init__(self, image: ImageConfig, *, near: bool, findings: bool) -> None:
+        self._near = near
+        self._findings = findings
         self._pixels: list[np.ndarray] = []
-        self._made = [np.empty((0, SIDE, SIDE), np.uint8)]
+        self._headers: list[ImageHeader] = []
+        self._thumbs = [np.empty((0, SIDE, SIDE), np.uint8)]
+        self._measures = [np.empty((0, len(MEASURES)), np.float32)]
+        self._most = max(1, _HELD_BYTES // (image.height * image.width * image.channels))
 
-    def add(self, data: bytes, header: ImageHeader, pixels: np.ndarray | None) -> None:
-        """Adds an image, a black one if its pixels cannot be had.
+    @property
+    def are_wanted(self) -> bool:
+        """Returns whether any pixels are looked at."""
+        return self._near or self._findings
 
-        Args:
-            data: The file.
-            header: Its header.
-            pixels: uint8 [height, width, channels], of the size that the model sees, if known.
-        """
-        if pixels is None:
-            pixels = np.zeros(self._image.shape, np.uint8)
-            with suppress(ImageFaultError):
-                pixels = model_pixels(data, header, self._image)
-        self._pixels.append(pixels)
-        if len(self._pixels) * pixels.size >= _HELD_BYTES:
-            self._make()
+    def add(self, pixels: np.ndarray, header: ImageHeader) -> None:
+        """Adds an image: uint8 [height, width, channels], and the header of its file."""
+        if self.are_wanted:
+            self._pixels.append(pixels)
+            self._headers.append(header)
+            if len(self._pixels) >= self._most:
+                self._look()
 
-    def _make(self) -> None:
+    def _look(self) -> None:
         if self._pixels:
-            self._made.append(thumbnails(np.stack(self._pixels)))
-        self._pixels = []
+            pixels = np.stack(self._pixels)
+            if self._near:
+                self._thumbs.append(thumbnails(pixels))
+            if self._findings:
+                self._measures.append(measure_images(pixels, self._headers))
+        self._pixels, self._headers = [], []
 
-    def all(self) -> np.ndarray:
+    def thumbnails(self) -> np.ndarray:
         """Returns the thumbnails of all images: uint8 [n, SIDE, SIDE]."""
-        self._make()
-        return np.concatenate(self._made)
+        self._look()
+        return np.concatenate(self._thumbs)
+
+    def measures(self) -> np.ndarray:
+        """Returns the measures of all images: float32 [n, len(MEASURES)]."""
+        self._look()
+        return np.concatenate(self._measures)
 
 
 def _is_reduced(header: ImageHeader, image: ImageConfig, store: Store) -> bool:

@@ -5,6 +5,7 @@ A part consists of a few TFRecord files in the staging folder, one per slot, and
 """
 
 import errno
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -55,6 +56,7 @@ class Part:
         bounds: First row of each partition in the part's file of digests.
         counts: Images by slot and label.
         account: The counts that are final already: rejects, sizes.
+        is_measured: Whether there are files of measures and names.
     """
 
     number: int
@@ -62,6 +64,7 @@ class Part:
     bounds: tuple[int, ...]
     counts: Counter[tuple[int, str | None]]
     account: Account
+    is_measured: bool
 
     @property
     def name(self) -> str:
@@ -97,6 +100,8 @@ class PartWriter:
     _slots: list[bytes] = field(default_factory=list)
     _packed: list[np.ndarray] = field(default_factory=list)
     _near: list[np.ndarray] = field(default_factory=list)
+    _measures: list[np.ndarray] = field(default_factory=list)
+    _names: list[tuple[str, str, str | None]] = field(default_factory=list)
     _rejects: list[Reject] = field(default_factory=list)
     _counts: Counter[tuple[int, str | None]] = field(default_factory=Counter)
     _account: Account = field(default_factory=Account)
@@ -127,6 +132,10 @@ class PartWriter:
             near["digest"], near["slot"] = images.digests, slots
             near["thumb"], near["words"] = images.thumbs, hashes(images.thumbs)
             self._near.append(near)
+        if len(images.measures):
+            self._measures.append(images.measures)
+            digests = (bytes(digest).hex() for digest in images.digests)
+            self._names.extend(zip(digests, images.keys, images.labels, strict=True))
         encoded = records.encode(
             images.keys, images.data, images.headers, images.digests, images.labels
         )
@@ -171,10 +180,22 @@ class PartWriter:
         if self._near:
             content = np.concatenate(self._near).tobytes()
             files.write_bytes(f"{self.output}/{near_file(self.number)}", content)
+        if self._measures:
+            measured = np.concatenate(self._measures).tobytes()
+            files.write_bytes(f"{self.output}/{measures_file(self.number)}", measured)
+            named = json.dumps(self._names).encode()
+            files.write_bytes(f"{self.output}/{names_file(self.number)}", named)
         if not files.is_remote(self.output):
             met = self.rows + len(self._rejects)
             files.write_bytes(f"{self.output}/{DONE}/{part_name(self.number)}.{met}", b"")
-        return Part(self.number, b"".join(self._slots), bounds, self._counts, self._account)
+        return Part(
+            self.number,
+            b"".join(self._slots),
+            bounds,
+            self._counts,
+            self._account,
+            is_measured=bool(self._measures),
+        )
 
     def close(self) -> None:
         """Discards the files of a part that an error kept from being finished."""
@@ -189,6 +210,16 @@ def digests_file(number: int) -> str:
 def near_file(number: int) -> str:
     """Returns the name of a part's file of `NEAR_ROW`."""
     return f"{STAGING}/near/{part_name(number)}.bin"
+
+
+def measures_file(number: int) -> str:
+    """Returns the name of a part's file of measures: float32, in the order of its rows."""
+    return f"{STAGING}/measures/{part_name(number)}.bin"
+
+
+def names_file(number: int) -> str:
+    """Returns the name of a part's file of digests, keys and labels: JSON, in the same order."""
+    return f"{STAGING}/names/{part_name(number)}.json"
 
 
 def staged(number: int, slot: int) -> str:

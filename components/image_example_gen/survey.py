@@ -16,7 +16,7 @@ from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.inspection import Inspected, inspect
 from components.image_example_gen.splits import final_split
 from components.image_sources.base import WorkUnit
-from components.image_sources.config import DuplicatesConfig, InputConfig
+from components.image_sources.config import DuplicatesConfig, FindingsConfig, InputConfig
 from components.image_sources.sources import ImageSource
 from trainer.errors import InputError
 from trainer.storage import files
@@ -115,8 +115,9 @@ def _read_unit(
 ) -> tuple[int, bool]:
     """Adds a unit's images to the account; returns the entries read and whether these were all."""
     read = 0
-    # Near-duplicates, like copies, are not looked for in a sample.
-    job = IngestJob(config.model_copy(update={"duplicates": DuplicatesConfig()}))
+    # Near-duplicates and findings, like copies, are not looked for in a sample.
+    left_out = {"duplicates": DuplicatesConfig(), "findings": FindingsConfig(enabled=False)}
+    job = IngestJob(config.model_copy(update=left_out))
     batches: Iterator[Inspected] = (inspect(batch, job) for batch in ImageSource(config).read(unit))
     for images in batches:
         account.add(images)

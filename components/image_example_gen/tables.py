@@ -6,6 +6,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.image_findings.image_measures import MEASURES
 from components.sinks import ParquetSink
 from trainer.storage import files
 
@@ -35,6 +36,19 @@ NEAR_DUPLICATES: Final = pa.schema(
     ]
 )
 """Columns of `near_duplicates.parquet`: one row per image that has near-duplicates."""
+
+
+FOUND: Final = pa.schema(
+    [
+        ("sha256", pa.string()),
+        ("image", pa.string()),
+        ("label", pa.string()),
+        ("split", pa.string()),
+        ("findings", pa.list_(pa.string())),
+        *((name, pa.float32()) for name in MEASURES),
+    ]
+)
+"""Columns of `findings.parquet`: one row per image about which something was found."""
 
 
 def merge(output: str, parts: str, target: str, schema: pa.Schema) -> int:

@@ -6,7 +6,7 @@ The pipeline's configuration includes it; every source, ingest and the bulk job 
 import glob
 import os
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -205,6 +205,39 @@ class DuplicatesConfig(Section):
     )
 
 
+Finding = Literal[
+    "dark", "bright", "blurred", "low_contrast", "blank", "odd_aspect_ratio", "odd_size", "grey"
+]
+"""What may be found about an image."""
+FINDINGS: Final[tuple[Finding, ...]] = get_args(Finding)
+
+
+class FindingsConfig(Section):
+    """Images that are dark, blurred, blank or odd, as compared with the training images.
+
+    They are listed and counted, and never left out.
+    """
+
+    enabled: bool = Field(default=True, description="Look for them, and list them.")
+    tolerance: float = Field(
+        default=1.0,
+        gt=0,
+        description=(
+            "How far beyond the training images' spread the bounds lie; larger: fewer findings. A"
+            " bulk job takes the bounds from the model, and ignores it."
+        ),
+    )
+    below: dict[Literal["dark", "blurred", "low_contrast", "blank", "odd_size", "grey"], float] = (
+        Field(
+            default={},
+            description="Bounds of your own, by finding: smaller measures are found. 0: none are.",
+        )
+    )
+    above: dict[Literal["bright", "odd_aspect_ratio", "odd_size"], float] = Field(
+        default={}, description="Bounds of your own, by finding: larger measures are found."
+    )
+
+
 def _as_duplicates(value: object) -> object:
     """Accepts one word for exact copies where a section may be given."""
     return {"exact": value} if isinstance(value, str) else value
@@ -276,6 +309,7 @@ class InputConfig(Section):
         ),
     )
     duplicates: Annotated[DuplicatesConfig, BeforeValidator(_as_duplicates)] = DuplicatesConfig()
+    findings: FindingsConfig = FindingsConfig()
     max_rejected_share: float = Field(
         default=0.05, ge=0, le=1, description="The run fails when more of the members are rejected."
     )

@@ -59,6 +59,7 @@ def write_archive_report(output: str, path: str = "") -> str:
     add("given", "Against the given labels", "given.html", partial(sections.given, archive, album))
     add("verdicts", "Examples by verdict", "verdicts.html",
         partial(sections.verdicts, archive, album))  # fmt: skip
+    add("findings", "Findings", "findings.html", partial(sections.findings, archive, album))
     page.chapter("difference", "Against the training data")
     add("drift", "Drift", "drift.html", partial(sections.drift, archive))
     page.chapter("rest", "The job")

@@ -13,19 +13,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.bulk_inference.annotation.schema import FINDINGS_COLUMN
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.output import ledger
 from components.image_sources.config import InputConfig
 from components.image_sources.pick import Found, pick_members
 from pipeline.report import plots
 from pipeline.report.album import Album
+from pipeline.report.image_findings import findings_table
 from pipeline.report.page import Facts, MissingPartError, isolated
 from pipeline.report.table_scan import Row, Scan, scan_table
 from trainer.errors import InputError
-from trainer.model_card import ModelCard
+from trainer.model_card import FindingBounds, ModelCard
 from trainer.storage import files
 
-_LISTED: Final = {"doubtful": 36, "outlying": 12, "disagreeing": 12, "verdict": 8}
+_LISTED: Final = {"doubtful": 36, "outlying": 12, "disagreeing": 12, "group": 8}
 _REJECTS: Final = 12
 _MOST_CLASSES: Final = 100
 _SURE: Final = 0.99
@@ -82,7 +84,8 @@ class Archive:
             self._files(ledger.TABLE),
             self.config["format"],
             rows=self.counts["rows"],
-            verdicts={v: self.manifest["verdicts"].get(v, 0) for v in _VERDICTS},
+            groups={v: self.manifest["verdicts"].get(v, 0) for v in _VERDICTS}
+            | self.manifest.get("findings", {}),
             listed=_LISTED,
         )
 
@@ -219,6 +222,28 @@ def verdicts(archive: Archive, album: Album) -> Facts:
         for name in _VERDICTS if counts.get(name)
     ]  # fmt: skip
     return {"rows": rows}
+
+
+def findings(archive: Archive, album: Album) -> Facts:
+    """Returns what was found about images, with examples evenly spaced over the archive."""
+    manifest = archive.manifest
+    bounds = {
+        name: FindingBounds.model_validate(values)
+        for name, values in manifest.get("finding_bounds", {}).items()
+    }
+    if not bounds:
+        raise MissingPartError(
+            "The table has no findings: its columns leave them out, or the model has no bounds."
+        )
+    images = archive.counts["rows"]
+    rows = findings_table(
+        manifest["findings"],
+        bounds,
+        images,
+        lambda name: _cards(archive, album, archive.scan.lists.get(name, [])),
+    )
+    return {"rows": rows, "found": manifest["rows_with_findings"], "images": images,
+            "table": f"the column {FINDINGS_COLUMN} of the table"}  # fmt: skip
 
 
 def given(archive: Archive, album: Album) -> Facts:

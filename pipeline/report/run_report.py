@@ -11,6 +11,7 @@ from pipeline.report import model_sections, run_sections
 from pipeline.report.album import Album
 from pipeline.report.answers import Answers, ask_model
 from pipeline.report.generation import Generator, find_generator
+from pipeline.report.image_findings import run_findings
 from pipeline.report.originals import Originals
 from pipeline.report.page import REPORT, Facts, Page
 from pipeline.runs.artifacts import (
@@ -84,6 +85,7 @@ def _add_data(page: Page, run: Run, album: Album, originals: Originals) -> None:
             "Duplicates",
             partial(run_sections.duplicates, run, album, originals),
         ),
+        ("findings", "Findings", partial(run_findings, run, album, originals)),
         ("rejects", "Rejects", partial(run_sections.rejects, run, album)),
         ("anomalies", "Anomalies", partial(run_sections.anomalies, run)),
     ):

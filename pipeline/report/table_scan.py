@@ -6,12 +6,13 @@ spaced sample of the values and the positions of the best rows.
 
 import posixpath
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from components.bulk_inference.output.table_rows import SHARD_SUFFIXES, shard_rows
 from pipeline.report.page import MissingPartError
@@ -20,6 +21,7 @@ _MOST_VALUES: Final = 1_000_000
 _NUMBERS: Final = ("probability", "outlier_score")
 _TEXTS: Final = ("label", "given_label", "verdict")
 _NAMES: Final = ("source", "member")
+_FINDINGS: Final = "findings"
 
 Place = tuple[float, int, int]
 """The value that rows are ranked by (larger is better), the shard, and the row in the shard."""
@@ -48,7 +50,7 @@ class Scan:
         every: step between sampled rows.
         given: number of rows with a label given by the archive.
         agreeing: number of these rows whose predicted label is the same.
-        lists: rows by list: `doubtful`, `outlying`, `disagreeing`, and by verdict.
+        lists: rows by list: `doubtful`, `outlying`, `disagreeing`, and by verdict and finding.
     """
 
     rows: int = 0
@@ -86,7 +88,7 @@ class _Best:
 
 
 def scan_table(
-    output: str, files: Sequence[str], table_format: str, *, rows: int, verdicts: dict[str, int],
+    output: str, files: Sequence[str], table_format: str, *, rows: int, groups: dict[str, int],
     listed: dict[str, int],
 ) -> Scan:  # fmt: skip
     """Reads the table once.
@@ -96,8 +98,9 @@ def scan_table(
         files: Files of the table in order, relative to the folder.
         table_format: `bulk.format`.
         rows: Number of rows of the table, according to the job.
-        verdicts: Number of rows by verdict; for each verdict, evenly spaced rows are listed.
-        listed: Maximum number of rows per list: `doubtful`, `outlying`, `disagreeing`, `verdict`.
+        groups: Number of rows by verdict and by finding, of each of which evenly spaced rows are
+            listed.
+        listed: Maximum number of rows per list: `doubtful`, `outlying`, `disagreeing`, `group`.
 
     Raises:
         MissingPartError: the format cannot be read here.
@@ -107,14 +110,15 @@ def scan_table(
         raise MissingPartError(f"The table is {table_format}; rows are shown of {readable} only.")
     shards = [file for file in files if file.endswith(SHARD_SUFFIXES[table_format])]
     scan = Scan(every=max(1, -(-rows // _MOST_VALUES)))
-    best = {name: _Best(most) for name, most in listed.items() if name != "verdict"}
-    chosen = {v: _even(count, listed["verdict"]) for v, count in verdicts.items()}
-    picked: dict[str, list[Place]] = {verdict: [] for verdict in verdicts}
+    best = {name: _Best(most) for name, most in listed.items() if name != "group"}
+    chosen = {name: _even(count, listed["group"]) for name, count in groups.items()}
+    picked: dict[str, list[Place]] = {name: [] for name in groups}
     seen = Counter[str]()
     samples: dict[str, list[np.ndarray]] = {}
     for shard, path in enumerate(shards):
         first = 0
-        for batch in shard_rows(posixpath.join(output, path), table_format, (*_NUMBERS, *_TEXTS)):
+        wanted = (*_NUMBERS, *_TEXTS, _FINDINGS)
+        for batch in shard_rows(posixpath.join(output, path), table_format, wanted):
             columns = {name: batch.column(place) for place, name in enumerate(batch.schema.names)}
             for name in set(_NUMBERS) & columns.keys():
                 values = columns[name].to_numpy(zero_copy_only=False)
@@ -165,17 +169,26 @@ def _choose(
     shard: int,
     first: int,
 ) -> None:
-    if "verdict" not in columns:
-        return
-    codes, names = _codes(columns["verdict"])
-    for number, verdict in enumerate(names):
-        rows = np.flatnonzero(codes == number)
-        if verdict not in chosen or not len(rows):
-            continue
-        wanted = chosen[verdict] - seen[verdict]
-        inside = wanted[(wanted >= 0) & (wanted < len(rows))].astype(int)
-        picked[verdict].extend((0.0, shard, first + int(row)) for row in rows[inside])
-        seen[verdict] += len(rows)
+    for places, codes, names in _grouped(columns):
+        for number, name in enumerate(names):
+            rows = places[codes == number]
+            if name not in chosen or not len(rows):
+                continue
+            wanted = chosen[name] - seen[name]
+            inside = wanted[(wanted >= 0) & (wanted < len(rows))].astype(int)
+            picked[name].extend((0.0, shard, first + int(row)) for row in rows[inside])
+            seen[name] += len(rows)
+
+
+def _grouped(columns: dict[str, pa.Array]) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
+    """Yields rows, the numbers of the groups that they are in, and the names of these groups."""
+    if "verdict" in columns:
+        codes, names = _codes(columns["verdict"])
+        yield np.arange(len(codes)), codes, names
+    found = columns.get(_FINDINGS)
+    # CSV has texts there.
+    if found is not None and pa.types.is_list(found.type):
+        yield pc.list_parent_indices(found).to_numpy(), *_codes(found.flatten())
 
 
 def _codes(column: pa.Array) -> tuple[np.ndarray, list[str]]:

@@ -15,14 +15,22 @@ import pyarrow.compute as pc
 
 from components.bulk_inference.annotation.decoding import ModelCall, model_calls
 from components.bulk_inference.annotation.handler import Annotator, Outputs
-from components.bulk_inference.annotation.schema import Annotated, rows, table_schema
+from components.bulk_inference.annotation.schema import (
+    FINDINGS_COLUMN,
+    Annotated,
+    rows,
+    table_schema,
+)
 from components.bulk_inference.config import BulkJob
 from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.output.counts import Counts
 from components.bulk_inference.output.near_table import compared_rows
 from components.bulk_inference.planning.reuse import EarlierRows
 from components.image_checks import ImageFaultError, ImageHeader, model_pixels, to_signature
+from components.image_findings.finding_rules import bounds_in_use, judge_images
+from components.image_findings.image_measures import measure_images
 from components.image_sources.batch import MemberBatch, Reject
+from components.image_sources.config import FINDINGS
 from components.image_sources.named_counts import NamedCounts
 from components.near_duplicates.perceptual_hash import thumbnails
 from components.unit_engine import CheckedBatch, check_batch
@@ -67,11 +75,20 @@ class BatchResult:
             ignored=self.ignored.total(),
         )
 
+    @property
+    def with_findings(self) -> int:
+        """Returns the number of rows with any finding."""
+        if self.rows is None or FINDINGS_COLUMN not in self.rows.schema.names:
+            return 0
+        column = self.rows.column(self.rows.schema.get_field_index(FINDINGS_COLUMN))
+        return int(np.count_nonzero(pc.list_value_length(column)))
+
     def values_of(self, column: str) -> Counter[str]:
         """Counts rows by the values of a column; empty if the table has no such column."""
         if self.rows is None or column not in self.rows.schema.names:
             return Counter()
         values = self.rows.column(self.rows.schema.get_field_index(column))
+        values = values.flatten() if pa.types.is_list(values.type) else values
         found = pc.value_counts(values.dictionary_decode()).to_pylist()
         return Counter({entry["values"]: entry["counts"] for entry in found})
 
@@ -101,15 +118,24 @@ def annotate_batch(
     parts: list[pa.RecordBatch] = []
     order: list[int] = []
     thumbs: dict[int, np.ndarray] = {}
+    bounds = bounds_in_use(annotator.card.findings, config.input.findings)
     calls = model_calls(
         checked.headers, annotator.decodes_here, annotator.card.image_config, config.batch
     )
     for call in calls:
         kept, outputs, pixels = _outputs(call, checked, annotator, drift)
-        if config.near_duplicates and kept:
-            thumbs |= _thumbs(checked, kept, pixels, annotator)
         if kept:
-            columns = _columns(checked, kept, keys, digests, outputs)
+            findings = np.zeros((len(kept), len(FINDINGS)), bool)
+            is_found = FINDINGS_COLUMN in config.columns
+            if config.near_duplicates or is_found:
+                shown, pixels = _shown(checked, kept, pixels, annotator)
+                if config.near_duplicates:
+                    places = [checked.places[kept[at]] for at in shown]
+                    thumbs |= dict(zip(places, thumbnails(pixels), strict=True))
+                if is_found:
+                    headers = [checked.headers[kept[at]] for at in shown]
+                    findings[shown] = judge_images(measure_images(pixels, headers), bounds)
+            columns = _columns(checked, kept, keys, digests, outputs, findings)
             drift.add_answers(columns.outputs)
             drift.add_files(columns.formats, columns.widths, columns.heights)
             parts.append(rows(columns, schema, annotator.card))
@@ -130,21 +156,19 @@ def annotate_batch(
     )
 
 
-def _thumbs(
+def _shown(
     checked: CheckedBatch, kept: list[int], pixels: np.ndarray | None, annotator: Annotator
-) -> dict[int, np.ndarray]:
-    """Returns thumbnails of the images of a call by their position in the batch."""
-    places = [checked.places[at] for at in kept]
-    if pixels is None:
-        image, found = annotator.card.image_config, {}
-        for at, place in zip(kept, places, strict=True):
-            # What only the model's graph can decode is not compared.
-            with suppress(ImageFaultError):
-                found[place] = model_pixels(checked.batch.data[place], checked.headers[at], image)
-        if not found:
-            return {}
-        places, pixels = list(found), np.stack(list(found.values()))
-    return dict(zip(places, thumbnails(pixels), strict=True))
+) -> tuple[list[int], np.ndarray]:
+    """Returns positions in `kept` of the images that can be looked at, and their pixels."""
+    if pixels is not None:
+        return list(range(len(kept))), pixels
+    image, found = annotator.card.image_config, {}
+    for at, place in enumerate(kept):
+        # What only the model's graph can decode is left out.
+        with suppress(ImageFaultError):
+            data = checked.batch.data[checked.places[place]]
+            found[at] = model_pixels(data, checked.headers[place], image)
+    return list(found), np.array(list(found.values()), np.uint8).reshape(-1, *image.shape)
 
 
 def _sorted(parts: list[pa.RecordBatch], order: list[int]) -> pa.RecordBatch | None:
@@ -218,6 +242,7 @@ def _columns(
     keys: list[str],
     digests: list[bytes],
     outputs: Outputs,
+    findings: np.ndarray,
 ) -> Annotated:
     batch = checked.batch
     places = [checked.places[at] for at in kept]
@@ -233,4 +258,5 @@ def _columns(
         heights=heights,
         given=[batch.labels[place] for place in places],
         outputs=outputs,
+        findings=findings,
     )

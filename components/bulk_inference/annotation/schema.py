@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
+from components.image_sources.config import FINDINGS
 from components.image_sources.naming import printable
 from serving import names
 from trainer.errors import InputError
@@ -18,6 +19,10 @@ from trainer.model_card import ModelCard
 _TEXT: Final = pa.string()
 _FEW: Final = pa.dictionary(pa.int32(), pa.string())
 """Type of strings with few distinct values per shard, each stored once."""
+
+
+FINDINGS_COLUMN: Final = "findings"
+"""The column that needs the bounds of a model card, and the pixels of all images."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Annotated:
         heights: int32 [n], pixels, upright.
         given: Labels from the source; None if it gives none.
         outputs: The model's outputs by name, each [n, ...].
+        findings: bool [n, len(FINDINGS)], see `finding_rules.judge_images`.
     """
 
     source: str
@@ -46,6 +52,7 @@ class Annotated:
     heights: np.ndarray
     given: list[str | None]
     outputs: Mapping[str, np.ndarray]
+    findings: np.ndarray
 
     def __len__(self) -> int:
         return len(self.members)
@@ -124,6 +131,14 @@ def _top_k_probabilities(batch: Annotated, _: ModelCard) -> pa.Array:
     return _lists(pa.array(values.ravel()), *values.shape)
 
 
+def _findings(batch: Annotated, _: ModelCard) -> pa.Array:
+    found = np.nonzero(batch.findings)[1]
+    ends = batch.findings.sum(axis=1).cumsum()
+    offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+    values = pa.DictionaryArray.from_arrays(pa.array(found.astype(np.int32)), texts(FINDINGS))
+    return pa.ListArray.from_arrays(offsets, values)
+
+
 def _digest(part: str) -> Column:
     return Column(
         lambda _: _FEW,
@@ -182,6 +197,11 @@ COLUMNS: Final[dict[str, Column]] = {
         lambda _: _FEW,
         lambda b, _: _texts(b.outputs[names.VERDICT]).dictionary_encode(),
         "accept, review or reject, by the score's thresholds",
+    ),
+    FINDINGS_COLUMN: Column(
+        lambda _: pa.list_(pa.field("item", _FEW)),
+        _findings,
+        "what is unusual about the image itself: dark, blurred, blank, ...; may be empty",
     ),
     "elbo": Column(lambda _: pa.float32(), _scalar(names.ELBO), "nats per image"),
     "reconstruction_error": Column(

@@ -16,7 +16,11 @@ import pyarrow as pa
 
 from components.bulk_inference.annotation.batch_rows import BatchResult, annotate_batch
 from components.bulk_inference.annotation.handler import shared_annotator
-from components.bulk_inference.annotation.schema import DUPLICATE_SCHEMA, table_schema
+from components.bulk_inference.annotation.schema import (
+    DUPLICATE_SCHEMA,
+    FINDINGS_COLUMN,
+    table_schema,
+)
 from components.bulk_inference.config import BulkJob
 from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.output.ledger import (
@@ -156,6 +160,8 @@ def _add(record: UnitRecord, result: BatchResult) -> None:
     reasons = Counter(f"{reject.stage}/{reject.reason}" for reject in result.rejects)
     record.reasons = dict(Counter(record.reasons) + reasons)
     record.labels = dict(Counter(record.labels) + result.values_of("label"))
+    record.findings = dict(Counter(record.findings) + result.values_of(FINDINGS_COLUMN))
+    record.with_findings += result.with_findings
     record.verdicts = dict(Counter(record.verdicts) + result.values_of("verdict"))
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from components.bulk_inference.annotation.schema import COLUMNS, table_schema
-from components.bulk_inference.config import BulkConfig
+from components.bulk_inference.config import BulkJob
 from components.bulk_inference.output.counts import Counts
 from components.bulk_inference.output.ledger import UnitRecord
+from components.bulk_inference.planning.identity import finding_bounds
 from components.image_sources.named_counts import NamedCounts
 from trainer.installed import library_versions
 from trainer.json_text import json_text
@@ -36,6 +37,8 @@ class Totals(Counts):
     reasons: Counter[str] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
+    findings: Counter[str] = field(default_factory=Counter)
+    with_findings: int = 0
     sources: dict[str, Counts] = field(default_factory=dict)
 
     def add(self, record: UnitRecord) -> None:
@@ -51,11 +54,13 @@ class Totals(Counts):
         self.reasons.update(record.reasons)
         self.labels.update(record.labels)
         self.verdicts.update(record.verdicts)
+        self.findings.update(record.findings)
+        self.with_findings += record.with_findings
         self.sources.setdefault(record.source, Counts()).add_counts(record)
 
 
 def manifest_content(
-    config: BulkConfig,
+    config: BulkJob,
     card: ModelCard,
     totals: Totals,
     result: dict[str, Any],
@@ -82,6 +87,9 @@ def manifest_content(
         "ignored": result["ignored_by_reason"],
         "labels": result["labels"],
         "verdicts": result["verdicts"],
+        "findings": result["findings"],
+        "rows_with_findings": result["with_findings"],
+        "finding_bounds": finding_bounds(config, card),
         "sources": {name: counts.as_counts() for name, counts in sorted(totals.sources.items())},
         "output": {"files": totals.files, "bytes": totals.bytes},
         "timing": {

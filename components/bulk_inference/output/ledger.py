@@ -62,6 +62,8 @@ class UnitRecord(Counts):
         reasons: Rejects by `stage/reason`.
         labels: Rows by predicted label, if the table has that column.
         verdicts: Rows by verdict.
+        findings: Rows by finding.
+        with_findings: Rows with any finding.
         seconds: Wall time of the unit.
         batch_limit: Largest number of images per model call at the end of the unit.
         drift: Sums for the drift report.
@@ -76,6 +78,8 @@ class UnitRecord(Counts):
     reasons: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     verdicts: dict[str, int] = field(default_factory=dict)
+    findings: dict[str, int] = field(default_factory=dict)
+    with_findings: int = 0
     seconds: float = 0.0
     batch_limit: int = 0
     drift: dict[str, Any] = field(default_factory=dict)

@@ -35,6 +35,8 @@ class BulkResult(Counts):
         reasons: Rejects by `stage/reason`.
         labels: Rows by label.
         verdicts: Rows by verdict.
+        findings: Rows by finding.
+        with_findings: Rows with any finding.
         near_groups: Groups of near-duplicates; 0 unless they are looked for.
         near_images: Images in these groups.
         notes: Notes for the user, such as why the table was rebuilt.
@@ -57,6 +59,8 @@ class BulkResult(Counts):
     reasons: dict[str, int] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     verdicts: dict[str, int] = field(default_factory=dict)
+    findings: dict[str, int] = field(default_factory=dict)
+    with_findings: int = 0
     near_groups: int = 0
     near_images: int = 0
     notes: list[str] = field(default_factory=list)
@@ -74,6 +78,8 @@ class BulkResult(Counts):
         self.ignored_by_reason = totals.ignored_by_reason.to_json()
         self.reasons = dict(sorted(totals.reasons.items()))
         self.verdicts = dict(sorted(totals.verdicts.items()))
+        self.findings = dict(totals.findings.most_common())
+        self.with_findings = totals.with_findings
         self.labels = {name: totals.labels[name] for name in card.classes if name in totals.labels}
 
     def time(self, begin: float, end: float) -> None:

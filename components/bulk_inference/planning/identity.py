@@ -3,7 +3,9 @@
 import hashlib
 from typing import Any, Final
 
+from components.bulk_inference.annotation.schema import FINDINGS_COLUMN
 from components.bulk_inference.config import BulkJob
+from components.image_findings.finding_rules import bounds_in_use
 from trainer.model_card import ModelCard
 
 _VERSION: Final = 1
@@ -12,6 +14,7 @@ _VERSION: Final = 1
 
 def job_identity(config: BulkJob, card: ModelCard) -> dict[str, Any]:
     """Returns everything that determines the rows; jobs of equal identity share a table."""
+    bounds = finding_bounds(config, card)
     return {
         "layout": _VERSION,
         "digests": card.answer_digests,
@@ -22,6 +25,15 @@ def job_identity(config: BulkJob, card: ModelCard) -> dict[str, Any]:
         "duplicates": config.duplicates,
         "limits": config.input.limits.model_dump(mode="json"),
         "labels": config.input.labels.model_dump(mode="json"),
-        # Tables from before this option keep their identity.
+        # Tables from before these options keep their identity.
         **({"near_duplicates": True} if config.near_duplicates else {}),
+        **({"findings": bounds} if bounds else {}),
     }
+
+
+def finding_bounds(config: BulkJob, card: ModelCard) -> dict[str, dict[str, float]]:
+    """Returns the bounds of the findings in the table; empty if it has no such column."""
+    if FINDINGS_COLUMN not in config.columns:
+        return {}
+    bounds = bounds_in_use(card.findings, config.input.findings)
+    return {name: bound.model_dump(exclude_none=True) for name, bound in bounds.items()}
