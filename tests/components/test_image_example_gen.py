@@ -175,8 +175,11 @@ def test_account_adds_up_over_every_defect(tmp_path: Path) -> None:
         *(f"Split-{split}" for split in sorted(features.SPLITS)),
         "account.json",
         "duplicates.parquet",
+        "findings.parquet",
         "rejects.parquet",
     ]
+    # Too few training images to learn from.
+    assert (stored["finding_bounds"], stored["images_with_findings"]) == ({}, 0)
     assert sum(map(len, read_records(tmp_path / "out").values())) == 19
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
@@ -19,6 +20,7 @@ from tests.near_copies import COPIES, brighter, darker, picture, png_of, reencod
 from trainer.config import ImageConfig
 
 IMAGE = ImageConfig(height=48, width=48)
+DIM = ["dark", "low_contrast"]
 SPLITS = {"validation": 0.2, "calibration": 0.2, "test": 0.2}
 
 
@@ -37,6 +39,19 @@ def run(output: Path, processes: int = 0, **config: Any) -> Account:
 def table(output: Path) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = pq.read_table(output / "near_duplicates.parquet").to_pylist()
     return rows
+
+
+def low() -> np.ndarray:
+    """A picture that is too dark."""
+    return picture(99) // 5
+
+
+def findings(output: Path) -> list[tuple[str, str, list[str], str]]:
+    """Name, split, findings and digest of each row."""
+    return [
+        (Path(row["image"]).stem, row["split"], row["findings"], row["sha256"])
+        for row in pq.read_table(output / "findings.parquet").to_pylist()
+    ]
 
 
 def splits_by_name(output: Path) -> dict[str, str]:
@@ -96,6 +111,8 @@ def test_no_group_crosses_a_split(tmp_path: Path) -> None:
 def test_processes_find_what_beam_finds(tmp_path: Path, name: str) -> None:
     files = {**classes(), "test/cat/x.png": png_of(brighter(picture(7)))}
     files["cat/again.png"] = files["cat/1.png"]
+    black = png_of(np.full((48, 48, 1), 3, np.uint8))
+    files |= {"cat/black.png": black, "dog/black.png": black, "test/dog/low.png": png_of(low())}
     path = str(archives.write(tmp_path / name, files))
     by_beam = run(tmp_path / "beam", 0, paths=path)
     by_processes = run(tmp_path / "processes", 2, paths=path)
@@ -104,6 +121,13 @@ def test_processes_find_what_beam_finds(tmp_path: Path, name: str) -> None:
     assert content_of(tmp_path / "processes") == content_of(tmp_path / "beam")
     assert table(tmp_path / "processes") == table(tmp_path / "beam")
     assert by_beam.near["dropped"] >= 4
+    rows = [findings(tmp_path / each) for each in ("beam", "processes")]
+    # The second black one is an exact copy, and copies are dropped.
+    splits = by_digest(tmp_path / "beam")
+    assert [(row[0], row[2]) for row in rows[0]] == [("black", ["blank"]), ("low", DIM)]
+    assert [row[1] for row in rows[0]] == [splits[row[3].encode()][0] for row in rows[0]]
+    assert rows[1] == rows[0]
+    assert (by_beam.findings["blank"], by_beam.with_findings) == (1, 2)
     # The size of units has no influence on groups, splits and counts.
     small = run(tmp_path / "small", 0, paths=path, units={"members": 7, "batch": 3})
     assert small.near == by_beam.near

@@ -11,6 +11,14 @@ from typing import Any
 
 import numpy as np
 
+BOUNDS = {
+    "blank": {"below": 8.0},
+    "dark": {"below": 100.0},
+    "odd_aspect_ratio": {"above": 2.0},
+    "odd_size": {"below": 4.0, "above": 16.0},
+}
+"""Bounds of findings, wide enough for digits."""
+
 
 def export_model(
     directory: Path,
@@ -23,6 +31,7 @@ def export_model(
     seed: int = 7,
     accurate_jpeg: bool = True,
     summaries: dict[str, Any] | None = None,
+    has_bounds: bool = True,
 ) -> Path:
     """Writes a model directory (`saved_model.pb`, `assets.extra/model.json`).
 
@@ -37,6 +46,7 @@ def export_model(
         accurate_jpeg: Decode JPEG with the accurate integer transform, as OpenCV does; False
             gives TensorFlow's default, the fast one.
         summaries: Training summaries for model.json.
+        has_bounds: Whether model.json has bounds of findings.
 
     Returns:
         `directory`.
@@ -138,6 +148,7 @@ def export_model(
             name: f"{name}-{seed}" for name in ("model", "transform", "calibration", "code")
         },
         "summaries": summaries or {},
+        **({"findings": BOUNDS} if has_bounds else {}),
     }
     extra = directory / "assets.extra"
     extra.mkdir()

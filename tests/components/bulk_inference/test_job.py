@@ -14,11 +14,12 @@ from tests.components.bulk_inference.archives import (
     broken,
     digits,
     mixed,
+    png,
     write_folder,
     write_zip,
 )
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
-from tests.components.bulk_inference.model_fixture import export_model
+from tests.components.bulk_inference.model_fixture import BOUNDS, export_model
 from tests.numeric import assert_close
 from trainer.errors import InputError
 
@@ -40,17 +41,27 @@ def test_an_unlabelled_archive_becomes_a_table(
     run_job: RunJob,
     read_table: ReadTable,
 ) -> None:
-    members = digits(50)
+    members = digits(50) | {"x_wide.png": png(np.tile(np.eye(8, dtype=np.uint8) * 90, (1, 5)))}
+    members |= {"x_blank.png": png(np.full((8, 8), 9, np.uint8))}
+    members = dict(sorted(members.items()))
     archive = write(tmp_path / name, members)
     result = run_job(archive)
-    assert (result.members, result.rows, result.rejects) == (50, 50, 0)
+    assert (result.members, result.rows, result.rejects) == (52, 52, 0)
     table = read_table(tmp_path / "out")
     assert table["member"].to_pylist() == sorted(members)
     assert table["key"].to_pylist() == [f"{archive}/{name}" for name in sorted(members)]
-    assert table["given_label"].null_count == 50
+    assert table["given_label"].null_count == 52
     assert table.schema.field("embedding").type.list_size == 4
     assert set(table["model_digest"].to_pylist()) == {"model-7"}
-    assert sum(result.labels.values()) == sum(result.verdicts.values()) == 50
+    assert sum(result.labels.values()) == sum(result.verdicts.values()) == 52
+    found = dict(zip(members, table["findings"].to_pylist(), strict=True))
+    assert found["x_blank.png"] == ["blank"]
+    assert found["x_wide.png"] == ["dark", "odd_aspect_ratio", "odd_size"]
+    assert sum(map(len, found.values())) == 4
+    counts = {"blank": 1, "dark": 1, "odd_aspect_ratio": 1, "odd_size": 1}
+    assert (result.findings, result.with_findings) == (counts, 2)
+    manifest = json.loads((tmp_path / "out/_manifest.json").read_text())
+    assert (manifest["findings"], manifest["finding_bounds"]) == (counts, BOUNDS)
 
 
 @pytest.mark.parametrize("accurate_jpeg", [True, False])

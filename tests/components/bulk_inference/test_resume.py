@@ -71,12 +71,14 @@ def test_members_that_are_gone_leave_the_table(
 def test_a_changed_model_starts_afresh_and_says_so(tmp_path: Path, run_job: RunJob) -> None:
     archive = write_zip(tmp_path / "a.zip", digits(20))
     run_job(archive)
-    other = export_model(tmp_path / "other", seed=8)
+    other = export_model(tmp_path / "other", seed=8, has_bounds=False)
     result = run_job(archive, model=str(other))
     assert result.units_done_now == 2
     assert result.reused == 0
     assert result.notes == [
-        "started afresh: calibration, code, model, transform changed since the table was made"
+        "findings are left out: the model has no bounds for them; train it again",
+        "started afresh: calibration, code, columns, findings, model, transform changed since the"
+        " table was made",
     ]
 
 

@@ -22,6 +22,7 @@ from components.bulk_inference.job import run_bulk
 from components.image_checks import ImageHeader
 from components.image_example_gen import records
 from components.image_example_gen.account import Account, name_of
+from components.image_example_gen.tables import FOUND
 from components.image_sources.config import InputConfig, LabelsConfig
 from components.model_gate.verdict import VERDICT_JSON, Check, Result, Verdict
 from components.sinks import REJECT_SCHEMA, parquet_table
@@ -29,7 +30,7 @@ from pipeline.report.album import decode_picture
 from pipeline.runs.run import Run
 from pipeline.runs.step import Step
 from tests.components.bulk_inference.archives import write_zip
-from tests.components.bulk_inference.model_fixture import export_model, summarise
+from tests.components.bulk_inference.model_fixture import BOUNDS, export_model, summarise
 from trainer.data import features
 from trainer.quality.strip import FOLDER, ORIGINALS
 
@@ -99,6 +100,8 @@ def run(tmp_path: Path, model: Path, images: Images) -> Run:
     member = f"{SCRIPT.replace('/', '')}.png"
     rejected = (f"{archive}/{member}", str(archive), member, "check", "too_large", CLASSES[1])
     (examples / "rejects.parquet").write_bytes(parquet_table([rejected], REJECT_SCHEMA))
+    found = ("d2", f"{archive}/{member}", CLASSES[1], "train", ["blank", "odd_size"], *[1.0] * 6)
+    (examples / "findings.parquet").write_bytes(parquet_table([found], FOUND))
 
     statistics = root / "statistics"
     _write_statistics(statistics / "Split-train")
@@ -154,6 +157,8 @@ def _write_examples(folder: Path, images: Images) -> None:
         (target / "0.tfrecord").write_bytes(tfrecord_frames.frame(encoded[: count // 3]))
         (target / "1.tfrecord").write_bytes(tfrecord_frames.frame(encoded[count // 3 :]))
     account.rejected["too_large"] = 1
+    account.with_findings = account.findings["blank"] = account.findings["odd_size"] = 1
+    account.finding_bounds = BOUNDS
     account.conflicts = 2
     account.conflict_names = [("d1", "a.zip/x.png", CLASSES[0]), ("d1", "a.zip/y.png", CLASSES[1])]
     (folder / "account.json").write_text(json.dumps(account.to_json()))

@@ -91,6 +91,11 @@ def test_records_are_sampled_evenly_over_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("table_format", ["parquet", "csv", "npy"])
 def test_a_table_is_scanned_shard_by_shard(tmp_path: Path, table_format: str) -> None:
     table = synthetic_rows(5_000)
+    dark = np.arange(0, 5_000, 700)
+    if table_format != "csv":
+        kinds = [["dark", "grey"] if place in dark else [] for place in range(5_000)]
+        kind = pa.list_(pa.dictionary(pa.int32(), pa.string()))
+        table = table.append_column("findings", pa.array(kinds, kind))
     files = []
     for number, begin in enumerate(range(0, 5_000, 1_700)):
         part = table.slice(begin, 1_700)
@@ -104,8 +109,9 @@ def test_a_table_is_scanned_shard_by_shard(tmp_path: Path, table_format: str) ->
             files.append(f"table-{number}{suffix}")
     frame = table.to_pydict()
     verdicts = {v: frame["verdict"].count(v) for v in ("accept", "review", "reject")}
-    listed = {"doubtful": 9, "outlying": 4, "disagreeing": 3, "verdict": 5}
-    scan = scan_table(str(tmp_path), files, table_format, rows=5_000, verdicts=verdicts,
+    groups = verdicts | ({"dark": len(dark)} if table_format != "csv" else {})
+    listed = {"doubtful": 9, "outlying": 4, "disagreeing": 3, "group": 5}
+    scan = scan_table(str(tmp_path), files, table_format, rows=5_000, groups=groups,
                       listed=listed)  # fmt: skip
     assert scan.rows == 5_000
     assert scan.every == 1
@@ -122,6 +128,9 @@ def test_a_table_is_scanned_shard_by_shard(tmp_path: Path, table_format: str) ->
     wanted = np.linspace(0, len(reviewed) - 1, 5).astype(int)
     assert [row.member for row in scan.lists["review"]] == [reviewed[i] for i in wanted]
     assert scan.lists["reject"] == []
+    if table_format != "csv":
+        shown = dark[np.linspace(0, len(dark) - 1, 5).astype(int)]
+        assert [row.member for row in scan.lists["dark"]] == [f"{at:06d}.png" for at in shown]
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:

@@ -81,7 +81,8 @@ def test_every_part_of_the_run_is_shown(run: Run) -> None:
     parsed = Parsed(Path(write_run_report(run)).read_text("utf-8"))
     ids = {value for _, name, value in parsed.attributes if name == "id"}
     assert {
-        "use", "steps", "versions", "balance", "examples", "files", "duplicates", "rejects",
+        "use", "steps", "versions", "balance", "examples", "files", "duplicates", "findings",
+        "rejects",
         "anomalies", "curves", "strip", "units", "confusion", "classes", "calibration", "mistakes",
         "uncertain", "labels", "outliers", "map", "samples",
     } <= ids  # fmt: skip
@@ -94,6 +95,11 @@ def test_every_part_of_the_run_is_shown(run: Run) -> None:
     # The rejected member decodes all the same, so it has a picture.
     (figure,) = re.findall(r'alt="rejected: ([^"]*)"', Path(run.root / "report.html").read_text())
     assert "&lt;script&gt;" in figure
+    # Of the same member two things were found.
+    assert "1 of 192 images are unusual by themselves" in parsed.text
+    assert "brightest level below 100" in parsed.text
+    page = (run.root / "report.html").read_text()
+    assert len(re.findall(r'<img[^>]* alt="(?:blank|odd_size): ', page)) == 2
 
 
 def test_a_refused_export_is_a_refusal(run: Run) -> None:
@@ -166,6 +172,9 @@ def test_the_archive_report_shows_the_count_law(labelled: Path) -> None:
     assert "Complete" in parsed.text
     assert SCRIPT in parsed.text
     assert "scans & co.zip" in parsed.text
+    manifest = json.loads((labelled / "_manifest.json").read_text())
+    assert manifest["findings"] == {}
+    assert "0 of 192 images are unusual by themselves" in parsed.text
     # Every row of the review list has its picture, fetched from the archive.
     assert "no picture" not in page.partition('id="rejects"')[0].partition('id="review"')[2]
     manifest = json.loads((labelled / "_manifest.json").read_text())
