@@ -77,7 +77,7 @@ def test_a_changed_model_starts_afresh_and_says_so(tmp_path: Path, run_job: RunJ
     assert result.reused == 0
     assert result.notes == [
         "findings are left out: the model has no bounds for them; train it again",
-        "started afresh: calibration, code, columns, findings, model, transform changed since the"
+        "started afresh: columns, calibration, code, model, transform, findings changed since the"
         " table was made",
     ]
 
