@@ -6,6 +6,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+import numpy as np
+
 from components.image_findings.finding_rules import describe_bounds
 from pipeline.report.album import Album
 from pipeline.report.originals import Originals
@@ -76,7 +78,11 @@ def run_findings(run: Run, album: Album, originals: Originals) -> Facts:
             {
                 "picture": album.picture(pictures.get(row["image"]), _SIDE),
                 "alt": f"{name}: {row['image']}",
-                "lines": [row["label"] or "no label", row["split"], row["image"]],
+                "lines": [
+                    row["label"] or "no label",
+                    row["split"],
+                    row["image"].rpartition("/")[2],
+                ],
             }
             for row in by_finding[name]
         ]
@@ -91,4 +97,6 @@ def run_findings(run: Run, album: Album, originals: Originals) -> Facts:
 
 
 def _spaced(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return rows[:: -(-len(rows) // _SHOWN)] if rows else []
+    if not rows:
+        return []
+    return [rows[at] for at in np.unique(np.linspace(0, len(rows) - 1, _SHOWN).astype(int))]
