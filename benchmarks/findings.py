@@ -20,7 +20,6 @@ the bounds are not, as they are learned from other images than those that are co
 """
 
 import argparse
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -199,8 +198,8 @@ def _images(name: str, data: Path) -> Iterator[tuple[str, np.ndarray]]:
         with zipfile.ZipFile(data / "sign_digits.zip") as archive:
             members = [member for member in archive.namelist() if member.endswith(".JPG")]
             for at in np.random.default_rng(0).permutation(len(members)).tolist():
-                content = np.frombuffer(archive.read(members[at]), np.uint8)
-                pixels = cv2.imdecode(content, cv2.IMREAD_COLOR)
+                file = np.frombuffer(archive.read(members[at]), np.uint8)
+                pixels = cv2.imdecode(file, cv2.IMREAD_COLOR)
                 yield members[at].partition("/")[0], pixels
         return
     parts = {"mnist": image_sets.mnist, "cifar": image_sets.cifar}[name](data)
@@ -210,4 +209,4 @@ def _images(name: str, data: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -96,10 +96,11 @@ def _without_unknown_findings(job: BulkJob, card: ModelCard) -> tuple[BulkJob, l
     """Leaves the findings out if there are no bounds for them; a note says why."""
     if FINDINGS_COLUMN not in job.columns or bounds_in_use(card.findings, job.input.findings):
         return job, []
+    note = "findings are left out: the model has no bounds for them; train it again"
     columns = tuple(name for name in job.columns if name != FINDINGS_COLUMN)
-    notes = []
-    if job.input.findings.enabled:
-        notes = ["findings are left out: the model has no bounds for them; train it again"]
+    if not columns:
+        raise InputError(f"bulk.columns: {note}, or name more columns")
+    notes = [note] if job.input.findings.enabled else []
     return job.model_copy(update={"columns": columns}), notes
 
 

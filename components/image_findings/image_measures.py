@@ -42,7 +42,8 @@ def measure_images(pixels: np.ndarray, headers: Sequence[ImageHeader]) -> np.nda
         grey, colour = _grey(some)
         columns = (*_extremes(grey), _sharpness(grey), colour)
         found[begin : begin + step, : len(columns)] = np.stack(columns, axis=1)
-    found[:, -2:] = [header.upright_size[::-1] for header in headers]
+    sizes = [header.upright_size[::-1] for header in headers]
+    found[:, -2:] = np.array(sizes, np.float32).reshape(-1, 2)
     return found
 
 
@@ -94,7 +95,7 @@ def _sharpness(grey: np.ndarray) -> np.ndarray:
 
     The quotient hardly depends on what an image shows and on its contrast, and falls with the
     square of the width of a blur: of a Gaussian edge of standard deviation s it is in the order of
-    1 / s^2. Half a level is added below and above, so that an even area has a value, too.
+    1 / s^2. A half is added to the first and one to the second, so that an even area has a value.
     """
     number, height, width = grey.shape
     if min(height, width) < 3:

@@ -75,6 +75,7 @@ def test_measures_do_not_depend_on_the_batch() -> None:
     pixels = pictures(40)
     alone = np.concatenate([measured(pixels[at : at + 1]) for at in range(len(pixels))])
     assert np.array_equal(measured(pixels), alone)
+    assert measured(pixels[:0]).shape == (0, len(MEASURES))
     large = np.stack([cv2.resize(image, (400, 300)) for image in pixels[:8]])
     assert np.array_equal(measured(large)[3:5], measured(large[3:5]))
 

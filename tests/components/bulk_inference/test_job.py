@@ -71,11 +71,15 @@ def test_numbers_equal_those_of_the_served_signature(
     members = mixed()
     model = export_model(tmp_path / "m" / "3", accurate_jpeg=accurate_jpeg)
     columns = ("member", "label", "probability", "probabilities", "embedding", "elbo",
-               "outlier_score", "verdict", "top_k_labels", "top_k_probabilities")  # fmt: skip
+               "outlier_score", "verdict", "top_k_labels", "top_k_probabilities",
+               "findings")  # fmt: skip
     run_job(write_zip(tmp_path / "a.zip", members), model=str(tmp_path / "m"), columns=columns)
     table = read_table(tmp_path / "out")
     expected = served(model, members)
     assert table["member"].to_pylist() == list(members)
+    # Whether the graph decodes an image or not.
+    large = ["odd_size" in found for found in table["findings"].to_pylist()]
+    assert large == [name.startswith(("photo", "scan")) for name in members]
     for name in ("probability", "elbo", "outlier_score"):
         assert_close(table[name].to_numpy(), expected[name], name)
     for name in ("probabilities", "embedding", "top_k_probabilities"):
