@@ -7,17 +7,20 @@ import os
 import signal
 import time
 
+import numpy as np
+
 from components.image_checks import ImageHeader
 from components.image_example_gen import inspection, worker
+from trainer.config import ImageConfig
 
 CRASH = 61
 SLEEP = 62
 BUG = 63
 
-_verify = inspection.verify
+_model_pixels = inspection.model_pixels
 
 
-def verify(data: bytes, header: ImageHeader) -> None:
+def model_pixels(data: bytes, header: ImageHeader, image: ImageConfig) -> np.ndarray:
     """Fails in the way that the width asks for."""
     if header.width == CRASH:
         os.kill(os.getpid(), signal.SIGSEGV)
@@ -25,9 +28,9 @@ def verify(data: bytes, header: ImageHeader) -> None:
         time.sleep(7200)
     if header.width == BUG:
         raise KeyError("a bug")
-    _verify(data, header)
+    return _model_pixels(data, header, image)
 
 
 if __name__ == "__main__":
-    inspection.verify = verify
+    inspection.model_pixels = model_pixels
     worker.main()
