@@ -131,11 +131,22 @@ class PipelineConfig(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         check_consistent(self.image, self.model, self.trainer)
+        if self.evaluation.labelled_only != "off":
+            self._check_comparison()
         if self.bulk.in_pipeline and self.bulk.input is None:
             raise ValueError(
                 "bulk.in_pipeline: there is nothing to label; name archives in bulk.input.paths"
             )
         return self
+
+    def _check_comparison(self) -> None:
+        if not self.trainer.semi_supervised.enabled or not self.trainer.objective.alpha:
+            reason = "the training uses no unlabelled images; see trainer.semi_supervised.enabled"
+        elif self.trainer.warm_start:
+            reason = "trainer.warm_start begins with what was learned from unlabelled images"
+        else:
+            return
+        raise ValueError(f"evaluation.labelled_only: {reason}; set it to off")
 
 
 def load_config(

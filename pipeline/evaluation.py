@@ -5,6 +5,7 @@ TFMA gets no bounds: `components/model_gate` applies them to the metrics.
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import tensorflow_model_analysis as tfma
@@ -48,7 +49,23 @@ def create_eval_config(config: PipelineConfig) -> config_pb2.EvalConfig:
             ),
         ],
     )
-    change = config_pb2.MetricsSpec(metrics=[_metric("PairedChange", f"{_METRICS}.change")])
+    return _eval_config([own, _change()], config.evaluation.slices)
+
+
+def create_comparison_config() -> config_pb2.EvalConfig:
+    """Builds TFMA's configuration of a comparison of two models over the whole test split."""
+    count = _metric("ExampleCount", name=metric_names.EXAMPLE_COUNT)
+    own = config_pb2.MetricsSpec(model_names=[tfma.CANDIDATE_KEY], metrics=[count])
+    return _eval_config([own, _change()], ())
+
+
+def _change() -> config_pb2.MetricsSpec:
+    return config_pb2.MetricsSpec(metrics=[_metric("PairedChange", f"{_METRICS}.change")])
+
+
+def _eval_config(
+    metrics: Sequence[config_pb2.MetricsSpec], slices: Sequence[str]
+) -> config_pb2.EvalConfig:
     return config_pb2.EvalConfig(
         model_specs=[
             config_pb2.ModelSpec(
@@ -60,9 +77,9 @@ def create_eval_config(config: PipelineConfig) -> config_pb2.EvalConfig:
         ],
         slicing_specs=[
             config_pb2.SlicingSpec(),
-            *(config_pb2.SlicingSpec(feature_keys=[kind]) for kind in config.evaluation.slices),
+            *(config_pb2.SlicingSpec(feature_keys=[kind]) for kind in slices),
         ],
-        metrics_specs=[own, change],
+        metrics_specs=metrics,
     )
 
 

@@ -21,15 +21,16 @@ from components.image_example_gen.executor import FINGERPRINT
 from components.image_schema_gen.component import ImageSchemaGen
 from components.model_gate.component import ModelGate
 from components.model_push.component import Pusher
-from components.model_push.config import vertex_arguments
 from components.pushed_baseline.component import PushedBase, PushedBaseline
 from components.retraining.component import RunRecord
 from components.serving_check.component import ServingCheck
 from components.tfx_api import tfx
-from pipeline.config import ConfigError, PipelineConfig
+from pipeline.config import PipelineConfig
 from pipeline.evaluation import SLICES_MODULE, create_eval_config
+from pipeline.labelled_only import compare_labelled_only, train_labelled_only
 from pipeline.step_digests import by_step
 from pipeline.training_folder import FOLDERS
+from pipeline.vertex_push import vertex_pushers
 from trainer.data import features
 
 BASELINE = "baseline_model"
@@ -37,7 +38,6 @@ BASELINE = "baseline_model"
 CLUSTER_BASELINE = "baseline-model"
 BASE = "base_model"
 CLUSTER_BASE = "base-model"
-VERTEX_PUSHER = "vertex_pusher"
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,10 @@ def create_pipeline(
             **({"hyperparameters": hyperparameters} if hyperparameters else {}),
         },
     )
+    others = []
+    if config.evaluation.labelled_only != "off":
+        training = _training_config(config, labelled_only=True)
+        others = [train_labelled_only(settings, training, learning, hyperparameters)]
     trainer = tfx.components.Trainer(
         run_fn="pipeline.run_fn.run_fn",
         hyperparameters=hyperparameters,
@@ -170,10 +174,17 @@ def create_pipeline(
     )
     # TFX's component has no such parameter; its executor ignores unknown properties.
     evaluator.exec_properties["code_digest"] = digests["Evaluator"]
+    comparisons = [
+        compare_labelled_only(
+            examples, trainer.outputs["model"], other.outputs["model"], digests["Evaluator"]
+        )
+        for other in others
+    ]
     model_gate = ModelGate(
         evaluation=evaluator.outputs["evaluation"],
         model=trainer.outputs["model"],
         baseline_model=baseline.outputs["model"],
+        labelled_only=comparisons[0].outputs["evaluation"] if comparisons else None,
         bounds=config.evaluation,
         code_digest=digests["ModelGate"],
     )
@@ -213,13 +224,15 @@ def create_pipeline(
         transform,
         *([tuner] if tuner else []),
         *bases,
+        *others,
         trainer,
         *checks,
         baseline,
         evaluator,
+        *comparisons,
         model_gate,
         pusher,
-        *_vertex_pushers(config, places, blessed),
+        *vertex_pushers(config, places.artifacts, blessed),
         *labelling,
     ]
     if places.history:
@@ -305,38 +318,14 @@ def _schema(
     return step, step.outputs["schema"]
 
 
-def _vertex_pushers(
-    config: PipelineConfig, places: Places, blessed: dict[str, Any]
-) -> list[base_node.BaseNode]:
-    """Builds the step that deploys to a Vertex endpoint, if one is configured."""
-    vertex = config.push.vertex
-    if vertex is None:
-        return []
-    if not places.artifacts.startswith("gs://"):
-        raise ConfigError(
-            f"push.vertex: Vertex reads models from Cloud Storage only, and the artifacts of this"
-            f" run lie in {places.artifacts}; run it on a cluster (`vaeline submit`), or leave"
-            " push.vertex out"
-        )
-    vertex_ai = tfx.extensions.google_cloud_ai_platform
-    pusher = vertex_ai.Pusher(
-        **blessed,
-        custom_config={
-            vertex_ai.ENABLE_VERTEX_KEY: True,
-            vertex_ai.VERTEX_REGION_KEY: vertex.region,
-            vertex_ai.VERTEX_CONTAINER_IMAGE_URI_KEY: vertex.image,
-            vertex_ai.SERVING_ARGS_KEY: vertex_arguments(vertex),
-        },
-    )
-    return [pusher.with_id(VERTEX_PUSHER)]
-
-
 def _without(splits: Sequence[str]) -> list[str]:
     """Returns every other split, because TFX's components take the splits to exclude."""
     return [split for split in features.SPLITS if split not in splits]
 
 
-def _training_config(config: PipelineConfig, *, tuner: bool = False) -> str:
+def _training_config(
+    config: PipelineConfig, *, tuner: bool = False, labelled_only: bool = False
+) -> str:
     """Returns the sections that determine the model, so that a changed bound retrains nothing.
 
     The tuner's options are passed to the Tuner only: the Trainer gets its choice as an artifact. It
@@ -346,5 +335,7 @@ def _training_config(config: PipelineConfig, *, tuner: bool = False) -> str:
     del tree["trainer"]["warm_start"]
     if not tuner:
         del tree["trainer"]["tuner"]
+    if labelled_only:
+        tree["trainer"]["semi_supervised"]["enabled"] = False
     sections = ("name", "input", "image", "schema", "model", "trainer")
     return json.dumps({section: tree[section] for section in sections}, sort_keys=True)

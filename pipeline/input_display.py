@@ -74,6 +74,11 @@ def _run_rows(estimate: "RunEstimate") -> list[tuple[str, str]]:
             f"{duration(estimate.training_seconds)}, {estimate.images:,} images at"
             f" {estimate.images_per_second:,.0f} images/s",
         ),
+        *(
+            [("labelled only", duration(estimate.labelled_only_seconds))]
+            if estimate.labelled_only_seconds
+            else []
+        ),
         ("memory", f"{estimate.memory_bytes / 2**20:,.0f} MiB"),
         ("disk", f"{estimate.disk_bytes / 2**20:,.1f} MiB"),
     ]

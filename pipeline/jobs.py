@@ -218,6 +218,7 @@ def show_result(terminal: Terminal, result: "TrainingResult") -> None:
     rows = [
         *(("refused because", refusal) for refusal in result.refusals),
         *((("served as trained", result.serving_check),) if result.serving_check else ()),
+        *((("unlabelled images", result.unlabelled),) if result.unlabelled else ()),
         *((("started from", result.warm_start),) if result.warm_start else ()),
         ("pushed model", result.pushed or "nothing was pushed"),
         *((("labelled table", result.labelled),) if result.labelled else ()),

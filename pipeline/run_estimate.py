@@ -31,6 +31,7 @@ class RunEstimate:
         images: Expected number of images with a label that are trained on.
         ingest_seconds: Time to read and check all images with the cores of this machine.
         training_seconds: Time of all training steps, without the start of TensorFlow.
+        labelled_only_seconds: Time of the training without unlabelled images; 0 if it is off.
         images_per_second: Throughput of the training steps that were measured.
         memory_bytes: Peak memory of the training process.
         disk_bytes: Size of the stored images, and of the decoded ones where they exceed
@@ -40,6 +41,7 @@ class RunEstimate:
     images: int
     ingest_seconds: float
     training_seconds: float
+    labelled_only_seconds: float
     images_per_second: float
     memory_bytes: int
     disk_bytes: int
@@ -68,12 +70,14 @@ def estimate_run(config: PipelineConfig, survey: InputSurvey) -> RunEstimate:
         # A PNG of the model's pixels is hardly ever larger than these.
         every = account.examples.total() * survey.scale
         stored = min(stored, round(every * (height * width * channels + RECORD_BYTES)))
+    training = config.trainer.epochs * images / rate
     limit = config.trainer.memory_limit_mb << 20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return RunEstimate(
         images=images,
         ingest_seconds=survey.seconds * survey.scale / cores,
-        training_seconds=config.trainer.epochs * images / rate,
+        training_seconds=training,
+        labelled_only_seconds=0.0 if config.evaluation.labelled_only == "off" else training,
         images_per_second=rate,
         memory_bytes=peak + min(decoded, limit),
         disk_bytes=stored + (decoded if decoded > limit else 0),

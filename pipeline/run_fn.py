@@ -16,6 +16,7 @@ from serving.export import export_model
 from serving.golden import MOST_IMAGES
 from trainer.data import features
 from trainer.data.preprocessing import parse_records
+from trainer.errors import InputError
 from trainer.installed import library_versions
 from trainer.model.weights import digest_weights
 from trainer.model_card import ModelCard
@@ -29,6 +30,9 @@ from trainer.train import TrainResult, train
 
 _LOG = logging.getLogger(PROGRESS_LOGGER)
 _DIGEST_LENGTH = 16
+
+LABELLED_ONLY = "labelled_only"
+"""Key in `custom_config` of the training that shows what the unlabelled images are good for."""
 
 PICTURES = "pictures"
 """Name of the folder of pictures in the model run."""
@@ -51,6 +55,11 @@ def run_fn(fn_args: Any) -> None:
         PreemptedError: SIGTERM was received; the same training resumes when it is started again.
     """
     training = prepare(fn_args, scratch=fn_args.model_run_dir)
+    if fn_args.custom_config.get(LABELLED_ONLY) and not training.data.get(features.UNLABELLED):
+        raise InputError(
+            "evaluation.labelled_only: there are no unlabelled images to compare with; set it to"
+            " off, or add images without a label"
+        )
     is_chief = strategies.is_chief(training.strategy)
     code = fn_args.custom_config["code_digest"]
     base = read_base_model(fn_args)
@@ -105,7 +114,7 @@ def _write(fn_args: Any, training: Training, result: TrainResult) -> None:
     draw_training(
         posixpath.join(fn_args.model_run_dir, PICTURES),
         model=result.model,
-        images=training.data.get(features.VALIDATION, training.data[features.TRAIN]),
+        images=training.data.get(features.VALIDATION) or training.data[features.TRAIN],
         classes=training.transform.classes,
     )
 
@@ -117,9 +126,10 @@ def _golden_files(fn_args: Any) -> list[bytes]:
         if found:
             compression = "GZIP" if found[0].endswith(".gz") else ""
             records = tf.data.TFRecordDataset(found, compression_type=compression)
-            batch = next(iter(records.batch(MOST_IMAGES)))
-            encoded, _ = parse_records(batch)
-            return [bytes(file) for file in encoded.numpy()]
+            # A split of no images may have files, too.
+            for batch in records.batch(MOST_IMAGES).take(1):
+                encoded, _ = parse_records(batch)
+                return [bytes(file) for file in encoded.numpy()]
     return []
 
 

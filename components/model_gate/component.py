@@ -27,6 +27,9 @@ class ModelGateSpec(ComponentSpec):
         executor.EVALUATION: ChannelParameter(type=standard_artifacts.ModelEvaluation),
         executor.MODEL: ChannelParameter(type=standard_artifacts.Model),
         executor.BASELINE_MODEL: ChannelParameter(type=standard_artifacts.Model, optional=True),
+        executor.LABELLED_ONLY: ChannelParameter(
+            type=standard_artifacts.ModelEvaluation, optional=True
+        ),
     }
     OUTPUTS = {executor.BLESSING: ChannelParameter(type=standard_artifacts.ModelBlessing)}
 
@@ -39,6 +42,8 @@ class ModelGate(base_component.BaseComponent):
         model: The candidate.
         bounds: The bounds that it must meet, as a model or a mapping.
         baseline_model: The model it was compared with; resolves to nothing for a first model.
+        labelled_only: Output of the Evaluator that compares the candidate with a model trained on
+            the labelled images alone; None without that comparison.
         code_digest: Digest of the code, so that a code change misses the cache.
     """
 
@@ -52,6 +57,7 @@ class ModelGate(base_component.BaseComponent):
         model: types.BaseChannel,
         bounds: EvaluationConfig | Mapping[str, Any],
         baseline_model: types.BaseChannel | None = None,
+        labelled_only: types.BaseChannel | None = None,
         code_digest: str | None = None,
     ) -> None:
         config = EvaluationConfig.model_validate(bounds)
@@ -60,6 +66,7 @@ class ModelGate(base_component.BaseComponent):
                 executor.EVALUATION: evaluation,
                 executor.MODEL: model,
                 executor.BASELINE_MODEL: baseline_model,
+                executor.LABELLED_ONLY: labelled_only,
                 executor.BOUNDS: config.model_dump_json(),
                 executor.CODE_DIGEST: code_digest,
                 executor.BLESSING: types.Channel(type=standard_artifacts.ModelBlessing),

@@ -36,6 +36,11 @@ class EvaluationConfig(Section):
         le=1,
         description="accuracy that no slice may surely lie below (its interval's upper end)",
     )
+    labelled_only: Literal["off", "report", "refuse"] = Field(
+        default="off",
+        description="train a second model on the labelled images only, and say whether the "
+        "unlabelled ones helped; refuse: do not bless a model that they surely made worse",
+    )
     slices: tuple[Literal["class", "archive", "size"], ...] = Field(
         default=("class", "archive", "size"),
         description="what is measured in parts: the true class, the archive that an image came "

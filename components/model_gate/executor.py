@@ -16,13 +16,15 @@ from tfx.utils import path_utils
 from components.model_gate.config import EvaluationConfig
 from components.model_gate.measures import read_measures
 from components.model_gate.rules import judge_model
+from components.model_gate.unlabelled_gain import UnlabelledGain, unlabelled_gain
 from components.model_gate.verdict import VERDICT_JSON, VERDICT_TEXT
-from trainer.model_card import EXPORTED_CARD, CardError, parse_card
+from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 from trainer.storage import files
 
 EVALUATION: Final = "evaluation"
 MODEL: Final = "model"
 BASELINE_MODEL: Final = "baseline_model"
+LABELLED_ONLY: Final = "labelled_only"
 BLESSING: Final = "blessing"
 
 BOUNDS: Final = "bounds"
@@ -41,7 +43,8 @@ class Executor(base_executor.BaseExecutor):
         """Writes the blessing.
 
         Args:
-            input_dict: `evaluation`, `model`, and `baseline_model` if there is one.
+            input_dict: `evaluation`, `model`, `baseline_model` if there is one, and
+                `labelled_only` if a model was trained without the unlabelled images.
             output_dict: `blessing`: receives the file and the properties that TFX's Evaluator
                 writes, `verdict.json` and `verdict.txt`.
             exec_properties: `bounds` (JSON).
@@ -56,9 +59,11 @@ class Executor(base_executor.BaseExecutor):
         known = [
             name for baseline in baselines if _has_card(baseline) for name in _classes(baseline)
         ]
+        bounds = EvaluationConfig.model_validate_json(exec_properties[BOUNDS])
         verdict = judge_model(
             read_measures(metrics, _classes(model), known),
-            EvaluationConfig.model_validate_json(exec_properties[BOUNDS]),
+            bounds,
+            gain=_unlabelled_gain(input_dict.get(LABELLED_ONLY), model, bounds),
         )
         self._write(blessing, VERDICT_JSON, verdict.to_json())
         self._write(blessing, VERDICT_TEXT, verdict.to_text())
@@ -88,6 +93,17 @@ class Executor(base_executor.BaseExecutor):
         files.write_bytes(posixpath.join(artifact.uri, name), text.encode())
 
 
+def _unlabelled_gain(
+    evaluations: list[types.Artifact] | None, model: types.Artifact, bounds: EvaluationConfig
+) -> UnlabelledGain | None:
+    """Reads the comparison with the model trained on labelled images alone; None without one."""
+    if not evaluations:
+        return None
+    metrics = tfma.load_metrics(artifact_utils.get_single_uri(evaluations))
+    paired = read_measures(metrics, _classes(model)).overall.paired
+    return unlabelled_gain(paired, _card(model).images, bounds.confidence)
+
+
 def _has_card(model: types.Artifact) -> bool:
     """Returns whether the model has a card; without it, nothing is known of its classes."""
     return files.exists(_card_path(model))
@@ -98,8 +114,12 @@ def _card_path(model: types.Artifact) -> str:
 
 
 def _classes(model: types.Artifact) -> list[str]:
+    return list(_card(model).classes)
+
+
+def _card(model: types.Artifact) -> ModelCard:
     path = _card_path(model)
     try:
-        return list(parse_card(files.read_bytes(path)).require("classes").classes)
+        return parse_card(files.read_bytes(path)).require("classes")
     except CardError as error:
         raise CardError(f"{path}: {error}; train the model again") from error

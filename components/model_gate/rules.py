@@ -12,18 +12,22 @@ from components.model_gate.change_rules import change_checks
 from components.model_gate.config import EvaluationConfig
 from components.model_gate.intervals import share_interval
 from components.model_gate.measures import Measures, SliceMeasures
+from components.model_gate.unlabelled_gain import GAIN, UnlabelledGain
 from components.model_gate.verdict import Check, Result, Verdict
 
 _NAMED: Final = 5
 """Number of classes named in one row."""
 
 
-def judge_model(measures: Measures, bounds: EvaluationConfig) -> Verdict:
+def judge_model(
+    measures: Measures, bounds: EvaluationConfig, *, gain: UnlabelledGain | None = None
+) -> Verdict:
     """Judges a model.
 
     Args:
         measures: Metrics of the candidate, and of it and the last blessed model on the same images.
         bounds: The configured bounds.
+        gain: The comparison with a model trained on labelled images alone, if there is one.
 
     Returns:
         The verdict with its reasons.
@@ -35,9 +39,10 @@ def judge_model(measures: Measures, bounds: EvaluationConfig) -> Verdict:
             *_floors(measures, bounds),
             *_missing_classes(measures, bounds),
             *change_checks(paired, bounds),
+            *(gain.checks(bounds) if gain else ()),
         ],
         first_model=not paired,
-        measures=_as_json(measures),
+        measures={**_as_json(measures), **({GAIN: gain.as_dict()} if gain else {})},
     )
 
 

@@ -36,6 +36,7 @@ from pipeline.orchestration.resources import (
     train_on_workers,
 )
 from pipeline.orchestration.step_settings import ACCELERATED_STEPS
+from pipeline.runs.step import LABELLED_ONLY_EVALUATOR
 from trainer.storage.addresses import names_bucket
 
 INPUT_STATE = "InputState"
@@ -169,8 +170,10 @@ def _paths(config: PipelineConfig) -> Iterable[tuple[str, str]]:
 
 def _check_steps(config: PipelineConfig, cluster: ClusterConfig, names: Sequence[str]) -> None:
     """Checks that each entry of `cluster.per_step` names a step that can use it."""
+    beam = "local" if cluster.dataflow is None else "Dataflow"
     engines = {
-        "Evaluator": "local" if cluster.dataflow is None else "Dataflow",
+        "Evaluator": beam,
+        LABELLED_ONLY_EVALUATOR: beam,
         "BulkInference": config.bulk.engine.runner,
     }
     for name, settings in cluster.per_step.items():

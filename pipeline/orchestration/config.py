@@ -21,13 +21,14 @@ from pipeline.orchestration.step_settings import (
     TrainerSettings,
     check_settings,
 )
+from pipeline.runs.step import LABELLED_ONLY_TRAINER
 from trainer.options import Section
 
 _IMAGE = re.compile(r"[a-z0-9][a-z0-9._:/-]*[a-z0-9](@sha256:[0-9a-f]{64})?")
 _ENVIRONMENT = re.compile(r"[A-Z][A-Z0-9_]*")
 
-TRAINER = "Trainer"
-"""Name of the step with a section of its own."""
+TRAINERS = ("Trainer", LABELLED_ONLY_TRAINER)
+"""Names of the steps that `cluster.trainer` describes."""
 
 
 class ScheduleConfig(Section):
@@ -204,15 +205,16 @@ class ClusterConfig(Section):
 
     def settings(self, step: str) -> AcceleratedStep:
         """Returns what a step's container gets, completed by the values for every step."""
-        if step == TRAINER:
+        if step in TRAINERS:
             return self.trainer
         own = self.per_step.get(step, AcceleratedStep())
         missing = {name: value for name, value in self.steps if getattr(own, name) is None}
         return own.model_copy(update=missing)
 
     def _check_steps(self) -> None:
-        if TRAINER in self.per_step:
-            raise ValueError(f"cluster.per_step.{TRAINER}: its section is cluster.trainer")
+        for name in TRAINERS:
+            if name in self.per_step:
+                raise ValueError(f"cluster.per_step.{name}: its section is cluster.trainer")
         check_settings("cluster.steps", self.settings(""), self.platform)
         check_settings("cluster.trainer", self.trainer, self.platform)
         for name in self.per_step:

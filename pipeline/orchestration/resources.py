@@ -15,7 +15,7 @@ from tfx.types import standard_component_specs
 
 from components.tfx_api import tfx
 from pipeline.config import PipelineConfig
-from pipeline.orchestration.config import TRAINER, ClusterConfig
+from pipeline.orchestration.config import TRAINERS, ClusterConfig
 from pipeline.orchestration.step_settings import AcceleratedStep, PlatformName, StepSettings
 
 _TFX_ENTRY = ["python", "-m", "tfx.scripts.run_executor"]
@@ -43,7 +43,7 @@ def container_resources(settings: AcceleratedStep) -> Any:
 def container_settings(cluster: ClusterConfig, step: str) -> AcceleratedStep:
     """Returns what the container of a step gets, which differs for a Trainer that only waits."""
     settings = cluster.settings(step)
-    if step != TRAINER or cluster.trainer.workers == 1:
+    if step not in TRAINERS or cluster.trainer.workers == 1:
         return settings
     limit = settings.timeout_secs
     changes = {

@@ -14,9 +14,12 @@ from pipeline.orchestration.accelerators import (
     require_vertex_accelerators,
     require_vertex_size,
 )
+from pipeline.runs.step import LABELLED_ONLY_EVALUATOR
 from trainer.options import Section
 
-ACCELERATED_STEPS: Final = ("Trainer", "Tuner", "ServingCheck", "Evaluator", "BulkInference")
+ACCELERATED_STEPS: Final = (
+    "Trainer", "Tuner", "ServingCheck", "Evaluator", LABELLED_ONLY_EVALUATOR, "BulkInference"
+)  # fmt: skip
 """Steps that run the model, so that TensorFlow uses an accelerator if there is one."""
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set

@@ -48,6 +48,11 @@ def write_run_report(run: Run, path: str = "") -> str:
     _add_data(page, run, album, originals)
     page.chapter("training", "Training")
     page.section("curves", "Curves", "curves.html", partial(run_sections.training, run))
+    if read_run_config(run).get("evaluation", {}).get("labelled_only", "off") != "off":
+        page.section(
+            "unlabelled", "What the unlabelled images did", "unlabelled.html",
+            partial(run_sections.unlabelled, run),
+        )  # fmt: skip
     page.section("strip", "As it learned", "strip.html", partial(run_sections.strip, run, album))
     page.section(
         "units", "Active latent units", "units.html", partial(run_sections.active_units, run)

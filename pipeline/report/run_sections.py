@@ -17,6 +17,7 @@ from components.image_sources.config import InputConfig, absolute_path
 from components.image_sources.pick import pick_members
 from components.model_gate import metric_names
 from components.model_gate.intervals import share_interval
+from components.model_gate.unlabelled_gain import GAIN
 from pipeline.report import plots
 from pipeline.report.album import Album, decode_picture, shrink, spaced
 from pipeline.report.answers import parse_examples
@@ -26,7 +27,11 @@ from pipeline.report.page import Facts, MissingPartError
 from pipeline.report.sampled_records import sample_split
 from pipeline.runs import artifacts
 from pipeline.runs.run import Run
-from pipeline.runs.step import STEP_TITLES
+from pipeline.runs.step import (
+    LABELLED_ONLY_EVALUATOR,
+    LABELLED_ONLY_TRAINER,
+    STEP_TITLES,
+)
 from pipeline.runs.verdict import MissingArtifactError
 from trainer.data import features
 from trainer.optimization.callbacks import HISTORY_BOUND
@@ -314,6 +319,17 @@ def _row(album: Album, pixels: np.ndarray) -> Any:
     ]
     shaped = [tile.reshape(*tile.shape[:2], -1) for tile in enlarged]
     return album.picture(spaced(shaped), side=900)
+
+
+def unlabelled(run: Run) -> Facts:
+    """Returns whether the unlabelled images helped, and what the comparison cost."""
+    gain = run.evaluation.verdict.measures.get(GAIN)
+    if not gain:
+        raise MissingPartError(
+            "No model was trained without the unlabelled images (evaluation.labelled_only)."
+        )
+    steps = [run.steps.get(name) for name in (LABELLED_ONLY_TRAINER, LABELLED_ONLY_EVALUATOR)]
+    return {"gain": gain, "seconds": sum(step.work_seconds for step in steps if step)}
 
 
 def active_units(run: Run) -> Facts:

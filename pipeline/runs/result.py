@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from components.model_gate.unlabelled_gain import GAIN
 from components.model_gate.verdict import HEADER
 from pipeline.runs.artifacts import model_run_folder, read_warm_start
 from pipeline.runs.run import Run
@@ -29,6 +30,7 @@ class TrainingResult:
         seconds: wall time of the command up to the report.
         labelled: folder of the table that BulkInference wrote; empty if it wrote none.
         not_labelled: reason why BulkInference wrote none although it is configured.
+        unlabelled: whether the unlabelled images helped, in one line; empty if it was not measured.
         warm_start: how many weights the training took from which model; empty for a cold start.
         pictures: folder of the pictures of the training.
         log: path of the log file.
@@ -48,6 +50,7 @@ class TrainingResult:
     seconds: float
     labelled: str
     not_labelled: str
+    unlabelled: str
     warm_start: str
     pictures: str
     log: str
@@ -94,6 +97,7 @@ def summarise(
         seconds=round(seconds, 3),
         labelled=labelling.output("annotations") if labelling and not run.not_labelled else "",
         not_labelled=run.not_labelled,
+        unlabelled=evaluation.verdict.measures.get(GAIN, {}).get("line", ""),
         warm_start=read_warm_start(run),
         pictures=str(model_run_folder(run) / "pictures"),
         log=str(log),

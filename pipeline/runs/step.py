@@ -10,6 +10,10 @@ PUSHED_MODEL: Final = "pushed_model"
 """Name of the output of steps that push."""
 _EXAMPLES: Final = "examples"
 
+LABELLED_ONLY_TRAINER: Final = "LabelledOnlyTrainer"
+LABELLED_ONLY_EVALUATOR: Final = "LabelledOnlyEvaluator"
+"""Steps that train and measure a second model without the unlabelled images."""
+
 STEP_TITLES: Final = {
     "ImageExampleGen": "ingest images",
     "StatisticsGen": "compute statistics",
@@ -20,10 +24,12 @@ STEP_TITLES: Final = {
     "Transform": "learn the preprocessing",
     "Tuner": "search for the best options",
     "base_model": "find the model to start from",
+    LABELLED_ONLY_TRAINER: "train on labelled images only",
     "Trainer": "train and calibrate",
     "ServingCheck": "check the export as a server loads it",
     "baseline_model": "find the last blessed model",
     "Evaluator": "evaluate",
+    LABELLED_ONLY_EVALUATOR: "compare with labelled images only",
     "ModelGate": "judge by the gate",
     "Pusher": "push",
     "vertex_pusher": "deploy to Vertex",

@@ -99,6 +99,23 @@ def test_a_model_to_start_from_is_one_more_input_of_the_training() -> None:
     assert settings == json.loads(steps["Trainer"].exec_properties["custom_config"])
 
 
+def test_a_comparison_with_labelled_images_only_leaves_the_training_as_it_is() -> None:
+    comparing = properties(config(evaluation={"labelled_only": "report"}))
+    assert set(comparing) - set(STEPS) == {"LabelledOnlyTrainer", "LabelledOnlyEvaluator"}
+    assert changed(properties(config()), comparing) == {"ModelGate"}
+    own, other = (
+        json.loads(json.loads(comparing[step]["custom_config"])["training"])["trainer"]
+        for step in ("Trainer", "LabelledOnlyTrainer")
+    )
+    assert other.pop("semi_supervised") == {**own.pop("semi_supervised"), "enabled": False}
+    assert own == other
+    strict = properties(config(evaluation={"labelled_only": "refuse"}))
+    assert changed(comparing, strict) == {"ModelGate"}
+    for trainer in ({"warm_start": True}, {"semi_supervised": {"enabled": False}}):
+        with pytest.raises(ConfigError, match=r"evaluation\.labelled_only: .*set it to off"):
+            config(evaluation={"labelled_only": "report"}, trainer=trainer)
+
+
 def test_labelling_an_archive_is_the_last_step() -> None:
     bulk = {"in_pipeline": True, "input": {"paths": "scans.zip"}}
     labelling = config(bulk=bulk)

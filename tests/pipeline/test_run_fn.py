@@ -1,14 +1,16 @@
 """The Trainer's entry under kills, and as one of several workers."""
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from components.serving_check.server import free_port
-from pipeline.run_fn import read_base_model, run_fn
+from pipeline.run_fn import LABELLED_ONLY, _golden_files, read_base_model, run_fn
 from pipeline.training import prepare
 from pipeline.training_folder import training_folder
 from tests.forked import Forked
@@ -17,6 +19,7 @@ from tests.pipeline.small_training import step_of
 from tests.trainer import tiny
 from tests.trainer.test_model_card import unknown_keys
 from trainer.data.input_pipeline import ImageSet
+from trainer.errors import InputError
 from trainer.model_card import parse_card
 from trainer.optimization.preemption import PREEMPTED_EXIT_CODE
 
@@ -137,6 +140,25 @@ def test_what_a_training_says_of_itself_is_in_the_model_run(undisturbed: Path) -
 
 
 @pytest.mark.slow
+def test_a_comparison_takes_unlabelled_images(inputs: Path, tmp_path: Path) -> None:
+    arguments = small_training.arguments(inputs, tmp_path, small_training.options())
+    arguments.custom_config[LABELLED_ONLY] = True
+    with pytest.raises(InputError, match="there are no unlabelled images to compare with"):
+        run_fn(arguments)
+
+
+def test_a_validation_split_without_images_leaves_the_examples_to_train(
+    inputs: Path, tmp_path: Path
+) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / f"Split-{split}").mkdir()
+    (tmp_path / "Split-validation" / "data.tfrecord").touch()
+    (source,) = (inputs / "examples" / "Split-train").iterdir()
+    shutil.copy(source, tmp_path / "Split-train")
+    files = SimpleNamespace(train_files=[str(tmp_path / "Split-train" / "*")])
+    assert _golden_files(files)
+
+
 def test_of_two_workers_the_chief_writes_what_one_would(
     inputs: Path, undisturbed: Path, tmp_path: Path
 ) -> None:

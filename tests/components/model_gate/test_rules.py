@@ -12,6 +12,7 @@ from components.model_gate import metric_names as m
 from components.model_gate.config import EvaluationConfig
 from components.model_gate.measures import EvaluationError, read_measures
 from components.model_gate.rules import judge_model
+from components.model_gate.unlabelled_gain import GAIN, unlabelled_gain
 from components.model_gate.verdict import Result, Verdict, read_verdict
 from tests.components.model_gate.measured import measure, probabilities
 
@@ -224,3 +225,28 @@ def test_a_verdict_is_stored_and_read_again() -> None:
     assert text.startswith("gate: ")
     for check in verdict.checks:
         assert check.metric in text
+
+
+@pytest.mark.parametrize(
+    ("without", "outcome", "blessed"),
+    [(0.5, "helped", True), (0.9, "made no measurable difference", True), (0.999, "hurt", False)],
+)
+def test_unlabelled_images_that_hurt_are_refused_on_demand(
+    without: float, outcome: str, blessed: bool
+) -> None:
+    candidate = model(0.9, 1)
+    other = candidate if without == 0.9 else model(without, 2)
+    paired = measure(candidate, labels(), baseline=other).overall.paired
+    gain = unlabelled_gain(paired, {"train": 100, "unlabelled": 59_900}, 0.95)
+    right = (other.argmax(axis=1) == labels()).mean()
+    assert gain.accuracy_without == pytest.approx(right)
+    assert gain.outcome == outcome
+    assert gain.line.startswith(f"the 59,900 unlabelled images {outcome}: ")
+    free = EvaluationConfig(min_accuracy=0.5, labelled_only="report")
+    verdict = judge_model(measure(candidate, labels()), free, gain=gain)
+    assert verdict.blessed
+    assert read_verdict(verdict.to_json()).measures[GAIN]["outcome"] == outcome
+    strict = free.model_copy(update={"labelled_only": "refuse"})
+    held = judge_model(measure(candidate, labels()), strict, gain=gain)
+    assert held.blessed is blessed
+    assert all("trainer.semi_supervised.enabled" in line for line in held.refusals)

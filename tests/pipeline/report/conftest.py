@@ -24,6 +24,8 @@ from components.image_example_gen import records
 from components.image_example_gen.account import Account, name_of
 from components.image_example_gen.tables import FOUND
 from components.image_sources.config import InputConfig, LabelsConfig
+from components.model_gate.intervals import Interval
+from components.model_gate.unlabelled_gain import GAIN, UnlabelledGain
 from components.model_gate.verdict import VERDICT_JSON, Check, Result, Verdict
 from components.sinks import REJECT_SCHEMA, parquet_table
 from pipeline.report.album import decode_picture
@@ -113,15 +115,20 @@ def run(tmp_path: Path, model: Path, images: Images) -> Run:
 
     model_run = root / "artifacts" / "Trainer" / "model_run" / "7"
     _write_training(model_run)
-    config = {"name": "hostile", "input": {"paths": [str(archive)]}, "evaluation": {},
+    config = {"name": "hostile", "input": {"paths": [str(archive)]},
+              "evaluation": {"labelled_only": "report"},
               "model": {"latent_size": 4}}  # fmt: skip
     (root / "config.yaml").write_text(yaml.safe_dump(config))
     overall = {"accuracy": 0.95, "log_loss": 0.2, "example_count": 60.0}
     check = Check(f"recall of {SCRIPT}", "0.95 (0.86 to 0.98)", ">= 0.99", Result.REFUSED,
                   blocks=True, reason=f"accuracy is low: {CLASSES[1]}")  # fmt: skip
+    gain = UnlabelledGain(59_900, 100, 60, 0.95, 0.85, Interval(0.02, 0.2), 0.2, 0.5,
+                          Interval(-0.5, -0.1), 0.95)  # fmt: skip
     blessing = root / "blessing"
     blessing.mkdir()
-    verdict = Verdict(checks=[check], first_model=True, measures={"overall": overall})
+    verdict = Verdict(
+        checks=[check], first_model=True, measures={"overall": overall, GAIN: gain.as_dict()}
+    )
     (blessing / VERDICT_JSON).write_text(verdict.to_json())
     steps = {
         "ImageExampleGen": _step("ImageExampleGen", examples=examples),

@@ -82,13 +82,13 @@ def test_every_part_of_the_run_is_shown(run: Run) -> None:
     ids = {value for _, name, value in parsed.attributes if name == "id"}
     assert {
         "use", "steps", "versions", "balance", "examples", "files", "duplicates", "findings",
-        "rejects",
-        "anomalies", "curves", "strip", "units", "confusion", "classes", "calibration", "mistakes",
-        "uncertain", "labels", "outliers", "map", "samples",
+        "rejects", "anomalies", "curves", "unlabelled", "strip", "units", "confusion", "classes",
+        "calibration", "mistakes", "uncertain", "labels", "outliers", "map", "samples",
     } <= ids  # fmt: skip
     assert parsed.tags.count("circle") == 60  # a point for each test image
     assert "3 of 4 latent dimensions are active" not in parsed.text
     assert "2 of 4 latent dimensions are active" in parsed.text
+    assert "The 59,900 unlabelled images helped: 95.0 % instead of 85.0 %" in parsed.text
     assert "untrained" in parsed.text
     assert "epoch 5" in parsed.text
     assert "Importance-weighted bound -80.00 ± 0.50 nats per image" in parsed.text
