@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from components.bulk_inference.output.ledger import Ledger
@@ -40,6 +42,19 @@ def test_groups_are_listed_by_key(tmp_path: Path, run_job: RunJob, read_table: R
     digests = {row["key"]: row["sha256"] for row in labelled}
     assert all(digests[row["key"]] == row["sha256"] for row in rows)
     assert all(row["distance"] == 0 for row in rows if row["key"] == row["group"])
+    # The column that docs/bulk.md joins to the rows.
+    near = table(tmp_path / "out")
+    joined = {
+        row["key"]: group.as_py()
+        for batch in ds.dataset(tmp_path / "out" / "table").to_batches(columns=["key"])
+        for row, group in zip(
+            batch.to_pylist(),
+            near["group"].take(pc.index_in(batch["key"], value_set=near["key"])),
+            strict=True,
+        )
+    }
+    assert {key for key, group in joined.items() if group} == set(near["key"].to_pylist())
+    assert joined.keys() == digests.keys()
     # A job with nothing to do reads the counts only.
     again = run_job(path, near_duplicates=True)
     assert again.units_done_now == 0
