@@ -76,6 +76,8 @@ EXTRAS = {
     "kubeflow": ["kfp-pipeline-spec>=0.6,<1"],
     # Images and tables at s3://.
     "s3": ["boto3>=1.36"],
+    # Divides a .tar.gz among workers; the other archives need nothing more.
+    "gzip": ["indexed-gzip>=1.8"],
     # Bulk jobs on a Dask cluster; its workers need vaeline with this extra, too.
     "dask": ["dask>=2024.4.2", "distributed>=2024.4.2"],
     # Bulk jobs on Google Cloud Dataflow; the extras of both stacks contain it.

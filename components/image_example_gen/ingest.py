@@ -25,6 +25,7 @@ from components.image_example_gen.workers import Workers, WorkerStartError
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import ImageSource
+from components.image_sources.tar_index import TarIndex
 from components.sinks import REJECT_SCHEMA
 from trainer.config import ImageConfig
 from trainer.data import features
@@ -86,7 +87,8 @@ def ingest(
     with parts.output_explained(output):
         files.remove(f"{output}/{parts.STAGING}")
         files.write_bytes(f"{output}/{parts.STAGING}/begun", b"")
-        units = ImageSource(config).units()
+        index = TarIndex(f"{output}/{parts.STAGING}/index")
+        units = ImageSource(config, index).units()
         with _reported(output, progress, begin):
             _run(job, output, units, make_pipeline(), threads, processes)
         finished = f"{output}/{finishing.ACCOUNTS}"

@@ -6,10 +6,14 @@ Planning happens once, in the process that starts the job; the units are sent to
 import abc
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from trainer.storage import files
+
+if TYPE_CHECKING:
+    from components.image_sources.tar_index import TarIndex
 
 
 @dataclass(frozen=True)
@@ -47,10 +51,12 @@ class Reader(abc.ABC):
 
     Args:
         config: The input section, with spans resolved.
+        index: Where the units of tars are kept; None keeps them nowhere.
     """
 
-    def __init__(self, config: InputConfig) -> None:
+    def __init__(self, config: InputConfig, index: "TarIndex | None" = None) -> None:
         self.config = config
+        self.index = index
 
     @abc.abstractmethod
     def plan(self, path: str) -> Iterator[WorkUnit]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from components.image_sources.config import InputConfig
+from components.image_sources.file_facts import file_facts
 from components.image_sources.locate import Locator
 from components.image_sources.zip_directory import find_directory
 from trainer.errors import InputError
@@ -17,8 +18,6 @@ from trainer.progress import PROGRESS_LOGGER
 from trainer.storage import files
 from trainer.storage.config import StorageConfig
 
-_SAMPLES: Final = 64
-_SAMPLE_BYTES: Final = 64 * 1024
 _WINDOW: Final = 4 * 1024 * 1024
 _MOST_FOLDERS: Final = 1000
 _BUCKET_SLASHES: Final = 2
@@ -64,14 +63,14 @@ def _facts(path: str, image_format: str, config: InputConfig) -> Iterator[bytes]
         from components.image_sources.tfds import TFDSReader
 
         for shard in TFDSReader(config).shard_files(path):
-            yield from _file_facts(shard, config.storage)
+            yield from file_facts(shard, config.storage)
     elif image_format == "folder" and files.is_remote(path):
         yield from _object_facts(path, config.storage)
     elif image_format == "folder":
         for name in files.walk(path):
             yield _stat_facts(os.path.join(path, name), name)
     else:
-        yield from _file_facts(path, config.storage)
+        yield from file_facts(path, config.storage)
         if image_format == "manifest":
             from components.image_sources.manifest import ManifestReader
 
@@ -85,7 +84,7 @@ def _facts(path: str, image_format: str, config: InputConfig) -> Iterator[bytes]
         elif image_format == "idx":
             from components.image_sources.idx import IdxReader
 
-            yield from _file_facts(IdxReader(config).label_file(path), config.storage)
+            yield from file_facts(IdxReader(config).label_file(path), config.storage)
 
 
 class _ObjectFolders:
@@ -144,21 +143,6 @@ def _zip_facts(path: str, storage: StorageConfig) -> Iterator[bytes]:
         yield str(file.size).encode()
         for at in range(directory.start, directory.stop, _WINDOW):
             yield file.read(at, min(_WINDOW, directory.stop - at))
-    finally:
-        file.close()
-
-
-def _file_facts(path: str, storage: StorageConfig) -> Iterator[bytes]:
-    """Yields size, version, and samples from the first to the last byte."""
-    size, version, _ = files.stat(path, storage)
-    yield f"{size} {version}".encode()
-    if files.is_remote(path):
-        return
-    file = files.open_ranged(path, storage)
-    try:
-        step = max(_SAMPLE_BYTES, (size - _SAMPLE_BYTES) // (_SAMPLES - 1))
-        for at in range(0, size, step):
-            yield file.read(at, _SAMPLE_BYTES)
     finally:
         file.close()
 

@@ -9,7 +9,9 @@ GZIP_START: Final = b"\x1f\x8b"
 ZSTD_START: Final = b"\x28\xb5\x2f\xfd"
 BZIP2_START: Final = b"BZh"
 XZ_START: Final = b"\xfd7zXZ\x00"
-COMPRESSED_STARTS: Final = (GZIP_START, ZSTD_START, BZIP2_START, XZ_START)
+ZSTD_STARTS: Final = (ZSTD_START, *(bytes((0x50 + at,)) + b"\x2a\x4d\x18" for at in range(16)))
+"""Of zstd, and of the skippable frames that `pzstd` begins with."""
+COMPRESSED_STARTS: Final = (GZIP_START, *ZSTD_STARTS, BZIP2_START, XZ_START)
 """Of the compressed streams in which tar files are read."""
 
 ZIP_STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06")

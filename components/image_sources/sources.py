@@ -14,6 +14,7 @@ from components.image_sources.config import InputConfig
 from components.image_sources.locate import Locator
 from components.image_sources.naming import splits_of_sources
 from components.image_sources.origins import Origins
+from components.image_sources.tar_index import TarIndex
 from trainer.errors import InputError
 
 _READERS: Final = {
@@ -29,11 +30,15 @@ _READERS: Final = {
 """Module and class of each format, imported on first use. The names are written out, so that the
 digest of a step's code covers the readers (`pipeline/imports.py`)."""
 
+_MOST_INDEXED: Final = 16
+"""Most sources that get an index. More of them are enough work for all workers, and to read each
+compressed tar before the first image would take longer than that saves."""
 
-def open_reader(image_format: str, config: InputConfig) -> Reader:
+
+def open_reader(image_format: str, config: InputConfig, index: TarIndex | None = None) -> Reader:
     """Returns the reader of a format."""
     module, name = _READERS[image_format]
-    reader: Reader = getattr(importlib.import_module(module), name)(config)
+    reader: Reader = getattr(importlib.import_module(module), name)(config, index)
     return reader
 
 
@@ -44,10 +49,12 @@ class ImageSource:
 
     Args:
         config: The input section.
+        index: Where the units of tars are kept; without it a compressed tar is one unit.
     """
 
-    def __init__(self, config: InputConfig) -> None:
+    def __init__(self, config: InputConfig, index: TarIndex | None = None) -> None:
         self._config = config
+        self._index = index
 
     def units(self) -> Iterator[WorkUnit]:
         """Yields the work units of all archives as they are planned.
@@ -55,16 +62,17 @@ class ImageSource:
         Raises:
             InputError: if a path does not exist, or there is no member at all.
         """
-        index = 0
+        count = 0
         located = list(Locator(self._config).sources())
         splits: list[str | None] = [None] * len(located)
         if self._config.splits.source == "auto":
             splits = splits_of_sources(located)
+        index = self._index if len(located) <= _MOST_INDEXED else None
         for (path, image_format), split in zip(located, splits, strict=True):
-            for unit in open_reader(image_format, self._config).plan(path):
-                yield replace(unit, index=index, split=split)
-                index += 1
-        if not index:
+            for unit in open_reader(image_format, self._config, index).plan(path):
+                yield replace(unit, index=count, split=split)
+                count += 1
+        if not count:
             raise InputError(
                 f"{', '.join(self._config.paths)}: no images; the archive or folder is empty"
             )

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from components.image_sources.config import InputConfig
+from components.image_sources.seek_points import EntryPoint
 from components.image_sources.unpacking import ByteStream, open_unpacked
 from trainer.errors import InputError
 
@@ -51,15 +52,22 @@ class TarMember(NamedTuple):
 
 
 def members(
-    path: str, config: InputConfig, *, start: int = 0, stop: int = -1, with_data: bool = True
+    path: str,
+    config: InputConfig,
+    *,
+    start: int = 0,
+    stop: int = -1,
+    entry: EntryPoint | None = None,
+    with_data: bool = True,
 ) -> Iterator[TarMember]:
     """Streams the members of a tar, compressed or not.
 
     Args:
         path: The archive; its first bytes reveal the compression.
         config: Limits and storage.
-        start: Offset of the first member; only where `unpacking.is_plain`.
+        start: Offset of the first member; only of a local archive.
         stop: Offset of the first member that is not wanted; -1 for none.
+        entry: How `start` is reached in a compressed archive.
         with_data: Whether to read the files; otherwise their data is empty.
 
     Yields:
@@ -72,8 +80,17 @@ def members(
             unfinished download. None of its members is accepted, because the missing ones are
             unknown.
     """
-    with open_unpacked(path, config, start) as blocks:
+    with open_unpacked(path, config, start, entry) as blocks:
         yield from _TarParser(path, blocks, config, with_data=with_data).members(stop)
+
+
+def headers(path: str, blocks: ByteStream, config: InputConfig) -> Iterator[TarMember]:
+    """Streams the members of an open tar without their data.
+
+    Raises:
+        InputError: as for `members`.
+    """
+    return _TarParser(path, blocks, config, with_data=False).members(-1)
 
 
 class _TarParser:

@@ -8,6 +8,7 @@ import contextlib
 import gzip
 import io
 import lzma
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +17,34 @@ from typing import Any, BinaryIO, Final, Protocol
 import zstandard
 
 from components.image_sources.config import RATIO_FLOOR, InputConfig
-from components.image_sources.magic_numbers import BZIP2_START, GZIP_START, XZ_START, ZSTD_START
+from components.image_sources.magic_numbers import (
+    BZIP2_START,
+    COMPRESSED_STARTS,
+    GZIP_START,
+    XZ_START,
+    ZSTD_STARTS,
+)
+from components.image_sources.seek_points import (
+    ZSTD_WINDOW,
+    Entrances,
+    EntryPoint,
+    GzipEntrances,
+    ZstdEntrances,
+    open_gzip,
+    open_zstd,
+)
 from trainer.errors import InputError
 from trainer.storage import files
 from trainer.storage.interface import RangedFile
 
 _READ: Final = 1024 * 1024
-_STARTS: Final = (GZIP_START, ZSTD_START, BZIP2_START, XZ_START)
-_LONGEST_START: Final = max(map(len, _STARTS))
-_ZSTD_WINDOW: Final = 1 << 27
+_STARTS: Final = {
+    "gzip": (GZIP_START,),
+    "zstd": ZSTD_STARTS,
+    "bzip2": (BZIP2_START,),
+    "xz": (XZ_START,),
+}
+_LONGEST_START: Final = max(map(len, COMPRESSED_STARTS))
 # bz2 reports damage as a plain OSError; that the file cannot be read is an InputError already.
 _PACKING_ERRORS: Final = (EOFError, OSError, lzma.LZMAError, zlib.error, zstandard.ZstdError)
 
@@ -46,43 +66,91 @@ class ByteStream(Protocol):
         """Passes over `size` bytes; raises InputError if there are fewer."""
 
 
-def is_plain(path: str) -> bool:
-    """Returns whether a file is on this machine and not compressed, so that parts can be read."""
-    if files.is_remote(path):
-        return False
+def compression(path: str) -> str:
+    """Returns the name of a local file's compression, empty if there is none."""
     with contextlib.closing(files.open_ranged(path)) as file:
-        return not _is_compressed(file)
+        return _compression(file)
 
 
-def _is_compressed(file: RangedFile) -> bool:
-    return file.read(0, _LONGEST_START).startswith(_STARTS)
+def _compression(file: RangedFile) -> str:
+    head = file.read(0, _LONGEST_START)
+    return next((name for name, start in _STARTS.items() if head.startswith(start)), "")
 
 
 @contextmanager
-def open_unpacked(path: str, config: InputConfig, start: int = 0) -> Iterator[ByteStream]:
+def open_unpacked(
+    path: str, config: InputConfig, start: int = 0, entry: EntryPoint | None = None
+) -> Iterator[ByteStream]:
     """Opens a file, compressed or not.
 
     Args:
         path: The file.
         config: Limits and storage.
-        start: Where to begin; only for a file that `is_plain`.
+        start: Offset in the content where to begin; only for a local file.
+        entry: How `start` is reached in a compressed file; None reads from its beginning.
 
     Raises:
         InputError: if the file cannot be opened, or what is read in the block is damaged.
     """
-    if not files.is_remote(path):
-        with contextlib.closing(files.open_ranged(path)) as file:
-            if not _is_compressed(file):
+    with contextlib.ExitStack() as opened:
+        if not files.is_remote(path):
+            file = opened.enter_context(contextlib.closing(files.open_ranged(path)))
+            if not _compression(file):
                 yield PlainStream(path, file, start)
                 return
-    counter = _Counted(files.open_stream(path, config.storage))
-    try:
+        opened.enter_context(_explained(path))
+        counter = opened.enter_context(_Counted(files.open_stream(path, config.storage)))
+        if start and entry:
+            yield _entered(path, file, counter, start, entry)
+            return
         unpacked = _unpacked(io.BufferedReader(counter, _READ))
         yield UnpackedStream(path, unpacked, counter, config.limits.max_ratio)
+
+
+def _entered(
+    path: str, file: RangedFile, counter: "_Counted", start: int, entry: EntryPoint
+) -> "UnpackedStream":
+    """Opens a compressed file, which was read through before, at an offset of its content."""
+    if entry.points:
+        stream = open_gzip(counter, files.read_bytes(entry.points), start)
+        return UnpackedStream(path, stream, counter, math.inf, start)
+    stream = open_zstd(file, entry.packed, file.size)
+    unpacked = UnpackedStream(path, stream, counter, math.inf, entry.unpacked)
+    unpacked.skip(start - entry.unpacked)
+    return unpacked
+
+
+@contextmanager
+def open_entrances(path: str, config: InputConfig) -> Iterator[tuple[ByteStream, Entrances]]:
+    """Opens a local gzip or zstd file to find where it can be entered.
+
+    Args:
+        path: The file.
+        config: Limits, and the size of a unit.
+
+    Raises:
+        InputError: if the file cannot be opened, or what is read in the block is damaged.
+    """
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(contextlib.closing(files.open_ranged(path)))
+        opened.enter_context(_explained(path))
+        counter = opened.enter_context(_Counted(files.open_stream(path)))
+        entrances: Entrances
+        if _compression(file) == "gzip":
+            entrances = GzipEntrances(counter, file.size, config.units.max_bytes)
+        else:
+            entrances = ZstdEntrances(file)
+        # What is read of a zstd file does not pass the counter, and its size bounds the ratio too.
+        counter.consumed = file.size
+        yield UnpackedStream(path, entrances, counter, config.limits.max_ratio), entrances
+
+
+@contextmanager
+def _explained(path: str) -> Iterator[None]:
+    try:
+        yield
     except _PACKING_ERRORS as error:
         raise InputError(f"{path}: damaged or cut short ({error}); copy it again") from error
-    finally:
-        counter.close()
 
 
 class PlainStream:
@@ -148,6 +216,18 @@ class _Counted(io.RawIOBase):
         self._stream = stream
         self.consumed = 0
 
+    def seekable(self) -> bool:
+        """Returns whether the stream is."""
+        return self._stream.seekable()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Goes to an offset."""
+        return self._stream.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Returns the offset."""
+        return self._stream.tell()
+
     def readable(self) -> bool:
         """Returns True."""
         return True
@@ -170,8 +250,8 @@ def _unpacked(stream: io.BufferedReader) -> _Readable:
     head = stream.peek(6)
     if head.startswith(GZIP_START):
         return gzip.GzipFile(fileobj=stream, mode="rb")
-    if head.startswith(ZSTD_START):
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
+    if head.startswith(ZSTD_STARTS):
+        decompressor = zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW)
         return decompressor.stream_reader(stream, read_across_frames=True)
     if head.startswith(BZIP2_START):
         return bz2.BZ2File(stream)
@@ -188,18 +268,21 @@ class UnpackedStream:
         stream: The decompressed stream.
         packed: The compressed stream underneath.
         max_ratio: Largest permitted ratio of unpacked to packed bytes.
+        position: Offset of the decompressed stream in the content.
     """
 
-    def __init__(self, path: str, stream: _Readable, packed: _Counted, max_ratio: float) -> None:
+    def __init__(
+        self, path: str, stream: _Readable, packed: _Counted, max_ratio: float, position: int = 0
+    ) -> None:
         self._path = path
         self._stream = stream
         self._packed = packed
         self._ratio = max_ratio
-        self._given = 0
+        self._given = position
 
     @property
     def position(self) -> int:
-        """Returns the number of unpacked bytes that were read."""
+        """Returns the number of unpacked bytes before the next one."""
         return self._given
 
     def read(self, size: int) -> bytes:

@@ -1,19 +1,24 @@
 """A tar on this machine is divided into units, which read their own members and no others."""
 
+import gzip
 import itertools
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from components.bulk_inference.annotation import unit as annotation
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
+from components.image_sources import tar, tar_stream
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import ImageSource
+from components.image_sources.tar_index import TarIndex
 from components.image_sources.tar_stream import BLOCK
 from tests import archives
 from tests.components.bulk_inference.archives import digits
@@ -159,3 +164,103 @@ def test_a_stopped_job_reads_only_what_is_missing(
     assert 0 < result.units_done_now < 6
     assert result.members_done_now == 10 * result.units_done_now
     assert result.rows == 60
+
+
+def indexed(path: Path, folder: Path, members: int = 20, max_bytes: int = 1 << 18) -> ImageSource:
+    units = {"members": members, "max_bytes": max_bytes, "batch": 7}
+    config = InputConfig.model_validate({"paths": str(path), "units": units})
+    return ImageSource(config, TarIndex(str(folder)))
+
+
+def write_packed(path: Path, count: int = 300) -> dict[str, bytes]:
+    """A tar of incompressible files; of zstd in frames, as `pzstd` writes them."""
+    noise = np.random.default_rng(3)
+    files = {f"cat/{at}.png": noise.bytes(3_000 + at) for at in range(count)}
+    content = archives.tar_bytes(files)
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(content, 1))
+    else:
+        parts = [content[at : at + 50_000] for at in range(0, len(content), 50_000)]
+        skippable = (0x184D2A50).to_bytes(4, "little") + (3).to_bytes(4, "little") + b"abc"
+        path.write_bytes(skippable + b"".join(map(zstandard.compress, parts)))
+    return files
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tar.zst", "a.tar"])
+def test_an_index_divides_a_tar_and_is_used_again(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / name
+    if name.endswith("gz"):
+        pytest.importorskip("indexed_gzip")
+    files = write_packed(path) if name != "a.tar" else archives.classes(40)
+    if name == "a.tar":
+        archives.write(path, files)
+    source = indexed(path, tmp_path / "index")
+    units = list(source.units())
+    assert len(units) > 4
+    assert all(unit.start == before.stop for before, unit in itertools.pairwise(units))
+    found: list[Row] = []
+    for unit in reversed(units):
+        rows, entries = rows_of(source, unit)
+        assert unit.members == entries
+        found[:0] = rows
+    assert [(name, data) for name, data, _ in found] == list(files.items())
+    assert not [left for left in tmp_path.iterdir() if left not in (path, tmp_path / "index")]
+
+    monkeypatch.setattr(tar_stream, "headers", None)
+    again = indexed(path, tmp_path / "index")
+    assert list(again.units()) == units
+    assert [again.version(unit) for unit in units] == [
+        indexed(path, tmp_path / "elsewhere").version(unit) for unit in units
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tar.zst"])
+def test_an_index_of_another_archive_is_made_anew(tmp_path: Path, name: str) -> None:
+    if name.endswith("gz"):
+        pytest.importorskip("indexed_gzip")
+    path, folder = tmp_path / name, tmp_path / "index"
+    write_packed(path)
+    units = list(indexed(path, folder).units())
+    for file in folder.iterdir():
+        file.write_bytes(file.read_bytes()[:-9])
+    assert list(indexed(path, folder).units()) == units
+    before = {file.name for file in folder.iterdir()}
+    files = write_packed(path, 150)
+    source = indexed(path, folder)
+    rows = [row for unit in source.units() for row in rows_of(source, unit)[0]]
+    assert [(name, data) for name, data, _ in rows] == list(files.items())
+    after = {file.name for file in folder.iterdir()}
+    assert len(after) == len(before)
+    assert not after & before
+
+
+def test_what_cannot_be_entered_is_one_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="vaeline.progress")
+    single = tmp_path / "single.tar.zst"
+    content = archives.tar_bytes({f"{at}.png": bytes(9_000) for at in range(60)})
+    single.write_bytes(zstandard.compress(content))
+    (unit,) = indexed(single, tmp_path / "index", max_bytes=600).units()
+    assert unit == WorkUnit(0, str(single), "tar")
+
+    packed = tmp_path / "a.tar.gz"
+    write_packed(packed)
+    dry = InputConfig.model_validate({"paths": str(packed), "units": {"max_bytes": 1 << 18}})
+    (unit,) = ImageSource(dry, TarIndex(str(tmp_path / "dry"), writable=False)).units()
+    assert not (tmp_path / "dry").exists()
+    monkeypatch.setattr(tar, "gzip_is_indexed", lambda: False)
+    (unit,) = indexed(packed, tmp_path / "index").units()
+    assert unit == WorkUnit(0, str(packed), "tar")
+    assert "pip install 'vaeline[gzip]'" in caplog.messages[-1]
+
+    # A damaged archive fails where it is read, as without an index.
+    cut = tmp_path / "cut.tar.zst"
+    write_packed(cut)
+    cut.write_bytes(cut.read_bytes()[:-2_000])
+    source = indexed(cut, tmp_path / "index")
+    (unit,) = source.units()
+    with pytest.raises(InputError, match=r"cut\.tar\.zst: cut short"):
+        rows_of(source, unit)

@@ -22,6 +22,8 @@ from trainer.storage.failures import OutputError, StorageError
 RECORDS: Final = "_units"
 HASHES: Final = "_hashes"
 NEAR: Final = "_near"
+INDEX: Final = "_index"
+"""Folder of the indexes of tars, which outlast a change of the model."""
 NEAR_DUPLICATES: Final = "near_duplicates.parquet"
 IDENTITY: Final = "_job.json"
 LOCK: Final = "_lock"

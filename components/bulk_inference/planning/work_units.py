@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from components.bulk_inference.config import BulkJob
+from components.bulk_inference.output.ledger import INDEX
 from components.image_sources.base import WorkUnit
 from components.image_sources.sources import ImageSource
+from components.image_sources.tar_index import TarIndex
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ def plan_units(config: BulkJob) -> Iterator[PlannedUnit]:
         InputError: if there is nothing to read.
     """
     ordinals: Counter[str] = Counter()
-    source = ImageSource(config.input)
+    index = TarIndex(posixpath.join(config.output, INDEX), writable=not config.dry_run)
+    source = ImageSource(config.input, index)
     for unit in source.units():
         ordinal = ordinals[unit.source]
         ordinals[unit.source] += 1
