@@ -90,6 +90,7 @@ EXTRAS = {
         "flask",
         "flask-cors",
         "hypothesis>=6.100",
+        "indexed-gzip>=1.8",
         "moto[s3]>=5.1",
         "mypy>=1.11",
         "pre-commit>=3.7",

@@ -58,7 +58,7 @@ class TarReader(Reader):
 
     def _may_enter(self, path: str, packing: str) -> bool:
         """Returns whether an index of a compressed archive is possible and worth its pass."""
-        small = files.stat(path).size < self.config.units.max_bytes // 4
+        small = files.stat(path).size < self.config.units.max_bytes // 16
         if self.index is None or small or packing not in ("gzip", "zstd"):
             return False
         if packing == "gzip" and not gzip_is_indexed():
