@@ -5,6 +5,7 @@
 
 import bz2
 import contextlib
+import functools
 import gzip
 import io
 import lzma
@@ -112,12 +113,18 @@ def _entered(
 ) -> "UnpackedStream":
     """Opens a compressed file, which was read through before, at an offset of its content."""
     if entry.points:
-        stream = open_gzip(counter, files.read_bytes(entry.points), start)
+        stream = open_gzip(counter, _points(entry.points), start)
         return UnpackedStream(path, stream, counter, math.inf, start)
     stream = open_zstd(file, entry.packed, file.size)
     unpacked = UnpackedStream(path, stream, counter, math.inf, entry.unpacked)
     unpacked.skip(start - entry.unpacked)
     return unpacked
+
+
+@functools.lru_cache(maxsize=1)
+def _points(path: str) -> bytes:
+    """Reads the points of a gzip file, which a worker needs for each of its units."""
+    return files.read_bytes(path)
 
 
 @contextmanager
