@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import zstandard
 
 from components.image_sources.magic_numbers import ZSTD_START, ZSTD_STARTS
+from trainer.errors import InputError
 from trainer.storage.interface import RangedFile
 
 ZSTD_WINDOW: Final = 1 << 27
@@ -86,14 +87,16 @@ class GzipEntrances:
     """Reads a gzip file with `indexed_gzip`.
 
     Args:
+        path: The file, for error messages.
         stream: The file, open and seekable.
         size: Its size.
         unit: Size of a unit in bytes; points are much denser.
     """
 
-    def __init__(self, stream: Any, size: int, unit: int) -> None:
+    def __init__(self, path: str, stream: Any, size: int, unit: int) -> None:
         import indexed_gzip
 
+        self._path = path
         self._spacing = max(unit // 16, size // _LARGEST_SHARE, _NEAREST)
         self._file = indexed_gzip.IndexedGzipFile(fileobj=stream, spacing=self._spacing)
         self._left = _MOST_POINTS * self._spacing
@@ -102,12 +105,13 @@ class GzipEntrances:
         """Reads at most `size` bytes of the content.
 
         Raises:
-            OSError: if the file is damaged, or so large that its index would be.
+            OSError: if the file is damaged.
+            InputError: if its content is so large that the index would be.
         """
         data: bytes = self._file.read(size)
         self._left -= len(data)
         if self._left < 0:
-            raise OSError("an index would be too large")
+            raise InputError(f"{self._path}: its content is too large for an index")
         return data
 
     def has_new(self, last: int, position: int) -> bool:

@@ -86,7 +86,7 @@ class TarReader(Reader):
                 rows = list(self._cut(path, blocks, entrances))
                 points = entrances.points() if len(rows) > 1 else b""
         except InputError as error:
-            _LOG.info("%s: one worker reads it, because there can be no index (%s)", path, error)
+            _LOG.info("%s; one worker reads what there is, without an index", error)
             return []
         if len(rows) == 1:
             rows = [(0, -1, -1, Entrance())]

@@ -144,7 +144,7 @@ def open_entrances(path: str, config: InputConfig) -> Iterator[tuple[ByteStream,
         counter = opened.enter_context(_Counted(files.open_stream(path)))
         entrances: Entrances
         if _compression(file) == "gzip":
-            entrances = GzipEntrances(counter, file.size, config.units.max_bytes)
+            entrances = GzipEntrances(path, counter, file.size, config.units.max_bytes)
         else:
             entrances = ZstdEntrances(file)
         # What is read of a zstd file does not pass the counter, and its size bounds the ratio too.
