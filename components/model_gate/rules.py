@@ -85,13 +85,13 @@ def _absolute(measures: Measures, bounds: EvaluationConfig) -> Iterator[Check]:
             _shown(values.get(name), 2)
             for name in (m.IMPORTANCE_BOUND, m.IMPORTANCE_ERROR, m.IMPORTANCE_ELBO)
         )
-        count, samples = values[m.IMPORTANCE_IMAGES], values[m.IMPORTANCE_SAMPLES]
+        number = (
+            f"k = {values[m.IMPORTANCE_SAMPLES]:.0f}, {values[m.IMPORTANCE_IMAGES]:,.0f} images"
+        )
         yield Check(
             "importance-weighted bound, nats",
-            f"{bound} ± {error} (k = {samples:.0f}, {count:,.0f} images)",
+            f"{bound} ± {error}, ELBO of its samples {elbo} ({number})",
         )
-        yield Check("its bits per dimension", _shown(values[m.IMPORTANCE_BITS]))
-        yield Check("ELBO of the same samples, nats", elbo)
     median, most = (_shown(values.get(m.OUTLIER_QUANTILES[level]), 2) for level in (0.5, 0.95))
     yield Check("outlier score", f"median {median}, 95 % {most}")
 
