@@ -107,7 +107,9 @@ def _cleanlab(archive: LabelledArchive, given: np.ndarray, true: np.ndarray) -> 
         from cleanlab.rank import get_label_quality_scores
     except ImportError:
         return {}
-    labels = label_errors.predict_out_of_fold(archive)
+    labels = label_errors.predict_out_of_fold(
+        *label_errors.read_given_labels(archive), len(_CLASSES)
+    )
     order = _numbers(labels.facts["member"].to_pylist())
     is_wrong = (given != true)[order]
     best = 0.0

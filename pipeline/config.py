@@ -26,6 +26,7 @@ from components.retraining.config import RetrainConfig
 from components.serving_check.config import ServingCheckConfig
 from pipeline.digests import project_root
 from pipeline.orchestration.config import ClusterConfig, ScheduleConfig
+from pipeline.report.config import ReportConfig
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.errors import UserError
 from trainer.options import Section
@@ -102,6 +103,7 @@ class PipelineConfig(Section):
     serving_check: ServingCheckConfig = ServingCheckConfig()
     push: PushConfig = PushConfig()
     bulk: BulkConfig = BulkConfig()
+    report: ReportConfig = ReportConfig()
     beam: BeamConfig = BeamConfig()
     retrain: RetrainConfig = RetrainConfig()
     schedule: ScheduleConfig = ScheduleConfig()

@@ -30,7 +30,7 @@ from trainer.storage.failures import ConflictError, MissingError
 from trainer.storage.interface import FileFacts
 
 _FOLDERS: Final = (ARTIFACTS, "logs")
-_FILES: Final = (CONFIG_FILE, "report.html")
+_FILES: Final = (CONFIG_FILE, "report.html", "label_errors.parquet", "label_errors.csv")
 """What is mirrored, besides the metadata store; what is pushed is written to its place at once."""
 _STATE_FILE: Final = ".mirror.json"
 _SNAPSHOT_FILE: Final = ".metadata.sqlite"

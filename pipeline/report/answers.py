@@ -5,7 +5,7 @@ TensorFlow, which is imported when it is called.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,9 +22,12 @@ _MOST_IMAGES: Final = 10_000
 _MOST_BYTES: Final = 128 * 1024 * 1024
 _MOST_VALUES: Final = 20_000_000
 """Maximum number of pixel values at the model's size; bounds the time for large images."""
-_BATCH: Final = 512
-_BATCH_BYTES: Final = 16 * 1024 * 1024
-_OUTPUTS: Final = (names.PROBABILITIES, names.EMBEDDING, names.OUTLIER_SCORE, names.VERDICT)
+BATCH: Final = 512
+"""Maximum number of images of a batch."""
+BATCH_BYTES: Final = 16 * 1024 * 1024
+_OUTPUTS: Final = (
+    names.PROBABILITIES, names.EMBEDDING, names.OUTLIER_SCORE, names.ELBO, names.VERDICT,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,19 +83,16 @@ def ask_model(examples: Path, model: Any, card: ModelCard) -> Answers:
     Raises:
         MissingPartError: there is no test split.
     """
-    import tensorflow as tf
-
     values = int(np.prod(card.image_shape))
-    most = min(_MOST_IMAGES, max(_BATCH, _MOST_VALUES // values))
+    most = min(_MOST_IMAGES, max(BATCH, _MOST_VALUES // values))
     sampled = sample_split(examples, features.TEST, most=most, most_bytes=_MOST_BYTES)
     classes = list(card.classes)
     numbers = {name.encode(): number for number, name in enumerate(classes)}
-    annotate = model.signatures[names.ANNOTATE]
-    encoded, keys, labels = parse_examples(sampled.records)
-    parts = []
-    for batch in constrained_batches(encoded, _BATCH_BYTES, _BATCH, strict=False):
-        answer = annotate(**{names.IMAGE_BYTES: tf.constant(batch, tf.string)})
-        parts.append({name: answer[name].numpy() for name in _OUTPUTS})
+    encoded, keys, labels, _ = parse_examples(sampled.records)
+    parts = [
+        ask_batch(model, batch)
+        for batch in constrained_batches(encoded, BATCH_BYTES, BATCH, strict=False)
+    ]
     joined = {name: np.concatenate([part[name] for part in parts]) for name in _OUTPUTS}
     return Answers(
         encoded=encoded,
@@ -107,14 +107,25 @@ def ask_model(examples: Path, model: Any, card: ModelCard) -> Answers:
     )
 
 
-def parse_examples(records: list[bytes]) -> tuple[list[bytes], list[str], list[bytes]]:
-    """Reads image file, name and label (empty if missing) of each record."""
+def ask_batch(model: Any, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
+    """Computes the model's outputs for a batch of image files."""
+    import tensorflow as tf
+
+    annotate = model.signatures[names.ANNOTATE]
+    answer = annotate(**{names.IMAGE_BYTES: tf.constant(encoded, tf.string)})
+    return {name: answer[name].numpy() for name in _OUTPUTS}
+
+
+def parse_examples(
+    records: Sequence[bytes],
+) -> tuple[list[bytes], list[str], list[bytes], list[bytes]]:
+    """Reads image file, name, label (empty if missing) and SHA-256 of each record."""
     import tensorflow as tf
 
     text = tf.io.FixedLenFeature([], tf.string, default_value="")
-    wanted = (features.ENCODED, features.FILENAME, features.LABEL_TEXT)
+    wanted = (features.ENCODED, features.FILENAME, features.LABEL_TEXT, features.SHA256)
     if not records:
-        return [], [], []
+        return [], [], [], []
     parsed = tf.io.parse_example(tf.constant(records), dict.fromkeys(wanted, text))
-    encoded, keys, labels = (parsed[name].numpy().tolist() for name in wanted)
-    return encoded, [key.decode("utf-8", "replace") for key in keys], labels
+    encoded, keys, labels, digests = (parsed[name].numpy().tolist() for name in wanted)
+    return encoded, [key.decode("utf-8", "replace") for key in keys], labels, digests

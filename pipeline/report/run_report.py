@@ -1,6 +1,7 @@
 """Writes `report.html` of a pipeline run, for `vaeline run` and `vaeline report`."""
 
 import logging
+import posixpath
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ from pipeline.report.album import Album
 from pipeline.report.answers import Answers, ask_model
 from pipeline.report.generation import Generator, find_generator
 from pipeline.report.image_findings import run_findings
+from pipeline.report.judged_labels import judged_labels
 from pipeline.report.originals import Originals
 from pipeline.report.page import REPORT, Facts, Page
 from pipeline.runs.artifacts import (
@@ -40,6 +42,7 @@ def write_run_report(run: Run, path: str = "") -> str:
     """
     begin = time.monotonic()
     root = run.root
+    path = path or str(root / REPORT)
     album = Album()
     page = Page("Run report", str(read_run_config(run).get("name", root.name)))
     page.hero("run_hero.html", partial(run_sections.overview, run))
@@ -57,8 +60,7 @@ def write_run_report(run: Run, path: str = "") -> str:
     page.section(
         "units", "Active latent units", "units.html", partial(run_sections.active_units, run)
     )
-    _add_model(page, run, album, originals)
-    path = path or str(root / REPORT)
+    _add_model(page, run, album, originals, posixpath.dirname(path))
     page.write(path, left_out=album.left_out)
     _LOG.info("report in %.1f s: %s", time.monotonic() - begin, path)
     for note in page.notes:
@@ -97,7 +99,7 @@ def _add_data(page: Page, run: Run, album: Album, originals: Originals) -> None:
         page.section(anchor, title, f"{anchor}.html", make)
 
 
-def _add_model(page: Page, run: Run, album: Album, originals: Originals) -> None:
+def _add_model(page: Page, run: Run, album: Album, originals: Originals, folder: str) -> None:
     page.chapter("model", "Model")
     asked = _Asked(run, originals)
 
@@ -115,7 +117,12 @@ def _add_model(page: Page, run: Run, album: Album, originals: Originals) -> None
         "mistakes", "Most confident mistakes", lambda: model_sections.mistakes(asked.answers, album)
     )
     add("uncertain", "Least certain", lambda: model_sections.uncertain(asked.answers, album))
-    add("labels", "Likely label errors", lambda: model_sections.label_errors(asked.answers, album))
+    if read_run_config(run).get("report", {}).get("label_errors"):
+        page.section("labels", "Likely label errors", "judged_labels.html",
+            lambda: judged_labels(run, asked.model, album, originals, folder))  # fmt: skip
+    else:
+        add("labels", "Likely label errors",
+            lambda: model_sections.label_errors(asked.answers, album))  # fmt: skip
     add("outliers", "Outlier score",
         lambda: model_sections.outliers(asked.answers, read_trained_card(run), album))  # fmt: skip
     add("map", "Latent map", lambda: model_sections.latent_map(asked.answers, album))
@@ -152,7 +159,8 @@ class _Asked:
         return made
 
     @property
-    def _model(self) -> Any:
+    def model(self) -> Any:
+        """The loaded SavedModel."""
         import tensorflow as tf
 
         return self._once("model", lambda: tf.saved_model.load(str(model_folder(self._run))))
@@ -162,7 +170,7 @@ class _Asked:
         """The model's predictions on the test split."""
         run = self._run
         found: Answers = self._once(
-            "answers", lambda: ask_model(examples_folder(run), self._model, read_trained_card(run))
+            "answers", lambda: ask_model(examples_folder(run), self.model, read_trained_card(run))
         )
         return replace(found, thumbnails=self._originals.thumbnails)
 
@@ -170,6 +178,6 @@ class _Asked:
     def generator(self) -> Generator:
         """The generator of images."""
         found: Generator = self._once(
-            "generator", lambda: find_generator(self._model, read_trained_card(self._run))
+            "generator", lambda: find_generator(self.model, read_trained_card(self._run))
         )
         return found

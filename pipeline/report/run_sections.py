@@ -165,7 +165,7 @@ def class_samples(run: Run, album: Album, originals: Originals) -> Facts:
     """Returns a few training images of each class."""
     folder = artifacts.examples_folder(run)
     sampled = sample_split(folder, features.TRAIN, most=_SAMPLED, most_bytes=_SAMPLED_BYTES)
-    encoded, keys, labels = parse_examples(sampled.records)
+    encoded, keys, labels, _ = parse_examples(sampled.records)
     by_class: dict[str, list[int]] = {}
     for at, label in enumerate(labels):
         if label:

@@ -42,11 +42,9 @@ def sample_split(examples: Path, split: str, *, most: int, most_bytes: int) -> S
     Raises:
         MissingPartError: the split is missing or compressed.
     """
-    paths = sorted(path for path in (examples / f"Split-{split}").glob("*") if path.is_file())
+    paths = record_files(examples, split)
     if not paths:
         raise MissingPartError(f"The split {split} is not there.")
-    if paths[0].suffix == ".gz":
-        raise MissingPartError(f"The split {split} is packed, so its images cannot be sampled.")
     starts = [_frames(path) for path in paths]
     sizes = [len(found) for found in starts]
     total = sum(sizes)
@@ -61,6 +59,18 @@ def sample_split(examples: Path, split: str, *, most: int, most_bytes: int) -> S
                 file.seek(begin)
                 records.append(file.read(size))
     return Sampled(records, total)
+
+
+def record_files(examples: Path, split: str) -> list[Path]:
+    """Returns the files of a split in source order; none if the split is missing.
+
+    Raises:
+        MissingPartError: the split is compressed.
+    """
+    paths = sorted(path for path in (examples / f"Split-{split}").glob("*") if path.is_file())
+    if paths and paths[0].suffix == ".gz":
+        raise MissingPartError(f"The split {split} is packed, so its images cannot be sampled.")
+    return paths
 
 
 def _frames(path: Path) -> list[tuple[int, int]]:

@@ -74,6 +74,7 @@ def test_wrong_labels_come_first(output: Path, truth: dict[str, tuple[str, str]]
     wrong = [row for row, bad in zip(rows, is_wrong, strict=True) if bad]
     right = [row["suggested"] == truth[row["member"]][1] for row in wrong]
     assert np.mean(right) > 0.8
+    assert list(found.wrong) == [str(k) for k in range(10)]
     assert 0.5 * is_wrong.sum() < found.estimated < 2.5 * is_wrong.sum()
     for row in rows:
         assert row["given_label"] == truth[row["member"]][0]

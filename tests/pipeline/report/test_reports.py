@@ -3,13 +3,20 @@
 import html.parser
 import json
 import re
+import shlex
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from components.bulk_inference.config import BulkConfig
+from components.image_sources.corrections import read_corrections
 from pipeline.console import Terminal
 from pipeline.jobs import classify_archives
 from pipeline.report.archive_report import write_archive_report
@@ -19,7 +26,8 @@ from pipeline.report.run_report import write_run_report
 from pipeline.runs.run import Run
 from pipeline.runs.step import CACHED, Step
 from tests.pipeline.report.browser import CHROMIUM, chromium
-from tests.pipeline.report.conftest import CLASSES, SCRIPT
+from tests.pipeline.report.conftest import CLASSES, SCRIPT, SPLITS
+from trainer.storage.config import StorageConfig
 from trainer.storage.files import read_bytes
 
 
@@ -132,6 +140,31 @@ def test_the_page_may_go_elsewhere(run: Run, tmp_path: Path) -> None:
     assert not (run.root / "report.html").exists()
     with pytest.raises(ReportError, match=r"give a file that you may write with --output"):
         write_run_report(run, "/proc/mine.html")
+
+
+def test_every_label_is_judged_on_demand(run: Run, tmp_path: Path) -> None:
+    config = yaml.safe_load((run.root / "config.yaml").read_text("utf-8"))
+    config["report"] = {"label_errors": True}
+    config["input"]["labels"] = {"corrections": ["it's.csv"]}
+    (run.root / "config.yaml").write_text(yaml.safe_dump(config))
+    page = tmp_path / "pages" / "mine.html"
+    text = assert_harmless(Path(write_run_report(run, str(page))).read_text("utf-8")).text
+    ranked = pq.read_table(page.parent / "label_errors.parquet")
+    assert ranked.column_names == [
+        "key", "sha256", "split", "given_label", "outlier_score", "elbo", "suggested",
+        "probability_given", "probability_suggested", "neighbours", "score",
+    ]  # fmt: skip
+    assert Counter(ranked["split"].to_pylist()) == SPLITS
+    assert (np.diff(ranked["score"].to_numpy()) <= 0).all()
+    doubted = ranked.filter(pc.greater(ranked["score"], 0.0)).to_pylist()
+    assert 0 < len(doubted) < 192
+    assert f"{len(doubted)} of 192 labels are doubted; about " in text
+    assert text.count("labelled ") >= 24
+    option = shlex.split(text[text.index("--set 'input.labels") :].partition("\n")[0])[1]
+    assert option == """input.labels.corrections=["it's.csv", "corrections-2.csv"]"""
+    found = read_corrections((str(page.parent / "label_errors.csv"),), StorageConfig())
+    assert set(found.labels) == {bytes.fromhex(row["sha256"]) for row in doubted}
+    assert not list(run.root.glob("label_errors*"))
 
 
 def test_what_is_missing_is_a_note(run: Run) -> None:
