@@ -28,6 +28,7 @@ from components.image_sources.label_values import (
 )
 from components.image_sources.magic_numbers import GZIP_START
 from components.image_sources.naming import split_of_value
+from components.parquet_files import row_batches
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -204,7 +205,7 @@ class ManifestReader(Reader):
             return
         # The first row has all columns, so that a message can list them.
         others = dict.fromkeys(table.schema_arrow.names)
-        for batch in table.iter_batches(batch_size=self.config.units.members, columns=named):
+        for batch in row_batches(table, batch_size=self.config.units.members, columns=named):
             for row in batch.to_pylist():
                 yield {**others, **row}
                 others = {}

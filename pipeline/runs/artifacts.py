@@ -13,6 +13,7 @@ import yaml
 from tensorflow_metadata.proto.v0 import statistics_pb2
 
 from components.anomaly_gate.anomalies import describe_anomalies, read_anomalies
+from components.parquet_files import row_batches
 from pipeline.runs.run import CONFIG_FILE, Run
 from pipeline.runs.verdict import MissingArtifactError
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
@@ -42,9 +43,9 @@ def read_account(run: Run) -> dict[str, Any]:
 
 
 def read_rows(run: Run, name: str, most: int) -> pa.Table:
-    """Reads the first rows of `rejects.parquet` or `duplicates.parquet`."""
+    """Reads the first rows of a table of the ingest, such as `rejects.parquet`."""
     with pq.ParquetFile(examples_folder(run) / name) as file:
-        for batch in file.iter_batches(batch_size=most):
+        for batch in row_batches(file, batch_size=most):
             return pa.Table.from_batches([batch])
         return file.schema_arrow.empty_table()
 

@@ -187,3 +187,7 @@ def test_an_empty_manifest_is_named(images: Path) -> None:
         (images / "a.csv").write_text(content)
         with pytest.raises(InputError, match="no images"):
             read_all(paths=str(images / "a.csv"))
+    schema = pa.schema([("path", pa.string()), ("label", pa.string())])
+    pq.ParquetWriter(images / "a.parquet", schema).close()
+    with pytest.raises(InputError, match="no images"):
+        read_all(paths=str(images / "a.parquet"))

@@ -11,6 +11,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from components.parquet_files import row_batches
 from trainer.storage import files
 
 SHARD_SUFFIXES: Final = {
@@ -38,7 +39,7 @@ def shard_rows(
         if table_format in ("parquet", "npy"):
             shard = pq.ParquetFile(file)
             there = [n for n in shard.schema_arrow.names if not columns or n in columns]
-            yield from shard.iter_batches(batch_size=_BATCH, columns=there)
+            yield from row_batches(shard, batch_size=_BATCH, columns=there)
             return
         table = pyarrow.json.read_json(file) if table_format == "jsonl" else _read_csv(file)
         there = [name for name in table.schema.names if not columns or name in columns]
