@@ -27,25 +27,13 @@ _LARGEST_SHARE: Final = 512
 """A gzip file gets a point per this part of it, so that a large file has no large index."""
 
 
-class Entrance(NamedTuple):
-    """Says where a compressed file is entered.
-
-    Attributes:
-        packed: Offset in the compressed file.
-        unpacked: Offset in its content.
-    """
-
-    packed: int = 0
-    unpacked: int = 0
-
-
 class EntryPoint(NamedTuple):
     """Says how a unit's part of a compressed file is reached.
 
     Attributes:
         packed: Offset in the compressed file.
         unpacked: Offset in its content.
-        points: File with the points of a gzip file; empty for other files.
+        points: File with the points of a gzip file; empty for other files, and until there is one.
     """
 
     packed: int = 0
@@ -71,7 +59,7 @@ class Entrances(Protocol):
     def has_new(self, last: int, position: int) -> bool:
         """Returns whether a unit may begin at `position` if the last one began at `last`."""
 
-    def place(self, position: int) -> Entrance:
+    def place(self, position: int) -> EntryPoint:
         """Returns where to enter for the content at `position`, at or after the last such call."""
 
     def points(self) -> bytes:
@@ -118,9 +106,9 @@ class GzipEntrances:
         """Returns whether there is a point in between."""
         return position - last >= self._spacing
 
-    def place(self, position: int) -> Entrance:
+    def place(self, position: int) -> EntryPoint:
         """Returns nothing that `points` does not say."""
-        return Entrance()
+        return EntryPoint()
 
     def points(self) -> bytes:
         """Returns the points in the library's format."""
@@ -155,7 +143,7 @@ class ZstdEntrances:
     def __init__(self, file: RangedFile) -> None:
         self._file = file
         self._frames = zstd_frames(file)
-        self._places: deque[Entrance] = deque()
+        self._places: deque[EntryPoint] = deque()
         self._frame: Any = None
         self._unpacked = 0
 
@@ -174,14 +162,14 @@ class ZstdEntrances:
             frame = next(self._frames, None)
             if frame is None:
                 return b""
-            self._places.append(Entrance(frame[0], self._unpacked))
+            self._places.append(EntryPoint(frame[0], self._unpacked))
             self._frame = open_zstd(self._file, *frame)
 
     def has_new(self, last: int, position: int) -> bool:
         """Returns whether a frame begins in between."""
         return last < self.place(position).unpacked
 
-    def place(self, position: int) -> Entrance:
+    def place(self, position: int) -> EntryPoint:
         """Returns the beginning of the frame that holds `position`."""
         while len(self._places) > 1 and self._places[1].unpacked <= position:
             self._places.popleft()

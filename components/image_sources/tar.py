@@ -11,7 +11,7 @@ from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.naming import PathNaming, escaped, sample_key
-from components.image_sources.seek_points import Entrance, Entrances, EntryPoint, gzip_is_indexed
+from components.image_sources.seek_points import Entrances, EntryPoint, gzip_is_indexed
 from components.image_sources.tar_index import TarIndex, UnitRow
 from components.image_sources.unpacking import (
     ByteStream,
@@ -89,14 +89,14 @@ class TarReader(Reader):
             _LOG.info("%s; one worker reads what there is, without an index", error)
             return []
         if len(rows) == 1:
-            rows = [(0, -1, -1, Entrance())]
+            rows = [(0, -1, -1, EntryPoint())]
         return index.keep(path, self.config, rows, points)
 
     def _cut(self, path: str, blocks: ByteStream, entrances: Entrances | None) -> Iterator[UnitRow]:
         """Yields the units of an open archive, which begin where it can be entered."""
         keys: set[str] = set()
         start = count = 0
-        place = Entrance()
+        place = EntryPoint()
         limits = self.config.units
         for member in tar_stream.headers(path, blocks, self.config):
             full = count >= limits.members or (count and member.start - start >= limits.max_bytes)

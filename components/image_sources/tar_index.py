@@ -11,12 +11,12 @@ from typing import Final
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 from components.image_sources.file_facts import file_facts
-from components.image_sources.seek_points import Entrance, EntryPoint
+from components.image_sources.seek_points import EntryPoint
 from trainer.storage import files
 
 _FORMAT: Final = "1"
 
-UnitRow = tuple[int, int, int, Entrance]
+UnitRow = tuple[int, int, int, EntryPoint]
 """Start, end and number of members of a unit, and where to enter for it."""
 
 
@@ -94,5 +94,5 @@ def _digest(points: bytes) -> str:
 
 def _unit(path: str, name: str, row: UnitRow) -> WorkUnit:
     start, stop, members, place = row
-    entry = EntryPoint(*place, f"{name}.points" if name else "")
+    entry = EntryPoint(*place)._replace(points=f"{name}.points" if name else "")
     return WorkUnit(0, path, "tar", start, stop, members, extra=entry.encoded())
