@@ -5,6 +5,7 @@ It imports neither TensorFlow nor TFX; ingest and the bulk job call it for every
 
 from components.image_checks.checking import check as check
 from components.image_checks.header import ImageHeader as ImageHeader
+from components.image_checks.model_pixels import decode_reduced as decode_reduced
 from components.image_checks.model_pixels import fit as fit
 from components.image_checks.model_pixels import jpeg_ratio as jpeg_ratio
 from components.image_checks.model_pixels import model_pixels as model_pixels

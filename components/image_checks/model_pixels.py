@@ -31,7 +31,27 @@ def model_pixels(data: bytes, header: ImageHeader, image: ImageConfig) -> np.nda
     Raises:
         ImageFaultError: if it cannot be decoded.
     """
-    return fit(decode(data, header, ratio=jpeg_ratio(header, image)), image)
+    return fit(decode_reduced(data, header, image), image)
+
+
+def decode_reduced(
+    data: bytes, header: ImageHeader, image: ImageConfig | None = None
+) -> np.ndarray:
+    """Decodes an image at the scale from which the model's pixels are made.
+
+    Args:
+        data: The file's bytes.
+        header: Its header, from `check`.
+        image: What the model needs; None: unknown, and JPEGs are decoded at their full size.
+
+    Returns:
+        uint8 [height, width, channels], see `decode`.
+
+    Raises:
+        ImageFaultError: if it cannot be decoded.
+    """
+    ratio = jpeg_ratio(header, image) if image is not None else 1
+    return decode(data, header, ratio=ratio)
 
 
 def to_servable(data: bytes, header: ImageHeader, image: ImageConfig | None = None) -> bytes:
@@ -51,8 +71,7 @@ def to_servable(data: bytes, header: ImageHeader, image: ImageConfig | None = No
     """
     if not header.convert:
         return data
-    ratio = jpeg_ratio(header, image) if image is not None else 1
-    return encode_png(decode(data, header, ratio=ratio))
+    return encode_png(decode_reduced(data, header, image))
 
 
 def to_signature(data: bytes, header: ImageHeader) -> bytes:

@@ -11,10 +11,9 @@ import numpy as np
 from components.image_checks import (
     ImageFaultError,
     ImageHeader,
-    decode,
+    decode_reduced,
     encode_png,
     fit,
-    jpeg_ratio,
     model_pixels,
     verify,
 )
@@ -110,8 +109,7 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
                 found = encode_png(pixels)
                 reduced += 1
             elif header.convert:
-                ratio = jpeg_ratio(header, job.image) if job.image is not None else 1
-                decoded = decode(found, header, ratio=ratio)
+                decoded = decode_reduced(found, header, job.image)
                 found = encode_png(decoded)
                 converted += 1
                 pixels = fit(decoded, image) if seen.are_wanted else None
