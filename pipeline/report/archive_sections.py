@@ -20,11 +20,11 @@ from components.image_sources.config import InputConfig
 from components.image_sources.pick import Found, pick_members
 from pipeline.report import plots
 from pipeline.report.album import Album
-from pipeline.report.image_findings import findings_table
+from pipeline.report.image_findings import findings_table, read_bounds
 from pipeline.report.page import Facts, MissingPartError, isolated
 from pipeline.report.table_scan import Row, Scan, scan_table
 from trainer.errors import InputError
-from trainer.model_card import FindingBounds, ModelCard
+from trainer.model_card import ModelCard
 from trainer.storage import files
 
 _LISTED: Final = {"doubtful": 36, "outlying": 12, "disagreeing": 12, "group": 8}
@@ -227,10 +227,7 @@ def verdicts(archive: Archive, album: Album) -> Facts:
 def findings(archive: Archive, album: Album) -> Facts:
     """Returns what was found about images, with examples evenly spaced over the archive."""
     manifest = archive.manifest
-    bounds = {
-        name: FindingBounds.model_validate(values)
-        for name, values in manifest.get("finding_bounds", {}).items()
-    }
+    bounds = read_bounds(manifest)
     if not bounds:
         raise MissingPartError(
             "The table has no findings: its columns leave them out, or the model has no bounds."

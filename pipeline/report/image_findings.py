@@ -50,6 +50,12 @@ def findings_table(
     ]
 
 
+def read_bounds(record: Mapping[str, Any]) -> dict[str, FindingBounds]:
+    """Reads the bounds by finding from an account or a manifest; empty if it has none."""
+    found = record.get("finding_bounds", {})
+    return {name: FindingBounds.model_validate(values) for name, values in found.items()}
+
+
 def run_findings(run: Run, album: Album, originals: Originals) -> Facts:
     """Returns the findings of an ingest.
 
@@ -57,10 +63,7 @@ def run_findings(run: Run, album: Album, originals: Originals) -> Facts:
         MissingPartError: the ingest looked for none, or had too few training images.
     """
     account = artifacts.read_account(run)
-    bounds = {
-        name: FindingBounds.model_validate(values)
-        for name, values in account.get("finding_bounds", {}).items()
-    }
+    bounds = read_bounds(account)
     if not bounds:
         raise MissingPartError(
             "Nothing was looked for: it is switched off (input.findings.enabled), or there were too"
