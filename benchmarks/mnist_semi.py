@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.image_sets import mean_and_worst, mnist, record, split_off
+from benchmarks.image_sets import draw_labels, mean_and_worst, mnist, record, split_off
 from benchmarks.trainings import run_training, started, training_parser
-from trainer.data.input_pipeline import ImageSet
 from trainer.quality import evaluation
 from trainer.quality.confidence_grid import expected_calibration_error
 
@@ -61,17 +60,6 @@ TRAINER: dict[str, Any] = {
 }
 
 
-def draw_labels(data: ImageSet, seed: int) -> dict[str, ImageSet]:
-    """`train` with ten images per class, the others without their labels in `unlabelled`."""
-    draw = np.random.default_rng([seed, 100])
-    chosen = np.concatenate(
-        [draw.choice(np.flatnonzero(data.labels == k), PER_CLASS, replace=False) for k in range(10)]
-    )
-    others = np.setdiff1d(np.arange(len(data)), chosen)
-    hidden = ImageSet(data.images[others], np.full(len(others), -1, np.int32))
-    return {"train": data.take(chosen), "unlabelled": hidden}
-
-
 def main() -> None:
     """Trains once per draw and prints the record."""
     arguments = _arguments()
@@ -79,7 +67,10 @@ def main() -> None:
     runs = []
     for seed in arguments.seeds:
         parts = split_off(full, {"calibration": 1000}, seed=0)
-        data = {**draw_labels(parts["train"], seed), "calibration": parts["calibration"]}
+        data = {
+            **draw_labels(parts["train"], PER_CLASS, seed=seed),
+            "calibration": parts["calibration"],
+        }
         if arguments.steps:
             arguments.epochs = arguments.steps * TRAINER["batch_size"] / len(data["train"])
         trained = run_training(arguments, data, seed, MODEL, TRAINER)
