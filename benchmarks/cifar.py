@@ -11,45 +11,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.image_sets import cifar, mean_and_worst, record, split_off
-from benchmarks.trainings import run_training, started, training_parser
+from benchmarks.trainings import recipe, run_training, started, training_parser
 from trainer.quality import evaluation
 from trainer.quality.confidence_grid import expected_calibration_error
 
-MODEL: dict[str, Any] = {
-    "encoder": "conv",
-    "decoder": "mlp",
-    "conv_width": 48,
-    "conv_blocks": 1,
-    "feature_size": 256,
-    "latent_size": 64,
-    "decoder_hidden": (512,),
-    "dropout": 0.3,
-}
-TRAINER: dict[str, Any] = {
-    "batch_size": 128,
-    "evaluate_every_epochs": 10,
-    "augmentation": {
-        "shift": 0.125,
-        "rotation": 10,
-        "zoom": 0.15,
-        "contrast": 0.3,
-        "brightness": 0.15,
-        "cutout": 0.3,
-        "horizontal_flip": True,
-        "fill": "reflect",
+MODEL, TRAINER = recipe(
+    "conv_colour",
+    trainer={
+        "evaluate_every_epochs": 10,
+        "augmentation": {"horizontal_flip": True},
+        "tensorboard": False,
     },
-    "objective": {"clean_share": 0.1, "generative_weight": 0.1, "label_smoothing": 0.05},
-    "optimizer": {
-        "learning_rate": 2e-3,
-        "warmup_epochs": 1,
-        "schedule": "cosine",
-        "weight_decay": 0.02,
-        "ema_decay": 0.98,
-        "ema_every": 8,
-        "clip_norm": 5.0,
-    },
-    "tensorboard": False,
-}
+)
 
 
 def main() -> None:

@@ -12,52 +12,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.image_sets import draw_labels, mean_and_worst, mnist, record, split_off
-from benchmarks.trainings import run_training, started, training_parser
+from benchmarks.trainings import recipe, run_training, started, training_parser
 from trainer.quality import evaluation
 from trainer.quality.confidence_grid import expected_calibration_error
 
 PER_CLASS = 10
-MODEL = {
-    "encoder": "conv",
-    "decoder": "mlp",
-    "conditioning": "label",
-    "conv_width": 32,
-    "feature_size": 128,
-    "latent_size": 32,
-    "decoder_hidden": (512, 512),
-    "dropout": 0.2,
-}
-TRAINER: dict[str, Any] = {
-    "batch_size": 40,
-    "evaluate_every_epochs": 100,
-    "augmentation": {
-        "rotation": 20,
-        "zoom": 0.2,
-        "shear": 0.25,
-        "shift": 0.09,
-        "thickness": 0.5,
-    },
-    "objective": {"clean_share": 0.1, "generative_weight": 1.0},
-    "semi_supervised": {
-        "batch_size": 160,
-        "elbo_every": 4,
-        "consistency": 1.0,
-        "confidence": 0.95,
-        "ramp": (0.2, 0.4),
-        "mutual_information": 1.0,
-        "weak_strength": 0.4,
-    },
-    "optimizer": {
-        "learning_rate": 2e-3,
-        "beta_2": 0.99,
-        "schedule": "cosine",
-        "final_share": 0.05,
-        "ema_decay": 0.98,
-        "ema_every": 8,
-        "clip_norm": 5.0,
-    },
-    "tensorboard": False,
-}
+MODEL, TRAINER = recipe(
+    "conv_grey_few_labels", trainer={"evaluate_every_epochs": 100, "tensorboard": False}
+)
 
 
 def main() -> None:

@@ -10,38 +10,18 @@ from typing import Any
 import numpy as np
 
 from benchmarks.image_sets import mean_and_worst, mnist, record, split_off
-from benchmarks.trainings import run_training, started, training_parser
+from benchmarks.trainings import recipe, run_training, started, training_parser
 from trainer.data.input_pipeline import ImageSet
 from trainer.quality import evaluation
 from trainer.quality.confidence_grid import expected_calibration_error
 from trainer.quality.importance import bound_of_images
 from trainer.train import TrainResult
 
-MODEL = {
-    "encoder": "conv",
-    "decoder": "mlp",
-    "conv_width": 32,
-    "feature_size": 128,
-    "latent_size": 32,
-    "decoder_hidden": (512, 512),
-    "dropout": 0.3,
-}
-TRAINER: dict[str, Any] = {
-    "batch_size": 256,
-    "evaluate_every_epochs": 2,
-    "augmentation": {"rotation": 15, "zoom": 0.15, "shear": 0.15, "shift": 0.07},
-    "objective": {"clean_share": 0.15, "binarise": True},
-    "optimizer": {
-        "learning_rate": 2e-3,
-        "beta_2": 0.99,
-        "warmup_epochs": 0.5,
-        "schedule": "cosine",
-        "ema_decay": 0.98,
-        "ema_every": 8,
-        "clip_norm": 5.0,
-    },
-    "tensorboard": False,
-}
+MODEL, TRAINER = recipe(
+    "conv_grey",
+    # The bound is compared with that of others, which is of black and white pixels.
+    trainer={"evaluate_every_epochs": 2, "objective": {"binarise": True}, "tensorboard": False},
+)
 
 
 def bound(result: TrainResult, test: ImageSet, count: int, samples: int) -> float:

@@ -15,6 +15,7 @@ from benchmarks.image_sets import parser
 from trainer.config import ModelConfig, TrainerConfig
 from trainer.data.examples import pixel_moments
 from trainer.data.input_pipeline import ImageSet
+from trainer.recipes import apply_recipe
 from trainer.train import TrainResult, train
 
 
@@ -42,6 +43,15 @@ class Trained:
             "core_minutes": self.core_minutes,
             "images_per_sec": self.result.images_per_sec,
         }
+
+
+def recipe(
+    name: str, *, model: dict[str, Any] | None = None, trainer: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Options of model and trainer: those given, and a recipe's for all others."""
+    own = {"recipe": name, "model": model or {}, "trainer": trainer or {}}
+    filled = apply_recipe(own)
+    return filled["model"], filled["trainer"]
 
 
 def training_parser(description: str, *, minutes: float) -> argparse.ArgumentParser:

@@ -3,12 +3,11 @@
 The command line loads it and passes on its parts; the packages that use a section define it.
 """
 
-import difflib
 import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args, get_origin
+from typing import Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -24,12 +23,14 @@ from components.model_gate.config import EvaluationConfig
 from components.model_push.config import PushConfig
 from components.retraining.config import RetrainConfig
 from components.serving_check.config import ServingCheckConfig
+from pipeline.config_faults import config_faults, yaml_fault
 from pipeline.digests import project_root
 from pipeline.orchestration.config import ClusterConfig, ScheduleConfig
 from pipeline.report.config import ReportConfig
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.errors import UserError
 from trainer.options import Section
+from trainer.recipes import RecipeName, apply_recipe
 from trainer.storage.addresses import names_bucket
 
 _ROOT_PLACEHOLDER = "{root}"
@@ -93,6 +94,12 @@ class PipelineConfig(Section):
         default="vaeline",
         description="names the pipeline in the metadata; small letters, digits and hyphens",
     )
+    recipe: RecipeName = Field(
+        default="auto",
+        description="measured options for every option of model and trainer that is not set. auto: "
+        "with encoder conv, conv_grey or conv_colour by the image's channels, conv_photos from "
+        "64x64 pixels; otherwise none",
+    )
     input: InputConfig
     image: ImageConfig = ImageConfig()
     statistics: StatisticsConfig = StatisticsConfig()
@@ -118,6 +125,11 @@ class PipelineConfig(Section):
         description="steps that `vaeline run` executes at a time: 2 runs ServingCheck beside "
         "Evaluator and ModelGate, which takes the memory of both; 1 runs one after the other",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_recipe(cls, tree: Any) -> Any:
+        return apply_recipe(tree)
 
     @field_validator("name")
     @classmethod
@@ -175,7 +187,7 @@ def load_config(
     except UnicodeDecodeError as error:
         raise ConfigError(f"{file}: is not a text file in UTF-8") from error
     except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: {_yaml_reason(error)}") from error
+        raise ConfigError(f"{file}: {yaml_fault(error)}") from error
     if tree is None:
         tree = {}
     if not isinstance(tree, dict):
@@ -277,7 +289,7 @@ def _validate(model: type[_Tree], tree: Mapping[str, Any], source: str) -> _Tree
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(_reasons(error, source, model))) from error
+        raise ConfigError("\n".join(config_faults(error, source, model))) from error
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> None:
@@ -287,7 +299,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: {_yaml_reason(error)}") from error
+        raise ConfigError(f"--set {override}: {yaml_fault(error)}") from error
     *parents, last = key.split(".")
     node = tree
     for parent in parents:
@@ -305,46 +317,3 @@ def _replace_root(value: Any, root: str) -> Any:
     if isinstance(value, str):
         return value.replace(_ROOT_PLACEHOLDER, root)
     return value
-
-
-def _yaml_reason(error: yaml.YAMLError) -> str:
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
-    return " ".join(str(error).split())
-
-
-def _reasons(error: ValidationError, source: str, root: type[BaseModel]) -> list[str]:
-    lines = []
-    for detail in error.errors():
-        place = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "extra_forbidden":
-            known = _keys_at(root, detail["loc"][:-1])
-            close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-            lines.append(f"{source}: {place}: unknown key; {hint}")
-        else:
-            reason = detail["msg"].removeprefix("Value error, ")
-            got = "" if isinstance(detail["input"], dict) else f", got {detail['input']!r}"
-            is_named = detail["type"] == "value_error" and f"{place}." in f"{reason}."
-            prefix = "" if is_named or not place else f"{place}: "
-            lines.append(f"{source}: {prefix}{reason}{got}")
-    return lines
-
-
-def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    parts = iter(location)
-    for part in parts:
-        fields = {field.alias or name: field for name, field in model.model_fields.items()}
-        field = fields.get(str(part))
-        if field is None:
-            return []
-        candidates = [field.annotation, *get_args(field.annotation)]
-        models = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if not models:
-            return []
-        model = models[0]
-        if get_origin(field.annotation) in (dict, tuple):
-            # The next part is a key of the mapping or an index of the list.
-            next(parts, None)
-    return [field.alias or name for name, field in model.model_fields.items()]

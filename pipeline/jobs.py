@@ -34,6 +34,7 @@ from pipeline.runs.step import STEP_TITLES
 from pipeline.stop_signals import STOP, is_stop
 from trainer.backbone_weights import check_weights
 from trainer.progress import PROGRESS_LOGGER
+from trainer.recipes import recipe_line
 
 if TYPE_CHECKING:
     from components.bulk_inference.output.result import BulkResult
@@ -73,6 +74,8 @@ def train_and_push(
         check_input(config.bulk.input)
         require_engine(config.bulk)
     check_weights(config.model.backbone_options)
+    if line := recipe_line(config.recipe, config.trainer):
+        terminal.say(line)
     # Imported here, because bulk jobs use this module on machines without TFX.
     from pipeline.local_runner import prepare_root
 

@@ -16,13 +16,15 @@ import yaml
 from trainer.backbone_weights import check_weights
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig
 from trainer.optimization.preemption import PREEMPTED_EXIT_CODE, PreemptedError
+from trainer.options import Section
+from trainer.recipes import RecipeName, apply_recipe, recipe_line
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__.splitlines()[0])
     parser.add_argument("examples", help="folder with Split-train/* or train*.tfrecord*")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the model")
-    parser.add_argument("--config", type=pathlib.Path, help="YAML: sections image, model, trainer")
+    parser.add_argument("--config", type=pathlib.Path, help="YAML: recipe, and sections image, model, trainer")
     parser.add_argument(
         "--base-model",
         help="start from this model's weights: a pushed version, DIR@ALIAS, or another --out",
@@ -30,8 +32,24 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+class _Options(Section):
+    """What a training needs of a configuration; other sections are ignored."""
+
+    model_config = pydantic.ConfigDict(extra="ignore")
+
+    recipe: RecipeName = "auto"
+    image: ImageConfig = ImageConfig()
+    model: ModelConfig = ModelConfig()
+    trainer: TrainerConfig = TrainerConfig()
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _with_recipe(cls, tree: Any) -> Any:
+        return apply_recipe(tree)
+
+
 def read_config(path: pathlib.Path | None) -> tuple[ImageConfig, ModelConfig, TrainerConfig]:
-    """Reads the sections image, model and trainer of a YAML file and ignores the others.
+    """Reads the sections image, model and trainer of a YAML file, with its recipe applied.
 
     Raises:
         ValueError: the file is invalid; the message has one line for each wrong key.
@@ -42,19 +60,14 @@ def read_config(path: pathlib.Path | None) -> tuple[ImageConfig, ModelConfig, Tr
             raise ValueError(f"{path}: expected sections, got {type(tree).__name__}")
     except (OSError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
-    sections = (("image", ImageConfig), ("model", ModelConfig), ("trainer", TrainerConfig))
-    made: list[Any] = []
-    problems = []
-    for name, kind in sections:
-        try:
-            made.append(kind.model_validate(tree.get(name, {})))
-        except pydantic.ValidationError as error:
-            for problem in error.errors():
-                key = ".".join(str(part) for part in (name, *problem["loc"]))
-                problems.append(f"{key}: {problem['msg']}")
-    if problems:
-        raise ValueError("\n".join(problems))
-    return made[0], made[1], made[2]
+    try:
+        options = _Options.model_validate(tree)
+    except pydantic.ValidationError as error:
+        problems = ((".".join(map(str, each["loc"])), each["msg"]) for each in error.errors())
+        raise ValueError("\n".join(f"{key}: {message}" for key, message in problems)) from error
+    if line := recipe_line(options.recipe, options.trainer):
+        logging.info("%s", line)
+    return options.image, options.model, options.trainer
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -282,6 +282,7 @@ def training(run: Run) -> Facts:
         "epochs": last["epoch"],
         "validation": last.get("validation"),
         "bound": last.get(HISTORY_BOUND),
+        "recipe": artifacts.read_run_config(run).get("recipe", "none"),
     }
 
 
