@@ -7,7 +7,6 @@ labelled images that nothing else sees.
 
 import argparse
 import logging
-from typing import Any
 
 import numpy as np
 

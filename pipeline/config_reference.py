@@ -26,6 +26,9 @@ image: {height: 64, width: 64, channels: 3}
 - `vaeline run --config FILE` reads a file; `--config digits` takes a preset of that name from
   `configs/`.
 - `--set trainer.epochs=3` overrides one value; it may be given several times, and later ones win.
+- `recipe` fills in what the file and `--set` leave open in `model` and `trainer`: with
+  `encoder: conv` the options that were measured on such images ([model.md](model.md#recipes)).
+- `vaeline config --config FILE` prints the whole tree as a run would use it, its recipe included.
 - `{root}` in any value becomes the folder or address given with `--root`.
 - The whole tree, defaults included, is saved as `config.yaml` in the root; the sections that
   determine a model are saved beside it, in `assets.extra/config.yaml`.
@@ -102,6 +105,7 @@ def _kind(annotation: Any) -> str:
         int: "whole number",
         float: "number",
         bool: "true or false",
+        Any: "value",
         datetime.datetime: "time",
     }
     return names.get(annotation, str(annotation))

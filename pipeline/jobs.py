@@ -74,8 +74,8 @@ def train_and_push(
         check_input(config.bulk.input)
         require_engine(config.bulk)
     check_weights(config.model.backbone_options)
-    if line := recipe_line(config.recipe, config.trainer):
-        terminal.say(line)
+    if recipe := recipe_line(config.recipe, config.trainer):
+        terminal.say(recipe)
     # Imported here, because bulk jobs use this module on machines without TFX.
     from pipeline.local_runner import prepare_root
 

@@ -24,7 +24,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m trainer", description=__doc__.splitlines()[0])
     parser.add_argument("examples", help="folder with Split-train/* or train*.tfrecord*")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for the model")
-    parser.add_argument("--config", type=pathlib.Path, help="YAML: recipe, and sections image, model, trainer")
+    parser.add_argument(
+        "--config", type=pathlib.Path, help="YAML: recipe, and sections image, model, trainer"
+    )
     parser.add_argument(
         "--base-model",
         help="start from this model's weights: a pushed version, DIR@ALIAS, or another --out",

@@ -9,6 +9,7 @@ import click
 
 from pipeline.cli.bulk import classify, embed
 from pipeline.cli.cluster import compile_, submit
+from pipeline.cli.config import config
 from pipeline.cli.doctor import doctor
 from pipeline.cli.explain import explain
 from pipeline.cli.gc import gc
@@ -25,6 +26,7 @@ from pipeline.standard_output import exit_code, protect_standard_output
 _COMMANDS: tuple[click.Command, ...] = (
     classify,
     compile_,
+    config,
     demo,
     doctor,
     embed,

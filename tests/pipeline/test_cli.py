@@ -10,6 +10,7 @@ from typing import get_args
 
 import click
 import pytest
+import yaml
 from PIL import Image
 
 from tests.limits import HANG_SECS
@@ -42,20 +43,32 @@ def assert_refused(done: subprocess.CompletedProcess[str], *expected: str) -> No
 def test_help_lists_every_command() -> None:
     done = vaeline("--help")
     assert done.returncode == 0
-    for command in ("run", "demo", "inspect", "classify", "predict", "models", "doctor"):
+    for command in ("run", "demo", "config", "inspect", "classify", "predict", "models", "doctor"):
         assert f"  {command} " in done.stdout
 
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "demo", "classify", "predict", "models list", "models rollback", "models prune",
-     "models alias", "models serving-config",
+    ["run", "demo", "config", "classify", "predict", "models list", "models rollback",
+     "models prune", "models alias", "models serving-config",
      "doctor"],
 )  # fmt: skip
 def test_every_command_explains_itself(command: str) -> None:
     done = vaeline(*command.split(), "--help")
     assert done.returncode == 0
     assert "--json" in done.stdout
+
+
+def test_the_whole_configuration_is_printed_with_its_recipe(tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("input: {paths: a.zip}\nmodel: {encoder: conv}\n", encoding="utf-8")
+    done = vaeline("config", "--config", str(own), "--set", "model.dropout=0.1")
+    tree = yaml.safe_load(done.stdout)
+    assert done.returncode == 0
+    assert (tree["recipe"], tree["trainer"]["batch_size"]) == ("conv_grey", 256)
+    assert tree["model"]["dropout"] == 0.1
+    own.write_text(done.stdout, encoding="utf-8")
+    assert json.loads(vaeline("config", "--config", str(own), "--json").stdout) == tree
 
 
 def test_doctor_finds_what_the_tests_run_on() -> None:

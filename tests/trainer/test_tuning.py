@@ -11,6 +11,7 @@ from tests.trainer import tiny
 from trainer.config import ImageConfig, check_consistent
 from trainer.optimization.preemption import PreemptedError, TrainingDivergedError
 from trainer.search import tuning
+from trainer.search.tuning_space import searched_options
 
 SPACE = {
     "trainer.optimizer.learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
@@ -48,6 +49,34 @@ def test_a_space_is_checked_before_anything_runs() -> None:
         check({"trainer.objective.alpha": {"values": [1, 0.5]}})
     with pytest.raises(ValueError, match="not be of the tuner itself"):
         check({"trainer.tuner.trials": {"values": [1, 2]}})
+
+
+def test_a_choice_of_a_section_sets_its_options_together() -> None:
+    moved, lit = {"shift": 0.1, "zoom": 0.2}, {"contrast": 0.3}
+    space = {
+        "trainer.augmentation": {"values": [moved, lit]},
+        "trainer.augmentation.shift": {"values": [0.05]},
+    }
+    config = tiny.trainer_config(tuner={"enabled": True, "space": space})
+    check_consistent(ImageConfig(), tiny.model_config(), config)
+    found = tuning.search_space(tiny.model_config(), config)
+    assert found.get("trainer.augmentation") == '{"shift": 0.1, "zoom": 0.2}'
+    own = tiny.trainer_config(augmentation={"horizontal_flip": True, "zoom": 0.1})
+    for value in (found.values, {**found.values, "trainer.augmentation": moved}):
+        _, trainer = tuning.apply(value, tiny.model_config(), own)
+        assert (trainer.augmentation.shift, trainer.augmentation.zoom) == (0.05, 0.2)
+        assert trainer.augmentation.horizontal_flip
+    with pytest.raises(ValueError, match=r"`trainer\.augmentation` is a section"):
+        tuning.apply({"trainer.augmentation": "strong"}, tiny.model_config(), own)
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "conv", "backbone"])
+def test_the_default_space_of_an_encoder_is_valid(encoder: str) -> None:
+    model, trainer = tiny.model_config(encoder=encoder), tiny.trainer_config()
+    space = searched_options(trainer.tuner, encoder)
+    assert set(tuning.search_space(model, trainer).values) == set(space)
+    for end in (0, 1):
+        tuning.apply({key: choice.ends[end] for key, choice in space.items()}, model, trainer)
 
 
 def test_schedules_of_a_trial_are_shortened_with_it() -> None:

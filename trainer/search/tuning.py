@@ -4,6 +4,7 @@
 configurations. Only this module imports keras_tuner.
 """
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from trainer.optimization.callbacks import TrainingProgress
 from trainer.optimization.checkpoints import CHECKPOINTS
 from trainer.optimization.preemption import TrainingDivergedError
 from trainer.progress import PROGRESS_LOGGER
-from trainer.search.tuning_space import TunerConfig, apply
+from trainer.search.tuning_space import TunerConfig, apply, searched_options
 from trainer.storage import files
 from trainer.train import train
 
@@ -34,14 +35,16 @@ class _StopSearchError(keras_tuner.errors.FatalError):
     """Wraps the error that ends the search; KerasTuner treats any other error as a failed trial."""
 
 
-def search_space(config: TrainerConfig) -> keras_tuner.HyperParameters:
-    """Converts the configured space (`trainer.tuner.space`) to KerasTuner's."""
+def search_space(model: ModelConfig, config: TrainerConfig) -> keras_tuner.HyperParameters:
+    """Converts the space (`trainer.tuner.space`, or the encoder's default) to KerasTuner's."""
     space = keras_tuner.HyperParameters()
-    for key, choice in sorted(config.tuner.space.items()):
+    for key, choice in sorted(searched_options(config.tuner, model.encoder).items()):
         low, high = choice.ends
         sampling = "log" if choice.log else "linear"
         if choice.values:
-            space.Choice(key, list(choice.values), ordered=False)
+            # KerasTuner has no values with parts.
+            texts = [json.dumps(v) if isinstance(v, dict) else v for v in choice.values]
+            space.Choice(key, texts, ordered=False)
         elif choice.integer:
             space.Int(key, low, high, sampling=sampling)
         else:
@@ -49,11 +52,11 @@ def search_space(config: TrainerConfig) -> keras_tuner.HyperParameters:
     return space
 
 
-def _oracle(config: TrainerConfig) -> keras_tuner.Oracle:
+def _oracle(model: ModelConfig, config: TrainerConfig) -> keras_tuner.Oracle:
     options = config.tuner
     arguments: dict[str, Any] = {
         "objective": keras_tuner.Objective(options.metric, _direction(options)),
-        "hyperparameters": search_space(config),
+        "hyperparameters": search_space(model, config),
         "seed": config.seed,
     }
     if options.algorithm == "hyperband":
@@ -137,7 +140,7 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
         }
         self._tuner_config = trainer_config.tuner
         super().__init__(
-            oracle=_oracle(trainer_config),
+            oracle=_oracle(model_config, trainer_config),
             directory=directory,
             project_name=project_name,
             overwrite=False,

@@ -4,6 +4,7 @@
 This module is cheap to import.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
@@ -18,8 +19,8 @@ class Choice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    values: tuple[float | int | str | bool, ...] = Field(
-        default=(), description="choose one of these"
+    values: tuple[float | int | str | bool | dict[str, Any], ...] = Field(
+        default=(), description="choose one of these; for a section, options to set together"
     )
     low: float | None = Field(default=None, description="range: least value")
     high: float | None = Field(default=None, description="range: greatest value")
@@ -52,10 +53,38 @@ class Choice(BaseModel):
         return self.low, self.high
 
 
-_DEFAULT_SPACE = {
-    "trainer.optimizer.learning_rate": Choice(low=3e-4, high=3e-3, log=True),
-    "model.latent_size": Choice(values=(8, 16, 32)),
-    "trainer.objective.generative_weight": Choice(values=(0.5, 1.0)),
+_MOVED = {"shift": 0.1, "rotation": 10.0, "zoom": 0.15}
+_LIT = {"contrast": 0.3, "brightness": 0.15, "cutout": 0.3, "fill": "reflect"}
+_AUGMENTATIONS = Choice(
+    # Off is no choice: short trials prefer it even where the whole training gains from it.
+    values=({"shift": 0.05, "rotation": 5.0, "zoom": 0.1}, _MOVED, {**_MOVED, **_LIT})
+)
+_FALLING = {"schedule": "cosine", "clip_norm": 5.0}
+_DEFAULT_SPACES: Mapping[str, Mapping[str, Choice]] = {
+    "mlp": {
+        "trainer.optimizer.learning_rate": Choice(low=3e-4, high=3e-3, log=True),
+        "model.latent_size": Choice(values=(8, 16, 32)),
+        "trainer.objective.generative_weight": Choice(values=(0.5, 1.0)),
+    },
+    "conv": {
+        "trainer.optimizer.learning_rate": Choice(low=5e-4, high=4e-3, log=True),
+        "trainer.optimizer.weight_decay": Choice(values=(0.0, 0.02, 0.05)),
+        "trainer.optimizer": Choice(
+            values=({"schedule": "constant"}, {**_FALLING, "ema_decay": 0.98})
+        ),
+        "trainer.augmentation": _AUGMENTATIONS,
+        "trainer.objective.generative_weight": Choice(values=(0.1, 0.3, 1.0)),
+        "trainer.objective.label_smoothing": Choice(values=(0.0, 0.05)),
+        "model.dropout": Choice(values=(0.1, 0.3)),
+        "model.conv_width": Choice(values=(32, 48)),
+    },
+    "backbone": {
+        "trainer.optimizer.learning_rate": Choice(low=3e-4, high=3e-3, log=True),
+        "trainer.optimizer.weight_decay": Choice(values=(0.0, 0.02)),
+        "trainer.optimizer": Choice(values=({"schedule": "constant"}, _FALLING)),
+        "trainer.augmentation": _AUGMENTATIONS,
+        "model.dropout": Choice(values=(0.1, 0.3)),
+    },
 }
 
 
@@ -82,8 +111,9 @@ class TunerConfig(BaseModel):
         default="cross_entropy", description="of the validation split"
     )
     space: dict[str, Choice] = Field(
-        default_factory=lambda: dict(_DEFAULT_SPACE),
-        description="dotted option names under `model.` and `trainer.`, and their values",
+        default={},
+        description="dotted names of options or sections under `model.` and `trainer.`, and their "
+        "values; empty: the default space of the encoder",
     )
 
     @model_validator(mode="after")
@@ -97,12 +127,18 @@ class TunerConfig(BaseModel):
         return self
 
 
+def searched_options(config: TunerConfig, encoder: str) -> Mapping[str, Choice]:
+    """Returns the configured space, or the default one of the encoder."""
+    return config.space or _DEFAULT_SPACES[encoder]
+
+
 def apply(values: Mapping[str, Any], model: _Model, trainer: _Trainer) -> tuple[_Model, _Trainer]:
     """Applies the proposed options to the configurations and validates the result.
 
     Args:
-        values: values by dotted option name, as in `trainer.tuner.space`. Names that the search
-            algorithm adds for itself (`tuner/...`) are ignored.
+        values: values by dotted name of an option or a section, as in `trainer.tuner.space`; those
+            of a section are options, also as JSON. Names that the search algorithm adds for itself
+            (`tuner/...`) are ignored.
         model: options of the network.
         trainer: options of the training.
 
@@ -113,7 +149,8 @@ def apply(values: Mapping[str, Any], model: _Model, trainer: _Trainer) -> tuple[
         "model": model.model_dump(mode="json"),
         "trainer": trainer.model_dump(mode="json"),
     }
-    for key, value in values.items():
+    # A section comes before its options, which take precedence.
+    for key, value in sorted(values.items()):
         if key.startswith("tuner/"):
             continue
         *path, leaf = key.split(".")
@@ -122,6 +159,8 @@ def apply(values: Mapping[str, Any], model: _Model, trainer: _Trainer) -> tuple[
             place = place.get(part) if isinstance(place, dict) else None
         if not isinstance(place, dict) or leaf not in place:
             raise ValueError(f"trainer.tuner.space: `{key}` is no option")
+        if isinstance(place[leaf], dict):
+            value = {**place[leaf], **_options_of_section(key, value)}
         place[leaf] = value
     try:
         return (
@@ -133,6 +172,16 @@ def apply(values: Mapping[str, Any], model: _Model, trainer: _Trainer) -> tuple[
         place = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         raise ValueError(f"trainer.tuner.space: {f'{place}: ' if place else ''}{reason}") from error
+
+
+def _options_of_section(key: str, value: Any) -> dict[str, Any]:
+    options = json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+    if not isinstance(options, dict):
+        raise ValueError(
+            f"trainer.tuner.space: `{key}` is a section; its values are options, as in "
+            "{values: [{shift: 0.1}, {shift: 0.2}]}"
+        )
+    return options
 
 
 def check_space(config: TunerConfig, model: BaseModel, trainer: BaseModel) -> None:
