@@ -27,6 +27,7 @@ TARGETS = {
     "bound": {"nats_mean": 88.0},
     "cifar": {"accuracy_worst": 0.79, "ece_worst": 0.02},
     "cifar_semi": {"gain_mean": 0.1},
+    "tuner": {"share_of_recipe_worst": 0.9},
     "backbone": {"margin_worst": 0.05},
     "calibration": {"mnist_ece_after": 0.01, "digits_ece_after": 0.03},
     "outliers": {"mean_auroc_mean": 0.99, "least_auroc_mean": 0.96},
