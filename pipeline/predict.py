@@ -16,6 +16,7 @@ from serving.predictions import (
     classify_each,
 )
 from trainer.errors import UserError
+from trainer.quick_imports import quick_imports
 
 _SECONDS = 60.0
 
@@ -107,7 +108,8 @@ def _read(file: Path) -> bytes:
 def _load(folder: str) -> Predictor:
     # TensorFlow prints many messages while it starts.
     with captured_output(Path("/dev/null")):
-        from serving.local_model import LocalModel
+        with quick_imports():
+            from serving.local_model import LocalModel
 
         return LocalModel(folder)
 

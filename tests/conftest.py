@@ -3,10 +3,13 @@
 import os
 import sys
 import threading
+from collections.abc import Generator
 from pathlib import PurePath
 
 import pytest
 from hypothesis import settings
+
+from trainer.quick_imports import quick_imports
 
 # The same examples in every run; `--hypothesis-profile=default` looks for others.
 settings.register_profile("suite", derandomize=True)
@@ -39,6 +42,16 @@ LONGEST_FIRST = (
     "tests/components/test_cloud_storage.py",
 )
 """Groups that take more than 20 seconds, in the order in which they start at the end."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Imports the files of tests, and with them TFX, as the commands import it.
+
+    What lives as long as the process is then exempt from every collection that a test causes.
+    """
+    with quick_imports():
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -20,9 +20,7 @@ from tests.limits import HANG_SECS
 
 ROOT = Path(__file__).resolve().parents[1]
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(
-    ["tensorflow", "keras", "trainer.train", "trainer.optimization.strategy"]
-)
+_SERVER.set_forkserver_preload(["tests.forked_imports"])
 
 
 class Forked:

@@ -38,6 +38,7 @@ from components.image_sources.naming import renamed_notes
 from trainer.errors import InputError, UserError
 from trainer.json_text import json_text
 from trainer.model_card import ModelCard
+from trainer.quick_imports import quick_imports
 from trainer.storage import files
 
 if TYPE_CHECKING:
@@ -247,11 +248,12 @@ class _BulkRun:
     def _run_pipeline(self, todo: list[PlannedUnit]) -> dict[str, int]:
         """Runs the units on Beam and returns the values of its counters."""
         # Beam takes seconds to import, which a job with nothing to do avoids.
-        import apache_beam as beam
+        with quick_imports():
+            import apache_beam as beam
 
-        from components.bulk_inference.annotation.transforms import AnnotateUnits
-        from components.bulk_inference.annotation.unit import JobSpec
-        from components.bulk_inference.running.engines import choose_engine
+            from components.bulk_inference.annotation.transforms import AnnotateUnits
+            from components.bulk_inference.annotation.unit import JobSpec
+            from components.bulk_inference.running.engines import choose_engine
 
         engine = choose_engine(self._job.engine, len(todo))
         self._repeats_units = engine.repeats_units

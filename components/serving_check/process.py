@@ -5,11 +5,10 @@
 
 import argparse
 import gc
-import sys
 from pathlib import Path
 
 from components.serving_check.config import ServingCheckConfig
-from trainer.quick_imports import quick_imports
+from trainer.quick_imports import leave_out_keras, quick_imports
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -19,11 +18,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("config", help="the section as JSON")
     parser.add_argument("report", type=Path)
     given = parser.parse_args(arguments)
-    # A server has none of these either. TensorFlow imports them where they are installed: Keras for
-    # the names of its optimisers, which takes half a second and 160 MiB, the others for clusters
-    # and sparse arrays of its old Keras, which takes as long again.
-    for unused in ("keras", "googleapiclient", "scipy"):
-        sys.modules[unused] = None  # type: ignore[assignment]
+    leave_out_keras()
     with quick_imports():
         from components.serving_check.probe import run_check
     report = run_check(given.model, ServingCheckConfig.model_validate_json(given.config))

@@ -68,6 +68,7 @@ def compile_checked(terminal: Any, config: Any) -> dict[str, Any]:
     from pipeline.console import captured_output
     from pipeline.orchestration.secrets import refuse_secrets
     from pipeline.step_digests import step_digests
+    from trainer.quick_imports import quick_imports
 
     refuse_secrets(to_yaml(config), os.environ, what="the configuration")
     cluster = config.cluster
@@ -78,7 +79,8 @@ def compile_checked(terminal: Any, config: Any) -> dict[str, Any]:
         )
     # TFX's imports print warnings.
     with captured_output(Path(os.devnull)):
-        from pipeline.orchestration.compiler import compile_pipeline, to_text, validate
+        with quick_imports():
+            from pipeline.orchestration.compiler import compile_pipeline, to_text, validate
 
         job = compile_pipeline(config, code_digest=step_digests())
         validate(job)

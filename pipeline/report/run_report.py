@@ -23,6 +23,7 @@ from pipeline.runs.artifacts import (
     read_trained_card,
 )
 from pipeline.runs.run import Run
+from trainer.quick_imports import quick_imports
 
 _LOG = logging.getLogger(__name__)
 
@@ -161,7 +162,8 @@ class _Asked:
     @property
     def model(self) -> Any:
         """The loaded SavedModel."""
-        import tensorflow as tf
+        with quick_imports():
+            import tensorflow as tf
 
         return self._once("model", lambda: tf.saved_model.load(str(model_folder(self._run))))
 

@@ -7,7 +7,12 @@ is named `signature` and fed to that signature's only input.
 import sys
 
 import numpy as np
-import tensorflow as tf
+
+from trainer.quick_imports import leave_out_keras, quick_imports
+
+leave_out_keras()
+with quick_imports():
+    import tensorflow as tf
 
 
 def main(model: str, requests: str, answers: str) -> None:

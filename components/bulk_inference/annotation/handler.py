@@ -17,6 +17,7 @@ from serving import names
 from serving.tolerance import same_answers
 from trainer.errors import InputError
 from trainer.model_card import ModelCard
+from trainer.quick_imports import quick_imports
 from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
@@ -205,7 +206,8 @@ def needed_outputs(columns: Sequence[str]) -> tuple[str, ...]:
 
 
 def _load(path: str, workers: int, outputs: tuple[str, ...]) -> "dict[str, _Signature]":
-    import tensorflow as tf
+    with quick_imports():
+        import tensorflow as tf
 
     try:
         # Each call uses one core and several calls run concurrently: no thread waits for another

@@ -13,13 +13,15 @@ import time
 from pathlib import Path
 
 from tests.forked import run_as_program
+from trainer.quick_imports import quick_imports
 
 
 def main() -> None:
-    import tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor  # noqa: F401
+    with quick_imports():
+        import tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor  # noqa: F401
 
-    import pipeline.run_fn  # noqa: F401
-    from components import tfx_api  # noqa: F401
+        import pipeline.run_fn  # noqa: F401
+        from components import tfx_api  # noqa: F401
 
     assert "google.cloud.aiplatform" not in sys.modules, "components/tfx_api.py keeps it out"
     print("ready", flush=True)

@@ -1,0 +1,10 @@
+"""What the process that `tests/forked.py` forks has imported."""
+
+from trainer.quick_imports import quick_imports
+
+with quick_imports():
+    import keras  # noqa: F401
+    import tensorflow  # noqa: F401
+
+    import trainer.optimization.strategy
+    import trainer.train  # noqa: F401
