@@ -97,6 +97,10 @@ def create_signatures(
             names.IMAGE: pixels.to_levels(analysis["reconstruction"]),
         }
 
+    @tf.function(input_signature=[tf.TensorSpec([None] * 4, tf.uint8)], autograph=False)
+    def fitted(levels: tf.Tensor) -> tf.Tensor:
+        return _fit_unit(levels, transform.image)
+
     def units(image_bytes: tf.Tensor) -> tf.Tensor:
         return transform.images(validate_files(image_bytes, transform.image, max_pixels))
 
@@ -104,7 +108,7 @@ def create_signatures(
         return _without_image(annotate_scaled(units(image_bytes)))
 
     def annotate_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _without_image(annotate_scaled(_fit_unit(pixels, transform.image)))
+        return _without_image(annotate_scaled(fitted(pixels)))
 
     def serving_default(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return _only(annotate(image_bytes), _DEFAULT_OUTPUTS)

@@ -57,7 +57,11 @@ class Model:
 
     def __init__(self, folder: Path) -> None:
         self.version = int(folder.name)
-        self.session = tf.compat.v1.Session(graph=tf.Graph())
+        # What the optimiser of graphs makes of a signature, which takes seconds each, is what
+        # `test_export.py` and `test_other_loaders.py` compare; here it is what is said and heard.
+        options = tf.compat.v1.ConfigProto()
+        options.graph_options.rewrite_options.disable_meta_optimizer = True
+        self.session = tf.compat.v1.Session(graph=tf.Graph(), config=options)
         with self.session.graph.as_default():
             meta = tf.compat.v1.saved_model.load(self.session, ["serve"], str(folder))
         self.calls: dict[str, Any] = {}
