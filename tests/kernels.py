@@ -9,10 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from components.bulk_inference.annotation.handler import Annotator
-from components.bulk_inference.annotation.schema import COLUMNS
-from components.bulk_inference.model_card import read_card
-from tests.trainer import tiny
+from trainer.quick_imports import quick_imports
+
+with quick_imports():
+    from components.bulk_inference.annotation.handler import Annotator
+    from components.bulk_inference.annotation.schema import COLUMNS
+    from components.bulk_inference.model_card import read_card
+    from tests.trainer import tiny
 
 BATCHES = (15, 60)
 IMAGES = 60

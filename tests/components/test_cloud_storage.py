@@ -24,7 +24,7 @@ from trainer.storage.config import StorageConfig
 
 pytestmark = pytest.mark.slow
 
-IMAGES = 3000
+IMAGES = 600
 STORAGE = StorageConfig(attempts=4, timeout_secs=20)
 
 
@@ -123,18 +123,18 @@ def names_of(config: InputConfig) -> list[str]:
 def test_ingest_with_faults_in_the_middle(proxy: FlakyProxy, tmp_path: Path, path: str) -> None:
     proxy.faults, proxy.met = ["503", "drop", "503", "drop"], []
     account = ingest(
-        config_of(paths=path, units={"members": 1000, "batch": 300}),
+        config_of(paths=path, units={"members": 200, "batch": 60}),
         str(tmp_path / "out"),
         lambda: beam.Pipeline(FnApiRunner()),
     )
     assert account.examples.total() == IMAGES
-    assert account.class_totals() == {"cat": 1000, "dog": 1000, "öl": 1000}
+    assert account.class_totals() == {"cat": 200, "dog": 200, "öl": 200}
     assert account.rejected == ({"empty": 1} if "tree" in path else {})
     assert proxy.met[:2] == ["503", "drop"]
 
 
 def test_listing_goes_page_by_page(proxy: FlakyProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(object_store, "_PAGE", 700)
+    monkeypatch.setattr(object_store, "_PAGE", 140)
     before = proxy.requests
     names = list(files.walk("gs://images/tree", STORAGE))
     assert len(names) == IMAGES + 1

@@ -28,7 +28,10 @@ import signal
 # A process in the background ignores SIGINT, and so does what it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-from tests.pipeline.fake_steps import main
+from trainer.quick_imports import quick_imports
+
+with quick_imports():
+    from tests.pipeline.fake_steps import main
 
 main()
 """

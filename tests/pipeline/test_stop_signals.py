@@ -20,6 +20,7 @@ import signal, sys, time
 import click
 from components.bulk_inference.running.interruption import workers_end_with_us
 from pipeline.cli.command import common
+from trainer.quick_imports import quick_imports
 
 for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
     signal.signal(number, signal.SIG_DFL)
@@ -43,7 +44,8 @@ def main(terminal):
         with workers_end_with_us():
             wait(None)
     else:
-        import apache_beam as beam
+        with quick_imports():
+            import apache_beam as beam
 
         options = ["--runner=DirectRunner", "--direct_running_mode=in_memory"]
         with beam.Pipeline(argv=options) as pipeline:

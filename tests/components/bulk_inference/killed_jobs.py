@@ -16,12 +16,14 @@ from tests.limits import HANG_SECS
 
 DRIVER = """
 import os, random, signal, sys, time
-import apache_beam, tensorflow, keras, cv2, pyarrow.dataset, matplotlib.figure
-from components.bulk_inference.annotation import transforms, unit
-from components.bulk_inference.config import BulkConfig, EngineConfig
-from components.bulk_inference.job import run_bulk
-from components.bulk_inference.running import engines
-from components.image_sources.config import InputConfig, UnitsConfig
+from trainer.quick_imports import quick_imports
+with quick_imports():
+    import apache_beam, tensorflow, keras, cv2, pyarrow.dataset, matplotlib.figure
+    from components.bulk_inference.annotation import transforms, unit
+    from components.bulk_inference.config import BulkConfig, EngineConfig
+    from components.bulk_inference.job import run_bulk
+    from components.bulk_inference.running import engines
+    from components.image_sources.config import InputConfig, UnitsConfig
 
 archive, model, folder, moments, engine = sys.argv[1:]
 inputs = InputConfig(paths=archive, units=UnitsConfig(members=64, batch=32))
