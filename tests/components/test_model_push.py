@@ -34,16 +34,28 @@ FILES = {
 }
 
 PUSH = """
-import sys
+import importlib, os, sys
 from pathlib import Path
 from components.model_push.management import open_store
 from components.model_push.record import PushRecord
-store = open_store(sys.argv[2])
-store.latest()  # imports the client
-print("ready", flush=True)
-while True:
-    store.publish(Path(sys.argv[1]), PushRecord())
+source, place, *clients = sys.argv[1:]
+for client in clients:
+    importlib.import_module(client)
+for _ in sys.stdin:
+    # A fork has only the imports in common with the one before it.
+    child = os.fork()
+    if child == 0:
+        store = open_store(place)
+        store.latest()  # connects
+        print(os.getpid(), flush=True)
+        while True:
+            store.publish(Path(source), PushRecord())
+    os.waitpid(child, 0)
+    print("ended", flush=True)
 """
+"""Starts a process that pushes without end for each line that it reads."""
+CLIENTS = {"gs": ["google.cloud.storage"], "s3": ["boto3"]}
+"""What it imports for a place before it forks."""
 
 
 def model(folder: Path, mark: str = "") -> Path:
@@ -167,29 +179,35 @@ def test_killed_at_any_moment_a_push_leaves_whole_versions_only(tmp_path: Path, 
         store.publish(source, PushRecord())
     longest = time.perf_counter() - begin
     unfinished = 0
-    for attempt in range(kills):
-        process = subprocess.Popen(
-            [sys.executable, "-c", PUSH, str(source), place],
-            stdout=subprocess.PIPE,
-            cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        time.sleep(draw.uniform(0, longest))
-        if attempt % 5 == 4:
-            # A push comes to its end, also where pushes take much longer than just now.
-            known = store.complete()
-            while store.complete() == known:
-                time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        whole = store.complete()
-        # The pointer is never ahead of the versions, and at most one push behind.
-        assert store.latest() in [None, *(version.number for version in whole)]
-        if is_folder:
-            assert whole == store.versions()
-            unfinished += any((tmp_path / "pushed").glob(".tmp-*"))
+    clients = CLIENTS.get(place.partition(":")[0], [])
+    with subprocess.Popen(
+        [sys.executable, "-c", PUSH, str(source), place, *clients],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+    ) as starter:
+        whole: list[Any] = []
+        for attempt in range(kills):
+            assert starter.stdin is not None
+            assert starter.stdout is not None
+            print(file=starter.stdin, flush=True)
+            process = int(starter.stdout.readline())
+            time.sleep(draw.uniform(0, longest))
+            if attempt % 5 == 4:
+                # A push comes to its end, also where pushes take much longer than just now.
+                known = store.complete()
+                while store.complete() == known:
+                    time.sleep(0.01)
+            os.kill(process, signal.SIGKILL)
+            assert starter.stdout.readline() == "ended\n"
+            whole = store.complete()
+            # The pointer is never ahead of the versions, and at most one push behind.
+            assert store.latest() in [None, *(version.number for version in whole)]
+            if is_folder:
+                assert whole == store.versions()
+                unfinished += any((tmp_path / "pushed").glob(".tmp-*"))
     assert len(whole) > 5, "no push came to its end"
     for version in whole:
         content = content_of(version)
