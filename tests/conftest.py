@@ -32,6 +32,7 @@ LONGEST_FIRST = (
     "serving",
     "training inputs",
     "tests/pipeline/orchestration/test_compiled_runs.py",
+    "tests/components/test_model_pixels.py",
     "tests/test_kernels.py",
     "tests/trainer/test_replicas.py",
     "tests/trainer/test_resume.py",
@@ -39,7 +40,8 @@ LONGEST_FIRST = (
     "tests/components/bulk_inference/test_resume.py",
     "tests/components/bulk_inference/test_prism.py",
     "tests/components/bulk_inference/test_dask.py",
-    "tests/components/test_cloud_storage.py",
+    "tests/components/bulk_inference/test_engines.py",
+    "tests/components/test_model_push.py",
 )
 """Groups that take more than 20 seconds, in the order in which they start at the end."""
 
