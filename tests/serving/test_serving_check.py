@@ -6,17 +6,19 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tfx.types import standard_artifacts
 
-from components.serving_check import check, executor
+from components.serving_check import check, executor, probe
 from components.serving_check.check import CheckStoppedError, check_model
 from components.serving_check.config import ServingCheckConfig
 from components.serving_check.probe import run_check
 from components.serving_check.server import check_server
+from components.serving_check.session import SessionModel
 from serving import names
 from serving.golden import ANSWERS, read_golden, write_golden
 from tests.pipeline import hanging_probe
@@ -31,6 +33,23 @@ QUICK = ServingCheckConfig(latency_requests=1, batch_sizes=(1, 3))
 def copy(exported: Exported, tmp_path: Path) -> Path:
     """A copy of the export, to damage."""
     return Path(shutil.copytree(exported.folder, tmp_path / "Format-Serving"))
+
+
+@pytest.fixture(scope="module")
+def loaded(exported: Exported) -> Iterator[SessionModel]:
+    model = SessionModel(str(exported.folder))
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def loaded_once(loaded: SessionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks of copies with the same graph and weights share a session.
+
+    TensorFlow optimises the graph in each session anew, which takes seconds.
+    """
+    monkeypatch.setattr(loaded, "close", lambda: None)
+    monkeypatch.setattr(probe, "SessionModel", lambda _: loaded)
 
 
 def test_a_sound_export_is_blessed_by_the_component(copy: Path) -> None:
@@ -52,6 +71,7 @@ def test_a_sound_export_is_blessed_by_the_component(copy: Path) -> None:
     assert report["figures"]["images"] == 6
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_another_answer_than_in_memory_names_stage_image_and_numbers(copy: Path) -> None:
     path = str(copy / names.EXTRA_ASSETS / names.GOLDEN)
     golden = read_golden(path)
@@ -112,6 +132,7 @@ class Server:
         return found | {names.EMBEDDING: found[names.EMBEDDING] + type(self).offset}
 
 
+@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize(
     ("body_dtype", "offset", "limit"),
     [
