@@ -15,6 +15,7 @@ def quick_imports() -> Iterator[None]:
     the imports, and again and again later on.
     """
     imported = len(sys.modules)
+    collects = gc.isenabled()
     gc.disable()
     try:
         yield
@@ -22,7 +23,8 @@ def quick_imports() -> Iterator[None]:
         # Garbage would be exempt, too, so only where the block has imported something.
         if len(sys.modules) > imported:
             gc.freeze()
-        gc.enable()
+        if collects:
+            gc.enable()
 
 
 def leave_out_keras() -> None:
