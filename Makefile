@@ -89,7 +89,7 @@ WORKERS ?= $(shell n=$$(( $$(nproc 2>/dev/null || echo 1) + 1 )); \
   free=$$(awk '/^MemAvailable/ {print int($$2 / 4194304)}' /proc/meminfo 2>/dev/null); \
   for most in 4 $${free:-1}; do n=$$(( n < most ? n : most )); done; echo $$(( n > 1 ? n : 1 )))
 
-# Bytecode of the tests is kept, which saves each process five seconds the next time.
+# Bytecode of the tests is kept, which saves each process a second the next time.
 .PHONY: test
 test: export PYTHONDONTWRITEBYTECODE =
 test: install ## the test suite; WORKERS=1 runs it in one process
