@@ -106,7 +106,7 @@ class ModelConfig(Section):
         default=2,
         ge=1,
         le=64,
-        description="fixed noise vectors for the ELBO of analyse(); 1 or even",
+        description="noise vectors per image for the ELBO of analyse(); 1 or even",
     )
     neighbours: int = Field(
         default=10, ge=1, description="outlier score: which neighbour's distance"

@@ -9,19 +9,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from trainer.config import ModelConfig
 from trainer.model.decoders import build_decoder
+from trainer.model.elbo_noise import antithetic_noise
 from trainer.model.encoders import Encoded, build_encoder
 from trainer.model.keras_training import KerasTraining
 from trainer.model.observations import observation_model
 from trainer.optimization import losses
 from trainer.quality import outliers
-
-_ELBO_NOISE_SEED = 20140501
-"""Seed of the fixed noise in `analyse`; a constant, so that equal weights give equal scores."""
 
 
 @keras.saving.register_keras_serializable("vaeline")
@@ -202,8 +199,8 @@ class VaeClassifier(KerasTraining):
     def analyse(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes all outputs for each image in one deterministic forward pass.
 
-        The expectation in the ELBO is taken over `model.elbo_samples` fixed noise vectors in
-        antithetic pairs, the same for every image. Reconstruction and reconstruction error are
+        The expectation in the ELBO is taken over `model.elbo_samples` noise vectors in antithetic
+        pairs, chosen by a hash of the image's pixels. Reconstruction and reconstruction error are
         those of the posterior mean. With `label` conditioning, the decoder is given the most
         probable class, and log(1 / K) is added to the bound. With `hidden` conditioning, the
         decoder is given h, so there is no bound on the image's density: `elbo` is NaN and
@@ -278,8 +275,8 @@ class VaeClassifier(KerasTraining):
         self, pixels: tf.Tensor, encoded: Encoded, logits: tf.Tensor
     ) -> dict[str, tf.Tensor]:
         beside = self.beside_latent(encoded, tf.argmax(logits, axis=-1, output_type=tf.int32))
-        noise = tf.constant(self._elbo_noise())
-        repeats = noise.shape[0]
+        noise = antithetic_noise(pixels, self.config.elbo_samples, self.config.latent_size)
+        repeats = 1 + self.config.elbo_samples
         latent = tf.reshape(encoded.latent(noise), [-1, self.config.latent_size])
         if beside is not None:
             beside = tf.tile(beside, [repeats, 1])
@@ -302,17 +299,6 @@ class VaeClassifier(KerasTraining):
         if self._has_no_density:
             result |= {"elbo": bound * math.nan, "conditional_bound": bound}
         return result
-
-    def _elbo_noise(self) -> np.ndarray:
-        """Returns a row of zeros, then antithetic pairs of unit variance.
-
-        The array is float32 [1 + samples, 1, d].
-        """
-        samples, size = self.config.elbo_samples, self.config.latent_size
-        drawn = np.random.default_rng(_ELBO_NOISE_SEED).normal(size=((samples + 1) // 2, size))
-        drawn /= np.sqrt(np.mean(np.square(drawn)))
-        rows = np.concatenate([np.zeros((1, size)), drawn, -drawn])[: samples + 1]
-        return rows[:, np.newaxis, :].astype(np.float32)
 
     def _term(self, name: str, result: dict[str, tf.Tensor], pixels: tf.Tensor) -> tf.Tensor:
         if name == "bound":
