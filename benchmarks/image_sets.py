@@ -31,6 +31,11 @@ TARGETS = {
     "backbone": {"margin_worst": 0.05},
     "calibration": {"mnist_ece_after": 0.01, "digits_ece_after": 0.03},
     "outliers": {"mean_auroc_mean": 0.99, "least_auroc_mean": 0.96},
+    "colour_outliers": {
+        "far_mean_auroc_worst": 0.9,
+        "held_out_auroc_worst": 0.7,
+        "outside_interval_worst": 0.0,
+    },
     "train_speed_mlp": {"ratio": 0.95},
     "train_speed_conv": {"ratio": 0.95},
     "distribution": {

@@ -8,6 +8,7 @@ by its own synthetic kinds (`trainer/quality/synthetic_outliers.py`), none of wh
 import argparse
 import functools
 import logging
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from trainer.data.input_pipeline import ImageSet
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.quality.calibration import auroc
 from trainer.quality.evaluation import Forward
+from trainer.train import TrainResult
 
 
 def strokes(count: int, draw: np.random.Generator) -> np.ndarray:
@@ -65,37 +67,55 @@ def all_scores(model: VaeClassifier, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
     return {**model.outlier_terms(pixels), "score": model.analyse(pixels)["outlier_score"]}
 
 
+def measured(
+    result: TrainResult, good: np.ndarray, outliers: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    """AUROC of all candidates and of the chosen score, and the rate of the threshold.
+
+    Args:
+        result: a training whose score is calibrated.
+        good: test images of the model's classes, uint8 [n, height, width, channels].
+        outliers: images of no class by kind.
+
+    Returns:
+        `auroc` of the score by kind, `terms` by kind and candidate, and values for the record.
+    """
+    model = result.model
+    score = Forward(functools.partial(all_scores, model), model.image_shape, 250)
+    known = score(good)
+    terms = {
+        kind: {name: auroc(known[name], values) for name, values in score(images).items()}
+        for kind, images in outliers.items()
+    }
+    threshold = result.calibration["thresholds"]["review"]
+    return {
+        "chosen": result.calibration["outlier_score"]["chosen"],
+        "auroc": {kind: values["score"] for kind, values in terms.items()},
+        "terms": terms,
+        "false_positive_rate": float(np.mean(known["score"] > threshold["score"])),
+        "stated_interval": threshold["interval"],
+    }
+
+
 def main() -> None:
     """Trains once per seed, measures every kind and prints the record."""
     arguments = _arguments()
     full, test = mnist(arguments.data)
     _, colour = cifar(arguments.data)
+    few = ImageSet(test.images[:2000], test.labels[:2000])
     runs = []
     for seed in arguments.seeds:
         data = split_off(full, {"validation": 1000, "calibration": 4000}, seed=seed)
         trained = run_training(arguments, data, seed, MODEL, TRAINER)
-        result, model = trained.result, trained.result.model
-        score = Forward(functools.partial(all_scores, model), (28, 28, 1), 500)
-        good = score(test.images)
-        few = ImageSet(test.images[:2000], test.labels[:2000])
-        measured = {
-            kind: {name: auroc(good[name], values) for name, values in score(images).items()}
-            for kind, images in outlier_sets(few, colour, seed).items()
-        }
-        threshold = result.calibration["thresholds"]["review"]
-        areas = {kind: values["score"] for kind, values in measured.items()}
+        found = measured(trained.result, test.images, outlier_sets(few, colour, seed))
         # With all digits, 0, 1 and 8 are no outliers: shown, not counted.
-        counted = [value for kind, value in areas.items() if kind != "rotated_90_all"]
+        counted = [value for kind, value in found["auroc"].items() if kind != "rotated_90_all"]
         run = {
             "seed": seed,
             **trained.cost(),
-            "chosen": result.calibration["outlier_score"]["chosen"],
             "mean_auroc": float(np.mean(counted)),
             "least_auroc": float(min(counted)),
-            "auroc": areas,
-            "terms": measured,
-            "false_positive_rate": float(np.mean(good["score"] > threshold["score"])),
-            "stated_interval": threshold["interval"],
+            **found,
         }
         logging.info("%s", {key: value for key, value in run.items() if key != "terms"})
         runs.append(run)

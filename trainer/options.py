@@ -230,7 +230,8 @@ class CalibrationConfig(Section):
         default=0.005, gt=0, lt=1, description="share of good images whose verdict is `reject`"
     )
     outlier_score: Literal["auto", "combined", "bound", "reconstruction", "relative_error",
-                           "energy", "neighbours", "mahalanobis"] = Field(
+                           "energy", "neighbours", "mahalanobis",
+                           "relative_mahalanobis"] = Field(
         default="auto", description="auto: the best on synthetic outliers of the calibration split"
     )  # fmt: skip
 

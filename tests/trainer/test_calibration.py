@@ -7,10 +7,11 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy.spatial import distance
 
 from tests.components.model_gate.measured import equal_mass_error
 from tests.trainer import tiny
-from trainer.quality import calibration, evaluation, summaries
+from trainer.quality import calibration, evaluation, outliers, summaries
 from trainer.quality.confidence_grid import ConfidenceGrid, expected_calibration_error
 from trainer.quality.held_out import read_held_out, write_held_out
 from trainer.quality.synthetic_outliers import synthetic_outliers
@@ -209,6 +210,44 @@ def test_distances_to_neighbours_are_precise_where_images_are_alike() -> None:
     # In float32 the difference would be wrong by 1e-7 and more.
     found = scores.neighbour_distance(features).numpy()
     np.testing.assert_allclose(found, expected, rtol=2e-7, atol=1e-7)
+
+
+def test_relative_distance_is_that_of_scipy() -> None:
+    data = tiny.image_set(300, seed=1)
+    model = tiny.build(tiny.model_config())
+    config = tiny.trainer_config().calibration
+    calibration.calibrate(model, train=data, calibration=data.take(np.arange(40)), config=config,
+                          seed=0)  # fmt: skip
+    features = model.encode(data.images / np.float32(255)).features.numpy().astype(np.float64)
+    projected = features @ model.scores.projection.numpy()
+    means = np.stack([projected[data.labels == k].mean(axis=0) for k in range(tiny.CLASSES)])
+
+    def inverse(differences: np.ndarray) -> np.ndarray:
+        covariance = np.cov(differences.T, bias=True)
+        least = max(1e-3 * np.trace(covariance) / len(covariance), 1e-6)
+        return np.linalg.inv(covariance + least * np.eye(len(covariance)))
+
+    within, every = inverse(projected - means[data.labels]), inverse(projected)
+    classes = distance.cdist(projected, means, "mahalanobis", VI=within) ** 2
+    centre = projected.mean(axis=0, keepdims=True)
+    background = distance.cdist(projected, centre, "mahalanobis", VI=every)[:, 0] ** 2
+    found = model.scores.relative_distance(features.astype(np.float32)).numpy()
+    np.testing.assert_allclose(found, classes.min(axis=1) - background, rtol=1e-3, atol=1e-3)
+    # An image of another class is as far from the known ones as from all images.
+    strange = (0.5 * (features[data.labels == 0][:50] + features[data.labels == 2][:50])).astype(
+        np.float32
+    )
+    assert calibration.auroc(found, model.scores.relative_distance(strange).numpy()) > 0.9
+
+
+def test_far_terms_count_only_beyond_what_good_images_have() -> None:
+    scores = tiny.build().scores
+    terms = {name: np.zeros(4, np.float32) for name in outliers.COMBINED_TERMS}
+    terms["relative_mahalanobis"] = np.array([-1, 0, 2, 2], np.float32)
+    terms["neighbours"] = np.array([-5, 0.9, 1.0, 1.5], np.float32)
+    terms["relative_error"] = np.array([0.5, 0, 0, 7], np.float32)
+    np.testing.assert_allclose(scores.combine(terms, "combined"), [-1, 0, 2, 8.5], rtol=1e-6)
+    np.testing.assert_allclose(scores.combine(terms, "neighbours"), [-3, 0.9, 1, 1.5], rtol=1e-6)
 
 
 def test_a_few_images_that_are_alike_give_no_tiny_scale() -> None:

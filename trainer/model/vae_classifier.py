@@ -311,6 +311,8 @@ class VaeClassifier(KerasTraining):
             return -tf.reduce_logsumexp(result["logits"], axis=-1)
         if name == "neighbours":
             return self.scores.neighbour_distance(result["features"])
+        if name == "relative_mahalanobis":
+            return self.scores.relative_distance(result["features"])
         return self.scores.class_distance(result["embedding"])
 
     def get_config(self) -> dict[str, Any]:

@@ -223,21 +223,42 @@ def _fit_references(
     scores.bank.assign(bank)
 
     classes = np.where(labels >= 0, labels, known["logits"].argmax(axis=-1))
-    latent = known["embedding"].astype(np.float64)
-    overall = latent.mean(axis=0)
+    projected = features @ projection
+    for values, groups, count, whitening, centres in (
+        (known["embedding"], classes, model.num_classes, scores.whitening, scores.class_means),
+        (projected, classes, model.num_classes, scores.feature_whitening, scores.feature_means),
+        (projected, 0 * classes, 1, scores.background_whitening, scores.background_mean),
+    ):
+        fitted, white = _class_gaussians(values.astype(np.float64), groups, count)
+        whitening.assign(white)
+        centres.assign(fitted @ white)
+
+
+def _class_gaussians(
+    values: np.ndarray, classes: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fits one Gaussian per class with a common covariance.
+
+    Args:
+        values: float64 [n, d].
+        classes: int [n], 0 to `count` - 1.
+        count: number of classes; one without images gets the mean of all.
+
+    Returns:
+        The means, float64 [count, d], and the matrix that whitens the differences from them.
+    """
+    overall = values.mean(axis=0)
     means = np.stack(
         [
-            latent[classes == k].mean(axis=0) if (classes == k).any() else overall
-            for k in range(model.num_classes)
+            values[classes == k].mean(axis=0) if (classes == k).any() else overall
+            for k in range(count)
         ]
     )
-    centred = latent - means[classes]
-    covariance = centred.T @ centred / len(latent)
+    centred = values - means[classes]
+    covariance = centred.T @ centred / len(values)
     # Unused latent dimensions have hardly any variance in mu.
     covariance += np.eye(len(covariance)) * max(1e-3 * np.trace(covariance) / len(covariance), 1e-6)
-    whitening = np.linalg.inv(np.linalg.cholesky(covariance)).T
-    scores.whitening.assign(whitening)
-    scores.class_means.assign(means @ whitening)
+    return means, np.linalg.inv(np.linalg.cholesky(covariance)).T
 
 
 def _fit_standardisation(model: VaeClassifier, good: dict[str, np.ndarray]) -> None:

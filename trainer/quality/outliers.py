@@ -17,11 +17,18 @@ TERMS: Final = (
     "energy",
     "neighbours",
     "mahalanobis",
+    "relative_mahalanobis",
 )
 """Candidate scores, larger for outliers, in the order of the standardisation weights."""
 COMBINED: Final = "combined"
-"""The sum of the standardised `COMBINED_TERMS`."""
-COMBINED_TERMS: Final = ("relative_error", "neighbours", "mahalanobis")
+"""`_NEAR`, standardised, plus the excess of each of `_FAR` over 1, its 95 % quantile.
+
+The first tells photographs of other classes from known ones, the others what is no photograph of
+any kind. Within the range of good images they say nothing about classes, so they add nothing there.
+"""
+_NEAR: Final = "relative_mahalanobis"
+_FAR: Final = ("relative_error", "neighbours", "mahalanobis")
+COMBINED_TERMS: Final = (_NEAR, *_FAR)
 VERDICTS: Final = ("accept", "review", "reject")
 """Names of the verdicts 0, 1 and 2."""
 
@@ -48,6 +55,28 @@ def relative_error(pixels: tf.Tensor, reconstruction: tf.Tensor) -> tf.Tensor:
     contrast = tf.reduce_sum(tf.square(pixels - mean), axes)
     floor = pixels.shape[1] * pixels.shape[2] * pixels.shape[3] / 784.0
     return error / (contrast + floor)
+
+
+def _distance(values: tf.Tensor, whitening: Any, centres: Any) -> tf.Tensor:
+    """Computes the squared distance to the nearest centre, in the whitened space.
+
+    Args:
+        values: float64 [batch, d].
+        whitening: weight [d, d].
+        centres: weight [K, d], in the whitened space.
+
+    Returns:
+        float64 [batch].
+    """
+    white = tf.matmul(values, tf.cast(whitening.value, tf.float64))
+    squares = tf.reduce_sum(tf.square(centres.value), axis=-1) - 2.0 * tf.matmul(
+        tf.cast(white, tf.float32), centres.value, transpose_b=True
+    )
+    # The squares of classes far apart cancel, so they only choose the nearest classes.
+    count = min(1 + _SPARE, centres.shape[0])
+    found = tf.gather(centres.value, tf.math.top_k(-squares, k=count).indices)
+    differences = white[:, tf.newaxis] - tf.cast(found, tf.float64)
+    return tf.reduce_min(tf.reduce_sum(tf.square(differences), axis=-1), axis=-1)
 
 
 @keras.saving.register_keras_serializable("vaeline")
@@ -99,6 +128,11 @@ class OutlierScore(keras.layers.Layer):
         self.bank = add("bank", (self.bank_size, self.components))
         self.whitening = add("whitening", (self.latent_size, self.latent_size), "identity")
         self.class_means = add("class_means", (self.num_classes, self.latent_size))
+        square = (self.components, self.components)
+        self.feature_whitening = add("feature_whitening", square, "identity")
+        self.feature_means = add("feature_means", (self.num_classes, self.components))
+        self.background_whitening = add("background_whitening", square, "identity")
+        self.background_mean = add("background_mean", (1, self.components))
         self.centre = add("centre", (len(TERMS),))
         self.scale = add("scale", (len(TERMS),), "ones")
         self.thresholds = add("thresholds", (2,), float("inf"))
@@ -132,18 +166,27 @@ class OutlierScore(keras.layers.Layer):
 
         The class Gaussians share one covariance (Lee et al. 2018).
         """
-        white = tf.matmul(tf.cast(mean, tf.float64), tf.cast(self.whitening.value, tf.float64))
-        centres = self.class_means.value
-        rough = tf.cast(white, tf.float32)
-        squares = tf.reduce_sum(tf.square(centres), axis=-1) - 2.0 * tf.matmul(
-            rough, centres, transpose_b=True
+        distance = _distance(tf.cast(mean, tf.float64), self.whitening, self.class_means)
+        return tf.cast(distance, tf.float32)
+
+    def relative_distance(self, features: tf.Tensor) -> tf.Tensor:
+        """Computes the squared distance of h to the nearest class less that to all training images.
+
+        Both are Mahalanobis distances in the space of the principal components (Ren et al. 2021).
+        Directions in which images differ whatever their class cancel.
+
+        Args:
+            features: float32 [batch, m].
+
+        Returns:
+            float32 [batch], of either sign.
+        """
+        projected = tf.matmul(
+            tf.cast(features, tf.float64), tf.cast(self.projection.value, tf.float64)
         )
-        # The squares of classes far apart cancel, so they only choose the nearest classes.
-        count = min(1 + _SPARE, self.num_classes)
-        found = tf.gather(centres, tf.math.top_k(-squares, k=count).indices)
-        differences = white[:, tf.newaxis] - tf.cast(found, tf.float64)
-        nearest = tf.reduce_min(tf.reduce_sum(tf.square(differences), axis=-1), axis=-1)
-        return tf.cast(nearest, tf.float32)
+        near = _distance(projected, self.feature_whitening, self.feature_means)
+        every = _distance(projected, self.background_whitening, self.background_mean)
+        return tf.cast(near - every, tf.float32)
 
     def standardise(self, name: str, values: tf.Tensor) -> tf.Tensor:
         """Scales a term so that 0 and 1 are its calibration split's median and 95 % quantile."""
@@ -153,9 +196,11 @@ class OutlierScore(keras.layers.Layer):
 
     def combine(self, terms: dict[str, tf.Tensor], score: str | None = None) -> tf.Tensor:
         """Computes the outlier score, or the named one, from its terms: float32 [batch]."""
-        return tf.add_n(
-            [self.standardise(name, terms[name]) for name in terms_of(score or self.score)]
-        )
+        name = score or self.score
+        if name != COMBINED:
+            return self.standardise(name, terms[name])
+        excess = [tf.nn.relu(self.standardise(far, terms[far]) - 1.0) for far in _FAR]
+        return tf.add_n([self.standardise(_NEAR, terms[_NEAR]), *excess])
 
     def verdict(self, score: tf.Tensor) -> tf.Tensor:
         """Returns the verdict of a score, int32 [batch], an index into `VERDICTS`."""
