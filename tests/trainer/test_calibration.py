@@ -240,14 +240,15 @@ def test_relative_distance_is_that_of_scipy() -> None:
     assert calibration.auroc(found, model.scores.relative_distance(strange).numpy()) > 0.9
 
 
-def test_far_terms_count_only_beyond_what_good_images_have() -> None:
+def test_far_terms_count_little_within_what_good_images_have() -> None:
     scores = tiny.build().scores
-    terms = {name: np.zeros(4, np.float32) for name in outliers.COMBINED_TERMS}
+    terms = {name: np.full(4, -3, np.float32) for name in outliers.COMBINED_TERMS}
     terms["relative_mahalanobis"] = np.array([-1, 0, 2, 2], np.float32)
-    terms["neighbours"] = np.array([-5, 0.9, 1.0, 1.5], np.float32)
-    terms["relative_error"] = np.array([0.5, 0, 0, 7], np.float32)
-    np.testing.assert_allclose(scores.combine(terms, "combined"), [-1, 0, 2, 8.5], rtol=1e-6)
-    np.testing.assert_allclose(scores.combine(terms, "neighbours"), [-3, 0.9, 1, 1.5], rtol=1e-6)
+    terms["neighbours"] = np.array([-5, 0, 1, 5], np.float32)
+    terms["relative_error"] = np.array([-3, -3, -3, 7], np.float32)
+    found = scores.combine(terms, "combined").numpy()
+    np.testing.assert_allclose(found, [-1, 0.0162, 2 + np.log(2) / 3, 12], atol=1e-4)
+    np.testing.assert_allclose(scores.combine(terms, "neighbours"), [-3, 0, 1, 5], rtol=1e-6)
 
 
 def test_a_few_images_that_are_alike_give_no_tiny_scale() -> None:
