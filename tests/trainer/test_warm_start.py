@@ -1,10 +1,13 @@
 """A training that begins with the weights of an earlier model."""
 
+import io
 import json
 import logging
 import pathlib
+import zipfile
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -69,6 +72,19 @@ def standing_still(**changes: Any) -> Any:
     """One step that moves nothing that can be seen."""
     optimizer = {"learning_rate": 1e-30, "ema_decay": 0.9, "ema_every": 1}
     return tiny.trainer_config(epochs=0.1, steps_per_call=1, optimizer=optimizer, **changes)
+
+
+def forget_a_weight(saved: pathlib.Path, name: str) -> None:
+    """Removes a weight from a file of Keras, as if a version without it had saved it."""
+    with zipfile.ZipFile(saved) as file:
+        parts = {part: file.read(part) for part in file.namelist()}
+    weights = io.BytesIO(parts["model.weights.h5"])
+    with h5py.File(weights, "r+") as opened:
+        del opened[name]
+    parts["model.weights.h5"] = weights.getvalue()
+    with zipfile.ZipFile(saved, "w") as file:
+        for part, content in parts.items():
+            file.writestr(part, content)
 
 
 def test_names_do_not_hang_on_what_keras_counted_before() -> None:
@@ -233,3 +249,8 @@ def test_the_program_starts_from_what_it_wrote(
     record = json.loads(content)
     assert record["base"]["source"] == str(tmp_path / "one")
     assert record["base"]["new"] == []
+
+    forget_a_weight(tmp_path / "one" / "model.keras", "layers/outlier_score/vars/0")
+    caplog.clear()
+    assert main([*command, str(tmp_path / "three"), *first]) == 1
+    assert "model.keras: is damaged or of another version of vaeline; start from" in caplog.text

@@ -170,8 +170,15 @@ def _read_keras(folder: str) -> Base:
     import keras
 
     card = _read_card(posixpath.join(folder, CARD_FILE))
-    with files.local_copy(posixpath.join(folder, _KERAS_MODEL)) as local:
-        model = keras.saving.load_model(local, compile=False)
+    path = posixpath.join(folder, _KERAS_MODEL)
+    with files.local_copy(path) as local:
+        try:
+            model = keras.saving.load_model(local, compile=False)
+        except ValueError as error:
+            raise ValueError(
+                f"{path}: is damaged or of another version of vaeline; start from a pushed "
+                "version, or train it again"
+            ) from error
     arrays = [np.asarray(weight.numpy()) for weight in model.weights]
     named = dict(zip(weight_names(model.weights), arrays, strict=True))
     return Base(folder, digest_arrays(arrays), card.classes, named)
