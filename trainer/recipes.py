@@ -52,7 +52,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         "model": {
             "encoder": "conv",
             "decoder": "mlp",
-            "conv_width": 48,
+            "conv_width": 64,
             "conv_blocks": 1,
             "feature_size": 256,
             "latent_size": 64,
@@ -61,7 +61,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
             "dropout": 0.3,
         },
         "trainer": {
-            "epochs": 45,
+            "epochs": 140,
             "batch_size": 128,
             "augmentation": {
                 "shift": 0.125,
@@ -72,7 +72,12 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
                 "cutout": 0.3,
                 "fill": "reflect",
             },
-            "objective": {"clean_share": 0.1, "generative_weight": 0.1, "label_smoothing": 0.05},
+            "objective": {
+                "clean_share": 0.1,
+                "generative_weight": 0.1,
+                "elbo_every": 4,
+                "label_smoothing": 0.05,
+            },
             "optimizer": {
                 "learning_rate": 2e-3,
                 "warmup_epochs": 1,
@@ -131,7 +136,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
             },
             "objective": {"clean_share": 0.1, "generative_weight": 1.0},
             "semi_supervised": {
-                "batch_size": 160,
+                "batch_size": 320,
                 "elbo_every": 4,
                 "consistency": 1.0,
                 "confidence": 0.95,
