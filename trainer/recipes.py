@@ -136,7 +136,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
             },
             "objective": {"clean_share": 0.1, "generative_weight": 1.0},
             "semi_supervised": {
-                "batch_size": 320,
+                "batch_size": 160,
                 "elbo_every": 4,
                 "consistency": 1.0,
                 "confidence": 0.95,
