@@ -70,7 +70,8 @@ def killed_at_random_moments(
     for job in jobs:
         for part in ("table", "rejects"):
             assert read_table(job, part).equals(read_table(tmp_path / "whole", part))
-        assert files_of(job) == files_of(tmp_path / "whole")
+        # A kill between the last file and the end leaves the lock, which the next job takes over.
+        assert set(files_of(job)) - {"_lock.json"} == set(files_of(tmp_path / "whole"))
 
 
 @contextmanager
