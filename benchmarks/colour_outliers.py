@@ -26,12 +26,10 @@ def main() -> None:
     _, digits = mnist(arguments.data)
     known, others = known_classes(full)
     good, more = known_classes(test)
-    model = {**MODEL, "observation": "discretized_logistic"}
-    trainer = {**TRAINER, "objective": {**TRAINER["objective"], "elbo_every": 4}}
     runs = []
     for seed in arguments.seeds:
         data = split_off(known, {"calibration": 800}, seed=seed)
-        trained = run_training(arguments, data, seed, model, trainer)
+        trained = run_training(arguments, data, seed, MODEL, TRAINER)
         sets = outlier_sets(good.images, digits.images, seed)
         sets["held_out"] = np.concatenate([others.images, more.images])
         found = measured(trained.result, good.images, sets)
