@@ -11,14 +11,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
-from benchmarks.cifar import MODEL, TRAINER
+from benchmarks.cifar import CALIBRATION, MODEL, TRAINER
 from benchmarks.image_sets import cifar, record, split_off
 from benchmarks.trainings import run_training, started, training_parser
 from trainer.quality.evaluation import Evaluator
 
-RECIPE: Final = "recipe"
 UNDONE: Final[Mapping[str, Mapping[str, Any]]] = {
-    RECIPE: {},
+    "recipe": {},
     "elbo_of_every_image": {"objective": {"elbo_every": 1}},
     "generative_weight_1": {"objective": {"generative_weight": 1.0}},
     "no_generative_half": {"objective": {"generative_weight": 0.0}},
@@ -52,7 +51,7 @@ def main() -> None:
     """Trains once per choice and prints the record."""
     arguments = _arguments()
     full, test = cifar(arguments.data)
-    data = split_off(full, {"calibration": 500}, seed=0)
+    data = split_off(full, CALIBRATION, seed=0)
     runs: dict[str, dict[str, float]] = {}
     for name in arguments.only:
         model, trainer = options(UNDONE[name])

@@ -14,6 +14,8 @@ from benchmarks.trainings import recipe, run_training, started, training_parser
 from trainer.quality import evaluation
 from trainer.quality.confidence_grid import expected_calibration_error
 
+CALIBRATION = {"calibration": 500}
+"""What is taken from the images to train with, by split."""
 MODEL, TRAINER = recipe(
     "conv_colour",
     trainer={
@@ -28,7 +30,7 @@ def main() -> None:
     """Trains once per observation model and seed and prints the record."""
     arguments = _arguments()
     full, test = cifar(arguments.data)
-    data = split_off(full, {"calibration": 500}, seed=0)
+    data = split_off(full, CALIBRATION, seed=0)
     runs = []
     for observation in arguments.observations:
         model = {**MODEL, "observation": observation}

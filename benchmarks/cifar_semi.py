@@ -11,7 +11,7 @@ import logging
 from typing import Any
 
 from benchmarks.cifar import MODEL, TRAINER
-from benchmarks.image_sets import cifar, draw_labels, mean_and_worst, record, split_off
+from benchmarks.image_sets import cifar, few_labels, mean_and_worst, record
 from benchmarks.trainings import run_training, started, training_parser
 from trainer.quality.evaluation import Evaluator
 
@@ -36,11 +36,7 @@ def main() -> None:
     trainer = {**TRAINER, "batch_size": BATCH, "semi_supervised": SEMI_SUPERVISED}
     runs = []
     for seed in arguments.seeds:
-        parts = split_off(full, {"calibration": 800}, seed=0)
-        data = {
-            **draw_labels(parts["train"], PER_CLASS, seed=seed),
-            "calibration": parts["calibration"],
-        }
+        data = few_labels(full, PER_CLASS, calibration=800, seed=seed)
         arguments.epochs = arguments.steps * BATCH / len(data["train"])
         trainer["evaluate_every_epochs"] = arguments.epochs / 4
         run: dict[str, Any] = {"seed": seed}

@@ -109,16 +109,30 @@ def split_off(data: ImageSet, sizes: Mapping[str, int], *, seed: int) -> dict[st
     return {**parts, "train": data.take(np.sort(order[start:]))}
 
 
-def draw_labels(data: ImageSet, per_class: int, *, seed: int) -> dict[str, ImageSet]:
-    """Some images of each class as `train`, the others without their labels as `unlabelled`."""
+def few_labels(
+    data: ImageSet, per_class: int, *, calibration: int, seed: int
+) -> dict[str, ImageSet]:
+    """Draws `train` with so many images of each class; the others lose their labels.
+
+    Args:
+        data: labelled images.
+        per_class: images of `train`, per class.
+        calibration: labelled images of `calibration`, the same for every seed.
+        seed: of the draw.
+
+    Returns:
+        `train`, `unlabelled` and `calibration`.
+    """
+    parts = split_off(data, {"calibration": calibration}, seed=0)
+    rest = parts["train"]
     draw = np.random.default_rng([seed, 100])
-    classes = range(int(data.labels.max()) + 1)
+    classes = range(int(rest.labels.max()) + 1)
     chosen = np.concatenate(
-        [draw.choice(np.flatnonzero(data.labels == k), per_class, replace=False) for k in classes]
+        [draw.choice(np.flatnonzero(rest.labels == k), per_class, replace=False) for k in classes]
     )
-    others = np.setdiff1d(np.arange(len(data)), chosen)
-    hidden = ImageSet(data.images[others], np.full(len(others), -1, np.int32))
-    return {"train": data.take(chosen), "unlabelled": hidden}
+    others = np.setdiff1d(np.arange(len(rest)), chosen)
+    hidden = ImageSet(rest.images[others], np.full(len(others), -1, np.int32))
+    return {**parts, "train": rest.take(chosen), "unlabelled": hidden}
 
 
 def record(arguments: argparse.Namespace, name: str, results: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""MNIST with 100 labels and 59,900 images without: test error over draws of the labels.
+"""MNIST with 100 labels and 58,900 images without: test error over draws of the labels.
 
 `python -m benchmarks.mnist_semi --minutes 15 --seeds 1 2 3 4 5`
 Each seed draws ten labelled images per class and initialises the network. Calibration uses 1,000
@@ -10,7 +10,7 @@ import logging
 
 import numpy as np
 
-from benchmarks.image_sets import draw_labels, mean_and_worst, mnist, record, split_off
+from benchmarks.image_sets import few_labels, mean_and_worst, mnist, record
 from benchmarks.trainings import recipe, run_training, started, training_parser
 from trainer.quality import evaluation
 from trainer.quality.confidence_grid import expected_calibration_error
@@ -27,11 +27,7 @@ def main() -> None:
     full, test = mnist(arguments.data)
     runs = []
     for seed in arguments.seeds:
-        parts = split_off(full, {"calibration": 1000}, seed=0)
-        data = {
-            **draw_labels(parts["train"], PER_CLASS, seed=seed),
-            "calibration": parts["calibration"],
-        }
+        data = few_labels(full, PER_CLASS, calibration=1000, seed=seed)
         if arguments.steps:
             arguments.epochs = arguments.steps * TRAINER["batch_size"] / len(data["train"])
         trained = run_training(arguments, data, seed, MODEL, TRAINER)

@@ -10,6 +10,17 @@ from components.serving_check.requests import Input
 _SERVE = "serve"
 
 
+def session_options() -> tf.compat.v1.ConfigProto:
+    """Returns options with which the first calls of all signatures take the least time."""
+    # With several threads, the calls of one function that start together optimise a copy each.
+    # Within an op, all threads work.
+    options = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=1, use_per_session_threads=True)
+    # A server optimises the graph twice; the second pass changes next to nothing here and would
+    # cost half a minute over all signatures.
+    options.graph_options.rewrite_options.meta_optimizer_iterations = 1
+    return options
+
+
 class SessionModel:
     """Runs a loaded model in a session.
 
@@ -22,15 +33,7 @@ class SessionModel:
 
     def __init__(self, path: str) -> None:
         self._graph = tf.Graph()
-        # With several threads, the calls of one function that start together optimise a copy each.
-        # Within an op, all threads work.
-        options = tf.compat.v1.ConfigProto(
-            inter_op_parallelism_threads=1, use_per_session_threads=True
-        )
-        # A server optimises the graph twice; the second pass changes next to nothing here and
-        # would cost half a minute over all signatures.
-        options.graph_options.rewrite_options.meta_optimizer_iterations = 1
-        self._session = tf.compat.v1.Session(graph=self._graph, config=options)
+        self._session = tf.compat.v1.Session(graph=self._graph, config=session_options())
         with self._graph.as_default():
             meta = tf.compat.v1.saved_model.load(self._session, [_SERVE], path)
         self._signatures = {

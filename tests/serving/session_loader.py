@@ -14,15 +14,14 @@ leave_out_keras()
 with quick_imports():
     import tensorflow as tf
 
+    from components.serving_check.session import session_options
+
 
 def main(model: str, requests: str, answers: str) -> None:
     found: dict[str, np.ndarray] = {}
     graph = tf.Graph()
-    # As `components/serving_check/session.py`; the C program in `test_other_loaders.py` takes all
-    # options as they are.
-    options = tf.compat.v1.ConfigProto(inter_op_parallelism_threads=1, use_per_session_threads=True)
-    options.graph_options.rewrite_options.meta_optimizer_iterations = 1
-    with tf.compat.v1.Session(graph=graph, config=options) as session:
+    # The C program in `test_other_loaders.py` takes all options as they are.
+    with tf.compat.v1.Session(graph=graph, config=session_options()) as session:
         meta = tf.compat.v1.saved_model.load(session, ["serve"], model)
         with np.load(requests, allow_pickle=True) as arrays:
             for name in arrays.files:
