@@ -154,7 +154,7 @@ class PipelineConfig(Section):
         return self
 
     def _check_comparison(self) -> None:
-        if not self.trainer.semi_supervised.enabled or not self.trainer.objective.alpha:
+        if not self.trainer.learns_unlabelled:
             reason = "the training uses no unlabelled images; see trainer.semi_supervised.enabled"
         elif self.trainer.warm_start:
             reason = "trainer.warm_start begins with what was learned from unlabelled images"

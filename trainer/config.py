@@ -232,7 +232,17 @@ class TrainerConfig(Section):
                     f"trainer.semi_supervised.{key}: compares two augmented views, and "
                     "trainer.augmentation changes nothing; set some of it"
                 )
+        if semi.starts > 1 and self.max_minutes:
+            raise ValueError(
+                "trainer.semi_supervised.starts: several starts have no common limit of time; set "
+                "trainer.max_minutes to 0"
+            )
         return self
+
+    @property
+    def learns_unlabelled(self) -> bool:
+        """Whether the unlabelled split is used if there is one."""
+        return self.semi_supervised.enabled and self.objective.alpha > 0
 
 
 def check_consistent(image: ImageConfig, model: ModelConfig, trainer: TrainerConfig) -> None:

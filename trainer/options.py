@@ -156,6 +156,16 @@ class SemiSupervisedConfig(Section):
     weak_strength: float = Field(
         default=0.4, ge=0, le=1, description="weak view: share of trainer.augmentation"
     )
+    starts: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="random starts; the one whose classes the unlabelled images tell apart best "
+        "goes on",
+    )
+    starts_share: float = Field(
+        default=0.5, gt=0, le=1, description="share of the training that each start takes part in"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "SemiSupervisedConfig":

@@ -19,7 +19,7 @@ from trainer.data.input_pipeline import ImageSet
 from trainer.data.streams import learning_splits
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.model.weights import digest_arrays
-from trainer.optimization import callbacks, preemption
+from trainer.optimization import callbacks, preemption, starts
 from trainer.optimization import strategy as strategies
 from trainer.optimization.loop import TrainingLoop
 from trainer.optimization.warm_start import Base, WarmStart, begin_with, fit_base
@@ -150,11 +150,12 @@ def train(
     origins = [digest_arrays(pretrained)] if pretrained is not None else []
     origins += [start.digest] if start is not None else []
     progress = progress or callbacks.log_progress
-    run = TrainingLoop(
-        build, trainer_config, splits, strategy, os.fspath(workdir), progress, "+".join(origins)
-    )
+
+    def create_loop(config: TrainerConfig, folder: str) -> TrainingLoop:
+        return TrainingLoop(build, config, splits, strategy, folder, progress, "+".join(origins))
+
     with preemption.stop_on_sigterm() as stop:
-        run.restore()
+        run = starts.begin(create_loop, trainer_config, splits, strategy, os.fspath(workdir), stop)
         if start is not None and not run.steps and strategies.is_chief(strategy):
             _PROGRESS.info("%s", start.line())
         run.loop(stop)

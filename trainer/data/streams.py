@@ -77,7 +77,7 @@ def create_feeds(
     strategies.replica_share("trainer.batch_size", config.batch_size, strategy, config.parts)
     streams = [(features.TRAIN, splits[features.TRAIN], config.batch_size)]
     semi = config.semi_supervised
-    if semi.enabled and features.UNLABELLED in splits and config.objective.alpha:
+    if config.learns_unlabelled and features.UNLABELLED in splits:
         size = semi.batch_size or config.batch_size
         strategies.replica_share("trainer.semi_supervised.batch_size", size, strategy, config.parts)
         names = [features.UNLABELLED, *([features.TRAIN] if semi.include_train else [])]

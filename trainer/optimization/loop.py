@@ -49,6 +49,10 @@ class TrainingLoop:
         workdir: folder for checkpoints, history and events.
         progress: called after every call and every evaluation.
         base: digests of the weights that the model starts from; empty for a cold start.
+
+    Attributes:
+        history: one record per evaluation.
+        steps: number of completed steps.
     """
 
     def __init__(
@@ -100,8 +104,9 @@ class TrainingLoop:
         self._clock = callbacks.Clock()
         self._earlier_secs = 0.0
         self._means = callbacks.Means(REPORTED)
-        self._done = 0
-        self._history: list[dict[str, Any]] = []
+        self.steps = 0
+        self._last = self._plan.total_steps
+        self.history: list[dict[str, Any]] = []
         self._best: dict[str, Any] = {"value": None, "step": 0, "bad": 0}
         self._stopped = False
         self.last_event: callbacks.TrainingProgress | None = None
@@ -153,44 +158,49 @@ class TrainingLoop:
         """Restores the newest checkpoint, if there is one."""
         if (found := self._checkpoints.restore()) is None:
             return
-        self._done, arrays, notes = found
+        self.steps, arrays, notes = found
         for variable, array in zip(self._variables(), arrays, strict=True):
             variable.assign(array)
-        self._history, self._best = notes["history"], notes["best"]
+        self.history, self._best = notes["history"], notes["best"]
         self._stopped = notes["stopped"]
         self._earlier_secs = notes["secs"]
         self._means = callbacks.Means(REPORTED, notes["means"])
-        _LOG.info("resumed at step %d of %d", self._done, self._plan.total_steps)
+        _LOG.info("resumed at step %d of %d", self.steps, self._plan.total_steps)
 
     def _save(self) -> None:
         if self._chief:
             notes = {
-                "history": self._history,
+                "history": self.history,
                 "best": self._best,
                 "stopped": self._stopped,
                 "means": self._means.state(),
                 "secs": self._earlier_secs + self._clock.elapsed(),
             }
             arrays = [np.asarray(variable.numpy()) for variable in self._variables()]
-            self._checkpoints.save(self._done, arrays, notes)
+            self._checkpoints.save(self.steps, arrays, notes)
         self._clock.skip()
 
-    def loop(self, stop: preemption.StopRequest) -> None:
+    def loop(self, stop: preemption.StopRequest, share: float = 1.0) -> None:
         """Trains until the last step or an early stop.
+
+        Args:
+            stop: asked between calls whether to stop.
+            share: of the steps, after which to evaluate, save and end.
 
         Raises:
             preemption.PreemptedError: a stop was requested; the state is saved.
         """
         saved_at = self._clock.elapsed()
-        if self._boards is not None and not self._done:
+        self._last = max(1, round(share * self._plan.total_steps))
+        if self._boards is not None and not self.steps:
             self._boards.pictures(0, self._evaluated)
         with concurrent.futures.ThreadPoolExecutor(1) as reader:
-            count = self._next_count(self._done)
-            pending = self._read_ahead(reader, self._done, count)
+            count = self._next_count(self.steps)
+            pending = self._read_ahead(reader, self.steps, count)
             while count and not self._stopped:
                 blocks = pending.result()
-                following = self._next_count(self._done + count)
-                pending = self._read_ahead(reader, self._done + count, following)
+                following = self._next_count(self.steps + count)
+                pending = self._read_ahead(reader, self.steps + count, following)
                 self._call(count, blocks)
                 count = following
                 if self._at_boundary():
@@ -198,7 +208,7 @@ class TrainingLoop:
                 if self._agree(stop.requested):
                     self._save()
                     raise preemption.PreemptedError(
-                        f"stopped by SIGTERM after step {self._done}; start it again to resume "
+                        f"stopped by SIGTERM after step {self.steps}; start it again to resume "
                         f"from there, its state is in {self._workdir}"
                     )
                 if self._clock.elapsed() - saved_at >= self._config.checkpoints.every_secs:
@@ -207,7 +217,7 @@ class TrainingLoop:
                 limit = 60.0 * self._config.max_minutes
                 if limit and self._agree(self._earlier_secs + self._clock.elapsed() > limit):
                     self._stopped = True
-        if not self._history or self._history[-1]["step"] != self._done:
+        if not self.history or self.history[-1]["step"] != self.steps:
             self._evaluate()
         self._save()
 
@@ -240,27 +250,27 @@ class TrainingLoop:
         interval = self._config.evaluate_every_epochs * self._plan.steps_per_epoch
         passed = math.floor((step + 0.5) / interval) if interval > 1 else step
         nearest = max(step + 1, round((passed + 1) * interval))
-        return min(self._plan.total_steps, nearest)
+        return min(self._last, nearest)
 
     def _at_boundary(self) -> bool:
-        return self._done > 0 and self._boundary_after(self._done - 1) == self._done
+        return self.steps > 0 and self._boundary_after(self.steps - 1) == self.steps
 
     def _call(self, count: int, blocks: list[tuple[tf.Tensor, ...]]) -> None:
-        values = self._step.run(self._done, count, blocks).numpy()
-        preemption.check_finite(values, REPORTED, self._done)
+        values = self._step.run(self.steps, count, blocks).numpy()
+        preemption.check_finite(values, REPORTED, self.steps)
         self._means.add(values)
-        self._done += count
+        self.steps += count
         self._clock.tick(count)
         self._report(dict(zip(REPORTED, values[-1].tolist(), strict=True)))
 
     def _report(self, parts: dict[str, float], validation: dict[str, float] | None = None) -> None:
         if not self._chief:
             return
-        left = self._plan.total_steps - self._done
+        left = self._plan.total_steps - self.steps
         self.last_event = callbacks.TrainingProgress(
-            step=self._done,
+            step=self.steps,
             total_steps=self._plan.total_steps,
-            epoch=self._done / self._plan.steps_per_epoch,
+            epoch=self.steps / self._plan.steps_per_epoch,
             images_per_sec=self.images_per_sec,
             eta_secs=left * (self._clock.step_secs or 0.0),
             parts=parts,
@@ -272,18 +282,18 @@ class TrainingLoop:
         """Evaluates the validation split, records the result and decides whether to continue."""
         copy_weights(self._average or self._model, self._evaluated)
         record: dict[str, Any] = {
-            "step": self._done,
-            "epoch": self._done / self._plan.steps_per_epoch,
+            "step": self.steps,
+            "epoch": self.steps / self._plan.steps_per_epoch,
             "train": self._means.take(),
         }
         if features.VALIDATION in self._splits:
             split = self._splits[features.VALIDATION]
             record["validation"] = self._evaluator(split, alpha=self._config.objective.alpha)
             self._judge(record["validation"])
-        self._history.append(record)
+        self.history.append(record)
         self._write_boards(record)
         if self._chief:
-            callbacks.write_history(self._workdir, self._history)
+            callbacks.write_history(self._workdir, self.history)
         self._report(record["train"], record.get("validation"))
         self._clock.skip()
 
@@ -291,8 +301,8 @@ class TrainingLoop:
         if self._boards is None:
             return
         for group in ("train", "validation"):
-            self._boards.scalars(self._done, group, record.get(group, {}))
-        self._boards.pictures(self._done, self._evaluated)
+            self._boards.scalars(self.steps, group, record.get(group, {}))
+        self._boards.pictures(self.steps, self._evaluated)
 
     def _judge(self, measures: dict[str, float]) -> None:
         stopping = self._config.early_stopping
@@ -306,7 +316,7 @@ class TrainingLoop:
         sign = 1.0 if stopping.metric in ("accuracy", "elbo") else -1.0
         value, best = sign * measures[stopping.metric], self._best["value"]
         if best is None or value > best + stopping.min_delta:
-            self._best = {"value": value, "step": self._done, "bad": 0}
+            self._best = {"value": value, "step": self.steps, "bad": 0}
             if self._chief:
                 self._checkpoints.save_best(
                     [np.asarray(w.value.numpy()) for w in self._evaluated.learned_weights]
@@ -333,16 +343,6 @@ class TrainingLoop:
         if self._boards is not None:
             self._boards.close()
         return self._evaluated
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """One record per evaluation."""
-        return self._history
-
-    @property
-    def steps(self) -> int:
-        """Number of completed steps."""
-        return self._done
 
     @property
     def images_per_sec(self) -> float:

@@ -83,6 +83,7 @@ def shortened(config: TrainerConfig, epochs: float) -> TrainerConfig:
     tree["max_minutes"] *= share
     tree["optimizer"]["warmup_epochs"] *= share
     tree["objective"]["beta_warmup_epochs"] *= share
+    tree["semi_supervised"]["starts"] = 1
     tree["tensorboard"] = False
     return TrainerConfig.model_validate(tree)
 

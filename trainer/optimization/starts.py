@@ -1,0 +1,160 @@
+"""Trains from several random starts and goes on with the one that images without labels choose.
+
+`trainer/train.py` calls it. With few labels, a class can take a part of another one early on, and
+what follows confirms it; another random start need not.
+"""
+
+import gc
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from scipy import special
+
+from trainer.config import TrainerConfig
+from trainer.data import features
+from trainer.data.input_pipeline import ImageSet
+from trainer.model.vae_classifier import VaeClassifier
+from trainer.optimization import preemption
+from trainer.optimization import strategy as strategies
+from trainer.optimization.checkpoints import CHECKPOINTS
+from trainer.optimization.loop import TrainingLoop
+from trainer.progress import PROGRESS_LOGGER
+from trainer.quality.evaluation import Forward, fitting_batch
+from trainer.storage import files
+
+_PROGRESS = logging.getLogger(PROGRESS_LOGGER)
+
+_RECORD = "starts.json"
+"""File next to history.json with the starts' scores and the number of the chosen one, from 0."""
+_MOST_IMAGES = 10_000
+_SEED_STEP = 1_000_003
+"""Distance of the starts' seeds, so that runs with seeds 1, 2, 3 share none."""
+
+LoopFn = Callable[[TrainerConfig, str], TrainingLoop]
+"""Creates the loop of a training from its options and its working directory."""
+
+
+def begin(
+    create: LoopFn,
+    config: TrainerConfig,
+    splits: Mapping[str, ImageSet],
+    strategy: Any,
+    workdir: str,
+    stop: preemption.StopRequest,
+) -> TrainingLoop:
+    """Creates the loop of a training and restores its state.
+
+    With `trainer.semi_supervised.starts` above 1, each start trains for `starts_share` of the steps
+    in a folder of its own, and the loop goes on from the best. A killed run keeps what is done.
+
+    Args:
+        create: creates a loop.
+        config: options of the training.
+        splits: images by split name.
+        strategy: the distribution strategy.
+        workdir: working directory of the training.
+        stop: asked between calls whether to stop.
+
+    Returns:
+        The loop, restored from its newest checkpoint, if there is one.
+
+    Raises:
+        ValueError: several workers would have to agree on a start.
+        preemption.PreemptedError: a stop was requested; the state is saved.
+    """
+    number = 0
+    if (
+        config.semi_supervised.starts > 1
+        and config.learns_unlabelled
+        and features.UNLABELLED in splits
+    ):
+        if strategies.is_clustered(strategy):
+            raise ValueError(
+                "trainer.semi_supervised.starts: several workers can't choose a start together; "
+                "set it to 1, or train on one"
+            )
+        number = _choose(create, config, splits[features.UNLABELLED], workdir, stop)
+    run = create(_start_options(config, number), workdir)
+    run.restore()
+    return run
+
+
+def class_information(probabilities: np.ndarray) -> float:
+    """Computes the mutual information of images and their predicted classes.
+
+    It is the entropy of the mean prediction less the mean entropy of a prediction (Bridle et al.
+    1991): high where each image has a clear class and no class has a part of another one's images.
+
+    Args:
+        probabilities: float [n, K].
+
+    Returns:
+        Nats, between 0 and log K.
+    """
+    values = probabilities.astype(np.float64)
+    return float(_entropies(values.mean(axis=0)) - np.mean(_entropies(values)))
+
+
+def _choose(
+    create: LoopFn,
+    config: TrainerConfig,
+    unlabelled: ImageSet,
+    workdir: str,
+    stop: preemption.StopRequest,
+) -> int:
+    """Trains the starts, copies the best one's state to `workdir` and returns its number."""
+    path = os.path.join(workdir, _RECORD)
+    record: dict[str, Any] = json.loads(files.read_bytes(path)) if files.exists(path) else {}
+    scores: list[float] = record.get("scores", [])
+    semi = config.semi_supervised
+    for number in range(len(scores), semi.starts):
+        run = create(_start_options(config, number, trial=True), _folder(workdir, number))
+        run.restore()
+        run.loop(stop, semi.starts_share)
+        scores.append(_score(run.finish(), unlabelled, config.evaluation_batch_size))
+        files.write_bytes(path, json.dumps({"scores": scores}).encode())
+        _PROGRESS.info(
+            "start %d of %d: mutual information of images and classes %.4f nats",
+            number + 1, semi.starts, scores[-1],
+        )  # fmt: skip
+        # Its images, copies of weights and graphs would otherwise last beside those of the next.
+        del run
+        gc.collect()
+    best = int(np.argmax(scores))
+    if "chosen" not in record:
+        _PROGRESS.info("start %d goes on", best + 1)
+        files.copy_tree(_folder(workdir, best), workdir)
+        files.write_bytes(path, json.dumps({"scores": scores, "chosen": best}).encode())
+    return best
+
+
+def _score(model: VaeClassifier, unlabelled: ImageSet, batch_size: int) -> float:
+    def predicted(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": tf.nn.softmax(model.classify(model.encode(pixels)))}
+
+    count = min(_MOST_IMAGES, len(unlabelled))
+    images = unlabelled.images[np.linspace(0, len(unlabelled) - 1, count).astype(int)]
+    forward = Forward(predicted, model.image_shape, fitting_batch(batch_size, count))
+    return class_information(forward(images)["probabilities"])
+
+
+def _folder(workdir: str, number: int) -> str:
+    """Returns the folder of a start: beside the checkpoints, so that none is published."""
+    return os.path.join(workdir, CHECKPOINTS, f"start-{number + 1}")
+
+
+def _start_options(config: TrainerConfig, number: int, *, trial: bool = False) -> TrainerConfig:
+    changes: dict[str, Any] = {"seed": config.seed + number * _SEED_STEP}
+    if trial:
+        # The curves of several starts would mix.
+        changes["tensorboard"] = False
+    return config.model_copy(update=changes)
+
+
+def _entropies(probabilities: np.ndarray) -> np.ndarray:
+    return -np.sum(special.xlogy(probabilities, probabilities), axis=-1)
