@@ -149,7 +149,7 @@ def _folder(workdir: str, number: int) -> str:
 
 
 def _start_options(config: TrainerConfig, number: int, *, trial: bool = False) -> TrainerConfig:
-    changes: dict[str, Any] = {"seed": config.seed + number * _SEED_STEP}
+    changes: dict[str, Any] = {"seed": (config.seed + number * _SEED_STEP) % 2**31}
     if trial:
         # The curves of several starts would mix.
         changes["tensorboard"] = False
