@@ -282,6 +282,7 @@ def training(run: Run) -> Facts:
         "epochs": last["epoch"],
         "validation": last.get("validation"),
         "bound": last.get(HISTORY_BOUND),
+        "starts": artifacts.read_starts(run),
         "recipe": artifacts.read_run_config(run).get("recipe", "none"),
     }
 

@@ -17,6 +17,7 @@ from components.parquet_files import row_batches
 from pipeline.runs.run import CONFIG_FILE, Run
 from pipeline.runs.verdict import MissingArtifactError
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
+from trainer.optimization.callbacks import STARTS
 
 EXPORT: Final = "Format-Serving"
 """Name that TFX gives to the folder of the SavedModel in a Model artifact."""
@@ -106,6 +107,13 @@ def read_history(run: Run) -> list[dict[str, Any]]:
     if not records:
         raise MissingArtifactError("The training's history is empty.")
     return records
+
+
+def read_starts(run: Run) -> dict[str, Any]:
+    """Reads the scores of the training's random starts; empty if there was one."""
+    path = model_run_folder(run) / STARTS
+    record: dict[str, Any] = _read_json(path) if path.exists() else {}
+    return record
 
 
 def _read_json(path: Path) -> Any:

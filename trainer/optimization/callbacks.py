@@ -20,6 +20,8 @@ _LOG = logging.getLogger(__name__)
 
 HISTORY_BOUND = "importance_bound"
 """Key of the importance-weighted bound in the last record of history.json."""
+STARTS = "starts.json"
+"""File next to history.json: the starts' scores and the number of the chosen one, from 0."""
 
 
 @dataclasses.dataclass(frozen=True)

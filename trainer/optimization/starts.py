@@ -21,6 +21,7 @@ from trainer.data.input_pipeline import ImageSet
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.optimization import preemption
 from trainer.optimization import strategy as strategies
+from trainer.optimization.callbacks import STARTS
 from trainer.optimization.checkpoints import CHECKPOINTS
 from trainer.optimization.loop import TrainingLoop
 from trainer.progress import PROGRESS_LOGGER
@@ -29,8 +30,6 @@ from trainer.storage import files
 
 _PROGRESS = logging.getLogger(PROGRESS_LOGGER)
 
-_RECORD = "starts.json"
-"""File next to history.json with the starts' scores and the number of the chosen one, from 0."""
 _MOST_IMAGES = 10_000
 _SEED_STEP = 1_000_003
 """Distance of the starts' seeds, so that runs with seeds 1, 2, 3 share none."""
@@ -108,7 +107,7 @@ def _choose(
     stop: preemption.StopRequest,
 ) -> int:
     """Trains the starts, copies the best one's state to `workdir` and returns its number."""
-    path = os.path.join(workdir, _RECORD)
+    path = os.path.join(workdir, STARTS)
     record: dict[str, Any] = json.loads(files.read_bytes(path)) if files.exists(path) else {}
     scores: list[float] = record.get("scores", [])
     semi = config.semi_supervised
