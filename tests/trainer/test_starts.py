@@ -1,7 +1,6 @@
 """Several random starts: the best by the unlabelled images goes on, and a killed run keeps them."""
 
 import json
-import math
 import pathlib
 from typing import Any
 
@@ -13,7 +12,6 @@ from tests.trainer import tiny
 from trainer.config import TrainerConfig
 from trainer.data.input_pipeline import ImageSet
 from trainer.optimization.callbacks import TrainingProgress
-from trainer.optimization.starts import class_information
 from trainer.search.tuning import shortened
 from trainer.train import TrainResult
 
@@ -37,17 +35,11 @@ def _options(**changes: Any) -> TrainerConfig:
 
 
 def _run(workdir: pathlib.Path, config: TrainerConfig, **changes: Any) -> TrainResult:
-    arguments: dict[str, Any] = {"data": _data(), "fit_scores": False, **changes}
+    model = tiny.model_config(conditioning="label")
+    arguments: dict[str, Any] = {
+        "model_config": model, "data": _data(), "fit_scores": False, **changes,
+    }  # fmt: skip
     return tiny.run(workdir, trainer_config=config, **arguments)
-
-
-def test_information_is_high_for_sure_and_even_predictions() -> None:
-    even = np.eye(4)[np.arange(40) % 4]
-    assert class_information(even) == pytest.approx(math.log(4))
-    assert class_information(np.full((40, 4), 0.25)) == pytest.approx(0, abs=1e-12)
-    assert class_information(np.eye(4)[np.zeros(40, int)]) == pytest.approx(0, abs=1e-12)
-    # A class that has a part of another one's images is worth less than even classes.
-    assert 0 < class_information(np.eye(4)[np.arange(40) % 4 // 2 * 2]) < math.log(4)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +105,10 @@ def test_starts_have_limits(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match=r"semi_supervised\.starts: .* trainer\.max_minutes to 0"):
         _options(max_minutes=1)
     assert shortened(_options(), 1).semi_supervised.starts == 1
+    with pytest.raises(
+        ValueError, match=r"semi_supervised\.starts: .* conditioning = latent set it"
+    ):
+        _run(tmp_path, _options(), model_config=tiny.model_config())
     monkeypatch.setattr("trainer.optimization.strategy.is_clustered", lambda strategy: True)
     with pytest.raises(ValueError, match=r"semi_supervised\.starts: several workers"):
         _run(tmp_path, _options(), strategy=tf.distribute.get_strategy())
