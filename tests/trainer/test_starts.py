@@ -106,7 +106,7 @@ def test_starts_have_limits(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPa
         _options(max_minutes=1)
     assert shortened(_options(), 1).semi_supervised.starts == 1
     with pytest.raises(
-        ValueError, match=r"semi_supervised\.starts: .* conditioning = latent set it"
+        ValueError, match=r"starts: .*conditioning = latent set"
     ):
         _run(tmp_path, _options(), model_config=tiny.model_config())
     monkeypatch.setattr("trainer.optimization.strategy.is_clustered", lambda strategy: True)
