@@ -20,7 +20,11 @@ from trainer.train import TrainResult
 MODEL, TRAINER = recipe(
     "conv_grey",
     # The bound is compared with that of others, which is of black and white pixels.
-    trainer={"evaluate_every_epochs": 2, "objective": {"binarise": True}, "tensorboard": False},
+    trainer={
+        "evaluate_every_epochs": 2,
+        "objective": {"binarise": True, "bound": "importance", "samples": 5},
+        "tensorboard": False,
+    },
 )
 
 

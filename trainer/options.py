@@ -95,6 +95,12 @@ class AugmentationConfig(Section):
     shift: float = Field(default=0.0, ge=0, le=0.5, description="share of the height and width")
     zoom: float = Field(default=0.0, ge=0, le=1, description="log scale")
     shear: float = Field(default=0.0, ge=0, le=1, description="tangent of the angle")
+    elastic: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="smooth displacement, share of the height and width; suits handwriting",
+    )
     thickness: float = Field(
         default=0.0, ge=0, le=1, description="share of images thickened or thinned"
     )
@@ -111,7 +117,8 @@ class AugmentationConfig(Section):
     @property
     def warps(self) -> bool:
         """Whether any configured change moves pixels."""
-        return bool(self.rotation or self.shift or self.zoom or self.shear or self.horizontal_flip)
+        moved = self.rotation or self.shift or self.zoom or self.shear or self.elastic
+        return bool(moved or self.horizontal_flip)
 
     @property
     def enabled(self) -> bool:
@@ -120,8 +127,8 @@ class AugmentationConfig(Section):
 
     def scaled(self, factor: float) -> "AugmentationConfig":
         """Returns the same changes, `factor` times as strong; the flip is unchanged."""
-        bounds = {"rotation": 180.0, "shift": 0.5, "zoom": 1.0, "shear": 1.0, "thickness": 1.0,
-                  "contrast": 0.9, "brightness": 0.9, "cutout": 0.75}  # fmt: skip
+        bounds = {"rotation": 180.0, "shift": 0.5, "zoom": 1.0, "shear": 1.0, "elastic": 0.5,
+                  "thickness": 1.0, "contrast": 0.9, "brightness": 0.9, "cutout": 0.75}  # fmt: skip
         changed = {key: min(bound, getattr(self, key) * factor) for key, bound in bounds.items()}
         return self.model_copy(update=changed)
 

@@ -32,10 +32,16 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
             "dropout": 0.3,
         },
         "trainer": {
-            "epochs": 23,
+            "epochs": 54,
             "batch_size": 256,
-            "augmentation": {"rotation": 15, "zoom": 0.15, "shear": 0.15, "shift": 0.07},
-            "objective": {"clean_share": 0.15},
+            "augmentation": {
+                "rotation": 15,
+                "zoom": 0.15,
+                "shear": 0.15,
+                "shift": 0.07,
+                "elastic": 0.05,
+            },
+            "objective": {"clean_share": 0.15, "elbo_every": 4},
             "optimizer": {
                 "learning_rate": 2e-3,
                 "beta_2": 0.99,

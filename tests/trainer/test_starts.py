@@ -105,9 +105,7 @@ def test_starts_have_limits(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match=r"semi_supervised\.starts: .* trainer\.max_minutes to 0"):
         _options(max_minutes=1)
     assert shortened(_options(), 1).semi_supervised.starts == 1
-    with pytest.raises(
-        ValueError, match=r"starts: .*conditioning = latent set"
-    ):
+    with pytest.raises(ValueError, match=r"starts: .*conditioning = latent set"):
         _run(tmp_path, _options(), model_config=tiny.model_config())
     monkeypatch.setattr("trainer.optimization.strategy.is_clustered", lambda strategy: True)
     with pytest.raises(ValueError, match=r"semi_supervised\.starts: several workers"):

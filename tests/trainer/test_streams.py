@@ -100,6 +100,34 @@ def test_shift_moves_by_at_most_its_bound() -> None:
     assert {rows.min(), columns.min(), rows.max(), columns.max()} == {3, 7}
 
 
+@pytest.mark.parametrize("fill", ["black", "edge", "reflect"])
+def test_elastic_changes_join_the_other_warps(fill: str) -> None:
+    images = tf.constant(tiny.image_set(6, shape=(16, 12, 3)).images / np.float32(255))
+    config = AugmentationConfig.model_validate(
+        {"rotation": 40, "shift": 0.3, "zoom": 0.3, "shear": 0.2, "fill": fill}
+    )
+    warped, bent, strong = (
+        augment(images, config.model_copy(update={"elastic": elastic}), Noise(1, 0)).numpy()
+        for elastic in (0, 1e-6, 0.1)
+    )
+    # An elastic change of nearly nothing is the projective transform of TensorFlow.
+    np.testing.assert_allclose(bent, warped, atol=1e-3)
+    assert np.abs(strong - warped).max() > 0.1
+    assert strong.min() >= 0
+    assert strong.max() <= 1
+
+
+def test_an_elastic_change_is_smooth_and_bounded() -> None:
+    rows = np.broadcast_to(np.linspace(0, 1, 40, dtype=np.float32)[:, np.newaxis], (8, 40, 40))
+    ramp = tf.constant(np.ascontiguousarray(rows)[..., np.newaxis])
+    bent = augment(ramp, AugmentationConfig(elastic=0.05, fill="edge"), Noise(1, 0)).numpy()
+    moved = np.abs(bent - ramp)
+    # The ramp rises by one over the height, so that its change is the displacement.
+    # Between the nodes, cubic interpolation exceeds their bound a little.
+    assert 0.03 < moved.max() < 0.08
+    assert np.abs(np.diff(bent - ramp, axis=2)).max() < 0.02
+
+
 def test_unlabelled_train_images_join_the_unlabelled_split() -> None:
     data = tiny.splits(20)
     data["train"].labels[5:] = -1

@@ -6,11 +6,14 @@
 
 import math
 
+import numpy as np
 import tensorflow as tf
 
 from trainer.optimization.noise import Noise
 from trainer.options import AugmentationConfig
 
+_ELASTIC_NODES = 5
+"""Nodes per side of the grid that an elastic change moves."""
 _FILL_MODES = {"black": "CONSTANT", "edge": "NEAREST", "reflect": "REFLECT"}
 
 
@@ -20,7 +23,7 @@ def _symmetric(noise: Noise, stream: str, batch: int, bound: float) -> tf.Tensor
 
 
 def _warp(images: tf.Tensor, config: AugmentationConfig, noise: Noise, view: str) -> tf.Tensor:
-    """Applies rotation, zoom, shear, shift and flip about the centre as one projective transform.
+    """Applies rotation, zoom, shear, shift and flip about the centre, and elastic, as one warp.
 
     Output pixel (x, y) is read from the input at M (x - centre) + centre + shift.
     """
@@ -42,6 +45,9 @@ def _warp(images: tf.Tensor, config: AugmentationConfig, noise: Noise, view: str
         [a, b, x + shift_x - a * x - b * y, c, d, y + shift_y - c * x - d * y, zeros, zeros],
         axis=1,
     )
+    if config.elastic:
+        bent = _bent_places(transforms, height, width, config.elastic, noise, view)
+        return _read(images, *(_folded(at, side, config.fill) for at, side in bent))
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
         transforms=transforms,
@@ -50,6 +56,60 @@ def _warp(images: tf.Tensor, config: AugmentationConfig, noise: Noise, view: str
         interpolation="BILINEAR",
         fill_mode=_FILL_MODES[config.fill],
     )
+
+
+def _bent_places(
+    transforms: tf.Tensor, height: int, width: int, bound: float, noise: Noise, view: str
+) -> list[tuple[tf.Tensor, int]]:
+    """Computes where each output pixel is read from: a transform, and a smooth displacement.
+
+    The nodes of a coarse grid move at random, and cubic interpolation moves what is between them.
+
+    Returns:
+        Rows and columns, float32 [batch, height, width] in pixels, each with the side's length.
+    """
+    y, x = tf.meshgrid(tf.range(height * 1.0), tf.range(width * 1.0), indexing="ij")
+    m = transforms[:, :, tf.newaxis, tf.newaxis]
+    nodes = [transforms.shape[0], _ELASTIC_NODES, _ELASTIC_NODES, 2]
+    moved = (noise.uniform(f"{view}/elastic", nodes) * 2.0 - 1.0) * bound
+    # A product for each side, because XLA has no cubic `tf.image.resize`.
+    moved = tf.einsum("hn,bnmk,wm->bhwk", _node_weights(height), moved, _node_weights(width))
+    rows = m[:, 3] * x + m[:, 4] * y + m[:, 5] + moved[..., 0] * height
+    columns = m[:, 0] * x + m[:, 1] * y + m[:, 2] + moved[..., 1] * width
+    return [(rows, height), (columns, width)]
+
+
+def _node_weights(side: int) -> np.ndarray:
+    """Computes the weight of each node in each place by cubic interpolation, [side, nodes]."""
+    with tf.init_scope():
+        single = tf.eye(_ELASTIC_NODES)[tf.newaxis, :, :, tf.newaxis]
+        return tf.image.resize(single, [side, _ELASTIC_NODES], "bicubic")[0, ..., 0].numpy()
+
+
+def _folded(places: tf.Tensor, side: int, fill: str) -> tf.Tensor:
+    """Maps places beyond the border to what is shown there; -1 and `side` are black."""
+    if fill == "reflect":
+        folded = tf.math.floormod(places + 0.5, 2.0 * side)
+        places = tf.minimum(folded, 2.0 * side - folded) - 0.5
+    outside = 1.0 if fill == "black" else 0.0
+    return tf.clip_by_value(places, -outside, side - 1.0 + outside)
+
+
+def _read(images: tf.Tensor, rows: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
+    """Reads images at places between their pixels, bilinearly, with black around them."""
+    batch, height, width, channels = images.shape
+    # Two more at the end, because the pixels after the last place are read too.
+    flat = tf.reshape(tf.pad(images, [[0, 0], [1, 2], [1, 2], [0, 0]]), [-1, channels])
+    stride = width + 3
+    top, left = tf.floor(rows), tf.floor(columns)
+    down, right = (rows - top)[..., tf.newaxis], (columns - left)[..., tf.newaxis]
+    first = tf.range(batch)[:, tf.newaxis, tf.newaxis] * ((height + 3) * stride)
+    corner = first + (tf.cast(top, tf.int32) + 1) * stride + tf.cast(left, tf.int32) + 1
+    near, far = (
+        tf.gather(flat, corner + row) * (1.0 - right) + tf.gather(flat, corner + row + 1) * right
+        for row in (0, stride)
+    )
+    return near * (1.0 - down) + far * down
 
 
 def _thicken(images: tf.Tensor, share: float, noise: Noise, view: str) -> tf.Tensor:
