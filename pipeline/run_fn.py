@@ -2,10 +2,12 @@
 
 import logging
 import posixpath
+from collections.abc import Iterator
 from typing import Any
 
 import tensorflow as tf
 import yaml
+from more_itertools import peekable
 
 from pipeline.digests import value_digest
 from pipeline.ingested_mix import count_images, read_finding_bounds, read_mix
@@ -13,7 +15,6 @@ from pipeline.pictures import draw_training
 from pipeline.training import Training, prepare, split_files
 from pipeline.training_folder import FOLDERS, publish, remove_training, training_folder
 from serving.export import export_model
-from serving.golden import MOST_IMAGES
 from trainer.data import features
 from trainer.data.preprocessing import parse_records
 from trainer.errors import InputError
@@ -119,18 +120,22 @@ def _write(fn_args: Any, training: Training, result: TrainResult) -> None:
     )
 
 
-def _golden_files(fn_args: Any) -> list[bytes]:
+def _golden_files(fn_args: Any) -> Iterator[bytes]:
     """Reads image files for the golden set from the validation split, otherwise from train."""
     for split in (features.VALIDATION, features.TRAIN):
-        found = files.matching(split_files(fn_args, split))
-        if found:
-            compression = "GZIP" if found[0].endswith(".gz") else ""
-            records = tf.data.TFRecordDataset(found, compression_type=compression)
-            # A split of no images may have files, too.
-            for batch in records.batch(MOST_IMAGES).take(1):
-                encoded, _ = parse_records(batch)
-                return [bytes(file) for file in encoded.numpy()]
-    return []
+        # A split of no images may have files, too.
+        if images := peekable(_image_files(files.matching(split_files(fn_args, split)))):
+            return images
+    return iter(())
+
+
+def _image_files(paths: list[str]) -> Iterator[bytes]:
+    """Reads one record at a time, because the golden set takes few of large photographs."""
+    if paths:
+        compression = "GZIP" if paths[0].endswith(".gz") else ""
+        for record in tf.data.TFRecordDataset(paths, compression_type=compression):
+            encoded, _ = parse_records(record[tf.newaxis])
+            yield encoded[0].numpy()
 
 
 def _card(fn_args: Any, training: Training, result: TrainResult) -> ModelCard:

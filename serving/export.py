@@ -5,7 +5,7 @@
 
 import os
 import posixpath
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -32,7 +32,7 @@ def export_model(
     transform: RecordTransform,
     card: ModelCard,
     config_yaml: str,
-    golden: Sequence[bytes] = (),
+    golden: Iterable[bytes] = (),
     held_out: HeldOutAnswers | None = None,
     max_pixels: int = MAX_PIXELS,
     sampled_bound: SampledBound | None = None,

@@ -4,8 +4,9 @@ The Trainer writes it; ServingCheck validates the SavedModel, the bulk job and a
 """
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -60,7 +61,7 @@ class GoldenSet:
 def answer_in_memory(
     model: "VaeClassifier",
     transform: "RecordTransform",
-    files: Sequence[bytes],
+    files: Iterable[bytes],
     *,
     max_pixels: int = MAX_PIXELS,
 ) -> GoldenSet:
@@ -69,15 +70,16 @@ def answer_in_memory(
     Args:
         model: The trained and calibrated model.
         transform: The Transform graph that the model was trained with.
-        files: Images of the training data. Files of other kinds are added, so that every decoding
-            path is compared with the others, whatever the data.
+        files: Images of the training data; the first ones are read, up to `MOST_IMAGES` and
+            `MOST_BYTES`. Files of other kinds are added, so that every decoding path is compared
+            with the others, whatever the data.
         max_pixels: Largest height times width that the signatures accept.
 
     Returns:
         The golden set.
     """
     kept, total = [], 0
-    for file in files[:MOST_IMAGES]:
+    for file in islice(files, MOST_IMAGES):
         total += len(file)
         if total > MOST_BYTES:
             break

@@ -12,8 +12,8 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from serving import export, names
-from serving.golden import read_golden
+from serving import export, golden, names
+from serving.golden import answer_in_memory, read_golden
 from tests import emulators
 from tests.limits import HANG_SECS
 from tests.numeric import assert_close, assert_same_answers
@@ -251,3 +251,14 @@ def test_what_lies_beside_the_graph_is_written_into_a_bucket(
         assert read_golden(f"{folder}/{names.EXTRA_ASSETS}/{names.GOLDEN}").files
     assert written == [folder, f"{folder}/{names.EXTRA_ASSETS}/{names.WARM_UP}"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_golden_set_reads_no_more_files_than_it_has_room_for(
+    exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, *_ = exported.contents
+    monkeypatch.setattr(golden, "MOST_BYTES", len(first) + len(second))
+    left = iter(exported.contents)
+    found = answer_in_memory(exported.model, exported.transform, left)
+    assert found.files[:2] == [first, second]
+    assert len(list(left)) == len(exported.contents) - 3
