@@ -25,7 +25,7 @@ DecodeFn = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 """Maps serialised tf.Examples, string [batch], to (uint8 [batch, h, w, c], int64 [batch])."""
 
 _DECODE_BATCH = 1024
-_DECODE_BYTES = 16 << 20
+_DECODE_BYTES = 8 << 20
 """Most bytes of records, or of decoded images as float32, of one batch."""
 _RECORDS_TRIED = 64
 _DIGEST_BYTES = 16

@@ -4,6 +4,7 @@ TFX's Transform runs `preprocessing_fn`. The trainer, the export and the evaluat
 graph through `RecordTransform`, so that training and serving cannot differ.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ LABEL: Final = "label"
 """int64: index of the class in the vocabulary file; -1 for a missing or unknown label."""
 
 _SUMMED_VALUES: Final = 1 << 22
-"""Most channel values that are summed at once, in 8 bytes each."""
+"""Most channel values that are decoded and summed at once, in 8 bytes each."""
 _VOCABULARY: Final = "classes"
 
 # AutoGraph would rewrite everything that these functions call, including TFT's own layer, which
@@ -48,8 +49,7 @@ def preprocessing_fn(
     """
     config = ImageConfig.model_validate(custom_config["image"])
     encoded = tf.reshape(_dense(inputs[features.ENCODED]), [-1])
-    levels = pixels.decode_batch(encoded, config)
-    mean, std = _moments(levels)
+    mean, std = _moments(encoded, config)
     rows = tf.shape(encoded)[0]
 
     label = tft.compute_and_apply_vocabulary(
@@ -58,58 +58,59 @@ def preprocessing_fn(
         vocab_filename=_VOCABULARY,
     )
     return {
-        IMAGE: pixels.to_unit(levels),
+        IMAGE: pixels.to_unit(pixels.decode_batch(encoded, config)),
         MEAN: tf.broadcast_to(mean, [rows, config.channels]),
         STD: tf.broadcast_to(std, [rows, config.channels]),
         LABEL: label,
     }
 
 
-def _moments(levels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def _moments(encoded: tf.Tensor, config: ImageConfig) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes mean and standard deviation of each channel over the training split, in [0, 1].
 
     From sums of whole numbers, so that neither the order of the images nor their division into
-    batches, which Beam chooses by speed, changes a bit of the model.
+    batches, which Beam chooses, changes a bit of the model.
 
     Args:
-        levels: uint8 `[batch, height, width, channels]`.
+        encoded: string `[batch]`, image files.
+        config: size, channels and fit of the model's images.
 
     Returns:
         Two tensors, float32 `[channels]`.
     """
-    channels = levels.shape[-1]
-    totals = tft.sum(sum_levels(levels)[tf.newaxis], reduce_instance_dims=False)
+    channels = config.channels
+    totals = tft.sum(sum_levels(encoded, config)[tf.newaxis], reduce_instance_dims=False)
     first, second, pixel_count = tf.split(tf.cast(totals, tf.float64), [channels, channels, 1])
     mean = first / pixel_count
     variance = tf.maximum(second / pixel_count - mean * mean, tf.zeros([], tf.float64))
     return tf.cast(mean / 255.0, tf.float32), tf.cast(tf.sqrt(variance) / 255.0, tf.float32)
 
 
-def sum_levels(levels: tf.Tensor) -> tf.Tensor:
-    """Adds up a batch in parts, because as int64 a batch of Beam's may take gigabytes.
+def sum_levels(encoded: tf.Tensor, config: ImageConfig) -> tf.Tensor:
+    """Decodes and adds up a batch in parts: of small files, thousands may be in a batch.
 
     Args:
-        levels: uint8 `[batch, height, width, channels]`.
+        encoded: string `[batch]`, image files.
+        config: size, channels and fit of the model's images.
 
     Returns:
         int64 `[2 * channels + 1]`: sums and sums of squares by channel, and the number of pixels.
     """
-    _, height, width, channels = levels.shape
-    images = tf.shape(levels)[0]
-    step = max(1, _SUMMED_VALUES // (height * width * channels))
+    images = tf.size(encoded)
+    step = max(1, _SUMMED_VALUES // math.prod(config.shape))
 
     def add_part(begin: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        whole = tf.cast(levels[begin : begin + step], tf.int64)
+        whole = tf.cast(pixels.decode_batch(encoded[begin : begin + step], config), tf.int64)
         parts = [tf.reduce_sum(values, axis=(0, 1, 2)) for values in (whole, whole * whole)]
         return begin + step, sums + tf.concat(parts, axis=0)
 
     _, sums = tf.while_loop(
         lambda begin, _: begin < images,
         add_part,
-        [tf.constant(0), tf.zeros([2 * channels], tf.int64)],
+        [tf.constant(0), tf.zeros([2 * config.channels], tf.int64)],
         parallel_iterations=1,
     )
-    pixel_count = tf.cast(images, tf.int64) * (height * width)
+    pixel_count = tf.cast(images, tf.int64) * (config.height * config.width)
     return tf.concat([sums, [pixel_count]], axis=0)
 
 
