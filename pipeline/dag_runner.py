@@ -18,6 +18,7 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.portable import launcher, runtime_parameter_utils, tfx_runner
 
 from pipeline.causes import cause
+from pipeline.step_memory import batch_by_bytes, release_memory
 from pipeline.stop_signals import is_stop
 
 
@@ -62,6 +63,7 @@ class DagRunner(tfx_runner.IrBasedRunner):
             pipeline,
             {constants.PIPELINE_RUN_ID_PARAMETER_NAME: datetime.datetime.now().isoformat()},
         )
+        batch_by_bytes()
         running: dict[str, Future[None]] = {}
         # Leaving the block of the pool waits for its thread.
         with ThreadPoolExecutor(1, thread_name_prefix="aside") as pool:
@@ -114,8 +116,10 @@ class DagRunner(tfx_runner.IrBasedRunner):
         self._on_step(name, None)
         begin = time.monotonic()
         launch()
+        seconds = time.monotonic() - begin
+        release_memory(seconds)
         logging.info("Component %s is finished.", name)
-        self._on_step(name, time.monotonic() - begin)
+        self._on_step(name, seconds)
 
     def _stop(self, running: Mapping[str, "Future[None]"]) -> None:
         for name, future in running.items():

@@ -22,7 +22,7 @@ _ARCHIVE = re.compile(rb"^(.*?\.(?:zip|tar|tar\.\w+|tgz|tbz2|txz|tzst|tfrecords?
 _SMALLEST_OCTAVE = 8
 _ROWS = 256
 """Records of a batch."""
-_BYTES = 32 << 20
+_BYTES = 8 << 20
 """Bytes above which batches have fewer records, because they hold photographs."""
 
 

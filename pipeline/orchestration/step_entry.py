@@ -2,7 +2,7 @@
 
 All attempts of a step get the same output folders, and some of TFX's steps fail in a folder that is
 not empty. Therefore `python -m pipeline.orchestration.step_entry` removes what an earlier attempt
-left, and then runs TFX's entry with the same arguments.
+left, and then runs TFX's entry with the same arguments, with batches bounded by bytes.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from pipeline.step_memory import batch_by_bytes
 from trainer.storage import files
 
 TFX_ENTRY: Final = "tfx.orchestration.kubeflow.v2.container.kubeflow_v2_run_executor"
@@ -20,6 +21,7 @@ _EXECUTOR_INPUT: Final = "--json_serialized_invocation_args"
 def main() -> None:
     """Runs the step that the command line describes."""
     clear_outputs(sys.argv)
+    batch_by_bytes()
     runpy.run_module(TFX_ENTRY, run_name="__main__", alter_sys=True)
 
 

@@ -302,8 +302,8 @@ def test_batches_of_photographs_are_smaller() -> None:
         for found in equal.process({tfma.ARROW_RECORD_BATCH_KEY: records(count)})
     ]
     left = [found.value[tfma.ARROW_RECORD_BATCH_KEY].num_rows for found in equal.finish_bundle()]
-    # A record has some bytes beside its megabyte, so that 31 fit and 16 are taken.
-    assert made == [16] * 5
+    # A record has some bytes beside its megabyte, so that 7 fit and 4 are taken.
+    assert made == [4] * 20
     assert left == []
 
 
