@@ -25,6 +25,8 @@ _MOST_VALUES: Final = 20_000_000
 BATCH: Final = 512
 """Maximum number of images of a batch."""
 BATCH_BYTES: Final = 16 * 1024 * 1024
+Parsed = tuple[list[bytes], list[str], list[bytes], list[bytes]]
+"""Image files, names, labels (empty if missing) and SHA-256 of some records."""
 _OUTPUTS: Final = (
     names.PROBABILITIES, names.EMBEDDING, names.OUTLIER_SCORE, names.ELBO, names.VERDICT,
 )  # fmt: skip
@@ -88,7 +90,7 @@ def ask_model(examples: Path, model: Any, card: ModelCard) -> Answers:
     sampled = sample_split(examples, features.TEST, most=most, most_bytes=_MOST_BYTES)
     classes = list(card.classes)
     numbers = {name.encode(): number for number, name in enumerate(classes)}
-    encoded, keys, labels, _ = parse_examples(sampled.records)
+    encoded, keys, labels, _ = parse_in_parts(sampled.records)
     parts = [
         ask_batch(model, batch)
         for batch in constrained_batches(encoded, BATCH_BYTES, BATCH, strict=False)
@@ -116,10 +118,20 @@ def ask_batch(model: Any, encoded: Sequence[bytes]) -> dict[str, np.ndarray]:
     return {name: answer[name].numpy() for name in _OUTPUTS}
 
 
-def parse_examples(
-    records: Sequence[bytes],
-) -> tuple[list[bytes], list[str], list[bytes], list[bytes]]:
-    """Reads image file, name, label (empty if missing) and SHA-256 of each record."""
+def parse_in_parts(records: Iterable[bytes]) -> Parsed:
+    """Parses records a few at a time, because parsing copies every image three times."""
+    parsed: Parsed = ([], [], [], [])
+    for batch in constrained_batches(records, BATCH_BYTES, BATCH, strict=False):
+        columns: Iterable[tuple[list[Any], list[Any]]] = zip(
+            parsed, parse_examples(batch), strict=True
+        )
+        for column, found in columns:
+            column += found
+    return parsed
+
+
+def parse_examples(records: Sequence[bytes]) -> Parsed:
+    """Reads the features of `Parsed` from serialised tf.Examples."""
     import tensorflow as tf
 
     text = tf.io.FixedLenFeature([], tf.string, default_value="")

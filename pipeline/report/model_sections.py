@@ -141,7 +141,7 @@ def latent_map(answers: Answers, album: Album) -> Facts:
     y = _MARGIN + (1 - unit[:, 1]) * (_HEIGHT - 2 * _MARGIN)
     tiles = []
     for place in places:
-        pixels = decode_picture(answers.encoded[place])
+        pixels = decode_picture(answers.encoded[place], _MAP_SIDE)
         tiles.append(square(np.zeros((1, 1, 1), np.uint8) if pixels is None else pixels, _MAP_SIDE))
     most = max(tile.shape[2] for tile in tiles)
     tiles = [np.repeat(tile, most, axis=2) if tile.shape[2] < most else tile for tile in tiles]

@@ -20,7 +20,7 @@ from components.model_gate.intervals import share_interval
 from components.model_gate.unlabelled_gain import GAIN
 from pipeline.report import plots
 from pipeline.report.album import Album, decode_picture, shrink, spaced
-from pipeline.report.answers import parse_examples
+from pipeline.report.answers import parse_in_parts
 from pipeline.report.near_groups import near_groups
 from pipeline.report.originals import Originals
 from pipeline.report.page import Facts, MissingPartError
@@ -165,7 +165,7 @@ def class_samples(run: Run, album: Album, originals: Originals) -> Facts:
     """Returns a few training images of each class."""
     folder = artifacts.examples_folder(run)
     sampled = sample_split(folder, features.TRAIN, most=_SAMPLED, most_bytes=_SAMPLED_BYTES)
-    encoded, keys, labels, _ = parse_examples(sampled.records)
+    encoded, keys, labels, _ = parse_in_parts(sampled.records)
     by_class: dict[str, list[int]] = {}
     for at, label in enumerate(labels):
         if label:

@@ -4,7 +4,7 @@ Reports of large data sets take no longer than those of small ones, because the 
 file are skipped by their lengths.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,11 @@ class Sampled:
     """A sample of the records of a split.
 
     Attributes:
-        records: serialised tf.Examples.
+        records: serialised tf.Examples, read one by one.
         total: number of records in the split.
     """
 
-    records: list[bytes]
+    records: Iterator[bytes]
     total: int
 
 
@@ -50,15 +50,7 @@ def sample_split(examples: Path, split: str, *, most: int, most_bytes: int) -> S
     total = sum(sizes)
     chosen = np.unique(np.linspace(0, total - 1, min(most, total)).astype(int)) if total else []
     wanted = _within(chosen, starts, np.cumsum([0, *sizes]), most_bytes)
-    records = []
-    for path, frames in zip(paths, wanted, strict=True):
-        if not frames:
-            continue
-        with path.open("rb") as file:
-            for begin, size in frames:
-                file.seek(begin)
-                records.append(file.read(size))
-    return Sampled(records, total)
+    return Sampled(_read(paths, wanted), total)
 
 
 def record_files(examples: Path, split: str) -> list[Path]:
@@ -71,6 +63,14 @@ def record_files(examples: Path, split: str) -> list[Path]:
     if paths and paths[0].suffix == ".gz":
         raise MissingPartError(f"The split {split} is packed, so its images cannot be sampled.")
     return paths
+
+
+def _read(paths: list[Path], wanted: list[list[tuple[int, int]]]) -> Iterator[bytes]:
+    for path, frames in zip(paths, wanted, strict=True):
+        with path.open("rb") as file:
+            for begin, size in frames:
+                file.seek(begin)
+                yield file.read(size)
 
 
 def _frames(path: Path) -> list[tuple[int, int]]:
