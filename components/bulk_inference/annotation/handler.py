@@ -29,9 +29,6 @@ because kernels for other shapes round in another order. A unit is always divide
 calls, so on one machine a resumed job reproduces the table of an uninterrupted one bit for bit; all
 other results agree within `serving.tolerance`."""
 
-_FEWEST_ROWS: Final = 8
-"""Smallest number of rows of a call."""
-
 _ALWAYS: Final = (names.LABEL_INDEX, names.PROBABILITY, names.PROBABILITIES, names.EMBEDDING)
 """Outputs of the encoder and the classifier, which checks of answers and the drift report read."""
 
@@ -267,8 +264,8 @@ def _padded(count: int, limit: int) -> int:
     """Returns the number of rows of a call for `count` images, of which memory takes `limit`."""
     if count >= _ROWS:
         return count + -count % _ROWS
-    rows = max(_FEWEST_ROWS, 1 << (count - 1).bit_length())
-    return rows if rows <= limit else max(_FEWEST_ROWS, count)
+    rows = 1 << (count - 1).bit_length()
+    return rows if rows <= limit else count
 
 
 def _first_line(error: BaseException) -> str:

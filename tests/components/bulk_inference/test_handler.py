@@ -230,7 +230,7 @@ def test_small_calls_are_padded_to_few_shapes(
     annotator: Annotator, images: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = wrap(annotator, monkeypatch, lambda _: None)
-    for count in (1, 8, 9, 17, 63, 65, 130):
+    for count in (1, 3, 8, 9, 17, 63, 65, 130):
         annotator.annotate_pixels(images[:count])
-    assert sizes == [8, 8, 16, 32, 64, 128, 192]
+    assert sizes == [1, 4, 8, 16, 32, 64, 128, 192]
     assert annotator.annotate_pixels(images[:0]) == ({}, {})
