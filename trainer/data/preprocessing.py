@@ -4,9 +4,10 @@ TFX's Transform runs `preprocessing_fn`. The trainer, the export and the evaluat
 graph through `RecordTransform`, so that training and serving cannot differ.
 """
 
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ STD: Final = "image/std"
 LABEL: Final = "label"
 """int64: index of the class in the vocabulary file; -1 for a missing or unknown label."""
 
-_SUMMED_VALUES: Final = 1 << 22
+_SUMMED_VALUES: Final = 1 << 20
 """Most channel values that are decoded and summed at once, in 8 bytes each."""
 _VOCABULARY: Final = "classes"
 
@@ -58,11 +59,24 @@ def preprocessing_fn(
         vocab_filename=_VOCABULARY,
     )
     return {
-        IMAGE: pixels.to_unit(pixels.decode_batch(encoded, config)),
+        IMAGE: pixels.to_unit(_decoder(config)(encoded)),
         MEAN: tf.broadcast_to(mean, [rows, config.channels]),
         STD: tf.broadcast_to(std, [rows, config.channels]),
         LABEL: label,
     }
+
+
+@functools.cache
+def _decoder(config: ImageConfig) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Traces `decode_batch` once, because TFT traces `preprocessing_fn` several times."""
+    function = tf.function(
+        lambda encoded: pixels.decode_batch(encoded, config),
+        input_signature=[tf.TensorSpec([None], tf.string)],
+        autograph=False,
+    )
+    # Otherwise it would be traced once for calls in graphs and once for calls outside of them.
+    with tf.init_scope():
+        return function.get_concrete_function()
 
 
 def _moments(encoded: tf.Tensor, config: ImageConfig) -> tuple[tf.Tensor, tf.Tensor]:
@@ -98,9 +112,10 @@ def sum_levels(encoded: tf.Tensor, config: ImageConfig) -> tf.Tensor:
     """
     images = tf.size(encoded)
     step = max(1, _SUMMED_VALUES // math.prod(config.shape))
+    decode = _decoder(config)
 
     def add_part(begin: tf.Tensor, sums: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        whole = tf.cast(pixels.decode_batch(encoded[begin : begin + step], config), tf.int64)
+        whole = tf.cast(decode(encoded[begin : begin + step]), tf.int64)
         parts = [tf.reduce_sum(values, axis=(0, 1, 2)) for values in (whole, whole * whole)]
         return begin + step, sums + tf.concat(parts, axis=0)
 
