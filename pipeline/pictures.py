@@ -37,7 +37,7 @@ def draw_training(
         classes: Class names by label.
     """
     shown = to_unit(tf.constant(images.images[:_COLUMNS]))
-    reconstruction = to_levels(model.analyse(shown)["reconstruction"]).numpy()
+    reconstruction = to_levels(model.reconstruct(shown)).numpy()
     _save(
         _grid([images.images[:_COLUMNS], reconstruction]),
         folder,

@@ -1,7 +1,8 @@
 """Builds the serving signatures of a pushed model.
 
 `serving/export.py` writes them into the SavedModel. One function, `annotate_scaled`, computes all
-outputs, so that two signatures cannot disagree about the same image.
+outputs, so that two signatures cannot disagree about the same image; only `embed` and `reconstruct`
+need a part of the model and call that part.
 """
 
 from collections.abc import Callable
@@ -94,8 +95,17 @@ def create_signatures(
             names.RECONSTRUCTION_ERROR: analysis["reconstruction_error"],
             names.OUTLIER_SCORE: analysis["outlier_score"],
             names.VERDICT: tf.gather(tf.constant(outliers.VERDICTS), analysis["verdict"]),
-            names.IMAGE: pixels.to_levels(analysis["reconstruction"]),
         }
+
+    # Pruned from all outputs, these two would leave long chains of ops: TensorFlow drops the last
+    # of a chain in each of its passes over a graph, which takes seconds over all signatures.
+    @tf.function(input_signature=[tf.TensorSpec([None, *image_shape])], autograph=False)
+    def embed_scaled(unit: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {names.EMBEDDING: model.encode(unit).mean}
+
+    @tf.function(input_signature=[tf.TensorSpec([None, *image_shape])], autograph=False)
+    def reconstruct_scaled(unit: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {names.IMAGE: pixels.to_levels(model.reconstruct(unit))}
 
     @tf.function(input_signature=[tf.TensorSpec([None] * 4, tf.uint8)], autograph=False)
     def fitted(levels: tf.Tensor) -> tf.Tensor:
@@ -105,10 +115,10 @@ def create_signatures(
         return transform.images(validate_files(image_bytes, transform.image, max_pixels))
 
     def annotate(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _without_image(annotate_scaled(units(image_bytes)))
+        return annotate_scaled(units(image_bytes))
 
     def annotate_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _without_image(annotate_scaled(fitted(pixels)))
+        return annotate_scaled(fitted(pixels))
 
     def serving_default(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return _only(annotate(image_bytes), _DEFAULT_OUTPUTS)
@@ -117,19 +127,19 @@ def create_signatures(
         return _only(annotate_pixels(pixels), _DEFAULT_OUTPUTS)
 
     def embed_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _only(annotate_pixels(pixels), (names.EMBEDDING,))
+        return embed_scaled(fitted(pixels))
 
     def score_pixels(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         return _only(annotate_pixels(pixels), _SCORE_OUTPUTS)
 
     def embed(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _only(annotate(image_bytes), (names.EMBEDDING,))
+        return embed_scaled(units(image_bytes))
 
     def score(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         return _only(annotate(image_bytes), _SCORE_OUTPUTS)
 
     def reconstruct(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        return _only(annotate_scaled(units(image_bytes)), (names.IMAGE,))
+        return reconstruct_scaled(units(image_bytes))
 
     def classify_examples(examples: tf.Tensor) -> dict[str, tf.Tensor]:
         # Only what the evaluation reads, because TFMA fetches every output.
@@ -247,10 +257,6 @@ def _require_channels_last(levels: tf.Tensor) -> tf.Tensor:
     check = tf.debugging.Assert(is_image, [PIXELS_EXPECTED, shape], summarize=8)
     with tf.control_dependencies([check]):
         return tf.ensure_shape(tf.identity(given), [None, None, None, None])
-
-
-def _without_image(outputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    return {name: value for name, value in outputs.items() if name != names.IMAGE}
 
 
 def _only(outputs: dict[str, tf.Tensor], wanted: tuple[str, ...]) -> dict[str, tf.Tensor]:

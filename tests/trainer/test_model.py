@@ -66,6 +66,8 @@ def test_any_image_size(shape: tuple[int, int, int], encoder: str) -> None:
     model = build(tiny.model_config(encoder=encoder), shape=shape, classes=7)
     results = model.analyse(pixels(2, shape))
     assert results["reconstruction"].shape == (2, *shape)
+    alone = model.reconstruct(pixels(2, shape))
+    np.testing.assert_allclose(alone, results["reconstruction"], atol=1e-5)
     assert results["probabilities"].shape == (2, 7)
     assert results["embedding"].shape == (2, 4)
     np.testing.assert_allclose(tf.reduce_sum(results["probabilities"], -1), [1, 1], rtol=1e-5)

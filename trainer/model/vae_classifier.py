@@ -236,6 +236,13 @@ class VaeClassifier(KerasTraining):
         verdict = self.scores.verdict(score)
         return {**result, "outlier_score": score, "verdict": verdict, "is_outlier": verdict > 0}
 
+    def reconstruct(self, pixels: tf.Tensor) -> tf.Tensor:
+        """Computes `analyse`'s reconstruction alone, float32 of the shape of `pixels`."""
+        encoded = self.encode(pixels)
+        labels = tf.argmax(self.classify(encoded), axis=-1, output_type=tf.int32)
+        raw = self.decode(encoded.mean, self.beside_latent(encoded, labels))
+        return self.observation.mean(raw)
+
     def outlier_terms(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes all candidate outlier scores, float32 [batch] each, for the calibration."""
         result = self.analyse(pixels)

@@ -79,7 +79,7 @@ class Boards:
     def _reconstructions(self, model: VaeClassifier) -> np.ndarray:
         """Draws images in the upper row and their reconstructions in the lower one."""
         pixels = self._shown.astype(np.float32) / 255.0
-        rebuilt = model.analyse(pixels)["reconstruction"].numpy()
+        rebuilt = model.reconstruct(pixels).numpy()
         return np.concatenate(
             [np.concatenate(list(pixels), axis=1), np.concatenate(list(rebuilt), axis=1)]
         )[np.newaxis]

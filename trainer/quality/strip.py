@@ -56,7 +56,7 @@ class Strip:
         self._marks = self._marks[len(due) :]
         self._write(ORIGINALS, [self._shown])
         unit = pixels.to_unit(tf.constant(self._shown))
-        rows = [pixels.to_levels(model.analyse(unit)["reconstruction"]).numpy()]
+        rows = [pixels.to_levels(model.reconstruct(unit)).numpy()]
         if model.config.conditioning != "hidden":
             rows.append(self._samples(model))
         self._write(f"step-{step:08d}.png", rows)
