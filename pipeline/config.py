@@ -123,7 +123,8 @@ class PipelineConfig(Section):
         ge=1,
         le=2,
         description="steps that `vaeline run` executes at a time: 2 runs ServingCheck beside "
-        "Evaluator and ModelGate, which takes the memory of both; 1 runs one after the other",
+        "Evaluator and ModelGate, which takes the memory of both, and starts its process (0.2 GiB) "
+        "beside the Trainer; 1 runs one after the other",
     )
 
     @model_validator(mode="before")

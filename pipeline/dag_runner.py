@@ -34,6 +34,8 @@ class DagRunner(tfx_runner.IrBasedRunner):
         aside: For each step of the second thread, by its id, the function that stops it, called if
             the run is interrupted. The Trainer must not be among them: it handles signals, which
             Python allows in the main thread only.
+        at_work: For some steps, by their ids, functions to call when they begin to work; steps
+            from the cache do not.
     """
 
     def __init__(
@@ -41,9 +43,11 @@ class DagRunner(tfx_runner.IrBasedRunner):
         *,
         on_step: Callable[[str, float | None], None],
         aside: Mapping[str, Callable[[], None]],
+        at_work: Mapping[str, Callable[[], None]] | None = None,
     ) -> None:
         self._on_step = on_step
         self._aside = aside
+        self._at_work = at_work or {}
         self._lock = threading.RLock()
 
     def run_with_ir(self, pipeline: Any, run_options: Any = None, **kwargs: Any) -> None:
@@ -100,7 +104,8 @@ class DagRunner(tfx_runner.IrBasedRunner):
     def _launcher(self, pipeline: Any, step: Any, deployment: Any) -> launcher.Launcher:
         connection = deployment.metadata_connection_config
         name = step.node_info.id
-        return launcher.Launcher(
+        return _Launcher(
+            self._at_work.get(name),
             pipeline_node=step,
             mlmd_connection=_LockedMetadata(
                 getattr(connection, connection.WhichOneof("connection_config")), self._lock
@@ -126,6 +131,24 @@ class DagRunner(tfx_runner.IrBasedRunner):
             if not future.cancel() and not future.done():
                 logging.info("Component %s is stopped.", name)
                 self._aside[name]()
+
+
+class _Launcher(launcher.Launcher):
+    """Calls a function before the executor of a step.
+
+    Args:
+        at_work: The function, or None.
+        **arguments: Those of TFX's launcher.
+    """
+
+    def __init__(self, at_work: Callable[[], None] | None, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._at_work = at_work
+
+    def _run_executor(self, execution_info: Any) -> Any:
+        if self._at_work is not None:
+            self._at_work()
+        return super()._run_executor(execution_info)
 
 
 class _LockedMetadata(metadata.Metadata):

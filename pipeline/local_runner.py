@@ -99,7 +99,7 @@ def run_pipeline(
         from absl import logging as absl_logging
 
         from components.bulk_inference.executor import UnblessedModelError
-        from components.serving_check.check import STOP_CHECKS
+        from components.serving_check.check import STOP_CHECKS, end_ahead, start_ahead
         from pipeline.cache_keys import location_independent_cache
         from pipeline.dag_runner import DagRunner
         from pipeline.graph import Places, create_pipeline
@@ -123,12 +123,17 @@ def run_pipeline(
         on_step(name, seconds)
 
     STOP_CHECKS.clear()
-    aside = {"ServingCheck": STOP_CHECKS.set} if config.parallel_steps > 1 else {}
+    is_parallel = config.parallel_steps > 1
+    aside = {"ServingCheck": STOP_CHECKS.set} if is_parallel else {}
+    # A step from the cache leads to a model that was checked before, as a rule.
+    at_work = {"Trainer": start_ahead} if is_parallel and config.serving_check.enabled else {}
     absl_logging.set_verbosity(absl_logging.INFO)
     with location_independent_cache(root):
         try:
-            DagRunner(on_step=step, aside=aside).run(pipeline)
+            DagRunner(on_step=step, aside=aside, at_work=at_work).run(pipeline)
         except UnblessedModelError as error:
             # Only the last step refused the model; the run's result is complete and is reported.
             note_latest_run(root, {NOT_LABELLED_NOTE: str(error)})
+        finally:
+            end_ahead()
     return latest_run(root)

@@ -3,6 +3,8 @@
 The executor calls `check_model`; this module does not depend on TFX.
 """
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +22,9 @@ from trainer.errors import UserError
 
 STOP_CHECKS: Final = threading.Event()
 """Set by the runner of the pipeline when it is stopped: a check in another thread ends then."""
+
+_AHEAD: Final[list["subprocess.Popen[str]"]] = []
+"""The process that waits for a model, if there is one."""
 
 _PROBE = "components.serving_check.process"
 _PROCESS = "fresh process"
@@ -52,23 +57,49 @@ def check_model(model: str, config: ServingCheckConfig) -> CheckReport:
     return report
 
 
-def _run_probe(model: str, config: ServingCheckConfig) -> CheckReport:
+def start_ahead() -> None:
+    """Starts the process of the next check, which imports TensorFlow while another step runs."""
+    if not _AHEAD:
+        _AHEAD.append(_start())
+
+
+def end_ahead() -> None:
+    """Ends a process that was started ahead and not used."""
+    while _AHEAD:
+        with _AHEAD.pop() as process:
+            process.kill()
+
+
+def _start() -> "subprocess.Popen[str]":
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
+    return subprocess.Popen(
+        [sys.executable, "-m", _PROBE],
+        env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Ctrl-C in a terminal reaches this process, which decides when to end the other.
+        start_new_session=True,
+    )
+
+
+def _started() -> "subprocess.Popen[str]":
+    """Returns the process that was started ahead, if it still runs, or else a new one."""
+    if _AHEAD and _AHEAD[0].poll() is None:
+        return _AHEAD.pop()
+    end_ahead()
+    return _start()
+
+
+def _run_probe(model: str, config: ServingCheckConfig) -> CheckReport:
     with tempfile.TemporaryDirectory() as folder:
         answer = Path(folder) / "report.json"
-        command = [sys.executable, "-m", _PROBE, model, config.model_dump_json(), str(answer)]
-        with subprocess.Popen(
-            command,
-            env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            # Ctrl-C in a terminal reaches this process, which decides when to end the other.
-            start_new_session=True,
-        ) as process:
+        request = json.dumps([model, config.model_dump(mode="json"), str(answer)])
+        with _started() as process:
             try:
-                said = _wait(process, time.monotonic() + config.timeout_secs)
+                said = _answered(process, request, time.monotonic() + config.timeout_secs)
             except subprocess.TimeoutExpired:
                 fault = f"no answer in serving_check.timeout_secs = {config.timeout_secs:g}"
                 return CheckReport([Stage(_PROCESS, fault)])
@@ -85,8 +116,10 @@ def _run_probe(model: str, config: ServingCheckConfig) -> CheckReport:
         return CheckReport([Stage(_PROCESS, fault)])
 
 
-def _wait(process: "subprocess.Popen[str]", deadline: float) -> str:
-    """Waits for a process and returns its standard error."""
+def _answered(process: "subprocess.Popen[str]", request: str, deadline: float) -> str:
+    """Sends a line to a process, waits for its end and returns its standard error."""
+    with contextlib.suppress(BrokenPipeError):  # It has ended; its standard error says why.
+        print(request, file=process.stdin, flush=True)
     while True:
         _raise_if(STOP_CHECKS.is_set())
         try:

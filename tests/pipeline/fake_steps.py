@@ -42,6 +42,7 @@ def run_steps(
     *,
     aside: Mapping[str, Callable[[], None]],
     on_step: Callable[[str, float | None], None] = lambda name, seconds: None,
+    at_work: Mapping[str, Callable[[], None]] | None = None,
 ) -> None:
     """Runs the pipeline; steps without an action do nothing."""
     _actions.clear()
@@ -62,7 +63,7 @@ def run_steps(
         enable_cache=True,
         metadata_connection_config=metadata_connection(root),
     )
-    DagRunner(on_step=on_step, aside=aside).run(pipeline)
+    DagRunner(on_step=on_step, aside=aside, at_work=at_work).run(pipeline)
 
 
 def check_fake_model(root: Path) -> None:

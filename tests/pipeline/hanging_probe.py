@@ -1,5 +1,6 @@
 """A process in place of ServingCheck's own; its model is a folder, whose files say what it does."""
 
+import json
 import os
 import signal
 import sys
@@ -40,4 +41,5 @@ def main(folder: Path, report: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[3]))
+    model, _, path = json.loads(sys.stdin.readline())
+    main(Path(model), Path(path))

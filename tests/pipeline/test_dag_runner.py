@@ -107,6 +107,13 @@ def test_a_repeated_run_comes_from_the_cache(tmp_path: Path) -> None:
     assert states(tmp_path) == {name: ["COMPLETE", "CACHED"] for name in NAMES}
 
 
+def test_only_a_step_that_is_not_cached_begins_to_work(tmp_path: Path) -> None:
+    begun: list[str] = []
+    for _ in range(2):
+        run_steps(tmp_path, {}, aside=ASIDE, at_work={"measure": lambda: begun.append("measure")})
+    assert begun == ["measure"]
+
+
 def test_a_failure_aside_hides_no_result(tmp_path: Path) -> None:
     failed = threading.Event()
 

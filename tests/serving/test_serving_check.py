@@ -186,6 +186,35 @@ def test_a_process_that_is_killed_refuses_the_model(
     assert report.refusals == ["fresh process: killed by signal 9: the model crashes what loads it"]
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
+def test_a_process_that_was_started_ahead_checks_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_ended: bool
+) -> None:
+    """If it has ended in the meantime, another one does."""
+    monkeypatch.setattr(check, "_PROBE", hanging_probe.__name__)
+    monkeypatch.chdir(ROOT)
+    check.start_ahead()
+    (ahead,) = check._AHEAD
+    if has_ended:
+        ahead.kill()
+        ahead.wait()
+    hanging_probe.finish_file(tmp_path).touch()
+    assert check_model(str(tmp_path), QUICK).refusals == ["fake: refused"]
+    used = int(hanging_probe.pid_file(tmp_path).read_text(encoding="utf-8"))
+    assert (used == ahead.pid) != has_ended
+    assert not check._AHEAD
+
+
+def test_a_process_that_was_started_for_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "_PROBE", hanging_probe.__name__)
+    monkeypatch.chdir(ROOT)
+    check.start_ahead()
+    (ahead,) = check._AHEAD
+    check.end_ahead()
+    assert ahead.returncode is not None
+    assert not check._AHEAD
+
+
 def test_the_memory_of_the_process_is_its_own() -> None:
     """Not that of a larger process that has started it, which would hide what bad images take."""
     held = b"x" * (256 << 20)
