@@ -38,6 +38,7 @@ from trainer.recipes import recipe_line
 
 if TYPE_CHECKING:
     from components.bulk_inference.output.result import BulkResult
+    from pipeline.report.run_report import AskedModel
     from pipeline.runs.result import TrainingResult
 
 
@@ -93,11 +94,15 @@ def train_and_push(
         from pipeline.runs.store import note_latest_run
 
         display = _StepDisplay(terminal, line)
+        asked: list[AskedModel | None] = []
 
         def on_step(name: str, seconds: float | None) -> None:
             display.step(name, seconds)
             if seconds is not None:
                 publish()
+                if name == "ModelGate":
+                    # The next step waits for ServingCheck, as a rule.
+                    asked.append(_ask_model(root))
 
         progress = logging.getLogger(PROGRESS_LOGGER)
         progress.addHandler(display)
@@ -114,7 +119,7 @@ def train_and_push(
     result = summarise(
         run, step_seconds=display.seconds, seconds=time.monotonic() - started, log=log_path
     )
-    result = _with_report(terminal, result, run)
+    result = _with_report(terminal, result, run, asked[0] if asked else None)
     terminal.table(
         f"gate, on {result.test_images:,} test images: {result.gate}",
         [tuple(check.values()) for check in result.checks],
@@ -145,7 +150,21 @@ def _note_stop(root: Path, begin: float) -> None:
             note_latest_run(root, {STOPPED_NOTE: STOP.line})
 
 
-def _with_report(terminal: Terminal, result: "TrainingResult", run: Run) -> "TrainingResult":
+def _ask_model(root: Path) -> "AskedModel | None":
+    """Computes what the report needs of a model that is trained; None if the run is not found."""
+    with contextlib.suppress(Exception):
+        from pipeline.report.run_report import AskedModel
+        from pipeline.runs.store import latest_run
+
+        asked = AskedModel(latest_run(root))
+        asked.ask()
+        return asked
+    return None
+
+
+def _with_report(
+    terminal: Terminal, result: "TrainingResult", run: Run, asked: "AskedModel | None"
+) -> "TrainingResult":
     """Writes the report; a failure is a warning and does not fail the run."""
     with captured_output(Path(result.log)), terminal.live("writing the report"):
         try:
@@ -153,7 +172,7 @@ def _with_report(terminal: Terminal, result: "TrainingResult", run: Run) -> "Tra
 
             if result.labelled:
                 _archive_report(terminal, result.labelled)
-            return replace(result, report=write_run_report(run))
+            return replace(result, report=write_run_report(run, asked=asked))
         except Exception as error:
             logging.getLogger("vaeline").exception("no report")
             terminal.say(f"no report: {cause(error)}", style="yellow")

@@ -1,5 +1,6 @@
 """Writes `report.html` of a pipeline run, for `vaeline run` and `vaeline report`."""
 
+import contextlib
 import logging
 import posixpath
 import time
@@ -28,12 +29,13 @@ from trainer.quick_imports import quick_imports
 _LOG = logging.getLogger(__name__)
 
 
-def write_run_report(run: Run, path: str = "") -> str:
+def write_run_report(run: Run, path: str = "", *, asked: "AskedModel | None" = None) -> str:
     """Writes the report of a run.
 
     Args:
         run: The run.
         path: The path of the page; `report.html` in the root by default.
+        asked: The run's model, if it was asked before.
 
     Returns:
         The path of the page.
@@ -48,8 +50,8 @@ def write_run_report(run: Run, path: str = "") -> str:
     page = Page("Run report", str(read_run_config(run).get("name", root.name)))
     page.hero("run_hero.html", partial(run_sections.overview, run))
     _add_overview(page, run)
-    originals = Originals(run)
-    _add_data(page, run, album, originals)
+    asked = asked or AskedModel(run)
+    _add_data(page, run, album, asked.originals)
     page.chapter("training", "Training")
     page.section("curves", "Curves", "curves.html", partial(run_sections.training, run))
     if read_run_config(run).get("evaluation", {}).get("labelled_only", "off") != "off":
@@ -61,7 +63,7 @@ def write_run_report(run: Run, path: str = "") -> str:
     page.section(
         "units", "Active latent units", "units.html", partial(run_sections.active_units, run)
     )
-    _add_model(page, run, album, originals, posixpath.dirname(path))
+    _add_model(page, run, album, asked, posixpath.dirname(path))
     page.write(path, left_out=album.left_out)
     _LOG.info("report in %.1f s: %s", time.monotonic() - begin, path)
     for note in page.notes:
@@ -100,9 +102,8 @@ def _add_data(page: Page, run: Run, album: Album, originals: Originals) -> None:
         page.section(anchor, title, f"{anchor}.html", make)
 
 
-def _add_model(page: Page, run: Run, album: Album, originals: Originals, folder: str) -> None:
+def _add_model(page: Page, run: Run, album: Album, asked: "AskedModel", folder: str) -> None:
     page.chapter("model", "Model")
-    asked = _Asked(run, originals)
 
     def add(anchor: str, title: str, make: Callable[[], Facts]) -> None:
         page.section(anchor, title, f"{anchor}.html", make)
@@ -120,7 +121,7 @@ def _add_model(page: Page, run: Run, album: Album, originals: Originals, folder:
     add("uncertain", "Least certain", lambda: model_sections.uncertain(asked.answers, album))
     if read_run_config(run).get("report", {}).get("label_errors"):
         page.section("labels", "Likely label errors", "judged_labels.html",
-            lambda: judged_labels(run, asked.model, album, originals, folder))  # fmt: skip
+            lambda: judged_labels(run, asked.model, album, asked.originals, folder))  # fmt: skip
     else:
         add("labels", "Likely label errors",
             lambda: model_sections.label_errors(asked.answers, album))  # fmt: skip
@@ -133,19 +134,21 @@ def _add_model(page: Page, run: Run, album: Album, originals: Originals, folder:
     add("samples", "Generated images", lambda: model_sections.samples(asked.generator, album))
 
 
-class _Asked:
+class AskedModel:
     """Loads the model and computes its predictions when the first section needs them.
 
     A failure is kept and raised again for every section, without another attempt.
 
     Args:
-        run: The run.
-        originals: The original files of its images.
+        run: The run, which has come to the end of its Trainer.
+
+    Attributes:
+        originals: The original files of the run's images.
     """
 
-    def __init__(self, run: Run, originals: Originals) -> None:
+    def __init__(self, run: Run) -> None:
+        self.originals = Originals(run)
         self._run = run
-        self._originals = originals
         self._made: dict[str, Any] = {}
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:
@@ -158,6 +161,11 @@ class _Asked:
         if isinstance(made, Exception):
             raise made
         return made
+
+    def ask(self) -> None:
+        """Computes the predictions now; a failure is shown in the report."""
+        with contextlib.suppress(Exception):
+            _ = self.answers
 
     @property
     def model(self) -> Any:
@@ -174,7 +182,7 @@ class _Asked:
         found: Answers = self._once(
             "answers", lambda: ask_model(examples_folder(run), self.model, read_trained_card(run))
         )
-        return replace(found, thumbnails=self._originals.thumbnails)
+        return replace(found, thumbnails=self.originals.thumbnails)
 
     @property
     def generator(self) -> Generator:

@@ -22,7 +22,7 @@ from pipeline.jobs import classify_archives
 from pipeline.report.archive_report import write_archive_report
 from pipeline.report.page import MOST_BYTES, ReportError
 from pipeline.report.reported_run import read_reported
-from pipeline.report.run_report import write_run_report
+from pipeline.report.run_report import AskedModel, write_run_report
 from pipeline.runs.run import Run
 from pipeline.runs.step import CACHED, Step
 from tests.pipeline.report.browser import CHROMIUM, chromium
@@ -109,6 +109,16 @@ def test_every_part_of_the_run_is_shown(run: Run) -> None:
     assert "brightest level below 100" in parsed.text
     page = (run.root / "report.html").read_text()
     assert len(re.findall(r'<img[^>]* alt="(?:blank|odd_size): ', page)) == 2
+
+
+def test_a_model_that_was_asked_before_is_not_loaded_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = AskedModel(run)
+    asked.ask()
+    monkeypatch.setattr("tensorflow.saved_model.load", None)
+    page = Path(write_run_report(run, asked=asked)).read_text("utf-8")
+    assert "This part could not be made" not in page
 
 
 def test_a_refused_export_is_a_refusal(run: Run) -> None:
