@@ -103,6 +103,7 @@ def run_pipeline(
         from pipeline.cache_keys import location_independent_cache
         from pipeline.dag_runner import DagRunner
         from pipeline.graph import Places, create_pipeline
+        from pipeline.quick_beam import quick_beam
 
     # Artifacts are recorded by their paths, which must not depend on the current folder.
     root = root.resolve()
@@ -128,7 +129,7 @@ def run_pipeline(
     # A step from the cache leads to a model that was checked before, as a rule.
     at_work = {"Trainer": start_ahead} if is_parallel and config.serving_check.enabled else {}
     absl_logging.set_verbosity(absl_logging.INFO)
-    with location_independent_cache(root):
+    with location_independent_cache(root), quick_beam():
         try:
             DagRunner(on_step=step, aside=aside, at_work=at_work).run(pipeline)
         except UnblessedModelError as error:
