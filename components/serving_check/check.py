@@ -75,7 +75,13 @@ def _start() -> "subprocess.Popen[str]":
     path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
     return subprocess.Popen(
         [sys.executable, "-m", _PROBE],
-        env={**os.environ, "PYTHONPATH": path, "TF_CPP_MIN_LOG_LEVEL": "2"},
+        env={
+            # Optimising graphs frees millions of small objects, which glibc would merge each time.
+            "GLIBC_TUNABLES": "glibc.malloc.mxfast=0",
+            **os.environ,
+            "PYTHONPATH": path,
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        },
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
