@@ -36,6 +36,9 @@ class DagRunner(tfx_runner.IrBasedRunner):
             Python allows in the main thread only.
         at_work: For some steps, by their ids, functions to call when they begin to work; steps
             from the cache do not.
+
+    Attributes:
+        metadata_lock: To be held by a function that opens the metadata store while steps run.
     """
 
     def __init__(
@@ -48,7 +51,7 @@ class DagRunner(tfx_runner.IrBasedRunner):
         self._on_step = on_step
         self._aside = aside
         self._at_work = at_work or {}
-        self._lock = threading.RLock()
+        self.metadata_lock = threading.RLock()
 
     def run_with_ir(self, pipeline: Any, run_options: Any = None, **kwargs: Any) -> None:
         """Runs a compiled pipeline.
@@ -108,7 +111,7 @@ class DagRunner(tfx_runner.IrBasedRunner):
             self._at_work.get(name),
             pipeline_node=step,
             mlmd_connection=_LockedMetadata(
-                getattr(connection, connection.WhichOneof("connection_config")), self._lock
+                getattr(connection, connection.WhichOneof("connection_config")), self.metadata_lock
             ),
             pipeline_info=pipeline.pipeline_info,
             pipeline_runtime_spec=pipeline.runtime_spec,

@@ -94,21 +94,32 @@ def train_and_push(
         from pipeline.runs.store import note_latest_run
 
         display = _StepDisplay(terminal, line)
-        asked: list[AskedModel | None] = []
+        asked: list[AskedModel] = []
 
         def on_step(name: str, seconds: float | None) -> None:
             display.step(name, seconds)
             if seconds is not None:
                 publish()
-                if name == "ModelGate":
-                    # The next step waits for ServingCheck, as a rule.
-                    asked.append(_ask_model(root))
+
+        def on_judged(judged: Run) -> None:
+            # The next step waits for ServingCheck, as a rule. Failures are left to the report.
+            with contextlib.suppress(Exception):
+                from pipeline.report.run_report import AskedModel
+
+                asked.append(AskedModel(judged))
+                asked[0].ask()
 
         progress = logging.getLogger(PROGRESS_LOGGER)
         progress.addHandler(display)
         begin = time.time()
         try:
-            run = run_pipeline(config, root=root, on_step=on_step, notes={REASON_NOTE: reason})
+            run = run_pipeline(
+                config,
+                root=root,
+                on_step=on_step,
+                on_judged=on_judged,
+                notes={REASON_NOTE: reason},
+            )
         except BaseException as error:
             if is_stop(error):
                 _note_stop(root, begin)
@@ -119,7 +130,7 @@ def train_and_push(
     result = summarise(
         run, step_seconds=display.seconds, seconds=time.monotonic() - started, log=log_path
     )
-    result = _with_report(terminal, result, run, asked[0] if asked else None)
+    result = _with_report(terminal, result, run, *asked)
     terminal.table(
         f"gate, on {result.test_images:,} test images: {result.gate}",
         [tuple(check.values()) for check in result.checks],
@@ -150,20 +161,8 @@ def _note_stop(root: Path, begin: float) -> None:
             note_latest_run(root, {STOPPED_NOTE: STOP.line})
 
 
-def _ask_model(root: Path) -> "AskedModel | None":
-    """Computes what the report needs of a model that is trained; None if the run is not found."""
-    with contextlib.suppress(Exception):
-        from pipeline.report.run_report import AskedModel
-        from pipeline.runs.store import latest_run
-
-        asked = AskedModel(latest_run(root))
-        asked.ask()
-        return asked
-    return None
-
-
 def _with_report(
-    terminal: Terminal, result: "TrainingResult", run: Run, asked: "AskedModel | None"
+    terminal: Terminal, result: "TrainingResult", run: Run, asked: "AskedModel | None" = None
 ) -> "TrainingResult":
     """Writes the report; a failure is a warning and does not fail the run."""
     with captured_output(Path(result.log)), terminal.live("writing the report"):

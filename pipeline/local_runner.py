@@ -77,6 +77,7 @@ def run_pipeline(
     *,
     root: Path,
     on_step: Callable[[str, float | None], None],
+    on_judged: Callable[[Run], None] = lambda run: None,
     notes: Mapping[str, str | float | int] | None = None,
 ) -> Run:
     """Runs every step whose inputs changed.
@@ -85,6 +86,7 @@ def run_pipeline(
         config: The configuration.
         root: Folder of artifacts and metadata; see `prepare_root`.
         on_step: As for `DagRunner`: called at the start and the end of each step.
+        on_judged: Called with the run so far when ModelGate has ended, in the main thread.
         notes: Notes to attach to the run in the metadata store once it has begun.
 
     Returns:
@@ -122,16 +124,21 @@ def run_pipeline(
             note_latest_run(root, notes or {})
             noted = True
         on_step(name, seconds)
+        if name == "ModelGate" and seconds is not None:
+            with runner.metadata_lock:
+                judged = latest_run(root)
+            on_judged(judged)
 
     STOP_CHECKS.clear()
     is_parallel = config.parallel_steps > 1
     aside = {"ServingCheck": STOP_CHECKS.set} if is_parallel else {}
     # A step from the cache leads to a model that was checked before, as a rule.
     at_work = {"Trainer": start_ahead} if is_parallel and config.serving_check.enabled else {}
+    runner = DagRunner(on_step=step, aside=aside, at_work=at_work)
     absl_logging.set_verbosity(absl_logging.INFO)
     with location_independent_cache(root), quick_beam():
         try:
-            DagRunner(on_step=step, aside=aside, at_work=at_work).run(pipeline)
+            runner.run(pipeline)
         except UnblessedModelError as error:
             # Only the last step refused the model; the run's result is complete and is reported.
             note_latest_run(root, {NOT_LABELLED_NOTE: str(error)})

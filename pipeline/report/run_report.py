@@ -1,6 +1,5 @@
 """Writes `report.html` of a pipeline run, for `vaeline run` and `vaeline report`."""
 
-import contextlib
 import logging
 import posixpath
 import time
@@ -163,9 +162,8 @@ class AskedModel:
         return made
 
     def ask(self) -> None:
-        """Computes the predictions now; a failure is shown in the report."""
-        with contextlib.suppress(Exception):
-            _ = self.answers
+        """Computes the predictions now."""
+        _ = self.answers
 
     @property
     def model(self) -> Any:
