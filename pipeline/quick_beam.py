@@ -18,7 +18,8 @@ def quick_beam() -> Iterator[None]:
     of the time of a step whose data are small.
     """
     views: Any = weakref.WeakKeyDictionary()
-    arguments: dict[Any, tuple[list[str], list[Any]]] = {}
+    # Weak, since unpickled functions may hold a model.
+    arguments: Any = weakref.WeakKeyDictionary()
     parse, inspect = PipelineOptions.view_as, core.get_function_args_defaults
 
     def view_as(options: PipelineOptions, cls: Any) -> Any:
