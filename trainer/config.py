@@ -274,11 +274,6 @@ def check_consistent(image: ImageConfig, model: ModelConfig, trainer: TrainerCon
             "trainer.objective.bound: importance needs a decoder that is a density of the image; "
             "model.conditioning = hidden is none"
         )
-    if trainer.semi_supervised.starts > 1 and model.conditioning != "label":
-        raise ValueError(
-            "trainer.semi_supervised.starts: several starts are compared by an ELBO that depends "
-            f"on the class; with model.conditioning = {model.conditioning} set it to 1"
-        )
     if trainer.objective.alpha == 0 and model.conditioning == "label":
         raise ValueError(
             "trainer.objective.alpha: 0 trains no classifier, which model.conditioning = label "

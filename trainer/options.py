@@ -167,8 +167,8 @@ class SemiSupervisedConfig(Section):
         default=1,
         ge=1,
         le=16,
-        description="random starts; the one with the highest ELBO of the unlabelled images goes "
-        "on; needs model.conditioning = label",
+        description="random starts; the one goes on whose classes differ least between unlabelled "
+        "images that look alike",
     )
     starts_share: float = Field(
         default=0.5, gt=0, le=1, description="share of the training that each start takes part in"

@@ -199,7 +199,7 @@ def _write_training(folder: Path) -> None:
         "elbo": -82.0, "samples": 50, "images": 120,
     }  # fmt: skip
     (folder / "history.json").write_text(json.dumps(history))
-    (folder / "starts.json").write_text(json.dumps({"scores": [-101.5, -100.25], "chosen": 1}))
+    (folder / "starts.json").write_text(json.dumps({"scores": [0.125, 0.0975], "chosen": 1}))
     draw = np.random.default_rng(0)
     tiles = draw.integers(0, 256, (8, 64), np.uint8)
     (folder / FOLDER / ORIGINALS).write_bytes(encode(tiles))

@@ -100,6 +100,7 @@ def test_every_part_of_the_run_is_shown(run: Run) -> None:
     assert "untrained" in parsed.text
     assert "epoch 5" in parsed.text
     assert "2 random starts, of which number 2 went on" in parsed.text
+    assert "12.50 %, 9.75 %; less is better" in parsed.text
     assert "Importance-weighted bound -80.00 ± 0.50 nats per image" in parsed.text
     # The rejected member decodes all the same, so it has a picture.
     (figure,) = re.findall(r'alt="rejected: ([^"]*)"', Path(run.root / "report.html").read_text())
