@@ -142,13 +142,15 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
             },
             "objective": {"clean_share": 0.1, "generative_weight": 1.0},
             "semi_supervised": {
-                "batch_size": 160,
+                "batch_size": 320,
                 "elbo_every": 4,
                 "consistency": 1.0,
                 "confidence": 0.95,
                 "ramp": (0.2, 0.4),
                 "mutual_information": 1.0,
                 "weak_strength": 0.4,
+                "starts": 4,
+                "starts_share": 0.25,
             },
             "optimizer": {
                 "learning_rate": 2e-3,
