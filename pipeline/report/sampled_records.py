@@ -67,6 +67,8 @@ def record_files(examples: Path, split: str) -> list[Path]:
 
 def _read(paths: list[Path], wanted: list[list[tuple[int, int]]]) -> Iterator[bytes]:
     for path, frames in zip(paths, wanted, strict=True):
+        if not frames:
+            continue
         with path.open("rb") as file:
             for begin, size in frames:
                 file.seek(begin)

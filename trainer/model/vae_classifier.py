@@ -239,9 +239,8 @@ class VaeClassifier(KerasTraining):
     def reconstruct(self, pixels: tf.Tensor) -> tf.Tensor:
         """Computes `analyse`'s reconstruction alone, float32 of the shape of `pixels`."""
         encoded = self.encode(pixels)
-        labels = tf.argmax(self.classify(encoded), axis=-1, output_type=tf.int32)
-        raw = self.decode(encoded.mean, self.beside_latent(encoded, labels))
-        return self.observation.mean(raw)
+        beside = self._beside_predicted(encoded, self.classify(encoded))
+        return self.observation.mean(self.decode(encoded.mean, beside))
 
     def outlier_terms(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes all candidate outlier scores, float32 [batch] each, for the calibration."""
@@ -278,10 +277,13 @@ class VaeClassifier(KerasTraining):
     def _has_no_density(self) -> bool:
         return self.config.conditioning == "hidden"
 
+    def _beside_predicted(self, encoded: Encoded, logits: tf.Tensor) -> tf.Tensor | None:
+        return self.beside_latent(encoded, tf.argmax(logits, axis=-1, output_type=tf.int32))
+
     def _reconstruct(
         self, pixels: tf.Tensor, encoded: Encoded, logits: tf.Tensor
     ) -> dict[str, tf.Tensor]:
-        beside = self.beside_latent(encoded, tf.argmax(logits, axis=-1, output_type=tf.int32))
+        beside = self._beside_predicted(encoded, logits)
         noise = antithetic_noise(pixels, self.config.elbo_samples, self.config.latent_size)
         repeats = 1 + self.config.elbo_samples
         latent = tf.reshape(encoded.latent(noise), [-1, self.config.latent_size])
