@@ -74,6 +74,7 @@ def _run_rows(estimate: "RunEstimate") -> list[tuple[str, str]]:
             f"{duration(estimate.training_seconds)}, {estimate.images:,} images at"
             f" {estimate.images_per_second:,.0f} images/s",
         ),
+        *([("unlabelled", f"{estimate.unlabelled:,} images")] if estimate.unlabelled else []),
         *(
             [("labelled only", duration(estimate.labelled_only_seconds))]
             if estimate.labelled_only_seconds

@@ -1,13 +1,14 @@
 """Estimates what a run will cost on this machine, for `vaeline inspect`.
 
 Ingest is extrapolated from a survey of the input; training from a few steps of the configured
-model on random images.
+model on random images, as many of them without labels as in a step of the training.
 """
 
 import logging
 import os
 import resource
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -30,15 +31,18 @@ class RunEstimate:
     Attributes:
         images: Expected number of images with a label that are trained on.
         ingest_seconds: Time to read and check all images with the cores of this machine.
-        training_seconds: Time of all training steps, without the start of TensorFlow.
+        unlabelled: Expected number of images without a label that are learned from.
+        training_seconds: Time of all training steps, those of `semi_supervised.starts` included,
+            without the start of TensorFlow.
         labelled_only_seconds: Time of the training without unlabelled images; 0 if it is off.
-        images_per_second: Throughput of the training steps that were measured.
+        images_per_second: Labelled images per second in the training steps that were measured.
         memory_bytes: Peak memory of the training process.
         disk_bytes: Size of the stored images, and of the decoded ones where they exceed
             `trainer.memory_limit_mb`.
     """
 
     images: int
+    unlabelled: int
     ingest_seconds: float
     training_seconds: float
     labelled_only_seconds: float
@@ -58,47 +62,81 @@ def estimate_run(config: PipelineConfig, survey: InputSurvey) -> RunEstimate:
         config: The configuration.
         survey: What was found in `config.input`.
     """
-    account = survey.account
     cores = len(os.sched_getaffinity(0))
-    trained = sum(account.by_split()[features.TRAIN].values())
-    images = round(trained * survey.scale)
-    rate = _measure_training(config, len(account.class_totals()))
+    trainer = config.trainer
+    splits = survey.account.by_split()
+    images = _extrapolate(splits[features.TRAIN], survey)
+    unlabelled = _extrapolate(splits[features.UNLABELLED], survey)
+    if not trainer.learns_unlabelled:
+        unlabelled = 0
+    rate = _measure_training(config, survey, with_unlabelled=unlabelled > 0)
+    training = _passes(config, unlabelled) * trainer.epochs * images / rate
+    labelled_only = 0.0
+    if config.evaluation.labelled_only != "off":
+        alone = _measure_training(config, survey, with_unlabelled=False) if unlabelled else rate
+        labelled_only = trainer.epochs * images / alone
     height, width, channels = config.image.shape
-    decoded = round(images * height * width * channels)
+    decoded = (images + unlabelled) * height * width * channels
     stored = survey.examples_bytes
     if config.input.store != "original":
         # A PNG of the model's pixels is hardly ever larger than these.
-        every = account.examples.total() * survey.scale
+        every = survey.account.examples.total() * survey.scale
         stored = min(stored, round(every * (height * width * channels + RECORD_BYTES)))
-    training = config.trainer.epochs * images / rate
-    limit = config.trainer.memory_limit_mb << 20
+    limit = trainer.memory_limit_mb << 20
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return RunEstimate(
         images=images,
+        unlabelled=unlabelled,
         ingest_seconds=survey.seconds * survey.scale / cores,
         training_seconds=training,
-        labelled_only_seconds=0.0 if config.evaluation.labelled_only == "off" else training,
+        labelled_only_seconds=labelled_only,
         images_per_second=rate,
         memory_bytes=peak + min(decoded, limit),
         disk_bytes=stored + (decoded if decoded > limit else 0),
     )
 
 
-def _measure_training(config: PipelineConfig, num_classes: int) -> float:
-    """Returns the throughput of training in images per second, from a few steps."""
+def _extrapolate(classes: Mapping[str, int], survey: InputSurvey) -> int:
+    return round(sum(classes.values()) * survey.scale)
+
+
+def _passes(config: PipelineConfig, unlabelled: int) -> float:
+    """Returns how often a step is trained: several starts repeat the first part of a training."""
+    semi = config.trainer.semi_supervised
+    # One image alone looks like no other, so there is nothing to choose a start by.
+    if unlabelled <= 1:
+        return 1.0
+    return 1.0 + (semi.starts - 1) * semi.starts_share
+
+
+def _measure_training(
+    config: PipelineConfig, survey: InputSurvey, *, with_unlabelled: bool
+) -> float:
+    """Returns the throughput of training in labelled images per second, from a few steps."""
     from trainer.data.input_pipeline import ImageSet
     from trainer.train import train
 
     shape = config.image.shape
-    count = _PROBE_BATCHES * config.trainer.batch_size
+    num_classes = max(len(survey.account.class_totals()), 2)
     generator = np.random.default_rng(0)
-    images = ImageSet(
-        generator.integers(0, 256, (count, *shape), np.uint8),
-        generator.integers(0, max(num_classes, 2), count).astype(np.int32),
-    )
+
+    def draw(batch: int) -> np.ndarray:
+        return generator.integers(0, 256, (_PROBE_BATCHES * batch, *shape), np.uint8)
+
+    semi = config.trainer.semi_supervised
+    pixels = draw(config.trainer.batch_size)
+    labels = generator.integers(0, num_classes, len(pixels)).astype(np.int32)
+    data = {features.TRAIN: ImageSet(pixels, labels)}
+    if with_unlabelled:
+        pixels = draw(semi.batch_size or config.trainer.batch_size)
+        data[features.UNLABELLED] = ImageSet(pixels, np.full(len(pixels), -1, np.int32))
     # The last call counts; the first one includes tracing.
     settings = config.trainer.model_copy(
-        update={"epochs": float(_PROBE_EPOCHS), "steps_per_call": _PROBE_BATCHES}
+        update={
+            "epochs": float(_PROBE_EPOCHS),
+            "steps_per_call": _PROBE_BATCHES,
+            "semi_supervised": semi.model_copy(update={"starts": 1}),
+        }
     )
     # Weights might have to be downloaded, and with them only the heads would learn at first.
     backbone = config.model.backbone.model_copy(update={"weights": NONE})
@@ -106,9 +144,9 @@ def _measure_training(config: PipelineConfig, num_classes: int) -> float:
         result = train(
             model_config=config.model.model_copy(update={"backbone": backbone}),
             trainer_config=settings,
-            data={features.TRAIN: images},
+            data=data,
             image_shape=shape,
-            num_classes=max(num_classes, 2),
+            num_classes=num_classes,
             pixel_mean=[0.5] * shape[2],
             pixel_std=[0.25] * shape[2],
             workdir=folder,

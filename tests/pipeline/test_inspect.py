@@ -2,6 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from tests import archives
 from tests.pipeline.test_cli import assert_refused, vaeline
@@ -22,17 +25,40 @@ def test_classes_and_warnings_of_an_archive(tmp_path: Path) -> None:
         assert part in done.stderr, part
 
 
-def test_an_estimate_of_a_run(tmp_path: Path) -> None:
-    path = archives.write(tmp_path / "a.zip", archives.classes(20))
-    done = vaeline("inspect", str(path), "--config", "digits", "--json", "--logs", str(tmp_path),
-                   "--set", "trainer.batch_size=8")  # fmt: skip
+def estimate(path: Path, logs: Path, *options: str) -> dict[str, Any]:
+    done = vaeline("inspect", str(path), "--config", "digits", "--json", "--logs", str(logs),
+                   "--set", "trainer.batch_size=8", *options)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    estimate = json.loads(done.stdout)["estimate"]
-    assert 0 < estimate["images"] <= 60
-    assert estimate["training_seconds"] == (40 * estimate["images"] / estimate["images_per_second"])
-    assert estimate["disk_bytes"] > 60 * len(archives.png())
-    assert estimate["memory_bytes"] > 60 * 64
+    found = json.loads(done.stdout)["estimate"]
+    assert ("│ 50 images" in done.stderr) == (found["unlabelled"] > 0)
+    return found
+
+
+@pytest.fixture
+def partly_labelled(tmp_path: Path) -> Path:
+    free = {f"unlabelled/{i}.png": archives.png(i) for i in range(100, 150)}
+    return archives.write(tmp_path / "a.zip", {**archives.classes(20), **free})
+
+
+def test_an_estimate_of_a_run(tmp_path: Path, partly_labelled: Path) -> None:
+    given = estimate(partly_labelled, tmp_path, "--set", "trainer.semi_supervised.enabled=false")
+    assert 0 < given["images"] <= 60
+    assert given["unlabelled"] == 0
+    assert given["training_seconds"] == 40 * given["images"] / given["images_per_second"]
+    assert given["disk_bytes"] > 110 * len(archives.png())
+    assert given["memory_bytes"] > 110 * 64
     assert not list(tmp_path.glob("vaeline-inspect-*"))
+
+
+def test_an_estimate_counts_what_has_no_label(tmp_path: Path, partly_labelled: Path) -> None:
+    given = estimate(partly_labelled, tmp_path, "--set", "trainer.semi_supervised.starts=3",
+                     "--set", "evaluation.labelled_only=report")  # fmt: skip
+    assert given["unlabelled"] == 50
+    passes = 1 + 2 * 0.5
+    assert given["training_seconds"] == pytest.approx(
+        passes * 40 * given["images"] / given["images_per_second"]
+    )
+    assert given["labelled_only_seconds"] > 0
 
 
 def test_what_cannot_be_inspected_is_named(tmp_path: Path) -> None:
