@@ -19,6 +19,16 @@ _SECTIONS: Final = ("image", "model", "trainer")
 _PHOTO_PIXELS: Final = 64 * 64
 """Images of so many pixels or more get `conv_photos`."""
 
+_COLOUR_AUGMENTATION: Final[Mapping[str, Any]] = {
+    "shift": 0.125,
+    "rotation": 10,
+    "zoom": 0.15,
+    "contrast": 0.3,
+    "brightness": 0.15,
+    "cutout": 0.3,
+    "fill": "reflect",
+}
+
 RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
     # Measured by benchmarks/mnist_supervised.py.
     "conv_grey": {
@@ -69,15 +79,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         "trainer": {
             "epochs": 140,
             "batch_size": 128,
-            "augmentation": {
-                "shift": 0.125,
-                "rotation": 10,
-                "zoom": 0.15,
-                "contrast": 0.3,
-                "brightness": 0.15,
-                "cutout": 0.3,
-                "fill": "reflect",
-            },
+            "augmentation": _COLOUR_AUGMENTATION,
             "objective": {
                 "clean_share": 0.1,
                 "generative_weight": 0.1,
@@ -109,8 +111,12 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
         "trainer": {
             "epochs": 60,
             "batch_size": 32,
-            "objective": {"elbo_every": 4},
-            "augmentation": {"shift": 0.1, "zoom": 0.1, "rotation": 10, "brightness": 0.1},
+            "augmentation": _COLOUR_AUGMENTATION,
+            "objective": {
+                "generative_weight": 0.1,
+                "elbo_every": 4,
+                "label_smoothing": 0.05,
+            },
             "optimizer": {
                 "learning_rate": 2e-3,
                 "schedule": "cosine",
