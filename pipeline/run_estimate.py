@@ -30,8 +30,8 @@ class RunEstimate:
 
     Attributes:
         images: Expected number of images with a label that are trained on.
-        ingest_seconds: Time to read and check all images with the cores of this machine.
         unlabelled: Expected number of images without a label that are learned from.
+        ingest_seconds: Time to read and check all images with the cores of this machine.
         training_seconds: Time of all training steps, those of `semi_supervised.starts` included,
             without the start of TensorFlow.
         labelled_only_seconds: Time of the training without unlabelled images; 0 if it is off.
@@ -101,7 +101,7 @@ def _extrapolate(classes: Mapping[str, int], survey: InputSurvey) -> int:
 
 
 def _passes(config: PipelineConfig, unlabelled: int) -> float:
-    """Returns how often a step is trained: several starts repeat the first part of a training."""
+    """Returns the steps over those of one training, whose first part several starts repeat."""
     semi = config.trainer.semi_supervised
     # One image alone looks like no other, so there is nothing to choose a start by.
     if unlabelled <= 1:
