@@ -145,7 +145,6 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
                 "shear": 0.25,
                 "shift": 0.09,
                 "thickness": 0.5,
-                "elastic": 0.05,
             },
             "objective": {"clean_share": 0.1, "generative_weight": 1.0},
             "semi_supervised": {
@@ -153,11 +152,11 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
                 "elbo_every": 4,
                 "consistency": 1.0,
                 "confidence": 0.95,
-                "ramp": (0.11, 0.22),
+                "ramp": (0.2, 0.4),
                 "mutual_information": 1.0,
                 "weak_strength": 0.4,
                 "starts": 4,
-                "starts_share": 0.14,
+                "starts_share": 0.25,
             },
             "optimizer": {
                 "learning_rate": 2e-3,
