@@ -18,11 +18,10 @@ from trainer.data import pixels
 from trainer.data.preprocessing import RecordTransform, parse_records
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.quality import outliers
-from trainer.quality.importance import SampledBound
+from trainer.quality.importance import SampledBound, image_keys
 
 _TOP_K = 5
 _MOST_SAMPLES = 4096
-_HASHES = (1 << 31) - 1
 
 _DEFAULT_OUTPUTS = (
     names.LABEL,
@@ -147,8 +146,7 @@ def create_signatures(
         unit = units(encoded)
         outputs = _only(annotate_scaled(unit), _EXAMPLE_OUTPUTS)
         if sampled_bound is not None:
-            keys = tf.strings.to_hash_bucket_fast(encoded, _HASHES)
-            bounds, elbos = sampled_bound(model, unit, keys)
+            bounds, elbos = sampled_bound(model, unit, image_keys(unit))
             outputs |= {names.IMPORTANCE_BOUND: bounds, names.IMPORTANCE_ELBO: elbos}
         return outputs
 

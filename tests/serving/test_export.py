@@ -14,12 +14,14 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from serving import export, golden, names
 from serving.golden import answer_in_memory, read_golden
+from serving.signatures import create_signatures
 from tests import emulators
 from tests.limits import HANG_SECS
 from tests.numeric import assert_close, assert_same_answers
 from tests.serving.conftest import CONFIG_YAML, Exported, png
 from trainer.data import features
 from trainer.model_card import EXPORTED_CARD, Digests, ModelCard
+from trainer.quality.importance import SampledBound
 from trainer.storage import files
 
 LOADER = Path(__file__).parent / "session_loader.py"
@@ -162,6 +164,21 @@ def test_an_answer_does_not_depend_on_the_batch(exported: Exported) -> None:
         alone = annotate(image_bytes=tf.constant(exported.contents[place : place + 1]))
         assert alone[names.LABEL][0] == together[names.LABEL][place]
         assert_close(alone[names.OUTLIER_SCORE][0], together[names.OUTLIER_SCORE][place])
+
+
+def test_the_same_pixels_in_another_file_have_the_same_bound(exported: Exported) -> None:
+    model, transform = exported.model, exported.transform
+    signatures = create_signatures(model, transform, sampled_bound=SampledBound(3, share=0.5))
+    function = next(s.function for s in signatures if s.name == names.CLASSIFY_EXAMPLES)
+    bounds = []
+    for level in (0, 9):
+        files = [tf.io.encode_png(image, level).numpy() for image in exported.pixels[:32]]
+        answer = function(tf.constant([example(file, None) for file in files]))
+        bounds.append(answer[names.IMPORTANCE_BOUND].numpy())
+    measured = ~np.isnan(bounds[0])
+    assert 0 < measured.sum() < 32
+    np.testing.assert_array_equal(measured, ~np.isnan(bounds[1]))
+    assert_close(bounds[1][measured], bounds[0][measured])
 
 
 def test_images_of_other_sizes_are_resized_alike_by_both_ways_in(exported: Exported) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.data.input_pipeline import ImageSet
+from trainer.data.pixels import to_levels
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.optimization import losses
 
@@ -29,6 +30,7 @@ _DECODED_AT_ONCE = 1_000_000
 """Pixel values decoded at a time, which bounds the memory."""
 
 _KEYS = 1 << 20
+_HASHES = (1 << 31) - 1
 _SHARE_OF_UNKNOWN = 0.1
 
 
@@ -74,6 +76,21 @@ class SampledBound:
 
         # Convolutions of TensorFlow return a wrong shape for a batch without images.
         return tf.cond(tf.size(chosen) > 0, measured, lambda: (missing, missing))
+
+
+def image_keys(pixels: tf.Tensor) -> tf.Tensor:
+    """Hashes images by their levels, so that a photo and its copy at the model's size are equal.
+
+    Args:
+        pixels: float32 [batch, height, width, channels] in [0, 1].
+
+    Returns:
+        int64 [batch], the same on every processor.
+    """
+    levels = tf.reshape(to_levels(pixels), [tf.shape(pixels)[0], -1])
+    # One string of code points per image: no op joins the bytes of a row.
+    texts = tf.strings.unicode_encode(tf.cast(levels, tf.int32), "UTF-8")
+    return tf.strings.to_hash_bucket_fast(texts, _HASHES)
 
 
 def sampled_bound(model: VaeClassifier, samples: int, images: int) -> SampledBound | None:
