@@ -17,6 +17,7 @@ import numpy as np
 from components.image_example_gen.survey import RECORD_BYTES, InputSurvey
 from pipeline.config import PipelineConfig
 from trainer.backbone_config import NONE
+from trainer.config import TrainerConfig
 from trainer.data import features
 
 _PROBE_BATCHES: Final = 4
@@ -70,7 +71,7 @@ def estimate_run(config: PipelineConfig, survey: InputSurvey) -> RunEstimate:
     if not trainer.learns_unlabelled:
         unlabelled = 0
     rate = _measure_training(config, survey, with_unlabelled=unlabelled > 0)
-    training = _passes(config, unlabelled) * trainer.epochs * images / rate
+    training = _passes(trainer, unlabelled) * trainer.epochs * images / rate
     labelled_only = 0.0
     if config.evaluation.labelled_only != "off":
         alone = _measure_training(config, survey, with_unlabelled=False) if unlabelled else rate
@@ -100,13 +101,9 @@ def _extrapolate(classes: Mapping[str, int], survey: InputSurvey) -> int:
     return round(sum(classes.values()) * survey.scale)
 
 
-def _passes(config: PipelineConfig, unlabelled: int) -> float:
+def _passes(trainer: TrainerConfig, unlabelled: int) -> float:
     """Returns the steps over those of one training, whose first part several starts repeat."""
-    semi = config.trainer.semi_supervised
-    # One image alone looks like no other, so there is nothing to choose a start by.
-    if unlabelled <= 1:
-        return 1.0
-    return 1.0 + (semi.starts - 1) * semi.starts_share
+    return 1.0 + (trainer.count_starts(unlabelled) - 1) * trainer.semi_supervised.starts_share
 
 
 def _measure_training(

@@ -244,6 +244,12 @@ class TrainerConfig(Section):
         """Whether the unlabelled split is used if there is one."""
         return self.semi_supervised.enabled and self.objective.alpha > 0
 
+    def count_starts(self, unlabelled: int) -> int:
+        """Returns how many random starts a training with so many unlabelled images compares."""
+        # One image alone looks like no other.
+        can_compare = self.learns_unlabelled and unlabelled > 1
+        return self.semi_supervised.starts if can_compare else 1
+
 
 def check_consistent(image: ImageConfig, model: ModelConfig, trainer: TrainerConfig) -> None:
     """Rejects combinations of options across sections that cannot work.

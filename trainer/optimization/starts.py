@@ -70,9 +70,7 @@ def begin(
         preemption.PreemptedError: a stop was requested; the state is saved.
     """
     number = 0
-    # One image alone looks like no other.
-    compared = len(splits.get(features.UNLABELLED, ())) > 1
-    if compared and config.learns_unlabelled and config.semi_supervised.starts > 1:
+    if config.count_starts(len(splits.get(features.UNLABELLED, ()))) > 1:
         if strategies.is_clustered(strategy):
             raise ValueError(
                 "trainer.semi_supervised.starts: several workers can't choose a start together; "
