@@ -31,6 +31,12 @@ class Section(BaseModel):
         return restored
 
 
+def _check_ramp(key: str, shares: tuple[float, float]) -> None:
+    start, end = shares
+    if not 0 <= start <= end <= 1:
+        raise ValueError(f"{key}: [{start}, {end}] must rise within 0 to 1")
+
+
 class ObjectiveConfig(Section):
     """The loss: -J / D + alpha * cross-entropy, J in nats per image, D values per image."""
 
@@ -101,6 +107,10 @@ class AugmentationConfig(Section):
         le=0.5,
         description="smooth displacement, share of the height and width; suits handwriting",
     )
+    elastic_ramp: tuple[float, float] = Field(
+        default=(0.0, 0.0),
+        description="shares of the training between which elastic rises to full",
+    )
     thickness: float = Field(
         default=0.0, ge=0, le=1, description="share of images thickened or thinned"
     )
@@ -113,6 +123,11 @@ class AugmentationConfig(Section):
     fill: Literal["black", "edge", "reflect"] = Field(
         default="black", description="what a shifted or rotated image shows beyond its border"
     )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "AugmentationConfig":
+        _check_ramp("trainer.augmentation.elastic_ramp", self.elastic_ramp)
+        return self
 
     @property
     def warps(self) -> bool:
@@ -176,11 +191,7 @@ class SemiSupervisedConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "SemiSupervisedConfig":
-        start, end = self.ramp
-        if not 0 <= start <= end <= 1:
-            raise ValueError(
-                f"trainer.semi_supervised.ramp: [{start}, {end}] must rise within 0 to 1"
-            )
+        _check_ramp("trainer.semi_supervised.ramp", self.ramp)
         return self
 
 

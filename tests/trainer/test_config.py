@@ -21,6 +21,11 @@ from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consis
         (ModelConfig, {"hidden": (0,)}, r"model\.hidden"),
         (TrainerConfig, {"objective": {"alpha": 0, "generative_weight": 0}}, "nothing is learned"),
         (TrainerConfig, {"objective": {"bound": "importance", "beta": 2}}, r"objective\.beta"),
+        (
+            TrainerConfig,
+            {"augmentation": {"elastic_ramp": (0, 1.2)}},
+            r"augmentation\.elastic_ramp",
+        ),
         (TrainerConfig, {"semi_supervised": {"ramp": (0.5, 0.2)}}, r"semi_supervised\.ramp"),
         (TrainerConfig, {"epochs": 1, "optimizer": {"warmup_epochs": 2}}, r"warmup_epochs: 2"),
         (TrainerConfig, {"semi_supervised": {"consistency": 1}}, "changes nothing"),

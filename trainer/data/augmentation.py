@@ -22,7 +22,13 @@ def _symmetric(noise: Noise, stream: str, batch: int, bound: float) -> tf.Tensor
     return (noise.uniform(stream, [batch]) * 2.0 - 1.0) * bound
 
 
-def _warp(images: tf.Tensor, config: AugmentationConfig, noise: Noise, view: str) -> tf.Tensor:
+def _warp(
+    images: tf.Tensor,
+    config: AugmentationConfig,
+    noise: Noise,
+    view: str,
+    elastic_share: tf.Tensor | float,
+) -> tf.Tensor:
     """Applies rotation, zoom, shear, shift and flip about the centre, and elastic, as one warp.
 
     Output pixel (x, y) is read from the input at M (x - centre) + centre + shift.
@@ -46,7 +52,8 @@ def _warp(images: tf.Tensor, config: AugmentationConfig, noise: Noise, view: str
         axis=1,
     )
     if config.elastic:
-        bent = _bent_places(transforms, height, width, config.elastic, noise, view)
+        bound = config.elastic * elastic_share
+        bent = _bent_places(transforms, height, width, bound, noise, view)
         return _read(images, *(_folded(at, side, config.fill) for at, side in bent))
     return tf.raw_ops.ImageProjectiveTransformV3(
         images=images,
@@ -59,7 +66,12 @@ def _warp(images: tf.Tensor, config: AugmentationConfig, noise: Noise, view: str
 
 
 def _bent_places(
-    transforms: tf.Tensor, height: int, width: int, bound: float, noise: Noise, view: str
+    transforms: tf.Tensor,
+    height: int,
+    width: int,
+    bound: tf.Tensor | float,
+    noise: Noise,
+    view: str,
 ) -> list[tuple[tf.Tensor, int]]:
     """Computes where each output pixel is read from: a transform, and a smooth displacement.
 
@@ -139,7 +151,12 @@ def _cut_out(images: tf.Tensor, side: float, noise: Noise, view: str) -> tf.Tens
 
 
 def augment(
-    images: tf.Tensor, config: AugmentationConfig, noise: Noise, *, view: str = "view"
+    images: tf.Tensor,
+    config: AugmentationConfig,
+    noise: Noise,
+    *,
+    view: str = "view",
+    elastic_share: tf.Tensor | float = 1.0,
 ) -> tf.Tensor:
     """Augments images at random.
 
@@ -148,12 +165,13 @@ def augment(
         config: bounds of the changes.
         noise: the noise of this step.
         view: name of the noise stream; two views of one batch need two names.
+        elastic_share: how much of `config.elastic` counts at this step, between 0 and 1.
 
     Returns:
         float32 of the same shape, in [0, 1].
     """
     if config.warps:
-        images = _warp(images, config, noise, view)
+        images = _warp(images, config, noise, view, elastic_share)
     if config.thickness:
         images = _thicken(images, config.thickness, noise, view)
     if config.contrast or config.brightness:

@@ -6,6 +6,7 @@ XLA: the warp has no XLA kernel, and the update is already one fused kernel.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -176,19 +177,20 @@ class TrainingStep:
         """Gathers, scales and augments the images of one replica."""
         noise = Noise(self._config.seed, step, number, replicas)
         augmentation, semi = self._config.augmentation, self._config.semi_supervised
+        changed = functools.partial(augment, noise=noise, elastic_share=self._elastic_share(step))
         images, labels = self._feeds[0].batch(rows[0], resident[0], number)
         clean = _to_float(images)
         batch = Batch(clean=clean, labels=labels)
         if augmentation.enabled and self._config.objective.alpha:
-            batch = dataclasses.replace(batch, augmented=augment(clean, augmentation, noise))
+            batch = dataclasses.replace(batch, augmented=changed(clean, augmentation))
         if len(self._feeds) == 1:
             return batch
         images, _ = self._feeds[1].batch(rows[1], resident[1], number)
         free = _to_float(images)
         batch = dataclasses.replace(batch, unlabelled=free[:: semi.elbo_every])
         if semi.consistency or semi.mutual_information:
-            weak = augment(free, augmentation.scaled(semi.weak_strength), noise, view="weak")
-            strong = augment(free, augmentation, noise, view="strong")
+            weak = changed(free, augmentation.scaled(semi.weak_strength), view="weak")
+            strong = changed(free, augmentation, view="strong")
             batch = dataclasses.replace(batch, weak=weak, strong=strong)
         return batch
 
@@ -227,14 +229,22 @@ class TrainingStep:
         return gradients, parts
 
     def _schedule(self, step: tf.Tensor) -> ScheduledWeights:
-        done = tf.cast(step, tf.float32)
         warmup = self._config.objective.beta_warmup_epochs * self._plan.steps_per_epoch
         beta = tf.constant(self._config.objective.beta)
         if warmup:
-            beta *= tf.minimum(1.0, done / warmup)
-        start, end = (share * self._plan.total_steps for share in self._config.semi_supervised.ramp)
-        ramp = tf.clip_by_value((done - start) / max(end - start, 1.0), 0.0, 1.0)
-        return ScheduledWeights(beta=beta, consistency=ramp)
+            beta *= tf.minimum(1.0, tf.cast(step, tf.float32) / warmup)
+        consistency = self._ramp(step, self._config.semi_supervised.ramp)
+        return ScheduledWeights(beta=beta, consistency=consistency)
+
+    def _elastic_share(self, step: tf.Tensor) -> tf.Tensor | float:
+        ramp = self._config.augmentation.elastic_ramp
+        return self._ramp(step, ramp) if ramp[1] else 1.0
+
+    def _ramp(self, step: tf.Tensor, shares: tuple[float, float]) -> tf.Tensor:
+        """Returns 0 before the first share of the training, 1 after the second."""
+        start, end = (share * self._plan.total_steps for share in shares)
+        done = tf.cast(step, tf.float32)
+        return tf.clip_by_value((done - start) / max(end - start, 1.0), 0.0, 1.0)
 
     def _update_average(self, step: tf.Tensor) -> None:
         if not self._averaged:
