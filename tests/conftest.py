@@ -1,5 +1,6 @@
 """How the suite is divided over processes, and how it ends."""
 
+import faulthandler
 import os
 import sys
 import threading
@@ -90,15 +91,16 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Makes sure that the process ends after its summary.
 
     A Beam job service that a failed test left behind has threads that wait for ever, and Python
-    waits for them. pytest-xdist ends its processes itself: they wait for the slowest of them.
+    waits for them; pytest can also be busy deleting the folders of earlier runs. pytest-xdist ends
+    its processes itself: they wait for the slowest of them.
     """
     if os.environ.get("PYTEST_XDIST_WORKER"):
         return
 
     def end() -> None:
-        names = sorted({thread.name for thread in threading.enumerate()})
-        sys.stderr.write(f"still running after {ENDING_SECS} s, so ended: {', '.join(names)}\n")
+        sys.stderr.write(f"still running after {ENDING_SECS} s, so ended in:\n")
         sys.stderr.flush()
+        faulthandler.dump_traceback(sys.stderr)
         os._exit(int(exitstatus))
 
     watchdog = threading.Timer(ENDING_SECS, end)
