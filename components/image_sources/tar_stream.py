@@ -4,6 +4,7 @@
 exhaust the memory. Formats: POSIX.1-2001 (pax), ustar, GNU and the old v7 format.
 """
 
+import contextlib
 import zlib
 from collections.abc import Iterator
 from typing import Final, NamedTuple
@@ -141,9 +142,9 @@ class _TarParser:
                     )
                 content = self._blocks.read(padded)[:size]
                 if kind == b"x":
-                    override.update(_pax(content))
+                    override.update(_pax(content, self._config.names_encoding))
                 elif kind == b"L":
-                    override["path"] = _text(content.rstrip(b"\0"))
+                    override["path"] = _text(content.rstrip(b"\0"), self._config.names_encoding)
                 continue
             count += 1
             if count > self._config.limits.max_members:
@@ -151,7 +152,7 @@ class _TarParser:
                     f"{self._path}: more than {self._config.limits.max_members} members; raise"
                     " limits.max_members if that is meant"
                 )
-            name = _in_encoding(override.get("path") or _name(header), self._config.names_encoding)
+            name = override.get("path") or _name(header, self._config.names_encoding)
             if override.get("size", "").isdigit():
                 size = int(override["size"])
                 padded = -(-size // BLOCK) * BLOCK
@@ -237,32 +238,27 @@ def _has_checksum(header: bytes) -> bool:
     return stored >= 0 and stored % _ADLER == total
 
 
-def _name(header: bytes) -> str:
+def _name(header: bytes, encoding: str | None) -> str:
     """Joins prefix and name; GNU's old format uses the prefix field for other data."""
     name = header[:100].split(b"\0", 1)[0]
     if header[257:263] == b"ustar\0" and (prefix := header[345:500].split(b"\0", 1)[0]):
         name = prefix + b"/" + name
-    return _text(name)
+    return _text(name, encoding)
 
 
-def _text(name: bytes) -> str:
+def _text(name: bytes, encoding: str | None) -> str:
+    """Decodes a name, by the configured encoding first: such a name may be valid UTF-8, too."""
+    if encoding and not name.isascii():
+        with contextlib.suppress(UnicodeDecodeError):
+            return name.decode(encoding)
     return name.decode("utf-8", "surrogateescape")
 
 
-def _in_encoding(name: str, encoding: str | None) -> str:
-    """Decodes a name that is not UTF-8 in the configured encoding."""
-    if encoding is None or name.isascii():
-        return name
-    raw = name.encode("utf-8", "surrogateescape")
-    try:
-        raw.decode("utf-8")
-    except UnicodeDecodeError:
-        return raw.decode(encoding, "replace")
-    return name
+def _pax(content: bytes, encoding: str | None) -> dict[str, str]:
+    """Parses the records of an extended header, each `length key=value` and a newline.
 
-
-def _pax(content: bytes) -> dict[str, str]:
-    """Parses the records of an extended header, each `length key=value` and a newline."""
+    Their values are UTF-8, except where a tool copied the bytes of a name that is not.
+    """
     values: dict[str, str] = {}
     at = 0
     while at < len(content):
@@ -271,6 +267,10 @@ def _pax(content: bytes) -> dict[str, str]:
             break
         record = content[at + len(digits) + 1 : at + int(digits) - 1]
         key, _, value = record.partition(b"=")
-        values[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        try:
+            text = value.decode("utf-8")
+        except UnicodeDecodeError:
+            text = _text(value, encoding)
+        values[key.decode("utf-8", "replace")] = text
         at += int(digits)
     return values

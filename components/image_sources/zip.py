@@ -17,6 +17,7 @@ from components.image_sources.config import RATIO_FLOOR, LimitsConfig
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.naming import PathNaming
 from components.image_sources.zip_directory import (
+    LOCAL_SIGNATURE,
     Entry,
     find_directory,
     parse_entries,
@@ -30,7 +31,6 @@ _WRAPS: Final = "w"
 """Marks units of archives that store offsets modulo 4 GiB."""
 _STORED: Final = 0
 _DEFLATED: Final = 8
-_LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 _LOCAL_BYTES: Final = 30
 _LOCAL_LENGTHS: Final = struct.Struct("<HH")
 # Members no further apart than this are fetched in one read. A local header may carry longer extra
@@ -189,7 +189,7 @@ def _fetch(
             start = entry.offset
             window, at = file.read(start, _span(entries, order, rank)), 0
         header = window[at : at + _LOCAL_BYTES]
-        if len(header) < _LOCAL_BYTES or not header.startswith(_LOCAL_SIGNATURE):
+        if len(header) < _LOCAL_BYTES or not header.startswith(LOCAL_SIGNATURE):
             batch.refuse(entry.name, "unreadable", f"no local header at byte {entry.offset}")
             continue
         begin = at + _LOCAL_BYTES + sum(_LOCAL_LENGTHS.unpack_from(header, 26))

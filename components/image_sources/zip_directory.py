@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from trainer.errors import InputError
 from trainer.storage.interface import RangedFile
 
+LOCAL_SIGNATURE: Final = b"PK\x03\x04"
 _END: Final = struct.Struct("<4s4H2LH")
 _END_SIGNATURE: Final = b"PK\x05\x06"
 _LOCATOR: Final = struct.Struct("<4sLQL")
@@ -101,7 +102,7 @@ def find_directory(path: str, file: RangedFile) -> Directory:
         file: The archive.
 
     Raises:
-        InputError: if the file is not a zip, is truncated, or is one of several volumes.
+        InputError: if the file is not a zip, is truncated, one of several volumes, or several zips in one file.
     """
     tail_start = max(0, file.size - _LONGEST_COMMENT - _END.size - _LOCATOR.size)
     tail = file.read(tail_start, file.size - tail_start)
@@ -110,8 +111,9 @@ def find_directory(path: str, file: RangedFile) -> Directory:
         raise InputError(
             f"{path}: not a zip archive, or its end is missing; copy or download it again"
         )
-    _, disk, first_disk, _, entries, length, start, _ = _END.unpack_from(tail, at)
+    _, disk, first_disk, _, entries, length, start, comment = _END.unpack_from(tail, at)
     end = tail_start + at
+    behind = at + _END.size + comment
     if at >= _LOCATOR.size and tail.startswith(_LOCATOR_SIGNATURE, at - _LOCATOR.size):
         _, _, end64, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
         record = file.read(end64, _END64.size)
@@ -127,6 +129,11 @@ def find_directory(path: str, file: RangedFile) -> Directory:
     if shift and shift % _WRAP == 0:
         # Nobody puts gigabytes in front of a zip; its last offset has lost its upper half.
         return Directory(start + shift, end, entries, 0, wraps=True)
+    if (shift and file.read(0, 4) == LOCAL_SIGNATURE) or tail.startswith(LOCAL_SIGNATURE, behind):
+        raise InputError(
+            f"{path}: several zips in one file, which lists the images of only one of them;"
+            " unpack all, or name the zips that were joined"
+        )
     return Directory(start + shift, end, entries, shift)
 
 

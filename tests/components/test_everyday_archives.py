@@ -191,6 +191,14 @@ def test_names_of_tars_in_another_encoding(tmp_path: Path, long: bool) -> None:
     assert list(members(read_all(paths=str(path), names_encoding="koi8-r"))) == [name]
 
 
+def test_a_name_of_a_tar_that_happens_to_be_utf8(tmp_path: Path) -> None:
+    name = "猫/1.png"
+    assert name.encode("gbk").decode("utf-8") == "è/1.png"
+    path = tmp_path / "a.tar"
+    path.write_bytes(tar(name, format=tarfile.GNU_FORMAT, encoding="gbk"))
+    assert list(members(read_all(paths=str(path), names_encoding="gbk"))) == [name]
+
+
 def test_one_class_in_two_unicode_forms(tmp_path: Path) -> None:
     path = archives.write(
         tmp_path / "a.zip",
@@ -233,6 +241,15 @@ def test_a_zip_with_data_in_front_is_still_read(tmp_path: Path) -> None:
     path = archives.write(tmp_path / "a.zip", archives.classes(2))
     path.write_bytes(b"#!/bin/sh\n" + path.read_bytes())
     assert len(members(read_all(paths=str(path)))) == 6
+
+
+@pytest.mark.parametrize("cut", [0, 30])
+def test_joined_zips_are_refused(tmp_path: Path, cut: int) -> None:
+    first, second = (archives.zip_bytes({f"a/{i}.png": archives.png(i)}) for i in range(2))
+    path = tmp_path / "a.zip"
+    path.write_bytes(first + second[: len(second) - cut])
+    with pytest.raises(InputError, match="several zips in one file, .* unpack all"):
+        read_all(paths=str(path))
 
 
 @pytest.mark.parametrize(
