@@ -37,6 +37,7 @@ _SYSTEM_FOLDERS: Final = frozenset(
 _SYSTEM_FILES: Final = frozenset(
     (
         "thumbs.db",
+        "thumbs.db:encryptable",
         "ehthumbs.db",
         "ehthumbs_vista.db",
         "desktop.ini",

@@ -184,7 +184,8 @@ class ManifestReader(Reader):
                     raise InputError(
                         f"{path}: not a readable manifest: {error}; save it as UTF-8"
                     ) from error
-                raise InputError(f"{path}: not a readable manifest: {error}") from error
+                advice = "; copy it again" if isinstance(error, EOFError | zlib.error) else ""
+                raise InputError(f"{path}: not a readable manifest: {error}{advice}") from error
 
     def _parquet(self, stream: Any) -> Iterator[Row]:
         import pyarrow as pa

@@ -180,11 +180,15 @@ def _side_label(suffix: str, data: bytes, names: Sequence[str]) -> str | None:
 
 
 def _from_json(text: str) -> Any:
-    """Returns the value of the label in a JSON object, or the value if it is no object."""
+    """Returns the value of the label in a JSON object, or the value if it is no object.
+
+    Raises:
+        LabelValueError: if the text is no JSON.
+    """
     try:
         values = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+    except (ValueError, RecursionError) as error:
+        raise LabelValueError("the .json file beside the image is no JSON") from error
     if not isinstance(values, dict):
         return values
     return next((values[key] for key in _JSON_KEYS if values.get(key) is not None), None)

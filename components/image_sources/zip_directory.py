@@ -154,7 +154,7 @@ def plan_parts(
         The parts in the order of the directory.
 
     Raises:
-        InputError: if an entry is damaged.
+        InputError: if an entry is damaged, or a member hides how often offsets passed 4 GiB.
     """
     unpack = _LENGTHS.unpack_from
     window, base = b"", directory.start
@@ -181,6 +181,11 @@ def plan_parts(
         if count == members or weight >= max_bytes:
             yield DirectoryPart(part, at, count, part_shift)
             part, count, weight = at, 0, 0
+    if directory.wraps and directory.start - previous - shift >= _WRAP:
+        raise InputError(
+            f"{path}: holds a file of 4 GiB or more without zip64 records, as macOS writes them, so"
+            " that the places of what follows are unknown; zip the images without it"
+        )
     if count:
         yield DirectoryPart(part, at, count, part_shift)
 

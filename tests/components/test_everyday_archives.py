@@ -207,10 +207,11 @@ def test_one_class_in_two_unicode_forms(tmp_path: Path) -> None:
     assert {row[1] for row in members(read_all(paths=str(path))).values()} == {"caf\u00e9"}
 
 
-def test_a_zip_with_offsets_modulo_4_gib(tmp_path: Path) -> None:
-    """macOS's Archive Utility writes no zip64 records; the file has holes to be small."""
-    path = tmp_path / "big.zip"
-    places = [0, 5000, (1 << 32) - 700, (1 << 32) + 100, (1 << 32) + 9000, (2 << 32) + 50]
+def wrapped_zip(path: Path, places: list[int]) -> None:
+    """Writes a zip of images as macOS's Archive Utility does, without zip64 records.
+
+    The file has holes to be small.
+    """
     directory = b""
     with path.open("wb") as file:
         for number, place in enumerate(places):
@@ -229,12 +230,25 @@ def test_a_zip_with_offsets_modulo_4_gib(tmp_path: Path) -> None:
             )
         )
     assert os.stat(path).st_blocks * 512 < 1 << 20
+
+
+def test_a_zip_with_offsets_modulo_4_gib(tmp_path: Path) -> None:
+    path = tmp_path / "big.zip"
+    places = [0, 5000, (1 << 32) - 700, (1 << 32) + 100, (1 << 32) + 9000, (2 << 32) + 50]
+    wrapped_zip(path, places)
     for size in (1, 2, 4, 100):
         batches = read_all(paths=str(path), units={"members": size})
         assert [row[0] for row in members(batches).values()] == [
-            archives.png(number) for number in range(count)
+            archives.png(number) for number in range(len(places))
         ]
         assert rejects(batches) == {}
+
+
+def test_a_zip_with_a_member_above_4_gib_and_no_zip64(tmp_path: Path) -> None:
+    """Nothing in the directory tells that the last offset has passed 4 GiB."""
+    wrapped_zip(tmp_path / "big.zip", [0, 5000, (1 << 32) + 9000])
+    with pytest.raises(InputError, match="holds a file of 4 GiB or more without zip64 records"):
+        read_all(paths=str(tmp_path / "big.zip"))
 
 
 def test_a_zip_with_data_in_front_is_still_read(tmp_path: Path) -> None:

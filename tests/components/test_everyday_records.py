@@ -196,8 +196,9 @@ def test_labels_of_samples(tmp_path: Path, suffix: str, content: bytes, label: s
     assert [row[1] for row in members(read_all(paths=path)).values()] == [label]
 
 
-def test_a_list_beside_a_sample_is_no_label(tmp_path: Path) -> None:
-    files = {"1.png": archives.png(1), "1.json": b'{"label": [1, 2]}'}
+@pytest.mark.parametrize("content", [b'{"label": [1, 2]}', b'{"label": ', b"cat"])
+def test_what_is_no_label_beside_a_sample(tmp_path: Path, content: bytes) -> None:
+    files = {"1.png": archives.png(1), "1.json": content}
     assert rejects(read_all(paths=shard(tmp_path, files))) == {"1.png": "bad_label"}
 
 

@@ -140,6 +140,7 @@ def test_litter_is_ignored_and_counted(tmp_path: Path) -> None:
         ("__MACOSX/cat/1.png", "system"),
         ("$RECYCLE.BIN/1.png", "system"),
         ("cat/thumbs.db", "system"),
+        ("cat/Thumbs.db:encryptable", "system"),
         ("cat/ehthumbs.db", "system"),
         ("cat/Desktop.ini", "system"),
         ("cat/Icon\r", "system"),
