@@ -32,6 +32,7 @@ from trainer.errors import UserError
 from trainer.options import Section
 from trainer.recipes import RecipeName, apply_recipe
 from trainer.storage.addresses import names_bucket
+from trainer.yaml_text import parse_yaml
 
 _ROOT_PLACEHOLDER = "{root}"
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -182,7 +183,7 @@ def load_config(
     """
     file = find_config(path)
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+        tree = parse_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -298,7 +299,7 @@ def _apply_override(tree: dict[str, Any], override: str) -> None:
     if not equals or not key:
         raise ConfigError(f"--set {override}: expected KEY=VALUE, as in --set trainer.epochs=3")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: {yaml_fault(error)}") from error
     *parents, last = key.split(".")

@@ -18,6 +18,7 @@ from trainer.config import ImageConfig, ModelConfig, TrainerConfig
 from trainer.optimization.preemption import PREEMPTED_EXIT_CODE, PreemptedError
 from trainer.options import Section
 from trainer.recipes import RecipeName, apply_recipe, recipe_line
+from trainer.yaml_text import parse_yaml
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -57,7 +58,7 @@ def read_config(path: pathlib.Path | None) -> tuple[ImageConfig, ModelConfig, Tr
         ValueError: the file is invalid; the message has one line for each wrong key.
     """
     try:
-        tree: dict[str, Any] = yaml.safe_load(path.read_text("utf-8")) or {} if path else {}
+        tree: dict[str, Any] = parse_yaml(path.read_text("utf-8")) or {} if path else {}
         if not isinstance(tree, dict):
             raise ValueError(f"{path}: expected sections, got {type(tree).__name__}")
     except (OSError, yaml.YAMLError) as error:

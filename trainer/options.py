@@ -7,8 +7,8 @@ from typing import Any, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-_WORDS: Final = {True: ("on", "yes"), False: ("off", "no")}
-"""What YAML 1.1 turns into a boolean: `off` without quotes arrives as False."""
+_WORDS: Final = {True: "on", "yes": "on", False: "off", "no": "off"}
+"""Other ways to write the words of options; plain YAML parsers read `off` as False."""
 
 
 class Section(BaseModel):
@@ -19,15 +19,15 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _restore_words(cls, values: Any) -> Any:
-        """Gives options that want a word, such as `off`, the word that YAML took for a boolean."""
+        """Gives options that want `on` or `off` the word for a boolean, `yes` or `no`."""
         if not isinstance(values, dict):
             return values
         restored = dict(values)
         for name, value in values.items():
-            if isinstance(value, bool) and name in cls.model_fields:
+            if isinstance(value, bool | str) and value in _WORDS and name in cls.model_fields:
                 allowed = get_args(cls.model_fields[name].annotation)
-                words = [word for word in _WORDS[value] if word in allowed]
-                restored[name] = words[0] if words else value
+                if value not in allowed and _WORDS[value] in allowed:
+                    restored[name] = _WORDS[value]
         return restored
 
 

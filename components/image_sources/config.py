@@ -180,11 +180,6 @@ class UnitsConfig(Section):
     batch: int = Field(default=1024, ge=1, description="Most members of a batch inside a unit.")
 
 
-def _off_as_text(value: object) -> object:
-    """Accepts YAML's `off`, which its parser reads as false."""
-    return "off" if value is False else value
-
-
 class DuplicatesConfig(Section):
     """What becomes of copies. `duplicates: drop` and `duplicates: keep` set `exact` only."""
 
@@ -195,7 +190,7 @@ class DuplicatesConfig(Section):
             " would sit in another split is dropped all the same."
         ),
     )
-    near: Annotated[Literal["off", "report", "group"], BeforeValidator(_off_as_text)] = Field(
+    near: Literal["off", "report", "group"] = Field(
         default="off",
         description=(
             "Images that were re-encoded, resized, slightly cropped or brightened. report: they are"

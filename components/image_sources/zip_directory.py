@@ -102,7 +102,8 @@ def find_directory(path: str, file: RangedFile) -> Directory:
         file: The archive.
 
     Raises:
-        InputError: if the file is not a zip, is truncated, one of several volumes, or several zips in one file.
+        InputError: if the file is not a zip, is truncated, is one of several volumes, or holds
+            several zips.
     """
     tail_start = max(0, file.size - _LONGEST_COMMENT - _END.size - _LOCATOR.size)
     tail = file.read(tail_start, file.size - tail_start)

@@ -262,7 +262,7 @@ def test_joined_zips_are_refused(tmp_path: Path, cut: int) -> None:
     first, second = (archives.zip_bytes({f"a/{i}.png": archives.png(i)}) for i in range(2))
     path = tmp_path / "a.zip"
     path.write_bytes(first + second[: len(second) - cut])
-    with pytest.raises(InputError, match="several zips in one file, .* unpack all"):
+    with pytest.raises(InputError, match="several zips in one file"):
         read_all(paths=str(path))
 
 

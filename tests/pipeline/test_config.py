@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from pipeline.config import ConfigError, find_config, load_config, parse_config, to_yaml
@@ -40,6 +41,16 @@ def test_presets_hold_and_the_root_is_filled_in(name: str) -> None:
     assert config.name == name
     assert config.input.paths[0].startswith("/somewhere/")
     assert config.push.directory == "/somewhere/pushed"
+
+
+def test_classes_may_be_called_yes_and_no(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("name: on\ninput: {paths: a.zip, labels: {names: [yes, no]}}\n")
+    config = load_config(str(path))
+    assert (config.name, config.input.labels.names) == ("on", ("yes", "no"))
+    given = load_config(str(path), overrides=["input.labels.names=[off, on]"])
+    assert given.input.labels.names == ("off", "on")
+    assert parse_config(yaml.safe_load(to_yaml(given))) == given
 
 
 def test_later_overrides_win_and_are_read_as_yaml(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import yaml
 
 from tests.trainer import tiny
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
+from trainer.yaml_text import parse_yaml
 
 
 @pytest.mark.parametrize(
@@ -45,6 +46,23 @@ def test_a_word_that_yaml_takes_for_a_boolean_is_the_word(word: str) -> None:
     with pytest.raises(pydantic.ValidationError, match="'float32'"):
         TrainerConfig.model_validate({"precision": False})
     assert TrainerConfig.model_validate(yaml.safe_load("tensorboard: off")).tensorboard is False
+
+
+@pytest.mark.parametrize(
+    ("text", "xla", "tensorboard"), [("on", "on", True), ("yes", "on", True), ("no", "off", False)]
+)
+def test_words_are_words_or_booleans_as_the_option_wants(
+    text: str, xla: str, tensorboard: bool
+) -> None:
+    values = parse_yaml(f"{{xla: {text}, tensorboard: {text}}}")
+    assert values == {"xla": text, "tensorboard": text}
+    config = TrainerConfig.model_validate(values)
+    assert (config.xla, config.tensorboard) == (xla, tensorboard)
+
+
+def test_only_true_and_false_are_booleans() -> None:
+    text = "{no: [yes, on, Off], names: [true, False, null, 1, y]}"
+    assert parse_yaml(text) == {"no": ["yes", "on", "Off"], "names": [True, False, None, 1, "y"]}
 
 
 @pytest.mark.parametrize(
