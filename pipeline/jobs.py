@@ -64,7 +64,7 @@ def train_and_push(
 
     Raises:
         InputError: The input or the weights of a backbone cannot be read, or the runner of the
-            bulk job cannot be used.
+            bulk job or the group of the push cannot be used.
         RootError: The root cannot be written.
         LockedError: Another run holds this root.
         MetadataError: The metadata store cannot be used.
@@ -81,7 +81,7 @@ def train_and_push(
     from pipeline.local_runner import prepare_root
 
     root = root.resolve()
-    prepare_root(root)
+    prepare_root(root, config.push.group)
     log_path = new_log_path(root)
     started = time.monotonic()
     with (

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from components.model_push.readers import group_id
 from pipeline.config import PipelineConfig, to_yaml
 from pipeline.runs.run import ARTIFACTS, CONFIG_FILE, NOT_LABELLED_NOTE, Run
 from pipeline.runs.store import METADATA_FILE, latest_run, note_latest_run
@@ -21,13 +22,20 @@ class RootError(UserError, ValueError):
     """Reports an unusable root folder; the message tells why and how to fix it."""
 
 
-def prepare_root(root: Path) -> None:
+def prepare_root(root: Path, group: str = "") -> None:
     """Creates the root folder and checks that it is writable.
 
+    Args:
+        root: Folder of artifacts and metadata.
+        group: `push.group`; checked here, because the push comes last.
+
     Raises:
+        InputError: Files cannot be given to the group.
         RootError: The folder, or what earlier runs wrote there, is not writable, or too little
             space is free.
     """
+    if group:
+        group_id(group)
     try:
         root.mkdir(parents=True, exist_ok=True)
         probe = root / f".writable-{os.getpid()}"

@@ -51,6 +51,9 @@ VERTEX_REGIONS: Final = (
 `SUPPORTED_REGIONS` of google-cloud-aiplatform, without its global endpoint and unlisted regions."""
 
 _REGION: Final = re.compile(r"[a-z]+-[a-z]+[0-9]+")
+_PROJECT: Final = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]*[a-z0-9]|[0-9]+|[a-z]")
+_ACCOUNT: Final = re.compile(r"[^@\s]+@[^@\s]+")
+_NETWORK: Final = re.compile(r"projects/[0-9]+/global/networks/[a-z0-9-]+")
 
 
 def require_vertex_region(region: str) -> str:
@@ -84,3 +87,36 @@ def require_bucket(address: str) -> str:
     if not (address.startswith("gs://") and names_bucket(address)):
         raise ValueError("expected gs://BUCKET or gs://BUCKET/FOLDER")
     return address
+
+
+def require_project(project: str) -> str:
+    """Returns a project's identifier or number; a validator of pydantic.
+
+    Raises:
+        ValueError: if it has another form, such as that of a project's display name.
+    """
+    if not _PROJECT.fullmatch(project):
+        raise ValueError("expected a project's identifier: small letters, digits and hyphens")
+    return project
+
+
+def require_account(account: str) -> str:
+    """Returns the address of a service account; a validator of pydantic.
+
+    Raises:
+        ValueError: if it has another form.
+    """
+    if not _ACCOUNT.fullmatch(account):
+        raise ValueError("expected an address, such as NAME@PROJECT.iam.gserviceaccount.com")
+    return account
+
+
+def require_network(network: str) -> str:
+    """Returns the full name of a network, as Vertex wants it; a validator of pydantic.
+
+    Raises:
+        ValueError: if it has another form.
+    """
+    if not _NETWORK.fullmatch(network):
+        raise ValueError("expected projects/NUMBER/global/networks/NAME, the project by its number")
+    return network

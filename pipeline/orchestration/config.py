@@ -8,7 +8,10 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from components.model_push.google_cloud import (
+    require_account,
     require_bucket,
+    require_network,
+    require_project,
     require_region,
     require_vertex_region,
 )
@@ -74,7 +77,9 @@ class ScheduleConfig(Section):
 class DataflowConfig(Section):
     """Dataflow as the engine of the Beam steps."""
 
-    project: str = Field(description="Google Cloud project")
+    project: Annotated[str, AfterValidator(require_project)] = Field(
+        description="Google Cloud project"
+    )
     region: Annotated[str, AfterValidator(require_region)] = Field(
         description="such as europe-west4"
     )
@@ -86,19 +91,27 @@ class DataflowConfig(Section):
     worker_image: str | None = Field(
         default=None, description="image of the workers; by default that of the steps"
     )
-    service_account: str | None = Field(default=None, description="account of the workers")
+    service_account: Annotated[str, AfterValidator(require_account)] | None = Field(
+        default=None, description="account of the workers"
+    )
     subnetwork: str | None = Field(default=None, description="regions/REGION/subnetworks/NAME")
 
 
 class VertexConfig(Section):
     """Vertex AI Pipelines."""
 
-    project: str = Field(description="Google Cloud project")
+    project: Annotated[str, AfterValidator(require_project)] = Field(
+        description="Google Cloud project"
+    )
     region: Annotated[str, AfterValidator(require_vertex_region)] = Field(
         description="such as europe-west4"
     )
-    service_account: str | None = Field(default=None, description="account of the steps")
-    network: str | None = Field(default=None, description="projects/NUMBER/global/networks/NAME")
+    service_account: Annotated[str, AfterValidator(require_account)] | None = Field(
+        default=None, description="account of the steps"
+    )
+    network: Annotated[str, AfterValidator(require_network)] | None = Field(
+        default=None, description="projects/NUMBER/global/networks/NAME"
+    )
     endpoint: str | None = Field(
         default=None, description="address of a private endpoint; by default the region's"
     )
@@ -178,8 +191,7 @@ class ClusterConfig(Section):
         if has_scheme and scheme != "gs":
             # Kubeflow's launcher knows s3:// and minio://, but TFX's steps write by themselves.
             raise ValueError(
-                f"cluster.pipeline_root: the steps' TensorFlow has no file system {scheme}://; give"
-                " gs://BUCKET/FOLDER"
+                f"the steps' TensorFlow has no file system {scheme}://; give gs://BUCKET/FOLDER"
             )
         return require_bucket(address)
 

@@ -44,6 +44,17 @@ def vaeline(
     )  # fmt: skip
 
 
+def test_an_unknown_group_stops_a_run_before_its_first_step(tmp_path: Path) -> None:
+    write_digits(tmp_path)
+    root = tmp_path / "root"
+    asked = (f"input.paths={tmp_path / 'digits.zip'}", "push.group=no such group")
+    options = [word for value in asked for word in ("--set", value)]
+    ended = vaeline("run", "--config", "digits", "--root", str(root), *options)
+    assert ended.returncode == 1
+    assert "push.group: there is no group 'no such group' on this machine" in ended.stdout
+    assert not root.exists()
+
+
 def make_root(root: Path, *, named: str = "") -> Store:
     """Writes one run as TFX leaves it; `named` is the path that its records give the root."""
     store = Store(root)
