@@ -65,7 +65,11 @@ class ManifestReader(Reader):
             yield WorkUnit(0, path, "manifest", members=len(chunk), extra=pack_names(flat))
 
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
-        """Reads the files that a unit's rows name."""
+        """Reads the files that a unit's rows name.
+
+        Raises:
+            InputError: if all of them are on the web, or on a drive of Windows.
+        """
         flat = unpack_names(unit.extra)
         folder = unit.source.rpartition("/")[0] or "."
         labelled = self.config.labels.source == "auto"
@@ -87,6 +91,11 @@ class ManifestReader(Reader):
             else:
                 named = known if self.config.splits.source == "auto" else None
                 rows.append((_full(folder, name), (label or None) if labelled else None, named))
+        if flat and all(_ADDRESS.match(name) for name in flat[::_FIELDS]):
+            raise InputError(
+                f"{unit.source}: {flat[0]!r} and the other paths are addresses or have a drive;"
+                " copy the images to this machine and name them relative to the manifest"
+            )
         if refused.rejects:
             yield refused
         yield from FolderReader(self.config).read_files(unit.source, rows, names_are_paths=True)

@@ -96,6 +96,20 @@ def test_rows_that_name_no_file(images: Path, row: str, reason: str) -> None:
     assert list(rejects(batches).values()) == [reason]
 
 
+@pytest.mark.parametrize("start", ["C:\\images\\", "https://x.org/"])
+def test_a_manifest_of_another_machine_is_refused(images: Path, start: str) -> None:
+    (images / "a.csv").write_text(f"path,label\n{start}0.png,cat\n{start}1.png,dog\n")
+    with pytest.raises(InputError, match="and the other paths are addresses or have a drive"):
+        read_all(paths=str(images / "a.csv"))
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
+def test_a_packed_manifest_that_is_cut_short(images: Path, name: str) -> None:
+    (images / name).write_bytes(gzip.compress(b"path,label\nimages/0.png,cat\n" * 9)[:-12])
+    with pytest.raises(InputError, match="copy it again"):
+        read_all(paths=str(images / name))
+
+
 @pytest.mark.parametrize(
     ("word", "split"),
     [("Test", "test"), (" val ", "validation"), ("test_set", "test"), ("val2017", "validation"),
