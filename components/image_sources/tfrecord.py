@@ -154,14 +154,15 @@ def _value_of(features: Any, key: str) -> bytes | int | float | list[Any] | None
 
 
 def _require_keys(path: str, keys: TFRecordConfig, seen: set[str]) -> None:
-    """Raises if a configured feature is in no record, which is probably a typing error.
+    """Raises if no record has the feature of the image, or one that is configured.
 
-    The default keys may be missing; the images are then unlabelled.
+    Other default keys may be missing; the images are then unlabelled.
     """
     defaults = TFRecordConfig()
     for option in TFRecordConfig.model_fields:
         key = getattr(keys, option)
-        if key and key != getattr(defaults, option) and seen and key not in seen:
+        needed = option == "encoded" or key != getattr(defaults, option)
+        if key and needed and seen and key not in seen:
             known = ", ".join(map(repr, sorted(seen)[:_KEYS_NAMED]))
             raise InputError(
                 f"{path}: no record has the feature {key!r} of tfrecord.{option}; they have {known}"

@@ -139,6 +139,16 @@ def test_a_configured_feature_that_no_record_has(tmp_path: Path, option: str) ->
     assert "'image/class/label', 'image/class/text', 'image/encoded'" in message
 
 
+def test_images_under_another_key(tmp_path: Path) -> None:
+    path = tmp_path / "a.tfrecord"
+    message = example_class()()
+    message.features.feature["jpeg"].bytes_list.value.append(archives.png())
+    path.write_bytes(frame([message.SerializeToString()]))
+    with pytest.raises(InputError, match=r"'image/encoded' of tfrecord.encoded; they have 'jpeg'"):
+        read_all(paths=str(path))
+    assert len(members(read_all(paths=str(path), tfrecord={"encoded": "jpeg"}))) == 1
+
+
 def test_a_configured_feature_may_be_missing_in_some_records(tmp_path: Path) -> None:
     records = [record(), record(breed=b"pug")]
     assert labels_of(tmp_path, *records, tfrecord={"label": "breed"}) == [None, "pug"]
