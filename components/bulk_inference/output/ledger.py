@@ -187,13 +187,14 @@ class Ledger:
         self.write(_record(record.name), json.dumps(asdict(record), sort_keys=True).encode())
 
     def read_record(self, name: str) -> UnitRecord:
-        """Reads the record of a finished unit."""
-        return UnitRecord(**json.loads(self.read(_record(name))))
+        """Reads the record of a finished unit; raises `InputError` if it is damaged."""
+        path = self.path(_record(name))
+        return _parse_record(path, files.read_bytes(path))
 
     def read_records(self, names: Iterable[str]) -> Iterator[UnitRecord]:
-        """Reads the records of units in the given order."""
-        contents = files.read_each(self.path(_record(name)) for name in names)
-        return (UnitRecord(**json.loads(content)) for content in contents)
+        """Reads the records of units in the given order; see `read_record`."""
+        paths = [self.path(_record(name)) for name in names]
+        return map(_parse_record, paths, files.read_each(paths))
 
     def unit_files(self) -> list[str]:
         """Returns the files of all finished units, in order, relative to the output."""
@@ -300,3 +301,12 @@ def shard_path(name: str, config: BulkConfig) -> str:
     folder = f"archive={archive}" if config.partition_by == "archive" else ""
     stem = f"part-{part}" if config.partition_by == "archive" else f"part-{archive}-{part}"
     return posixpath.join(TABLE, folder, stem + SUFFIXES[config.format])
+
+
+def _parse_record(path: str, content: bytes) -> UnitRecord:
+    try:
+        return UnitRecord(**json.loads(content))
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: damaged or cut short; remove it, and a new start makes its rows again"
+        ) from error

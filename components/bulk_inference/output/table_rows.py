@@ -12,6 +12,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from components.parquet_files import row_batches
+from trainer.errors import InputError
 from trainer.storage import files
 
 SHARD_SUFFIXES: Final = {
@@ -34,7 +35,20 @@ def shard_rows(
         path: The file, local or remote.
         table_format: A key of `SHARD_SUFFIXES`.
         columns: Columns to read; those that the shard lacks are omitted. All by default.
+
+    Raises:
+        InputError: if the file is damaged.
     """
+    try:
+        yield from _rows(path, table_format, columns)
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"{path}: damaged or cut short ({str(error).splitlines()[0]}); restore it, or label the"
+            " archive again with --overwrite"
+        ) from error
+
+
+def _rows(path: str, table_format: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     with _open(path) as file:
         if table_format in ("parquet", "npy"):
             shard = pq.ParquetFile(file)

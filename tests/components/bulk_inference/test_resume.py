@@ -11,6 +11,7 @@ from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.components.bulk_inference.killed_jobs import killed_at_random_moments
 from tests.components.bulk_inference.model_fixture import export_model
 from tests.numeric import assert_close, assert_same_table
+from trainer.errors import InputError
 
 
 def test_a_grown_zip_costs_only_its_new_members(
@@ -25,6 +26,20 @@ def test_a_grown_zip_costs_only_its_new_members(
     shutil.rmtree(tmp_path / "out")
     run_job(tmp_path / "a.zip")
     assert_same_table(read_table(tmp_path / "out"), table)
+
+
+def test_a_damaged_record_is_named_and_made_anew_without_it(
+    tmp_path: Path, run_job: RunJob
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(40))
+    run_job(archive)
+    (tmp_path / "out" / "_manifest.json").unlink()
+    record = min((tmp_path / "out" / "_units").rglob("*.json"))
+    record.write_bytes(record.read_bytes()[:20])
+    with pytest.raises(InputError, match=f"{record.name}: damaged or cut short; remove it"):
+        run_job(archive)
+    record.unlink()
+    assert run_job(archive).rows == 40
 
 
 def test_files_put_between_others_keep_the_rows_of_those(

@@ -7,6 +7,7 @@ import pytest
 
 from components.bulk_inference.output.table_rows import SHARD_SUFFIXES, shard_rows
 from components.sinks import SINKS
+from trainer.errors import InputError
 
 ROWS = {
     "key": pa.array(["a.zip/007.png", "a.zip/NA", "a.zip/3"]),
@@ -28,3 +29,11 @@ def test_labels_that_look_like_something_else_stay_texts(tmp_path: Path, table_f
     assert found.to_pydict() == rows.to_pydict()
     (labels,) = shard_rows(str(path), table_format, ("label", "no such column"))
     assert labels.to_pydict() == {"label": ["007", "NA", "true"]}
+
+
+@pytest.mark.parametrize("table_format", ["parquet", "csv", "jsonl"])
+def test_a_damaged_shard_is_named(tmp_path: Path, table_format: str) -> None:
+    path = tmp_path / f"part{SHARD_SUFFIXES[table_format]}"
+    path.write_bytes(b'PAR1,{"a"\n1')
+    with pytest.raises(InputError, match=f"{path.name}: damaged or cut short"):
+        list(shard_rows(str(path), table_format))
