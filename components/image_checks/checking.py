@@ -28,7 +28,14 @@ from components.image_sources.magic_numbers import (
 _OTHER_IMAGES: Final = (
     (0, b"II*\x00", "TIFF"),
     (0, b"MM\x00*", "TIFF"),
-    (4, b"ftypavif", "AVIF"),
+    (0, b"II+\x00", "TIFF"),
+    (0, b"MM\x00+", "TIFF"),
+    (4, b"ftypcrx ", "camera raw"),
+    (0, b"FUJIFILMCCD-RAW", "camera raw"),
+    (0, b"IIRO", "camera raw"),
+    (0, b"IIRS", "camera raw"),
+    (0, b"IIU\x00", "camera raw"),
+    (4, b"ftypavi", "AVIF"),
     (4, b"ftyphei", "HEIC"),
     (4, b"ftypmif1", "HEIF"),
     (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
@@ -41,6 +48,14 @@ _OTHER_IMAGES: Final = (
     (0, b"#?RADIANCE", "Radiance"),
     (0, b"%PDF-", "PDF"),
     (0, b"<svg", "SVG"),
+    *((0, b"P%d" % kind + space, "PNM") for kind in range(1, 7) for space in (b"\n", b"\r", b" ")),
+    (128, b"DICM", "DICOM"),
+)
+# What downloads leave where an image should be, and what helps.
+_LEFT_BY_DOWNLOADS: Final = (
+    (b"version https://git-lfs", "a pointer of Git LFS; run `git lfs pull`"),
+    (b"<!doctype html", "a web page; download the image again"),
+    (b"<html", "a web page; download the image again"),
 )
 _ARCHIVES: Final = (
     *((0, start, "zip") for start in ZIP_STARTS),
@@ -107,6 +122,9 @@ def _unknown(data: bytes) -> ImageFaultError:
     for offset, magic, name in _OTHER_IMAGES:
         if data.startswith(magic, offset):
             return ImageFaultError("check", "unsupported_format", name)
+    for start, what in _LEFT_BY_DOWNLOADS:
+        if data[: len(start)].lower() == start:
+            return ImageFaultError("check", "not_an_image", what)
     return ImageFaultError("check", "not_an_image", f"content starts with {data[:8].hex(' ')}")
 
 

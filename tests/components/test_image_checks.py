@@ -354,3 +354,20 @@ def test_the_end_of_a_scan_is_found_across_windows(data: bytes, window: int) -> 
                 jpeg._find_marker(data, 0)
         else:
             assert jpeg._find_marker(data, 0) == expected.start(1)
+
+
+@pytest.mark.parametrize(
+    ("start", "detail"),
+    [
+        (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "unsupported_format: camera raw"),
+        (b"FUJIFILMCCD-RAW 0201", "unsupported_format: camera raw"),
+        (b"\0\0\0\x18ftypavis\0\0\0\0", "unsupported_format: AVIF"),
+        (b"P5 12 9 255 ", "unsupported_format: PNM"),
+        (bytes(128) + b"DICM", "unsupported_format: DICOM"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "not_an_image: a pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>404", "not_an_image: a web page"),
+        (b"<HTML><body>403", "not_an_image: a web page"),
+    ],
+)
+def test_what_people_meet_instead_of_an_image_is_named(start: bytes, detail: str) -> None:
+    assert str(check(start + bytes(200), LIMITS)).startswith(detail)
