@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from components.image_sources.config import InputConfig
 from components.image_sources.named_counts import NamedCounts
-from components.image_sources.naming import renamed_notes
+from components.image_sources.naming import escaped, renamed_notes
 from trainer.data import features
 from trainer.errors import InputError
 
@@ -31,8 +31,10 @@ one split, or would without grouping; images that were moved or dropped so that 
 
 _MANY: Final = 20
 """Images of a class of which a hash surely leaves some in train."""
+_FAULTS_NAMED: Final = 5
 _SEPARATOR: Final = "\0"
-_NAMED_COUNTS: Final = ("ignored", "origins")
+_COUNTERS: Final = ("examples", "duplicates", "rejected", "near", "findings", "formats", "sizes")
+_NAMED_COUNTS: Final = ("ignored", "origins", "faults")
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Account:
         examples: Images by split and class; class "" if there is no label.
         duplicates: Dropped copies by split and class.
         copies_kept: Number of copies that the configuration keeps.
-        rejected: Rejects by reason.
+        rejected: Rejects by reason; faults: with names, and unsupported files by format.
         near: Counts of near-duplicates by the names of `NEAR_COUNTS`.
         findings: Images by finding; with_findings: images that have any.
         finding_bounds: Bounds by finding, see `trainer.model_card.FindingBounds`.
@@ -66,6 +68,7 @@ class Account:
     duplicates: Counter[str] = field(default_factory=Counter)
     copies_kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
+    faults: NamedCounts = field(default_factory=NamedCounts)
     near: Counter[str] = field(default_factory=Counter)
     findings: Counter[str] = field(default_factory=Counter)
     with_findings: int = 0
@@ -99,6 +102,12 @@ class Account:
             self.sizes[f"{width}x{height}"] += number
         self.named_splits = sorted({*self.named_splits, *images.named})
         self.rejected.update(reject.reason for reject in images.rejects)
+        for _, source, member, _, reason, detail in images.rejects:
+            name = member or source
+            if reason == "unsupported_format":
+                self.faults.add(f"{reason}, {detail}", name)
+            else:
+                self.faults.add(reason, f"{name}: {detail}")
 
     @property
     def images_in(self) -> int:
@@ -187,7 +196,11 @@ class Account:
 
     def notes(self) -> list[str]:
         """Returns one line for each kind of entry or name that was not taken as it is."""
-        notes = []
+        notes = [
+            f"{number:,} rejected: {kind} ({escaped('; '.join(self.faults.examples[kind]))})"
+            for kind, number in self.faults.counts.most_common(_FAULTS_NAMED)
+            if kind != "taken_out"  # by people
+        ]
         if self.ignored.total():
             notes.append(f"{self.ignored.total():,} ignored by name: {self.ignored.summary()}")
         return notes + renamed_notes(self.renamed)
@@ -202,20 +215,14 @@ def add_up(accounts: Iterable[Account]) -> Account:
     """Adds the accounts of parts; the result does not depend on their order."""
     total = Account()
     for part in accounts:
-        total.examples.update(part.examples)
-        total.duplicates.update(part.duplicates)
-        total.rejected.update(part.rejected)
-        total.near.update(part.near)
+        for name in (*_COUNTERS, *_NAMED_COUNTS):
+            getattr(total, name).update(getattr(part, name))
         total.copies_kept += part.copies_kept
-        total.ignored.update(part.ignored)
         total.renamed |= part.renamed
-        total.origins.update(part.origins)
         total.corrected += part.corrected
         total.converted += part.converted
         total.reduced += part.reduced
         total.bytes += part.bytes
-        total.formats.update(part.formats)
-        total.sizes.update(part.sizes)
         total.conflicts += part.conflicts
         total.conflict_names = sorted(total.conflict_names + part.conflict_names)[
             : 2 * CONFLICTS_NAMED
@@ -234,7 +241,7 @@ def dumps(account: Account) -> bytes:
 def loads(content: bytes) -> Account:
     """Deserialises what `dumps` returned."""
     values = json.loads(content)
-    for name in ("examples", "duplicates", "rejected", "near", "findings", "formats", "sizes"):
+    for name in _COUNTERS:
         values[name] = Counter(values[name])
     for name in _NAMED_COUNTS:
         values[name] = NamedCounts.from_json(values[name])
