@@ -1,13 +1,17 @@
 """Classifies individual image files with a pushed model or a model server."""
 
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from components.bulk_inference.model_card import read_card
 from components.image_checks import ImageFaultError, check, to_signature
 from components.image_sources.config import LimitsConfig
 from pipeline.console import captured_output
+from serving import names
 from serving.client import PredictClient
 from serving.predictions import (
     Prediction,
@@ -17,6 +21,7 @@ from serving.predictions import (
 )
 from trainer.errors import UserError
 from trainer.quick_imports import quick_imports
+from trainer.storage.files import read_bytes
 
 _SECONDS = 60.0
 
@@ -55,22 +60,22 @@ def predict_images(
         raise PredictError("give either --model DIR or --server URL")
     errors: dict[int, str] = {}
     contents: dict[int, bytes] = {}
+    place_of_model = server or read_card(str(model)).path
+    limits = LimitsConfig() if server is not None else _limits(place_of_model)
     for place, file in enumerate(files):
         try:
-            contents[place] = _read(file)
+            contents[place] = _read(file, limits)
         except OSError as error:
             errors[place] = error.strerror or str(error)
         except ImageFaultError as fault:
             errors[place] = str(fault)
     answers: dict[int, Prediction] = {}
-    place_of_model = server or str(model)
     if contents:
         if server is not None:
             wanted = int(version) if version and version.isdecimal() else version
             with PredictClient(server, model=name, version=wanted, timeout_secs=_SECONDS) as client:
                 found = classify_each(client, list(contents.values()))
         else:
-            place_of_model = read_card(str(model)).path
             found = classify_each(_load(place_of_model), list(contents.values()))
         for place, answer in zip(contents, found, strict=True):
             if isinstance(answer, ServingError):
@@ -89,14 +94,20 @@ def predict_images(
     }
 
 
-def _read(file: Path) -> bytes:
+def _limits(folder: str) -> LimitsConfig:
+    """Returns the limits on images that a model was trained with; its signatures have them too."""
+    content = read_bytes(posixpath.join(folder, names.EXTRA_ASSETS, names.CONFIG))
+    given = yaml.safe_load(content).get("input", {}).get("limits", {})
+    return LimitsConfig(**{key: given[key] for key in ("max_bytes", "max_pixels") if key in given})
+
+
+def _read(file: Path, limits: LimitsConfig) -> bytes:
     """Reads an image file and validates its header before a model gets it.
 
     Raises:
         OSError: The file cannot be read.
         ImageFaultError: The file is not a usable image.
     """
-    limits = LimitsConfig()
     with file.open("rb") as opened:
         data = opened.read(limits.max_bytes + 1)
     header = check(data, limits)

@@ -1,6 +1,7 @@
 """`vaeline predict`: a table from a model directory or from a server, and a line per bad file."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from components.serving_check.server import free_port
 from pipeline.predict import PredictError, predict_images
+from serving import names
 from serving.predictions import ServingError
 from tests import emulators
 from tests.numeric import assert_close
@@ -90,3 +92,14 @@ def test_model_or_server_has_to_be_given(files: list[Path]) -> None:
     for values in ({}, {"model": "a", "server": "b"}):
         with pytest.raises(PredictError, match="either --model DIR or --server URL"):
             ask(files, **values)
+
+
+def test_the_limits_are_those_that_the_model_was_trained_with(
+    exported: Exported, files: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(exported.folder, folder)
+    for limit, error in (({"max_pixels": 63}, "too_many_pixels"), ({"max_bytes": 9}, "too_large")):
+        config = {"input": {"limits": limit}}
+        (folder / names.EXTRA_ASSETS / names.CONFIG).write_text(json.dumps(config))
+        assert error in ask(files[:1], model=str(folder))["images"][0]["error"]
