@@ -1,6 +1,7 @@
 """Describes the faults of a configuration, a line for each; `config.py` reports them."""
 
 import difflib
+from collections.abc import Iterable
 from typing import get_args, get_origin
 
 import yaml
@@ -27,8 +28,11 @@ def config_faults(error: ValidationError, source: str, root: type[BaseModel]) ->
     for detail in error.errors():
         place = ".".join(str(part) for part in detail["loc"])
         if detail["type"] == "extra_forbidden":
-            known = _keys_at(root, detail["loc"][:-1])
-            close = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
+            *above, key = map(str, detail["loc"])
+            known = _keys_at(root, above)
+            # Messages about images name keys without their section, such as limits.max_pixels.
+            inside = [f"{name}.{key}" for name in known if key in _keys_at(root, [*above, name])]
+            close = inside or difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
             lines.append(f"{source}: {place}: unknown key; {hint}")
         else:
@@ -40,11 +44,11 @@ def config_faults(error: ValidationError, source: str, root: type[BaseModel]) ->
     return lines
 
 
-def _keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+def _keys_at(model: type[BaseModel], location: Iterable[str]) -> list[str]:
     parts = iter(location)
     for part in parts:
         fields = {field.alias or name: field for name, field in model.model_fields.items()}
-        field = fields.get(str(part))
+        field = fields.get(part)
         if field is None:
             return []
         candidates = [field.annotation, *get_args(field.annotation)]

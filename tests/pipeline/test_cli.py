@@ -120,6 +120,8 @@ def test_a_typo_in_the_configuration_is_named(tmp_path: Path) -> None:
     (tmp_path / "my.yaml").write_text("input: {paths: a.zip}\ntrainer: {epoch: 3}\n")
     done = vaeline("run", "--config", str(tmp_path / "my.yaml"), "--root", str(tmp_path / "root"))
     assert_refused(done, "my.yaml: trainer.epoch: unknown key; did you mean epochs?")
+    done = vaeline("config", "--config", "digits", "--set", "limits.max_pixels=9")
+    assert_refused(done, "limits: unknown key; did you mean input.limits?")
 
 
 def test_a_folder_without_anything_to_report_on_is_named(tmp_path: Path) -> None:
