@@ -1,5 +1,6 @@
 """Classifies individual image files with a pushed model or a model server."""
 
+import contextlib
 import posixpath
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,10 +96,18 @@ def predict_images(
 
 
 def _limits(folder: str) -> LimitsConfig:
-    """Returns the limits on images that a model was trained with; its signatures have them too."""
-    content = read_bytes(posixpath.join(folder, names.EXTRA_ASSETS, names.CONFIG))
-    given = yaml.safe_load(content).get("input", {}).get("limits", {})
-    return LimitsConfig(**{key: given[key] for key in ("max_bytes", "max_pixels") if key in given})
+    """Returns the limits on images that a model was trained with; its signatures have them too.
+
+    A copy without its extra assets, which TensorFlow does not need, has the default ones.
+    """
+    path = posixpath.join(folder, names.EXTRA_ASSETS, names.CONFIG)
+    given: Any = {}
+    with contextlib.suppress(FileNotFoundError, yaml.YAMLError):
+        given = yaml.safe_load(read_bytes(path))
+    for key in ("input", "limits"):
+        given = given.get(key) if isinstance(given, dict) else None
+    known = given if isinstance(given, dict) else {}
+    return LimitsConfig(**{key: known[key] for key in ("max_bytes", "max_pixels") if key in known})
 
 
 def _read(file: Path, limits: LimitsConfig) -> bytes:

@@ -103,3 +103,17 @@ def test_the_limits_are_those_that_the_model_was_trained_with(
         config = {"input": {"limits": limit}}
         (folder / names.EXTRA_ASSETS / names.CONFIG).write_text(json.dumps(config))
         assert error in ask(files[:1], model=str(folder))["images"][0]["error"]
+
+
+def test_a_copy_without_its_configuration_has_the_default_limits(
+    exported: Exported, files: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(exported.folder, folder)
+    for content in ("", "[]", "input: [", None):
+        config = folder / names.EXTRA_ASSETS / names.CONFIG
+        if content is None:
+            config.unlink()
+        else:
+            config.write_text(content)
+        assert "label" in ask(files[:1], model=str(folder))["images"][0]
