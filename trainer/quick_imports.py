@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
+from trainer.process_end import finalize_s3_at_exit
+
 _FULL_COLLECTION: Final = 50
 """Middle-generation collections between two full ones; Python's default is 10."""
 
@@ -19,6 +21,7 @@ def quick_imports() -> Iterator[None]:
     the imports, and again and again later on. Afterwards full collections are rarer: each of them
     searches every graph that TensorFlow has traced, 0.2 s at a time.
     """
+    finalize_s3_at_exit()
     imported = len(sys.modules)
     collects = gc.isenabled()
     gc.disable()

@@ -22,6 +22,7 @@ from pipeline.cli.run import demo, retrain, run
 from pipeline.cli.runs import runs
 from pipeline.cli.schedule import schedule
 from pipeline.standard_output import exit_code, protect_standard_output
+from trainer.process_end import finalize_s3_at_exit
 
 _COMMANDS: tuple[click.Command, ...] = (
     classify,
@@ -52,6 +53,7 @@ class _Vaeline(click.Group):
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Runs the command of the command line."""
         protect_standard_output()
+        finalize_s3_at_exit()
         try:
             return super().main(*arguments, **options)
         except SystemExit as ended:
