@@ -47,10 +47,15 @@ class ManifestReader(Reader):
     """Reads the images that a manifest names."""
 
     def plan(self, path: str) -> Iterator[WorkUnit]:
-        """Plans units of rows; the manifest is read once, and each unit carries its rows."""
+        """Plans units of rows; the manifest is read once, and each unit carries its rows.
+
+        Raises:
+            InputError: if all rows name images on the web, or on a drive of Windows.
+        """
         rows = self._named_rows(path)
         is_text = _base_suffix(path) in ("csv", "tsv")
         numbered = enumerate(rows, 1)
+        first, all_elsewhere = "", True
         while chunk := list(islice(numbered, self.config.units.members)):
             flat: list[str] = []
             for number, (name, label, split) in chunk:
@@ -62,14 +67,17 @@ class ManifestReader(Reader):
                     ),
                     _text(split, f"{where}, {self.config.manifest.split!r}"),
                 ]
+            first = first or flat[0]
+            all_elsewhere = all_elsewhere and all(map(_ADDRESS.match, flat[::_FIELDS]))
             yield WorkUnit(0, path, "manifest", members=len(chunk), extra=pack_names(flat))
+        if first and all_elsewhere:
+            raise InputError(
+                f"{path}: {first!r} and the other paths are addresses or have a drive; copy the"
+                " images to this machine and name them relative to the manifest"
+            )
 
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
-        """Reads the files that a unit's rows name.
-
-        Raises:
-            InputError: if all of them are on the web, or on a drive of Windows.
-        """
+        """Reads the files that a unit's rows name."""
         flat = unpack_names(unit.extra)
         folder = unit.source.rpartition("/")[0] or "."
         labelled = self.config.labels.source == "auto"
@@ -91,11 +99,6 @@ class ManifestReader(Reader):
             else:
                 named = known if self.config.splits.source == "auto" else None
                 rows.append((_full(folder, name), (label or None) if labelled else None, named))
-        if flat and all(_ADDRESS.match(name) for name in flat[::_FIELDS]):
-            raise InputError(
-                f"{unit.source}: {flat[0]!r} and the other paths are addresses or have a drive;"
-                " copy the images to this machine and name them relative to the manifest"
-            )
         if refused.rejects:
             yield refused
         yield from FolderReader(self.config).read_files(unit.source, rows, names_are_paths=True)

@@ -103,6 +103,14 @@ def test_a_manifest_of_another_machine_is_refused(images: Path, start: str) -> N
         read_all(paths=str(images / "a.csv"))
 
 
+def test_a_unit_of_addresses_does_not_stop_a_manifest_that_has_more(images: Path) -> None:
+    rows = "https://x.org/0.png\nhttps://x.org/1.png\nimages/2.png\nimages/3.png\n"
+    (images / "a.csv").write_text(f"path\n{rows}")
+    batches = read_all(paths=str(images / "a.csv"), units={"members": 2})
+    assert len(members(batches)) == 2
+    assert sum(len(batch.rejects) for batch in batches) == 2
+
+
 @pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
 def test_a_packed_manifest_that_is_cut_short(images: Path, name: str) -> None:
     (images / name).write_bytes(gzip.compress(b"path,label\nimages/0.png,cat\n" * 9)[:-12])
