@@ -21,6 +21,7 @@ def quick_imports() -> Iterator[None]:
     the imports, and again and again later on. Afterwards full collections are rarer: each of them
     searches every graph that TensorFlow has traced, 0.2 s at a time.
     """
+    # Among the libraries is pyarrow.
     finalize_s3_at_exit()
     imported = len(sys.modules)
     collects = gc.isenabled()

@@ -4,7 +4,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from components.model_push.google_cloud import require_project, require_vertex_region
+from components.model_push.google_cloud import CloudProject, require_vertex_region
 from trainer.options import Section
 from trainer.storage.addresses import names_bucket
 
@@ -12,9 +12,7 @@ from trainer.storage.addresses import names_bucket
 class VertexEndpointConfig(Section):
     """A Vertex endpoint that every pushed model is deployed to, by TFX's own Pusher."""
 
-    project: Annotated[str, AfterValidator(require_project)] = Field(
-        description="Google Cloud project of the endpoint"
-    )
+    project: CloudProject = Field(description="Google Cloud project of the endpoint")
     region: Annotated[str, AfterValidator(require_vertex_region)] = Field(
         description="its region, as in `europe-west4`"
     )

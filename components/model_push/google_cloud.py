@@ -1,7 +1,9 @@
 """Checks names of Google Cloud against its documented rules, before anything is sent there."""
 
 import re
-from typing import Final
+from typing import Annotated, Final
+
+from pydantic import AfterValidator
 
 from trainer.storage.addresses import names_bucket
 
@@ -50,11 +52,6 @@ VERTEX_REGIONS: Final = (
 """Regions of Vertex AI: https://docs.cloud.google.com/vertex-ai/docs/general/locations, and
 `SUPPORTED_REGIONS` of google-cloud-aiplatform, without its global endpoint and unlisted regions."""
 
-_REGION: Final = re.compile(r"[a-z]+-[a-z]+[0-9]+")
-_PROJECT: Final = re.compile(r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]*[a-z0-9]|[0-9]+|[a-z]")
-_ACCOUNT: Final = re.compile(r"[^@\s]+@[^@\s]+")
-_NETWORK: Final = re.compile(r"projects/[0-9]+/global/networks/[a-z0-9-]+")
-
 
 def require_vertex_region(region: str) -> str:
     """Returns a region of Vertex AI; a validator of pydantic.
@@ -64,17 +61,6 @@ def require_vertex_region(region: str) -> str:
     """
     if region not in VERTEX_REGIONS:
         raise ValueError(f"expected one region of Vertex AI: {', '.join(VERTEX_REGIONS)}")
-    return region
-
-
-def require_region(region: str) -> str:
-    """Returns a name that has the form of a region; a validator of pydantic.
-
-    Raises:
-        ValueError: if it is a continent, a zone or something else.
-    """
-    if not _REGION.fullmatch(region):
-        raise ValueError("expected a region, such as europe-west4")
     return region
 
 
@@ -89,34 +75,35 @@ def require_bucket(address: str) -> str:
     return address
 
 
-def require_project(project: str) -> str:
-    """Returns a project's identifier or number; a validator of pydantic.
+def _of_form(pattern: str, expected: str) -> AfterValidator:
+    """Creates a validator of texts that match a pattern as a whole."""
 
-    Raises:
-        ValueError: if it has another form, such as that of a project's display name.
-    """
-    if not _PROJECT.fullmatch(project):
-        raise ValueError("expected a project's identifier: small letters, digits and hyphens")
-    return project
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"expected {expected}")
+        return text
 
-
-def require_account(account: str) -> str:
-    """Returns the address of a service account; a validator of pydantic.
-
-    Raises:
-        ValueError: if it has another form.
-    """
-    if not _ACCOUNT.fullmatch(account):
-        raise ValueError("expected an address, such as NAME@PROJECT.iam.gserviceaccount.com")
-    return account
+    return AfterValidator(check)
 
 
-def require_network(network: str) -> str:
-    """Returns the full name of a network, as Vertex wants it; a validator of pydantic.
-
-    Raises:
-        ValueError: if it has another form.
-    """
-    if not _NETWORK.fullmatch(network):
-        raise ValueError("expected projects/NUMBER/global/networks/NAME, the project by its number")
-    return network
+CloudRegion = Annotated[str, _of_form(r"[a-z]+-[a-z]+[0-9]+", "a region, such as europe-west4")]
+"""A name that has the form of a region, unlike that of a continent or a zone."""
+CloudProject = Annotated[
+    str,
+    _of_form(
+        r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]*[a-z0-9]|[0-9]+|[a-z]",
+        "a project's identifier: small letters, digits and hyphens",
+    ),
+]
+"""A project's identifier or number, unlike its display name."""
+ServiceAccount = Annotated[
+    str, _of_form(r"[^@\s]+@[^@\s]+", "an address, such as NAME@PROJECT.iam.gserviceaccount.com")
+]
+CloudNetwork = Annotated[
+    str,
+    _of_form(
+        r"projects/[0-9]+/global/networks/[a-z0-9-]+",
+        "projects/NUMBER/global/networks/NAME, the project by its number",
+    ),
+]
+"""The full name of a network, as Vertex wants it."""

@@ -8,11 +8,11 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from components.model_push.google_cloud import (
-    require_account,
+    CloudNetwork,
+    CloudProject,
+    CloudRegion,
+    ServiceAccount,
     require_bucket,
-    require_network,
-    require_project,
-    require_region,
     require_vertex_region,
 )
 from pipeline.orchestration.accelerators import require_machine
@@ -77,12 +77,8 @@ class ScheduleConfig(Section):
 class DataflowConfig(Section):
     """Dataflow as the engine of the Beam steps."""
 
-    project: Annotated[str, AfterValidator(require_project)] = Field(
-        description="Google Cloud project"
-    )
-    region: Annotated[str, AfterValidator(require_region)] = Field(
-        description="such as europe-west4"
-    )
+    project: CloudProject = Field(description="Google Cloud project")
+    region: CloudRegion = Field(description="such as europe-west4")
     temp_location: Annotated[str, AfterValidator(require_bucket)] = Field(
         description="gs:// folder for temporary files"
     )
@@ -91,7 +87,7 @@ class DataflowConfig(Section):
     worker_image: str | None = Field(
         default=None, description="image of the workers; by default that of the steps"
     )
-    service_account: Annotated[str, AfterValidator(require_account)] | None = Field(
+    service_account: ServiceAccount | None = Field(
         default=None, description="account of the workers"
     )
     subnetwork: str | None = Field(default=None, description="regions/REGION/subnetworks/NAME")
@@ -100,16 +96,12 @@ class DataflowConfig(Section):
 class VertexConfig(Section):
     """Vertex AI Pipelines."""
 
-    project: Annotated[str, AfterValidator(require_project)] = Field(
-        description="Google Cloud project"
-    )
+    project: CloudProject = Field(description="Google Cloud project")
     region: Annotated[str, AfterValidator(require_vertex_region)] = Field(
         description="such as europe-west4"
     )
-    service_account: Annotated[str, AfterValidator(require_account)] | None = Field(
-        default=None, description="account of the steps"
-    )
-    network: Annotated[str, AfterValidator(require_network)] | None = Field(
+    service_account: ServiceAccount | None = Field(default=None, description="account of the steps")
+    network: CloudNetwork | None = Field(
         default=None, description="projects/NUMBER/global/networks/NAME"
     )
     endpoint: str | None = Field(
