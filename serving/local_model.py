@@ -6,8 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from serving import predictions
+from serving.loading import load_saved_model
 from serving.predictions import Prediction, ServingError, one_line
-from trainer.storage import files
 
 
 class LocalModel:
@@ -17,17 +17,11 @@ class LocalModel:
         folder: Folder of the SavedModel, local or in a store.
 
     Raises:
-        ServingError: The model cannot be loaded.
+        InputError: The model cannot be loaded.
     """
 
     def __init__(self, folder: str) -> None:
-        try:
-            with files.local_copy(folder) as local:
-                self._model = tf.saved_model.load(local)
-        except (OSError, ValueError, tf.errors.OpError) as error:
-            raise ServingError(
-                f"{folder}: can't be loaded: {one_line(str(error))}", "INTERNAL"
-            ) from error
+        self._model = load_saved_model(folder)
         self._folder = folder
 
     def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -37,7 +31,7 @@ class LocalModel:
             raise ServingError(
                 f"{self._folder}: the model has no signature {signature!r}; it has "
                 + ", ".join(sorted(known)),
-                predictions.INVALID_ARGUMENT,
+                predictions.FAILED_PRECONDITION,
             )
         arrays = {name: np.asarray(array) for name, array in inputs.items()}
         predictions.require_pixels(arrays)

@@ -16,6 +16,8 @@ from trainer.errors import UserError
 
 INVALID_ARGUMENT: Final = "INVALID_ARGUMENT"
 """Status code of invalid requests, such as a corrupt image."""
+FAILED_PRECONDITION: Final = "FAILED_PRECONDITION"
+"""Status code of a model that can't answer, whatever the images."""
 
 MAX_CHANNELS: Final = 4
 """Most channels of decoded pixels: colour and alpha."""
@@ -25,6 +27,14 @@ PIXELS_EXPECTED: Final = (
 )
 """Error of pixels in another layout, before their shape; the served graph uses it too."""
 
+_NEEDED: Final = (
+    names.LABEL,
+    names.PROBABILITY,
+    names.TOP_K_LABELS,
+    names.TOP_K_PROBABILITIES,
+    names.OUTLIER_SCORE,
+    names.VERDICT,
+)
 _FUNCTION_NODE: Final = re.compile(r"\{\{function_node [^}]*\}\}\s*")
 _LONGEST_MESSAGE: Final = 300
 
@@ -79,11 +89,18 @@ def classify(predictor: Predictor, images: Sequence[bytes]) -> list[Prediction]:
         One prediction for each image, in order.
 
     Raises:
-        ServingError: One of the images cannot be decoded, or the predictor is unavailable.
+        ServingError: One of the images cannot be decoded, the predictor is unavailable, or its
+            model is another one.
     """
     if not images:
         return []
     outputs = predictor.predict(names.SERVING_DEFAULT, {names.IMAGE_BYTES: _as_strings(images)})
+    if missing := [name for name in _NEEDED if name not in outputs]:
+        raise ServingError(
+            f"the answer of `{names.SERVING_DEFAULT}` lacks {', '.join(missing)}: it is not a model"
+            " of vaeline, or one of an earlier release",
+            FAILED_PRECONDITION,
+        )
     labels = _texts(outputs[names.LABEL])
     verdicts = _texts(outputs[names.VERDICT])
     top_labels = [_texts(row) for row in outputs[names.TOP_K_LABELS]]

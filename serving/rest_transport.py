@@ -118,7 +118,7 @@ class RestTransport:
                 raise ServingError(
                     f"{self._target}: the model has no signature {signature!r}; it has "
                     + ", ".join(sorted(known)),
-                    "INVALID_ARGUMENT",
+                    "FAILED_PRECONDITION",
                 )
             self._outputs[signature] = {
                 name: _DTYPES.get(entry.get("dtype", ""), np.float32)
@@ -137,6 +137,8 @@ class RestTransport:
             ) from error
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
             raise ServingError("can't connect; is the server up?", "UNAVAILABLE") from error
+        except requests.exceptions.ChunkedEncodingError as error:
+            raise ServingError(f"{self._target}: the answer broke off", "INTERNAL") from error
         except (requests.exceptions.RequestException, ValueError) as error:
             raise ServingError(f"{self._target}: {one_line(str(error))}", "INTERNAL") from error
         try:
@@ -146,10 +148,18 @@ class RestTransport:
         if response.status_code == requests.codes.ok and isinstance(answer, dict):
             return answer
         reason = answer.get("error") if isinstance(answer, dict) else None
-        text = one_line(str(reason)) if reason else f"HTTP {response.status_code}, no TF Serving"
+        text = one_line(str(reason)) if reason else _not_tf_serving(response)
         code = _CODES.get(response.status_code, "INTERNAL")
         # For this code the client itself names the target, after its last attempt.
         raise ServingError(text if code == "UNAVAILABLE" else f"{self._target}: {text}", code)
+
+
+def _not_tf_serving(response: requests.Response) -> str:
+    """Describes an answer that is none of TF Serving's, such as a proxy's page or redirect."""
+    status = f"HTTP {response.status_code} {response.reason or ''}".strip()
+    if response.status_code == requests.codes.request_entity_too_large:
+        return f"{status}: a proxy before the server refuses requests of this size"
+    return f"{status}, and the answer is not TF Serving's; check the address"
 
 
 def _to_json(array: np.ndarray) -> Any:

@@ -60,14 +60,11 @@ def sample(terminal: Any, model: str, output: Path, count: int, seed: int, logs:
         from components.bulk_inference.model_card import read_card
         from pipeline.report.generation import find_generator, write_grid
         from pipeline.report.page import MissingPartError
+        from serving.loading import load_saved_model
         from trainer.errors import InputError
-        from trainer.storage import files
 
         card = read_card(model)
-        import tensorflow as tf
-
-        with files.local_copy(card.path) as local:
-            loaded = tf.saved_model.load(local)
+        loaded = load_saved_model(card.path)
         try:
             drawn = write_grid(output, find_generator(loaded, card), count=count, seed=seed)
         except MissingPartError as missing:

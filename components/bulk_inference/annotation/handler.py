@@ -14,11 +14,10 @@ import numpy as np
 from components.bulk_inference.annotation.decoding import Route, route_of
 from components.image_checks import ImageHeader, model_pixels
 from serving import names
+from serving.loading import load_saved_model
 from serving.tolerance import same_answers
-from trainer.errors import InputError
 from trainer.model_card import ModelCard
 from trainer.quick_imports import quick_imports
-from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
 
@@ -217,14 +216,7 @@ def _load(path: str, workers: int, outputs: tuple[str, ...]) -> "dict[str, _Sign
         # TensorFlow is already running in this process, for example in a pipeline's component,
         # and its threads can no longer be changed.
         _LOG.debug("TensorFlow's threads are already set")
-    try:
-        with files.local_copy(path) as folder:
-            loaded = tf.saved_model.load(folder)
-    except (tf.errors.OpError, OSError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"{path}: the model does not load: {_first_line(error)}; push it again, or name"
-            " another version"
-        ) from error
+    loaded = load_saved_model(path)
     return {
         name: _Signature(loaded, name, outputs) for name in (names.ANNOTATE, names.ANNOTATE_PIXELS)
     }

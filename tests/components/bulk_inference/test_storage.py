@@ -162,6 +162,7 @@ def test_a_full_disk_gets_one_line_and_leaves_no_half_file(tmp_path: Path) -> No
     [
         ("saved_model.pb", b"x", "the model does not load: .*; push it again"),
         ("variables/variables.index", None, "the model does not load: .*; push it again"),
+        ("variables/variables.data-00000-of-00001", b"short", "or copy its whole folder again"),
         ("assets.extra/model.json", b"{}", "'image_shape' is missing; push the model again"),
         ("assets.extra/model.json", b"{", "push the model again"),
     ],

@@ -1,0 +1,62 @@
+"""What the client makes of answers that are none of a pushed model; needs no TensorFlow."""
+
+import http.server
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from serving import names
+from serving.client import PredictClient
+from serving.predictions import ServingError, classify_each
+
+
+def test_a_model_that_cannot_answer_is_asked_once() -> None:
+    calls: list[str] = []
+
+    class Old:
+        """A model of an earlier release, whose signature has no verdict."""
+
+        def predict(
+            self, signature: str, inputs: Mapping[str, np.ndarray]
+        ) -> dict[str, np.ndarray]:
+            calls.append(signature)
+            return {names.LABEL: np.array([b"a"] * len(inputs[names.IMAGE_BYTES]), object)}
+
+    with pytest.raises(ServingError, match=r"lacks probability, .*, verdict: ") as caught:
+        classify_each(Old(), [b"1", b"2"])
+    assert caught.value.code == "FAILED_PRECONDITION"
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "content", "message"),
+    [
+        (200, b"<html>", "HTTP 200 OK, and the answer is not TF Serving's; check the address"),
+        (404, b"Not Found", "HTTP 404 Not Found, and the answer is not TF Serving's"),
+        (413, b"<html>", "HTTP 413 .*: a proxy before the server refuses"),
+        (200, None, "the answer broke off"),
+    ],
+)
+def test_what_is_no_answer_of_tf_serving_is_named(
+    status: int, content: bytes | None, message: str
+) -> None:
+    class Page(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(99 if content is None else len(content)))
+            self.end_headers()
+            self.wfile.write(content or b"{")
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Page) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with (
+            PredictClient(f"http://127.0.0.1:{server.server_port}") as client,
+            pytest.raises(ServingError, match=f"{server.server_port}: {message}"),
+        ):
+            client.signatures()
