@@ -1,18 +1,14 @@
 """Classifies individual image files with a pushed model or a model server."""
 
 import contextlib
-import posixpath
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import yaml
-
-from components.bulk_inference.model_card import read_card
+from components.bulk_inference.model_card import model_limits, read_card
 from components.image_checks import ImageFaultError, check, to_signature
 from components.image_sources.config import LimitsConfig
 from pipeline.console import captured_output
-from serving import names
 from serving.client import PredictClient
 from serving.predictions import (
     Prediction,
@@ -22,9 +18,10 @@ from serving.predictions import (
 )
 from trainer.errors import UserError
 from trainer.quick_imports import quick_imports
-from trainer.storage.files import read_bytes
 
 _SECONDS = 60.0
+_OF_MESSAGES: Final = LimitsConfig(max_bytes=1 << 30, max_pixels=1 << 30)
+"""What gRPC's messages and OpenCV take; the model of a server has limits of its own."""
 
 
 class PredictError(UserError, ValueError):
@@ -62,7 +59,7 @@ def predict_images(
     errors: dict[int, str] = {}
     contents: dict[int, bytes] = {}
     place_of_model = server or read_card(str(model)).path
-    limits = LimitsConfig() if server is not None else _limits(place_of_model)
+    limits = _OF_MESSAGES if server is not None else model_limits(place_of_model)
     for place, file in enumerate(files):
         try:
             contents[place] = _read(file, limits)
@@ -72,12 +69,17 @@ def predict_images(
             errors[place] = str(fault)
     answers: dict[int, Prediction] = {}
     if contents:
-        if server is not None:
-            wanted = int(version) if version and version.isdecimal() else version
-            with PredictClient(server, model=name, version=wanted, timeout_secs=_SECONDS) as client:
-                found = classify_each(client, list(contents.values()))
-        else:
-            found = classify_each(_load(place_of_model), list(contents.values()))
+        with contextlib.ExitStack() as stack:
+            # TensorFlow, of which gRPC's messages are made too, prints many messages.
+            stack.enter_context(captured_output(Path("/dev/null")))
+            if server is not None:
+                wanted = int(version) if version and version.isdecimal() else version
+                predictor: Predictor = stack.enter_context(
+                    PredictClient(server, model=name, version=wanted, timeout_secs=_SECONDS)
+                )
+            else:
+                predictor = _load(place_of_model)
+            found = classify_each(predictor, list(contents.values()))
         for place, answer in zip(contents, found, strict=True):
             if isinstance(answer, ServingError):
                 errors[place] = str(answer)
@@ -93,21 +95,6 @@ def predict_images(
             for place, file in enumerate(files)
         ],
     }
-
-
-def _limits(folder: str) -> LimitsConfig:
-    """Returns the limits on images that a model was trained with; its signatures have them too.
-
-    A copy without its extra assets, which TensorFlow does not need, has the default ones.
-    """
-    path = posixpath.join(folder, names.EXTRA_ASSETS, names.CONFIG)
-    given: Any = {}
-    with contextlib.suppress(FileNotFoundError, yaml.YAMLError):
-        given = yaml.safe_load(read_bytes(path))
-    for key in ("input", "limits"):
-        given = given.get(key) if isinstance(given, dict) else None
-    known = given if isinstance(given, dict) else {}
-    return LimitsConfig(**{key: known[key] for key in ("max_bytes", "max_pixels") if key in known})
 
 
 def _read(file: Path, limits: LimitsConfig) -> bytes:
@@ -126,12 +113,10 @@ def _read(file: Path, limits: LimitsConfig) -> bytes:
 
 
 def _load(folder: str) -> Predictor:
-    # TensorFlow prints many messages while it starts.
-    with captured_output(Path("/dev/null")):
-        with quick_imports():
-            from serving.local_model import LocalModel
+    with quick_imports():
+        from serving.local_model import LocalModel
 
-        return LocalModel(folder)
+    return LocalModel(folder)
 
 
 def _as_dict(answer: Prediction) -> dict[str, Any]:

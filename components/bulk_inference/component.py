@@ -85,7 +85,7 @@ class BulkInference(base_component.BaseComponent):
                 MODEL_BLESSING: model_blessing,
                 INFRA_BLESSING: infra_blessing,
                 EXAMPLES: examples,
-                executor.BULK_CONFIG: config.model_dump_json(),
+                executor.BULK_CONFIG: config.model_dump_json(exclude_unset=True),
                 executor.SPLIT: split,
                 executor.CODE_DIGEST: code_digest,
                 executor.INPUT_FINGERPRINT: input_fingerprint,

@@ -24,7 +24,8 @@ class Driver(InputDriver):
         if config.input is None:
             return {}
         found = resolve(config.input).config
+        changed = config.model_copy(update={"input": found})
         return {
-            BULK_CONFIG: config.model_copy(update={"input": found}).model_dump_json(),
+            BULK_CONFIG: changed.model_dump_json(exclude_unset=True),
             INPUT_FINGERPRINT: given.get(INPUT_FINGERPRINT) or fingerprint(found),
         }

@@ -1,11 +1,18 @@
-"""Finds a pushed model and reads its card, without TensorFlow.
+"""Finds a pushed model, and reads its card and its limits, without TensorFlow.
 
 The job reads the card before any slow import; workers read it when they load the model.
 """
 
+import contextlib
 import posixpath
+from typing import Any
 
+import yaml
+
+from components.bulk_inference.config import BulkJob
+from components.image_sources.config import LimitsConfig
 from components.model_push.versions import MODEL_FILE, newest_folders
+from serving import names
 from trainer.errors import InputError
 from trainer.model_address import resolve_model
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
@@ -68,3 +75,39 @@ def read_card(path: str) -> ModelCard:
             f"{file}: not a model card that this version reads: {error}; push the model again with"
             " `vaeline run`"
         ) from error
+
+
+def model_limits(folder: str) -> LimitsConfig:
+    """Returns the limits on images that a model was trained with; its signatures have them too.
+
+    Args:
+        folder: The model's folder. A copy without its configuration, which TensorFlow does not
+            need, has the default limits.
+
+    Returns:
+        Limits of which `max_bytes` and `max_pixels` are the model's.
+    """
+    path = posixpath.join(folder, names.EXTRA_ASSETS, names.CONFIG)
+    given: Any = {}
+    with contextlib.suppress(FileNotFoundError, yaml.YAMLError):
+        given = yaml.safe_load(files.read_bytes(path))
+    for key in ("input", "limits"):
+        given = given.get(key) if isinstance(given, dict) else None
+    known = given if isinstance(given, dict) else {}
+    return LimitsConfig(**{key: known[key] for key in ("max_bytes", "max_pixels") if key in known})
+
+
+def with_model_limits(job: BulkJob, folder: str) -> BulkJob:
+    """Returns the job with the model's limits on images, where it names none of its own.
+
+    Args:
+        job: The job.
+        folder: The folder of its model.
+    """
+    limits = job.input.limits
+    found = model_limits(folder)
+    open_ones = {
+        name: getattr(found, name) for name in found.model_fields_set - limits.model_fields_set
+    }
+    limits = limits.model_copy(update=open_ones)
+    return job.model_copy(update={"input": job.input.model_copy(update={"limits": limits})})

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -58,8 +59,15 @@ def test_model_and_server_answer_alike(exported: Exported, files: list[Path]) ->
     for name, error in errors.items():
         assert "\n" not in error
         assert sum(f"{name}: {error}" in line for line in done.stderr.splitlines()) == 1
+    # Above the default limit, which a server need not have, and no decompression bomb.
+    pixels = np.zeros((7100, 7100), np.uint8)
+    pixels[:40] = np.random.default_rng(0).integers(0, 255, (40, 7100))
+    large = files[0].with_name("large.png")
+    large.write_bytes(cv2.imencode(".png", pixels)[1].tobytes())
     with loopback(exported.folder.parent) as addresses:
         for server in addresses.values():
+            (refused,) = ask([large], server=server)["images"]
+            assert "too many pixels: 7100 x 7100, the limit is 50000000" in refused["error"]
             served = ask(files, server=server)
             assert [image.get("label") for image in served["images"]] == [
                 image.get("label") for image in result["images"]

@@ -9,7 +9,7 @@ import pytest
 
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
-from components.image_sources.config import InputConfig
+from components.image_sources.config import InputConfig, LimitsConfig
 from tests.components.bulk_inference.archives import (
     broken,
     digits,
@@ -212,3 +212,22 @@ def test_an_archive_that_does_not_exist_gets_one_line(tmp_path: Path, model: Pat
     )
     with pytest.raises(InputError, match=r"none\.zip"):
         run_bulk(config)
+
+
+def test_open_limits_are_those_that_the_model_was_trained_with(
+    tmp_path: Path, run_job: RunJob
+) -> None:
+    model = export_model(tmp_path / "m")
+    config = model / "assets.extra/config.yaml"
+    config.write_text('{"input": {"limits": {"max_pixels": 63}}}')
+    archive = write_zip(tmp_path / "a.zip", digits(3))
+    with pytest.raises(InputError, match="check/too_many_pixels"):
+        run_job(archive, model=str(model))
+    paths, own = (str(archive),), LimitsConfig(max_pixels=64)
+    inputs = InputConfig(paths=paths, limits=own)
+    assert run_job(archive, model=str(model), input=inputs).rows == 3
+    config.write_text('{"input": {"limits": {"max_pixels": 64}}}')
+    inputs = InputConfig.model_validate_json(
+        InputConfig(paths=paths).model_dump_json(exclude_unset=True)
+    )
+    assert run_job(archive, model=str(model), input=inputs).rows == 3
