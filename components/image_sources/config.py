@@ -258,13 +258,21 @@ def _require_utf8(paths: tuple[str, ...]) -> tuple[str, ...]:
 
 def absolute_path(path: str) -> str:
     """Returns a local path from the root; addresses and names of datasets stay as they are."""
-    if not path or "://" in path or path.startswith("tfds:") or os.path.isabs(path):
+    if not path or "://" in path or path.startswith("tfds:"):
         return path
-    here = os.getcwd()
-    if glob.has_magic(path) and not os.path.exists(path):
-        here = glob.escape(here)
-    # In a glob, a slash at the end means that only folders match.
-    return str(Path(here, path)) + "/" * path.endswith("/")
+    whole = path
+    if not os.path.isabs(path):
+        here = os.getcwd()
+        if glob.has_magic(path) and not os.path.exists(path):
+            here = glob.escape(here)
+        # In a glob, a slash at the end means that only folders match.
+        whole = str(Path(here, path)) + "/" * path.endswith("/")
+    if ".." not in whole.split("/"):
+        return whole
+    # One image has one key, from whichever folder it was named. Behind a link, `..` is another
+    # folder than the one before it.
+    plain = os.path.normpath(whole) + "/" * whole.endswith("/")
+    return plain if os.path.realpath(plain) == os.path.realpath(whole) else whole
 
 
 class InputConfig(Section):

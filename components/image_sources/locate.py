@@ -58,11 +58,19 @@ class Locator:
         """Expands `paths`.
 
         Yields:
-            Path and format of each file, folder or dataset; the matches of a glob sorted by name.
+            Path and format of each file, folder or dataset, once however often it is named; the
+            matches of a glob sorted by name.
 
         Raises:
             InputError: if a path does not exist, or its format cannot be detected.
         """
+        seen = set()
+        for source in self._named():
+            if source not in seen:
+                seen.add(source)
+                yield source
+
+    def _named(self) -> Iterator[tuple[str, str]]:
         for path in expand_braces(self.config.paths):
             if path.startswith("tfds:"):
                 yield path, "tfds"

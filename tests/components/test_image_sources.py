@@ -18,7 +18,12 @@ from hypothesis import strategies as st
 
 from components.image_checks import ImageFaultError, ImageHeader, check
 from components.image_sources.batch import MemberBatch, Reject
-from components.image_sources.config import RATIO_FLOOR, InputConfig, LimitsConfig
+from components.image_sources.config import (
+    RATIO_FLOOR,
+    InputConfig,
+    LimitsConfig,
+    absolute_path,
+)
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import (
@@ -118,6 +123,28 @@ def test_several_roots_and_globs(tmp_path: Path) -> None:
     batches = read_all(paths=[str(tmp_path / "*.tar"), str(first), str(tmp_path / "tree")])
     assert list(members(batches)) == ["b/1.png", "a/1.png", "c/1.png"]
     assert batches[0].keys == [f"{tmp_path}/two.tar/b/1.png"]
+
+
+def test_a_source_that_is_named_twice_is_read_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "here"
+    archives.write(tmp_path / "one.zip", {"a/1.png": archives.png(1)})
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    config = InputConfig(paths=("../one.zip", f"{folder}/../one.zip", "../*.zip", "./../one.zip"))
+    batches = read_all(**dict(config.absolute()))
+    assert [key for batch in batches for key in batch.keys] == [f"{tmp_path}/one.zip/a/1.png"]
+
+
+def test_a_folder_behind_a_link_keeps_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "far/inner").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far/inner")
+    monkeypatch.chdir(tmp_path)
+    assert absolute_path("link/../x/") == f"{tmp_path}/link/../x/"
+    assert absolute_path("far/inner/../x/") == f"{tmp_path}/far/x/"
 
 
 def test_litter_is_ignored_and_counted(tmp_path: Path) -> None:
