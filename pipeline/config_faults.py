@@ -37,6 +37,8 @@ def config_faults(error: ValidationError, source: str, root: type[BaseModel]) ->
             lines.append(f"{source}: {place}: unknown key; {hint}")
         else:
             reason = detail["msg"].removeprefix("Value error, ")
+            if detail["type"] == "tuple_type":
+                reason = "expected a list, such as [a, b]"
             got = "" if isinstance(detail["input"], dict) else f", got {detail['input']!r}"
             is_named = detail["type"] == "value_error" and f"{place}." in f"{reason}."
             prefix = "" if is_named or not place else f"{place}: "

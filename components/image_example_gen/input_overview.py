@@ -4,6 +4,7 @@
 the console and `vaeline inspect` print it.
 """
 
+import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
@@ -25,6 +26,9 @@ _FEW: Final = 5
 """A class with fewer images gets a warning."""
 _NAMED: Final = 5
 """Number of names in one warning."""
+_MISREAD: Final = re.compile("[\u2500-\u259f¬⌐₧ⁿ∩≡⌠⌡∙«»¡¿]")
+"""Characters that names of other encodings get when they are read as cp437, and that hardly any
+class has: lines and blocks, of which Chinese and Japanese names are full, and Cyrillic letters."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,12 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
         (only,) = totals
         yield (
             f"one class only, '{escaped(only)}': if the classes are other folders, set labels.level"
+        )
+    misread = [label for label in totals if _MISREAD.search(label)]
+    if misread and not config.names_encoding:
+        yield (
+            f"{_classes(misread)} with a name that looks misread: if a zip has names in another"
+            " encoding than cp437, set input.names_encoding, such as gbk, cp866 or cp1252"
         )
     for kind, count in sorted(origins.counts.items()):
         folder = kind.removeprefix(BARE)

@@ -181,7 +181,9 @@ def _answers(
 def _checked(answer: Answer, where: str, known: Sequence[str], new_labels: bool) -> Answer:
     if answer.label in (TAKEN_OUT, *known):
         return answer
-    alike = [name for name in known if name.casefold() == answer.label.casefold()]
+    # Pandas writes numbers in a column with gaps as floats.
+    meant = (answer.label.casefold(), answer.label.removesuffix(".0"))
+    alike = [name for name in known if name.casefold() in meant]
     if len(alike) == 1:
         return Answer(answer.key, alike[0], answer.reviewer)
     if new_labels:

@@ -232,6 +232,8 @@ PLACES = {
     "val2017/1.png": (None, "validation"),
     "Test_Data/cat/1.png": ("cat", "test"),
     "TestSet/cat/1.png": ("cat", "test"),
+    "trn/cat/1.png": ("cat", "train"),
+    "tst/cat/1.png": ("cat", "test"),
     "evaluation/cat/1.png": ("cat", "test"),
     "imagenet-test-v2/cat/1.png": ("cat", "test"),
     "seg_train/seg_train/cat/1.png": ("cat", "train"),

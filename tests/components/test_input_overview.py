@@ -85,6 +85,14 @@ def test_ten_largest_and_smallest_classes(caplog: pytest.LogCaptureFixture, tmp_
         (["Cat/1.png", "cat /2.png"], "only by case, spaces or Unicode form: 'Cat', 'cat '"),
         (["a/1.png", "b/.hidden/2.png"], "1 ignored by name: 1 hidden (b/.hidden/2.png)"),
         (["a\n/1.png", "b/2.png"], "were changed: 'a\\n' is 'a'"),
+        (
+            [f"{'苹果'.encode('gbk').decode('cp437')}/1.png", "b/2.png"],
+            "1 class ('╞╗╣√') with a name that looks misread: if a zip has names in another",
+        ),
+        (
+            [f"{'Кошка'.encode('cp866').decode('cp437')}/1.png", "b/2.png"],
+            "set input.names_encoding, such as gbk, cp866",
+        ),
     ],
 )
 def test_warnings(

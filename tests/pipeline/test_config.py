@@ -72,6 +72,10 @@ def test_later_overrides_win_and_are_read_as_yaml(tmp_path: Path) -> None:
         ),
         ("input: {paths: a.zip}\ntrainer: {epochs: many}\n", "trainer.epochs: .*got 'many'"),
         ("input: {paths: a.zip}\nimage: {channels: 2}\n", "image.channels: .*got 2"),
+        (
+            "input: {paths: a.zip}\nbulk: {columns: 'key,label'}\n",
+            r"bulk.columns: expected a list, such as \[a, b\], got 'key,label'",
+        ),
         ("image: {height: 8}\n", "input: Field required"),
         ("input: [paths\n", "line 2, column 1"),
         ("- input\n", "expected keys and values, got list"),
