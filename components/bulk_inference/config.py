@@ -217,8 +217,13 @@ class BulkJob(BulkConfig):
             raise InputError(
                 "bulk.input.labels.corrections: only ingest corrects labels; leave it out"
             )
+        inputs = config.input.absolute()
+        if "unreadable" not in inputs.labels.model_fields_set:
+            # Labels that an archive gives are one column of the table, and no reason to give none.
+            labels = inputs.labels.model_copy(update={"unreadable": "ignore"})
+            inputs = inputs.model_copy(update={"labels": labels})
         update = {
-            "input": config.input.absolute(),
+            "input": inputs,
             "model": absolute_path(config.model),
             "output": absolute_path(config.output),
         }

@@ -57,6 +57,7 @@ class Reader(abc.ABC):
     def __init__(self, config: InputConfig, index: "TarIndex | None" = None) -> None:
         self.config = config
         self.index = index
+        self.refuses_labels = config.labels.unreadable == "reject"
 
     @abc.abstractmethod
     def plan(self, path: str) -> Iterator[WorkUnit]:

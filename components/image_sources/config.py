@@ -72,6 +72,14 @@ class LabelsConfig(Section):
             " format has. none: every image is unlabelled."
         ),
     )
+    unreadable: Literal["reject", "ignore"] = Field(
+        default="reject",
+        description=(
+            "What becomes of an image whose label can't be read: a damaged .json file, a list, a"
+            " number without a name. reject: a reject. ignore: an image without a label. Bulk jobs"
+            " ignore such labels unless `bulk.input.labels.unreadable` is set."
+        ),
+    )
     names: tuple[str, ...] = Field(
         default=(),
         description="Class names by number, for formats that hold numbers (IDX, TFRecord).",

@@ -102,8 +102,9 @@ class IdxReader(Reader):
                         try:
                             label = read_label(labels[row - unit.start], self.config.labels.names)
                         except LabelValueError as error:
-                            batch.refuse(f"{row:08d}", "bad_label", str(error))
-                            continue
+                            if self.refuses_labels:
+                                batch.refuse(f"{row:08d}", "bad_label", str(error))
+                                continue
                     batch.add(f"{row:08d}", encode_png(image), label, unit.split)
                     batch.identity.append(prefix + image.tobytes())  # type: ignore[union-attr]
                 yield batch

@@ -94,7 +94,7 @@ class ManifestReader(Reader):
                 )
             elif split and known is None:
                 refused.refuse(name, "bad_split", f"{split!r} is no split")
-            elif fault and labelled:
+            elif fault and labelled and self.refuses_labels:
                 refused.refuse(name, "bad_label", fault)
             else:
                 named = known if self.config.splits.source == "auto" else None

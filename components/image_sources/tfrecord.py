@@ -75,7 +75,7 @@ class TFRecordReader(Reader):
                 if reason:
                     batch.refuse(name, reason, f"record {row}")
                 else:
-                    size += _add(batch, name, record, split, keys, names, seen)
+                    size += self._add(batch, name, record, split, keys, names, seen)
                 if (
                     len(batch) + len(batch.rejects) >= self.config.units.batch
                     or size >= BATCH_BYTES
@@ -83,6 +83,41 @@ class TFRecordReader(Reader):
                     yield batch
                     batch, size = MemberBatch(path), 0
         yield batch
+
+    def _add(
+        self,
+        batch: MemberBatch,
+        name: str,
+        record: bytes,
+        split: str | None,
+        keys: TFRecordConfig,
+        names: tuple[str, ...],
+        seen: set[str],
+    ) -> int:
+        """Adds one record's image to the batch and returns its size in bytes."""
+        try:
+            features = example_class().FromString(record).features.feature
+        except DecodeError:
+            batch.refuse(name, "bad_record", "not a tf.Example")
+            return 0
+        seen.update(features)
+        encoded = _value_of(features, keys.encoded)
+        if not isinstance(encoded, bytes):
+            known = ", ".join(map(repr, sorted(features)[:_KEYS_NAMED]))
+            batch.refuse(name, "bad_record", f"no bytes under {keys.encoded!r}; it has {known}")
+            return 0
+        found = _value_of(features, keys.filename)
+        if isinstance(found, bytes) and found:
+            name = f"{name}/{found.decode('utf-8', 'surrogateescape')}"
+        try:
+            label = _label(features, keys, names)
+        except LabelValueError as error:
+            if self.refuses_labels:
+                batch.refuse(name, "bad_label", str(error))
+                return 0
+            label = None
+        batch.add(name, encoded, label, split)
+        return len(encoded)
 
     def _frames(self, path: str, stream: BinaryIO) -> Iterator[tuple[bytes, str]]:
         """Reads the frames of a file; raises `InputError` if the file as a whole is damaged."""
@@ -92,39 +127,6 @@ class TFRecordReader(Reader):
             raise InputError(f"{path}: not a TFRecord file, or damaged; copy it again") from error
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise InputError(f"{path}: damaged or cut short ({error}); copy it again") from error
-
-
-def _add(
-    batch: MemberBatch,
-    name: str,
-    record: bytes,
-    split: str | None,
-    keys: TFRecordConfig,
-    names: tuple[str, ...],
-    seen: set[str],
-) -> int:
-    """Adds one record's image to the batch and returns its size in bytes."""
-    try:
-        features = example_class().FromString(record).features.feature
-    except DecodeError:
-        batch.refuse(name, "bad_record", "not a tf.Example")
-        return 0
-    seen.update(features)
-    encoded = _value_of(features, keys.encoded)
-    if not isinstance(encoded, bytes):
-        known = ", ".join(map(repr, sorted(features)[:_KEYS_NAMED]))
-        batch.refuse(name, "bad_record", f"no bytes under {keys.encoded!r}; it has {known}")
-        return 0
-    found = _value_of(features, keys.filename)
-    if isinstance(found, bytes) and found:
-        name = f"{name}/{found.decode('utf-8', 'surrogateescape')}"
-    try:
-        label = _label(features, keys, names)
-    except LabelValueError as error:
-        batch.refuse(name, "bad_label", str(error))
-        return 0
-    batch.add(name, encoded, label, split)
-    return len(encoded)
 
 
 def _label(features: Any, keys: TFRecordConfig, names: tuple[str, ...]) -> str | None:

@@ -53,7 +53,7 @@ class WebDatasetReader(Reader):
             try:
                 label, fault = labels.of(key, sample), ""
             except LabelValueError as error:
-                label, fault = None, str(error)
+                label, fault = None, str(error) if self.refuses_labels else ""
             for suffix, member in sample:
                 reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
                 if reason:

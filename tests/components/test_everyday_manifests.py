@@ -202,6 +202,9 @@ def test_numbers_without_a_name_are_rejects(images: Path) -> None:
     batches = read_all(paths=str(images / "a.csv"), labels={"names": ["cat", "dog"]})
     assert list(rejects(batches).values()) == ["bad_label"]
     assert [row[1] for row in members(batches).values()] == ["dog"]
+    labels = {"names": ["cat", "dog"], "unreadable": "ignore"}
+    batches = read_all(paths=str(images / "a.csv"), labels=labels)
+    assert [row[1] for row in members(batches).values()] == [None, "dog"]
 
 
 def test_an_empty_manifest_is_named(images: Path) -> None:

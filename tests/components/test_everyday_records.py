@@ -127,6 +127,8 @@ def test_records_with_several_labels_are_rejected(tmp_path: Path) -> None:
     batches = read_all(paths=str(path))
     assert rejects(batches) == {"00000000": "bad_label"}
     assert len(members(batches)) == 1
+    batches = read_all(paths=str(path), labels={"unreadable": "ignore"})
+    assert [row[1] for row in members(batches).values()] == [None, None]
 
 
 @pytest.mark.parametrize("option", ["label", "label_text", "encoded", "filename"])
@@ -210,6 +212,8 @@ def test_labels_of_samples(tmp_path: Path, suffix: str, content: bytes, label: s
 def test_what_is_no_label_beside_a_sample(tmp_path: Path, content: bytes) -> None:
     files = {"1.png": archives.png(1), "1.json": content}
     assert rejects(read_all(paths=shard(tmp_path, files))) == {"1.png": "bad_label"}
+    batches = read_all(paths=shard(tmp_path, files), labels={"unreadable": "ignore"})
+    assert {name: row[1] for name, row in members(batches).items()} == {"1.png": None}
 
 
 def test_labels_before_their_images(tmp_path: Path) -> None:

@@ -575,6 +575,12 @@ def test_idx(tmp_path: Path, pack: bool) -> None:
     assert labels == ["zero", "one", "two"] * 3
     assert splits == ["test"] * 3 + ["train"] * 6
     assert rejects(batches) == {"00000006": "bad_label"}
+    ignoring = {**names, "unreadable": "ignore"}
+    batches = read_all(paths=str(tmp_path), labels=ignoring, units=SMALL_UNITS)
+    labels = [label for batch in batches for label in batch.labels]
+    assert sorted(map(str, labels)) == sorted(["zero", "one", "two"] * 3 + ["None"])
+    assert all(len(batch.identity or ()) == len(batch) for batch in batches)
+    batches = read_all(paths=str(tmp_path), labels=names, units=SMALL_UNITS)
     from components.image_checks import ImageHeader, check, decode
 
     header = check(batches[0].data[1], InputConfig(paths=("x",)).limits)

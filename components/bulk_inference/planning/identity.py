@@ -15,6 +15,10 @@ _VERSION: Final = 1
 def job_identity(config: BulkJob, card: ModelCard) -> dict[str, Any]:
     """Returns everything that determines the rows; jobs of equal identity share a table."""
     bounds = finding_bounds(config, card)
+    labels = config.input.labels.model_dump(mode="json")
+    if labels["unreadable"] == "ignore":
+        # Tables from before this option keep their identity.
+        del labels["unreadable"]
     return {
         "layout": _VERSION,
         "digests": card.answer_digests,
@@ -24,7 +28,7 @@ def job_identity(config: BulkJob, card: ModelCard) -> dict[str, Any]:
         "partition_by": config.partition_by,
         "duplicates": config.duplicates,
         "limits": config.input.limits.model_dump(mode="json"),
-        "labels": config.input.labels.model_dump(mode="json"),
+        "labels": labels,
         # Tables from before these options keep their identity.
         **({"near_duplicates": True} if config.near_duplicates else {}),
         **({"findings": bounds} if bounds else {}),

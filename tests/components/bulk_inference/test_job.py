@@ -1,6 +1,8 @@
 """The bulk job as a whole, on the local runner: what comes out is what the model serves."""
 
+import io
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
-from components.image_sources.config import InputConfig, LimitsConfig
+from components.image_sources.config import InputConfig, LabelsConfig, LimitsConfig
 from tests.components.bulk_inference.archives import (
     broken,
     digits,
@@ -231,3 +233,22 @@ def test_open_limits_are_those_that_the_model_was_trained_with(
         InputConfig(paths=paths).model_dump_json(exclude_unset=True)
     )
     assert run_job(archive, model=str(model), input=inputs).rows == 3
+
+
+def test_a_label_that_cannot_be_read_is_none(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    archive = tmp_path / "shard.tar"
+    labels = (b'{"label": "5"}', b'{"label": ', b'{"label": [1, 2]}')
+    with tarfile.open(archive, "w") as tar:
+        for number, (label, image) in enumerate(zip(labels, digits(3).values(), strict=True)):
+            for suffix, content in (("png", image), ("json", label)):
+                entry = tarfile.TarInfo(f"{number}.{suffix}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    assert run_job(archive).rejects == 0
+    assert read_table(tmp_path / "out")["given_label"].to_pylist() == ["5", None, None]
+    own = LabelsConfig(unreadable="reject")
+    inputs = InputConfig(paths=(str(archive),), labels=own)
+    result = run_job(archive, output=str(tmp_path / "own"), input=inputs, max_rejected_share=0.9)
+    assert (result.rows, result.reasons) == (1, {"read/bad_label": 2})
