@@ -287,8 +287,9 @@ def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> 
         ("duplicates skipped", f"{result.duplicates:,}"),
         *((("near-duplicates", _near(result)),) if result.near_images else ()),
         *((("ignored", _ignored(result)),) if result.ignored else ()),
-        ("labels", breakdown(result.labels) or "none"),
-        ("verdicts", breakdown(result.verdicts) or "none"),
+        # Without their column they were not computed.
+        *((("labels", breakdown(result.labels)),) if result.labels else ()),
+        *((("verdicts", breakdown(result.verdicts)),) if result.verdicts else ()),
         *((("findings", _findings(result)),) if result.with_findings else ()),
         *((("drift", _drift(result.drift)),) if result.drift else ()),
         ("model", result.model),

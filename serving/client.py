@@ -12,7 +12,7 @@ from typing import Final, Protocol, Self, TypeVar
 
 import numpy as np
 
-from serving import predictions
+from serving import names, predictions
 from serving.predictions import Prediction, ServingError
 
 _T = TypeVar("_T")
@@ -87,17 +87,21 @@ class PredictClient:
 
         Args:
             signature: Name of the signature, as in `serving/names.py`.
-            inputs: Arrays by input name, all of the same length along the first axis; strings are
-                arrays of `bytes` objects.
+            inputs: Arrays by input name, all of the same length along the first axis, but scalars
+                of the signature's types for `sample`; strings are `bytes` objects.
 
         Returns:
-            Arrays by output name, of the inputs' length; strings are arrays of `bytes` objects.
+            Arrays by output name, of the inputs' length, or of `count`; strings are arrays of
+            `bytes` objects.
 
         Raises:
             ServingError: The server cannot be reached or rejects the request; `code` tells which.
                 `pixels` of another type or layout are rejected before they are sent.
         """
-        arrays = {name: np.asarray(value) for name, value in inputs.items()}
+        arrays = {name: predictions.as_array(value) for name, value in inputs.items()}
+        if names.COUNT in arrays:
+            # `sample` takes scalars.
+            return self._retried(lambda: self._transport.predict(signature, arrays))
         counts = {len(array) if array.ndim else -1 for array in arrays.values()}
         if len(counts) != 1 or -1 in counts:
             raise ServingError(

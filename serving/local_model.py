@@ -33,7 +33,7 @@ class LocalModel:
                 + ", ".join(sorted(known)),
                 predictions.FAILED_PRECONDITION,
             )
-        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        arrays = {name: predictions.as_array(value) for name, value in inputs.items()}
         predictions.require_pixels(arrays)
         try:
             outputs = known[signature](**{name: tf.constant(a) for name, a in arrays.items()})

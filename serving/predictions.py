@@ -7,7 +7,7 @@ process.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -173,6 +173,18 @@ def require_pixels(inputs: Mapping[str, np.ndarray]) -> None:
         raise ServingError(
             f"{PIXELS_EXPECTED} {list(array.shape)}, its type {array.dtype}", INVALID_ARGUMENT
         )
+
+
+def as_array(value: Any) -> np.ndarray:
+    """Returns an input of a signature as an array; `bytes` stay objects.
+
+    NumPy's own strings would lose the zeros at their ends, with which a BMP file may end.
+
+    Args:
+        value: An array, or a list of numbers or of `bytes`.
+    """
+    array = np.asarray(value)
+    return np.asarray(value, object) if array.dtype.kind == "S" else array
 
 
 def one_line(message: str) -> str:

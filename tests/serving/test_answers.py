@@ -10,7 +10,7 @@ import pytest
 
 from serving import names
 from serving.client import PredictClient
-from serving.predictions import ServingError, classify_each
+from serving.predictions import ServingError, as_array, classify_each
 
 
 def test_a_model_that_cannot_answer_is_asked_once() -> None:
@@ -60,3 +60,9 @@ def test_what_is_no_answer_of_tf_serving_is_named(
             pytest.raises(ServingError, match=f"{server.server_port}: {message}"),
         ):
             client.signatures()
+
+
+def test_bytes_keep_the_zeros_at_their_ends() -> None:
+    for value in ([b"BM\0\0", b"1"], np.array([b"BM\0\0", b"1"], object)):
+        assert as_array(value).tolist() == [b"BM\0\0", b"1"]
+    assert as_array([1, 2]).dtype.kind == "i"

@@ -174,7 +174,7 @@ class Ledger:
             changed = ", ".join(_differences(found, wanted))
             if not may_restart:
                 raise InputError(
-                    f"{self.output}: its table was made with another {changed}; name another"
+                    f"{self.output}: its table differs in {changed}; name another"
                     " folder, or pass --overwrite"
                 )
             notes.append(f"started afresh: {changed} changed since the table was made")

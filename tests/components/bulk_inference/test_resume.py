@@ -100,7 +100,7 @@ def test_a_changed_model_starts_afresh_and_says_so(tmp_path: Path, run_job: RunJ
 def test_refusing_is_an_option(tmp_path: Path, run_job: RunJob) -> None:
     archive = write_zip(tmp_path / "a.zip", digits(20))
     run_job(archive)
-    with pytest.raises(ValueError, match="made with another columns"):
+    with pytest.raises(ValueError, match="its table differs in columns"):
         run_job(archive, columns=("key", "label"), on_change="refuse")
 
 
