@@ -144,10 +144,12 @@ class _BulkRun:
         planned = self._plan()
         finished = ledger.finished_names()
         stale = finished - {unit.name for unit in planned}
+        if lost := ledger.forget_lost(finished - stale, self._job):
+            result.notes.append(f"{len(lost):,} units whose rows are gone are made again")
         todo = [
             replace(unit, earlier=self._earlier_shards(unit, stale))
             for unit in planned
-            if unit.name not in finished
+            if unit.name not in finished - lost
         ]
         result.units = len(planned)
         result.units_done_now = len(todo)

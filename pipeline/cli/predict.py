@@ -12,7 +12,7 @@ _HEADER = ("file", "label", "probability", "next", "outlier score", "verdict")
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
 @click.option("--model", help="A model, or pushed versions: the newest is taken, or DIR@ALIAS.")
 @click.option("--server", metavar="URL", help="grpc://host:8500 or http://host:8501.")
 @click.option("--name", default="vaeline", show_default=True, help="The model's name there.")

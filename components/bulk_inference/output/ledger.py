@@ -209,6 +209,15 @@ class Ledger:
             if name.endswith(".json") and files.TEMPORARY not in name
         }
 
+    def forget_lost(self, finished: Iterable[str], config: BulkConfig) -> set[str]:
+        """Removes and returns those of the finished units whose rows were moved or deleted."""
+        # A unit without rows has a file, too.
+        present = {posixpath.join(TABLE, name) for name in files.walk(self.path(TABLE))}
+        lost = {name for name in finished if shard_path(name, config) not in present}
+        for name in lost:
+            self.forget(name)
+        return lost
+
     def write_error(self, name: str, message: str) -> None:
         """Writes why a unit's archive is unusable; the job reads it and fails."""
         self.write(_error(name), message.encode())

@@ -57,6 +57,23 @@ def test_files_put_between_others_keep_the_rows_of_those(
     assert_same_table(read_table(tmp_path / "out"), table)
 
 
+def test_rows_that_are_gone_are_made_again(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(20) | {"text.png": b"text"})
+    run_job(archive)
+    before = read_table(tmp_path / "out")
+    first, _ = sorted((tmp_path / "out/table").rglob("*.parquet"))
+    first.unlink()
+    result = run_job(archive)
+    assert (result.units_done_now, result.rows) == (1, 20)
+    assert result.notes == ["1 units whose rows are gone are made again"]
+    assert_same_table(read_table(tmp_path / "out"), before)
+    shutil.rmtree(tmp_path / "out/table")
+    assert run_job(archive).units_done_now == 2
+    assert run_job(archive).units_done_now == 0
+
+
 def test_a_changed_member_is_made_anew(
     tmp_path: Path, run_job: RunJob, read_table: ReadTable
 ) -> None:
