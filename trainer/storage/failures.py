@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from trainer.errors import InputError
 
-_REFUSALS: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_REFUSALS: Final = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class StorageError(InputError):
@@ -64,8 +65,9 @@ def writing_explained(path: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
+        remedy = "make room" if error.errno in _FULL else "check its owner, mode and mount"
         raise OutputError(
             path,
-            f"cannot be written: {error.strerror}; make room or name another output, and start"
+            f"cannot be written: {error.strerror}; {remedy} or name another output, and start"
             " again: what is finished stays",
         ) from error

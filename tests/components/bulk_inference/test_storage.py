@@ -144,15 +144,24 @@ def test_a_lock_object_that_is_renewed_is_respected_and_a_still_one_taken(
         assert b"elsewhere" not in files.read_bytes(f"{output}/{ledger.LOCK}")
 
 
-def test_a_full_disk_gets_one_line_and_leaves_no_half_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOSPC, "No space left on device; make room or name another output"),
+        (errno.EACCES, "Permission denied; check its owner, mode and mount or name"),
+    ],
+)
+def test_a_full_disk_gets_one_line_and_leaves_no_half_file(
+    number: int, message: str, tmp_path: Path
+) -> None:
     path = str(tmp_path / "x" / "shard")
 
     def write() -> None:
         with files.writing(path) as file:
             file.write(b"half")
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(number, os.strerror(number))
 
-    with pytest.raises(OutputError, match=r"shard: cannot be written: No space left"):
+    with pytest.raises(OutputError, match=f"shard: cannot be written: {message}"):
         write()
     assert list(files.walk(str(tmp_path))) == []
 
