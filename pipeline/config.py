@@ -227,7 +227,7 @@ def parse_bulk(
 
     Args:
         tree: The `bulk:` section as plain values; input, model and output are set.
-        overrides: `key.path=value` each, relative to the section; they take precedence.
+        overrides: `key.path=value` each, with `bulk.` before it or without; they take precedence.
         embed_only: Whether to write the columns of `vaeline embed`.
         fast: Whether to leave out the columns that need the decoder.
 
@@ -241,7 +241,8 @@ def parse_bulk(
         columns = EMBED_COLUMNS if embed_only else CLASSIFY_COLUMNS
         tree["columns"] = [name for name in columns if not fast or name not in DECODER_COLUMNS]
     for override in overrides:
-        _apply_override(tree, override)
+        # Messages and documentation name keys with their section.
+        _apply_override(tree, override.removeprefix("bulk."))
     return _validate(BulkConfig, tree, "bulk")
 
 

@@ -1,12 +1,20 @@
 """The configuration: what holds, what does not, and what people are told."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from pydantic import ValidationError
 
-from pipeline.config import ConfigError, find_config, load_config, parse_config, to_yaml
+from pipeline.config import (
+    ConfigError,
+    find_config,
+    load_config,
+    parse_bulk,
+    parse_config,
+    to_yaml,
+)
 from trainer.config import ModelConfig, TrainerConfig
 
 MINIMAL = {"input": {"paths": "archive.zip"}}
@@ -128,3 +136,10 @@ def test_beam_steps_try_no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     with beam.Pipeline(argv=list(args)) as pipeline:
         _ = pipeline | beam.Create([1]) | beam.Map(str)
     assert not asked
+
+
+@pytest.mark.parametrize("prefix", ["", "bulk."])
+def test_keys_of_a_bulk_job_may_have_their_section(prefix: str) -> None:
+    tree: dict[str, Any] = {"input": {"paths": ["a.zip"]}, "model": "m", "output": "o"}
+    config = parse_bulk(tree, overrides=[f"{prefix}columns=[key, label]"])
+    assert config.columns == ("key", "label")
