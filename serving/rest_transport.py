@@ -135,6 +135,19 @@ class RestTransport:
             raise ServingError(
                 f"{self._target}: no answer within {self._timeout_secs:g} s", "DEADLINE_EXCEEDED"
             ) from error
+        except requests.exceptions.SSLError as error:
+            reason = getattr(error.args[0], "reason", error) if error.args else error
+            raise ServingError(
+                f"{self._target}: no encrypted connection: {one_line(str(reason))}; give http:// if"
+                " the server has no certificate, or name its authority in REQUESTS_CA_BUNDLE",
+                "INTERNAL",
+            ) from error
+        except requests.exceptions.ProxyError as error:
+            raise ServingError(
+                "can't connect to the proxy that the environment names; correct HTTP_PROXY or"
+                " HTTPS_PROXY, or name the server in NO_PROXY",
+                "UNAVAILABLE",
+            ) from error
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
             raise ServingError("can't connect; is the server up?", "UNAVAILABLE") from error
         except requests.exceptions.ChunkedEncodingError as error:

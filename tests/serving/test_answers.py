@@ -62,6 +62,26 @@ def test_what_is_no_answer_of_tf_serving_is_named(
             client.signatures()
 
 
+def test_a_server_without_a_certificate_and_a_missing_proxy_are_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with (
+            PredictClient(f"https://127.0.0.1:{server.server_port}") as client,
+            pytest.raises(ServingError, match=r"no encrypted connection: .*; give http://"),
+        ):
+            client.signatures()
+        unused = server.server_port
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{unused}")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with (
+        PredictClient("http://models.invalid:8501", attempts=1) as client,
+        pytest.raises(ServingError, match="can't connect to the proxy"),
+    ):
+        client.signatures()
+
+
 def test_bytes_keep_the_zeros_at_their_ends() -> None:
     for value in ([b"BM\0\0", b"1"], np.array([b"BM\0\0", b"1"], object)):
         assert as_array(value).tolist() == [b"BM\0\0", b"1"]
