@@ -38,6 +38,9 @@ every difference is significant."""
 
 _LEAST_EXPECTED: Final = 5.0
 """Images of the smaller sample expected per bin for the chi-square approximation to be accurate."""
+_MANY: Final = 25.0
+"""Images of the smaller sample that no bin holds by chance where fewer than `_LEAST_EXPECTED` are
+expected: a Poisson variable with the mean 5 reaches 25 less than once in 1e9."""
 
 _EM_STEPS: Final = 200
 _FEWEST_IMAGES: Final = 50
@@ -195,7 +198,9 @@ def _pool(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """Merges neighbouring bins until each is expected to hold enough of the smaller sample.
 
     In sparse bins the statistic has heavier tails than chi-square: with 200 images in bins of 1 %,
-    p-values of 1e-4 occurred twice as often as they should.
+    p-values of 1e-4 occurred twice as often as they should. A bin that holds many images of the
+    smaller sample stays, however few are expected: an archive much larger than the training data
+    that lacks one of two classes would be merged into a single bin otherwise.
 
     Args:
         ours: float [k], counts.
@@ -205,13 +210,14 @@ def _pool(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]
         Both, over fewer bins.
     """
     both = ours + theirs
-    smaller = min(ours.sum(), theirs.sum()) / max(both.sum(), 1.0)
-    group, filled, groups = 0, 0.0, []
-    for expected in both * smaller:
+    small = min(ours, theirs, key=np.sum)
+    expected = both * small.sum() / max(both.sum(), 1.0)
+    group, filled, held, groups = 0, 0.0, 0.0, []
+    for awaited, present in zip(expected, small, strict=True):
         groups.append(group)
-        filled += expected
-        if filled >= _LEAST_EXPECTED:
-            group, filled = group + 1, 0.0
+        filled, held = filled + awaited, held + present
+        if filled >= _LEAST_EXPECTED or held >= _MANY:
+            group, filled, held = group + 1, 0.0, 0.0
     # An incomplete last group is merged into the group before it.
     joined = np.minimum(groups, max(group - 1, 0))
     return np.bincount(joined, ours), np.bincount(joined, theirs)

@@ -156,6 +156,14 @@ def test_two_sample_chi_square_against_a_table_by_hand() -> None:
     assert distance == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("archive", [[1_000_000, 0], [0, 6_000]])
+def test_a_class_that_a_large_archive_lacks_is_seen(archive: list[int]) -> None:
+    # Of both samples together hardly any image is of that class.
+    _, p_value, distance = two_sample(np.array(archive), np.array([0.5, 0.5]), 126)
+    assert p_value < 1e-9
+    assert distance == pytest.approx(0.5)
+
+
 def test_prior_shift_finds_the_shares_behind_a_blurry_classifier() -> None:
     draw = np.random.default_rng(0)
     truth = draw.random(4000) < 0.9
