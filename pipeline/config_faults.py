@@ -2,17 +2,28 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import get_args, get_origin
+from typing import Final, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+
+_QUOTES: Final = "; put a value that begins with a sign such as * { [ & @ % in quotes"
+_YAML_HINTS: Final = {
+    r"'\t' that cannot start any token": "; indent with spaces",
+    "cannot start any token": _QUOTES,
+    "expected alphabetic or numeric character": _QUOTES,
+    "but found '<scalar>'": _QUOTES,
+}
+"""What to do, by a part of PyYAML's reason."""
 
 
 def yaml_fault(error: yaml.YAMLError) -> str:
     """Returns the place and the reason for which a text is not YAML."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
-        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+        problem = str(error.problem)
+        hint = next((hint for part, hint in _YAML_HINTS.items() if part in problem), "")
+        return f"line {mark.line + 1}, column {mark.column + 1}: {problem}{hint}"
     return " ".join(str(error).split())
 
 
@@ -36,14 +47,22 @@ def config_faults(error: ValidationError, source: str, root: type[BaseModel]) ->
             hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
             lines.append(f"{source}: {place}: unknown key; {hint}")
         else:
-            reason = detail["msg"].removeprefix("Value error, ")
-            if detail["type"] == "tuple_type":
-                reason = "expected a list, such as [a, b]"
+            reason = _reason(detail["type"], detail["msg"])
             got = "" if isinstance(detail["input"], dict) else f", got {detail['input']!r}"
             is_named = detail["type"] == "value_error" and f"{place}." in f"{reason}."
             prefix = "" if is_named or not place else f"{place}: "
             lines.append(f"{source}: {prefix}{reason}{got}")
     return lines
+
+
+def _reason(kind: str, message: str) -> str:
+    """Returns pydantic's message in the words of YAML."""
+    if kind in ("model_type", "dict_type"):
+        return "expected keys and values"
+    if kind == "tuple_type":
+        return "expected a list, such as [a, b]"
+    # Lists are tuples in the code, because the tree is frozen.
+    return message.removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
 
 
 def _keys_at(model: type[BaseModel], location: Iterable[str]) -> list[str]:

@@ -12,9 +12,9 @@ _WORDS: Final = {True: "on", "yes": "on", False: "off", "no": "off"}
 
 
 class Section(BaseModel):
-    """A frozen section of the configuration; unknown keys are errors."""
+    """A frozen section of the configuration; unknown keys and infinite numbers are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

@@ -72,6 +72,9 @@ class PushConfig(Section):
                 f"{directory}: models are pushed to a folder, or to gs://bucket/prefix, s3:// or"
                 " minio://"
             )
+        if directory.startswith("~"):
+            # The shell leaves it in `--set push.directory=~/pushed`, too.
+            raise ValueError(f"{directory}: ~ is not replaced here; write the whole path")
         return directory
 
     @model_validator(mode="after")

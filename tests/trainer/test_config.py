@@ -66,6 +66,31 @@ def test_only_true_and_false_are_booleans() -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["{a: 1, b: {c: 1, c: 2}}", "a: 1\nb: 2\na: 3\n", "- {<<: &x {a: 1}, b: 1, b: 2}"]
+)
+def test_a_key_that_is_given_twice_is_refused(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match=r"the key [abc] is given twice"):
+        parse_yaml(text)
+
+
+def test_a_merged_key_may_be_given_again() -> None:
+    # The second merge is resolved before the first mapping is built.
+    tree = parse_yaml("x: {b: &b {<<: &a {k: 1, l: 1}, k: 2}}\nc: {<<: *b, l: 3}\n")
+    assert tree == {"x": {"b": {"k": 2, "l": 1}}, "c": {"k": 2, "l": 3}}
+
+
+def test_a_date_that_does_not_exist_is_named_by_its_place() -> None:
+    with pytest.raises(yaml.YAMLError, match=r"month must be in 1\.\.12(?s:.*)line 2"):
+        parse_yaml("a: 1\nstart: 2026-13-01\n")
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan")])
+def test_numbers_are_finite(number: float) -> None:
+    with pytest.raises(pydantic.ValidationError, match="finite number"):
+        TrainerConfig.model_validate({"epochs": number})
+
+
+@pytest.mark.parametrize(
     ("image", "model", "trainer", "message"),
     [
         ({"height": 6, "width": 40}, {"encoder": "conv"}, {}, r"model\.encoder: conv needs"),
