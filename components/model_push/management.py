@@ -64,7 +64,7 @@ def roll_back(store: VersionStore, *, to: int | None = None, user: str = "") -> 
             f"{store.address}: no other model was served before {served.number}; push another, or"
             " name a version with --to"
         )
-    if target.origin == served.origin:
+    if target.is_same_model(served):
         raise InputError(
             f"{store.address}: version {served.number} is the model of {target.number} already"
         )
@@ -165,6 +165,6 @@ def _before(complete: list[Version], served: Version) -> Version | None:
     earlier = [
         version
         for version in complete
-        if version.number < served.origin and version.origin != served.origin
+        if version.number < served.origin and not version.is_same_model(served)
     ]
     return earlier[-1] if earlier else None

@@ -52,6 +52,11 @@ class Version:
         """Returns the version that first held this model."""
         return self.record.copy_of or self.number
 
+    def is_same_model(self, other: "Version") -> bool:
+        """Tells whether both versions hold one model, by a rollback or by a second push of it."""
+        own, others = self.record.digests, other.record.digests
+        return self.origin == other.origin or (any(own.values()) and own == others)
+
 
 class VersionStore(abc.ABC):
     """Manages a folder of versions.

@@ -63,7 +63,9 @@ def model(folder: Path, mark: str = "") -> Path:
     for name, content in FILES.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content + mark.encode() if name == "saved_model.pb" else content)
+        if name == "saved_model.pb":
+            content += mark.encode()
+        path.write_bytes(content.replace(b'"abc"', f'"abc{mark}"'.encode()))
     return folder
 
 
@@ -305,6 +307,19 @@ def test_rollback_serves_an_earlier_model_and_prune_keeps_what_is_served(
     assert content_of(store.find(again.number))["saved_model.pb"] == b"graph1"
     if not files.is_remote(place):
         assert marks(store, tmp_path / "pushed") == (b"graph3", forward.number, forward.number)
+
+
+def test_a_model_that_was_pushed_twice_is_one_model_to_a_rollback(tmp_path: Path) -> None:
+    """As after a changed bound of the gate, which judges and pushes the same model again."""
+    store = open_store(str(tmp_path / "pushed"))
+    one, two, again = (push(store, tmp_path, mark) for mark in ("1", "2", "2"))
+    with pytest.raises(InputError, match=f"version {again} is the model of {two} already"):
+        roll_back(store, to=two)
+    assert roll_back(store).record.copy_of == one
+    # A model that came back after another one follows that other one.
+    push(store, tmp_path, "3")
+    push(store, tmp_path, "2")
+    assert content_of(roll_back(store))["saved_model.pb"] == b"graph3"
 
 
 def test_bulk_jobs_take_what_is_served(tmp_path: Path) -> None:
