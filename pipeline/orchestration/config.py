@@ -27,11 +27,28 @@ from pipeline.orchestration.step_settings import (
 from pipeline.runs.step import LABELLED_ONLY_TRAINER
 from trainer.options import Section
 
-_IMAGE = re.compile(r"[a-z0-9][a-z0-9._:/-]*[a-z0-9](@sha256:[0-9a-f]{64})?")
+# https://github.com/distribution/reference/blob/main/reference.go
+_PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    rf"(?:[a-z0-9.-]+(?::[0-9]+)?/)?{_PART}(?:/{_PART})*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+# https://kubernetes.io/docs/concepts/overview/working-with-objects/names
+_KUBERNETES_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+_SECRET_KEY = re.compile(r"[A-Za-z0-9._-]{1,253}")
 _ENVIRONMENT = re.compile(r"[A-Z][A-Z0-9_]*")
 
 TRAINERS = ("Trainer", LABELLED_ONLY_TRAINER)
 """Names of the steps that `cluster.trainer` describes."""
+
+
+def _require_kubernetes_name(name: str) -> str:
+    if not _KUBERNETES_NAME.fullmatch(name):
+        raise ValueError("expected a name of Kubernetes: small letters, digits and hyphens")
+    return name
+
+
+KubernetesName = Annotated[str, AfterValidator(_require_kubernetes_name)]
 
 
 class ScheduleConfig(Section):
@@ -120,7 +137,7 @@ class KubeflowConfig(Section):
     endpoint: str = Field(pattern=r"^https?://", description="address of its API")
     namespace: str = Field(default="", description="profile's namespace, in multi-user mode")
     experiment_id: str = Field(default="", description="experiment of the runs; else the default")
-    service_account: str | None = Field(default=None, description="account of the steps")
+    service_account: KubernetesName | None = Field(default=None, description="account of the steps")
     token_variable: str = Field(
         default="KFP_TOKEN",
         description="environment variable with the bearer token; the token itself stays out of "
@@ -132,13 +149,25 @@ class KubeflowConfig(Section):
         "`schedule.time_zone` has to be the same, because a recurring run can't name one",
     )
 
+    @field_validator("namespace")
+    @classmethod
+    def _is_namespace(cls, name: str) -> str:
+        return name and _require_kubernetes_name(name)
+
 
 class SecretConfig(Section):
     """A Kubernetes secret that steps get as an environment variable: names, never values."""
 
-    name: str = Field(description="name of the Kubernetes secret")
+    name: KubernetesName = Field(description="name of the Kubernetes secret")
     key: str = Field(description="key in it")
     variable: str = Field(description="environment variable of the steps, such as S3_TOKEN")
+
+    @field_validator("key")
+    @classmethod
+    def _is_key(cls, key: str) -> str:
+        if not _SECRET_KEY.fullmatch(key):
+            raise ValueError("expected letters, digits, hyphens, dots and _")
+        return key
 
     @field_validator("variable")
     @classmethod
@@ -204,6 +233,9 @@ class ClusterConfig(Section):
                 )
         elif self.trainer.workers > 1:
             raise ValueError("cluster.trainer.workers: more than one needs platform vertex")
+        variables = [secret.variable for secret in self.secrets]
+        if twice := [name for name in variables if variables.count(name) > 1]:
+            raise ValueError(f"cluster.secrets: two of them are for the variable {twice[0]}")
         self._check_steps()
         return self
 

@@ -26,6 +26,8 @@ def parse(cluster: dict[str, Any] | None = None, **schedule: Any) -> PipelineCon
     ("cluster", "message"),
     [
         ({"image": "Not An Image"}, "cluster.image: expected HOST/PATH/NAME@sha256:DIGEST"),
+        ({"image": "registry.example/a//b:1"}, "cluster.image: expected HOST/PATH/NAME"),
+        ({"image": "registry.example/a:b:c"}, "cluster.image: expected HOST/PATH/NAME"),
         ({"platform": "vertex"}, "cluster.vertex is missing"),
         ({"pipeline_root": "/tmp/r"}, "cluster.pipeline_root"),
         ({**ON_VERTEX, "pipeline_root": "s3://b"}, "cluster.pipeline_root: the steps' TensorFlow"),
@@ -58,6 +60,20 @@ def parse(cluster: dict[str, Any] | None = None, **schedule: Any) -> PipelineCon
             "cluster.secrets.0.variabel: unknown key; did you mean variable",
         ),
         ({"secrets": [{"name": "s", "key": "k", "variable": "a b"}]}, "capitals, digits and _"),
+        ({"secrets": [{"name": "My_Secret", "key": "k", "variable": "A"}]}, "name of Kubernetes"),
+        ({"secrets": [{"name": "s", "key": "a b", "variable": "A"}]}, "secrets.0.key: expected"),
+        (
+            {"secrets": [{"name": name, "key": "k", "variable": "A"} for name in "st"]},
+            "cluster.secrets: two of them are for the variable A",
+        ),
+        (
+            {"kubeflow": {"endpoint": "http://k", "namespace": "My NS"}},
+            "cluster.kubeflow.namespace: expected a name of Kubernetes",
+        ),
+        (
+            {"kubeflow": {"endpoint": "http://k", "service_account": "a@b"}},
+            "cluster.kubeflow.service_account: expected a name of Kubernetes",
+        ),
         (
             {"platform": "vertex", "vertex": VERTEX,
              "secrets": [{"name": "s", "key": "k", "variable": "A"}]},
@@ -70,6 +86,20 @@ def test_a_cluster_that_cannot_work_is_refused(cluster: dict[str, Any], message:
         parse(cluster)
     assert message in str(refused.value)
     assert str(refused.value).count("cluster.pipeline_root:") <= 1
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "vaeline",
+        "vaeline:v1.0-RC1_b",
+        "localhost:5000/vaeline",
+        "gcr.io/example.com/project/my__steps/a-b.c@sha256:" + "a" * 64,
+        "registry.example:443/vaeline:Release@sha256:" + "a" * 64,
+    ],
+)
+def test_every_name_of_an_image_is_accepted(image: str) -> None:
+    assert parse({"image": image}).cluster
 
 
 @pytest.mark.parametrize(
