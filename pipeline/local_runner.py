@@ -38,6 +38,12 @@ def prepare_root(root: Path, group: str = "") -> None:
         group_id(group)
     try:
         root.mkdir(parents=True, exist_ok=True)
+        free = free_bytes(root)
+        if free < LEAST_FREE_BYTES:
+            raise RootError(
+                f"{root}: only {free // 2**20} MiB are free; "
+                "make room or give another folder with --root"
+            )
         probe = root / f".writable-{os.getpid()}"
         probe.write_bytes(b"vaeline")
         probe.unlink()
@@ -50,12 +56,6 @@ def prepare_root(root: Path, group: str = "") -> None:
         raise RootError(
             f"{foreign[0]}: cannot be written, as when another user ran the pipeline here; run it"
             " as that user, or give another folder with --root"
-        )
-    free = free_bytes(root)
-    if free < LEAST_FREE_BYTES:
-        raise RootError(
-            f"{root}: only {free // 2**20} MiB are free; "
-            "make room or give another folder with --root"
         )
 
 

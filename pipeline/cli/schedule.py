@@ -118,8 +118,26 @@ def local(
     for name, text in units.items():
         terminal.say(f"# {name}", style="bold")
         terminal.say(text)
-    terminal.result({"units": units, "next": _next_starts(config)})
+    fault = _input_fault(config)
+    if fault:
+        # A comment, because the output may go to crontab.
+        terminal.say(f"# until this changes, runs fail in {Path.cwd()}: {fault}", style="yellow")
+    terminal.result({"units": units, "next": _next_starts(config), "input_fault": fault})
     return 0
+
+
+def _input_fault(config: Any) -> str:
+    """Returns why the input on this machine cannot be read now; empty if it can."""
+    from pipeline.jobs import check_input
+    from trainer.errors import InputError
+
+    if any("://" in path or path.startswith("tfds:") for path in config.input.paths):
+        return ""
+    try:
+        check_input(config.input)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def _next_starts(config: Any) -> list[str]:

@@ -1,6 +1,8 @@
 """Writes schedules of `retrain` on this machine: a line for cron, or a timer for systemd."""
 
 import datetime
+import os
+import pwd
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,13 +34,9 @@ def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path, folder
         f"mkdir -p {shlex.quote(str(logs))} && cd {shlex.quote(str(folder))} &&"
         f" {shlex.join(command)} >> {shlex.quote(str(logs / 'cron.log'))} 2>&1"
     )
-    notes = [
-        f"# cron knows no {name}: {time.isoformat()} is up to you"
-        for name, time in (("start", schedule.start), ("end", schedule.end))
-        if time is not None
-    ]
     # In a crontab, a percent sign ends the line.
     escaped = line.replace("%", r"\%")
+    notes = _notes(schedule, "cron")
     return "\n".join([*notes, f"CRON_TZ={schedule.time_zone}", f"{schedule.cron} {escaped}"]) + "\n"
 
 
@@ -50,13 +48,14 @@ def systemd_units(
     systemd runs one instance of a service at a time; `Persistent=false` disables catch-up.
 
     Args:
-        schedule: The schedule; the user controls start and end by enabling the timer.
+        schedule: The schedule. systemd's timers support neither start nor end.
         command: The command to start.
         name: Name of the pipeline.
         folder: Folder in which the command is started, for relative paths in the configuration.
 
     Returns:
-        Texts by file name, for /etc/systemd/system.
+        Texts by file name, for /etc/systemd/system. The service runs as this user; as root it would
+        leave files that this user cannot write.
     """
     unit = f"vaeline-{name}"
     escaped = shlex.join(command).replace("%", "%%").replace("$", "$$")
@@ -65,11 +64,14 @@ Description=Retraining of {name}
 
 [Service]
 Type=oneshot
+User={_account()}
 WorkingDirectory={str(folder).replace("%", "%%")}
 ExecStart={escaped}
 SuccessExitStatus={EXIT_LOCKED}
 """
-    lines = "\n".join(f"OnCalendar={line}" for line in on_calendar(schedule))
+    lines = "\n".join(
+        [*_notes(schedule, "systemd"), *(f"OnCalendar={line}" for line in on_calendar(schedule))]
+    )
     timer = f"""[Unit]
 Description=Schedule of {name}
 
@@ -81,6 +83,22 @@ Persistent=false
 WantedBy=timers.target
 """
     return {f"{unit}.service": service, f"{unit}.timer": timer}
+
+
+def _notes(schedule: ScheduleConfig, service: str) -> list[str]:
+    return [
+        f"# {service} knows no {name}: {time.isoformat()} is up to you"
+        for name, time in (("start", schedule.start), ("end", schedule.end))
+        if time is not None
+    ]
+
+
+def _account() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        # Containers often run under a number without an account, which systemd takes as well.
+        return str(os.getuid())
 
 
 def on_calendar(schedule: ScheduleConfig) -> list[str]:
