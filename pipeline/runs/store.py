@@ -125,7 +125,8 @@ def _run_contexts(store: metadata_store.MetadataStore) -> list[proto.Context]:
     """Lists the contexts of runs, oldest first."""
     return sorted(
         store.get_contexts_by_type(_RUN_CONTEXT),
-        key=lambda context: (context.create_time_since_epoch, context.id),
+        # Not by time, because a clock may be set back.
+        key=lambda context: context.id,
     )
 
 
@@ -134,7 +135,7 @@ def _read_run(
 ) -> Run:
     executions = sorted(
         store.get_executions_by_context(context.id),
-        key=lambda execution: (execution.create_time_since_epoch, execution.id),
+        key=lambda execution: execution.id,
     )
     events = store.get_events_by_execution_ids([execution.id for execution in executions])
     origins = _origin_seconds(store, executions, events)

@@ -153,6 +153,17 @@ def test_the_latest_run_knows_what_was_cached(store: Store) -> None:
     assert steps["Trainer"].output("model") == str(store.uri(made["model"]))
 
 
+def test_the_latest_run_is_the_last_one_though_the_clock_was_set_back(
+    store: Store, tmp_path: Path
+) -> None:
+    store.training_run("first")
+    with contextlib.closing(sqlite3.connect(tmp_path / METADATA_FILE)) as connection:
+        connection.execute("UPDATE Context SET create_time_since_epoch = 1e15")
+        connection.commit()
+    store.training_run("second")
+    assert latest_run(tmp_path).name == "second"
+
+
 def test_lineage_goes_back_through_the_cache(store: Store, tmp_path: Path) -> None:
     pushed = tmp_path / "pushed" / "17"
     (pushed / "assets.extra").mkdir(parents=True)
