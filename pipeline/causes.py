@@ -1,5 +1,6 @@
 """Extracts the message for the user from an error that has passed through several layers."""
 
+import errno
 import pkgutil
 import re
 
@@ -37,7 +38,8 @@ def cause(error: BaseException) -> str:
     for link in reversed(chain):
         if isinstance(link, OSError) and link.strerror:
             place = f"{link.filename}: " if link.filename else ""
-            return f"{place}{link.strerror}"
+            is_full = link.errno in (errno.ENOSPC, errno.EDQUOT)
+            return f"{place}{link.strerror}{'; make room, and start again' if is_full else ''}"
     for link in reversed(chain):
         lines = [line for line in _BEAM_SUFFIX.sub("", str(link)).splitlines() if line.strip()]
         if lines:

@@ -137,7 +137,7 @@ def captured_output(log_path: Path) -> Iterator[None]:
             f"{log_path.parent}: no log can be written there: {error.strerror}; give another folder"
             " with --logs or --root"
         ) from error
-    with file as log:
+    with _closed_at_last(file) as log:
         sys.stdout.flush()
         sys.stderr.flush()
         saved = os.dup(1), os.dup(2)
@@ -164,6 +164,16 @@ def captured_output(log_path: Path) -> Iterator[None]:
             os.dup2(saved[1], 2)
             os.close(saved[0])
             os.close(saved[1])
+
+
+@contextlib.contextmanager
+def _closed_at_last(file: TextIO) -> Iterator[TextIO]:
+    """Closes a log; what a full disk has left of it must not hide the error of the command."""
+    try:
+        yield file
+    finally:
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def quiet_teardown() -> None:

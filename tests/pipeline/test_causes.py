@@ -89,7 +89,7 @@ def test_a_line_that_names_no_error_of_users_is_not_taken_for_one(line: str) -> 
 def test_a_full_disk_names_the_file() -> None:
     error = OSError(28, "No space left on device", "/data/x")
     assert cause(raised_from(RuntimeError("step failed"), error)) == (
-        "/data/x: No space left on device"
+        "/data/x: No space left on device; make room, and start again"
     )
 
 

@@ -36,6 +36,16 @@ def test_output_of_every_layer_is_captured(tmp_path: Path, capfd: pytest.Capture
         assert f"from {source}" in text
 
 
+def test_a_log_on_a_full_disk_does_not_hide_the_error() -> None:
+    def command() -> None:
+        with captured_output(Path("/dev/full")):
+            print("noise", end="")
+            raise ValueError("the reason")
+
+    with pytest.raises(ValueError, match="the reason"):
+        command()
+
+
 def test_a_terminal_speaks_while_output_is_captured(
     tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
