@@ -257,8 +257,10 @@ def training(run: Run) -> Facts:
     history = artifacts.read_history(run)
 
     def values(group: str, name: str) -> tuple[list[float], list[float]]:
-        pairs = [(r["step"], r[group][name]) for r in history if name in r.get(group, {})]
-        return [step for step, _ in pairs], [value for _, value in pairs]
+        pairs = [(r["step"], r.get(group, {}).get(name)) for r in history]
+        # A number that was not finite is null.
+        found = [(step, value) for step, value in pairs if value is not None]
+        return [step for step, _ in found], [value for _, value in found]
 
     figures = []
     for title, wanted in (

@@ -22,6 +22,12 @@ from trainer.options import OptimizerConfig
 from trainer.quality.evaluation import Evaluator, fitting_batch
 
 
+def test_a_history_is_json_to_every_reader(tmp_path: pathlib.Path) -> None:
+    callbacks.write_history(str(tmp_path), [{"step": 1, "train": {"loss": float("nan")}}])
+    text = (tmp_path / "history.json").read_text()
+    assert json.loads(text) == [{"step": 1, "train": {"loss": None}}]
+
+
 def test_learns_and_writes_its_files(tmp_path: pathlib.Path) -> None:
     events: list[callbacks.TrainingProgress] = []
     result = tiny.run(

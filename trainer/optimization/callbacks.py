@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import json
 import logging
 import os
 import time
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from trainer.json_text import json_text
 from trainer.progress import clock
 from trainer.storage import files
 
@@ -98,9 +98,9 @@ class Means:
 
 
 def write_history(workdir: str, history: list[dict[str, Any]]) -> None:
-    """Writes `history.json` with one record per evaluation."""
+    """Writes `history.json`: a record per evaluation, null for numbers that are not finite."""
     path = os.path.join(workdir, "history.json")
-    files.write_bytes(path, json.dumps(history, indent=1).encode())
+    files.write_bytes(path, json_text(history, indent=1).encode())
 
 
 class Clock:

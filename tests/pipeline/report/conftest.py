@@ -194,6 +194,8 @@ def _write_training(folder: Path) -> None:
          "validation": {"loss": 10.0 / step, "accuracy": 0.4}}
         for step in range(10, 60, 10)
     ]  # fmt: skip
+    # As of a training that diverged for a while.
+    history[1]["train"] = {"loss": None, "accuracy": 0.5}
     history[-1]["importance_bound"] = {
         "split": "validation", "bound": -80.0, "standard_error": 0.5, "bits_per_dimension": 0.25,
         "elbo": -82.0, "samples": 50, "images": 120,
