@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.errors import InputError
 from trainer.storage.addresses import names_bucket
 
 _LOG = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ def working_root(root: str, what: str, *, say: Callable[[str], object]) -> Itera
         say: Called with a line for the user.
 
     Raises:
+        InputError: The folder of a root in a bucket cannot be made.
         LockedError: Another process holds the root in the bucket.
         MirrorError: The root in the bucket cannot be used, or another run has written it.
         StorageError: The bucket cannot be read or written.
@@ -76,6 +78,7 @@ def fetched_root(root: str) -> Path:
         root: A folder, or an address in a bucket.
 
     Raises:
+        InputError: The folder of a root in a bucket cannot be made.
         StorageError: The bucket cannot be read.
     """
     folder = root_folder(root)
@@ -107,7 +110,13 @@ class _BusyError(Exception):
 def _fetching(folder: Path, *, timeout_secs: float) -> Iterator[None]:
     from components import locks
 
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        # As for an account without a home.
+        raise InputError(
+            f"{folder}: {error.strerror}; name a folder for copies of roots with XDG_CACHE_HOME"
+        ) from error
     with locks.hold(
         f"{folder}.lock", "a fetch", refusal=lambda _: _BusyError(), timeout_secs=timeout_secs
     ):

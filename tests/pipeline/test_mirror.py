@@ -16,6 +16,7 @@ from pipeline.working_root import fetched_root, root_folder, working_root
 from tests import emulators
 from tests.pipeline.test_cli import vaeline
 from tests.pipeline.test_roots import make_root, model_folder
+from trainer.errors import InputError
 from trainer.storage import files
 
 
@@ -203,3 +204,9 @@ def test_roots_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(folders) == 3
     assert {folder.parent for folder in folders} == {Path("/cache/vaeline/roots")}
     assert root_folder("/a/b") == Path("/a/b")
+
+
+def test_an_account_without_a_home_learns_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    with pytest.raises(InputError, match=r"Not a directory; name .* XDG_CACHE_HOME"):
+        fetched_root("gs://bucket/root")
