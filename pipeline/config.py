@@ -36,6 +36,8 @@ from trainer.yaml_text import parse_yaml
 
 _ROOT_PLACEHOLDER = "{root}"
 _NAME = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_JOB_SERVER_JARS = {"flinkrunner": "flink_job_server_jar", "sparkrunner": "spark_job_server_jar"}
+"""Beam's options that name the programs which these runners start, by runner in small letters."""
 
 _Tree = TypeVar("_Tree", bound=BaseModel)
 
@@ -86,6 +88,30 @@ class BeamConfig(Section):
         "process never looks at, because TFX else packs its own source for the workers at each "
         "step, which takes a second",
     )
+
+    @field_validator("args")
+    @classmethod
+    def _are_options(cls, args: tuple[str, ...]) -> tuple[str, ...]:
+        given: dict[str, str] = {}
+        name = ""
+        for arg in args:
+            if arg.startswith("--"):
+                name, has_value, value = arg.removeprefix("--").partition("=")
+                given[name] = value
+                name = "" if has_value else name
+            elif name:
+                given[name], name = arg, ""
+            else:
+                # Beam would ignore it.
+                raise ValueError(f"{arg} is no option of Beam, such as --direct_num_workers=2")
+        jar = _JOB_SERVER_JARS.get(given.get("runner", "").lower())
+        if jar and not given.keys() & {jar, "job_endpoint"}:
+            # Beam would download it.
+            raise ValueError(
+                f"{given['runner']} needs Beam's job server: --{jar}=FILE, of Beam's version from"
+                " Maven, or --job_endpoint=HOST:PORT of one that runs"
+            )
+        return args
 
 
 class PipelineConfig(Section):

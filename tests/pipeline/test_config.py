@@ -95,6 +95,9 @@ def test_later_overrides_win_and_are_read_as_yaml(tmp_path: Path) -> None:
         ("schedule:\n  cron: */5 * * * *\n", "line 2, column 10: .*in quotes"),
         ("schedule: {cron: @daily}\n", "line 1, column 18: .*in quotes"),
         ("push:\n  directory: {root}/pushed\n", "line 2, column 20: .*in quotes"),
+        ("beam: {args: [direct_num_workers=2]}\n", "beam.args: direct_num_workers=2 is no option"),
+        ("beam: {args: [--a=1, b]}\n", "beam.args: b is no option"),
+        ("beam: {args: [--runner, FlinkRunner]}\n", "beam.args: .* --flink_job_server_jar=FILE"),
         ("input:\n\tpaths: a.zip\n", "line 2, column 1: .*indent with spaces"),
         (
             "input: {paths: a.zip}\nimage: {height: 4, width: 4}\nmodel: {encoder: conv}\n",
