@@ -37,13 +37,13 @@ def connect(config: PipelineConfig) -> Platform:
     """
     if config.cluster is None:
         raise ConfigError("cluster: the section is missing; it says what runs the pipeline")
-    if config.cluster.platform == "vertex":
-        with warnings.catch_warnings():
-            # Google's libraries announce the end of a Python version years ahead.
-            warnings.simplefilter("ignore", FutureWarning)
+    with warnings.catch_warnings():
+        # Google's libraries, which both use, announce the end of a Python version years ahead.
+        warnings.simplefilter("ignore", FutureWarning)
+        if config.cluster.platform == "vertex":
             from pipeline.orchestration.vertex import Vertex
 
-        return Vertex(config.cluster)
-    from pipeline.orchestration.kubeflow import Kubeflow
+            return Vertex(config.cluster)
+        from pipeline.orchestration.kubeflow import Kubeflow
 
-    return Kubeflow(config.cluster)
+        return Kubeflow(config.cluster)

@@ -126,6 +126,7 @@ def test_a_refusing_platform_gives_one_line_and_a_code(tmp_path: Path) -> None:
         config = write_config(tmp_path, server.address)
         done = vaeline("schedule", "list", "--config", str(config), "--json")
     assert done.returncode == 1
+    assert "FutureWarning" not in done.stderr
     assert json.loads(done.stdout) == {
         "error": "Kubeflow: flowers may not (HTTP 403); ask for the rights of this account"
     }

@@ -29,10 +29,13 @@ def store(tmp_path: Path) -> Store:
 
 def test_a_run_tells_its_steps_metrics_and_verdict(store: Store) -> None:
     made = store.training_run("first", span=7, blessed=False)
-    note_latest_run(store.root, {"metric:accuracy": 0.875, "refusals": "too low\ntoo slow"})
+    metrics = {f"metric:{name}": 0.875 for name in ("log_loss", "accuracy", "top_k", "elbo")}
+    note_latest_run(store.root, {**metrics, "refusals": "too low\ntoo slow"})
     (run,) = read_runs(store.root)
     assert run.state == "finished"
-    assert run.metrics == {"accuracy": 0.875}
+    assert list(run.metrics.items()) == [
+        (name, 0.875) for name in ("accuracy", "elbo", "log_loss", "top_k")
+    ]
     assert run.blessed is False
     assert run.refusals == ["too low", "too slow"]
     assert (run.span, run.images) == (7, 100)
