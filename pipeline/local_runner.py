@@ -7,8 +7,15 @@ from typing import Any, Final
 
 from components.model_push.readers import group_id
 from pipeline.config import PipelineConfig, to_yaml
+from pipeline.runs.metadata_file import is_empty
 from pipeline.runs.run import ARTIFACTS, CONFIG_FILE, NOT_LABELLED_NOTE, Run
-from pipeline.runs.store import METADATA_FILE, latest_run, note_latest_run
+from pipeline.runs.store import (
+    METADATA_FILE,
+    latest_run,
+    note_latest_run,
+    pipeline_names,
+    read_runs,
+)
 from pipeline.step_digests import step_digests
 from trainer.backbone_weights import digest_of
 from trainer.errors import UserError
@@ -59,6 +66,29 @@ def prepare_root(root: Path, group: str = "") -> None:
         )
 
 
+def require_name(root: Path, name: str) -> None:
+    """Checks that the blessed models of a root are those of the pipeline that is about to run.
+
+    TFX finds models by the pipeline's name. Under another name a model would be blessed as the
+    first one, without a comparison, and replace the one that is served.
+
+    Args:
+        root: Folder of artifacts and metadata; its store was checked.
+        name: The pipeline's name.
+
+    Raises:
+        RootError: There are blessed models, but no run of this name.
+    """
+    if is_empty(root / METADATA_FILE):
+        return
+    names = pipeline_names(root)
+    if names and name not in names and any(run.blessed for run in read_runs(root)):
+        raise RootError(
+            f"{root}: its models are those of the pipeline {' and '.join(names)}, and {name} would"
+            f" not be compared with them; set name: {names[0]}, or give another folder with --root"
+        )
+
+
 def unwritable_paths(root: Path) -> list[Path]:
     """Lists what a run writes in an existing root and this user may not."""
     names = (METADATA_FILE, CONFIG_FILE, ".run.lock", "logs", "pushed", ARTIFACTS)
@@ -101,10 +131,12 @@ def run_pipeline(
         The run as recorded in the metadata store.
 
     Raises:
+        RootError: The root holds the models of another pipeline.
         Exception: Any error of a step; `pipeline.causes.cause` extracts the message for the user.
     """
     # Before TFX is imported: a file that is missing is reported at once.
     weights = digest_of(config.model.backbone_options)
+    require_name(root, config.name)
     with quick_imports():
         from absl import logging as absl_logging
 

@@ -19,6 +19,7 @@ from pipeline.runs.step import CACHED, DONE, FAILED, RUNNING, Step
 METADATA_FILE: Final = "metadata.sqlite"
 """Name of the store's file, in the root of the runs."""
 
+_PIPELINE_CONTEXT = "pipeline"
 _RUN_CONTEXT = "pipeline_run"
 _NODE_CONTEXT = "node"
 _OUTPUT_EVENTS = (proto.Event.OUTPUT, proto.Event.DECLARED_OUTPUT)
@@ -119,6 +120,17 @@ def note_latest_run(root: Path, notes: Mapping[str, str | float | int]) -> None:
         else:
             run.custom_properties[name].double_value = value
     store.put_contexts([run])
+
+
+def pipeline_names(root: Path) -> list[str]:
+    """Returns the names of the pipelines whose runs a root holds, in alphabetical order.
+
+    Raises:
+        FileNotFoundError: The root has no store.
+        MetadataError: The store cannot be read.
+    """
+    contexts = open_metadata(root).get_contexts_by_type(_PIPELINE_CONTEXT)
+    return sorted(context.name for context in contexts)
 
 
 def _run_contexts(store: metadata_store.MetadataStore) -> list[proto.Context]:

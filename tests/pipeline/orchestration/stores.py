@@ -79,9 +79,9 @@ class Store:
                 for key, number in (artifacts or {}).items()
             )
         ]
-        contexts = [self._context("pipeline_run", run), self._context("node", f"digits.{name}")]
-        self.store.put_execution(execution, events, contexts)
-        for kind in (("pipeline_run", run), ("node", f"digits.{name}")):
+        kinds = (("pipeline", "digits"), ("pipeline_run", run), ("node", f"digits.{name}"))
+        self.store.put_execution(execution, events, [self._context(*kind) for kind in kinds])
+        for kind in kinds:
             self.contexts[kind] = self.store.get_context_by_type_and_name(*kind)
 
     def training_run(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from components.model_gate.verdict import Check, Result, Verdict
+from pipeline.local_runner import RootError, require_name
 from pipeline.orchestration.retrain import attempts
 from pipeline.runs.lineage import LineageError, trace
 from pipeline.runs.store import METADATA_FILE, latest_run, note_latest_run, read_runs
@@ -165,6 +166,18 @@ def test_the_latest_run_is_the_last_one_though_the_clock_was_set_back(
         connection.commit()
     store.training_run("second")
     assert latest_run(tmp_path).name == "second"
+
+
+def test_a_pipeline_of_another_name_does_not_bless_beside_the_models_of_a_root(
+    store: Store, tmp_path: Path
+) -> None:
+    require_name(tmp_path / "new", "flowers")
+    store.training_run("first", blessed=False)
+    require_name(tmp_path, "flowers")
+    store.training_run("second")
+    require_name(tmp_path, "digits")
+    with pytest.raises(RootError, match="those of the pipeline digits, and flowers would not be"):
+        require_name(tmp_path, "flowers")
 
 
 def test_lineage_goes_back_through_the_cache(store: Store, tmp_path: Path) -> None:
