@@ -53,7 +53,8 @@ def resolve(config: InputConfig) -> Resolved:
     chosen = common if config.spans.latest == "all" else common[-config.spans.latest :]
     paths: list[str] = []
     for path in config.paths:
-        paths += [found[path][span].path for span in chosen] if path in found else [path]
+        spans_of = found.get(path)
+        paths += [each for span in chosen for each in spans_of[span].paths] if spans_of else [path]
     versions = [spans[chosen[-1]].version for spans in found.values()]
     known = [version for version in versions if version is not None]
     return Resolved(
@@ -86,8 +87,10 @@ def _common(found: Mapping[str, Mapping[int, "_Found"]]) -> list[int]:
 
 
 class _Found(NamedTuple):
+    """The latest version of a span, and its paths: several, if a glob is next to the tokens."""
+
     version: int | None
-    path: str
+    paths: tuple[str, ...]
 
 
 def _spans_of(pattern: str, config: InputConfig) -> Mapping[int, _Found]:
@@ -112,10 +115,12 @@ def _spans_of(pattern: str, config: InputConfig) -> Mapping[int, _Found]:
             except ValueError:
                 continue
             span = (date - _EPOCH).days
-        entry = _Found(values.get("VERSION"), path + tail)
-        # Paths of one span and version can differ by a glob next to the tokens; the first wins.
-        if span not in spans or (entry.version or 0) > (spans[span].version or 0):
-            spans[span] = entry
+        version = values.get("VERSION")
+        known = spans.get(span)
+        if known is None or (version or 0) > (known.version or 0):
+            spans[span] = _Found(version, (path + tail,))
+        elif version == known.version:
+            spans[span] = _Found(version, (*known.paths, path + tail))
     if not spans:
         raise InputError(f"{pattern}: no span matches; check `paths` of the input")
     return spans

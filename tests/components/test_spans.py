@@ -42,6 +42,16 @@ def test_dates_versions_and_what_follows(tmp_path: Path) -> None:
     assert (resolved.span, resolved.version) == (19754, 2)
 
 
+def test_all_paths_of_a_span_are_read(tmp_path: Path) -> None:
+    names = ("cats-7-v1", "cats-7-v2", "dogs-7-v2", "dogs-6-v1", "cats-6-v1")
+    for name in names:
+        (tmp_path / name).mkdir()
+    resolved = resolve(config_of(tmp_path / "*-{SPAN}-v{VERSION}", latest=2))
+    assert resolved.config.paths == tuple(
+        f"{tmp_path}/{name}" for name in ("cats-6-v1", "dogs-6-v1", "cats-7-v2", "dogs-7-v2")
+    )
+
+
 def test_width_and_common_spans(tmp_path: Path) -> None:
     for name in ("a-01", "a-02", "a-003", "b-01"):
         (tmp_path / name).mkdir()
