@@ -132,6 +132,7 @@ def _metrics(metrics: dict[str, float]) -> str:
 
 def _outcome(run: Any) -> str:
     lines = [f"started because {run.reason}"] if run.reason else []
+    lines += [f"{run.state} in {run.ended_in}"] if run.ended_in else []
     lines += [f"span {run.span}"] if run.span else []
     lines += [_metrics(run.metrics)] if run.metrics else []
     lines += [] if run.blessed is None else [f"gate: {run.verdict}"]

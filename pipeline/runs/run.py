@@ -155,7 +155,14 @@ class Run:
             for name, value in self.notes.items()
             if name.startswith(_METRIC_NOTE)
         }
-        return noted or self._evaluated().metrics
+        # Notes have another order in each process.
+        return dict(sorted((noted or self._evaluated().metrics).items()))
+
+    @property
+    def ended_in(self) -> str:
+        """The step in which a run failed or was stopped; empty for other runs."""
+        ends = {FAILED: (FAILED,), STOPPED: (FAILED, RUNNING)}.get(self.state, ())
+        return "".join([step.name for step in self.steps.values() if step.state in ends][:1])
 
     @property
     def refusals(self) -> list[str]:
@@ -205,6 +212,7 @@ class Run:
             "started": zone.isoformat(timespec="seconds"),
             "seconds": self.seconds,
             "state": self.state,
+            "ended_in": self.ended_in,
             "reason": self.reason,
             "span": self.span,
             "images": self.images,

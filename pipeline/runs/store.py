@@ -265,7 +265,4 @@ def _read_step(
 
 
 def _plain_all(values: Mapping[str, metadata_store_pb2.Value]) -> dict[str, Any]:
-    # A map of protobuf has another order in each process.
-    return {
-        name: getattr(value, value.WhichOneof("value")) for name, value in sorted(values.items())
-    }
+    return {name: getattr(value, value.WhichOneof("value")) for name, value in values.items()}
