@@ -1,5 +1,6 @@
 """Runs the pipeline on this machine, with metadata in SQLite below the root folder."""
 
+import glob
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,11 +39,16 @@ def prepare_root(root: Path, group: str = "") -> None:
 
     Raises:
         InputError: Files cannot be given to the group.
-        RootError: The folder, or what earlier runs wrote there, is not writable, or too little
-            space is free.
+        RootError: The folder, or what earlier runs wrote there, is not writable, too little
+            space is free, or steps cannot use its path.
     """
     if group:
         group_id(group)
+    if glob.has_magic(str(root)):
+        raise RootError(
+            f"{root}: Beam and TensorFlow take * ? [ in the path of an output for a pattern; give a"
+            " folder without them with --root"
+        )
     try:
         root.mkdir(parents=True, exist_ok=True)
         free = free_bytes(root)

@@ -166,6 +166,14 @@ def test_a_read_only_root_is_named(digits_zip: Path) -> None:
     assert_refused(done, "/sys/vaeline", "--root")
 
 
+def test_a_root_that_reads_as_a_pattern_is_refused(tmp_path: Path) -> None:
+    from pipeline.local_runner import RootError, prepare_root
+
+    with pytest.raises(RootError, match=r"runs \[1\]: Beam and TensorFlow take"):
+        prepare_root(tmp_path / "runs [1]")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_root_is_named(tmp_path: Path, digits_zip: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
