@@ -1,5 +1,6 @@
 """Defines the `push:` section of the configuration: where blessed models go."""
 
+import glob
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -71,6 +72,11 @@ class PushConfig(Section):
             raise ValueError(
                 f"{directory}: models are pushed to a folder, or to gs://bucket/prefix, s3:// or"
                 " minio://"
+            )
+        if glob.has_magic(directory):
+            raise ValueError(
+                f"{directory}: TensorFlow takes * ? [ in the path of a model for a pattern, and"
+                " could not load it; give another"
             )
         if directory.startswith("~"):
             # The shell leaves it in `--set push.directory=~/pushed`, too.

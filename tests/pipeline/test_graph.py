@@ -242,6 +242,7 @@ def test_vertex_needs_artifacts_in_a_bucket() -> None:
     ("push", "message"),
     [
         ({"directory": "hdfs://bucket/a"}, "push.directory: hdfs://bucket/a: models are pushed to"),
+        ({"directory": "/srv/models [1]"}, r"models \[1\]: TensorFlow takes"),
         ({"directory": "~/pushed"}, "push.directory: ~/pushed: ~ is not replaced here"),
         ({"directory": "s3://A b/a"}, "push.directory: s3://A b/a: models are pushed to"),
         ({"directory": "gs://"}, "gs://bucket/prefix"),
