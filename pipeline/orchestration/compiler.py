@@ -152,12 +152,21 @@ def _check_reach(key: str, path: str, cluster: ClusterConfig) -> None:
         raise ConfigError(f"{key}: {path} {where}; Vertex reads gs:// or /gcs/")
     if is_address and cluster.dataflow is not None and key.endswith(_INPUT):
         raise ConfigError(f"{key}: {path}: Dataflow's workers have no credentials; give gs://")
+    if not is_address and not path.startswith("/"):
+        # It would be a folder in the step's container, which is lost with it.
+        raise ConfigError(
+            f"{key}: {path} is relative; give an address, or the whole path of a folder that is"
+            " mounted into the steps"
+        )
 
 
 def _paths(config: PipelineConfig) -> Iterable[tuple[str, str]]:
-    yield from ((_INPUT, path) for path in config.input.paths)
+    inputs = {"": config.input}
     if config.bulk.in_pipeline and config.bulk.input is not None:
-        yield from ((f"bulk.{_INPUT}", path) for path in config.bulk.input.paths)
+        inputs["bulk."] = config.bulk.input
+    for section, images in inputs.items():
+        yield from ((f"{section}{_INPUT}", path) for path in images.paths)
+        yield from ((f"{section}input.labels.corrections", p) for p in images.labels.corrections)
     yield "push.directory", config.push.directory
     if config.data_schema.path is not None:
         yield _SCHEMA, config.data_schema.path

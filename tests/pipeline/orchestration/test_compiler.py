@@ -127,6 +127,10 @@ def test_a_run_that_goes_on_starts_from_the_model_that_it_started_from() -> None
     [
         ({"input": {"paths": "/home/me/a.zip"}}, "input.paths: /home/me/a.zip is on this machine"),
         ({"push": {"directory": "pushed"}}, "push.directory: pushed is on this machine"),
+        (
+            {"input": {"paths": "gs://b/a.zip", "labels": {"corrections": "/home/me/c.csv"}}},
+            "input.labels.corrections: /home/me/c.csv is on this machine",
+        ),
         ({"input": {"paths": "s3://b/a.zip"}}, "input.paths: s3://b/a.zip needs credentials that"),
         (
             {"input": {"paths": "hdfs://b/a"}},
@@ -151,6 +155,12 @@ def test_what_vertex_cannot_read_is_named(change: dict[str, Any], message: str) 
     config = parse_config({**golden.CONFIGURATIONS["gpu"], **change})
     with pytest.raises(ConfigError, match=message):
         compile_pipeline(config, code_digest="c0de")
+
+
+def test_a_relative_path_would_be_lost_with_the_container() -> None:
+    tree = {**golden.CONFIGURATIONS["local"], "push": {"directory": "pushed"}}
+    with pytest.raises(ConfigError, match=r"push\.directory: pushed is relative; give an address"):
+        compile_pipeline(parse_config(tree), code_digest="c0de")
 
 
 def test_kubeflow_steps_reach_s3_with_their_secrets() -> None:
