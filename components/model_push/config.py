@@ -73,7 +73,7 @@ class PushConfig(Section):
                 f"{directory}: models are pushed to a folder, or to gs://bucket/prefix, s3:// or"
                 " minio://"
             )
-        if glob.has_magic(directory):
+        if "://" not in directory and glob.has_magic(directory):
             raise ValueError(
                 f"{directory}: TensorFlow takes * ? [ in the path of a model for a pattern, and"
                 " could not load it; give another"
