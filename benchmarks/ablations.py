@@ -3,7 +3,8 @@
 `python -m benchmarks.ablations --data DIR --epochs 15`
 Trains on the CIFAR-10 slice with the recipe, then once for every choice undone, all with the same
 seed, images and number of epochs. `--only` names some of the choices; a smaller `--width` takes
-less time.
+less time. `--held-out 1500` measures on so many of the training images instead of on the test
+images, which must not decide what a recipe has.
 """
 
 import argparse
@@ -14,7 +15,8 @@ from typing import Any, Final
 from benchmarks.cifar import CALIBRATION, MODEL, TRAINER
 from benchmarks.image_sets import cifar, record, split_off
 from benchmarks.trainings import run_training, started, training_parser
-from trainer.quality.evaluation import Evaluator
+from trainer.quality import evaluation
+from trainer.quality.confidence_grid import expected_calibration_error
 
 UNDONE: Final[Mapping[str, Mapping[str, Any]]] = {
     "recipe": {},
@@ -29,6 +31,8 @@ UNDONE: Final[Mapping[str, Mapping[str, Any]]] = {
     "constant_learning_rate": {"optimizer": {"schedule": "constant"}},
     "no_moving_average": {"optimizer": {"ema_decay": 0.0}},
     "no_weight_decay": {"optimizer": {"weight_decay": 0.0}},
+    "weight_decay_0.02": {"optimizer": {"weight_decay": 0.02}},
+    "weight_decay_0.2": {"optimizer": {"weight_decay": 0.2}},
     "no_dropout": {"model": {"dropout": 0.0}},
     "two_blocks": {"model": {"conv_blocks": 2}},
 }
@@ -51,16 +55,22 @@ def main() -> None:
     """Trains once per choice and prints the record."""
     arguments = _arguments()
     full, test = cifar(arguments.data)
-    data = split_off(full, CALIBRATION, seed=0)
+    sizes = {"held_out": arguments.held_out} if arguments.held_out else {}
+    data = split_off(full, {**CALIBRATION, **sizes}, seed=0)
+    measured = data.pop("held_out", test)
     runs: dict[str, dict[str, float]] = {}
     for name in arguments.only:
         model, trainer = options(UNDONE[name])
         if arguments.width:
             model["conv_width"] = arguments.width
         trained = run_training(arguments, data, arguments.seeds[0], model, trainer)
-        measures = Evaluator(trained.result.model, 250)(test)
+        network = trained.result.model
+        measures = evaluation.Evaluator(network, 250)(measured)
+        outputs = evaluation.Forward(network.analyse, (32, 32, 3), 250)(measured.images)
         runs[name] = {
             "accuracy": measures["accuracy"],
+            "cross_entropy": measures["cross_entropy"],
+            "ece": expected_calibration_error(outputs["probabilities"], measured.labels),
             "bits_per_dimension": measures["bits_per_dimension"],
             "core_minutes": trained.core_minutes,
         }
@@ -72,6 +82,9 @@ def _arguments() -> argparse.Namespace:
     made = training_parser(__doc__.splitlines()[0], minutes=2.0)
     made.add_argument("--only", nargs="+", choices=UNDONE, default=list(UNDONE), help="choices")
     made.add_argument("--width", type=int, default=0, help="of the network; 0: the recipe's")
+    made.add_argument(
+        "--held-out", type=int, default=0, help="training images to measure on; 0: the test images"
+    )
     return started(made)
 
 

@@ -90,7 +90,7 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
                 "learning_rate": 2e-3,
                 "warmup_epochs": 1,
                 "schedule": "cosine",
-                "weight_decay": 0.02,
+                "weight_decay": 0.5,
                 "ema_decay": 0.98,
                 "ema_every": 8,
                 "clip_norm": 5.0,

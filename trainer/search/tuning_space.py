@@ -68,7 +68,7 @@ _DEFAULT_SPACES: Mapping[str, Mapping[str, Choice]] = {
     },
     "conv": {
         "trainer.optimizer.learning_rate": Choice(low=5e-4, high=4e-3, log=True),
-        "trainer.optimizer.weight_decay": Choice(values=(0.0, 0.02, 0.05)),
+        "trainer.optimizer.weight_decay": Choice(values=(0.02, 0.2, 0.5)),
         "trainer.optimizer": Choice(
             values=({"schedule": "constant"}, {**_FALLING, "ema_decay": 0.98})
         ),
