@@ -188,7 +188,7 @@ def test_paths_of_a_job_do_not_depend_on_the_current_folder(
     assert job.input.paths == (
         f"{here}/a.zip",
         f"{here}/b[1].zip",
-        f"{here}/../c/",
+        f"{tmp_path}/c/",
         f"{tmp_path}/archives [[]2026]/*.tar",
         *given[4:],
     )
