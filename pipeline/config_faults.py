@@ -61,8 +61,11 @@ def _reason(kind: str, message: str) -> str:
         return "expected keys and values"
     if kind == "tuple_type":
         return "expected a list, such as [a, b]"
+    if kind == "value_error":
+        # Our own words, which may name a path of the user.
+        return message.removeprefix("Value error, ")
     # Lists are tuples in the code, because the tree is frozen.
-    return message.removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "List")
+    return message.replace("tuple", "list").replace("Tuple", "List")
 
 
 def _keys_at(model: type[BaseModel], location: Iterable[str]) -> list[str]:

@@ -90,6 +90,7 @@ def test_later_overrides_win_and_are_read_as_yaml(tmp_path: Path) -> None:
         ("input: {paths: a.zip}\ntrainer: 3\n", "trainer: expected keys and values, got 3"),
         ("input: {paths: []}\n", "input.paths: List should have at least 1 item"),
         ("input: {paths: a.zip}\nmodel: {hidden: 3}\n", "model.hidden: expected a list.*, got 3"),
+        ("input: {paths: a.zip}\npush: {directory: ~/tuples}\n", "~/tuples: ~ is not replaced"),
         ("input: {paths: a.zip}\nname: a\nname: b\n", "line 3, column 1: the key name is .* twice"),
         ("schedule: {start: 2026-13-01}\n", "line 1, column 19: month must be in 1..12"),
         ("schedule:\n  cron: */5 * * * *\n", "line 2, column 10: .*in quotes"),
