@@ -3,9 +3,10 @@
 Importing this module is cheap, because it does not import TensorFlow.
 """
 
+import re
 from typing import Any, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 _WORDS: Final = {True: "on", "yes": "on", False: "off", "no": "off"}
 """Other ways to write the words of options; plain YAML parsers read `off` as False."""
@@ -29,6 +30,22 @@ class Section(BaseModel):
                 if value not in allowed and _WORDS[value] in allowed:
                     restored[name] = _WORDS[value]
         return restored
+
+
+def of_form(pattern: str, expected: str) -> AfterValidator:
+    """Creates a validator of texts that match a pattern as a whole.
+
+    Args:
+        pattern: A regular expression.
+        expected: What the error says is expected.
+    """
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"expected {expected}")
+        return text
+
+    return AfterValidator(check)
 
 
 def _check_ramp(key: str, shares: tuple[float, float]) -> None:

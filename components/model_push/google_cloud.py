@@ -1,10 +1,8 @@
 """Checks names of Google Cloud against its documented rules, before anything is sent there."""
 
-import re
 from typing import Annotated, Final
 
-from pydantic import AfterValidator
-
+from trainer.options import of_form
 from trainer.storage.addresses import names_bucket
 
 VERTEX_REGIONS: Final = (
@@ -75,33 +73,22 @@ def require_bucket(address: str) -> str:
     return address
 
 
-def _of_form(pattern: str, expected: str) -> AfterValidator:
-    """Creates a validator of texts that match a pattern as a whole."""
-
-    def check(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise ValueError(f"expected {expected}")
-        return text
-
-    return AfterValidator(check)
-
-
-CloudRegion = Annotated[str, _of_form(r"[a-z]+-[a-z]+[0-9]+", "a region, such as europe-west4")]
+CloudRegion = Annotated[str, of_form(r"[a-z]+-[a-z]+[0-9]+", "a region, such as europe-west4")]
 """A name that has the form of a region, unlike that of a continent or a zone."""
 CloudProject = Annotated[
     str,
-    _of_form(
+    of_form(
         r"(?:[a-z0-9.-]+:)?[a-z][a-z0-9-]*[a-z0-9]|[0-9]+|[a-z]",
         "a project's identifier: small letters, digits and hyphens",
     ),
 ]
 """A project's identifier or number, unlike its display name."""
 ServiceAccount = Annotated[
-    str, _of_form(r"[^@\s]+@[^@\s]+", "an address, such as NAME@PROJECT.iam.gserviceaccount.com")
+    str, of_form(r"[^@\s]+@[^@\s]+", "an address, such as NAME@PROJECT.iam.gserviceaccount.com")
 ]
 CloudNetwork = Annotated[
     str,
-    _of_form(
+    of_form(
         r"projects/[0-9]+/global/networks/[a-z0-9-]+",
         "projects/NUMBER/global/networks/NAME, the project by its number",
     ),

@@ -1,7 +1,6 @@
 """The `schedule:` and `cluster:` sections: when scheduled runs start, and what they run on."""
 
 import datetime
-import re
 import zoneinfo
 from typing import Annotated, Self
 
@@ -25,30 +24,28 @@ from pipeline.orchestration.step_settings import (
     check_settings,
 )
 from pipeline.runs.step import LABELLED_ONLY_TRAINER
-from trainer.options import Section
+from trainer.options import Section, of_form
 
 # https://github.com/distribution/reference/blob/main/reference.go
 _PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
-_IMAGE = re.compile(
-    rf"(?:[a-z0-9.-]+(?::[0-9]+)?/)?{_PART}(?:/{_PART})*"
-    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
-)
+_ImageName = Annotated[
+    str,
+    of_form(
+        rf"(?:[a-z0-9.-]+(?::[0-9]+)?/)?{_PART}(?:/{_PART})*"
+        r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?",
+        "HOST/PATH/NAME@sha256:DIGEST, or a tag in place of a digest",
+    ),
+]
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names
-_KUBERNETES_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
-_SECRET_KEY = re.compile(r"[A-Za-z0-9._-]{1,253}")
-_ENVIRONMENT = re.compile(r"[A-Z][A-Z0-9_]*")
+_NAME = r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?"
+_NAME_EXPECTED = "a name of Kubernetes: small letters, digits and hyphens"
+_KubernetesName = Annotated[str, of_form(_NAME, _NAME_EXPECTED)]
+_SecretKey = Annotated[
+    str, of_form(r"[A-Za-z0-9._-]{1,253}", "letters, digits, hyphens, dots and _")
+]
 
 TRAINERS = ("Trainer", LABELLED_ONLY_TRAINER)
 """Names of the steps that `cluster.trainer` describes."""
-
-
-def _require_kubernetes_name(name: str) -> str:
-    if not _KUBERNETES_NAME.fullmatch(name):
-        raise ValueError("expected a name of Kubernetes: small letters, digits and hyphens")
-    return name
-
-
-KubernetesName = Annotated[str, AfterValidator(_require_kubernetes_name)]
 
 
 class ScheduleConfig(Section):
@@ -135,9 +132,13 @@ class KubeflowConfig(Section):
     """A Kubeflow Pipelines server."""
 
     endpoint: str = Field(pattern=r"^https?://", description="address of its API")
-    namespace: str = Field(default="", description="profile's namespace, in multi-user mode")
+    namespace: Annotated[str, of_form(f"(?:{_NAME})?", _NAME_EXPECTED)] = Field(
+        default="", description="profile's namespace, in multi-user mode"
+    )
     experiment_id: str = Field(default="", description="experiment of the runs; else the default")
-    service_account: KubernetesName | None = Field(default=None, description="account of the steps")
+    service_account: _KubernetesName | None = Field(
+        default=None, description="account of the steps"
+    )
     token_variable: str = Field(
         default="KFP_TOKEN",
         description="environment variable with the bearer token; the token itself stays out of "
@@ -149,39 +150,22 @@ class KubeflowConfig(Section):
         "`schedule.time_zone` has to be the same, because a recurring run can't name one",
     )
 
-    @field_validator("namespace")
-    @classmethod
-    def _is_namespace(cls, name: str) -> str:
-        return name and _require_kubernetes_name(name)
-
 
 class SecretConfig(Section):
     """A Kubernetes secret that steps get as an environment variable: names, never values."""
 
-    name: KubernetesName = Field(description="name of the Kubernetes secret")
-    key: str = Field(description="key in it")
-    variable: str = Field(description="environment variable of the steps, such as S3_TOKEN")
-
-    @field_validator("key")
-    @classmethod
-    def _is_key(cls, key: str) -> str:
-        if not _SECRET_KEY.fullmatch(key):
-            raise ValueError("expected letters, digits, hyphens, dots and _")
-        return key
-
-    @field_validator("variable")
-    @classmethod
-    def _is_variable(cls, name: str) -> str:
-        if not _ENVIRONMENT.fullmatch(name):
-            raise ValueError("expected capitals, digits and _")
-        return name
+    name: _KubernetesName = Field(description="name of the Kubernetes secret")
+    key: _SecretKey = Field(description="key in it")
+    variable: Annotated[str, of_form(r"[A-Z][A-Z0-9_]*", "capitals, digits and _")] = Field(
+        description="environment variable of the steps, such as S3_TOKEN"
+    )
 
 
 class ClusterConfig(Section):
     """What `vaeline compile`, `submit` and `schedule` need to run the pipeline elsewhere."""
 
     platform: PlatformName = Field(description="who runs the steps")
-    image: str = Field(
+    image: _ImageName = Field(
         description="container image of the steps; by digest (name@sha256:...), so that a run "
         "can be repeated and its cache is right"
     )
@@ -197,13 +181,6 @@ class ClusterConfig(Section):
     secrets: tuple[SecretConfig, ...] = Field(
         default=(), description="Kubeflow: secrets that every step gets"
     )
-
-    @field_validator("image")
-    @classmethod
-    def _is_image(cls, image: str) -> str:
-        if not _IMAGE.fullmatch(image):
-            raise ValueError("expected HOST/PATH/NAME@sha256:DIGEST, or a tag in place of a digest")
-        return image
 
     @field_validator("pipeline_root")
     @classmethod
