@@ -145,11 +145,12 @@ class _BulkRun:
         finished = ledger.finished_names()
         stale = finished - {unit.name for unit in planned}
         if lost := ledger.forget_lost(finished - stale, self._job):
+            finished -= lost
             result.notes.append(f"{len(lost):,} units whose rows are gone are made again")
         todo = [
             replace(unit, earlier=self._earlier_shards(unit, stale))
             for unit in planned
-            if unit.name not in finished - lost
+            if unit.name not in finished
         ]
         result.units = len(planned)
         result.units_done_now = len(todo)
