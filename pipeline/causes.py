@@ -1,10 +1,10 @@
 """Extracts the message for the user from an error that has passed through several layers."""
 
-import errno
 import pkgutil
 import re
 
 from trainer.errors import UserError
+from trainer.storage.failures import DISK_FULL
 
 # Beam workers in other processes send an error as the text of its traceback. A list of names
 # would have to be maintained by hand, or would have to import every module that defines an error,
@@ -38,7 +38,7 @@ def cause(error: BaseException) -> str:
     for link in reversed(chain):
         if isinstance(link, OSError) and link.strerror:
             place = f"{link.filename}: " if link.filename else ""
-            is_full = link.errno in (errno.ENOSPC, errno.EDQUOT)
+            is_full = link.errno in DISK_FULL
             return f"{place}{link.strerror}{'; make room, and start again' if is_full else ''}"
     for link in reversed(chain):
         lines = [line for line in _BEAM_SUFFIX.sub("", str(link)).splitlines() if line.strip()]

@@ -24,7 +24,7 @@ from components.image_sources.batch import Reject
 from components.near_duplicates.perceptual_hash import SIDE, WINDOWS, WORDS, hashes
 from trainer.errors import InputError
 from trainer.storage import files
-from trainer.storage.failures import OutputError
+from trainer.storage.failures import DISK_FULL, OutputError
 
 STAGING: Final = ".staging"
 PARTS: Final = f"{STAGING}/parts"
@@ -42,7 +42,6 @@ NEAR_ROW: Final = np.dtype(
 """What is compared of one image of a part, in the order of its rows."""
 
 _PARTS_PER_UNIT: Final = 1 << 20
-_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _NO_PERMISSION: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -229,7 +228,7 @@ def staged(number: int, slot: int) -> str:
 
 def unwritable(uri: str, error: OSError) -> OutputError:
     """Returns the error for an artifact's folder that cannot be written."""
-    if error.errno in _NO_SPACE:
+    if error.errno in DISK_FULL:
         return OutputError(uri, "no space left to write to; free some, or choose another root")
     if error.errno in _NO_PERMISSION:
         return OutputError(uri, "cannot be written to; check its owner, mode and mount")

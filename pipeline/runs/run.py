@@ -162,7 +162,7 @@ class Run:
     def ended_in(self) -> str:
         """The step in which a run failed or was stopped; empty for other runs."""
         ends = {FAILED: (FAILED,), STOPPED: (FAILED, RUNNING)}.get(self.state, ())
-        return "".join([step.name for step in self.steps.values() if step.state in ends][:1])
+        return next((step.name for step in self.steps.values() if step.state in ends), "")
 
     @property
     def refusals(self) -> list[str]:

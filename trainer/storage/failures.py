@@ -10,8 +10,9 @@ from typing import Any, Final
 
 from trainer.errors import InputError
 
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
-_REFUSALS: Final = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM)
+DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a full disk, or of a quota that is used up."""
+_REFUSALS: Final = (*DISK_FULL, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class StorageError(InputError):
@@ -65,7 +66,7 @@ def writing_explained(path: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _REFUSALS:
             raise
-        remedy = "make room" if error.errno in _FULL else "check its owner, mode and mount"
+        remedy = "make room" if error.errno in DISK_FULL else "check its owner, mode and mount"
         raise OutputError(
             path,
             f"cannot be written: {error.strerror}; {remedy} or name another output, and start"
