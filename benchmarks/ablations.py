@@ -14,10 +14,9 @@ from typing import Any, Final
 
 from benchmarks.cifar import CALIBRATION, MODEL, TRAINER
 from benchmarks.image_sets import cifar, record, split_off
-from benchmarks.trainings import run_training, started, training_parser
-from trainer.quality import evaluation
-from trainer.quality.confidence_grid import expected_calibration_error
+from benchmarks.trainings import measure, run_training, started, training_parser
 
+_MEASURES: Final = ("accuracy", "cross_entropy", "ece", "bits_per_dimension")
 UNDONE: Final[Mapping[str, Mapping[str, Any]]] = {
     "recipe": {},
     "elbo_of_every_image": {"objective": {"elbo_every": 1}},
@@ -64,14 +63,9 @@ def main() -> None:
         if arguments.width:
             model["conv_width"] = arguments.width
         trained = run_training(arguments, data, arguments.seeds[0], model, trainer)
-        network = trained.result.model
-        measures = evaluation.Evaluator(network, 250)(measured)
-        outputs = evaluation.Forward(network.analyse, (32, 32, 3), 250)(measured.images)
+        measures = measure(trained.result.model, measured)
         runs[name] = {
-            "accuracy": measures["accuracy"],
-            "cross_entropy": measures["cross_entropy"],
-            "ece": expected_calibration_error(outputs["probabilities"], measured.labels),
-            "bits_per_dimension": measures["bits_per_dimension"],
+            **{key: measures[key] for key in _MEASURES},
             "core_minutes": trained.core_minutes,
         }
         logging.info("%s: %s", name, runs[name])

@@ -10,9 +10,7 @@ import logging
 import numpy as np
 
 from benchmarks.image_sets import cifar, mean_and_worst, record, split_off
-from benchmarks.trainings import recipe, run_training, started, training_parser
-from trainer.quality import evaluation
-from trainer.quality.confidence_grid import expected_calibration_error
+from benchmarks.trainings import measure, recipe, run_training, started, training_parser
 
 CALIBRATION = {"calibration": 500}
 """What is taken from the images to train with, by split."""
@@ -37,8 +35,7 @@ def main() -> None:
         for seed in arguments.seeds:
             trained = run_training(arguments, data, seed, model, TRAINER)
             result = trained.result
-            measures = evaluation.Evaluator(result.model, 250)(test)
-            outputs = evaluation.Forward(result.model.analyse, (32, 32, 3), 250)(test.images)
+            measures = measure(result.model, test)
             run = {
                 "observation": observation,
                 "seed": seed,
@@ -46,7 +43,7 @@ def main() -> None:
                 "accuracy": measures["accuracy"],
                 "bits_per_dimension": measures["bits_per_dimension"],
                 "reconstruction_error": measures["reconstruction_error"],
-                "ece": expected_calibration_error(outputs["probabilities"], test.labels),
+                "ece": measures["ece"],
                 "finite": all(
                     bool(np.isfinite(list(entry["train"].values())).all())
                     for entry in result.history

@@ -15,6 +15,9 @@ from benchmarks.image_sets import parser
 from trainer.config import ModelConfig, TrainerConfig
 from trainer.data.examples import pixel_moments
 from trainer.data.input_pipeline import ImageSet
+from trainer.model.vae_classifier import VaeClassifier
+from trainer.quality.confidence_grid import expected_calibration_error
+from trainer.quality.evaluation import Evaluator, Forward
 from trainer.recipes import apply_recipe
 from trainer.train import TrainResult, train
 
@@ -117,6 +120,15 @@ def fit(
             pixel_std=std,
             workdir=workdir,
         )
+
+
+def measure(model: VaeClassifier, data: ImageSet, batch_size: int = 250) -> dict[str, float]:
+    """Returns `Evaluator`'s measures of labelled images, and `ece`, the calibration error."""
+    outputs = Forward(model.analyse, data.images.shape[1:], batch_size)(data.images)
+    return {
+        **Evaluator(model, batch_size)(data),
+        "ece": expected_calibration_error(outputs["probabilities"], data.labels),
+    }
 
 
 def _epochs_for(
