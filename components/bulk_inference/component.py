@@ -85,6 +85,7 @@ class BulkInference(base_component.BaseComponent):
                 MODEL_BLESSING: model_blessing,
                 INFRA_BLESSING: infra_blessing,
                 EXAMPLES: examples,
+                # `BulkJob` and the model decide about options that are not set.
                 executor.BULK_CONFIG: config.model_dump_json(exclude_unset=True),
                 executor.SPLIT: split,
                 executor.CODE_DIGEST: code_digest,
