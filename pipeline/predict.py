@@ -11,6 +11,7 @@ from components.image_sources.config import LimitsConfig
 from pipeline.console import captured_output
 from serving.client import PredictClient
 from serving.predictions import (
+    NOT_FOUND,
     Prediction,
     Predictor,
     ServingError,
@@ -79,7 +80,13 @@ def predict_images(
                 )
             else:
                 predictor = _load(place_of_model)
-            found = classify_each(predictor, list(contents.values()))
+            try:
+                found = classify_each(predictor, list(contents.values()))
+            except ServingError as error:
+                if error.code != NOT_FOUND:
+                    raise
+                hint = f"--name ({name}) and --version ({version or 'the newest'}) choose the model"
+                raise ServingError(f"{error}; {hint}", error.code) from error
         for place, answer in zip(contents, found, strict=True):
             if isinstance(answer, ServingError):
                 errors[place] = str(answer)

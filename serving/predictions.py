@@ -15,6 +15,7 @@ from serving import names
 from trainer.errors import UserError
 
 INVALID_ARGUMENT: Final = "INVALID_ARGUMENT"
+NOT_FOUND: Final = "NOT_FOUND"
 """Status code of invalid requests, such as a corrupt image."""
 FAILED_PRECONDITION: Final = "FAILED_PRECONDITION"
 """Status code of a model that can't answer, whatever the images."""

@@ -75,6 +75,9 @@ def test_model_and_server_answer_alike(exported: Exported, files: list[Path]) ->
             for ours, theirs in zip(result["images"], served["images"], strict=True):
                 if "probability" in ours:
                     assert_close(theirs["probability"], ours["probability"])
+            for options in ({"name": "flowers"}, {"version": "9"}):
+                with pytest.raises(ServingError, match=f"--name .*{[*options.values()][0]}"):
+                    ask(files, server=server, **options)
 
 
 @pytest.mark.parametrize("scheme", ["gs", "minio"])
