@@ -76,7 +76,7 @@ def test_model_and_server_answer_alike(exported: Exported, files: list[Path]) ->
                 if "probability" in ours:
                     assert_close(theirs["probability"], ours["probability"])
             for options in ({"name": "flowers"}, {"version": "9"}):
-                with pytest.raises(ServingError, match=f"--name .*{[*options.values()][0]}"):
+                with pytest.raises(ServingError, match=f"--name .*{next(iter(options.values()))}"):
                     ask(files, server=server, **options)
 
 
