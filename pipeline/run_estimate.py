@@ -73,9 +73,12 @@ def estimate_run(config: PipelineConfig, survey: InputSurvey) -> RunEstimate:
     rate = _measure_training(config, survey, with_unlabelled=unlabelled > 0)
     training = _passes(trainer, unlabelled) * trainer.epochs * images / rate
     labelled_only = 0.0
-    if config.evaluation.labelled_only != "off":
+    pretraining = trainer.pretraining.epochs
+    if pretraining or config.evaluation.labelled_only != "off":
         alone = _measure_training(config, survey, with_unlabelled=False) if unlabelled else rate
-        labelled_only = trainer.epochs * images / alone
+        training += pretraining * (images + unlabelled) / alone
+        if config.evaluation.labelled_only != "off":
+            labelled_only = (trainer.epochs + pretraining) * images / alone
     height, width, channels = config.image.shape
     decoded = (images + unlabelled) * height * width * channels
     stored = survey.examples_bytes
@@ -133,6 +136,7 @@ def _measure_training(
             "epochs": float(_PROBE_EPOCHS),
             "steps_per_call": _PROBE_BATCHES,
             "semi_supervised": semi.model_copy(update={"starts": 1}),
+            "pretraining": config.trainer.pretraining.model_copy(update={"epochs": 0.0}),
         }
     )
     # Weights might have to be downloaded, and with them only the heads would learn at first.

@@ -16,10 +16,14 @@ from trainer.options import (
     EarlyStoppingConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    PretrainingConfig,
     Section,
     SemiSupervisedConfig,
 )
 from trainer.search.tuning_space import TunerConfig, check_space
+
+_TURNED = 45
+"""Degrees from which a rotated image is as near to a turned one."""
 
 
 class ImageConfig(Section):
@@ -211,6 +215,7 @@ class TrainerConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     semi_supervised: SemiSupervisedConfig = SemiSupervisedConfig()
+    pretraining: PretrainingConfig = PretrainingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
     checkpoints: CheckpointConfig = CheckpointConfig()
@@ -237,6 +242,17 @@ class TrainerConfig(Section):
                 "trainer.semi_supervised.starts: several starts have no common limit of time; set "
                 "trainer.max_minutes to 0"
             )
+        if self.pretraining.epochs and self.max_minutes:
+            raise ValueError(
+                "trainer.pretraining.epochs: pretraining and training have no common limit of "
+                "time; set trainer.max_minutes to 0"
+            )
+        if self.pretraining.epochs and self.augmentation.rotation >= _TURNED:
+            raise ValueError(
+                "trainer.pretraining.epochs: tells turns of 90 degrees apart, which "
+                f"trainer.augmentation.rotation = {self.augmentation.rotation:g} hides; set it "
+                f"below {_TURNED}"
+            )
         return self
 
     @property
@@ -257,6 +273,8 @@ def check_consistent(image: ImageConfig, model: ModelConfig, trainer: TrainerCon
     Raises:
         ValueError: a combination cannot work; the message is one line that names the key.
     """
+    if trainer.pretraining.epochs:
+        _check_pretraining(image, model)
     if trainer.tuner.enabled:
         check_space(trainer.tuner, model, trainer)
     least = model.backbone.least_side
@@ -284,4 +302,19 @@ def check_consistent(image: ImageConfig, model: ModelConfig, trainer: TrainerCon
         raise ValueError(
             "trainer.objective.alpha: 0 trains no classifier, which model.conditioning = label "
             "needs"
+        )
+
+
+def _check_pretraining(image: ImageConfig, model: ModelConfig) -> None:
+    key = "trainer.pretraining.epochs"
+    if image.height != image.width:
+        raise ValueError(
+            f"{key}: turns square images, image is {image.height}x{image.width}; set image.height "
+            "and image.width to one size, or pretraining to 0 epochs"
+        )
+    backbone = model.backbone_options
+    if backbone is not None and backbone.is_pretrained:
+        raise ValueError(
+            f"{key}: model.backbone.weights = {backbone.weights} has learned to see already; set "
+            "pretraining to 0 epochs, or the weights to none"
         )

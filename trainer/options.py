@@ -212,6 +212,25 @@ class SemiSupervisedConfig(Section):
         return self
 
 
+class PretrainingConfig(Section):
+    """Learning from the images of train and unlabelled, whatever their labels, before the training.
+
+    The encoder learns to tell by how many right angles an image was turned.
+    """
+
+    epochs: float = Field(
+        default=0.0,
+        ge=0,
+        description="passes over the images; 0: off; for few labels and many photographs that have "
+        "an upper side",
+    )
+    batch_size: int = Field(
+        default=0,
+        ge=0,
+        description="images per step; 0: trainer.batch_size, or its first multiple from 128 on",
+    )
+
+
 class OptimizerConfig(Section):
     """Adam or AdamW (with `weight_decay`), its schedule, clipping and averaging."""
 

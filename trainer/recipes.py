@@ -12,8 +12,9 @@ from pydantic import BaseModel, ValidationError
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig
 
 RecipeName = Literal[
-    "auto", "none", "conv_grey", "conv_colour", "conv_photos", "conv_grey_few_labels"
-]
+    "auto", "none", "conv_grey", "conv_colour", "conv_photos", "conv_grey_few_labels",
+    "conv_colour_few_labels"
+]  # fmt: skip
 
 _SECTIONS: Final = ("image", "model", "trainer")
 _PHOTO_PIXELS: Final = 64 * 64
@@ -165,6 +166,41 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
                 "beta_2": 0.99,
                 "schedule": "cosine",
                 "final_share": 0.05,
+                "ema_decay": 0.98,
+                "ema_every": 8,
+                "clip_norm": 5.0,
+            },
+        },
+    },
+    # Measured by benchmarks/cifar_semi.py, with the horizontal flip. As above.
+    "conv_colour_few_labels": {
+        "model": {
+            "encoder": "conv",
+            "decoder": "mlp",
+            "conv_width": 32,
+            "conv_blocks": 1,
+            "feature_size": 256,
+            "latent_size": 64,
+            "decoder_hidden": (512,),
+            "observation": "discretized_logistic",
+            "dropout": 0.3,
+        },
+        "trainer": {
+            "batch_size": 32,
+            "augmentation": _COLOUR_AUGMENTATION,
+            "objective": {
+                "clean_share": 0.1,
+                "generative_weight": 0.1,
+                "elbo_every": 4,
+                "label_smoothing": 0.05,
+            },
+            "semi_supervised": {"elbo_every": 4},
+            "pretraining": {"epochs": 160, "batch_size": 128},
+            "optimizer": {
+                "learning_rate": 2e-3,
+                "warmup_epochs": 6,
+                "schedule": "cosine",
+                "weight_decay": 0.1,
                 "ema_decay": 0.98,
                 "ema_every": 8,
                 "clip_norm": 5.0,

@@ -22,6 +22,7 @@ from trainer.model.weights import digest_arrays
 from trainer.optimization import callbacks, preemption, starts
 from trainer.optimization import strategy as strategies
 from trainer.optimization.loop import TrainingLoop
+from trainer.optimization.pretraining import pretrain
 from trainer.optimization.warm_start import Base, WarmStart, begin_with, fit_base
 from trainer.progress import PROGRESS_LOGGER
 from trainer.quality.calibration import calibrate
@@ -126,24 +127,25 @@ def train(
     if backbone is not None and backbone.is_pretrained:
         pretrained = read_weights(backbone, image_shape)
 
-    def create(body_dtype: str) -> VaeClassifier:
+    def create(body_dtype: str, outputs: int = num_classes) -> VaeClassifier:
         return VaeClassifier(
             config=model_config,
             image_shape=image_shape,
-            num_classes=num_classes,
+            num_classes=outputs,
             pixel_mean=pixel_mean,
             pixel_std=pixel_std,
             body_dtype=body_dtype,
         )
 
     start = None if base is None else fit_base(base, create("float32"), classes)
+    begun = start
 
     def build(body_dtype: str) -> VaeClassifier:
         model = create(body_dtype)
         if pretrained is not None:
             model.encoder.set_weights(pretrained)
-        if start is not None:
-            begin_with(model, start)
+        if begun is not None:
+            begin_with(model, begun)
         return model
 
     # A base model takes the place of the backbone's weights as far as it has its own.
@@ -155,6 +157,13 @@ def train(
         return TrainingLoop(build, config, splits, strategy, folder, progress, "+".join(origins))
 
     with preemption.stop_on_sigterm() as stop:
+        # An earlier model has learned to see already.
+        if base is None and trainer_config.pretraining.epochs:
+            found = pretrain(
+                create, trainer_config, splits, strategy, os.fspath(workdir), stop, progress
+            )
+            begun = fit_base(found, create("float32"), classes)
+            origins.append(found.digest)
         run = starts.begin(create_loop, trainer_config, splits, strategy, os.fspath(workdir), stop)
         if start is not None and not run.steps and strategies.is_chief(strategy):
             _PROGRESS.info("%s", start.line())

@@ -37,6 +37,7 @@ class TrainingProgress:
         parts: losses of the last step by name.
         validation: measures of the validation split if it was just evaluated, else None.
         bound: the importance-weighted bound in words, after training.
+        stage: what is being trained, if it is not the model itself.
     """
 
     step: int
@@ -47,6 +48,7 @@ class TrainingProgress:
     parts: dict[str, float]
     validation: dict[str, float] | None = None
     bound: str = ""
+    stage: str = ""
 
     def line(self) -> str:
         """Formats the progress as one line for users."""
@@ -54,8 +56,9 @@ class TrainingProgress:
         losses = f"loss {parts['loss']:.4f}  elbo {parts['elbo']:.1f} (kl {parts['kl']:.1f})"
         if parts.get("cross_entropy"):
             losses += f"  cross-entropy {parts['cross_entropy']:.4f}"
+        stage = f"{self.stage}: " if self.stage else ""
         text = (
-            f"step {self.step}/{self.total_steps}  epoch {self.epoch:.1f}  "
+            f"{stage}step {self.step}/{self.total_steps}  epoch {self.epoch:.1f}  "
             f"{self.images_per_sec:,.0f} images/s  {losses}  ETA {clock(self.eta_secs)}"
         )
         if self.validation and "accuracy" in self.validation:

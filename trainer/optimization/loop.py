@@ -29,10 +29,8 @@ from trainer.quality.evaluation import Evaluator, fitting_batch
 from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
-
 _ARITHMETIC = "arithmetic.json"
 """File next to history.json that records the precision and the use of XLA."""
-
 _CALL_SECS = 1.0
 """Target duration of one graph call: long enough to hide its overhead, short enough for frequent
 progress reports."""
@@ -54,6 +52,8 @@ class TrainingLoop:
         history: one record per evaluation.
         steps: number of completed steps.
     """
+
+    step_type: type[TrainingStep] = TrainingStep
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class TrainingLoop:
     def _create_step(
         self, model: VaeClassifier, average: VaeClassifier | None, chosen: Arithmetic
     ) -> TrainingStep:
-        return TrainingStep(
+        return self.step_type(
             model=model,
             average=average,
             config=self._config,

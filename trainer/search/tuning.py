@@ -84,6 +84,7 @@ def shortened(config: TrainerConfig, epochs: float) -> TrainerConfig:
     tree["optimizer"]["warmup_epochs"] *= share
     tree["objective"]["beta_warmup_epochs"] *= share
     tree["semi_supervised"]["starts"] = 1
+    tree["pretraining"]["epochs"] *= share
     tree["tensorboard"] = False
     return TrainerConfig.model_validate(tree)
 

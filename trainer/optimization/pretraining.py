@@ -1,0 +1,185 @@
+"""Trains the encoder on images alone, to tell how far each was turned, before it learns classes.
+
+`trainer/train.py` calls it. With few labels, most of what an encoder has to see can be learned from
+images that have none: to tell the turns of photographs it has to recognise what they show (Gidaris,
+Singh and Komodakis 2018, "Unsupervised Representation Learning by Predicting Image Rotations").
+"""
+
+import dataclasses
+import gc
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import TrainerConfig
+from trainer.data import features
+from trainer.data.input_pipeline import ImageSet, select
+from trainer.model.vae_classifier import VaeClassifier
+from trainer.model.weights import digest_arrays, weight_names
+from trainer.optimization import callbacks, preemption
+from trainer.optimization import strategy as strategies
+from trainer.optimization.checkpoints import CHECKPOINTS
+from trainer.optimization.loop import TrainingLoop
+from trainer.optimization.noise import Noise, shape_of
+from trainer.optimization.objective import Batch
+from trainer.optimization.step import TrainingStep
+from trainer.optimization.warm_start import Base
+from trainer.progress import PROGRESS_LOGGER
+
+_PROGRESS = logging.getLogger(PROGRESS_LOGGER)
+
+TURNS: Final = ("0 degrees", "90 degrees", "180 degrees", "270 degrees")
+"""Classes of the pretraining: how far an image was turned, anticlockwise."""
+
+_STAGE: Final = "pretraining"
+_REPORTS: Final = 10
+_BATCH: Final = 128
+"""Least default size; few labels go with small batches, which images without labels do not need."""
+
+ModelFn = Callable[[str, int], VaeClassifier]
+"""Creates a model from the dtype policy of its bodies and its number of classes."""
+
+
+def pretrain(
+    create: ModelFn,
+    config: TrainerConfig,
+    splits: Mapping[str, ImageSet],
+    strategy: Any,
+    workdir: str,
+    stop: preemption.StopRequest,
+    progress: callbacks.ProgressFn,
+) -> Base:
+    """Trains a model with the classes `TURNS` on the images of `train` and `unlabelled`.
+
+    Labels are not used. A stopped pretraining resumes, and one that has ended is read from its
+    checkpoint, which lies beside those of the training.
+
+    Args:
+        create: creates the model.
+        config: options of the training.
+        splits: images by split name.
+        strategy: the distribution strategy.
+        workdir: working directory of the training.
+        stop: asked between calls whether to stop.
+        progress: called as in a training.
+
+    Returns:
+        The weights that the training starts from, as far as they do not depend on the classes.
+
+    Raises:
+        ValueError: the replicas cannot share a batch.
+        preemption.PreemptedError: a stop was requested; the state is saved.
+    """
+    if size := config.pretraining.batch_size:
+        strategies.replica_share("trainer.pretraining.batch_size", size, strategy, config.parts)
+    images = _every_image(config, splits)
+    run = _TurnsLoop(
+        lambda body_dtype: create(body_dtype, len(TURNS)),
+        _options(config),
+        {features.TRAIN: images},
+        strategy,
+        os.path.join(workdir, CHECKPOINTS, _STAGE),
+        lambda event: progress(dataclasses.replace(event, stage=_STAGE)),
+    )
+    run.restore()
+    is_new = not run.steps
+    run.loop(stop)
+    model = run.finish()
+    if is_new:
+        right = run.history[-1]["train"]["accuracy"]
+        _PROGRESS.info(
+            "pretraining: %.0f %% of the turns of %d images were told right at its end",
+            100 * right, len(images),
+        )  # fmt: skip
+    names = weight_names(model.learned_weights)
+    arrays = [np.asarray(weight.value.numpy()) for weight in model.learned_weights]
+    # Its images, copies of weights and graphs would otherwise last beside those of the training.
+    del run, model
+    gc.collect()
+    weights = dict(zip(names, arrays, strict=True))
+    return Base(_STAGE, digest_arrays(arrays), TURNS, weights)
+
+
+def _every_image(config: TrainerConfig, splits: Mapping[str, ImageSet]) -> ImageSet:
+    names = [features.TRAIN]
+    if config.learns_unlabelled and features.UNLABELLED in splits:
+        names.append(features.UNLABELLED)
+    together = select(
+        [(splits[name], None) for name in names], memory_limit_bytes=config.memory_limit_mb << 20
+    )
+    return ImageSet(together.images, np.zeros(len(together), np.int32))
+
+
+def _options(config: TrainerConfig) -> TrainerConfig:
+    """Returns the options of the pretraining: those of the training, but for the following."""
+    pretraining, optimizer = config.pretraining, config.optimizer
+    epochs = pretraining.epochs
+    # A multiple, so that as many replicas can share it.
+    size = config.batch_size * math.ceil(_BATCH / config.batch_size)
+    return config.model_copy(
+        update={
+            "epochs": epochs,
+            "batch_size": pretraining.batch_size or size,
+            "evaluate_every_epochs": epochs / _REPORTS,
+            # The curves of two trainings would mix.
+            "tensorboard": False,
+            "objective": config.objective.model_copy(
+                update={"alpha": config.objective.alpha or 1.0}
+            ),
+            "semi_supervised": config.semi_supervised.model_copy(update={"enabled": False}),
+            "optimizer": optimizer.model_copy(
+                update={"warmup_epochs": min(optimizer.warmup_epochs, epochs / 4)}
+            ),
+        }
+    )
+
+
+class _TurnsStep(TrainingStep):
+    """A step that turns each image of its batch and has the turns for labels."""
+
+    def _prepare(
+        self,
+        step: tf.Tensor,
+        rows: list[tuple[tf.Tensor, ...]],
+        resident: list[tuple[Any, ...]],
+        number: Any,
+        replicas: int,
+    ) -> Batch:
+        batch = super()._prepare(step, rows, resident, number, replicas)
+        noise = Noise(self._config.seed, step, number, replicas)
+        drawn = noise.uniform("turns", [shape_of(batch.clean)[0]])
+        turns = tf.cast(drawn * float(len(TURNS)), tf.int32)
+        augmented = batch.augmented
+        return dataclasses.replace(
+            batch,
+            clean=turn(batch.clean, turns),
+            labels=turns,
+            # After the augmentation: a mirror image that was turned left looks turned right.
+            augmented=None if augmented is None else turn(augmented, turns),
+        )
+
+
+class _TurnsLoop(TrainingLoop):
+    step_type = _TurnsStep
+
+
+def turn(images: tf.Tensor, turns: tf.Tensor) -> tf.Tensor:
+    """Turns images anticlockwise, each by its own number of right angles.
+
+    Args:
+        images: float32 [batch, side, side, channels].
+        turns: int32 [batch], 0 to 3.
+
+    Returns:
+        float32 [batch, side, side, channels].
+    """
+    turned = images
+    for count in range(1, len(TURNS)):
+        chosen = tf.reshape(turns == count, [-1, 1, 1, 1])
+        turned = tf.where(chosen, tf.image.rot90(images, count), turned)
+    return turned
