@@ -126,15 +126,15 @@ class TarReader(Reader):
             entry=EntryPoint.of(unit.extra),
         ):
             reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
+            if not reason and not member.kind:
+                self._refuse_late_label(unit.source, member.name, keys)
             if reason:
                 batch.ignore(member.name, reason)
+            elif is_side_file(member.name):
+                batch.ignore(member.name, "side_file")
             elif member.kind:
                 batch.refuse(member.name, member.kind, member.detail)
             else:
-                self._refuse_late_label(unit.source, member.name, keys)
-                if is_side_file(member.name):
-                    batch.ignore(member.name, "side_file")
-                    continue
                 place = naming.place(member.name)
                 batch.add(member.name, member.data, place.label, place.split)
                 size += len(member.data)

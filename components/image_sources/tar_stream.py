@@ -33,6 +33,14 @@ _KINDS: Final = {
 }
 _WITHOUT_DATA: Final = frozenset((b"1", b"2", b"3", b"4", b"6", b"5", b"V"))
 """Types that never have data, though some old archives give links a size."""
+_LINKS: Final = {
+    b"1": "a hard link; make the tar with --hard-dereference",
+    b"2": "a symbolic link; make the tar with --dereference",
+}
+_SPARSE: Final = b"S"
+_SPARSE_MORE: Final = 482
+_SPARSE_LAST: Final = 504
+"""Where the header of a sparse file, and a block of its map, tell whether another block follows."""
 
 
 class TarMember(NamedTuple):
@@ -152,11 +160,17 @@ class _TarParser:
                     f"{self._path}: more than {self._config.limits.max_members} members; raise"
                     " limits.max_members if that is meant"
                 )
-            name = override.get("path") or _name(header, self._config.names_encoding)
+            name = (
+                override.get("GNU.sparse.name")
+                or override.get("path")
+                or _name(header, self._config.names_encoding)
+            )
             if override.get("size", "").isdigit():
                 size = int(override["size"])
                 padded = -(-size // BLOCK) * BLOCK
-            sparse = any(key.startswith("GNU.sparse") for key in override)
+            sparse = kind == _SPARSE or any(key.startswith("GNU.sparse") for key in override)
+            if kind == _SPARSE:
+                self._pass_map(header)
             override = {}
             reason = "unreadable" if sparse else _KINDS.get(kind, "unreadable")
             if kind == b"\0" and name.endswith("/"):
@@ -165,15 +179,16 @@ class _TarParser:
             if reason in ("link", "device", "folder"):
                 if kind not in _WITHOUT_DATA:
                     self._blocks.skip(padded)
-                yield TarMember(
-                    name, reason, b"", f"type {kind.decode('ascii', 'replace')!r}", start
-                )
+                detail = _LINKS.get(kind) or f"type {kind.decode('ascii', 'replace')!r}"
+                yield TarMember(name, reason, b"", detail, start)
                 continue
             if reason or size > limit:
                 self._blocks.skip(padded)
-                detail = (
-                    f"type {kind!r}" if reason else f"{size} bytes; limits.max_bytes is {limit}"
-                )
+                detail = f"{size} bytes; limits.max_bytes is {limit}"
+                if sparse:
+                    detail = "a sparse file; make the tar without --sparse"
+                elif reason:
+                    detail = f"type {kind!r}"
                 yield TarMember(name, reason or "too_large", b"", detail, start)
                 continue
             data = b""
@@ -182,6 +197,12 @@ class _TarParser:
             else:
                 self._blocks.skip(padded)
             yield TarMember(name, "", data, "", start)
+
+    def _pass_map(self, header: bytes) -> None:
+        """Passes over the blocks between the header of a sparse file and its data."""
+        more = header[_SPARSE_MORE]
+        while more:
+            more = self._blocks.read(BLOCK)[_SPARSE_LAST]
 
     def _after_end(self, count: int) -> bytes | None:
         """Reads on after an end marker: returns the header of a further archive, None at the end.

@@ -54,11 +54,13 @@ class WebDatasetReader(Reader):
                 label, fault = labels.of(key, sample), ""
             except LabelValueError as error:
                 label, fault = None, str(error) if self.refuses_labels else ""
+            # The label of an image is lost if its file is a link or too large.
+            beside = _LABEL_SUFFIXES if len(sample) > 1 else ()
             for suffix, member in sample:
                 reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
                 if reason:
                     batch.ignore(member.name, reason)
-                elif member.kind:
+                elif member.kind and (suffix in beside or not is_side_file(suffix)):
                     batch.refuse(member.name, member.kind, member.detail)
                 elif is_side_file(suffix):
                     batch.ignore(member.name, "side_file")

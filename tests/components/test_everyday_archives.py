@@ -116,6 +116,67 @@ def test_an_old_tar_without_types(tmp_path: Path) -> None:
         assert sum(batch.ignored.counts["folder"] for batch in batches) == 1
 
 
+def sparse_member(name: str, data: bytes) -> bytes:
+    """A file with holes as `tar --sparse` writes it: maps in front of its data, in three blocks."""
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.size = tarfile.GNUTYPE_SPARSE, len(data)
+    head = bytearray(entry.tobuf(tarfile.GNU_FORMAT))
+    head[482] = 1
+    head[148:156] = b"%06o\0 " % (sum(head[:148]) + 8 * 32 + sum(head[156:512]))
+    more, last = bytearray(512), bytes(512)
+    more[504] = 1
+    return bytes(head) + bytes(more) + last + data + bytes(-len(data) % 512)
+
+
+def test_a_sparse_file_is_a_reject_and_the_rest_is_read(tmp_path: Path) -> None:
+    (tmp_path / "gnu.tar").write_bytes(
+        tar("a/1.png").rstrip(b"\0").ljust(1024, b"\0")[:1024]
+        + sparse_member("a/holes.bmp", archives.bmp())
+        + tar("a/2.png", first=1)
+    )
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        entry = tarfile.TarInfo("a/GNUSparseFile.7/holes.bmp")
+        entry.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.name": "a/holes.bmp"}
+        archive.addfile(entry)
+        for number in (1, 2):
+            entry = tarfile.TarInfo(f"a/{number}.png")
+            entry.size = len(archives.png(number))
+            archive.addfile(entry, io.BytesIO(archives.png(number)))
+    (tmp_path / "pax.tar").write_bytes(sink.getvalue())
+    for name in ("gnu.tar", "pax.tar"):
+        batches = read_all(paths=str(tmp_path / name))
+        assert list(members(batches)) == ["a/1.png", "a/2.png"]
+        (reject,) = (reject for batch in batches for reject in batch.rejects)
+        assert (reject.member, reject.reason) == ("a/holes.bmp", "unreadable")
+        assert reject.detail == "a sparse file; make the tar without --sparse"
+
+
+def test_links_of_a_tar_say_how_to_pack_the_files(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, kind in (("a/1.png", tarfile.SYMTYPE), ("a/2.png", tarfile.LNKTYPE)):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = kind, "a/0.png"
+            archive.addfile(entry)
+    batches = read_all(paths=str(tmp_path / "a.tar"))
+    assert [reject.detail for batch in batches for reject in batch.rejects] == [
+        "a symbolic link; make the tar with --dereference",
+        "a hard link; make the tar with --hard-dereference",
+    ]
+
+
+@pytest.mark.parametrize("labels", [{}, {"a/1.cls": b"cat"}])
+def test_a_side_file_of_a_tar_is_ignored_whatever_its_size(
+    tmp_path: Path, labels: dict[str, bytes]
+) -> None:
+    files = {"a/1.png": archives.png(), **labels, "boxes.json": b"{}" + bytes(60_000)}
+    (tmp_path / "a.tar").write_bytes(archives.tar_bytes(files))
+    batches = read_all(paths=str(tmp_path / "a.tar"), limits={"max_bytes": 50_000})
+    assert list(members(batches)) == ["a/1.png"]
+    assert rejects(batches) == {}
+    assert sum(batch.ignored.counts["side_file"] for batch in batches) == 1 + len(labels)
+
+
 @pytest.mark.parametrize(
     "suffix", [".tgz", ".TAR.GZ", ".tbz2", ".tbz", ".txz", ".tzst", ".tar.xz", ""]
 )
