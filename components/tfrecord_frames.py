@@ -77,9 +77,14 @@ def is_packed(stream: Any) -> bool:
     head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
     if not head.startswith(b"\x1f\x8b\x08"):
         return False
+    return not begins_frame(head)
+
+
+def begins_frame(head: bytes) -> bool:
+    """Returns whether a file with these first bytes is a TFRecord file: its checksum tells."""
     if len(head) < HEAD_BYTES:
-        return True
-    return bool(_masked_crc(head[: _LENGTH.size]) != _HEAD.unpack(head)[1])
+        return False
+    return bool(_masked_crc(head[: _LENGTH.size]) == _HEAD.unpack_from(head)[1])
 
 
 def record_spans(file: BinaryIO) -> Iterator[tuple[int, int]]:

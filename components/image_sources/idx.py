@@ -20,6 +20,8 @@ from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.locate import idx_side_files
+from components.image_sources.magic_numbers import GZIP_START
+from components.image_sources.tar import BATCH_BYTES
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -38,16 +40,19 @@ class IdxReader(Reader):
         """Plans units of rows; a gzipped file is one unit."""
         with self._open(path) as stream:
             header = _header(path, stream)
-        if math.prod(header.shape) > min(
-            self.config.limits.max_bytes, self.config.limits.max_pixels * 4
-        ):
+            is_packed = isinstance(stream, gzip.GzipFile)
+        size = math.prod(header.shape)
+        if size > min(self.config.limits.max_bytes, self.config.limits.max_pixels * 4):
             raise InputError(f"{path}: images of {header.shape} pixels pass limits.max_pixels")
-        if not path.endswith(".gz"):
+        if not is_packed:
             self._check_size(path, header)
         if self.config.labels.source == "auto":
             self._check_labels(path, header.rows)
-        step = header.rows if path.endswith(".gz") else self.config.units.members
-        for start in range(0, header.rows, max(step, 1)):
+        units = self.config.units
+        step = max(1, min(units.members, units.max_bytes // size))
+        if is_packed:
+            step = max(1, header.rows)
+        for start in range(0, header.rows, step):
             stop = min(start + step, header.rows)
             yield WorkUnit(0, path, "idx", start, stop, stop - start)
 
@@ -69,18 +74,20 @@ class IdxReader(Reader):
         labels = self.label_file(path)
         with self._open(labels) as stream:
             header = _header(labels, stream)
-        if header.shape or header.rows != rows:
-            raise InputError(
-                f"{labels}: {header.rows} labels for the {rows} images of {path}; take files that"
-                " belong together"
-            )
+            if header.shape or header.rows != rows:
+                raise InputError(
+                    f"{labels}: {header.rows} labels for the {rows} images of {path}; take files"
+                    " that belong together"
+                )
+            _exactly(labels, stream, rows)
+            _require_end(labels, stream)
 
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
         """Reads rows as PNG images."""
         labels = self._labels(unit) if self.config.labels.source == "auto" else None
         if unit.start == 0:
             beside = MemberBatch(unit.source)
-            for name, reason in idx_side_files(unit.source, self.config.paths):
+            for name, reason in idx_side_files(unit.source, self.config):
                 beside.ignore(name, reason)
             if beside.members:
                 yield beside
@@ -91,8 +98,9 @@ class IdxReader(Reader):
             prefix = "x".join(map(str, shape)).encode()
             if unit.start:
                 stream.seek(unit.start * size, os.SEEK_CUR)
-            for start in range(unit.start, unit.stop, self.config.units.batch):
-                stop = min(start + self.config.units.batch, unit.stop)
+            step = max(1, min(self.config.units.batch, BATCH_BYTES // size))
+            for start in range(unit.start, unit.stop, step):
+                stop = min(start + step, unit.stop)
                 pixels = _exactly(unit.source, stream, (stop - start) * size)
                 images = np.frombuffer(pixels, np.uint8).reshape(-1, *shape)
                 batch = MemberBatch(unit.source, identity=[])
@@ -108,6 +116,8 @@ class IdxReader(Reader):
                     batch.add(f"{row:08d}", encode_png(image), label, unit.split)
                     batch.identity.append(prefix + image.tobytes())  # type: ignore[union-attr]
                 yield batch
+            if unit.stop == header.rows:
+                _require_end(unit.source, stream)
 
     def label_file(self, path: str) -> str:
         """Returns the path of the label file that belongs to an image file.
@@ -122,7 +132,7 @@ class IdxReader(Reader):
             found = folder + slash + candidate
             if candidate == name:
                 continue
-            if files.is_remote(found) or os.path.exists(found):
+            if files.exists(found, self.config.storage):
                 return found
         if self.config.labels.source == "none":
             return path
@@ -141,7 +151,8 @@ class IdxReader(Reader):
     @contextlib.contextmanager
     def _open(self, path: str) -> Iterator[BinaryIO]:
         with files.open_stream(path, self.config.storage) as stream:
-            if not path.endswith(".gz"):
+            # Browsers unpack `.gz` files as they save them, and keep the name.
+            if not stream.peek(2).startswith(GZIP_START):  # type: ignore[attr-defined]
                 yield stream
                 return
             with gzip.GzipFile(fileobj=stream) as unpacked:
@@ -161,16 +172,26 @@ def _header(path: str, stream: BinaryIO) -> _Header:
     return _Header(rows, tuple(shape))
 
 
+def _require_end(path: str, stream: BinaryIO) -> None:
+    """Raises if anything follows the last row; of a gzipped file this verifies the checksum."""
+    if _read(path, stream, 1):
+        raise InputError(f"{path}: more bytes than its header says; copy it again")
+
+
 def _exactly(path: str, stream: BinaryIO, size: int) -> bytes:
     """Reads `size` bytes in bounded pieces, because a header may claim any size."""
     pieces: list[bytes] = []
     left = size
-    try:
-        while left and (piece := stream.read(min(left, 1 << 24))):
-            pieces.append(piece)
-            left -= len(piece)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise InputError(f"{path}: damaged or cut short ({error}); copy it again") from error
+    while left and (piece := _read(path, stream, min(left, 1 << 24))):
+        pieces.append(piece)
+        left -= len(piece)
     if left:
         raise InputError(f"{path}: cut short: {left} bytes are missing; copy it again")
     return b"".join(pieces)
+
+
+def _read(path: str, stream: BinaryIO, size: int) -> bytes:
+    try:
+        return stream.read(size)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise InputError(f"{path}: damaged or cut short ({error}); copy it again") from error

@@ -5,7 +5,7 @@
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Final
 
 from components.image_sources.braces import expand_braces
@@ -21,6 +21,7 @@ from components.image_sources.naming import escaped, printable
 from components.image_sources.tar_stream import is_header
 from trainer.errors import InputError
 from trainer.storage import files
+from trainer.storage.config import StorageConfig
 
 TAR_SUFFIXES: Final = (
     *(".tar", ".tar.gz", ".tgz", ".taz", ".tar.zst", ".tzst"),
@@ -34,7 +35,9 @@ _IDX_MARKS: Final = ("-idx3-", "-idx4-", ".idx3-", "-images-idx", "-idx1-", ".id
 _IMAGE_SUFFIXES: Final = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
 )
-_ARCHIVE_SUFFIXES: Final = (".zip", ".tfrecord", *TAR_SUFFIXES)
+_ARCHIVE_SUFFIXES: Final = (".zip", *TAR_SUFFIXES)
+_TFRECORD_MARK: Final = ".tfrec"
+"""In names such as `a.tfrec` and `a.tfrecord-00000-of-00010`."""
 _FOREIGN: Final = (
     (SEVEN_ZIP_START, "a 7z archive"),
     (RAR_START, "a rar archive"),
@@ -81,7 +84,7 @@ class Locator:
                 image_format = (
                     self.config.format if self.config.format != "auto" else self._tell(found)
                 )
-                for part in _parts(found, image_format):
+                for part in self._parts(found, image_format):
                     yield part, image_format
 
     def expand(self, path: str) -> list[str]:
@@ -100,11 +103,8 @@ class Locator:
         """Detects the format from the name, or from the first bytes if the name does not tell."""
         name = path.rpartition("/")[2].lower()
         if not files.is_remote(path) and os.path.isdir(path):
-            if _idx_files(path):
-                return "idx"
-            _refuse_archives(path)
-            return "folder"
-        actual = self._packed_format(path) if name.endswith((".zip", *TAR_SUFFIXES)) else ""
+            return self._tell_folder(path)
+        actual = self._packed_format(path) if name.endswith(_ARCHIVE_SUFFIXES) else ""
         if actual == "zip" or (name.endswith(".zip") and not actual):
             return "zip"
         if actual or name.endswith(TAR_SUFFIXES):
@@ -115,20 +115,36 @@ class Locator:
             return "manifest"
         if any(mark in name for mark in _IDX_MARKS):
             return "idx"
-        if ".tfrecord" in name:
+        if _TFRECORD_MARK in name:
             return "tfrecord"
         if files.is_remote(path) and files.is_folder(path, self.config.storage):
-            return "folder"
+            return self._tell_folder(path)
         return self._sniff(path)
+
+    def _tell_folder(self, path: str) -> str:
+        if _idx_files(path, self.config.storage):
+            return "idx"
+        _refuse_archives(path, self.config.storage)
+        return "folder"
+
+    def _parts(self, path: str, image_format: str) -> list[str]:
+        """Returns the files that one path stands for in its format."""
+        if image_format != "idx":
+            return [path]
+        if files.is_folder(path, self.config.storage):
+            return _idx_files(path, self.config.storage)
+        return [] if "idx1" in path.rpartition("/")[2] else [path]
 
     def _sniff(self, path: str) -> str:
         """Detects the format from the first bytes."""
         head = self._head(path)
         if found := _format_of_archive(head):
             return found
-        foreign = next((name for start, name in _FOREIGN if head.startswith(start)), "")
-        if foreign:
-            raise InputError(f"{path}: {foreign} cannot be read; pack its files as a zip or a tar")
+        _refuse_foreign(path, head)
+        from components.tfrecord_frames import begins_frame
+
+        if begins_frame(head):
+            return "tfrecord"
         if head.startswith(_IMAGE_STARTS):
             raise InputError(f"{path}: an image by itself; name the folder that holds it")
         what = "an empty file" if not head else "no archive, folder, manifest or data set"
@@ -139,7 +155,11 @@ class Locator:
 
         A tar that is called `.zip`, or the reverse, is read as what it is.
         """
-        return "" if files.is_remote(path) else _format_of_archive(self._head(path))
+        head = b"" if files.is_remote(path) else self._head(path)
+        found = _format_of_archive(head)
+        if not found:
+            _refuse_foreign(path, head)
+        return found
 
     def _head(self, path: str) -> bytes:
         file = files.open_ranged(path, self.config.storage)
@@ -149,23 +169,43 @@ class Locator:
             file.close()
 
 
-def _refuse_archives(folder: str) -> None:
+def _refuse_foreign(path: str, head: bytes) -> None:
+    """Raises for an archive of another program."""
+    foreign = next((name for start, name in _FOREIGN if head.startswith(start)), "")
+    if foreign:
+        raise InputError(f"{path}: {foreign} cannot be read; pack its files as a zip or a tar")
+
+
+def _names_in(folder: str, storage: StorageConfig) -> Iterator[tuple[str, bool]]:
+    """Yields the names in a folder and whether they are folders, whose names may repeat."""
+    if files.is_remote(folder):
+        for name, _ in files.entries(folder, storage):
+            top, slash, _ = name.partition("/")
+            yield top, bool(slash)
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name, entry.is_dir()
+
+
+def _refuse_archives(folder: str, storage: StorageConfig) -> None:
     """Raises for a folder that holds archives and nothing else to read, such as shards.
 
     Raises:
         InputError: its message says how to name the archives.
     """
     suffixes: set[str] = set()
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if ignored_reason(entry.name):
-                continue
-            name = entry.name.lower()
-            archive = next(filter(name.endswith, _ARCHIVE_SUFFIXES), None)
-            if archive:
-                suffixes.add(entry.name[-len(archive) :])
-            elif entry.is_dir() or name.endswith(_IMAGE_SUFFIXES):
-                return
+    for name, is_folder in _names_in(folder, storage):
+        if ignored_reason(name):
+            continue
+        lower = name.lower()
+        archive = next(filter(lower.endswith, _ARCHIVE_SUFFIXES), None)
+        if archive:
+            suffixes.add(name[-len(archive) :])
+        elif _TFRECORD_MARK in lower:
+            suffixes.add(f"{_TFRECORD_MARK}*")
+        elif is_folder or lower.endswith(_IMAGE_SUFFIXES):
+            return
     if suffixes:
         named = ", ".join(f"{folder}/*{suffix}" for suffix in sorted(suffixes))
         raise InputError(f"{folder}: a folder of archives and not of images; name them: {named}")
@@ -177,48 +217,36 @@ def _format_of_archive(head: bytes) -> str:
     return "tar" if is_header(head) or head.startswith(COMPRESSED_STARTS) else ""
 
 
-def _idx_files(folder: str) -> list[str]:
+def _idx_files(folder: str, storage: StorageConfig) -> list[str]:
     """Returns the image files of a folder of IDX files; an empty list for any other folder.
 
     Files beside them are no obstacle, unless they look like images or archives.
     """
     names = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if ignored_reason(entry.name):
-                continue
-            if any(mark in entry.name for mark in _IDX_MARKS):
-                names.append(entry.name)
-            elif entry.is_dir() or entry.name.lower().endswith(
-                (*_IMAGE_SUFFIXES, *_ARCHIVE_SUFFIXES)
-            ):
-                return []
+    for name, is_folder in _names_in(folder, storage):
+        if ignored_reason(name):
+            continue
+        if any(mark in name for mark in _IDX_MARKS):
+            names.append(name)
+        elif is_folder or name.lower().endswith((*_IMAGE_SUFFIXES, *_ARCHIVE_SUFFIXES)):
+            return []
     return [f"{folder}/{name}" for name in sorted(names) if "idx1" not in name]
 
 
-def idx_side_files(path: str, configured: Iterable[str]) -> Iterator[tuple[str, str]]:
+def idx_side_files(path: str, config: InputConfig) -> Iterator[tuple[str, str]]:
     """Yields the files beside IDX files, and why they are ignored.
 
     They belong to no IDX file, so that the first image file of a configured folder counts them.
 
     Args:
         path: An IDX file of images.
-        configured: The paths of the input section.
+        config: The input section.
     """
-    folder = os.path.dirname(path)
-    given = {each.rstrip("/") for each in configured}
-    if files.is_remote(path) or folder not in given or path not in _idx_files(folder)[:1]:
+    folder = path.rpartition("/")[0]
+    given = {each.rstrip("/") for each in config.paths}
+    if folder not in given or path not in _idx_files(folder, config.storage)[:1]:
         return
-    for name in sorted(os.listdir(folder)):
+    for name in sorted({name for name, _ in _names_in(folder, config.storage)}):
         reason = ignored_reason(name)
         if reason or not any(mark in name for mark in _IDX_MARKS):
             yield name, reason or "side_file"
-
-
-def _parts(path: str, image_format: str) -> list[str]:
-    """Returns the files that one path stands for in its format."""
-    if image_format == "idx":
-        if os.path.isdir(path):
-            return _idx_files(path)
-        return [] if "idx1" in path.rpartition("/")[2] else [path]
-    return [path]

@@ -104,7 +104,10 @@ class TFRecordReader(Reader):
         encoded = _value_of(features, keys.encoded)
         if not isinstance(encoded, bytes):
             known = ", ".join(map(repr, sorted(features)[:_KEYS_NAMED]))
-            batch.refuse(name, "bad_record", f"no bytes under {keys.encoded!r}; it has {known}")
+            fault = f"no bytes under {keys.encoded!r}; it has {known}"
+            if isinstance(encoded, list):
+                fault = f"{len(encoded)} values under {keys.encoded!r}; an image has one"
+            batch.refuse(name, "bad_record", fault)
             return 0
         found = _value_of(features, keys.filename)
         if isinstance(found, bytes) and found:

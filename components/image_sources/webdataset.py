@@ -12,7 +12,7 @@ from typing import Any, Final
 from components.image_sources import tar_stream
 from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import LabelsConfig
+from components.image_sources.config import MIB, LabelsConfig
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.naming import escaped, sample_key
@@ -32,6 +32,8 @@ _JSON_KEYS: Final = ("label", "class", "cls", "class_name")
 _CAPTION_KEYS: Final = frozenset(("caption", "url", "original_width"))
 """Keys of the JSON files that img2dataset writes beside an image and its caption."""
 _PEEKED: Final = 200
+_PEEKED_BYTES: Final = 64 * MIB
+"""Members of a tar, and bytes of it, by which a shard is recognised."""
 _REMEMBERED: Final = 1_000_000
 """Most samples without a label whose names are kept, to notice that a label comes late."""
 
@@ -99,12 +101,29 @@ class WebDatasetReader(Reader):
         """
         found: dict[str, set[str]] = {}
         for member in islice(tar_stream.members(path, self.config), _PEEKED):
+            if member.start > _PEEKED_BYTES:
+                break
             key, suffix = sample_key(member.name)
+            suffix = suffix.rpartition(".")[2]
+            in_folder = "/" in key.removeprefix("./")
+            if suffix == "json" and in_folder and not _may_hold_label(member.data):
+                continue
             suffixes = found.setdefault(key, set())
-            suffixes.add(suffix.rpartition(".")[2])
+            suffixes.add(suffix)
             if suffixes & IMAGE_SUFFIXES and suffixes & set(_LABEL_SUFFIXES):
                 return True
         return False
+
+
+def _may_hold_label(data: bytes) -> bool:
+    """Returns whether a JSON file has a key for a label, unlike those of annotation tools."""
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        return True
+    return not isinstance(values, dict) or not values.keys().isdisjoint(
+        {*_JSON_KEYS, *_CAPTION_KEYS}
+    )
 
 
 class _Labels:
@@ -138,7 +157,9 @@ class _Labels:
                 f"{self._path}: the .txt files beside the images hold captions, as img2dataset"
                 " writes them, and no classes; set labels.source: none, or add .cls files"
             )
-        label = _side_label(chosen, side[chosen], self._config.names) if chosen else None
+        label = None
+        if chosen:
+            label = _side_label(chosen, self._only(chosen, sample), self._config.names)
         if not has_image:
             self._keep(key, label)
         elif label is None:
@@ -146,6 +167,25 @@ class _Labels:
             if label is None and len(self._unlabelled) < _REMEMBERED:
                 self._unlabelled.add(hash(key))
         return label
+
+    def _only(self, chosen: str, sample: Sample) -> bytes:
+        """Returns the content of the file with the label.
+
+        Raises:
+            InputError: if several would do, as where all names of a shard begin with `v1.`.
+        """
+        found = {
+            suffix: member
+            for suffix, member in sample
+            if member.data and suffix.rpartition(".")[2] == chosen
+        }
+        if chosen not in found and len(found) > 1:
+            one, two = (escaped(member.name) for member in list(found.values())[:2])
+            raise InputError(
+                f"{self._path}: {one} and {two} are labels of one sample, because its name ends at"
+                " the first dot; rename the files, or set format: tar for labels from folders"
+            )
+        return found.get(chosen, next(iter(found.values()))).data
 
     def _keep(self, key: str, label: str | None) -> None:
         """Keeps a label that came without its image."""

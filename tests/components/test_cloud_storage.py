@@ -1,5 +1,6 @@
 """Cloud Storage through a real emulator server, with a proxy that drops and refuses requests."""
 
+import gzip
 import http.client
 import http.server
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
+import numpy as np
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
@@ -152,6 +154,24 @@ def test_streams_and_spans(proxy: FlakyProxy) -> None:
     with files.open_stream("gs://images/tree/cat/0.png", STORAGE) as stream:
         assert stream.read() == archives.png(0)
     assert files.read_bytes("gs://images/tree/cat/0.png", STORAGE, limit=8) == archives.png(0)[:8]
+
+
+def test_folders_of_idx_files_and_of_shards(proxy: FlakyProxy, tmp_path: Path) -> None:
+    bucket = proxy.client.bucket("images")
+    images = np.stack([archives.pixels(i, 5, 4)[:, :, 0] for i in range(3)])
+    archives.write_idx(tmp_path, "train", images, [0, 1, 0], pack=False)
+    labels = tmp_path / "train-labels-idx1-ubyte"
+    bucket.blob(f"mnist/{labels.name}.gz").upload_from_string(gzip.compress(labels.read_bytes()))
+    for name in ("train-images-idx3-ubyte", "README.md"):
+        content = tmp_path.joinpath(name).read_bytes() if "idx3" in name else b"text"
+        bucket.blob(f"mnist/{name}").upload_from_string(content)
+    source = ImageSource(config_of(paths="gs://images/mnist/"))
+    batches = [batch for unit in source.units() for batch in source.read(unit)]
+    assert [label for batch in batches for label in batch.labels] == ["0", "1", "0"]
+    assert [batch.ignored.total() for batch in batches] == [1, 0]
+    bucket.blob("shards/0.tar").upload_from_string(archives.tar_bytes({"a/1.png": b"x"}))
+    with pytest.raises(InputError, match=r"name them: gs://images/shards/\*\.tar$"):
+        names_of(config_of(paths="gs://images/shards"))
 
 
 def test_manifest_with_addresses(proxy: FlakyProxy, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ import pytest
 from components.image_sources.config import InputConfig
 from components.image_sources.example_proto import example_class
 from components.image_sources.label_values import LabelValueError, read_label
+from components.image_sources.locate import Locator
 from components.image_sources.sources import ImageSource
+from components.image_sources.unpacking import PlainStream
 from components.tfrecord_frames import frame
 from tests import archives
 from tests.components.test_image_sources import members, read_all, rejects
@@ -256,3 +258,63 @@ def test_a_folder_of_shards_says_how_to_name_them(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"a folder of archives .* name them: .*/\*\.tar$"):
         read_all(paths=str(tmp_path))
     assert len(members(read_all(paths=f"{tmp_path}/*.tar"))) == 1
+
+
+def test_annotations_in_folders_of_classes_are_no_labels(tmp_path: Path) -> None:
+    # As LabelMe writes them; in a folder or a zip the label is the name of the folder.
+    path = shard(tmp_path, {"cat/1.png": archives.png(1), "cat/1.json": b'{"shapes": []}'})
+    assert [row[1] for row in members(read_all(paths=path)).values()] == ["cat"]
+    path = shard(tmp_path, {"cat/1.png": archives.png(1), "cat/1.json": b'{"label": "dog"}'})
+    assert [row[1] for row in members(read_all(paths=path)).values()] == ["dog"]
+
+
+def test_a_tar_is_recognised_by_its_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = shard(tmp_path, {f"{i}.png": archives.png(i) for i in range(9)})
+    read: list[int] = []
+    original = PlainStream.read
+
+    def counted(stream: PlainStream, size: int) -> bytes:
+        read.append(size)
+        return original(stream, size)
+
+    monkeypatch.setattr(PlainStream, "read", counted)
+    monkeypatch.setattr("components.image_sources.webdataset._PEEKED_BYTES", 1500)
+    assert list(Locator(InputConfig(paths=(path,))).sources()) == [(path, "tar")]
+    assert sum(read) < 5 * 1024
+
+
+def test_a_record_with_several_images_is_rejected(tmp_path: Path) -> None:
+    message = example_class().FromString(archives.example(image__encoded=b"x"))
+    message.features.feature["image/encoded"].bytes_list.value.append(b"y")
+    (tmp_path / "a.tfrecord").write_bytes(frame([message.SerializeToString()]))
+    batches = read_all(paths=str(tmp_path / "a.tfrecord"))
+    (reject,) = (reject for batch in batches for reject in batch.rejects)
+    assert reject.detail == "2 values under 'image/encoded'; an image has one"
+
+
+@pytest.mark.parametrize("name", ["a.tfrec", "a.record", "train"])
+def test_records_of_any_name(tmp_path: Path, name: str) -> None:
+    records = archives.tfrecord_bytes([archives.example(image__encoded=archives.png())])
+    (tmp_path / name).write_bytes(records)
+    assert len(members(read_all(paths=str(tmp_path / name)))) == 1
+
+
+@pytest.mark.parametrize("name", ["a-train.tfrecord-00000-of-00001", "a.tfrec"])
+def test_a_folder_of_records_says_how_to_name_them(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "features.json").write_bytes(b"{}")
+    with pytest.raises(InputError, match=r"a folder of archives .* name them: .*/\*\.tfrec\*$"):
+        read_all(paths=str(tmp_path))
+
+
+def test_names_with_dots_do_not_mix_up_labels(tmp_path: Path) -> None:
+    files = {f"v1.{i}.{kind}": data for i in range(3)
+             for kind, data in (("png", archives.png(i)), ("cls", b"%d" % i))}  # fmt: skip
+    path = shard(tmp_path, files)
+    with pytest.raises(InputError, match=r"v1\.0\.cls and v1\.1\.cls are labels of one sample"):
+        read_all(paths=path)
+    assert len(members(read_all(paths=path, labels={"source": "none"}))) == 3
+    path = shard(tmp_path, {"1.left.png": archives.png(1), "1.left.json": b"3", "1.json": b"4"})
+    assert [row[1] for row in members(read_all(paths=path)).values()] == ["4"]

@@ -1,6 +1,7 @@
 """Each source gives the members, labels, splits and rejects that its archive holds."""
 
 import errno
+import gzip
 import io
 import itertools
 import json
@@ -608,6 +609,39 @@ def test_idx_faults(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no label file"):
         read_all(paths=str(path))
     assert len(members(read_all(paths=str(path), labels={"source": "none"}))) == 3
+
+
+@pytest.mark.parametrize("part", ["images-idx3", "labels-idx1"])
+def test_damage_of_a_packed_idx_file_is_noticed(tmp_path: Path, part: str) -> None:
+    images = np.stack([archives.pixels(i, 5, 4)[:, :, 0] for i in range(4)])
+    path = archives.write_idx(tmp_path, "train", images, [0, 1, 0, 1], pack=True)
+    file = tmp_path / f"train-{part}-ubyte.gz"
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-8] + bytes(4) + sound[-4:])
+    with pytest.raises(InputError, match=r"ubyte.gz: damaged or cut short \(CRC check failed"):
+        read_all(paths=str(path))
+    file.write_bytes(gzip.compress(gzip.decompress(sound) + b"x"))
+    with pytest.raises(InputError, match="more bytes than its header says; copy it"):
+        read_all(paths=str(path))
+
+
+@pytest.mark.parametrize("pack", [True, False])
+def test_idx_files_with_the_suffix_of_the_others(tmp_path: Path, pack: bool) -> None:
+    images = np.stack([archives.pixels(i, 5, 4)[:, :, 0] for i in range(4)])
+    path = archives.write_idx(tmp_path, "train", images, [0, 1, 0, 1], pack)
+    for file in tmp_path.iterdir():
+        file.rename(str(file).removesuffix(".gz") if pack else f"{file}.gz")
+    path = next(tmp_path.glob("train-images*"))
+    assert [row[1] for row in members(read_all(paths=str(path))).values()] == ["0", "1", "0", "1"]
+
+
+def test_large_idx_images_are_read_in_bounded_batches(tmp_path: Path) -> None:
+    images = np.zeros((5, 40, 50), np.uint8)
+    path = archives.write_idx(tmp_path, "train", images, [0, 1, 0, 1, 0], pack=False)
+    source = ImageSource(
+        InputConfig.model_validate({"paths": str(path), "units": {"max_bytes": 5000}})
+    )
+    assert [unit.members for unit in source.units()] == [2, 2, 1]
 
 
 def test_tfrecord(tmp_path: Path) -> None:
