@@ -51,11 +51,12 @@ _OTHER_IMAGES: Final = (
     *((0, b"P%d" % kind + space, "PNM") for kind in range(1, 7) for space in (b"\n", b"\r", b" ")),
     (128, b"DICM", "DICOM"),
 )
-# What downloads leave where an image should be, and what helps.
+# What else is found where an image should be, and what helps.
 _LEFT_BY_DOWNLOADS: Final = (
     (b"version https://git-lfs", "a pointer of Git LFS; run `git lfs pull`"),
     (b"<!doctype html", "a web page; download the image again"),
     (b"<html", "a web page; download the image again"),
+    (b"\x00\x00\x08\x03", "an IDX file; unpack the archive and name its folder"),
 )
 _ARCHIVES: Final = (
     *((0, start, "zip") for start in ZIP_STARTS),
@@ -118,7 +119,7 @@ def _unknown(data: bytes) -> ImageFaultError:
     """Returns the fault of a file that is not a supported image, naming its actual type."""
     for offset, magic, name in _ARCHIVES:
         if data.startswith(magic, offset):
-            return ImageFaultError("check", "nested_archive", f"a {name} archive")
+            return ImageFaultError("check", "nested_archive", f"a {name} archive; unpack it")
     for offset, magic, name in _OTHER_IMAGES:
         if data.startswith(magic, offset):
             return ImageFaultError("check", "unsupported_format", name)

@@ -301,8 +301,8 @@ def _check_classes(account: Account, config: InputConfig, where: str) -> None:
     if not totals:
         raise InputError(
             f"{where}: none of the {account.examples.total():,} images has a label, so there is"
-            " nothing to learn: put them into folders named after their classes, or set"
-            " labels.level, or the key or column of the label; classify needs no labels"
+            " nothing to learn: put them into folders named after their classes, below this path,"
+            " or set labels.level, or the key or column of the label; classify needs no labels"
         )
     if len(totals) == 1:
         (only,) = totals

@@ -107,6 +107,11 @@ def _sources(account: Account, config: InputConfig) -> list[str]:
     if hashed and account.class_totals():
         parts = ", ".join(f"{split} {share:.0%}" for split, share in hashed.items())
         lines.append(f"by a hash of the content: {parts} of the labelled images for training")
+    if config.labels.corrections:
+        lines.append(
+            f"corrections: {account.corrected:,} label{'s' * (account.corrected != 1)} changed,"
+            f" {_images(account.rejected['taken_out'])} taken out"
+        )
     near = account.near
     if near["images"]:
         line = f"near-duplicates: {_images(near['images'])} in {near['groups']:,} groups"
@@ -148,6 +153,12 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
         yield (
             f"{_quoted(origins.examples[UNUSED])} look like names of splits and were not"
             f" taken for any ({_images(count)}); rename them if they are splits"
+        )
+    if account.conflicts:
+        _, name, label = account.conflict_names[0]
+        yield (
+            f"{_images(account.conflicts)} under two labels, such as '{escaped(name)}'"
+            f" ('{escaped(label)}'): the first in source order counts; duplicates.parquet lists all"
         )
     without = [label for label in totals if not table[features.TEST].get(label)]
     if table[features.TEST] and without and len(totals) > 1:

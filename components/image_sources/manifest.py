@@ -263,9 +263,15 @@ def _csv(text: Any, suffix: str) -> Iterator[Row]:
     if not any(map(header.count, _DELIMITERS)):
         delimiter = ","
     # Otherwise spaces after a delimiter hide the quotes of a cell.
-    yield from csv.DictReader(
+    rows = csv.DictReader(
         chain([header], text), delimiter=delimiter, skipinitialspace=delimiter != "\t"
     )
+    # Spreadsheets write rows of delimiters alone behind the last one.
+    yield from (row for row in rows if any(map(_is_filled, row.values())))
+
+
+def _is_filled(value: str | list[str] | None) -> bool:
+    return bool(value) and (isinstance(value, list) or not str(value).isspace())
 
 
 def _json_lines(path: str, text: Iterable[str]) -> Iterator[Row]:

@@ -31,6 +31,10 @@ _WRAPS: Final = "w"
 """Marks units of archives that store offsets modulo 4 GiB."""
 _STORED: Final = 0
 _DEFLATED: Final = 8
+_OTHER_METHODS: Final = {
+    **{1: "Shrink", 6: "Implode", 9: "Deflate64", 12: "bzip2", 14: "LZMA"},
+    **{93: "Zstandard", 95: "XZ", 98: "PPMd"},
+}
 _LOCAL_BYTES: Final = 30
 _LOCAL_LENGTHS: Final = struct.Struct("<HH")
 # Members no further apart than this are fetched in one read. A local header may carry longer extra
@@ -143,7 +147,8 @@ def _is_wanted(entry: Entry, batch: MemberBatch, limits: LimitsConfig) -> bool:
     elif entry.encrypted:
         batch.refuse(name, "encrypted", "password-protected")
     elif entry.method not in (_STORED, _DEFLATED):
-        batch.refuse(name, "unreadable", f"compression method {entry.method}")
+        method = _OTHER_METHODS.get(entry.method, f"method {entry.method}")
+        batch.refuse(name, "unreadable", f"compressed with {method}; make the zip with Deflate")
     elif entry.unpacked > limits.max_bytes or entry.packed > limits.max_bytes:
         size = max(entry.unpacked, entry.packed)
         batch.refuse(name, "too_large", f"{size} bytes; limits.max_bytes is {limits.max_bytes}")

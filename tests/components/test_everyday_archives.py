@@ -433,3 +433,19 @@ def test_archives_of_other_programs_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.7z").write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(100))
     with pytest.raises(InputError, match="a 7z archive cannot be read; pack its files as a zip"):
         read_all(paths=str(tmp_path / "a.7z"))
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tar.gz"])
+def test_archives_of_other_programs_under_these_names(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"Rar!\x1a\x07\x01\x00" + bytes(600))
+    with pytest.raises(InputError, match=f"{name}: a rar archive cannot be read; pack its files"):
+        read_all(paths=str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("method", "name"), [(zipfile.ZIP_LZMA, "LZMA"), (zipfile.ZIP_BZIP2, "bzip2")]
+)
+def test_a_zip_of_another_method_names_it(tmp_path: Path, method: int, name: str) -> None:
+    (tmp_path / "a.zip").write_bytes(archives.zip_bytes({"a/1.png": archives.png()}, method))
+    (reject,) = (r for batch in read_all(paths=str(tmp_path / "a.zip")) for r in batch.rejects)
+    assert reject.detail == f"compressed with {name}; make the zip with Deflate"

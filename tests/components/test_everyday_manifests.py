@@ -207,6 +207,15 @@ def test_numbers_without_a_name_are_rejects(images: Path) -> None:
     assert [row[1] for row in members(batches).values()] == [None, "dog"]
 
 
+def test_rows_of_delimiters_alone_are_no_rows(images: Path) -> None:
+    (images / "m.csv").write_text("path,label\nimages/1.png,cat\n,\n , \n,cat\n")
+    batches = read_all(paths=str(images / "m.csv"))
+    assert sum(map(len, batches)) == 1
+    assert [reject.detail for batch in batches for reject in batch.rejects] == [
+        "a row without a path"
+    ]
+
+
 def test_an_empty_manifest_is_named(images: Path) -> None:
     for content in ("", "\n\n", "path,label\n"):
         (images / "a.csv").write_text(content)

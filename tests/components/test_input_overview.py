@@ -1,6 +1,7 @@
 """What an ingest says of its input right after it has read it."""
 
 import contextlib
+import hashlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from components.image_example_gen.ingest import ingest
 from components.image_example_gen.input_overview import OVERVIEW, InputOverview
 from components.image_sources.config import InputConfig
+from components.image_sources.corrections import read_corrections
 from tests import archives
 from trainer.errors import InputError
 
@@ -101,3 +103,25 @@ def test_warnings(
     found = look(caplog, tmp_path, images(*names)).warnings
     assert any(warning in line for line in found), found
     assert not any("\n" in line for line in found)
+
+
+def test_corrections_and_conflicts_are_counted(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    files = images(*(f"{label}/{i}.png" for label in ("cat", "dog") for i in range(8)))
+    conflict = {"dog/copy.png": files["cat/0.png"]}
+    given = tmp_path / "c.csv"
+    given.write_text(f"sha256,label\n{hashlib.sha256(files['cat/1.png']).hexdigest()},dog\n")
+    corrections = {"corrections": str(given)}
+    overview = look(caplog, tmp_path, {**files, **conflict}, labels=corrections)
+    assert "corrections: 1 label changed, 0 images taken out" in overview.sources
+    (warning,) = [line for line in overview.warnings if "two labels" in line]
+    path = tmp_path / "input.zip"
+    assert warning == (
+        f"1 image under two labels, such as '{path}/cat/0.png' ('cat'): the first in source order"
+        " counts; duplicates.parquet lists all"
+    )
+    given.write_text(f"sha256,label\n{'0' * 64},dog\n")
+    read_corrections.cache_clear()
+    overview = look(caplog, tmp_path, files, labels=corrections)
+    assert "corrections: 0 labels changed, 0 images taken out" in overview.sources
