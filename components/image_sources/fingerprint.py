@@ -75,11 +75,12 @@ def _facts(path: str, image_format: str, config: InputConfig) -> Iterator[bytes]
             from components.image_sources.manifest import ManifestReader
 
             folders = _ObjectFolders()
+            here = f"{path.rpartition('/')[0] or '.'}/"
             for name in ManifestReader(config).named_files(path):
                 if files.is_remote(name):
                     folders.add(name)
                 else:
-                    yield _stat_facts(name, name)
+                    yield _stat_facts(name, name.removeprefix(here))
             yield from folders.facts(config.storage)
         elif image_format == "idx":
             from components.image_sources.idx import IdxReader

@@ -85,6 +85,11 @@ def _prepared(path: str, config: TFDSConfig) -> _Prepared:
             " with tfds.image"
         )
     label = features.get(config.label)
+    if label is None and config.label != TFDSConfig().label:
+        raise InputError(
+            f"{path}: no feature {config.label!r} among {', '.join(features)}; name it with"
+            " tfds.label"
+        )
     names = tuple(label.names) if isinstance(label, tfds.features.ClassLabel) else ()
     shards = tuple(
         (split, str(file), count)

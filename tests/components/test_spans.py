@@ -127,3 +127,12 @@ def test_fingerprint_notices_files_that_come_and_go(tmp_path: Path) -> None:
     assert len({before, renamed, fingerprint(config_of(root))}) == 3
     with pytest.raises(InputError, match="no such file or folder"):
         fingerprint(config_of(tmp_path / "nothing"))
+
+
+@pytest.mark.parametrize("name", ["tree", "tree/m.csv"])
+def test_images_that_were_moved_are_no_new_input(tmp_path: Path, name: str) -> None:
+    root = archives.write_folder(tmp_path / "old/tree", {"cat/0.png": archives.png()})
+    (root / "m.csv").write_text("path,label\ncat/0.png,cat\n")
+    before = fingerprint(config_of(tmp_path / "old" / name))
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert fingerprint(config_of(tmp_path / "new" / name)) == before

@@ -93,6 +93,7 @@ def test_three_ways_to_the_same_counts(data_dir: Path, tmp_path: Path) -> None:
         ("tfds:no_such_dataset_at_all", {}, "TFDS has no such dataset"),
         ("tfds:mnist", {}, "not prepared in"),
         ("tfds:tiny_digits", {"image": "picture"}, "no image feature 'picture' among image, label"),
+        ("tfds:tiny_digits", {"label": "class"}, "no feature 'class' among image, label; name it"),
     ],
 )
 def test_unusable_datasets(data_dir: Path, path: str, tfds: dict[str, str], message: str) -> None:
