@@ -10,11 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from components.image_sources.config import InputConfig
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import escaped, renamed_notes
 from trainer.data import features
-from trainer.errors import InputError
 
 if TYPE_CHECKING:
     from components.image_example_gen.inspection import Inspected
@@ -29,8 +27,6 @@ NEAR_COUNTS: Final = ("groups", "images", "crossing", "moved", "dropped")
 """Counts of near-duplicates: groups; images that have near-duplicates; groups that lie in more than
 one split, or would without grouping; images that were moved or dropped so that none does."""
 
-_MANY: Final = 20
-"""Images of a class of which a hash surely leaves some in train."""
 _FAULTS_NAMED: Final = 5
 _SEPARATOR: Final = "\0"
 _COUNTERS: Final = ("examples", "duplicates", "rejected", "near", "findings", "formats", "sizes")
@@ -247,104 +243,3 @@ def loads(content: bytes) -> Account:
         values[name] = NamedCounts.from_json(values[name])
     values["conflict_names"] = [tuple(row) for row in values["conflict_names"]]
     return Account(**values)
-
-
-def check_account(account: Account, config: InputConfig, rejects_path: str) -> None:
-    """Checks that training can use the result of an ingest.
-
-    Args:
-        account: The sum over all parts.
-        config: The input section.
-        rejects_path: The path of the rejects table, for error messages.
-
-    Raises:
-        InputError: if no image is usable, too many were rejected, or a class has too few images.
-    """
-    where = ", ".join(config.paths)
-    if not account.images_in:
-        ignored = account.ignored.summary()
-        rest = f", except for ignored entries: {ignored}" if ignored else ""
-        raise InputError(f"{where}: no images; the archive or folder is empty{rest}")
-    reasons = ", ".join(f"{reason} {number}" for reason, number in account.rejected.most_common(5))
-    rejected = account.rejected.total()
-    if not account.examples.total():
-        raise InputError(
-            f"{where}: no usable image among {account.images_in} members ({reasons or 'none'});"
-            f" see {rejects_path}"
-        )
-    # People chose to take these out: no sign of a damaged archive.
-    share = (rejected - account.rejected["taken_out"]) / account.images_in
-    if share > config.max_rejected_share:
-        raise InputError(
-            f"{where}: {rejected} of {account.images_in} members rejected ({share:.1%}, the limit"
-            f" max_rejected_share is {config.max_rejected_share:.1%}): {reasons}; see"
-            f" {rejects_path}"
-        )
-    _check_classes(account, config, where)
-
-
-def _check_classes(account: Account, config: InputConfig, where: str) -> None:
-    """Raises if a class has too few images to be both learned and tested."""
-    totals = account.class_totals()
-    few = {label: n for label, n in sorted(totals.items()) if n < config.labels.min_images}
-    if few:
-        named = ", ".join(f"'{label}' ({n})" for label, n in list(few.items())[:5])
-        more = f" and {len(few) - 5} more" if len(few) > 5 else ""
-        raise InputError(
-            f"{where}: classes with fewer than {config.labels.min_images} images: {named}{more};"
-            " add images, remove the class, or lower labels.min_images"
-        )
-    table = account.by_split()
-    unlearnt = sorted(set(totals) - set(table[features.TRAIN]))
-    if unlearnt:
-        raise InputError(f"{where}: {_why_unlearnt(unlearnt, totals, account, config)}")
-    if not totals:
-        raise InputError(
-            f"{where}: none of the {account.examples.total():,} images has a label, so there is"
-            " nothing to learn: put them into folders named after their classes, below this path,"
-            " or set labels.level, or the key or column of the label; classify needs no labels"
-        )
-    if len(totals) == 1:
-        (only,) = totals
-        raise InputError(
-            f"{where}: one class only, '{only}' ({totals[only]:,} images), and a classifier needs"
-            " two: name folders of other classes as well, or set labels.level if the classes are"
-            " other folders of the path"
-        )
-    if not table[features.TEST]:
-        share = config.splits.test
-        raise InputError(
-            f"{where}: none of the {totals.total():,} labelled images is in the test split (the"
-            f" share input.splits.test is {share:g}), and without test images no model is blessed:"
-            " add images, raise the share, or name a test folder"
-        )
-
-
-def _why_unlearnt(
-    unlearnt: list[str], totals: Counter[str], account: Account, config: InputConfig
-) -> str:
-    """Says why classes have no training image, and what can help."""
-    named = ", ".join(f"'{label}' ({totals[label]})" for label in unlearnt[:5])
-    more = f" and {len(unlearnt) - 5:,} more" if len(unlearnt) > 5 else ""
-    what = (
-        f"no image in the train split for class {named}"
-        if len(unlearnt) == 1
-        else f"{len(unlearnt):,} of {len(totals):,} classes have no image in the train split:"
-        f" {named}{more}"
-    )
-    shares = {
-        features.VALIDATION: config.splits.validation,
-        features.CALIBRATION: config.splits.calibration,
-        features.TEST: config.splits.test,
-    }
-    hashed = [split for split in shares if split not in account.named_splits]
-    held_out = sum(shares[split] for split in hashed)
-    if not hashed or not held_out or any(totals[label] > _MANY for label in unlearnt):
-        return f"{what}; all of its images are in other splits by their names; add images to train"
-    expected = sum(held_out**number for number in totals.values())
-    seed = ", or change splits.seed" if expected < 1 else ""
-    return (
-        f"{what}; a hash holds {held_out:.0%} of the images out ({', '.join(hashed)}), which leaves"
-        f" about {expected:,.1f} classes of these sizes without one: add images of these classes,"
-        f" lower the shares, or name the splits by folders{seed}"
-    )

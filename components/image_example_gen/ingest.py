@@ -18,6 +18,7 @@ import apache_beam as beam
 
 from components.image_example_gen import account as accounts
 from components.image_example_gen import finishing, local_run, parts, tables, transforms
+from components.image_example_gen.account_checks import check_account
 from components.image_example_gen.finding_table import write_findings
 from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.input_overview import OVERVIEW, describe_input
@@ -128,7 +129,7 @@ def _check(account: accounts.Account, config: InputConfig, output: str) -> None:
     folder, _, name = output.rpartition("/")
     kept = f"{name}-{REJECTS_FILE}"
     try:
-        accounts.check_account(account, config, f"{folder}/{kept}")
+        check_account(account, config, f"{folder}/{kept}")
     except InputError:
         if account.rejected.total():
             files.copy(f"{output}/{REJECTS_FILE}", f"{folder}/{kept}")

@@ -6,7 +6,8 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
-from components.image_example_gen.account import Account, check_account, name_of
+from components.image_example_gen.account import Account, name_of
+from components.image_example_gen.account_checks import check_account
 from components.image_example_gen.ingest import ingest
 from components.image_sources.config import InputConfig
 from tests import archives
@@ -83,3 +84,13 @@ def test_a_seed_is_advised_only_where_it_can_help(tmp_path: Path) -> None:
     account.examples[name_of("test", "cow")] = 3
     with pytest.raises(InputError, match=r"or change splits\.seed"):
         check_account(account, InputConfig(paths=("a.zip",)), "rejects")
+
+
+def test_near_duplicates_that_took_a_class_out_of_train_are_named() -> None:
+    account = Account()
+    account.examples[name_of("train", "cat")] = 100
+    account.examples[name_of("test", "cow")] = 100
+    account.near["moved"] = 25
+    config = InputConfig.model_validate({"paths": "a.zip", "duplicates": {"near": "group"}})
+    with pytest.raises(InputError, match=r"for class 'cow' \(100\); near-duplicates share a split"):
+        check_account(account, config, "rejects")
