@@ -8,8 +8,10 @@ from components.image_sources.config import InputConfig
 from components.image_sources.spans import resolve
 from pipeline.config import PipelineConfig
 from pipeline.console import Terminal, duration, logged, new_log_path, with_breakdown
+from trainer.errors import InputError
 
 if TYPE_CHECKING:
+    from components.image_example_gen.account import Account
     from pipeline.run_estimate import RunEstimate
 
 
@@ -51,6 +53,9 @@ def inspect_input(
     if account.rejected.total():
         reasons = with_breakdown(account.rejected.total(), account.rejected)
         terminal.say(f"rejected: {reasons}", style="yellow")
+    fault = _fault(account, config) if found.is_complete else None
+    if fault:
+        terminal.say(f"a run would stop: {fault}", style="yellow")
     if run is not None and account.examples.total():
         with logged(terminal, new_log_path(logs)), terminal.live("measuring training steps"):
             from pipeline.run_estimate import estimate_run
@@ -62,8 +67,20 @@ def inspect_input(
         "members": found.members,
         "read": account.to_json(),
         "overview": overview.as_dict(),
+        "fault": fault,
         "estimate": estimate.as_dict() if estimate else None,
     }
+
+
+def _fault(account: "Account", config: InputConfig) -> str | None:
+    """Returns why a run would stop right after its ingest."""
+    from components.image_example_gen.account_checks import check_account
+
+    try:
+        check_account(account, config)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def _run_rows(estimate: "RunEstimate") -> list[tuple[str, str]]:

@@ -15,13 +15,13 @@ _MANY: Final = 20
 """Images of a class of which a hash surely leaves some in train."""
 
 
-def check_account(account: Account, config: InputConfig, rejects_path: str) -> None:
+def check_account(account: Account, config: InputConfig, rejects_path: str = "") -> None:
     """Checks that training can use the result of an ingest.
 
     Args:
         account: The sum over all parts.
         config: The input section.
-        rejects_path: The path of the rejects table, for error messages.
+        rejects_path: The path of the rejects table, for error messages; empty if there is none.
 
     Raises:
         InputError: if no image is usable, too many were rejected, or a class has too few images.
@@ -32,19 +32,18 @@ def check_account(account: Account, config: InputConfig, rejects_path: str) -> N
         rest = f", except for ignored entries: {ignored}" if ignored else ""
         raise InputError(f"{where}: no images; the archive or folder is empty{rest}")
     reasons = ", ".join(f"{reason} {number}" for reason, number in account.rejected.most_common(5))
+    see = f"; see {rejects_path}" if rejects_path else ""
     rejected = account.rejected.total()
     if not account.examples.total():
         raise InputError(
-            f"{where}: no usable image among {account.images_in} members ({reasons or 'none'});"
-            f" see {rejects_path}"
+            f"{where}: no usable image among {account.images_in} members ({reasons or 'none'}){see}"
         )
     # People chose to take these out: no sign of a damaged archive.
     share = (rejected - account.rejected["taken_out"]) / account.images_in
     if share > config.max_rejected_share:
         raise InputError(
             f"{where}: {rejected} of {account.images_in} members rejected ({share:.1%}, the limit"
-            f" max_rejected_share is {config.max_rejected_share:.1%}): {reasons}; see"
-            f" {rejects_path}"
+            f" max_rejected_share is {config.max_rejected_share:.1%}): {reasons}{see}"
         )
     _check_classes(account, config, where)
 

@@ -21,11 +21,13 @@ def test_classes_and_warnings_of_an_archive(tmp_path: Path) -> None:
     assert result["members"] == len(files)
     assert result["read"]["ignored"] == 1
     assert result["estimate"] is None
+    assert "3 of 15 members rejected (20.0%, the limit" in result["fault"]
+    assert result["fault"].endswith("not_an_image 1")
     for part in ("3 classes", "labels: from the folder of the image",
                  "rejected: 3: unsupported_format (2), not_an_image (1)",
                  "2 rejected: unsupported_format, HEIC (bad/a.heic; bad/b.jpg)",
                  "1 rejected: not_an_image (bad/text.png: content starts with",
-                 "fewer than 5 images", "Thumbs.db"):  # fmt: skip
+                 "fewer than 5 images", "Thumbs.db", "a run would stop: "):  # fmt: skip
         assert part in " ".join(done.stderr.split()), part
 
 
