@@ -180,6 +180,8 @@ class _Labels:
             if member.data and suffix.rpartition(".")[2] == chosen
         }
         if chosen not in found and len(found) > 1:
+            if self._config.unreadable == "ignore":
+                return b""
             one, two = (escaped(member.name) for member in list(found.values())[:2])
             raise InputError(
                 f"{self._path}: {one} and {two} are labels of one sample, because its name ends at"
