@@ -8,6 +8,7 @@ from typing import Final
 
 from components.image_example_gen.account import Account
 from components.image_sources.config import InputConfig
+from components.image_sources.origins import LABEL
 from trainer.data import features
 from trainer.errors import InputError
 
@@ -55,6 +56,13 @@ def _check_classes(account: Account, config: InputConfig, where: str) -> None:
     if few:
         named = ", ".join(f"'{label}' ({n})" for label, n in list(few.items())[:5])
         more = f" and {len(few) - 5} more" if len(few) > 5 else ""
+        if len(few) > max(_MANY, totals.total() // 2):
+            source = ", ".join(account.origins.examples.get(LABEL, []))
+            raise InputError(
+                f"{where}: {len(totals):,} classes for {totals.total():,} images, such as"
+                f" {named}{more}: {source} names no classes; set labels.level, or the key or column"
+                " of the label, or format: tar for the folders of a tar"
+            )
         raise InputError(
             f"{where}: classes with fewer than {config.labels.min_images} images: {named}{more};"
             " add images, remove the class, or lower labels.min_images"

@@ -10,6 +10,7 @@ from components.image_example_gen.account import Account, name_of
 from components.image_example_gen.account_checks import check_account
 from components.image_example_gen.ingest import ingest
 from components.image_sources.config import InputConfig
+from components.image_sources.origins import LABEL
 from tests import archives
 from trainer.errors import InputError
 
@@ -94,3 +95,14 @@ def test_near_duplicates_that_took_a_class_out_of_train_are_named() -> None:
     config = InputConfig.model_validate({"paths": "a.zip", "duplicates": {"near": "group"}})
     with pytest.raises(InputError, match=r"for class 'cow' \(100\); near-duplicates share a split"):
         check_account(account, config, "rejects")
+
+
+def test_a_class_for_each_image_is_no_class() -> None:
+    account = Account()
+    for number in range(100):
+        account.examples[name_of("train", f"a photo of thing {number:02}")] = 1
+    account.origins.add(LABEL, "the file beside the image", 100)
+    with pytest.raises(
+        InputError, match=r"100 classes for 100 images.*: the file beside the image"
+    ):
+        check_account(account, InputConfig(paths=("a.tar",)), "rejects")
