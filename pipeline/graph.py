@@ -18,7 +18,7 @@ from components.baseline_model.strategy import (
 from components.bulk_inference.component import BulkInference
 from components.image_example_gen.component import ImageExampleGen
 from components.image_example_gen.executor import FINGERPRINT
-from components.image_schema_gen.component import ImageSchemaGen
+from components.image_schema_gen.component import CuratedSchema, ImageSchemaGen
 from components.model_gate.component import ModelGate
 from components.model_push.component import Pusher
 from components.pushed_baseline.component import PushedBase, PushedBaseline
@@ -53,6 +53,7 @@ class Places:
         history: file in which a last step records the verdict; empty if a metadata store can be
             queried.
         weights: digest of the file of a backbone's weights, of which the cache sees only the path.
+        schema: digest of the curated schema, likewise.
     """
 
     artifacts: str
@@ -60,6 +61,7 @@ class Places:
     input_state: Mapping[str, Any] = field(default_factory=dict)
     history: str = ""
     weights: str = ""
+    schema: str = ""
 
 
 def create_pipeline(
@@ -92,7 +94,7 @@ def create_pipeline(
         stats_options=tfdv.StatsOptions(experimental_use_sketch_based_topk_uniques=True),
         exclude_splits=_without(config.statistics.splits),
     )
-    schema_step, schema = _schema(config, statistics_gen, digests["SchemaGen"])
+    schema_step, schema = _schema(config, statistics_gen, digests["SchemaGen"], places.schema)
     validator = tfx.components.ExampleValidator(
         statistics=statistics_gen.outputs["statistics"],
         schema=schema,
@@ -307,10 +309,15 @@ def _serving_checks(
 
 
 def _schema(
-    config: PipelineConfig, statistics_gen: base_node.BaseNode, code_digest: str
+    config: PipelineConfig,
+    statistics_gen: base_node.BaseNode,
+    code_digest: str,
+    content_digest: str,
 ) -> tuple[base_node.BaseNode, Any]:
     if config.data_schema.path is not None:
-        step = tfx.components.ImportSchemaGen(schema_file=config.data_schema.path)
+        step = CuratedSchema(
+            path=config.data_schema.path, content_digest=content_digest, code_digest=code_digest
+        ).with_id("ImportSchemaGen")
     else:
         step = ImageSchemaGen(
             statistics=statistics_gen.outputs["statistics"], code_digest=code_digest

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from components.image_schema_gen.curated_schema import schema_digest
 from components.model_push.readers import group_id
 from pipeline.config import PipelineConfig, to_yaml
 from pipeline.runs.metadata_file import is_empty
@@ -142,6 +143,7 @@ def run_pipeline(
     """
     # Before TFX is imported: a file that is missing is reported at once.
     weights = digest_of(config.model.backbone_options)
+    schema = schema_digest(config.data_schema.path)
     require_name(root, config.name)
     with quick_imports():
         from absl import logging as absl_logging
@@ -158,7 +160,10 @@ def run_pipeline(
     prepare_root(root)
     (root / CONFIG_FILE).write_text(to_yaml(config), encoding="utf-8")
     places = Places(
-        artifacts=str(root / ARTIFACTS), metadata=metadata_connection(root), weights=weights
+        artifacts=str(root / ARTIFACTS),
+        metadata=metadata_connection(root),
+        weights=weights,
+        schema=schema,
     )
     pipeline = create_pipeline(config, places=places, code_digest=step_digests())
     noted = not notes

@@ -28,5 +28,6 @@ def describe_anomalies(anomalies: anomalies_pb2.Anomalies) -> list[str]:
     if anomalies.data_missing:
         lines.append("data set: there are no examples")
     for name, info in sorted(anomalies.anomaly_info.items()):
-        lines.append(f"{name}: {info.description or info.short_description}")
+        # TFDV ends each sentence with a full stop and a space.
+        lines.append(f"{name}: {(info.description or info.short_description).rstrip('. ')}")
     return lines

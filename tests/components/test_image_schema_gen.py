@@ -9,9 +9,11 @@ import tensorflow_data_validation as tfdv
 
 from components.image_example_gen.ingest import ingest
 from components.image_schema_gen.component import infer_image_schema
+from components.image_schema_gen.curated_schema import read_schema, schema_digest
 from components.image_sources.config import InputConfig
 from tests import archives
 from trainer.data import features
+from trainer.errors import InputError
 
 
 def statistics(folder: Path, split: str) -> Any:
@@ -66,3 +68,21 @@ def test_what_is_missing_or_unknown_is_an_anomaly(folder: Path) -> None:
             feature.name = "image/depth"
     anomalies = tfdv.validate_statistics(statistics(folder, "test"), schema)
     assert "image/depth" in anomalies.anomaly_info
+
+
+def test_a_curated_schema_is_a_file_or_its_folder(tmp_path: Path) -> None:
+    path = tmp_path / "schema.pbtxt"
+    path.write_text('feature { name: "image/encoded" type: BYTES }')
+    assert read_schema(str(path)) == read_schema(str(tmp_path)) == path.read_bytes()
+    before = schema_digest(str(tmp_path))
+    path.write_text("")
+    assert len({before, schema_digest(str(tmp_path)), schema_digest(None)}) == 3
+
+
+@pytest.mark.parametrize("content", [b"name: flowers", b"\xff\xfe", None])
+def test_what_is_no_schema_is_named(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "s.pbtxt").write_bytes(content)
+    message = r"s\.pbtxt: no (schema of TFMD: .*; give a schema.pbtxt|such file)"
+    with pytest.raises(InputError, match=message):
+        read_schema(str(tmp_path / "s.pbtxt"))

@@ -62,6 +62,17 @@ def test_a_curated_schema_takes_the_place_of_the_inferred_one() -> None:
     assert "SchemaGen" not in steps
 
 
+def test_an_edited_schema_is_read_again() -> None:
+    curated = config(schema={"path": "schema.pbtxt"})
+    before, after = (
+        {step.id: dict(step.exec_properties)
+         for step in create_pipeline(curated, code_digest="code",
+                                     places=Places(artifacts="/nowhere", schema=digest)).components}
+        for digest in ("one", "two")
+    )  # fmt: skip
+    assert changed(before, after) == {"ImportSchemaGen"}
+
+
 def test_a_search_for_options_is_a_step_before_the_training() -> None:
     searching = config(trainer={"tuner": {"enabled": True}})
     assert [*STEPS[:6], "Tuner", *STEPS[6:]] == list(properties(searching))
