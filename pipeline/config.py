@@ -52,7 +52,8 @@ class SchemaConfig(Section):
     path: str | None = Field(
         default=None,
         description="folder or file of a curated TFMD schema (schema.pbtxt); "
-        "without it SchemaGen infers one from the training split",
+        "without it SchemaGen infers one from the training split; on a cluster, whose cache sees"
+        " only the path, give an edited schema another name",
     )
 
 
