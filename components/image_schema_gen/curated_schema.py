@@ -32,8 +32,9 @@ def read_schema(path: str) -> bytes:
     try:
         text_format.Parse(content.decode(), schema_pb2.Schema())
     except (text_format.ParseError, UnicodeDecodeError) as error:
+        fault = str(error).rstrip(".")
         raise InputError(
-            f"{path}: no schema of TFMD: {str(error).rstrip('.')}; give a schema.pbtxt as TFDV writes it"
+            f"{path}: no schema of TFMD: {fault}; give a schema.pbtxt as TFDV writes it"
         ) from error
     return content
 

@@ -6,6 +6,7 @@
 import glob
 import os
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from components.image_sources.braces import expand_braces
@@ -44,6 +45,7 @@ _FOREIGN: Final = (
     (b"\x1f\x9d", "a file of Unix compress"),
     (b"\x04\x22\x4d\x18", "an LZ4 file"),
 )
+_LOOKED_AT: Final = 1000
 _IMAGE_STARTS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
 
 
@@ -177,9 +179,12 @@ def _refuse_foreign(path: str, head: bytes) -> None:
 
 
 def _names_in(folder: str, storage: StorageConfig) -> Iterator[tuple[str, bool]]:
-    """Yields the names in a folder and whether they are folders, whose names may repeat."""
+    """Yields the names in a folder and whether they are folders, whose names may repeat.
+
+    Of a folder in a bucket, which may hold millions of objects, these are the first ones.
+    """
     if files.is_remote(folder):
-        for name, _ in files.entries(folder, storage):
+        for name, _ in islice(files.entries(folder, storage), _LOOKED_AT):
             top, slash, _ = name.partition("/")
             yield top, bool(slash)
         return
