@@ -14,7 +14,7 @@ from typing import Any, Final
 from components.image_example_gen.account import Account
 from components.image_sources.config import InputConfig
 from components.image_sources.naming import escaped
-from components.image_sources.origins import BARE, CLASSED, LABEL, SPLIT, UNUSED
+from components.image_sources.origins import BARE, CLASSED, LABEL, NAMELESS, SPLIT, UNUSED
 from trainer.data import features
 
 OVERVIEW: Final = "overview"
@@ -149,6 +149,11 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
                 f"'{escaped(folder)}/' was taken for a split, but {_images(count)} directly in it"
                 " got no label; if it is a class, set splits.source: hash"
             )
+    if totals and (count := origins.counts[NAMELESS]):
+        yield (
+            f"{_quoted(origins.examples[NAMELESS])} name no class, so that {_images(count)} got no"
+            " label; if these are classes, set labels.level: 1"
+        )
     if count := origins.counts[UNUSED]:
         yield (
             f"{_quoted(origins.examples[UNUSED])} look like names of splits and were not"

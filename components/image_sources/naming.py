@@ -79,7 +79,8 @@ class Place(NamedTuple):
         label: The class as the folder is called; None if there is none.
         split: The split; None if no folder names one.
         split_folder: The folder that names the split.
-        container: The folder below the label's that names no class, such as `images`.
+        container: The folder that holds the images and names no class, such as `images`; the label
+            is that of the folder above, if there is one.
         unused: A folder that holds the word of a split, where none was taken for one.
     """
 
@@ -128,7 +129,9 @@ class PathNaming:
         label = None if label_at is None else parts[label_at]
         if not self._labels or split == features.UNLABELLED:
             label = None
-        container = parts[-1] if label and label_at != len(parts) - 1 else None
+        container = None
+        if self._labels and split != features.UNLABELLED and parts and label_at != len(parts) - 1:
+            container = parts[-1] if label or parts[-1].lower() in _CONTAINERS else None
         unused = None
         if self._splits and split is None:
             unused = next(filter(looks_like_split, parts), None)

@@ -16,6 +16,8 @@ from trainer.data import features
 SPLIT: Final = "split "
 """Prefix of the kinds that count images by the split that a name gives them."""
 LABEL: Final = "label"
+NAMELESS: Final = "nameless"
+"""Images without a label, because their folder is called as those that hold images of any class."""
 UNUSED: Final = "unused"
 """Images under names that hold the word of a split and were not taken for one."""
 BARE: Final = "bare "
@@ -76,6 +78,8 @@ class Origins:
             if place.label:
                 above = f"the folder above '{place.container}'" if place.container else ""
                 found.add(LABEL, above or "the folder of the image", count)
+            elif place.container:
+                found.add(NAMELESS, f"'{place.container}/'", count)
             if place.unused:
                 found.add(UNUSED, f"'{place.unused}/'", count)
             if place.split_folder and place.split:

@@ -78,6 +78,10 @@ def test_ten_largest_and_smallest_classes(caplog: pytest.LogCaptureFixture, tmp_
             ["bullet_train/1.png", "cat/1.png"],
             "'bullet_train/' look like names of splits",
         ),
+        (
+            ["photos/1.png", "drawings/1.png", "paintings/1.png"],
+            "'photos/' name no class, so that 1 image got no label; if these are classes, set",
+        ),
         (["train_test_split/a/1.png", "b/1.png"], "'train_test_split/' look like names of splits"),
         (
             ["train/a/1.png", "train/b/2.png", "test/a/3.png"],
