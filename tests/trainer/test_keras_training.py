@@ -33,11 +33,12 @@ def test_a_loaded_model_is_fitted_and_evaluated(
     # 100 images in batches of 32: the last one is smaller.
     train, test = tiny.image_set(100), tiny.image_set(70, seed=1)
     test.labels[::7] = -1
-    model.compile(keras.optimizers.Adam(5e-3), objective={"alpha": 2.0}, jit_compile=False)
+    objective = ObjectiveConfig(alpha=2.0, generative_weight=0.5, beta=0.3)
+    model.compile(keras.optimizers.Adam(5e-3), objective=objective, jit_compile=False)
     history = model.fit(as_unit(train), train.labels, batch_size=32, epochs=8, verbose=0).history
     assert history["loss"][-1] < 0.9 * history["loss"][0]
     assert history["accuracy"][-1] > history["accuracy"][0]
-    expected = Evaluator(model, 32)(test, alpha=2.0)
+    expected = Evaluator(model, 32)(test, objective)
     found = model.evaluate(as_unit(test), test.labels, batch_size=32, return_dict=True, verbose=0)
     bound = "conditional_bound" if conditioning == "hidden" else "elbo"
     assert found.keys() == {"loss", "accuracy", "cross_entropy", "kl", bound}

@@ -70,6 +70,15 @@ def test_evaluation_sees_every_image_once() -> None:
     assert small["cross_entropy"] == pytest.approx(float(tf.reduce_mean(expected)), rel=1e-5)
 
 
+def test_the_loss_of_validation_has_the_weights_of_training(tmp_path: pathlib.Path) -> None:
+    objective = {"generative_weight": 0.01, "beta": 3.0, "alpha": 2.0}
+    result = tiny.run(tmp_path, trainer_config=tiny.trainer_config(epochs=1, objective=objective))
+    found = result.history[-1]["validation"]
+    penalised = found["elbo"] - 2 * found["kl"]
+    expected = -0.01 * penalised / math.prod(tiny.SHAPE) + 2 * found["cross_entropy"]
+    assert found["loss"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize(
     ("limit", "counts", "size"),
     [(512, (6,), 16), (512, (81, 4), 128), (512, (128,), 128), (512, (129,), 256),

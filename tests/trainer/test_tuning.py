@@ -124,6 +124,24 @@ def test_a_stopped_search_goes_on(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
     assert "best of 4 trials: cross_entropy 0.3000" in tuner.verdict()
 
 
+def test_trials_of_other_weights_are_compared_by_the_configured_loss(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(**arguments: Any) -> SimpleNamespace:
+        tf.io.gfile.makedirs(f"{arguments['workdir']}/checkpoints")
+        weight = arguments["trainer_config"].objective.generative_weight
+        measures = {"elbo": -120.0, "kl": 5.0, "cross_entropy": 1 - weight, "loss": weight}
+        return SimpleNamespace(history=[{"validation": measures}])
+
+    monkeypatch.setattr(tuning, "train", fake)
+    space = {"trainer.objective.generative_weight": {"values": [0.1, 0.5]}}
+    tuner = tuner_in(tmp_path, metric="loss", space=space)
+    tuner.search()
+    assert "best of 2 trials: loss 1.5000 with trainer.objective.generative_weight 0.5" in (
+        tuner.verdict()
+    )
+
+
 def test_hyperband_gives_the_best_settings_more_epochs(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -158,8 +158,12 @@ class KerasTraining(keras.Model):
         cross_entropy = losses.cross_entropy(labels, results["logits"])
         is_labelled = tf.cast(labels >= 0, tf.float32)
         right = tf.argmax(results["logits"], axis=-1, output_type=tf.int32) == labels
+        weights = self.objective
+        penalised = results[bound] + (1.0 - weights.beta) * results[kl]
         self._joint_loss.update_state(
-            -results[bound] / self.dimensions, self.objective.alpha * cross_entropy, is_labelled
+            -weights.generative_weight * penalised / self.dimensions,
+            weights.alpha * cross_entropy,
+            is_labelled,
         )
         self._track(
             {

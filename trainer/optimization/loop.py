@@ -288,7 +288,7 @@ class TrainingLoop:
         }
         if features.VALIDATION in self._splits:
             split = self._splits[features.VALIDATION]
-            record["validation"] = self._evaluator(split, alpha=self._config.objective.alpha)
+            record["validation"] = self._evaluator(split, self._config.objective)
             self._judge(record["validation"])
         self.history.append(record)
         self._write_boards(record)

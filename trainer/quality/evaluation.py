@@ -4,7 +4,7 @@ Every image is evaluated exactly once; the last batch is padded to avoid a retra
 `calibration.py` and the benchmarks call it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -13,6 +13,7 @@ from scipy import special
 from trainer.data.input_pipeline import ImageSet
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.optimization import losses
+from trainer.options import ObjectiveConfig
 
 _SMALLEST_BATCH = 16
 
@@ -91,13 +92,15 @@ class Evaluator:
 
         self._forward = Forward(measured, model.image_shape, batch_size)
 
-    def __call__(self, data: ImageSet, *, alpha: float = 1.0) -> dict[str, float]:
+    def __call__(
+        self, data: ImageSet, objective: ObjectiveConfig | None = None
+    ) -> dict[str, float]:
         """Returns means over the split: accuracy, cross_entropy, elbo (nats), loss and others.
 
         `reconstruction_error` is the mean square over pixel values in [0, 1].
         Images without a label are left out of the label metrics; a split without labels has no
-        accuracy. `alpha` weights the cross-entropy in `loss`, as in training. Decoders
-        conditioned on h have a `conditional_bound` instead of an `elbo`.
+        accuracy. `loss` is `measured_loss`, by default with the weights of `ObjectiveConfig()`.
+        Decoders conditioned on h have a `conditional_bound` instead of an `elbo`.
         """
         results = self._forward(data.images)
         bound = "conditional_bound" if "conditional_bound" in results else "elbo"
@@ -109,15 +112,35 @@ class Evaluator:
         measures["bits_per_dimension"] = losses.bits_per_dimension(
             -measures[bound], self._model.dimensions
         )
-        measures["loss"] = -measures[bound] / self._model.dimensions
         labelled = data.labels >= 0
         if labelled.any():
             logits = results["logits"][labelled]
             labels = data.labels[labelled]
             measures["accuracy"] = float(np.mean(np.argmax(logits, -1) == labels))
             measures["cross_entropy"] = negative_log_likelihood(logits, labels)
-            measures["loss"] += alpha * measures["cross_entropy"]
+        measures["loss"] = measured_loss(
+            measures, objective or ObjectiveConfig(), self._model.dimensions
+        )
         return measures
+
+
+def measured_loss(
+    measures: Mapping[str, float], objective: ObjectiveConfig, dimensions: int
+) -> float:
+    """Computes the loss with the weights of an objective.
+
+    It has no warm-up of beta, free bits, entropy weight, label smoothing, augmentation or
+    unlabelled stream, and the ELBO where the training had the importance-weighted bound.
+
+    Args:
+        measures: what `Evaluator` returns.
+        objective: its `generative_weight`, `beta` and `alpha` count.
+        dimensions: number of values of an image.
+    """
+    bound = measures["conditional_bound" if "conditional_bound" in measures else "elbo"]
+    penalised = bound + (1.0 - objective.beta) * measures["kl"]
+    cross_entropy = objective.alpha * measures.get("cross_entropy", 0.0)
+    return cross_entropy - objective.generative_weight * penalised / dimensions
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

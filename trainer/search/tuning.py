@@ -6,6 +6,7 @@ configurations. Only this module imports keras_tuner.
 
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from trainer.optimization.callbacks import TrainingProgress
 from trainer.optimization.checkpoints import CHECKPOINTS
 from trainer.optimization.preemption import TrainingDivergedError
 from trainer.progress import PROGRESS_LOGGER
+from trainer.quality.evaluation import measured_loss
 from trainer.search.tuning_space import TunerConfig, apply, searched_options
 from trainer.storage import files
 from trainer.train import train
@@ -198,7 +200,7 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
             **self._arguments,
         )
         files.remove(os.path.join(workdir, CHECKPOINTS))
-        records = [record.get("validation", {}) for record in result.history]
+        records = [self._comparable(record.get("validation", {})) for record in result.history]
         if options.metric not in records[-1]:
             raise ValueError(
                 f"trainer.tuner.metric: {options.metric} is not measured; there must be a "
@@ -208,6 +210,14 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
             return float(records[-1][options.metric])
         best = max if _direction(options) == "max" else min
         return float(best(record[options.metric] for record in records))
+
+    def _comparable(self, measures: dict[str, float]) -> dict[str, float]:
+        """Returns measures with the loss of the configured weights, which a trial may change."""
+        if "loss" not in measures:
+            return measures
+        dimensions = math.prod(self._arguments["image_shape"])
+        loss = measured_loss(measures, self._options[1].objective, dimensions)
+        return {**measures, "loss": loss}
 
     def best_options(self, values: Mapping[str, Any]) -> tuple[ModelConfig, TrainerConfig]:
         """Returns the configurations of a proposal."""
