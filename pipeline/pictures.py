@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trainer.data.input_pipeline import ImageSet
 from trainer.data.pixels import to_levels, to_unit
 from trainer.model.vae_classifier import VaeClassifier
+from trainer.quality.plane import plane
 from trainer.storage import files
 
 _COLUMNS = 12
@@ -73,21 +74,19 @@ def _latent_map(
     embedding: NDArray[np.float32], labels: NDArray[np.int32], classes: Sequence[str]
 ) -> Figure:
     """Draws the embeddings in the plane of their two directions of largest variance."""
-    centred = embedding - embedding.mean(axis=0)
-    if embedding.shape[1] > 2:
-        _, _, directions = np.linalg.svd(centred, full_matrices=False)
-        centred = centred @ directions[:2].T
-    if centred.shape[1] == 1:
-        centred = np.concatenate([centred, np.zeros_like(centred)], axis=1)
+    points, _ = plane(embedding)
     figure = Figure(figsize=(7, 6), layout="constrained")
     axis = figure.subplots()
-    for label, name in enumerate(classes):
-        chosen = centred[labels == label]
+    for label in range(len(classes)):
+        chosen = points[labels == label]
         colour = _COLOURS[label % len(_COLOURS)]
-        axis.scatter(chosen[:, 0], chosen[:, 1], s=8, color=colour, label=name)
+        axis.scatter(chosen[:, 0], chosen[:, 1], s=8, color=colour, label=str(label))
     axis.set(title="posterior means, first two principal directions", xlabel="", ylabel="")
     if len(classes) <= len(_COLOURS):
-        axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        legend = axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        # Set afterwards, because matplotlib leaves out labels that begin with an underscore.
+        for text, name in zip(legend.get_texts(), classes, strict=True):
+            text.set(text=name, parse_math=False)
     return figure
 
 

@@ -20,7 +20,7 @@ class ClassFigures:
         recall: share of these images that are predicted as this class; NaN without images.
         precision: share of the images predicted as this class that have its label; NaN if no image
             is predicted as this class.
-        f1: harmonic mean of recall and precision; NaN if either is.
+        f1: harmonic mean of recall and precision, 0 if either is; NaN if both are.
         confidence: mean probability of the label over its images; NaN without images.
     """
 
@@ -117,24 +117,3 @@ def doubtful_labels(answers: Answers, most: int) -> np.ndarray:
     doubted = np.flatnonzero((strength >= 0) & (suggested != labels))
     margin = strength[doubted] - own[doubted]
     return known[doubted[np.argsort(-margin, kind="stable")]][:most]
-
-
-def plane(embedding: np.ndarray) -> tuple[np.ndarray, float]:
-    """Projects points of a latent space to a plane.
-
-    Args:
-        embedding: float [n, d].
-
-    Returns:
-        float64 [n, 2], the two dimensions themselves if d is 2, otherwise the coordinates along the
-        two principal directions; and the share of the variance that they retain.
-    """
-    points = embedding.astype(np.float64)
-    if points.shape[1] == 1:
-        return np.concatenate([points, np.zeros_like(points)], axis=1), 1.0
-    if points.shape[1] == 2:
-        return points, 1.0
-    centred = points - points.mean(axis=0)
-    _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-    kept = float(np.square(singular[:2]).sum() / max(np.square(singular).sum(), 1e-12))
-    return centred @ directions[:2].T, kept

@@ -14,6 +14,7 @@ from pipeline.report.generation import Generator, manifold, prior_samples
 from pipeline.report.page import Facts, MissingPartError, isolated
 from trainer.model_card import ModelCard
 from trainer.quality.confidence_grid import expected_calibration_error
+from trainer.quality.plane import plane
 
 _MATRIX_CLASSES: Final = 24
 """Maximum number of classes of a matrix; for more, the most confused pairs are shown instead."""
@@ -133,7 +134,7 @@ def outliers(answers: Answers, card: ModelCard, album: Album) -> Facts:
 def latent_map(answers: Answers, album: Album) -> Facts:
     """Returns posterior means in a plane, a circle per image; pictures come from one sheet."""
     places = np.unique(np.linspace(0, len(answers) - 1, min(_MAP_POINTS, len(answers))).astype(int))
-    points, kept = findings.plane(answers.embedding)
+    points, kept = plane(answers.embedding)
     points = points[places]
     low, high = points.min(axis=0), points.max(axis=0)
     unit = (points - low) / np.maximum(high - low, 1e-9)
@@ -186,7 +187,8 @@ def samples(generator: Generator, album: Album) -> Facts:
         line = list(tiles[place * per_row : (place + 1) * per_row])
         picture = album.picture(spaced(line), side=900)
         rows.append({"name": classes[place] if classes else "", "picture": picture})
-    return {"rows": rows, "by_class": bool(classes)}
+    left_out = len(generator.classes) - len(classes) if classes else 0
+    return {"rows": rows, "by_class": bool(classes), "left_out": left_out}
 
 
 def _enlarged(pixels: np.ndarray, width: int) -> np.ndarray:

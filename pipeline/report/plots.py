@@ -121,10 +121,7 @@ def histogram(
         marks: Position, name and colour of vertical lines.
         log: Whether the count axis is logarithmic.
     """
-    finite = values[np.isfinite(values)]
-    low, high = bounds or (float(finite.min()), float(finite.max()))
-    edges = np.linspace(low, high if high > low else low + 1, 41)
-    counts, _ = np.histogram(np.clip(finite, low, edges[-1]), edges)
+    counts, edges = count_in_bins(values, bounds)
     with mpl.rc_context(_STYLE):
         figure, axis = _figure((5.2, 2.6))
         axis.stairs(counts, edges, fill=True, color=FIRST, alpha=0.85, linewidth=0)
@@ -135,13 +132,33 @@ def histogram(
         else:
             axis.yaxis.get_major_locator().set_params(integer=True)
         for place, name, colour in marks:
-            if low <= place <= edges[-1]:
+            if edges[0] <= place <= edges[-1]:
                 axis.axvline(place, color=colour, linewidth=1.3, linestyle=(0, (4, 3)), label=name)
         axis.set(title=title, xlabel=label, ylabel="images")
         if marks:
             axis.legend(loc="upper right", handlelength=1.6)
         axis.grid(axis="x", visible=False)
         return _svg(figure, alt)
+
+
+def count_in_bins(
+    values: np.ndarray, bounds: tuple[float, float] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Counts finite values in forty bins; those beyond the bounds are in the outermost bins.
+
+    Args:
+        values: float [n].
+        bounds: First and last edge; by default the range of the values.
+
+    Returns:
+        The counts, int [40], and the edges, float64 [41].
+    """
+    # In float32 the last edge may be rounded up, and NumPy leaves out what is beyond it.
+    finite = values[np.isfinite(values)].astype(np.float64)
+    low, high = bounds or (float(finite.min()), float(finite.max()))
+    edges = np.linspace(low, high if high > low else low + 1, 41)
+    counts, _ = np.histogram(np.clip(finite, low, edges[-1]), edges)
+    return counts, edges
 
 
 def threshold_marks(scores: Mapping[str, float]) -> list[tuple[float, str, str]]:

@@ -57,6 +57,13 @@ def test_learns_and_writes_its_files(tmp_path: pathlib.Path) -> None:
     assert "validation accuracy" in events[-1].line()
 
 
+def test_a_validation_split_of_one_image_is_pictured(tmp_path: pathlib.Path) -> None:
+    data = {**tiny.train_only(32), "validation": tiny.image_set(1)}
+    config = tiny.trainer_config(epochs=1, tensorboard=True)
+    result = tiny.run(tmp_path, trainer_config=config, data=data)
+    assert result.history[-1]["validation"]["accuracy"] in (0, 1)
+
+
 def test_evaluation_sees_every_image_once() -> None:
     from tests.trainer.test_model import build
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from trainer.data.input_pipeline import ImageSet
 from trainer.model.vae_classifier import VaeClassifier
+from trainer.quality.plane import plane
 from trainer.quality.strip import Strip
 
 _SHOWN = 16
@@ -95,13 +96,7 @@ class Boards:
         # In batches, because a thousand large images at once would take gigabytes.
         parts = np.array_split(pixels, math.ceil(len(pixels) / _MAP_BATCH))
         latent = np.concatenate([model.encode(part).mean.numpy() for part in parts])
-        if latent.shape[1] > 2:
-            centred = latent - latent.mean(axis=0)
-            _, _, axes = np.linalg.svd(centred, full_matrices=False)
-            latent = centred @ axes[:2].T
-        elif latent.shape[1] == 1:
-            latent = np.concatenate([latent, np.zeros_like(latent)], axis=1)
-        return scatter(latent, self._labels)
+        return scatter(plane(latent)[0], self._labels)
 
 
 def _grid(images: np.ndarray) -> np.ndarray:

@@ -12,13 +12,14 @@ from scipy import special
 from components import tfrecord_frames
 from components.image_sources.config import InputConfig
 from components.image_sources.pick import pick_members
-from pipeline.report import findings
+from pipeline.report import findings, plots
 from pipeline.report.album import Album, decode_picture, sheet, square
 from pipeline.report.answers import Answers
 from pipeline.report.sampled_records import sample_split
 from pipeline.report.table_scan import scan_table
 from tests.components.bulk_inference.archives import write_zip
 from tests.pipeline.report.conftest import Images, synthetic_rows
+from trainer.quality.plane import plane
 
 
 def answers(probabilities: list[list[float]], labels: list[int]) -> Answers:
@@ -67,11 +68,22 @@ def test_confident_learning_finds_flipped_labels() -> None:
 def test_the_plane_is_that_of_the_principal_components() -> None:
     draw = np.random.default_rng(1)
     points = draw.normal(size=(400, 5)) * [5.0, 3.0, 0.1, 0.1, 0.1]
-    plane, kept = findings.plane(points)
+    flat, kept = plane(points)
     assert kept > 0.99
-    assert abs(np.corrcoef(plane[:, 0], points[:, 0])[0, 1]) > 0.999
+    assert abs(np.corrcoef(flat[:, 0], points[:, 0])[0, 1]) > 0.999
     two = draw.normal(size=(9, 2))
-    assert findings.plane(two)[0] == pytest.approx(two)
+    assert plane(two)[0] == pytest.approx(two)
+    # A test split of one image.
+    assert plane(points[:1])[0].tolist() == [[0, 0]]
+
+
+def test_every_value_is_in_a_bin_of_a_histogram() -> None:
+    for seed in range(20):
+        values = np.random.default_rng(seed).normal(size=29).astype(np.float32)
+        high = float(np.quantile(values, 0.999))
+        counts, _ = plots.count_in_bins(values, (float(values.min()), high))
+        assert counts.sum() == 29
+        assert counts[-1] >= 1
 
 
 def test_records_are_sampled_evenly_over_files(tmp_path: Path) -> None:

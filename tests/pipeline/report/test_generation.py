@@ -1,5 +1,6 @@
 """Generated images through a signature: classes in rows, the plane in its order, a file."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from pipeline.report.album import Album
 from pipeline.report.generation import find_generator, manifold, prior_samples, write_grid
-from pipeline.report.page import MissingPartError
+from pipeline.report.model_sections import samples
+from pipeline.report.page import MissingPartError, Page
 from trainer.model_card import ModelCard
 
 
@@ -56,6 +59,18 @@ def test_each_class_has_its_row(models: dict[str, Any], tmp_path: Path) -> None:
     grid = cv2.imread(str(tmp_path / "deep" / "grid.png"), cv2.IMREAD_UNCHANGED)
     assert grid.shape == (3 * 34 - 2, 5 * 34 - 2)
     assert [int(grid[row * 34 + 5, 5]) for row in range(3)] == [0, 20, 40]
+
+
+def test_the_page_says_how_many_classes_have_no_row(models: dict[str, Any]) -> None:
+    many = CARD.model_copy(update={"classes": tuple(f"{k:02d}" for k in range(23))})
+    page = Page("run report", "many classes")
+    page.chapter("model", "Model")
+    for name, card in (("class", many), ("plane", CARD)):
+        generator = find_generator(models[name], card)
+        page.section(name, name, "samples.html", functools.partial(samples, generator, Album()))
+    by_class, of_prior = page.html(left_out=0).decode().split('id="plane"')
+    assert "3 more classes are not shown" in by_class
+    assert "not shown" not in of_prior
 
 
 def test_the_plane_rises_from_left_to_right(models: dict[str, Any]) -> None:
