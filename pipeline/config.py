@@ -185,6 +185,8 @@ class PipelineConfig(Section):
     def _check_comparison(self) -> None:
         if not self.trainer.learns_unlabelled:
             reason = "the training uses no unlabelled images; see trainer.semi_supervised.enabled"
+        elif not self.trainer.objective.alpha:
+            reason = "trainer.objective.alpha is 0, so there is no classifier to compare"
         elif self.trainer.warm_start:
             reason = "trainer.warm_start begins with what was learned from unlabelled images"
         else:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from trainer.backbone_config import BackboneConfig
 from trainer.options import (
+    DENSITY_SCORES,
     AugmentationConfig,
     CalibrationConfig,
     CheckpointConfig,
@@ -258,12 +259,12 @@ class TrainerConfig(Section):
     @property
     def learns_unlabelled(self) -> bool:
         """Whether the unlabelled split is used if there is one."""
-        return self.semi_supervised.enabled and self.objective.alpha > 0
+        return self.semi_supervised.enabled
 
     def count_starts(self, unlabelled: int) -> int:
         """Returns how many random starts a training with so many unlabelled images compares."""
         # One image alone looks like no other.
-        can_compare = self.learns_unlabelled and unlabelled > 1
+        can_compare = self.learns_unlabelled and self.objective.alpha > 0 and unlabelled > 1
         return self.semi_supervised.starts if can_compare else 1
 
 
@@ -297,6 +298,25 @@ def check_consistent(image: ImageConfig, model: ModelConfig, trainer: TrainerCon
         raise ValueError(
             "trainer.objective.bound: importance needs a decoder that is a density of the image; "
             "model.conditioning = hidden is none"
+        )
+    stopping, tuner = trainer.early_stopping, trainer.tuner
+    watched = {
+        "early_stopping": stopping.patience > 0 or stopping.keep == "best",
+        "tuner": tuner.enabled,
+    }
+    for section, is_used in watched.items():
+        metric = getattr(trainer, section).metric
+        if is_used and metric == "elbo" and model.conditioning == "hidden":
+            raise ValueError(
+                f"trainer.{section}.metric: elbo is not measured with model.conditioning = hidden;"
+                " choose loss, cross_entropy or accuracy"
+            )
+    score = trainer.calibration.outlier_score
+    if score in (*DENSITY_SCORES, "combined") and model.conditioning == "hidden":
+        raise ValueError(
+            f"trainer.calibration.outlier_score: {score} needs a decoder that is a density of the "
+            "image; model.conditioning = hidden is none. Choose auto, energy, neighbours, "
+            "mahalanobis or relative_mahalanobis"
         )
     if trainer.objective.alpha == 0 and model.conditioning == "label":
         raise ValueError(

@@ -54,6 +54,15 @@ def _check_ramp(key: str, shares: tuple[float, float]) -> None:
         raise ValueError(f"{key}: [{start}, {end}] must rise within 0 to 1")
 
 
+_NO_PART_OF_IMPORTANCE: Final = {
+    "free_bits": 0.0,
+    "entropy_weight": 0.0,
+    "beta": 1.0,
+    "beta_warmup_epochs": 0.0,
+}
+"""Options that the importance-weighted bound does not have, and the values that switch them off."""
+
+
 class ObjectiveConfig(Section):
     """The loss: -J / D + alpha * cross-entropy, J in nats per image, D values per image."""
 
@@ -102,7 +111,7 @@ class ObjectiveConfig(Section):
                 "trainer.objective.alpha and generative_weight are both 0: nothing is learned"
             )
         if self.bound == "importance":
-            for key, off in (("free_bits", 0.0), ("entropy_weight", 0.0), ("beta", 1.0)):
+            for key, off in _NO_PART_OF_IMPORTANCE.items():
                 if getattr(self, key) != off:
                     raise ValueError(
                         f"trainer.objective.{key}: has no meaning with bound = importance; "
@@ -279,6 +288,10 @@ class CheckpointConfig(Section):
         default=60.0, ge=0, description="seconds between checkpoints; 0: each call"
     )
     keep: int = Field(default=2, ge=1, description="checkpoints kept")
+
+
+DENSITY_SCORES: Final = ("bound", "reconstruction", "relative_error")
+"""Outlier scores that need a decoder which is a density of the image; `combined` contains one."""
 
 
 class CalibrationConfig(Section):

@@ -24,6 +24,11 @@ from trainer.yaml_text import parse_yaml
         (TrainerConfig, {"objective": {"bound": "importance", "beta": 2}}, r"objective\.beta"),
         (
             TrainerConfig,
+            {"objective": {"bound": "importance", "beta_warmup_epochs": 1}},
+            r"objective\.beta_warmup_epochs",
+        ),
+        (
+            TrainerConfig,
             {"augmentation": {"elastic_ramp": (0, 1.2)}},
             r"augmentation\.elastic_ramp",
         ),
@@ -97,6 +102,24 @@ def test_numbers_are_finite(number: float) -> None:
         ({}, {"observation": "gaussian"}, {"objective": {"binarise": True}}, "binarise"),
         ({}, {"conditioning": "hidden"}, {"objective": {"bound": "importance"}}, "bound"),
         ({}, {"conditioning": "label"}, {"objective": {"alpha": 0}}, r"objective\.alpha"),
+        (
+            {},
+            {"conditioning": "hidden"},
+            {"early_stopping": {"metric": "elbo", "patience": 3}},
+            r"early_stopping\.metric: elbo",
+        ),
+        (
+            {},
+            {"conditioning": "hidden"},
+            {"tuner": {"enabled": True, "metric": "elbo"}},
+            r"tuner\.metric: elbo",
+        ),
+        (
+            {},
+            {"conditioning": "hidden"},
+            {"calibration": {"outlier_score": "combined"}},
+            r"calibration\.outlier_score: combined",
+        ),
     ],
 )
 def test_combinations_that_contradict(

@@ -295,6 +295,13 @@ def test_importance_bound_and_binarised_digits_can_be_trained_on(tmp_path: pathl
     assert all(math.isfinite(loss) for loss in losses)
 
 
+def test_unsupervised_training_learns_from_unlabelled_images(tmp_path: pathlib.Path) -> None:
+    data = {**tiny.train_only(32), "unlabelled": tiny.image_set(32, seed=4)}
+    config = tiny.trainer_config(epochs=1, objective={"alpha": 0})
+    result = tiny.run(tmp_path, trainer_config=config, data=data)
+    assert result.history[-1]["train"]["unlabelled_elbo"] < 0
+
+
 def test_clock_leaves_out_the_first_call_and_pauses() -> None:
     times = iter([0.0, 10.0, 12.0, 50.0, 51.0])
     clock = callbacks.Clock(now=lambda: next(times))

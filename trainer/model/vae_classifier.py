@@ -18,6 +18,7 @@ from trainer.model.encoders import Encoded, build_encoder
 from trainer.model.keras_training import KerasTraining
 from trainer.model.observations import observation_model
 from trainer.optimization import losses
+from trainer.options import DENSITY_SCORES
 from trainer.quality import outliers
 
 
@@ -245,7 +246,7 @@ class VaeClassifier(KerasTraining):
     def outlier_terms(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
         """Computes all candidate outlier scores, float32 [batch] each, for the calibration."""
         result = self.analyse(pixels)
-        names = [n for n in outliers.TERMS if not (self._has_no_density and n in _NEED_DENSITY)]
+        names = [n for n in outliers.TERMS if not (self._has_no_density and n in DENSITY_SCORES)]
         return {name: self._term(name, result, pixels) for name in names}
 
     def decode_latent(self, latent: tf.Tensor, labels: tf.Tensor | None = None) -> tf.Tensor:
@@ -341,6 +342,3 @@ class VaeClassifier(KerasTraining):
 def _shape(image_shape: Sequence[int]) -> tuple[int, int, int]:
     height, width, channels = image_shape
     return int(height), int(width), int(channels)
-
-
-_NEED_DENSITY = ("bound", "reconstruction", "relative_error")

@@ -289,11 +289,6 @@ def _choose_score(
     candidates = list(good)
     if set(outliers.COMBINED_TERMS) <= set(good):
         candidates.append(outliers.COMBINED)
-    if config.outlier_score not in ("auto", *candidates):
-        raise ValueError(
-            f"trainer.calibration.outlier_score: {config.outlier_score} needs a decoder that is a "
-            f"density of the image; choose one of {', '.join(candidates)}"
-        )
     sample = _subset(calibration, _MOST_SYNTHETIC, seed)
     bad = {
         kind: terms(images) for kind, images in synthetic_outliers(sample.images, seed=seed).items()
