@@ -272,7 +272,8 @@ def training(run: Run) -> Facts:
         ("Learning rate", (("train", "learning_rate"),)),
     ):
         series = [(group, *values(group, name)) for group, name in wanted]
-        series = [entry for entry in series if entry[1]]
+        # A part of the loss that the objective leaves out is exactly 0 throughout.
+        series = [entry for entry in series if any(entry[2])]
         if not series:
             continue
         ends = ", ".join(f"{name} ends at {y[-1]:.4g}" for name, _, y in series)

@@ -6,13 +6,20 @@ import pathlib
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import stats
 
 from tests.trainer import tiny
 from tests.trainer.test_model import build
 from trainer.optimization import losses
 from trainer.optimization.callbacks import TrainingProgress
 from trainer.quality import importance
-from trainer.quality.importance import SampledBound, bound_of_images, sampled_bound
+from trainer.quality.importance import (
+    SampledBound,
+    bound_of_images,
+    describe_bound,
+    measure_bound,
+    sampled_bound,
+)
 
 
 @pytest.mark.parametrize("conditioning", ["latent", "label"])
@@ -68,6 +75,16 @@ def test_an_export_measures_a_share_of_the_images_chosen_by_content() -> None:
     assert sampled_bound(model, 50, 100) == SampledBound(50)
     assert sampled_bound(model, 50, 5000) == SampledBound(50, share=0.1)
     assert sampled_bound(model, 0, 100) is None
+
+
+def test_one_image_has_no_standard_error() -> None:
+    model = tiny.build()
+    found = measure_bound(model, tiny.image_set(1), samples=3, seed=0)
+    assert found["standard_error"] is None
+    assert "±" not in describe_bound({**found, "split": "validation"})
+    several = measure_bound(model, tiny.image_set(4), samples=3, seed=0)
+    bounds, _ = bound_of_images(model, tiny.image_set(4).images, samples=3, seed=0)
+    assert several["standard_error"] == pytest.approx(stats.sem(bounds), rel=1e-5)
 
 
 def test_a_training_reports_the_bound(tmp_path: pathlib.Path) -> None:

@@ -302,6 +302,11 @@ def test_unsupervised_training_learns_from_unlabelled_images(tmp_path: pathlib.P
     assert result.history[-1]["train"]["unlabelled_elbo"] < 0
 
 
+def test_progress_shows_no_part_that_the_objective_leaves_out() -> None:
+    event = callbacks.TrainingProgress(1, 2, 0.5, 0.0, 0.0, {"loss": 1.0, "elbo": 0.0, "kl": 0.0})
+    assert "loss 1.0000  ETA" in event.line()
+
+
 def test_clock_leaves_out_the_first_call_and_pauses() -> None:
     times = iter([0.0, 10.0, 12.0, 50.0, 51.0])
     clock = callbacks.Clock(now=lambda: next(times))

@@ -53,7 +53,10 @@ class TrainingProgress:
     def line(self) -> str:
         """Formats the progress as one line for users."""
         parts = self.parts
-        losses = f"loss {parts['loss']:.4f}  elbo {parts['elbo']:.1f} (kl {parts['kl']:.1f})"
+        losses = f"loss {parts['loss']:.4f}"
+        # A part that the objective leaves out is exactly 0.
+        if parts.get("elbo"):
+            losses += f"  elbo {parts['elbo']:.1f} (kl {parts['kl']:.1f})"
         if parts.get("cross_entropy"):
             losses += f"  cross-entropy {parts['cross_entropy']:.4f}"
         stage = f"{self.stage}: " if self.stage else ""

@@ -260,7 +260,10 @@ def measure_bound(
     mean = float(np.mean(bounds, dtype=np.float64))
     return {
         "bound": mean,
-        "standard_error": float(np.std(bounds, dtype=np.float64) / math.sqrt(count)),
+        # One image says nothing of the spread.
+        "standard_error": float(np.std(bounds, dtype=np.float64, ddof=1) / math.sqrt(count))
+        if count > 1
+        else None,
         "bits_per_dimension": losses.bits_per_dimension(-mean, model.dimensions),
         "elbo": float(np.mean(elbos, dtype=np.float64)),
         "samples": samples,
@@ -270,8 +273,10 @@ def measure_bound(
 
 def describe_bound(found: dict[str, Any]) -> str:
     """Formats the result of `measure_bound` for people."""
+    error = found["standard_error"]
+    spread = "" if error is None else f" ± {error:.2f}"
     return (
-        f"importance-weighted bound {found['bound']:.2f} ± {found['standard_error']:.2f} nats, "
+        f"importance-weighted bound {found['bound']:.2f}{spread} nats, "
         f"{found['bits_per_dimension']:.4f} bits per dimension "
         f"(k = {found['samples']}, {found['images']} images)"
     )

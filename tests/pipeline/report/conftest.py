@@ -190,7 +190,8 @@ def _write_statistics(folder: Path) -> None:
 def _write_training(folder: Path) -> None:
     (folder / FOLDER).mkdir(parents=True)
     history = [
-        {"step": step, "epoch": step / 10, "train": {"loss": 9.0 / step, "accuracy": 0.5},
+        {"step": step, "epoch": step / 10,
+         "train": {"loss": 9.0 / step, "accuracy": 0.5, "kl": 0.0},
          "validation": {"loss": 10.0 / step, "accuracy": 0.4}}
         for step in range(10, 60, 10)
     ]  # fmt: skip

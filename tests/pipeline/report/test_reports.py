@@ -102,6 +102,10 @@ def test_every_part_of_the_run_is_shown(run: Run) -> None:
     assert "2 random starts, of which number 2 went on" in parsed.text
     assert "12.50 %, 9.75 %; less is better" in parsed.text
     assert "Importance-weighted bound -80.00 ± 0.50 nats per image" in parsed.text
+    labels = [value for _, name, value in parsed.attributes if name == "aria-label"]
+    assert any(label.startswith("Accuracy over steps") for label in labels)
+    # The objective left it out.
+    assert not any(label.startswith("KL divergence") for label in labels)
     # The rejected member decodes all the same, so it has a picture.
     (figure,) = re.findall(r'alt="rejected: ([^"]*)"', Path(run.root / "report.html").read_text())
     assert "&lt;script&gt;" in figure
