@@ -165,10 +165,8 @@ class PipelineConfig(Section):
     def _is_name(cls, name: str) -> str:
         # Vertex and Kubernetes make names of resources from it, which may not end in a hyphen.
         if not _NAME.fullmatch(name):
-            raise ValueError(
-                "expected 1 to 63 small letters, digits and hyphens, a letter first and no hyphen"
-                " last"
-            )
+            expected = "1 to 63 small letters, digits and hyphens, a letter first, no hyphen last"
+            raise ValueError(f"expected {expected}")
         return name
 
     @model_validator(mode="after")
@@ -306,15 +304,16 @@ def find_config(path: str) -> Path:
     Raises:
         ConfigError: Neither exists.
     """
-    if Path(path).exists():
+    # A folder of images may have the name of a preset.
+    if Path(path).exists() and not Path(path).is_dir():
         return Path(path)
-    folders = (project_root() / "configs", Path(sys.prefix) / "share" / "vaeline" / "configs")
-    for folder in folders:
-        preset = folder / f"{path}.yaml"
-        if preset.is_file():
-            return preset
-    names = sorted({file.stem for folder in folders for file in folder.glob("*.yaml")})
-    raise ConfigError(f"{path}: no such file; presets are {', '.join(names) or 'not installed'}")
+    folders = (Path(sys.prefix) / "share" / "vaeline" / "configs", project_root() / "configs")
+    presets = {file.stem: file for folder in folders for file in folder.glob("*.yaml")}
+    if path in presets:
+        return presets[path]
+    fault = "is a folder" if Path(path).is_dir() else "no such file"
+    listed = ", ".join(sorted(presets)) or "not installed"
+    raise ConfigError(f"{path}: {fault}; presets are {listed}")
 
 
 def _validate(model: type[_Tree], tree: Mapping[str, Any], source: str) -> _Tree:

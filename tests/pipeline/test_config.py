@@ -123,6 +123,17 @@ def test_a_missing_file_names_the_presets() -> None:
         find_config("nowhere")
 
 
+def test_a_folder_of_images_does_not_hide_the_preset_of_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits", "nowhere"):
+        Path(name).mkdir()
+    assert find_config("digits").name == "digits.yaml"
+    with pytest.raises(ConfigError, match=r"nowhere: is a folder; presets are .*digits"):
+        find_config("nowhere")
+
+
 @pytest.mark.parametrize("override", ["trainer.epochs", "=3", "name.first=3", "input=[a"])
 def test_an_override_that_does_not_hold_is_shown(tmp_path: Path, override: str) -> None:
     path = write(tmp_path, "name: x\ninput: {paths: a.zip}\n")
