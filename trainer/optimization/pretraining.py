@@ -87,10 +87,10 @@ def pretrain(
         lambda event: progress(dataclasses.replace(event, stage=_STAGE)),
     )
     run.restore()
-    is_new = not run.steps
     run.loop(stop)
     model = run.finish()
-    if is_new:
+    # None if an earlier process ended it.
+    if run.last_event is not None:
         right = run.history[-1]["train"]["accuracy"]
         _PROGRESS.info(
             "pretraining: %.0f %% of the turns of %d images were told right at its end",
