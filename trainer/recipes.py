@@ -30,6 +30,30 @@ _COLOUR_AUGMENTATION: Final[Mapping[str, Any]] = {
     "fill": "reflect",
 }
 
+_COLOUR_MODEL: Final[Mapping[str, Any]] = {
+    "encoder": "conv",
+    "decoder": "mlp",
+    "conv_blocks": 1,
+    "feature_size": 256,
+    "latent_size": 64,
+    "decoder_hidden": (512,),
+    "observation": "discretized_logistic",
+    "dropout": 0.3,
+}
+_COLOUR_OBJECTIVE: Final[Mapping[str, Any]] = {
+    "clean_share": 0.1,
+    "generative_weight": 0.1,
+    "elbo_every": 4,
+    "label_smoothing": 0.05,
+}
+_COLOUR_OPTIMIZER: Final[Mapping[str, Any]] = {
+    "learning_rate": 2e-3,
+    "schedule": "cosine",
+    "ema_decay": 0.98,
+    "ema_every": 8,
+    "clip_norm": 5.0,
+}
+
 RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
     # Measured by benchmarks/mnist_supervised.py.
     "conv_grey": {
@@ -66,36 +90,13 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
     },
     # Measured by benchmarks/cifar.py, with the horizontal flip.
     "conv_colour": {
-        "model": {
-            "encoder": "conv",
-            "decoder": "mlp",
-            "conv_width": 64,
-            "conv_blocks": 1,
-            "feature_size": 256,
-            "latent_size": 64,
-            "decoder_hidden": (512,),
-            "observation": "discretized_logistic",
-            "dropout": 0.3,
-        },
+        "model": {**_COLOUR_MODEL, "conv_width": 64},
         "trainer": {
             "epochs": 140,
             "batch_size": 128,
             "augmentation": _COLOUR_AUGMENTATION,
-            "objective": {
-                "clean_share": 0.1,
-                "generative_weight": 0.1,
-                "elbo_every": 4,
-                "label_smoothing": 0.05,
-            },
-            "optimizer": {
-                "learning_rate": 2e-3,
-                "warmup_epochs": 1,
-                "schedule": "cosine",
-                "weight_decay": 0.5,
-                "ema_decay": 0.98,
-                "ema_every": 8,
-                "clip_norm": 5.0,
-            },
+            "objective": _COLOUR_OBJECTIVE,
+            "optimizer": {**_COLOUR_OPTIMIZER, "warmup_epochs": 1, "weight_decay": 0.5},
         },
     },
     # Measured by `vaeline run --config photos`, with the horizontal flip.
@@ -172,39 +173,16 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
             },
         },
     },
-    # Measured by benchmarks/cifar_semi.py, with the horizontal flip. As above.
+    # Measured by benchmarks/cifar_semi.py, with the horizontal flip. Epochs as above.
     "conv_colour_few_labels": {
-        "model": {
-            "encoder": "conv",
-            "decoder": "mlp",
-            "conv_width": 32,
-            "conv_blocks": 1,
-            "feature_size": 256,
-            "latent_size": 64,
-            "decoder_hidden": (512,),
-            "observation": "discretized_logistic",
-            "dropout": 0.3,
-        },
+        "model": {**_COLOUR_MODEL, "conv_width": 32},
         "trainer": {
             "batch_size": 32,
             "augmentation": _COLOUR_AUGMENTATION,
-            "objective": {
-                "clean_share": 0.1,
-                "generative_weight": 0.1,
-                "elbo_every": 4,
-                "label_smoothing": 0.05,
-            },
+            "objective": _COLOUR_OBJECTIVE,
             "semi_supervised": {"elbo_every": 4},
             "pretraining": {"epochs": 160, "batch_size": 128},
-            "optimizer": {
-                "learning_rate": 2e-3,
-                "warmup_epochs": 6,
-                "schedule": "cosine",
-                "weight_decay": 0.1,
-                "ema_decay": 0.98,
-                "ema_every": 8,
-                "clip_norm": 5.0,
-            },
+            "optimizer": {**_COLOUR_OPTIMIZER, "warmup_epochs": 6, "weight_decay": 0.1},
         },
     },
 }

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,14 @@ def learning_splits(data: Mapping[str, ImageSet], config: TrainerConfig) -> dict
     }
 
 
+def combine(
+    splits: Mapping[str, ImageSet], names: Iterable[str], config: TrainerConfig
+) -> ImageSet:
+    """Combines all images of the named splits, in a file if they pass `trainer.memory_limit_mb`."""
+    parts = [(splits[name], None) for name in names]
+    return select(parts, memory_limit_bytes=config.memory_limit_mb << 20)
+
+
 def create_feeds(
     config: TrainerConfig, splits: Mapping[str, ImageSet], strategy: Any
 ) -> list[Feed]:
@@ -81,11 +89,7 @@ def create_feeds(
         size = semi.batch_size or config.batch_size
         strategies.replica_share("trainer.semi_supervised.batch_size", size, strategy, config.parts)
         names = [features.UNLABELLED, *([features.TRAIN] if semi.include_train else [])]
-        together = select(
-            [(splits[name], None) for name in names],
-            memory_limit_bytes=config.memory_limit_mb << 20,
-        )
-        streams.append((features.UNLABELLED, together, size))
+        streams.append((features.UNLABELLED, combine(splits, names, config), size))
     return [
         build_feed(
             split,

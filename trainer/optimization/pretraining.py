@@ -18,9 +18,9 @@ import tensorflow as tf
 
 from trainer.config import TrainerConfig
 from trainer.data import features
-from trainer.data.input_pipeline import ImageSet, select
+from trainer.data.input_pipeline import ImageSet
+from trainer.data.streams import combine
 from trainer.model.vae_classifier import VaeClassifier
-from trainer.model.weights import digest_arrays, weight_names
 from trainer.optimization import callbacks, preemption
 from trainer.optimization import strategy as strategies
 from trainer.optimization.checkpoints import CHECKPOINTS
@@ -28,7 +28,7 @@ from trainer.optimization.loop import TrainingLoop
 from trainer.optimization.noise import Noise, shape_of
 from trainer.optimization.objective import Batch
 from trainer.optimization.step import TrainingStep
-from trainer.optimization.warm_start import Base
+from trainer.optimization.warm_start import Base, base_of
 from trainer.progress import PROGRESS_LOGGER
 
 _PROGRESS = logging.getLogger(PROGRESS_LOGGER)
@@ -96,22 +96,18 @@ def pretrain(
             "pretraining: %.0f %% of the turns of %d images were told right at its end",
             100 * right, len(images),
         )  # fmt: skip
-    names = weight_names(model.learned_weights)
-    arrays = [np.asarray(weight.value.numpy()) for weight in model.learned_weights]
+    learned = base_of(_STAGE, model.learned_weights, TURNS)
     # Its images, copies of weights and graphs would otherwise last beside those of the training.
     del run, model
     gc.collect()
-    weights = dict(zip(names, arrays, strict=True))
-    return Base(_STAGE, digest_arrays(arrays), TURNS, weights)
+    return learned
 
 
 def _every_image(config: TrainerConfig, splits: Mapping[str, ImageSet]) -> ImageSet:
     names = [features.TRAIN]
     if config.learns_unlabelled and features.UNLABELLED in splits:
         names.append(features.UNLABELLED)
-    together = select(
-        [(splits[name], None) for name in names], memory_limit_bytes=config.memory_limit_mb << 20
-    )
+    together = combine(splits, names, config)
     return ImageSet(together.images, np.zeros(len(together), np.int32))
 
 
@@ -142,16 +138,8 @@ def _options(config: TrainerConfig) -> TrainerConfig:
 class _TurnsStep(TrainingStep):
     """A step that turns each image of its batch and has the turns for labels."""
 
-    def _prepare(
-        self,
-        step: tf.Tensor,
-        rows: list[tuple[tf.Tensor, ...]],
-        resident: list[tuple[Any, ...]],
-        number: Any,
-        replicas: int,
-    ) -> Batch:
-        batch = super()._prepare(step, rows, resident, number, replicas)
-        noise = Noise(self._config.seed, step, number, replicas)
+    def _prepare(self, noise: Noise, *images: Any) -> Batch:
+        batch = super()._prepare(noise, *images)
         drawn = noise.uniform("turns", [shape_of(batch.clean)[0]])
         turns = tf.cast(drawn * float(len(TURNS)), tf.int32)
         augmented = batch.augmented

@@ -142,7 +142,8 @@ class TrainingStep:
     ) -> tf.Tensor:
         replica = tf.distribute.get_replica_context()
         number, replicas = replica.replica_id_in_sync_group, replica.num_replicas_in_sync
-        batch = self._prepare(step, rows, resident, number, replicas)
+        noise = Noise(self._config.seed, step, number, replicas)
+        batch = self._prepare(noise, rows, resident)
         fields = {f.name: getattr(batch, f.name) for f in dataclasses.fields(batch)}
         present = {name: value for name, value in fields.items() if value is not None}
         if replicas == 1 and self._config.parts > 1:
@@ -167,25 +168,20 @@ class TrainingStep:
         return tf.concat([parts, tf.stack([norm, rate])], axis=0)
 
     def _prepare(
-        self,
-        step: tf.Tensor,
-        rows: list[tuple[tf.Tensor, ...]],
-        resident: list[tuple[Any, ...]],
-        number: Any,
-        replicas: int,
+        self, noise: Noise, rows: list[tuple[tf.Tensor, ...]], resident: list[tuple[Any, ...]]
     ) -> Batch:
-        """Gathers, scales and augments the images of one replica."""
-        noise = Noise(self._config.seed, step, number, replicas)
+        """Gathers, scales and augments the images of the step and the replica of the noise."""
         augmentation, semi = self._config.augmentation, self._config.semi_supervised
-        changed = functools.partial(augment, noise=noise, elastic_share=self._elastic_share(step))
-        images, labels = self._feeds[0].batch(rows[0], resident[0], number)
+        elastic_share = self._elastic_share(noise.step)
+        changed = functools.partial(augment, noise=noise, elastic_share=elastic_share)
+        images, labels = self._feeds[0].batch(rows[0], resident[0], noise.replica)
         clean = _to_float(images)
         batch = Batch(clean=clean, labels=labels)
         if augmentation.enabled and self._config.objective.alpha:
             batch = dataclasses.replace(batch, augmented=changed(clean, augmentation))
         if len(self._feeds) == 1:
             return batch
-        images, _ = self._feeds[1].batch(rows[1], resident[1], number)
+        images, _ = self._feeds[1].batch(rows[1], resident[1], noise.replica)
         free = _to_float(images)
         batch = dataclasses.replace(batch, unlabelled=free[:: semi.elbo_every])
         if semi.consistency or semi.mutual_information:

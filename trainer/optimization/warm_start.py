@@ -109,6 +109,19 @@ def read_base(folder: str) -> Base:
     )
 
 
+def base_of(source: str, weights: Sequence[Any], classes: Sequence[str]) -> Base:
+    """Copies the weights of a model that is in memory.
+
+    Args:
+        source: what the model is known by.
+        weights: its Keras variables, in the model's order.
+        classes: names of its classes, in the order of its logits.
+    """
+    arrays = [np.asarray(weight.numpy()) for weight in weights]
+    named = dict(zip(weight_names(weights), arrays, strict=True))
+    return Base(source, digest_arrays(arrays), tuple(classes), named)
+
+
 def fit_base(base: Base, model: VaeClassifier, classes: Sequence[str]) -> WarmStart:
     """Determines which weights of an earlier model a new one can start from.
 
@@ -179,9 +192,7 @@ def _read_keras(folder: str) -> Base:
                 f"{path}: is damaged or of another version of vaeline; start from a pushed "
                 "version, or train it again"
             ) from error
-    arrays = [np.asarray(weight.numpy()) for weight in model.weights]
-    named = dict(zip(weight_names(model.weights), arrays, strict=True))
-    return Base(folder, digest_arrays(arrays), card.classes, named)
+    return base_of(folder, model.weights, card.classes)
 
 
 def _read_card(path: str) -> ModelCard:
