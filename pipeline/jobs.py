@@ -238,18 +238,18 @@ def show_result(terminal: Terminal, result: "TrainingResult") -> None:
     """Prints the last table of a run, after that of the gate: the files and their locations."""
     rows = [
         *(("refused because", refusal) for refusal in result.refusals),
-        *((("served as trained", result.serving_check),) if result.serving_check else ()),
-        *((("unlabelled images", result.unlabelled),) if result.unlabelled else ()),
-        *((("started from", result.warm_start),) if result.warm_start else ()),
+        ("served as trained", result.serving_check),
+        ("unlabelled images", result.unlabelled),
+        ("started from", result.warm_start or result.pretraining),
         ("pushed model", result.pushed or "nothing was pushed"),
-        *((("labelled table", result.labelled),) if result.labelled else ()),
-        *((("NOT LABELLED", result.not_labelled),) if result.not_labelled else ()),
+        ("labelled table", result.labelled),
+        ("NOT LABELLED", result.not_labelled),
         ("pictures", result.pictures),
         ("report", result.report or "could not be made; see the log"),
         ("verdict", result.verdict),
         ("time", duration(result.seconds)),
     ]
-    terminal.table("pipeline run", rows)
+    terminal.table("pipeline run", [row for row in rows if row[1]])
 
 
 def classify_archives(terminal: Terminal, config: BulkConfig, *, logs: Path) -> dict[str, Any]:

@@ -143,6 +143,7 @@ def _train(
             "arithmetic": result.arithmetic,
             "validation": result.history[-1].get("validation"),
             **({"base": result.warm_start.as_dict()} if result.warm_start else {}),
+            **({"pretraining": result.pretraining.as_dict()} if result.pretraining else {}),
         }
         card = ModelCard.model_validate(facts)
         (out / CARD_FILE).write_text(format_card(card), encoding="utf-8")

@@ -194,6 +194,17 @@ class StartedFrom(CardPart):
     line: str = Field(default="", description="both in one line, for people")
 
 
+class PretrainedOn(CardPart):
+    """What the encoder learned before the classes: by how many right angles images are turned."""
+
+    images: int = Field(default=0, description="images, with and without a label")
+    epochs: float = Field(default=0.0, description="passes over them")
+    told_right: float | None = Field(
+        default=None, description="share of their turns told right at the end"
+    )
+    line: str = Field(default="", description="all in one line, for people")
+
+
 class ModelCard(CardPart):
     """The facts about a trained model.
 
@@ -234,6 +245,9 @@ class ModelCard(CardPart):
     steps: int | None = Field(default=None, description="training steps done")
     libraries: dict[str, str] = Field(default={}, description="versions by library")
     base: StartedFrom | None = Field(default=None, description="none: all weights were initialised")
+    pretraining: PretrainedOn | None = Field(
+        default=None, description="none: training began with the classes"
+    )
     image: dict[str, int | str] | None = Field(
         default=None,
         description="height and width (pixels), channels and fit; from `python -m trainer` alone",

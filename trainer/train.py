@@ -22,7 +22,7 @@ from trainer.model.weights import digest_arrays
 from trainer.optimization import callbacks, preemption, starts
 from trainer.optimization import strategy as strategies
 from trainer.optimization.loop import TrainingLoop
-from trainer.optimization.pretraining import pretrain
+from trainer.optimization.pretraining import Pretrained, pretrain
 from trainer.optimization.warm_start import Base, WarmStart, begin_with, fit_base
 from trainer.progress import PROGRESS_LOGGER
 from trainer.quality.calibration import calibrate
@@ -56,6 +56,7 @@ class TrainResult:
         steps: number of completed steps.
         images_per_sec: steady-state throughput of the last calls.
         warm_start: the weights that the training started from; None for a cold start.
+        pretraining: what it learned before the classes; None without.
     """
 
     model: VaeClassifier
@@ -68,6 +69,7 @@ class TrainResult:
     steps: int
     images_per_sec: float
     warm_start: WarmStart | None = None
+    pretraining: Pretrained | None = None
 
 
 def train(
@@ -151,6 +153,7 @@ def train(
     # A base model takes the place of the backbone's weights as far as it has its own.
     origins = [digest_arrays(pretrained)] if pretrained is not None else []
     origins += [start.digest] if start is not None else []
+    pretrained_on_turns: Pretrained | None = None
     progress = progress or callbacks.log_progress
 
     def create_loop(config: TrainerConfig, folder: str) -> TrainingLoop:
@@ -159,9 +162,10 @@ def train(
     with preemption.stop_on_sigterm() as stop:
         # An earlier model has learned to see already.
         if base is None and trainer_config.pretraining.epochs:
-            found = pretrain(
+            pretrained_on_turns = pretrain(
                 create, trainer_config, splits, strategy, os.fspath(workdir), stop, progress
             )
+            found = pretrained_on_turns.base
             begun = fit_base(found, create("float32"), classes)
             origins.append(found.digest)
         run = starts.begin(create_loop, trainer_config, splits, strategy, os.fspath(workdir), stop)
@@ -193,6 +197,7 @@ def train(
         steps=run.steps,
         images_per_sec=run.images_per_sec,
         warm_start=start,
+        pretraining=pretrained_on_turns,
     )
 
 

@@ -273,8 +273,7 @@ def training(run: Run) -> Facts:
     ):
         series = [(group, *values(group, name)) for group, name in wanted]
         # A part of the loss that the objective leaves out is exactly 0 throughout.
-        series = [entry for entry in series if any(entry[2])]
-        if not series:
+        if not (series := [entry for entry in series if any(entry[2])]):
             continue
         ends = ", ".join(f"{name} ends at {y[-1]:.4g}" for name, _, y in series)
         figures.append(plots.curves(title, series, alt=f"{title} over steps: {ends}"))
@@ -286,6 +285,7 @@ def training(run: Run) -> Facts:
         "validation": last.get("validation"),
         "bound": last.get(HISTORY_BOUND),
         "starts": artifacts.read_starts(run),
+        "begun_with": _or_none(lambda: artifacts.read_beginning(run)),
         "recipe": artifacts.read_run_config(run).get("recipe", "none"),
     }
 

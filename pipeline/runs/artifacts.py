@@ -96,6 +96,17 @@ def read_warm_start(run: Run) -> str:
     return base.line.removeprefix("warm start: ") if base else ""
 
 
+def read_pretraining(run: Run) -> str:
+    """Describes in one line what the model learned before the classes; empty without that."""
+    pretraining = read_trained_card(run).pretraining
+    return pretraining.line if pretraining else ""
+
+
+def read_beginning(run: Run) -> str:
+    """Describes in one line what the training started from; empty for random weights."""
+    return read_warm_start(run) or read_pretraining(run)
+
+
 def model_run_folder(run: Run) -> Path:
     """Returns the folder that a training writes next to its model: history, pictures, strip."""
     return run.folder("Trainer", "model_run")

@@ -7,7 +7,7 @@ from typing import Any
 
 from components.model_gate.unlabelled_gain import GAIN
 from components.model_gate.verdict import HEADER
-from pipeline.runs.artifacts import model_run_folder, read_warm_start
+from pipeline.runs.artifacts import model_run_folder, read_pretraining, read_warm_start
 from pipeline.runs.run import Run
 
 
@@ -32,6 +32,7 @@ class TrainingResult:
         not_labelled: reason why BulkInference wrote none although it is configured.
         unlabelled: whether the unlabelled images helped, in one line; empty if it was not measured.
         warm_start: how many weights the training took from which model; empty for a cold start.
+        pretraining: what the model learned before the classes; empty without that.
         pictures: folder of the pictures of the training.
         log: path of the log file.
         report: path of the report; empty if it could not be written.
@@ -52,6 +53,7 @@ class TrainingResult:
     not_labelled: str
     unlabelled: str
     warm_start: str
+    pretraining: str
     pictures: str
     log: str
     report: str = ""
@@ -99,6 +101,7 @@ def summarise(
         not_labelled=run.not_labelled,
         unlabelled=evaluation.verdict.measures.get(GAIN, {}).get("line", ""),
         warm_start=read_warm_start(run),
+        pretraining=read_pretraining(run),
         pictures=str(model_run_folder(run) / "pictures"),
         log=str(log),
     )

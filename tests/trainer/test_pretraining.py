@@ -10,6 +10,7 @@ import pytest
 from tests.trainer import tiny
 from trainer.config import ImageConfig, TrainerConfig, check_consistent
 from trainer.data.input_pipeline import ImageSet
+from trainer.model_card import ModelCard
 from trainer.optimization.callbacks import TrainingProgress
 from trainer.optimization.pretraining import TURNS, turn
 from trainer.optimization.warm_start import Base, WarmStart, fit_base
@@ -100,6 +101,15 @@ def test_a_training_begins_with_what_does_not_depend_on_classes(whole: Whole) ->
     assert whole.result.warm_start is None
 
 
+def test_a_training_says_what_it_learned_before_the_classes(whole: Whole) -> None:
+    assert whole.result.pretraining is not None
+    card = ModelCard.model_validate({"pretraining": whole.result.pretraining.as_dict()})
+    assert card.pretraining is not None
+    assert (card.pretraining.images, card.pretraining.epochs) == (112, 2)
+    assert 0 < whole.result.pretraining.told_right < 1
+    assert card.pretraining.line.startswith("pretraining: 2 passes over 112 images; at their end ")
+
+
 def test_a_pretraining_that_was_stopped_goes_on(tmp_path: pathlib.Path, whole: Whole) -> None:
     config = _options(checkpoints={"every_secs": 0})
 
@@ -117,8 +127,11 @@ def test_a_pretraining_that_was_stopped_goes_on(tmp_path: pathlib.Path, whole: W
         tiny.flat_weights(resumed), tiny.flat_weights(whole.result), rtol=1e-3, atol=1e-4
     )
     events.clear()
-    _run(tmp_path, trainer_config=config, progress=events.append)
+    again = _run(tmp_path, trainer_config=config, progress=events.append)
     assert events == []
+    assert resumed.pretraining is not None
+    assert again.pretraining is not None
+    assert again.pretraining.line() == resumed.pretraining.line()
 
 
 def test_turns_of_what_has_an_upper_side_are_learned(
@@ -130,17 +143,17 @@ def test_turns_of_what_has_an_upper_side_are_learned(
     data = {"train": ImageSet(images, draw.integers(0, tiny.CLASSES, 96).astype(np.int32))}
     pretraining = {"epochs": 40, "batch_size": 32}
     with caplog.at_level("INFO"):
-        _run(
+        result = _run(
             tmp_path,
             data=data,
             trainer_config=_options(
                 epochs=0.2, pretraining=pretraining, optimizer={"learning_rate": 0.01}
             ),
         )
-    (line,) = [text for text in caplog.messages if text.startswith("pretraining: ")]
-    share, _, rest = line.removeprefix("pretraining: ").partition(" % of the turns of 96 images")
-    assert rest
-    assert float(share) > 80
+    (line,) = [text for text in caplog.messages if text.startswith("pretraining: 40 passes")]
+    assert result.pretraining is not None
+    assert line == result.pretraining.line()
+    assert result.pretraining.told_right > 0.8
 
 
 def test_an_earlier_model_takes_its_place(tmp_path: pathlib.Path) -> None:

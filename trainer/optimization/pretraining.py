@@ -45,6 +45,41 @@ ModelFn = Callable[[str, int], VaeClassifier]
 """Creates a model from the dtype policy of its bodies and its number of classes."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """The end of a pretraining.
+
+    Attributes:
+        base: the weights that the training starts from, as far as they do not depend on the
+            classes.
+        images: number of images.
+        epochs: passes over them.
+        told_right: share of the turns that were told right since the last report, of images that
+            it learned from.
+    """
+
+    base: Base
+    images: int
+    epochs: float
+    told_right: float
+
+    def line(self) -> str:
+        """Describes the pretraining in one line."""
+        return (
+            f"pretraining: {self.epochs:g} passes over {self.images:,} images; at their end "
+            f"{100 * self.told_right:.0f} % of the turns were told right"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the facts as JSON-compatible values for the card of the model."""
+        return {
+            "images": self.images,
+            "epochs": self.epochs,
+            "told_right": self.told_right,
+            "line": self.line(),
+        }
+
+
 def pretrain(
     create: ModelFn,
     config: TrainerConfig,
@@ -53,7 +88,7 @@ def pretrain(
     workdir: str,
     stop: preemption.StopRequest,
     progress: callbacks.ProgressFn,
-) -> Base:
+) -> Pretrained:
     """Trains a model with the classes `TURNS` on the images of `train` and `unlabelled`.
 
     Labels are not used. A stopped pretraining resumes, and one that has ended is read from its
@@ -69,7 +104,7 @@ def pretrain(
         progress: called as in a training.
 
     Returns:
-        The weights that the training starts from, as far as they do not depend on the classes.
+        The weights, and how well the turns were told.
 
     Raises:
         ValueError: the replicas cannot share a batch.
@@ -89,14 +124,15 @@ def pretrain(
     run.restore()
     run.loop(stop)
     model = run.finish()
+    learned = Pretrained(
+        base=base_of(_STAGE, model.learned_weights, TURNS),
+        images=len(images),
+        epochs=config.pretraining.epochs,
+        told_right=run.history[-1]["train"]["accuracy"],
+    )
     # None if an earlier process ended it.
     if run.last_event is not None:
-        right = run.history[-1]["train"]["accuracy"]
-        _PROGRESS.info(
-            "pretraining: %.0f %% of the turns of %d images were told right at its end",
-            100 * right, len(images),
-        )  # fmt: skip
-    learned = base_of(_STAGE, model.learned_weights, TURNS)
+        _PROGRESS.info("%s", learned.line())
     # Its images, copies of weights and graphs would otherwise last beside those of the training.
     del run, model
     gc.collect()
