@@ -4,7 +4,10 @@ A frame is the record's length, a checksum of the length, the record, and a chec
 https://www.tensorflow.org/tutorials/load_data/tfrecord#tfrecords_format_details
 """
 
+import gzip
+import io
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, BinaryIO, Final
@@ -19,7 +22,9 @@ TAIL_BYTES: Final = 4
 _LENGTH: Final = struct.Struct("<Q")
 _HEAD: Final = struct.Struct("<QI")
 _CRC: Final = struct.Struct("<I")
+_GZIP_START: Final = b"\x1f\x8b\x08"
 _SKIPPED_BYTES: Final = 1024 * 1024
+_PACKED_BYTES: Final = 64 * 1024
 _TRUNCATED: Final = "the file ends inside a record"
 
 
@@ -68,16 +73,24 @@ def read_frames(stream: BinaryIO, max_bytes: int) -> Iterator[tuple[bytes, str]]
         yield record, "" if is_sound else "checksum"
 
 
-def is_packed(stream: Any) -> bool:
-    """Returns whether a file is gzipped, whatever its name; a buffered stream stays in place.
+def open_frames(stream: Any) -> BinaryIO:
+    """Returns a file's content, decompressed if it is packed with gzip or zlib, whatever its name.
 
-    The first bytes of a frame are a length, which may happen to look like gzip's mark; but then its
-    checksum follows.
+    The first bytes of a frame are a length, which may happen to look like the mark of either; but
+    then its checksum follows.
+
+    Args:
+        stream: The file, buffered, at its start.
     """
     head = stream.peek(HEAD_BYTES)[:HEAD_BYTES]
-    if not head.startswith(b"\x1f\x8b\x08"):
-        return False
-    return not begins_frame(head)
+    if begins_frame(head):
+        return stream
+    if head.startswith(_GZIP_START):
+        return gzip.GzipFile(fileobj=stream)  # type: ignore[return-value]
+    # The first two bytes of zlib name method and window, and are a multiple of 31.
+    if head and head[0] & 0x8F == zlib.DEFLATED and not int.from_bytes(head[:2]) % 31:
+        return io.BufferedReader(_ZlibFile(stream))
+    return stream
 
 
 def begins_frame(head: bytes) -> bool:
@@ -105,6 +118,29 @@ def record_spans(file: BinaryIO) -> Iterator[tuple[int, int]]:
         (length,) = _LENGTH.unpack_from(head)
         yield start + HEAD_BYTES, length
         start += HEAD_BYTES + length + TAIL_BYTES
+
+
+class _ZlibFile(io.RawIOBase):
+    """Decompresses a zlib stream, as TFRecordWriter writes it with `options="ZLIB"`."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._unpacker = zlib.decompressobj()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fills the buffer; raises EOFError if the stream is cut short, zlib.error if damaged."""
+        data = b""
+        while not data and not self._unpacker.eof:
+            packed = self._unpacker.unconsumed_tail or self._stream.read(_PACKED_BYTES)
+            if not packed:
+                raise EOFError("the compressed stream has no end")
+            data = self._unpacker.decompress(packed, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 # Many images of a dataset have the same size, and the checksum of a length costs as much as that of

@@ -1,4 +1,4 @@
-"""Reads TFRecord files of tf.Examples, optionally gzipped, with configurable feature names.
+"""Reads TFRecord files of tf.Examples, packed with gzip or zlib or not, with any feature names.
 
 `components/tfrecord_frames.py` reads the frames and protobuf parses the records, both without
 TensorFlow.
@@ -17,7 +17,7 @@ from components.image_sources.config import MIB, TFRecordConfig
 from components.image_sources.example_proto import example_class
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.tar import BATCH_BYTES
-from components.tfrecord_frames import FrameError, is_packed, read_frames
+from components.tfrecord_frames import FrameError, open_frames, read_frames
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -67,10 +67,7 @@ class TFRecordReader(Reader):
         """
         batch, size = MemberBatch(path), 0
         with files.open_stream(path, self.config.storage) as raw:
-            stream: BinaryIO = raw
-            if is_packed(raw):
-                stream = gzip.GzipFile(fileobj=raw)  # type: ignore[assignment]
-            for row, (record, reason) in enumerate(self._frames(path, stream)):
+            for row, (record, reason) in enumerate(self._frames(path, open_frames(raw))):
                 name = f"{row:08d}"
                 if reason:
                     batch.refuse(name, reason, f"record {row}")

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from components import tfrecord_frames
 from components.image_sources.config import InputConfig
 from components.image_sources.example_proto import example_class
 from components.image_sources.label_values import LabelValueError, read_label
@@ -166,10 +169,18 @@ def test_a_configuration_that_went_through_json_asks_for_no_more(tmp_path: Path)
     assert sum(len(batch) for unit in source.units() for batch in source.read(unit)) == 1
 
 
-def test_a_packed_file_of_any_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compress", [gzip.compress, zlib.compress])
+def test_a_packed_file_of_any_name(
+    tmp_path: Path, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tfrecord_frames, "_PACKED_BYTES", 7)
     path = tmp_path / "a.tfrecord"
-    path.write_bytes(gzip.compress(frame([record(image__class__text=b"cat")])))
-    assert [row[1] for row in members(read_all(paths=str(path))).values()] == ["cat"]
+    packed = compress(frame([record(image__class__text=b"cat")] * 50))
+    path.write_bytes(packed)
+    assert [row[1] for row in members(read_all(paths=str(path))).values()] == ["cat"] * 50
+    path.write_bytes(packed[:-9])
+    with pytest.raises(InputError, match="damaged or cut short"):
+        read_all(paths=str(path))
 
 
 def shard(tmp_path: Path, files: dict[str, bytes], name: str = "s.tar") -> str:
