@@ -6,11 +6,16 @@ large, and have a reader of their own.
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Final
 
 from trainer.errors import InputError
 from trainer.storage import files
 from trainer.storage.config import StorageConfig
+
+_FORMULA: Final = re.compile(r"'*[=+@\t\r-].", re.DOTALL)
+"""What spreadsheets take for a formula, such as a file called `=1+1.png`; a lone `-` is text."""
 
 
 def read_csv_rows(
@@ -41,13 +46,31 @@ def read_csv_rows(
     if missing:
         raise InputError(f"{path}: no column {missing[0]!r}; {remedy}")
     for number, row in enumerate(rows, 2):
-        yield f"{path}: row {number}", row
+        yield f"{path}: row {number}", {name: _plain(text) for name, text in row.items()}
 
 
-def format_csv_rows(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
-    """Returns the content of a CSV file (RFC 4180, UTF-8) with a header line."""
+def format_csv_rows(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, for_people: bool = True
+) -> bytes:
+    """Returns the content of a CSV file (RFC 4180, UTF-8) with a header line.
+
+    Args:
+        columns: Names of the columns.
+        rows: Fields of each row.
+        for_people: Whether texts that spreadsheets would take for formulas get an apostrophe in
+            front, which `read_csv_rows` removes. Archives of others may hold any names.
+    """
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(columns)
-    writer.writerows(rows)
+    writer.writerows(map(_guarded, row) if for_people else row for row in rows)
     return text.getvalue().encode()
+
+
+def _guarded(field: object) -> object:
+    return f"'{field}" if isinstance(field, str) and _FORMULA.match(field) else field
+
+
+def _plain(field: Any) -> Any:
+    is_guarded = isinstance(field, str) and field.startswith("'") and _FORMULA.match(field)
+    return field[1:] if is_guarded else field

@@ -138,7 +138,7 @@ def apply_answers(
     if digests:
         result.corrections = ledger.path(CORRECTIONS_FILE)
         corrected = ((digest, answers[key]) for key, digest in digests.items())
-        ledger.write(CORRECTIONS_FILE, _signed("sha256", corrected, queue))
+        ledger.write(CORRECTIONS_FILE, _signed("sha256", corrected, queue, for_people=True))
     fetched = _write_images(archive, queue, answers)
     _count(result, queue, answers)
     result.missing = result.answered - result.not_usable - fetched
@@ -226,7 +226,11 @@ def _write_shard(
 
 
 def _signed(
-    first: str, rows: Iterable[tuple[str, Answer]], queue: Mapping[str, Mapping[str, str]]
+    first: str,
+    rows: Iterable[tuple[str, Answer]],
+    queue: Mapping[str, Mapping[str, str]],
+    *,
+    for_people: bool,
 ) -> bytes:
     """Returns a CSV of answers, each with what identifies the image in a first column."""
     made = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -236,6 +240,7 @@ def _signed(
             (value, each.label, each.key, _doubted(queue[each.key]), each.reviewer, made)
             for value, each in rows
         ),
+        for_people=for_people,
     )
 
 
@@ -260,7 +265,9 @@ def _write_images(
         if answer.label != TAKEN_OUT:
             row = queue[key]
             by_member = wanted.setdefault(row["source"], {})
-            by_member.setdefault(row["member"], []).append(answer)
+            # Spreadsheets change a member such as `00000007` to 7.
+            member = key.removeprefix(f"{row['source']}/")
+            by_member.setdefault(member, []).append(answer)
     names = {source: set(members) for source, members in wanted.items()}
     written: list[tuple[str, Answer]] = []
     for source, member, content in pick_each(archive.input, names, seconds=_SECONDS):
@@ -269,7 +276,8 @@ def _write_images(
         path = f"{_IMAGES}/{hashlib.sha256(content).hexdigest()[:32]}.{kind}"
         archive.ledger.write(posixpath.join(REVIEWED, path), content)
         written.extend((path, answer) for answer in wanted[source][member])
-    archive.ledger.write(LABELS_FILE, _signed("path", written, queue))
+    # Any program may read a manifest.
+    archive.ledger.write(LABELS_FILE, _signed("path", written, queue, for_people=False))
     return len(written)
 
 

@@ -11,8 +11,10 @@ function keysOf(classes) {
   return new Map(entries.filter(([key]) => key !== undefined));
 }
 
+// As components/csv_files.py: an apostrophe keeps spreadsheets from taking a text for a formula.
 function csvField(value) {
-  const text = value === null || value === undefined ? "" : String(value);
+  const isFormula = typeof value === "string" && /^'*[=+@\t\r-]./s.test(value);
+  const text = value === null || value === undefined ? "" : (isFormula ? "'" : "") + String(value);
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 

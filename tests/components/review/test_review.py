@@ -104,7 +104,9 @@ def read_queue(output: Path) -> list[dict[str, str]]:
 
 def answer(output: Path, answers: dict[str, str], name: str = "answers.csv", **form: Any) -> str:
     """Fills in a copy of the queue, as a spreadsheet would save it."""
-    rows = [{**row, "answer": answers.get(row["key"], "")} for row in read_queue(output)]
+    # It takes members such as `007` for numbers.
+    changed = {"member": "7"}
+    rows = [{**row, **changed, "answer": answers.get(row["key"], "")} for row in read_queue(output)]
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0].keys(), delimiter=form.get("delimiter", ","))
     writer.writeheader()
