@@ -3,6 +3,7 @@
 The pipeline's configuration includes it, and the command line builds one for a stand-alone job.
 """
 
+from pathlib import PurePosixPath
 from typing import Final, Literal
 
 from pydantic import Field
@@ -207,7 +208,8 @@ class BulkJob(BulkConfig):
         """Returns the job that a configuration describes, with absolute paths.
 
         Raises:
-            InputError: if it names no archive or no output, or a local path for Dataflow.
+            InputError: if it names no archive or no output, an output among the images, or a local
+                path for Dataflow.
         """
         if config.input is None:
             raise InputError("no archive is named; give at least one (bulk.input.paths)")
@@ -228,9 +230,19 @@ class BulkJob(BulkConfig):
             "output": absolute_path(config.output),
         }
         job = cls(**{**dict(config), **update})
+        job._require_output_elsewhere()
         if job.engine.runner == "dataflow":
             job._require_cloud_paths()
         return job
+
+    def _require_output_elsewhere(self) -> None:
+        output = PurePosixPath(self.output)
+        for path in self.input.paths:
+            if any(str(each) == path or each.match(path) for each in (output, *output.parents)):
+                raise InputError(
+                    f"{self.output}: in {path}, so that the job would read its own files as images;"
+                    " name an output elsewhere"
+                )
 
     def _require_cloud_paths(self) -> None:
         named = [("bulk.input.paths", path) for path in self.input.paths]

@@ -144,9 +144,9 @@ class _BulkRun:
         planned = self._plan()
         finished = ledger.finished_names()
         stale = finished - {unit.name for unit in planned}
-        if lost := ledger.forget_lost(finished - stale, self._job):
+        if lost := ledger.forget_lost(finished - stale):
             finished -= lost
-            result.notes.append(f"{len(lost):,} units whose rows are gone are made again")
+            result.notes.append(f"units made again, as files are gone or cut short: {len(lost):,}")
         todo = [
             replace(unit, earlier=self._earlier_shards(unit, stale))
             for unit in planned

@@ -209,14 +209,30 @@ class Ledger:
             if name.endswith(".json") and files.TEMPORARY not in name
         }
 
-    def forget_lost(self, finished: Iterable[str], config: BulkConfig) -> set[str]:
-        """Removes and returns those of the finished units whose rows were moved or deleted."""
-        # A unit without rows has a file, too.
-        present = {posixpath.join(TABLE, name) for name in files.walk(self.path(TABLE))}
-        lost = {name for name in finished if shard_path(name, config) not in present}
+    def forget_lost(self, finished: Iterable[str]) -> set[str]:
+        """Removes and returns those of the finished units of which a file is gone or cut short."""
+        sizes: dict[str, int] = {}
+        for folder in (TABLE, REJECTS, DUPLICATES, NEAR):
+            sizes |= self._sizes(folder)
+        lost = {
+            record.name
+            for record in self.read_records(sorted(finished))
+            if any(sizes.get(file, -1) < size for file, size in record.files.items())
+        }
         for name in lost:
             self.forget(name)
         return lost
+
+    def _sizes(self, folder: str) -> dict[str, int]:
+        """Returns the sizes in bytes of the files under a folder of the output, by name."""
+        root = self.path(folder)
+        if files.is_remote(root):
+            found = ((name, facts.size) for name, facts in files.entries(root))
+        else:
+            found = (
+                (name, files.stat(posixpath.join(root, name)).size) for name in files.walk(root)
+            )
+        return {posixpath.join(folder, name): size for name, size in found}
 
     def write_error(self, name: str, message: str) -> None:
         """Writes why a unit's archive is unusable; the job reads it and fails."""

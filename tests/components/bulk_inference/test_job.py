@@ -206,6 +206,23 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path: Path, run_job: RunJob
         run_job(write_zip(tmp_path / "a.zip", digits(2)))
 
 
+@pytest.mark.parametrize(
+    ("paths", "output"), [("a", "a"), ("a/", "a/b/out"), ("*", "out"), ("a[1]", "a[1]/out")]
+)
+def test_an_output_among_the_images_is_refused(
+    tmp_path: Path, model: Path, paths: str, output: str
+) -> None:
+    config = BulkConfig(
+        input=InputConfig(paths=(f"{tmp_path}/{paths}",)),
+        model=str(model),
+        output=str(tmp_path / output),
+        overwrite=True,
+    )
+    with pytest.raises(InputError, match="would read its own files as images; name an output else"):
+        run_bulk(config)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_archive_that_does_not_exist_gets_one_line(tmp_path: Path, model: Path) -> None:
     config = BulkConfig(
         model=str(model),

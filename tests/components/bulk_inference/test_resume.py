@@ -67,8 +67,13 @@ def test_rows_that_are_gone_are_made_again(
     first.unlink()
     result = run_job(archive)
     assert (result.units_done_now, result.rows) == (1, 20)
-    assert result.notes == ["1 units whose rows are gone are made again"]
+    assert result.notes == ["units made again, as files are gone or cut short: 1"]
     assert_same_table(read_table(tmp_path / "out"), before)
+    first.write_bytes(first.read_bytes()[:-1])
+    assert run_job(archive).units_done_now == 1
+    assert_same_table(read_table(tmp_path / "out"), before)
+    shutil.rmtree(tmp_path / "out/rejects")
+    assert run_job(archive).units_done_now == 1
     shutil.rmtree(tmp_path / "out/table")
     assert run_job(archive).units_done_now == 2
     assert run_job(archive).units_done_now == 0
