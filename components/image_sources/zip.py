@@ -119,9 +119,12 @@ class ZipReader(Reader):
 
     def _entries(self, unit: WorkUnit, file: RangedFile) -> Iterator[Entry]:
         """Parses the part of the central directory that a unit stands for."""
-        listed = file.read(unit.start, unit.stop - unit.start)
+        size = unit.stop - unit.start
+        # An archive that was cut in the meantime ends in zeros, which are no entry.
+        listed = file.read(unit.start, size).ljust(size, b"\0")
         shift = unit.extra.decode()
         return parse_entries(
+            unit.source,
             listed,
             int(shift.removesuffix(_WRAPS)),
             wraps=shift.endswith(_WRAPS),

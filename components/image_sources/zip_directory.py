@@ -192,11 +192,12 @@ def plan_parts(
 
 
 def parse_entries(
-    data: bytes, shift: int, *, wraps: bool = False, encoding: str | None = None
+    path: str, data: bytes, shift: int, *, wraps: bool = False, encoding: str | None = None
 ) -> Iterator[Entry]:
     """Parses one part of the directory.
 
     Args:
+        path: The archive's path, for error messages.
         data: The bytes of one part.
         shift: `DirectoryPart.shift`.
         wraps: `Directory.wraps`.
@@ -204,10 +205,15 @@ def parse_entries(
 
     Yields:
         Entries in the order of the directory.
+
+    Raises:
+        InputError: if there is something else than when the parts were planned.
     """
     at, end = 0, len(data)
     previous = 0
-    while at + ENTRY_BYTES <= end:
+    while at < end:
+        if end - at < ENTRY_BYTES or data[at : at + 4] != _ENTRY_SIGNATURE:
+            raise InputError(f"{path}: has changed since it was opened; start again")
         (
             _,
             system,

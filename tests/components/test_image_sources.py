@@ -23,6 +23,7 @@ from components.image_sources.config import (
     RATIO_FLOOR,
     InputConfig,
     LimitsConfig,
+    UnitsConfig,
     absolute_path,
 )
 from components.image_sources.ignored import ignored_reason, is_side_file
@@ -374,6 +375,20 @@ def test_zip_that_lies_about_sizes(tmp_path: Path) -> None:
     raw[entry + 24 : entry + 28] = (100).to_bytes(4, "little")
     (tmp_path / "a.zip").write_bytes(raw)
     assert rejects(read_all(paths=str(tmp_path / "a.zip"))) == {"a/1.png": "unreadable"}
+
+
+def test_a_zip_that_changes_after_planning_is_refused(tmp_path: Path) -> None:
+    path = archives.write(tmp_path / "a.zip", {f"{i}.png": archives.png(i) for i in range(9)})
+    source = ImageSource(InputConfig(paths=(str(path),), units=UnitsConfig(members=4)))
+    units = list(source.units())
+    assert len(units) == 3
+    content = path.read_bytes()
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("new.png", archives.png(10))
+    for changed in (path.read_bytes(), content[:-200], b""):
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match="has changed since it was opened"):
+            list(source.read(units[-1]))
 
 
 def test_zip_with_overlapping_members(tmp_path: Path) -> None:
