@@ -59,7 +59,7 @@ def predict_images(
         raise PredictError("give either --model DIR or --server URL")
     errors: dict[int, str] = {}
     contents: dict[int, bytes] = {}
-    place_of_model = server or read_card(str(model)).path
+    place_of_model = read_card(str(model)).path if server is None else server
     limits = _OF_MESSAGES if server is not None else model_limits(place_of_model)
     for place, file in enumerate(files):
         try:

@@ -163,6 +163,9 @@ class RestTransport:
         reason = answer.get("error") if isinstance(answer, dict) else None
         text = one_line(str(reason)) if reason else _not_tf_serving(response)
         code = _CODES.get(response.status_code, "INTERNAL")
+        if code == "INVALID_ARGUMENT" and body is None:
+            # The question held no images, whose fault it could be.
+            code = "INTERNAL"
         # For this code the client itself names the target, after its last attempt.
         raise ServingError(text if code == "UNAVAILABLE" else f"{self._target}: {text}", code)
 

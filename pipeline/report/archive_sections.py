@@ -284,8 +284,8 @@ def job(archive: Archive) -> Facts:
 def _cards(archive: Archive, album: Album, rows: list[Row]) -> list[dict[str, Any]]:
     cards = []
     for row in rows:
-        surety = "" if row.probability is None else f" {100 * row.probability:.1f}\u202f%"
-        lines = [f"{isolated(row.label)}{surety}" if row.label else "no label"]
+        surety = "" if row.probability is None else f"{100 * row.probability:.1f}\u202f%"
+        lines = [row.label or "no label"]
         if row.given_label is not None:
             lines.append(f"labelled {isolated(row.given_label)}")
         if row.outlier_score is not None and row.verdict:
@@ -293,5 +293,6 @@ def _cards(archive: Archive, album: Album, rows: list[Row]) -> list[dict[str, An
         lines.append(row.member.rpartition("/")[2] or row.source)
         content = archive.pictures.get((row.source, row.member))
         alt = f"{row.member}: {row.label or 'no label'}"
-        cards.append({"picture": album.file(content), "alt": alt, "lines": lines})
+        card = {"picture": album.file(content), "alt": alt, "lines": lines}
+        cards.append({**card, "figure": surety if row.label else ""})
     return cards

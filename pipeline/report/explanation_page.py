@@ -8,7 +8,7 @@ import numpy as np
 from components.review.explanation import Explanation
 from components.review.labelled_archive import LabelledArchive
 from pipeline.report.album import Album, Picture, decode_picture
-from pipeline.report.page import Facts, MissingPartError, Page, isolated
+from pipeline.report.page import Facts, MissingPartError, Page
 from serving import names
 from serving.local_model import LocalModel
 from serving.predictions import ServingError
@@ -83,7 +83,7 @@ def _neighbours(archive: LabelledArchive, explanation: Explanation, album: Album
     cards = []
     for row in explanation.neighbours:
         content = files.get((row["source"], row["member"]))
-        lines = [f"{isolated(row['label'])}, distance {row['distance']:.2f}", row["member"]]
+        lines = [row["label"], f"distance {row['distance']:.2f}", row["member"]]
         picture = album.picture(decode_picture(content) if content else None)
         cards.append({"picture": picture, "alt": row["key"], "lines": lines})
     return {"cards": cards}

@@ -178,10 +178,11 @@ def _cards(
                 "picture": album.picture(pictures.get(row["key"])) or album.file(encoded[0]),
                 "alt": f"{row['key']}: labelled {given}, suggested {suggested}",
                 "lines": [
-                    f"{isolated(suggested)} {100 * row['probability_suggested']:.1f}\u202f%",
+                    suggested,
                     f"labelled {isolated(given)}",
                     f"{row['split']}: {row['key'].rpartition('/')[2]}",
                 ],
+                "figure": f"{100 * row['probability_suggested']:.1f}\u202f%",
             }
         )
     return cards

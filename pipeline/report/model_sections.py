@@ -230,10 +230,11 @@ def _cards(answers: Answers, album: Album, places: np.ndarray) -> list[dict[str,
                 "picture": album.picture(originals.get(name)) or album.file(answers.encoded[place]),
                 "alt": f"{name}: labelled {given}, predicted {predicted}",
                 "lines": [
-                    f"{isolated(predicted)} {100 * surety:.1f}\u202f%",
+                    predicted,
                     f"labelled {isolated(given)}",
                     name.rpartition("/")[2],
                 ],
+                "figure": f"{100 * surety:.1f}\u202f%",
             }
         )
     return cards

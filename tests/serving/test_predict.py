@@ -95,8 +95,9 @@ def test_a_server_that_is_down_fails_the_command(files: list[Path]) -> None:
     server = f"http://127.0.0.1:{free_port()}"
     done = vaeline("predict", str(files[0]), "--server", server)
     assert_refused(done, server, "is the server up?")
-    with pytest.raises(ServingError, match="give grpc://host:8500"):
-        ask(files, server="localhost")
+    for address in ("localhost", ""):
+        with pytest.raises(ServingError, match="give grpc://host:8500"):
+            ask(files, server=address)
 
 
 def test_model_or_server_has_to_be_given(files: list[Path]) -> None:

@@ -15,6 +15,7 @@ from components.image_sources.pick import pick_members
 from pipeline.report import findings, plots
 from pipeline.report.album import Album, decode_picture, sheet, square
 from pipeline.report.answers import Answers
+from pipeline.report.page import _environment
 from pipeline.report.sampled_records import sample_split
 from pipeline.report.table_scan import scan_table
 from tests.components.bulk_inference.archives import write_zip
@@ -192,3 +193,10 @@ def test_tiles_and_sheets_keep_their_pixels() -> None:
     assert laid.shape == (6, 8, 1)
     assert (laid[3:, :4] == image + 100).all()
     assert (laid[3:, 4:] == 128).all()
+
+
+def test_a_long_class_name_does_not_clip_the_probability() -> None:
+    macros = _environment().get_template("macros.html").module
+    card = {"picture": None, "alt": "", "lines": ["<long>" * 20, "labelled"], "figure": "98.3 %"}
+    text = str(macros.gallery([card]))  # type: ignore[attr-defined]
+    assert f'<bdi class="clip">{"&lt;long&gt;" * 20}</bdi> <span>98.3 %</span>' in text
