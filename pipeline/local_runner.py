@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from components.bulk_inference.running.beam_options import require_known_options
 from components.image_schema_gen.curated_schema import schema_digest
 from components.model_push.readers import group_id
 from pipeline.config import PipelineConfig, to_yaml
@@ -23,6 +24,7 @@ from trainer.backbone_weights import digest_of
 from trainer.errors import UserError
 from trainer.quick_imports import quick_imports
 
+_RUNNERS_OF_JOB_SERVERS: Final = ("prism", "portable", "flink", "spark")
 LEAST_FREE_BYTES: Final = 64 * 1024 * 1024
 """Free space that a run needs at least; its first output would fail in the middle of a step."""
 
@@ -139,6 +141,7 @@ def run_pipeline(
 
     Raises:
         RootError: The root holds the models of another pipeline.
+        InputError: Beam does not know an option of `beam.args`.
         Exception: Any error of a step; `pipeline.causes.cause` extracts the message for the user.
     """
     # Before TFX is imported: a file that is missing is reported at once.
@@ -155,6 +158,9 @@ def run_pipeline(
         from pipeline.graph import Places, create_pipeline
         from pipeline.quick_beam import quick_beam
 
+    given = " ".join(config.beam.args).lower()
+    others_read_them = any(name in given for name in _RUNNERS_OF_JOB_SERVERS)
+    require_known_options("beam.args", config.beam.args, others_read_them=others_read_them)
     # Artifacts are recorded by their paths, which must not depend on the current folder.
     root = root.resolve()
     prepare_root(root)

@@ -17,7 +17,9 @@ from ml_metadata import proto
 
 from components.image_sources.config import InputConfig
 from components.image_sources.fingerprint import fingerprint
+from pipeline.config import BeamConfig, PipelineConfig
 from pipeline.digits import write_digits
+from pipeline.local_runner import run_pipeline
 from pipeline.orchestration.lock import current_run_owner, run_lock
 from pipeline.root_doctor import NOTE, OK, WRONG, examine_root
 from pipeline.runs import metadata_file
@@ -29,6 +31,7 @@ from pipeline.runs.retention import plan, remove_artifacts
 from pipeline.runs.store import latest_run, read_runs
 from tests.limits import HANG_SECS
 from tests.pipeline.orchestration.stores import FAILED, Store
+from trainer.errors import InputError
 
 PROJECT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PROJECT)}
@@ -53,6 +56,15 @@ def test_an_unknown_group_stops_a_run_before_its_first_step(tmp_path: Path) -> N
     assert ended.returncode == 1
     assert "push.group: there is no group 'no such group' on this machine" in ended.stdout
     assert not root.exists()
+
+
+def test_a_misspelt_option_of_beam_stops_a_run_before_its_first_step(tmp_path: Path) -> None:
+    config = PipelineConfig(
+        input=InputConfig(paths=("a",)), beam=BeamConfig(args=("--direct_num_worker=2",))
+    )
+    with pytest.raises(InputError, match=r"beam\.args: .* did you mean --direct_num_workers\?"):
+        run_pipeline(config, root=tmp_path / "root", on_step=lambda name, seconds: None)
+    assert not (tmp_path / "root").exists()
 
 
 def make_root(root: Path, *, named: str = "") -> Store:

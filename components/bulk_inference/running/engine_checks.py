@@ -1,7 +1,8 @@
 """Checks that a job's runner can be used, before anything starts.
 
 `job.py` calls `require_engine`, and so does the command that runs the pipeline. Each check ends in
-one line that says what is wrong and what to do. Beam is not imported, because that takes seconds.
+one line that says what is wrong and what to do. Beam is imported only to check options of its own,
+because that takes seconds.
 """
 
 import glob
@@ -16,6 +17,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from components.bulk_inference.config import BulkConfig, EngineConfig
+from components.bulk_inference.running.beam_options import require_known_options
 from components.bulk_inference.running.dask_cluster import look_at_workers
 from trainer.errors import InputError
 
@@ -62,6 +64,8 @@ def require_engine(config: BulkConfig) -> None:
                 f" or choose {' or '.join(takers)} with --runner"
             )
     _CHECKS[engine.runner](config)
+    is_portable = engine.runner in ("prism", "flink", "spark")
+    require_known_options("bulk.engine.options", engine.options, others_read_them=is_portable)
 
 
 def worker_environment(engine: EngineConfig) -> str:

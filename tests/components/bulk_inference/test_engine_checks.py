@@ -41,6 +41,14 @@ def silent() -> str:
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
+        (
+            {"options": ("--direct_num_worker=2",)},
+            "Beam has no option --direct_num_worker; did you mean --direct_num_workers?",
+        ),
+        ({"options": ("--direct-num-workers=2",)}, "did you mean --direct_num_workers?"),
+        ({"options": ("--nothing_like_it",)}, "no option --nothing_like_it; leave it out"),
+        ({"options": ("--experiments=a", "b=2")}, "b=2 is no option of Beam"),
+        ({"options": ("--direct_num_workers=two",)}, "Beam refuses .*: invalid int value: 'two'"),
         ({"runner": "local", "master": "a:1"}, r"--master\): the runner local has none; leave it"),
         ({"runner": "flink", "region": "r"}, r"--region\): .* or choose dataflow with --runner"),
         ({"runner": "prism"}, "no program `prism` on PATH .* build it with `GOBIN=.* go install"),
@@ -76,7 +84,8 @@ def test_what_is_missing_gets_one_line(bare: None, engine: dict[str, Any], messa
 def test_runners_with_all_they_need_pass(bare: None, tmp_path: Path) -> None:
     check()
     check(runner="dataflow", region="europe-west4", options=(DATAFLOW[0], DATAFLOW[2]))
-    check(runner="flink", options=("--runner=PortableRunner", "--job_endpoint=embed"))
+    check(runner="flink", options=("--job_endpoint=embed", "--an_option_of_java=1"))
+    check(options=("--direct_num_workers", "2", "--save_main_session", "--experiments=a"))
     (tmp_path / "prism").touch(mode=0o755)
     check(runner="prism")
 
