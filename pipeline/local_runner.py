@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,8 @@ from trainer.backbone_weights import digest_of
 from trainer.errors import UserError
 from trainer.quick_imports import quick_imports
 
-_RUNNERS_OF_JOB_SERVERS: Final = ("prism", "portable", "flink", "spark")
+_OTHER_RUNNERS: Final = re.compile(r"--runner[= ](\S*\.|Prism|Portable|Flink|Spark)", re.IGNORECASE)
+"""Runners with options that Beam's own list lacks: job servers, and classes named by a path."""
 LEAST_FREE_BYTES: Final = 64 * 1024 * 1024
 """Free space that a run needs at least; its first output would fail in the middle of a step."""
 
@@ -158,8 +160,7 @@ def run_pipeline(
         from pipeline.graph import Places, create_pipeline
         from pipeline.quick_beam import quick_beam
 
-    given = " ".join(config.beam.args).lower()
-    others_read_them = any(name in given for name in _RUNNERS_OF_JOB_SERVERS)
+    others_read_them = bool(_OTHER_RUNNERS.search(" ".join(config.beam.args)))
     require_known_options("beam.args", config.beam.args, others_read_them=others_read_them)
     # Artifacts are recorded by their paths, which must not depend on the current folder.
     root = root.resolve()

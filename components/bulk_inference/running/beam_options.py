@@ -6,6 +6,7 @@
 import contextlib
 import difflib
 import io
+import re
 from collections.abc import Sequence
 
 from trainer.errors import InputError
@@ -36,20 +37,22 @@ def require_known_options(key: str, options: Sequence[str], *, others_read_them:
     from apache_beam.options.pipeline_options import PipelineOptions
 
     said = io.StringIO()
+    helped: list[str] = []
     try:
         with contextlib.redirect_stderr(said):
-            found = PipelineOptions(list(options)).get_all_options(retain_unknown_options=True)
+            PipelineOptions(list(options)).get_all_options(
+                add_extra_args_fn=lambda parser: helped.append(parser.format_help())
+            )
     except SystemExit as error:
         # Behind the usage of hundreds of options.
         reason = said.getvalue().strip().rpartition("error: ")[2]
         raise InputError(f"{key}: Beam refuses {reason}") from error
     if others_read_them:
         return
-    known = sorted(PipelineOptions([]).get_all_options())
-    names = (option.partition("=")[0] for option in options if option.startswith("--"))
-    # In names of arguments, Python takes hyphens for underscores.
-    hyphened = {name.removeprefix("--") for name in names if "-" in name.removeprefix("--")}
-    for name in sorted((found.keys() - set(known)) | hyphened):
-        alike = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean --{alike[0]}?" if alike else "leave it out"
-        raise InputError(f"{key}: Beam has no option --{name}; {hint}")
+    known = sorted(set(re.findall(r"--(\w+)", helped[0])))
+    names = [option.partition("=")[0][2:] for option in options if option.startswith("--")]
+    for name in names:
+        if name not in known:
+            alike = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+            hint = f"did you mean --{alike[0]}?" if alike else "leave it out"
+            raise InputError(f"{key}: Beam has no option --{name}; {hint}")

@@ -65,6 +65,9 @@ def require_engine(config: BulkConfig) -> None:
             )
     _CHECKS[engine.runner](config)
     is_portable = engine.runner in ("prism", "flink", "spark")
+    if engine.runner == "dask" and engine.options:
+        # Only its import makes its options known.
+        import apache_beam.runners.dask.dask_runner  # noqa: F401
     require_known_options("bulk.engine.options", engine.options, others_read_them=is_portable)
 
 

@@ -134,6 +134,15 @@ def test_a_path_that_a_dask_worker_does_not_find_is_named(
             require_engine(config)
 
 
+def test_the_options_of_dask_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_checks, "look_at_workers", lambda scheduler, paths: [])
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        master = f"127.0.0.1:{server.getsockname()[1]}"
+        check(runner="dask", master=master, options=("--dask_partition_size=2",))
+        with pytest.raises(InputError, match="did you mean --dask_partition_size"):
+            check(runner="dask", master=master, options=("--dask_partitions_size=2",))
+
+
 @pytest.mark.parametrize(
     ("master", "environment"),
     [
