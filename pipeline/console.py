@@ -29,6 +29,8 @@ from trainer.json_text import json_text
 _USUAL_WIDTH = 80
 _MOST_UNFOLDED = 16
 """Characters up to which a column keeps its words whole."""
+_CONTROLS = {code: f"\\x{code:02x}" for code in (0x1B, *range(0x80, 0xA0))}
+"""Characters that begin commands to a terminal, which names in an archive of others may hold."""
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
@@ -53,7 +55,7 @@ class Terminal:
     def say(self, line: str, *, style: str | None = None) -> None:
         """Prints one line."""
         # Text and not markup, because file names may contain brackets.
-        self._console.print(Text(line, style=style or ""))
+        self._console.print(_text(line, style or ""))
 
     def table(self, title: str, rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> None:
         """Prints a table with plain-text cells, or a list of them where columns would be narrow."""
@@ -76,7 +78,7 @@ class Terminal:
                 Text(header[column]) if header else "", overflow="fold", min_width=width
             )
         for row in rows:
-            table.add_row(*(Text(cell) for cell in row))
+            table.add_row(*map(_text, row))
         self._console.print(table)
 
     def _list(self, title: str, rows: Sequence[Sequence[str]], header: Sequence[str]) -> None:
@@ -174,6 +176,10 @@ def _closed_at_last(file: TextIO) -> Iterator[TextIO]:
     finally:
         with contextlib.suppress(OSError):
             file.close()
+
+
+def _text(line: str, style: str = "") -> Text:
+    return Text(line.translate(_CONTROLS), style=style)
 
 
 def quiet_teardown() -> None:

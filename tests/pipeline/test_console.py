@@ -56,6 +56,16 @@ def test_a_terminal_speaks_while_output_is_captured(
     assert capfd.readouterr().out == "progress [bold]not markup[/bold]\n"
 
 
+def test_a_name_gives_the_terminal_no_commands(capfd: pytest.CaptureFixture) -> None:
+    terminal = Terminal()
+    terminal.say("near: a\x1b[31m.png\x9b2J")
+    terminal.table("rows", [("b\x1b[2J.png", "cat")])
+    shown = capfd.readouterr().out
+    assert "near: a\\x1b[31m.png\\x9b2J" in shown
+    assert "b\\x1b[2J.png" in shown
+    assert "\x1b" not in shown
+
+
 def test_json_is_the_last_line_of_stdout_and_all_of_it(capfd: pytest.CaptureFixture) -> None:
     terminal = Terminal(as_json=True)
     terminal.say("progress")
