@@ -13,6 +13,7 @@ from components.image_sources.spans import available_spans, resolve
 from components.retraining.config import RetrainConfig
 
 _SECONDS_PER_DAY = 86_400.0
+_FORCE = "; --force trains again, as after a change of options"
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,7 @@ def decide(
         drift: The last drift report of a bulk job.
         now: The current time in seconds since 1970-01-01 UTC.
         force: Whether to train in any case.
-        unfinished: Name of a run on the same images that did not reach a verdict.
+        unfinished: Which run on the same images did not reach a verdict, and how it ended.
     """
     if force:
         return Decision(True, "it was forced")
@@ -147,10 +148,10 @@ def decide(
             verdict = "blessed" if attempt.blessed else "refused"
             hint = "; drift is reported, but there are no new images" if is_drifted else ""
             return Decision(
-                False, f"run {attempt.run} trained on these images and was {verdict}{hint}"
+                False, f"run {attempt.run} trained on these images and was {verdict}{hint or _FORCE}"
             )
     if unfinished:
-        return Decision(True, f"run {unfinished} was interrupted and resumes")
+        return Decision(True, f"{unfinished} and resumes")
     if blessed is None:
         return Decision(True, "there is no blessed model yet")
     new = len([span for span in images.spans if span > blessed.span])

@@ -1,6 +1,7 @@
 """Locks a root, so that only one run, retraining or removal uses it at a time."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -35,14 +36,26 @@ def run_lock(root: Path | str, what: str) -> Iterator[None]:
         LockedError: Another process holds it.
     """
 
-    def refusal(owner: Owner | None) -> LockedError:
-        who = owner or "another run has just begun"
-        return LockedError(f"{root} is in use: {who}; wait, or stop it first")
-
     files.make_folder(str(root))
+    refusal = functools.partial(_locked, root)
     # Wait briefly, because `current_run_owner` tests the lock by acquiring it for an instant.
     with locks.hold(f"{root}/{_LOCK_FILE}", what, refusal=refusal, timeout_secs=0.5):
         yield
+
+
+def require_free(root: Path) -> None:
+    """Checks that no process holds a root folder, before anything is said about a run there.
+
+    Raises:
+        LockedError: Another process holds it.
+    """
+    if owner := current_run_owner(root):
+        raise _locked(root, owner)
+
+
+def _locked(root: Path | str, owner: Owner | None) -> LockedError:
+    who = owner or "another run has just begun"
+    return LockedError(f"{root} is in use: {who}; wait, or stop it first")
 
 
 def current_run_owner(root: Path) -> Owner | None:

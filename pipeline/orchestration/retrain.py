@@ -14,7 +14,9 @@ from components.retraining.reasons import Attempt, Decision, Drift, decide, look
 from pipeline.config import ConfigError, PipelineConfig
 from pipeline.console import Terminal
 from pipeline.jobs import show_result, train_and_push
+from pipeline.orchestration.lock import require_free
 from pipeline.runs.run import FINISHED, Run
+from pipeline.runs.step import FAILED
 from pipeline.runs.store import METADATA_FILE, read_runs
 
 if TYPE_CHECKING:
@@ -70,6 +72,8 @@ def retrain(
     if not decision.train:
         terminal.say(f"nothing to do: {decision.reason}")
         return Retraining(decision, None)
+    # A run at work looks interrupted in the metadata store.
+    require_free(root)
     terminal.say(f"training, because {decision.reason}")
     training = train_and_push(terminal, config, root=root, reason=decision.reason, publish=publish)
     show_result(terminal, training)
@@ -109,8 +113,10 @@ def attempts(runs: list[Run]) -> list[Attempt]:
 def _unfinished(runs: list[Run], fingerprint: str) -> str:
     if not runs or runs[-1].state == FINISHED:
         return ""
-    images = runs[-1].ingested
-    return runs[-1].name if images is not None and images.fingerprint == fingerprint else ""
+    run, images = runs[-1], runs[-1].ingested
+    if images is None or images.fingerprint != fingerprint:
+        return ""
+    return f"run {run.name} {'failed' if run.state == FAILED else 'was interrupted'}"
 
 
 def _find_drift(path: str | None) -> Drift | None:

@@ -342,7 +342,7 @@ def test_the_days_after(first: Run, root: Path, days: Commands, changed: tuple[s
 
     idle = days.start("retrain", *changed)
     assert (idle.code, idle.result["trained"]) == (0, False)
-    assert idle.result["reason"].endswith("trained on these images and was refused")
+    assert "trained on these images and was refused" in idle.result["reason"]
     again = days.start("run", *changed)
     assert again.result["refusals"] == run["refusals"]
     assert recomputed(again) == set(), "it starts from what it started from, so it is cached"

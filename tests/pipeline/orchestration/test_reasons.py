@@ -4,6 +4,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,8 @@ from components.retraining.config import RetrainConfig
 from components.retraining.history import from_json, to_json
 from components.retraining.reasons import Attempt, Drift, Images, decide, look
 from pipeline.config import ConfigError, parse_config
-from pipeline.orchestration.retrain import attempts, find_reason
+from pipeline.orchestration.lock import LockedError, run_lock
+from pipeline.orchestration.retrain import attempts, find_reason, retrain
 from pipeline.runs.store import read_runs
 from tests.pipeline.orchestration.stores import FAILED, Store
 
@@ -148,6 +150,14 @@ def test_the_metadata_store_is_asked(tmp_path: Path, days: Path) -> None:
     store.step("tuesday", "Trainer", state=FAILED)
     going_on = find_reason(config(min_new_spans=9), root=tmp_path)
     assert going_on.train
-    assert going_on.reason == "run tuesday was interrupted and resumes"
+    assert going_on.reason == "run tuesday failed and resumes"
     (known,) = attempts(read_runs(store.root))
     assert (known.run, known.span, known.blessed) == ("monday", 1, True)
+
+
+def test_beside_a_run_only_its_owner_is_named(tmp_path: Path, days: Path) -> None:
+    said: list[str] = []
+    terminal: Any = SimpleNamespace(say=said.append)
+    with run_lock(tmp_path, "a run"), pytest.raises(LockedError, match="is in use: a run by"):
+        retrain(terminal, parse_config({"input": {"paths": f"{days}/*"}}), root=tmp_path)
+    assert not said, "a run at work looks interrupted"
