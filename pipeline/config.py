@@ -23,11 +23,11 @@ from components.model_gate.config import EvaluationConfig
 from components.model_push.config import PushConfig
 from components.retraining.config import RetrainConfig
 from components.serving_check.config import ServingCheckConfig
-from pipeline.config_faults import config_faults, yaml_fault
 from pipeline.digests import project_root
 from pipeline.orchestration.config import ClusterConfig, ScheduleConfig
 from pipeline.report.config import ReportConfig
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
+from trainer.config_faults import config_faults, yaml_fault
 from trainer.errors import UserError
 from trainer.options import Section
 from trainer.recipes import RecipeName, apply_recipe

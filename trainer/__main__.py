@@ -15,6 +15,7 @@ import yaml
 
 from trainer.backbone_weights import check_weights
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig
+from trainer.config_faults import config_faults, yaml_fault
 from trainer.optimization.preemption import PREEMPTED_EXIT_CODE, PreemptedError
 from trainer.options import Section
 from trainer.recipes import RecipeName, apply_recipe, recipe_line
@@ -60,14 +61,17 @@ def read_config(path: pathlib.Path | None) -> tuple[ImageConfig, ModelConfig, Tr
     try:
         tree: dict[str, Any] = parse_yaml(path.read_text("utf-8")) or {} if path else {}
         if not isinstance(tree, dict):
-            raise ValueError(f"{path}: expected sections, got {type(tree).__name__}")
-    except (OSError, yaml.YAMLError) as error:
-        raise ValueError(f"{path}: {' '.join(str(error).split())}") from error
+            raise ValueError(f"{path}: expected keys and values, got {type(tree).__name__}")
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not a text file in UTF-8") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: {yaml_fault(error)}") from error
     try:
         options = _Options.model_validate(tree)
     except pydantic.ValidationError as error:
-        problems = ((".".join(map(str, each["loc"])), each["msg"]) for each in error.errors())
-        raise ValueError("\n".join(f"{key}: {message}" for key, message in problems)) from error
+        raise ValueError("\n".join(config_faults(error, str(path), _Options))) from error
     if line := recipe_line(options.recipe, options.trainer):
         logging.info("%s", line)
     return options.image, options.model, options.trainer

@@ -148,7 +148,8 @@ def decide(
             verdict = "blessed" if attempt.blessed else "refused"
             hint = "; drift is reported, but there are no new images" if is_drifted else ""
             return Decision(
-                False, f"run {attempt.run} trained on these images and was {verdict}{hint or _FORCE}"
+                False,
+                f"run {attempt.run} trained on these images and was {verdict}{hint or _FORCE}",
             )
     if unfinished:
         return Decision(True, f"{unfinished} and resumes")

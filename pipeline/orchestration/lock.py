@@ -35,7 +35,6 @@ def run_lock(root: Path | str, what: str) -> Iterator[None]:
     Raises:
         LockedError: Another process holds it.
     """
-
     files.make_folder(str(root))
     refusal = functools.partial(_locked, root)
     # Wait briefly, because `current_run_owner` tests the lock by acquiring it for an instant.

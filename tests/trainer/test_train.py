@@ -323,9 +323,16 @@ def test_command_line_says_what_is_wrong(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump({"trainer": {"epochs": "many"}, "model": {"latent": 3}}))
-    with pytest.raises(ValueError, match=r"model\.latent: .*\ntrainer\.epochs: "):
-        read_config(config)
+    for content, message in (
+        (b"trainer: {epochs: many}\nmodel: {latent: 3}",
+         r"model\.latent: unknown key; did you mean latent_size\?\n.*trainer\.epochs: .*'many'"),
+        (b"trainer:\n", r"config\.yaml: trainer: expected keys and values, got None$"),
+        (b"trainer:\n\tepochs: 3", r"config\.yaml: line 2, column 1: .*indent with spaces$"),
+        (b"\xff", r"config\.yaml: is not a text file in UTF-8$"),
+    ):  # fmt: skip
+        config.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            read_config(config)
     assert main([str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
     assert "no Examples to train on" in caplog.text
 

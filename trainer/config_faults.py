@@ -1,4 +1,7 @@
-"""Describes the faults of a configuration, a line for each; `config.py` reports them."""
+"""Describes the faults of a configuration, a line for each.
+
+`pipeline/config.py` and `python -m trainer` report them.
+"""
 
 import difflib
 from collections.abc import Iterable
