@@ -49,6 +49,28 @@ def test_a_space_is_checked_before_anything_runs() -> None:
         check({"trainer.objective.alpha": {"values": [1, 0.5]}})
     with pytest.raises(ValueError, match="not be of the tuner itself"):
         check({"trainer.tuner.trials": {"values": [1, 2]}})
+    with pytest.raises(ValueError, match=r"space: dropout: Input should be less than 1$"):
+        check({"model.dropout": {"values": [0.1, 5.0, 0.2]}})
+    with pytest.raises(ValueError, match=r"space: latent_size: .*; set integer: true"):
+        check({"model.latent_size": {"low": 2, "high": 9}})
+    with pytest.raises(ValueError, match=r"of whole numbers ends at them: 1.5, 9"):
+        check({"model.latent_size": {"low": 1.5, "high": 9, "integer": True}})
+    with pytest.raises(ValueError, match="`log` is of a tuner range"):
+        check({"model.dropout": {"values": [0.1, 0.2], "log": True}})
+    with pytest.raises(ValueError, match="finite"):
+        check({"model.dropout": {"low": 0.1, "high": float("inf")}})
+    # Two epochs of warm-up need the last number of epochs.
+    warm_ups = {"trainer.optimizer.warmup_epochs": {"values": [0.0, 2.0, 5.0]}}
+    check({"trainer.epochs": {"values": [1, 3, 10]}, **warm_ups})
+
+
+def test_lists_are_searched() -> None:
+    space = {"model.hidden": {"values": [[8], [16, 8]]}}
+    config = tiny.trainer_config(tuner={"enabled": True, "space": space})
+    check_consistent(ImageConfig(), tiny.model_config(), config)
+    values = tuning.search_space(tiny.model_config(), config).get("model.hidden")
+    model, _ = tuning.apply({"model.hidden": values}, tiny.model_config(), config)
+    assert model.hidden == (8,)
 
 
 def test_a_choice_of_a_section_sets_its_options_together() -> None:
@@ -121,7 +143,30 @@ def test_a_stopped_search_goes_on(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
     tuner = tuner_in(tmp_path, trials=4)
     tuner.search()
     assert trials == ["0", "1", "2", "2", "3"]
-    assert "best of 4 trials: cross_entropy 0.3000" in tuner.verdict()
+    assert "best of 4 trials (1 failed): cross_entropy 0.3000" in tuner.verdict()
+
+
+@pytest.mark.parametrize("trials", [2, 4])
+def test_a_search_without_a_result_says_why(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, trials: int
+) -> None:
+    def measure(*options: object) -> float:
+        raise TrainingDivergedError("the loss is nan at step 3")
+
+    monkeypatch.setattr(tuning.OptionTuner, "_measure", measure)
+    with pytest.raises(ValueError, match=r"^trainer\.tuner: .*: the loss is nan at step 3$"):
+        tuner_in(tmp_path, trials=trials).search()
+
+
+def test_a_proposal_that_contradicts_other_options_is_a_failed_trial(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning.OptionTuner, "_measure", lambda *_: 0.5)
+    space: dict[str, Any] = {"trainer.objective.binarise": {"values": [False, True]}}
+    space["model.observation"] = {"values": ["bernoulli", "gaussian"]}
+    tuner = tuner_in(tmp_path, trials=4, space=space)
+    tuner.search()
+    assert tuner.verdict().startswith("best of 4 trials (1 failed): cross_entropy 0.5000 with")
 
 
 def test_trials_of_other_weights_are_compared_by_the_configured_loss(

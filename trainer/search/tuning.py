@@ -13,8 +13,9 @@ from typing import Any
 
 import keras_tuner
 
-from trainer.config import ModelConfig, TrainerConfig
+from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.data.input_pipeline import ImageSet
+from trainer.errors import InputError
 from trainer.optimization import strategy as strategies
 from trainer.optimization.callbacks import TrainingProgress
 from trainer.optimization.checkpoints import CHECKPOINTS
@@ -45,7 +46,7 @@ def search_space(model: ModelConfig, config: TrainerConfig) -> keras_tuner.Hyper
         sampling = "log" if choice.log else "linear"
         if choice.values:
             # KerasTuner has no values with parts.
-            texts = [json.dumps(v) if isinstance(v, dict) else v for v in choice.values]
+            texts = [json.dumps(v) if isinstance(v, dict | list) else v for v in choice.values]
             space.Choice(key, texts, ordered=False)
         elif choice.integer:
             space.Int(key, low, high, sampling=sampling)
@@ -155,12 +156,26 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
 
         Raises:
             PreemptedError: SIGTERM was received; the same search resumes when it is started again.
-            ValueError: an error that would stop every trial.
+            ValueError: an error that would stop every trial, or no trial succeeded.
         """
         try:
             super().search(*fit_args, **fit_kwargs)
         except _StopSearchError as stopped:
             raise (stopped.__cause__ or stopped) from None
+        except RuntimeError as error:
+            # KerasTuner gives up after three failed trials in a row.
+            raise self._failure() from error
+        (best,) = self.oracle.get_best_trials(1)
+        # KerasTuner names a failed trial if there is no other.
+        if best.score is None:
+            raise self._failure()
+
+    def _failure(self) -> InputError:
+        last = self.oracle.trials[self.oracle.end_order[-1]]
+        # KerasTuner keeps the whole traceback.
+        *_, line = (last.message or "").strip().splitlines() or ["no trial ended"]
+        reason = line.rpartition("FailedTrialError: ")[2]
+        return InputError(f"trainer.tuner: the search failed, its last trial with: {reason}")
 
     def run_trial(self, trial: Any, *fit_args: Any, **fit_kwargs: Any) -> dict[str, float]:
         """Trains with a proposal and returns the measures of the validation split.
@@ -173,6 +188,11 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
         del fit_args, fit_kwargs
         try:
             model, trainer = self.best_options(trial.hyperparameters.values)
+            height, width, channels = self._arguments["image_shape"]
+            image = ImageConfig.model_validate(
+                {"height": height, "width": width, "channels": channels}
+            )
+            check_consistent(image, model, trainer)
         except ValueError as error:
             raise keras_tuner.errors.FailedTrialError(str(error)) from error
         try:
@@ -232,4 +252,7 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
             if not key.startswith("tuner/")
         )
         metric = self._tuner_config.metric
-        return f"best of {len(self.oracle.trials)} trials: {metric} {best.score:.4f} with {chosen}"
+        trials = self.oracle.trials.values()
+        failed = sum(trial.score is None for trial in trials)
+        count = f"{len(trials)} trials{f' ({failed} failed)' if failed else ''}"
+        return f"best of {count}: {metric} {best.score:.4f} with {chosen}"

@@ -8,18 +8,18 @@ import json
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from trainer.options import Section
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _Trainer = TypeVar("_Trainer", bound=BaseModel)
 
 
-class Choice(BaseModel):
+class Choice(Section):
     """The values of one option: a list to choose from, or a range."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    values: tuple[float | int | str | bool | dict[str, Any], ...] = Field(
+    values: tuple[float | int | str | bool | list[int | float] | dict[str, Any], ...] = Field(
         default=(), description="choose one of these; for a section, options to set together"
     )
     low: float | None = Field(default=None, description="range: least value")
@@ -32,6 +32,9 @@ class Choice(BaseModel):
         ranged = self.low is not None and self.high is not None
         if bool(self.values) == ranged:
             raise ValueError("a tuner choice has either `values`, or `low` and `high`")
+        of_range = [name for name in ("low", "high", "log", "integer") if getattr(self, name)]
+        if self.values and of_range:
+            raise ValueError(f"`{of_range[0]}` is of a tuner range, and has no effect on `values`")
         if len({type(value) for value in self.values}) > 1:
             raise ValueError(
                 f"the values of a tuner choice are of one type, not {list(self.values)}; write 1.0 "
@@ -39,6 +42,10 @@ class Choice(BaseModel):
             )
         if ranged and self.low >= self.high:  # type: ignore[operator]  # both are set: ranged
             raise ValueError(f"a tuner range must rise: low {self.low}, high {self.high}")
+        if ranged and self.integer and (self.low % 1 or self.high % 1):  # type: ignore[operator]
+            raise ValueError(
+                f"a tuner range of whole numbers ends at them: {self.low}, {self.high}"
+            )
         if ranged and self.log and self.low <= 0:  # type: ignore[operator]
             raise ValueError(f"a logarithmic tuner range starts above 0, not at {self.low}")
         return self
@@ -51,6 +58,15 @@ class Choice(BaseModel):
         if self.integer:
             return int(self.low or 0), int(self.high or 0)
         return self.low, self.high
+
+    @property
+    def inner(self) -> tuple[Any, ...]:
+        """Returns what else is worth a check: the other values, or a fraction within the range."""
+        if self.values or self.integer:
+            return self.values[1:-1]
+        low, high = self.low or 0.0, self.high or 0.0
+        # The golden ratio is near no whole number of a few values.
+        return (low + 0.618034 * (high - low),)
 
 
 _MOVED = {"shift": 0.1, "rotation": 10.0, "zoom": 0.15}
@@ -88,10 +104,8 @@ _DEFAULT_SPACES: Mapping[str, Mapping[str, Choice]] = {
 }
 
 
-class TunerConfig(BaseModel):
+class TunerConfig(Section):
     """An optional search before the training; off, it costs nothing."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     enabled: bool = Field(
         default=False, description="search before training: a step of the pipeline"
@@ -137,8 +151,8 @@ def apply(values: Mapping[str, Any], model: _Model, trainer: _Trainer) -> tuple[
 
     Args:
         values: values by dotted name of an option or a section, as in `trainer.tuner.space`; those
-            of a section are options, also as JSON. Names that the search algorithm adds for itself
-            (`tuner/...`) are ignored.
+            of a section are options. These and lists may be JSON. Names that the search algorithm
+            adds for itself (`tuner/...`) are ignored.
         model: options of the network.
         trainer: options of the training.
 
@@ -159,6 +173,8 @@ def apply(values: Mapping[str, Any], model: _Model, trainer: _Trainer) -> tuple[
             place = place.get(part) if isinstance(place, dict) else None
         if not isinstance(place, dict) or leaf not in place:
             raise ValueError(f"trainer.tuner.space: `{key}` is no option")
+        if isinstance(place[leaf], list) and isinstance(value, str):
+            value = json.loads(value)
         if isinstance(place[leaf], dict):
             value = {**place[leaf], **_options_of_section(key, value)}
         place[leaf] = value
@@ -185,12 +201,33 @@ def _options_of_section(key: str, value: Any) -> dict[str, Any]:
 
 
 def check_space(config: TunerConfig, model: BaseModel, trainer: BaseModel) -> None:
-    """Rejects a space whose first or last values are invalid, before anything runs.
+    """Rejects a space with an invalid value before anything runs.
 
-    Invalid combinations in between are found when they are tried; their trials fail.
+    Invalid combinations of valid values are found when they are tried; their trials fail.
 
     Raises:
         ValueError: a value is invalid; the message is one line that names the key.
     """
-    for end in (0, 1):
-        apply({key: choice.ends[end] for key, choice in config.space.items()}, model, trainer)
+    ends = [{key: choice.ends[end] for key, choice in config.space.items()} for end in (0, 1)]
+    for values in ends:
+        apply(values, model, trainer)
+    for key, choice in config.space.items():
+        for value in choice.inner:
+            # It may need the first values of other options, or their last ones.
+            faults = [
+                fault
+                for values in ends
+                if (fault := _fault({**values, key: value}, model, trainer))
+            ]
+            if len(faults) == len(ends):
+                whole = "" if choice.values else "; set integer: true for whole numbers"
+                raise ValueError(f"{faults[0]}{whole}")
+
+
+def _fault(values: Mapping[str, Any], model: BaseModel, trainer: BaseModel) -> str:
+    """Returns what is wrong with a proposal; empty if nothing is."""
+    try:
+        apply(values, model, trainer)
+    except ValueError as error:
+        return str(error)
+    return ""
