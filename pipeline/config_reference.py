@@ -96,7 +96,7 @@ def _kind(annotation: Any) -> str:
     if origin in (Union, UnionType):
         kinds = [_kind(part) for part in get_args(annotation) if part is not type(None)]
         return " or ".join(kinds)
-    if origin is tuple:
+    if origin in (tuple, list):
         return f"list of {_kind(get_args(annotation)[0])}"
     if origin is dict:
         return f"mapping of {' to '.join(_kind(part) for part in get_args(annotation))}"

@@ -25,6 +25,8 @@ _SUFFIXES: Final = (".weights.h5", ".h5", _KERAS_MODEL)
 _MODELS: Final = ("saved_model.pb", "model.keras")
 """What a pushed version, and an output folder of `python -m trainer`, contain."""
 _DIGEST_LENGTH: Final = 16
+_FIRST_BYTES: Final = {_KERAS_MODEL: b"PK", ".h5": b"\x89HDF"}
+"""How the files begin, by suffix: zip archives and HDF5 files."""
 
 _IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 """Standard deviation of ImageNet's channels, which its files for `EfficientNetB0` to `B7` contain
@@ -56,6 +58,13 @@ def check_weights(config: BackboneConfig | None) -> None:
         raise InputError(
             f"{_KEY}: expected a file *{', *'.join(_SUFFIXES)} or the folder of a pushed model; "
             f"got {path}"
+        )
+    first = next(first for suffix, first in _FIRST_BYTES.items() if path.endswith(suffix))
+    # Such as a page of the web, or a pointer of Git LFS.
+    if files.read_bytes(path, limit=len(first)) != first:
+        raise InputError(
+            f"{_KEY}: {path} is no file that Keras has saved, whatever its name says; copy or "
+            "download it again"
         )
 
 
@@ -162,7 +171,8 @@ def _read_file(path: str, config: BackboneConfig, encoder: "BackboneEncoder") ->
         if isinstance(error, InputError):
             raise
         raise InputError(
-            f"{_KEY}: {config.path} can't be read as weights of {config.name}: {_one_line(error)}"
+            f"{_KEY}: {config.path} can't be read as weights of {config.name}: {_one_line(error)}; "
+            "set model.backbone.name to the network that it was saved from"
         ) from error
     return network.get_weights()
 
@@ -187,4 +197,5 @@ def _is_deviation(name: str, weight: object, array: np.ndarray) -> bool:
 def _one_line(error: Exception) -> str:
     """Returns the first sentence of Keras's messages, which list every layer."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].removesuffix(".") if lines else type(error).__name__
+    first = lines[0].partition(" Example error message")[0] if lines else type(error).__name__
+    return first.removesuffix(".")

@@ -160,7 +160,7 @@ def test_layers_that_take_the_place_of_keras_compute_the_same() -> None:
 @pytest.mark.parametrize(
     ("train", "learning"),
     [("all", {"block_1", "block_2", "block_3"}), ("last 2 blocks", {"block_2", "block_3"}),
-     ("last 1 block", {"block_3"}), ("last 9 blocks", {"block_1", "block_2", "block_3"}),
+     ("last 1 block", {"block_3"}), ("last 3 blocks", {"block_1", "block_2", "block_3"}),
      ("head", set())],
 )  # fmt: skip
 def test_a_block_is_the_layers_of_one_resolution(train: str, learning: set[str]) -> None:
@@ -326,11 +326,11 @@ def test_weights_in_a_bucket_are_read(tiny_weights: pathlib.Path) -> None:
 
 def test_the_digest_is_that_of_the_content(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "a.weights.h5"
-    path.write_bytes(b"one")
+    path.write_bytes(b"\x89HDF one")
     first = digest_of(options(path))
     shutil.copy(path, tmp_path / "b.weights.h5")
     assert digest_of(options(tmp_path / "b.weights.h5")) == first
-    path.write_bytes(b"two")
+    path.write_bytes(b"\x89HDF two")
     assert digest_of(options(path)) != first
     assert digest_of(BackboneConfig()) == digest_of(None) == ""
 
@@ -349,9 +349,11 @@ def _other_model(path: pathlib.Path) -> None:
         ("a.weights.h5", lambda _: None, "a.weights.h5 does not exist"),
         ("a.zip", lambda path: path.write_bytes(b"x"), "expected a file"),
         ("folder", lambda path: path.mkdir(), "folder without saved_model.pb or model.keras"),
-        ("a.weights.h5", lambda path: path.write_bytes(b"x"), "can't be read as weights"),
-        ("a.keras", lambda path: path.write_bytes(b"x"), "can't be read as weights"),
-        ("a.weights.h5", _other_network, "can't be read as weights of DenseNet121"),
+        ("a.weights.h5", lambda path: path.write_bytes(b"version"), "no file that Keras has saved"),
+        ("a.keras", lambda path: path.write_bytes(b""), "no file that Keras has saved"),
+        ("a.h5", lambda path: path.write_bytes(b"\x89HDF"), "can't be read as weights"),
+        ("a.keras", lambda path: path.write_bytes(b"PK"), "can't be read as weights"),
+        ("a.weights.h5", _other_network, r"DenseNet121: [^:]*; set model\.backbone\.name"),
         ("a.keras", _other_model, "has no weights of DenseNet121"),
     ],
 )
@@ -362,6 +364,11 @@ def test_weights_that_cannot_be_used_are_one_line(
     with pytest.raises(InputError, match=rf"^model\.backbone\.weights: .*{message}") as raised:
         read(tmp_path / name)
     assert "\n" not in str(raised.value)
+
+
+def test_more_blocks_than_there_are_is_one_line() -> None:
+    with pytest.raises(InputError, match=r"train: DenseNet121 has 3 blocks at .*, not 4; give a"):
+        build(train="last 4 blocks")
 
 
 def test_a_missing_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final
 import keras
 import tensorflow as tf
 
+from trainer.errors import InputError
 from trainer.model.normalization import FusedBatchNorm
 
 _CHANNELS: Final = 3
@@ -90,7 +91,11 @@ class BackboneEncoder(keras.layers.Layer):
         self._preprocess = module.preprocess_input
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Creates the network and its weights for the size of the image."""
+        """Creates the network and its weights for the size of the image.
+
+        Raises:
+            InputError: the network has fewer blocks than should learn.
+        """
         shape = (*input_shape[1:3], _CHANNELS)
         with _dtype_policy(self.dtype_policy):
             original = application(self.application_name, input_shape=shape)
@@ -118,6 +123,12 @@ class BackboneEncoder(keras.layers.Layer):
             return
         levels = _levels(self.network)
         found = {n for n, layer in zip(levels, self.network.layers, strict=True) if layer.weights}
+        if self.trained_blocks > len(found):
+            height, width = self.network.input.shape[1:3]
+            raise InputError(
+                f"model.backbone.train: {self.application_name} has {len(found)} blocks at "
+                f"{height}x{width} pixels, not {self.trained_blocks}; give a lower number, or all"
+            )
         learning = sorted(found)[-self.trained_blocks :] if self.trained_blocks else []
         for layer, level in zip(self.network.layers, levels, strict=True):
             layer.trainable = level in learning
