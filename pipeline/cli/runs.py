@@ -15,7 +15,9 @@ def runs() -> None:
 
 @runs.command("list")
 @runs_root_option
-@click.option("--latest", type=int, default=20, show_default=True, help="How many.")
+@click.option(
+    "--latest", type=click.IntRange(min=1), default=20, show_default=True, help="How many."
+)
 @common
 def list_runs(terminal: Any, root: str, latest: int) -> int:
     """List the runs of a root folder, oldest first."""
@@ -55,7 +57,7 @@ def show(terminal: Any, root: str, name: str | None) -> int:
             ("started because", run.reason or "somebody started it"),
             ("time", duration(run.seconds)),
             ("images", "-" if run.images is None else f"{run.images:,}"),
-            ("span", "-" if run.span is None else str(run.span)),
+            ("span", str(run.span) if run.span else "-"),
             ("metrics", _metrics(run.metrics)),
             ("gate", run.verdict),
             *(("refused because", refusal) for refusal in run.refusals),
@@ -98,7 +100,7 @@ def lineage(terminal: Any, model: str, root: str | None) -> int:
             *((("started from", origin.started_from),) if origin.started_from else ()),
             ("archives", "\n".join(origin.archives)),
             ("images", "-" if origin.images is None else f"{origin.images:,}"),
-            ("span", "-" if origin.span is None else str(origin.span)),
+            ("span", str(origin.span) if origin.span else "-"),
             ("fingerprint", origin.fingerprint),
             ("code", origin.code),
             *((f"digest: {name}", digest) for name, digest in origin.digests.items()),

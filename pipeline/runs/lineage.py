@@ -73,7 +73,10 @@ def trace(runs: Sequence[Run], model: str) -> Origin:
         LineageError: No run of this store pushed the model.
     """
     producers = _producers(runs)
-    pushed = _pushing_step(runs, model)
+    record = _read_json(posixpath.join(model, _PUSH_RECORD))
+    # A rollback publishes the files of an earlier version as a new one.
+    origin = str(record.get("copy_of") or posixpath.basename(model.rstrip("/")))
+    pushed = _pushing_step(runs, posixpath.join(posixpath.dirname(model.rstrip("/")), origin))
     if pushed is None:
         raise LineageError(f"{model}: no run of this root pushed it; name the root with --root")
     run, step = pushed
@@ -97,7 +100,7 @@ def trace(runs: Sequence[Run], model: str) -> Origin:
         images=images.count if images else None,
         code=_code_digest(trained[1]) if trained else "",
         digests=_read_card(model).digests.as_dict(),
-        metrics=dict(_read_json(posixpath.join(model, _PUSH_RECORD)).get("metrics") or {}),
+        metrics=dict(record.get("metrics") or {}),
         steps=[
             {"run": owner.name, "step": found.name, "outputs": found.outputs}
             for owner, found in [(run, step), *steps]

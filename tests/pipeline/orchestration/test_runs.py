@@ -204,6 +204,10 @@ def test_lineage_goes_back_through_the_cache(store: Store, tmp_path: Path) -> No
         ("second", "Evaluator"),
         ("first", "ImageExampleGen"),
     ]
+    copy = tmp_path / "pushed" / "18"
+    (copy / "assets.extra").mkdir(parents=True)
+    (copy / "assets.extra" / "push.json").write_text('{"copy_of": 17, "rolled_back_from": 16}')
+    assert trace(read_runs(store.root), f"{copy}/").steps == origin.steps, "as after a rollback"
 
 
 def test_lineage_is_not_that_of_the_model_it_started_from(store: Store, tmp_path: Path) -> None:
