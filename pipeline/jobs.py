@@ -241,7 +241,7 @@ def show_result(terminal: Terminal, result: "TrainingResult") -> None:
         ("served as trained", result.serving_check),
         ("unlabelled images", result.unlabelled),
         ("started from", result.warm_start or result.pretraining),
-        ("pushed model", result.pushed or "nothing was pushed"),
+        ("pushed model", result.push_line),
         ("labelled table", result.labelled),
         ("NOT LABELLED", result.not_labelled),
         ("pictures", result.pictures),

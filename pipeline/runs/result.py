@@ -58,6 +58,18 @@ class TrainingResult:
     log: str
     report: str = ""
 
+    @property
+    def push_line(self) -> str:
+        """The pushed version in one line; the Pusher's cache also names one that was removed."""
+        if not self.pushed:
+            return "nothing was pushed"
+        if not self.steps.get("Pusher", {}).get("cached"):
+            return self.pushed
+        # Other destinations are in buckets.
+        if Path(self.pushed).is_absolute() and not Path(self.pushed).is_dir():
+            return f"nothing; {self.pushed}, by an earlier run, was removed"
+        return f"{self.pushed}, by an earlier run"
+
     def as_dict(self) -> dict[str, Any]:
         """Returns the result as JSON-compatible values."""
         return dict(vars(self))

@@ -1,6 +1,7 @@
 """What `vaeline runs` reads out of a metadata store."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from components.model_gate.verdict import Check, Result, Verdict
 from pipeline.local_runner import RootError, require_name
 from pipeline.orchestration.retrain import attempts
 from pipeline.runs.lineage import LineageError, trace
+from pipeline.runs.result import TrainingResult
 from pipeline.runs.store import METADATA_FILE, latest_run, note_latest_run, read_runs
 from tests.limits import HANG_SECS
 from tests.pipeline.orchestration.stores import CACHED, DONE, FAILED, RUNNING, Store
@@ -227,6 +229,20 @@ def test_lineage_is_not_that_of_the_model_it_started_from(store: Store, tmp_path
     assert (origin.trained_by, origin.fingerprint) == ("second", "tue")
     assert origin.archives == ["tue.zip"]
     assert origin.started_from == str(store.uri(first["model"]))
+
+
+def test_a_push_of_an_earlier_run_is_said_to_be_one(tmp_path: Path) -> None:
+    def line(pushed: Path | str, *, cached: bool) -> str:
+        fields = dict.fromkeys(each.name for each in dataclasses.fields(TrainingResult))
+        steps = {"Pusher": {"cached": cached}}
+        facts: dict[str, Any] = {**fields, "pushed": str(pushed), "steps": steps}
+        return TrainingResult(**facts).push_line
+
+    assert line("", cached=True) == "nothing was pushed"
+    assert line(tmp_path, cached=False) == str(tmp_path)
+    assert line(tmp_path, cached=True) == f"{tmp_path}, by an earlier run"
+    assert line("s3://bucket/1", cached=True) == "s3://bucket/1, by an earlier run"
+    assert line(tmp_path / "1", cached=True).endswith("/1, by an earlier run, was removed")
 
 
 def test_a_model_from_elsewhere_has_no_lineage(store: Store, tmp_path: Path) -> None:
