@@ -171,9 +171,10 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
             raise self._failure()
 
     def _failure(self) -> InputError:
-        last = self.oracle.trials[self.oracle.end_order[-1]]
-        # KerasTuner keeps the whole traceback.
-        *_, line = (last.message or "").strip().splitlines() or ["no trial ended"]
+        # KerasTuner keeps the whole traceback, and none of a trial whose measure is not finite.
+        messages = [trial.message for trial in self.oracle.trials.values() if trial.message]
+        measured = f"a {self._tuner_config.metric} that is not finite"
+        *_, line = messages[-1].strip().splitlines() if messages else [measured]
         reason = line.rpartition("FailedTrialError: ")[2]
         return InputError(f"trainer.tuner: the search failed, its last trial with: {reason}")
 
