@@ -277,16 +277,16 @@ def training(run: Run) -> Facts:
             continue
         ends = ", ".join(f"{name} ends at {y[-1]:.4g}" for name, _, y in series)
         figures.append(plots.curves(title, series, alt=f"{title} over steps: {ends}"))
-    last = history[-1]
     return {
         "figures": figures,
-        "steps": last["step"],
-        "epochs": last["epoch"],
-        "validation": last.get("validation"),
-        "bound": last.get(HISTORY_BOUND),
-        "starts": artifacts.read_starts(run),
-        "begun_with": _or_none(lambda: artifacts.read_beginning(run)),
+        "steps": history[-1]["step"],
+        "epochs": history[-1]["epoch"],
+        "validation": history[-1].get("validation"),
+        "bound": history[-1].get(HISTORY_BOUND),
         "recipe": artifacts.read_run_config(run).get("recipe", "none"),
+        "search": artifacts.read_search(run),
+        "begun_with": _or_none(lambda: artifacts.read_beginning(run)),
+        "starts": artifacts.read_starts(run),
     }
 
 

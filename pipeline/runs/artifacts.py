@@ -21,6 +21,8 @@ from trainer.optimization.callbacks import STARTS
 
 EXPORT: Final = "Format-Serving"
 """Name that TFX gives to the folder of the SavedModel in a Model artifact."""
+_CHOSEN: Final = "best_hyperparameters.txt"
+"""Name that TFX gives to the JSON file of KerasTuner in a HyperParameters artifact."""
 
 
 def read_run_config(run: Run) -> dict[str, Any]:
@@ -100,6 +102,15 @@ def read_pretraining(run: Run) -> str:
     """Describes in one line what the model learned before the classes; empty without that."""
     pretraining = read_trained_card(run).pretraining
     return pretraining.line if pretraining else ""
+
+
+def read_search(run: Run) -> dict[str, Any]:
+    """Reads the options that the search chose, by key; empty if there was none."""
+    if "Tuner" not in run.steps:
+        return {}
+    chosen = _read_json(run.folder("Tuner", "best_hyperparameters") / _CHOSEN)["values"]
+    # Its own, such as the bracket of Hyperband.
+    return {key: value for key, value in chosen.items() if not key.startswith("tuner/")}
 
 
 def read_beginning(run: Run) -> str:

@@ -88,6 +88,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, images: Images) -> Path:
     pixels = np.stack([image for image in decoded if image is not None])
     card["summaries"] = summarise(pixels, {name: value.numpy() for name, value in answer.items()})
     card["summaries"]["latent"]["std"] = [1.0, 0.5, 0.05, 0.001]
+    card["pretraining"] = {"line": f"pretraining: 2 passes {SCRIPT}"}
     path.write_text(json.dumps(card))
     return folder
 
@@ -131,10 +132,15 @@ def run(tmp_path: Path, model: Path, images: Images) -> Run:
         checks=[check], first_model=True, measures={"overall": overall, GAIN: gain.as_dict()}
     )
     (blessing / VERDICT_JSON).write_text(verdict.to_json())
+    search = root / "best_hyperparameters"
+    search.mkdir()
+    values = {"trainer.optimizer.learning_rate": 0.00123456, "model.encoder": SCRIPT, "tuner/x": 1}
+    (search / "best_hyperparameters.txt").write_text(json.dumps({"space": [], "values": values}))
     steps = {
         "ImageExampleGen": _step("ImageExampleGen", examples=examples),
         "StatisticsGen": _step("StatisticsGen", statistics=statistics),
         "ExampleValidator": _step("ExampleValidator", anomalies=anomalies.parent),
+        "Tuner": _step("Tuner", best_hyperparameters=search),
         "Trainer": _step("Trainer", model=model.parent, model_run=model_run),
         "ModelGate": _step("ModelGate", blessing=blessing),
     }
