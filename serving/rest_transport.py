@@ -163,8 +163,8 @@ class RestTransport:
         reason = answer.get("error") if isinstance(answer, dict) else None
         text = one_line(str(reason)) if reason else _not_tf_serving(response)
         code = _CODES.get(response.status_code, "INTERNAL")
-        if code == "INVALID_ARGUMENT" and body is None:
-            # The question held no images, whose fault it could be.
+        if code == "INVALID_ARGUMENT" and body is None and not reason:
+            # Not TF Serving's, and the question held no images, whose fault it could be.
             code = "INTERNAL"
         # For this code the client itself names the target, after its last attempt.
         raise ServingError(text if code == "UNAVAILABLE" else f"{self._target}: {text}", code)

@@ -105,7 +105,7 @@ def test_other_options_images_or_code_are_another_training(inputs: Path, tmp_pat
     weights = tmp_path / "a.weights.h5"
     model = tiny.model_config(encoder="backbone", backbone={"weights": str(weights)})
     for content in (b"one", b"two"):
-        weights.write_bytes(content)
+        weights.write_bytes(b"\x89HDF" + content)
         identities.append({"code": "code", **replace(training, model=model).identity()})
     folders = {training_folder("root", "trainer", identity) for identity in identities}
     assert len(folders) == len(variants) + 4
