@@ -27,7 +27,7 @@ from pipeline.digests import project_root
 from pipeline.orchestration.config import ClusterConfig, ScheduleConfig
 from pipeline.report.config import ReportConfig
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
-from trainer.config_faults import config_faults, yaml_fault
+from trainer.config_faults import config_faults, read_tree, yaml_fault
 from trainer.errors import UserError
 from trainer.options import Section
 from trainer.recipes import RecipeName, apply_recipe
@@ -210,17 +210,9 @@ def load_config(
     """
     file = find_config(path)
     try:
-        tree = parse_yaml(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: is not a text file in UTF-8") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{file}: {yaml_fault(error)}") from error
-    if tree is None:
-        tree = {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{file}: expected keys and values, got {type(tree).__name__}")
+        tree = read_tree(file)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     for override in overrides:
         _apply_override(tree, override)
     config = parse_config(tree, source=str(file))

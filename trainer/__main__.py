@@ -11,15 +11,13 @@ import sys
 from typing import Any
 
 import pydantic
-import yaml
 
 from trainer.backbone_weights import check_weights
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig
-from trainer.config_faults import config_faults, yaml_fault
+from trainer.config_faults import config_faults, read_tree
 from trainer.optimization.preemption import PREEMPTED_EXIT_CODE, PreemptedError
 from trainer.options import Section
 from trainer.recipes import RecipeName, apply_recipe, recipe_line
-from trainer.yaml_text import parse_yaml
 
 
 def _arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -59,17 +57,7 @@ def read_config(path: pathlib.Path | None) -> tuple[ImageConfig, ModelConfig, Tr
         ValueError: the file is invalid; the message has one line for each wrong key.
     """
     try:
-        tree: dict[str, Any] = parse_yaml(path.read_text("utf-8")) or {} if path else {}
-        if not isinstance(tree, dict):
-            raise ValueError(f"{path}: expected keys and values, got {type(tree).__name__}")
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: is not a text file in UTF-8") from error
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: {yaml_fault(error)}") from error
-    try:
-        options = _Options.model_validate(tree)
+        options = _Options.model_validate(read_tree(path) if path else {})
     except pydantic.ValidationError as error:
         raise ValueError("\n".join(config_faults(error, str(path), _Options))) from error
     if line := recipe_line(options.recipe, options.trainer):

@@ -1,14 +1,17 @@
-"""Describes the faults of a configuration, a line for each.
+"""Reads the file of a configuration and describes its faults, a line for each.
 
-`pipeline/config.py` and `python -m trainer` report them.
+`pipeline/config.py` and `python -m trainer` call it.
 """
 
 import difflib
 from collections.abc import Iterable
-from typing import Final, get_args, get_origin
+from pathlib import Path
+from typing import Any, Final, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+
+from trainer.yaml_text import parse_yaml
 
 _QUOTES: Final = "; put a value that begins with a sign such as * { [ & @ % in quotes"
 _YAML_HINTS: Final = {
@@ -18,6 +21,27 @@ _YAML_HINTS: Final = {
     "but found '<scalar>'": _QUOTES,
 }
 """What to do, by a part of PyYAML's reason."""
+
+
+def read_tree(path: Path) -> dict[str, Any]:
+    """Reads the keys and values of a YAML file; none if it is empty.
+
+    Raises:
+        ValueError: it cannot be read, is not YAML or has no keys; the message begins with its name.
+    """
+    try:
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: is not a text file in UTF-8") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: {yaml_fault(error)}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path}: expected keys and values, got {type(tree).__name__}")
+    return tree
 
 
 def yaml_fault(error: yaml.YAMLError) -> str:
