@@ -10,13 +10,19 @@ from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from components.image_sources.record_config import (
+    ManifestConfig,
+    ParquetConfig,
+    TFDSConfig,
+    TFRecordConfig,
+)
 from trainer.options import Section
 from trainer.storage.config import StorageConfig
 
 Store = Literal["original", "model_size", "auto"]
 Format = Literal[
-    "auto", "folder", "zip", "tar", "webdataset", "idx", "tfrecord", "tfds", "manifest"
-]
+    "auto", "folder", "zip", "tar", "webdataset", "idx", "tfrecord", "tfds", "parquet", "manifest"
+]  # fmt: skip
 
 MIB: Final = 1024 * 1024
 RATIO_FLOOR: Final = 16 * MIB
@@ -132,42 +138,6 @@ class SplitsConfig(Section):
                 " is train"
             )
         return self
-
-
-class ManifestConfig(Section):
-    """Columns of a CSV, JSON Lines or Parquet manifest."""
-
-    path: str = Field(
-        default="path", description="Column of paths: absolute, or from the manifest."
-    )
-    label: str = Field(
-        default="label", description="Column of labels; it may be absent or have gaps."
-    )
-    split: str = Field(
-        default="split", description="Column of splits; it may be absent or have gaps."
-    )
-
-
-class TFRecordConfig(Section):
-    """Feature keys of tf.Example records; the defaults are those of TensorFlow's image records."""
-
-    encoded: str = Field(default="image/encoded", description="bytes: the image as a file.")
-    label_text: str = Field(default="image/class/text", description="bytes: the class's name.")
-    label: str = Field(default="image/class/label", description="int64: the class's number.")
-    filename: str = Field(default="image/filename", description="bytes: the image's name.")
-
-
-class TFDSConfig(Section):
-    """Datasets of TensorFlow Datasets, named in `paths` as `tfds:name` or `tfds:name:version`."""
-
-    data_dir: str | None = Field(
-        default=None, description="Where prepared datasets are; TFDS's default."
-    )
-    download: bool = Field(
-        default=False, description="Download and prepare a dataset that is missing."
-    )
-    image: str = Field(default="image", description="The image feature.")
-    label: str = Field(default="label", description="The label feature.")
 
 
 class SpansConfig(Section):
@@ -306,6 +276,7 @@ class InputConfig(Section):
     splits: SplitsConfig = SplitsConfig()
     limits: LimitsConfig = LimitsConfig()
     manifest: ManifestConfig = ManifestConfig()
+    parquet: ParquetConfig = ParquetConfig()
     tfrecord: TFRecordConfig = TFRecordConfig()
     tfds: TFDSConfig = TFDSConfig()
     spans: SpansConfig = SpansConfig()

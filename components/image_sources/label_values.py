@@ -1,6 +1,6 @@
 """Reads a label from a value of any kind, for records, manifests and side files alike.
 
-`tfrecord.py`, `tfds.py`, `webdataset.py`, `idx.py` and `manifest.py` call it.
+`tfrecord.py`, `tfds.py`, `parquet.py`, `webdataset.py`, `idx.py` and `manifest.py` call it.
 """
 
 import math

@@ -37,6 +37,7 @@ _IMAGE_SUFFIXES: Final = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".gif", ".bmp", ".webp", ".tif", ".tiff"),
 )
 _ARCHIVE_SUFFIXES: Final = (".zip", *TAR_SUFFIXES)
+_PARQUET_SUFFIX: Final = ".parquet"
 _TFRECORD_MARK: Final = ".tfrec"
 """In names such as `a.tfrec` and `a.tfrecord-00000-of-00010`."""
 _FOREIGN: Final = (
@@ -114,7 +115,7 @@ class Locator:
 
             return "webdataset" if WebDatasetReader(self.config).has_side_files(path) else "tar"
         if name.endswith(MANIFEST_SUFFIXES):
-            return "manifest"
+            return "parquet" if self._holds_images(path) else "manifest"
         if any(mark in name for mark in _IDX_MARKS):
             return "idx"
         if _TFRECORD_MARK in name:
@@ -122,6 +123,14 @@ class Locator:
         if files.is_remote(path) and files.is_folder(path, self.config.storage):
             return self._tell_folder(path)
         return self._sniff(path)
+
+    def _holds_images(self, path: str) -> bool:
+        """Returns whether a file that could be a manifest holds the images themselves."""
+        if not path.lower().endswith(_PARQUET_SUFFIX):
+            return False
+        from components.image_sources.parquet import ParquetReader
+
+        return ParquetReader(self.config).holds_images(path)
 
     def _tell_folder(self, path: str) -> str:
         if _idx_files(path, self.config.storage):
@@ -204,7 +213,7 @@ def _refuse_archives(folder: str, storage: StorageConfig) -> None:
         if ignored_reason(name):
             continue
         lower = name.lower()
-        archive = next(filter(lower.endswith, _ARCHIVE_SUFFIXES), None)
+        archive = next(filter(lower.endswith, (*_ARCHIVE_SUFFIXES, _PARQUET_SUFFIX)), None)
         if archive:
             suffixes.add(name[-len(archive) :])
         elif _TFRECORD_MARK in lower:

@@ -7,7 +7,6 @@ gzipped, in UTF-8 or UTF-16, with any usual delimiter.
 import codecs
 import csv
 import gzip
-import importlib
 import io
 import json
 import os
@@ -19,7 +18,6 @@ from typing import Any, Final
 
 from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import ManifestConfig
 from components.image_sources.folder import FolderReader, pack_names, unpack_names
 from components.image_sources.label_values import (
     LabelValueError,
@@ -28,7 +26,8 @@ from components.image_sources.label_values import (
 )
 from components.image_sources.magic_numbers import GZIP_START
 from components.image_sources.naming import split_of_value
-from components.parquet_files import row_batches
+from components.image_sources.record_config import ManifestConfig
+from components.parquet_files import open_untrusted, row_batches
 from trainer.errors import InputError
 from trainer.storage import files
 
@@ -200,13 +199,7 @@ class ManifestReader(Reader):
                 raise InputError(f"{path}: not a readable manifest: {error}{advice}") from error
 
     def _parquet(self, stream: Any) -> Iterator[Row]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        if int(pa.__version__.partition(".")[0]) < 14:
-            # CVE-2023-47248: reading untrusted data could run code; importing the package fixes it.
-            importlib.import_module("pyarrow_hotfix")
-        table = pq.ParquetFile(stream)
+        table = open_untrusted(stream)
         named = [
             name
             for name in table.schema_arrow.names

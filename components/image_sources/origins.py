@@ -56,7 +56,7 @@ class Origins:
         else:
             labelled = sum(label is not None for label in batch.labels)
             if labelled:
-                found.add(LABEL, self._label_source(unit.format), labelled)
+                found.add(LABEL, self._label_source(unit), labelled)
             for split, count in Counter(batch.splits).items():
                 if split and split != unit.split:
                     found.add(SPLIT + split, self._split_source(unit.format), count)
@@ -88,18 +88,21 @@ class Origins:
                     kind = CLASSED if place.label else BARE
                     found.add(kind + place.split_folder, folder, count)
 
-    def _label_source(self, image_format: str) -> str:
+    def _label_source(self, unit: WorkUnit) -> str:
+        column = unit.extra.decode() if unit.format == "parquet" else ""
         record = self.config.tfrecord
         return {
             "manifest": f"the column '{self.config.manifest.label}'",
+            "parquet": f"the column '{column}'",
             "webdataset": "the file beside the image",
             "idx": "the label file",
             "tfrecord": f"the feature '{record.label_text}' or '{record.label}'",
             "tfds": f"the feature '{self.config.tfds.label}'",
-        }[image_format]
+        }[unit.format]
 
     def _split_source(self, image_format: str) -> str:
         return {
             "manifest": f"the column '{self.config.manifest.split}'",
+            "parquet": f"the column '{self.config.parquet.split}'",
             "tfds": "the data set",
         }.get(image_format, "the source")

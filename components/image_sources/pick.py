@@ -22,6 +22,8 @@ _LOG = logging.getLogger(__name__)
 
 READ_BY_NAME: Final = ("zip", "folder", "manifest")
 """Formats whose members are read without reading all before them."""
+_BY_ROW: Final = ("idx", "parquet")
+"""Formats whose units are ranges of rows and whose members' names begin with the row."""
 
 Found = dict[tuple[str, str], bytes]
 
@@ -117,7 +119,9 @@ def _streamed(
 ) -> Iterator[MemberBatch]:
     source = open_reader(image_format, config)
     for unit in source.plan(path):
-        rows = [int(name) for name in names if name.isdigit()] if image_format == "idx" else []
-        if image_format == "idx" and not any(unit.start <= row < unit.stop for row in rows):
-            continue
+        if image_format in _BY_ROW:
+            numbers = [name.partition("/")[0] for name in names]
+            rows = [int(number) for number in numbers if number.isdigit()]
+            if not any(unit.start <= row < unit.stop for row in rows):
+                continue
         yield from source.read(unit)

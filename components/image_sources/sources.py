@@ -25,6 +25,7 @@ _READERS: Final = {
     "idx": ("components.image_sources.idx", "IdxReader"),
     "tfrecord": ("components.image_sources.tfrecord", "TFRecordReader"),
     "tfds": ("components.image_sources.tfds", "TFDSReader"),
+    "parquet": ("components.image_sources.parquet", "ParquetReader"),
     "manifest": ("components.image_sources.manifest", "ManifestReader"),
 }
 """Module and class of each format, imported on first use. The names are written out, so that the

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import TFDSConfig, TFRecordConfig
 from components.image_sources.naming import split_of_value
+from components.image_sources.record_config import TFDSConfig, TFRecordConfig
 from components.image_sources.tfrecord import TFRecordReader
 from trainer.errors import InputError
 

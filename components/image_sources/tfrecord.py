@@ -13,9 +13,10 @@ from google.protobuf.message import DecodeError
 
 from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import MIB, TFRecordConfig
+from components.image_sources.config import MIB
 from components.image_sources.example_proto import example_class
 from components.image_sources.label_values import LabelValueError, read_label
+from components.image_sources.record_config import TFRecordConfig
 from components.image_sources.tar import BATCH_BYTES
 from components.tfrecord_frames import FrameError, open_frames, read_frames
 from trainer.errors import InputError

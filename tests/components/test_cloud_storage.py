@@ -3,6 +3,7 @@
 import gzip
 import http.client
 import http.server
+import io
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,8 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
@@ -172,6 +175,18 @@ def test_folders_of_idx_files_and_of_shards(proxy: FlakyProxy, tmp_path: Path) -
     bucket.blob("shards/0.tar").upload_from_string(archives.tar_bytes({"a/1.png": b"x"}))
     with pytest.raises(InputError, match=r"name them: gs://images/shards/\*\.tar$"):
         names_of(config_of(paths="gs://images/shards"))
+
+
+def test_parquet_with_images(proxy: FlakyProxy) -> None:
+    sink = io.BytesIO()
+    contents = [archives.png(seed) for seed in range(9)]
+    pq.write_table(pa.table({"image": contents, "label": [0, 1, 2] * 3}), sink, row_group_size=4)
+    proxy.client.bucket("images").blob("sets/test-0.parquet").upload_from_string(sink.getvalue())
+    proxy.faults, proxy.met = ["drop", "503"], []
+    source = ImageSource(config_of(paths="gs://images/sets/*.parquet", units={"members": 4}))
+    batches = [batch for unit in source.units() for batch in source.read(unit)]
+    assert [data for batch in batches for data in batch.data] == contents
+    assert proxy.met
 
 
 def test_manifest_with_addresses(proxy: FlakyProxy, tmp_path: Path) -> None:

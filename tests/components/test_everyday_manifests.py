@@ -174,8 +174,8 @@ def test_lists_and_objects_are_no_labels(images: Path, label: Any) -> None:
         read_all(paths=str(images / "a.parquet"))
 
 
-def test_a_column_of_images_is_no_column_of_paths(images: Path) -> None:
-    table = pa.table({"path": [{"bytes": b"x", "path": "0.png"}], "label": ["cat"]})
+def test_a_column_of_structs_is_no_column_of_paths(images: Path) -> None:
+    table = pa.table({"path": [{"address": "x", "path": "0.png"}], "label": ["cat"]})
     pq.write_table(table, images / "a.parquet")
     with pytest.raises(InputError, match="row 1, 'path': a dict is no text"):
         read_all(paths=str(images / "a.parquet"))

@@ -27,7 +27,8 @@ from components.bulk_inference.job import run_bulk
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.planning.work_units import plan_units
 from components.bulk_inference.running.engines import choose_engine
-from components.image_sources.config import InputConfig, TFDSConfig
+from components.image_sources.config import InputConfig
+from components.image_sources.record_config import TFDSConfig
 from tests.components.bulk_inference.archives import broken, digits, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.numeric import assert_same_table
