@@ -18,7 +18,8 @@ from tensorflow_model_analysis.extractors import slice_key_extractor
 from components.model_gate import metric_names
 from trainer.data import features
 
-_ARCHIVE = re.compile(rb"^(.*?\.(?:zip|tar|tar\.\w+|tgz|tbz2|txz|tzst|tfrecords?|gz))/", re.I)
+_SUFFIXES = rb"zip|tar|tar\.\w+|tgz|taz|tbz2?|tb2|txz|tzst|tfrec\w*(?:-\d+-of-\d+)?|parquet|gz"
+_ARCHIVE = re.compile(rb"^(.*?\.(?:" + _SUFFIXES + rb"))/", re.I)
 _SMALLEST_OCTAVE = 8
 _ROWS = 256
 """Records of a batch."""

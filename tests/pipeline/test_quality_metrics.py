@@ -234,6 +234,10 @@ def test_the_configuration_names_slices_and_metrics_that_tfma_finds() -> None:
         (b"b.tar.gz/cat/x.y.jpg", b"cat", b"b.tar.gz"),
         (b"/data/flowers/rose/1.jpg", b"rose", b"/data/flowers"),
         (b"gs://bucket/part/2/1.jpg", b"dog", b"gs://bucket/part/2"),
+        (b"/data/train-0.parquet/00000012/a/1.jpg", b"3", b"/data/train-0.parquet"),
+        (b"a.tfrec/00000012/1.jpg", b"3", b"a.tfrec"),
+        (b"a.tfrecord-00001-of-00010/00000012/1.jpg", b"3", b"a.tfrecord-00001-of-00010"),
+        (b"a.tbz/3/1.jpg", b"3", b"a.tbz"),
         (b"train-images-idx3-ubyte.gz/00012", b"3", b"train-images-idx3-ubyte.gz"),
     ],
 )
