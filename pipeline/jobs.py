@@ -239,7 +239,7 @@ def show_result(terminal: Terminal, result: "TrainingResult") -> None:
     rows = [
         *(("refused because", refusal) for refusal in result.refusals),
         ("served as trained", result.serving_check),
-        ("unlabelled images", result.unlabelled),
+        ("unlabelled images", "; ".join(filter(None, (result.teachers, result.unlabelled)))),
         ("started from", result.warm_start or result.pretraining),
         ("pushed model", result.push_line),
         ("labelled table", result.labelled),

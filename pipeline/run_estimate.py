@@ -74,9 +74,11 @@ def estimate_run(config: PipelineConfig, survey: InputSurvey) -> RunEstimate:
     training = _passes(trainer, unlabelled) * trainer.epochs * images / rate
     labelled_only = 0.0
     pretraining = trainer.pretraining.epochs
-    if pretraining or config.evaluation.labelled_only != "off":
+    teachers = trainer.count_teachers(unlabelled)
+    if pretraining or teachers or config.evaluation.labelled_only != "off":
         alone = _measure_training(config, survey, with_unlabelled=False) if unlabelled else rate
         training += pretraining * (images + unlabelled) / alone
+        training += teachers * trainer.epochs * images / alone
         if config.evaluation.labelled_only != "off":
             labelled_only = (trainer.epochs + pretraining) * images / alone
     height, width, channels = config.image.shape
@@ -130,12 +132,13 @@ def _measure_training(
     if with_unlabelled:
         pixels = draw(semi.batch_size or config.trainer.batch_size)
         data[features.UNLABELLED] = ImageSet(pixels, np.full(len(pixels), -1, np.int32))
-    # The last call counts; the first one includes tracing.
+    # The last call counts; the first one includes tracing. One teacher is as good as several.
+    few = {"starts": 1, "teachers": min(1, semi.teachers)}
     settings = config.trainer.model_copy(
         update={
             "epochs": float(_PROBE_EPOCHS),
             "steps_per_call": _PROBE_BATCHES,
-            "semi_supervised": semi.model_copy(update={"starts": 1}),
+            "semi_supervised": semi.model_copy(update=few),
             "pretraining": config.trainer.pretraining.model_copy(update={"epochs": 0.0}),
         }
     )

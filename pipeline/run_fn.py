@@ -159,6 +159,7 @@ def _card(fn_args: Any, training: Training, result: TrainResult) -> ModelCard:
         "libraries": library_versions(),
         **({"base": result.warm_start.as_dict()} if result.warm_start else {}),
         **({"pretraining": result.pretraining.as_dict()} if result.pretraining else {}),
+        **({"taught": result.taught.as_dict()} if result.taught else {}),
     }
     return ModelCard.model_validate(facts)
 

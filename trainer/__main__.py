@@ -136,6 +136,7 @@ def _train(
             "validation": result.history[-1].get("validation"),
             **({"base": result.warm_start.as_dict()} if result.warm_start else {}),
             **({"pretraining": result.pretraining.as_dict()} if result.pretraining else {}),
+            **({"taught": result.taught.as_dict()} if result.taught else {}),
         }
         card = ModelCard.model_validate(facts)
         (out / CARD_FILE).write_text(format_card(card), encoding="utf-8")

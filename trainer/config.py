@@ -238,16 +238,17 @@ class TrainerConfig(Section):
                     f"trainer.semi_supervised.{key}: compares two augmented views, and "
                     "trainer.augmentation changes nothing; set some of it"
                 )
-        if semi.starts > 1 and self.max_minutes:
-            raise ValueError(
-                "trainer.semi_supervised.starts: several starts have no common limit of time; set "
-                "trainer.max_minutes to 0"
-            )
-        if self.pretraining.epochs and self.max_minutes:
-            raise ValueError(
-                "trainer.pretraining.epochs: pretraining and training have no common limit of "
-                "time; set trainer.max_minutes to 0"
-            )
+        stages = {
+            "semi_supervised.starts: several starts": semi.starts > 1,
+            "semi_supervised.teachers: teachers and training": semi.teachers > 0,
+            "pretraining.epochs: pretraining and training": self.pretraining.epochs > 0,
+        }
+        for stages_of, are_used in stages.items():
+            if are_used and self.max_minutes:
+                raise ValueError(
+                    f"trainer.{stages_of} have no common limit of time; set trainer.max_minutes to "
+                    "0"
+                )
         if self.pretraining.epochs and self.augmentation.rotation >= _TURNED:
             raise ValueError(
                 "trainer.pretraining.epochs: tells turns of 90 degrees apart, which "
@@ -266,6 +267,11 @@ class TrainerConfig(Section):
         # One image alone looks like no other.
         can_compare = self.learns_unlabelled and self.objective.alpha > 0 and unlabelled > 1
         return self.semi_supervised.starts if can_compare else 1
+
+    def count_teachers(self, unlabelled: int) -> int:
+        """Returns how many teachers a training with so many unlabelled images has."""
+        can_teach = self.learns_unlabelled and self.objective.alpha > 0 and unlabelled > 0
+        return self.semi_supervised.teachers if can_teach else 0
 
 
 def check_consistent(image: ImageConfig, model: ModelConfig, trainer: TrainerConfig) -> None:

@@ -205,6 +205,17 @@ class PretrainedOn(CardPart):
     line: str = Field(default="", description="all in one line, for people")
 
 
+class TaughtBy(CardPart):
+    """Whose answers to the images without labels the model learned beside the labels."""
+
+    teachers: int = Field(default=0, description="trainings with the labels alone")
+    images: int = Field(default=0, description="images without a label")
+    agreement: float | None = Field(
+        default=None, description="share of these to which all of them give the same class"
+    )
+    line: str = Field(default="", description="all in one line, for people")
+
+
 class ModelCard(CardPart):
     """The facts about a trained model.
 
@@ -248,6 +259,7 @@ class ModelCard(CardPart):
     pretraining: PretrainedOn | None = Field(
         default=None, description="none: training began with the classes"
     )
+    taught: TaughtBy | None = Field(default=None, description="none: it had no teachers")
     image: dict[str, int | str] | None = Field(
         default=None,
         description="height and width (pixels), channels and fit; from `python -m trainer` alone",

@@ -214,10 +214,25 @@ class SemiSupervisedConfig(Section):
     starts_share: float = Field(
         default=0.5, gt=0, le=1, description="share of the training that each start takes part in"
     )
+    teachers: int = Field(
+        default=0,
+        ge=0,
+        le=16,
+        description="trainings with the labels alone, whose mean answers to the unlabelled images "
+        "the model then learns as well; 0: none",
+    )
+    teaching: float = Field(
+        default=1.0, gt=0, description="weight of the cross-entropy with the teachers' answers"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "SemiSupervisedConfig":
         _check_ramp("trainer.semi_supervised.ramp", self.ramp)
+        if self.teachers and self.starts > 1:
+            raise ValueError(
+                "trainer.semi_supervised.teachers: takes the place of several starts; set "
+                "trainer.semi_supervised.starts to 1, or teachers to 0"
+            )
         return self
 
 

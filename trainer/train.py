@@ -23,6 +23,7 @@ from trainer.optimization import callbacks, preemption, starts
 from trainer.optimization import strategy as strategies
 from trainer.optimization.loop import TrainingLoop
 from trainer.optimization.pretraining import Pretrained, pretrain
+from trainer.optimization.teachers import Taught, TaughtLoop, teach
 from trainer.optimization.warm_start import Base, WarmStart, begin_with, fit_base
 from trainer.progress import PROGRESS_LOGGER
 from trainer.quality.calibration import calibrate
@@ -57,6 +58,7 @@ class TrainResult:
         images_per_sec: steady-state throughput of the last calls.
         warm_start: the weights that the training started from; None for a cold start.
         pretraining: what it learned before the classes; None without.
+        taught: what teachers said about the images without labels; None without teachers.
     """
 
     model: VaeClassifier
@@ -70,6 +72,7 @@ class TrainResult:
     images_per_sec: float
     warm_start: WarmStart | None = None
     pretraining: Pretrained | None = None
+    taught: Taught | None = None
 
 
 def train(
@@ -154,10 +157,14 @@ def train(
     origins = [digest_arrays(pretrained)] if pretrained is not None else []
     origins += [start.digest] if start is not None else []
     pretrained_on_turns: Pretrained | None = None
+    taught: Taught | None = None
     progress = progress or callbacks.log_progress
 
     def create_loop(config: TrainerConfig, folder: str) -> TrainingLoop:
-        return TrainingLoop(build, config, splits, strategy, folder, progress, "+".join(origins))
+        base = "+".join(origins)
+        if taught is None:
+            return TrainingLoop(build, config, splits, strategy, folder, progress, base)
+        return TaughtLoop(build, config, splits, strategy, folder, progress, base, taught=taught)
 
     with preemption.stop_on_sigterm() as stop:
         # An earlier model has learned to see already.
@@ -168,6 +175,12 @@ def train(
             found = pretrained_on_turns.base
             begun = fit_base(found, create("float32"), classes)
             origins.append(found.digest)
+        if trainer_config.count_teachers(len(splits.get(features.UNLABELLED, ()))):
+            taught = teach(
+                build, trainer_config, splits, strategy, os.fspath(workdir), stop, progress,
+                "+".join(origins), num_classes,
+            )  # fmt: skip
+            origins.append(taught.digest)
         run = starts.begin(create_loop, trainer_config, splits, strategy, os.fspath(workdir), stop)
         if start is not None and not run.steps and strategies.is_chief(strategy):
             _PROGRESS.info("%s", start.line())
@@ -198,6 +211,7 @@ def train(
         images_per_sec=run.images_per_sec,
         warm_start=start,
         pretraining=pretrained_on_turns,
+        taught=taught,
     )
 
 

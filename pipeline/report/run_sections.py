@@ -285,7 +285,7 @@ def training(run: Run) -> Facts:
         "bound": history[-1].get(HISTORY_BOUND),
         "recipe": artifacts.read_run_config(run).get("recipe", "none"),
         "search": artifacts.read_search(run),
-        "begun_with": _or_none(lambda: artifacts.read_beginning(run)),
+        "origins": _or_none(lambda: artifacts.read_origins(run)),
         "starts": artifacts.read_starts(run),
     }
 

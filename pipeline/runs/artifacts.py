@@ -113,9 +113,17 @@ def read_search(run: Run) -> dict[str, Any]:
     return {key: value for key, value in chosen.items() if not key.startswith("tuner/")}
 
 
-def read_beginning(run: Run) -> str:
-    """Describes in one line what the training started from; empty for random weights."""
-    return read_warm_start(run) or read_pretraining(run)
+def read_origins(run: Run) -> list[str]:
+    """Describes what the training started from and whose answers it learned, a line for each."""
+    begun_with, teachers = read_warm_start(run) or read_pretraining(run), read_teachers(run)
+    lines = [f"Started from {begun_with}"] if begun_with else []
+    return [*lines, f"Taught by {teachers}"] if teachers else lines
+
+
+def read_teachers(run: Run) -> str:
+    """Describes in one line whose answers the model learned; empty without teachers."""
+    taught = read_trained_card(run).taught
+    return taught.line.removeprefix("teachers: ") if taught else ""
 
 
 def model_run_folder(run: Run) -> Path:

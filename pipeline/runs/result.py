@@ -7,7 +7,12 @@ from typing import Any
 
 from components.model_gate.unlabelled_gain import GAIN
 from components.model_gate.verdict import HEADER
-from pipeline.runs.artifacts import model_run_folder, read_pretraining, read_warm_start
+from pipeline.runs.artifacts import (
+    model_run_folder,
+    read_pretraining,
+    read_teachers,
+    read_warm_start,
+)
 from pipeline.runs.run import Run
 
 
@@ -33,6 +38,7 @@ class TrainingResult:
         unlabelled: whether the unlabelled images helped, in one line; empty if it was not measured.
         warm_start: how many weights the training took from which model; empty for a cold start.
         pretraining: what the model learned before the classes; empty without that.
+        teachers: whose answers it learned, and how far they agree; empty without teachers.
         pictures: folder of the pictures of the training.
         log: path of the log file.
         report: path of the report; empty if it could not be written.
@@ -54,6 +60,7 @@ class TrainingResult:
     unlabelled: str
     warm_start: str
     pretraining: str
+    teachers: str
     pictures: str
     log: str
     report: str = ""
@@ -114,6 +121,7 @@ def summarise(
         unlabelled=evaluation.verdict.measures.get(GAIN, {}).get("line", ""),
         warm_start=read_warm_start(run),
         pretraining=read_pretraining(run),
+        teachers=read_teachers(run),
         pictures=str(model_run_folder(run) / "pictures"),
         log=str(log),
     )

@@ -37,6 +37,10 @@ class Encoded:
         """Samples z = mu + sigma * noise; `noise` is [..., batch or 1, d]."""
         return self.mean + tf.exp(0.5 * self.log_variance) * noise
 
+    def part(self, rows: slice) -> "Encoded":
+        """Returns some images of the batch."""
+        return Encoded(self.mean[rows], self.log_variance[rows], self.features[rows])
+
 
 def grid_sides(height: int, width: int) -> list[tuple[int, int]]:
     """Returns the grid sizes of the convolutional bodies, from half resolution to about 4x4.

@@ -53,7 +53,7 @@ class TrainingLoop:
         steps: number of completed steps.
     """
 
-    step_type: type[TrainingStep] = TrainingStep
+    step_type: Callable[..., TrainingStep] = TrainingStep
 
     def __init__(
         self,

@@ -87,6 +87,11 @@ def cross_entropy(
     return present * value
 
 
+def soft_cross_entropy(probabilities: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+    """Computes -sum_y q(y) log p(y|x) of each image for given q, float32 [batch, K], in nats."""
+    return -tf.reduce_sum(probabilities * tf.nn.log_softmax(logits), axis=-1)
+
+
 def categorical_entropy(logits: tf.Tensor) -> tf.Tensor:
     """Computes the entropy H[softmax(logits)]: float32 [...], nats."""
     log_probabilities = tf.nn.log_softmax(logits)

@@ -28,6 +28,7 @@ PARTS: Final = (
     "unlabelled_elbo",
     "consistency",
     "mutual_information",
+    "teaching",
 )
 """Values that a step reports. `reconstruction` is -E log p(x|z); bounds and parts are in nats per
 image."""
@@ -71,6 +72,7 @@ class Batch:
         unlabelled: clean images without labels; None if there is no such stream.
         weak: weakly augmented views of the unlabelled images; None without consistency.
         strong: views of the same images, augmented as configured; None without consistency.
+        taught: teachers' answers to the images of `strong`, [batch, K]; None without teachers.
     """
 
     clean: tf.Tensor
@@ -79,6 +81,7 @@ class Batch:
     unlabelled: tf.Tensor | None = None
     weak: tf.Tensor | None = None
     strong: tf.Tensor | None = None
+    taught: tf.Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,14 +105,6 @@ def _binarised(batch: Batch, noise: Noise) -> Batch:
         batch,
         clean=draw("clean", batch.clean),
         unlabelled=draw("unlabelled", batch.unlabelled),
-    )
-
-
-def _part(encoded: Encoded, rows: slice) -> Encoded:
-    return Encoded(
-        mean=encoded.mean[rows],
-        log_variance=encoded.log_variance[rows],
-        features=encoded.features[rows],
     )
 
 
@@ -163,7 +158,7 @@ class Objective:
         if self._config.generative_weight:
             objective, bound = self._generative(
                 batch.clean[::every],
-                _part(encoded["clean"], slice(None, None, every)),
+                encoded["clean"].part(slice(None, None, every)),
                 batch.labels[::every],
                 logits["clean"][::every],
                 noise,
@@ -204,7 +199,7 @@ class Objective:
         parts, start = {}, 0
         for name, images in streams.items():
             size = shape_of(images)[0]
-            parts[name] = _part(encoded, slice(start, start + size))
+            parts[name] = encoded.part(slice(start, start + size))
             start += size
         return parts
 
@@ -335,6 +330,10 @@ class Objective:
             value = sure * losses.cross_entropy(guess, logits["strong"])
             parts["consistency"] = self._mean(value, noise)
             total += semi.consistency * schedule.consistency * parts["consistency"]
+        if batch.taught is not None:
+            value = losses.soft_cross_entropy(batch.taught, logits["strong"])
+            parts["teaching"] = self._mean(value, noise)
+            total += semi.teaching * parts["teaching"]
         if semi.mutual_information:
             joint = losses.joint_classes(
                 tf.nn.softmax(logits["weak"]), tf.nn.softmax(logits["strong"])

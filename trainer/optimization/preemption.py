@@ -60,6 +60,7 @@ _CAUSES = (
     "unlabelled_elbo",
     "consistency",
     "mutual_information",
+    "teaching",
     "loss",
     "gradient_norm",
 )

@@ -34,7 +34,7 @@ _MOST_IMAGES = 10_000
 _MOST_SIDE = 32
 _NEIGHBOURS = 10
 _PART = 500
-_SEED_STEP = 1_000_003
+SEED_STEP = 1_000_003
 """Distance of the starts' seeds, so that runs with seeds 1, 2, 3 share none."""
 
 LoopFn = Callable[[TrainerConfig, str], TrainingLoop]
@@ -163,7 +163,7 @@ def _folder(workdir: str, number: int) -> str:
 
 
 def _start_options(config: TrainerConfig, number: int, *, trial: bool = False) -> TrainerConfig:
-    changes: dict[str, Any] = {"seed": (config.seed + number * _SEED_STEP) % 2**31}
+    changes: dict[str, Any] = {"seed": (config.seed + number * SEED_STEP) % 2**31}
     if trial:
         # The curves of several starts would mix.
         changes["tensorboard"] = False

@@ -175,14 +175,14 @@ class TrainingStep:
         elastic_share = self._elastic_share(noise.step)
         changed = functools.partial(augment, noise=noise, elastic_share=elastic_share)
         images, labels = self._feeds[0].batch(rows[0], resident[0], noise.replica)
-        clean = _to_float(images)
+        clean = to_float(images)
         batch = Batch(clean=clean, labels=labels)
         if augmentation.enabled and self._config.objective.alpha:
             batch = dataclasses.replace(batch, augmented=changed(clean, augmentation))
         if len(self._feeds) == 1:
             return batch
         images, _ = self._feeds[1].batch(rows[1], resident[1], noise.replica)
-        free = _to_float(images)
+        free = to_float(images)
         batch = dataclasses.replace(batch, unlabelled=free[:: semi.elbo_every])
         if semi.consistency or semi.mutual_information:
             weak = changed(free, augmentation.scaled(semi.weak_strength), view="weak")
@@ -291,5 +291,6 @@ def _create_optimizers(model: VaeClassifier, config: TrainerConfig, total_steps:
     return optimizers
 
 
-def _to_float(images: tf.Tensor) -> tf.Tensor:
+def to_float(images: tf.Tensor) -> tf.Tensor:
+    """Scales pixels, uint8, to float32 in [0, 1]."""
     return tf.cast(images, tf.float32) / 255.0

@@ -89,6 +89,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, images: Images) -> Path:
     card["summaries"] = summarise(pixels, {name: value.numpy() for name, value in answer.items()})
     card["summaries"]["latent"]["std"] = [1.0, 0.5, 0.05, 0.001]
     card["pretraining"] = {"line": f"pretraining: 2 passes {SCRIPT}"}
+    card["taught"] = {"line": f"teachers: 2 trainings {SCRIPT}"}
     path.write_text(json.dumps(card))
     return folder
 

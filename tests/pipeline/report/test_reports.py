@@ -102,6 +102,7 @@ def test_every_part_of_the_run_is_shown(run: Run) -> None:
     assert "2 random starts, of which number 2 went on" in parsed.text
     assert "12.50 %, 9.75 %; less is better" in parsed.text
     assert f"Started from pretraining: 2 passes {SCRIPT}." in parsed.text
+    assert f"Taught by 2 trainings {SCRIPT}." in parsed.text
     chosen = f"The search chose trainer.optimizer.learning_rate: 0.001235, model.encoder: {SCRIPT}."
     assert chosen in parsed.text
     assert "Importance-weighted bound -80.00 ± 0.50 nats per image" in parsed.text
