@@ -56,11 +56,11 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Answers]:
                 check=False,
             )
             assert done.returncode == 0, done.stderr[-2000:]
+            with np.load(out) as arrays:
+                found[name] = dict(arrays)
         else:
             # In this process, which has imported TensorFlow.
-            kernels.main(str(model), str(out))
-        with np.load(out) as arrays:
-            found[name] = dict(arrays)
+            found[name] = {**kernels.networks(), **kernels.bulk(str(model))}
     return found
 
 
@@ -90,7 +90,8 @@ def test_the_same_call_gives_the_same_bits(answers: dict[str, Answers], setting:
         np.testing.assert_array_equal(again[name], values, err_msg=name)
 
 
-@pytest.mark.parametrize("setting", SETTINGS)
+# As they are, trainer/test_resume.py kills the same training.
+@pytest.mark.parametrize("setting", list(SETTINGS)[1:])
 def test_a_resumed_training_ends_with_the_same_bits(
     answers: dict[str, Answers], setting: str
 ) -> None:

@@ -122,12 +122,14 @@ RESUMED = {
 }
 
 
-def resumed_run(workdir: pathlib.Path | str, **changes: Any) -> TrainResult:
-    """The run that the tests interrupt."""
+def resumed_run(
+    workdir: pathlib.Path | str, trainer: dict[str, Any] | None = None, **changes: Any
+) -> TrainResult:
+    """The run that the tests interrupt; `trainer` replaces some of its options."""
     return run(
         workdir,
         model_config=model_config(encoder="conv", decoder="mlp", dropout=0.2),
-        trainer_config=trainer_config(**RESUMED),
+        trainer_config=trainer_config(**{**RESUMED, **(trainer or {})}),
         **changes,
     )
 

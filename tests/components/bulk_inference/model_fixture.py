@@ -111,7 +111,9 @@ def export_model(
                 ),
             }
 
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+        @tf.function(
+            input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")], autograph=False
+        )
         def annotate(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
             def decode(content: tf.Tensor) -> tf.Tensor:
                 def any_format() -> tf.Tensor:
@@ -128,7 +130,8 @@ def export_model(
             return self.analyse(tf.map_fn(decode, image_bytes, fn_output_signature=spec))
 
         @tf.function(
-            input_signature=[tf.TensorSpec([None, None, None, None], tf.uint8, name="pixels")]
+            input_signature=[tf.TensorSpec([None, None, None, None], tf.uint8, name="pixels")],
+            autograph=False,
         )
         def annotate_pixels(self, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
             return self.analyse(trained_pixels.fit_to_shape(pixels, config))
