@@ -6,5 +6,6 @@ with quick_imports():
     import keras  # noqa: F401
     import tensorflow  # noqa: F401
 
+    import pipeline.run_fn  # noqa: F401
     import trainer.optimization.strategy
     import trainer.train  # noqa: F401

@@ -18,11 +18,15 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
+import pytest
 import tensorflow as tf
 import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
 from components.image_sources.config import LimitsConfig
+from serving.golden import GoldenSet
+from serving.names import EMBED_PIXELS
+from serving.signatures import Signature, create_signatures
 from tests.limits import HANG_SECS
 from tests.trainer import tiny
 from tests.trainer.test_streams import write_examples
@@ -99,6 +103,20 @@ def arguments(
     )
 
 
+def export_little(patch: pytest.MonkeyPatch) -> None:
+    """Makes exports quick where only their weights and their card are read.
+
+    They have one signature, and no golden set, both of which the tests of serving load.
+    """
+
+    def one_signature(*given: Any, **named: Any) -> list[Signature]:
+        return [each for each in create_signatures(*given, **named) if each.name == EMBED_PIXELS]
+
+    nothing = GoldenSet([], np.zeros(0, np.uint8), {})
+    patch.setattr("serving.export.create_signatures", one_signature)
+    patch.setattr("serving.export.answer_in_memory", lambda *given, **named: nothing)
+
+
 def exported_digests(out: Path) -> dict[str, str]:
     """Digests of the weights that an execution exported."""
     card = out / "model" / "Format-Serving" / "assets.extra" / "model.json"
@@ -138,10 +156,12 @@ def main(inputs: Path, out: Path, training: dict[str, Any]) -> int:
     logger = logging.getLogger(PROGRESS_LOGGER)
     logger.addHandler(_Steps())
     logger.setLevel(logging.INFO)
-    try:
-        run_fn(arguments(inputs, out, training))
-    except PreemptedError:
-        return PREEMPTED_EXIT_CODE
+    with pytest.MonkeyPatch.context() as patch:
+        export_little(patch)
+        try:
+            run_fn(arguments(inputs, out, training))
+        except PreemptedError:
+            return PREEMPTED_EXIT_CODE
     return 0
 
 

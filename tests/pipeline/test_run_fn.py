@@ -119,6 +119,7 @@ def test_a_training_starts_from_the_model_that_the_graph_names(
         inputs, tmp_path, small_training.options(epochs=0.3), base_model=str(base)
     )
     with pytest.MonkeyPatch.context() as patch:
+        small_training.export_little(patch)
         patch.setattr("pipeline.run_fn.draw_training", lambda *given, **named: None)
         run_fn(given)
     content = (tmp_path / "model/Format-Serving/assets.extra/model.json").read_text()

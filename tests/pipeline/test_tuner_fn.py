@@ -64,7 +64,10 @@ def run_tuned(inputs: Path, root: Path, tuner_options: dict[str, Any]) -> dict[s
 
 
 @pytest.mark.slow
-def test_the_best_of_two_trials_is_trained(inputs: Path, tmp_path: Path) -> None:
+def test_the_best_of_two_trials_is_trained(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_training.export_little(monkeypatch)
     root = tmp_path / "root"
     steps = run_tuned(inputs, root, {"enabled": True, "trials": 2, "epochs": 0.5, "space": SPACE})
     results = json.loads(
