@@ -1,5 +1,6 @@
 """One definition of the model's pixels: in ingest, Transform, the served graph and the bulk job."""
 
+import functools
 import io
 from typing import Any
 
@@ -30,10 +31,9 @@ from trainer.data import pixels
 # Small, tall and wide models, so that images of a few hundred pixels use every scale.
 IMAGES = [
     ImageConfig(height=4, width=4, channels=1),
-    ImageConfig(height=8, width=8, channels=3, fit="crop"),
     ImageConfig(height=9, width=17, channels=3, fit="pad"),
     ImageConfig(height=21, width=10, channels=3),
-    ImageConfig(height=16, width=5, channels=1, fit="crop"),
+    ImageConfig(height=16, width=5, channels=3, fit="crop"),
     ImageConfig(height=64, width=64, channels=3, fit="pad"),
 ]
 KINDS = [
@@ -62,13 +62,17 @@ def graphs(image: ImageConfig) -> tuple[Any, Any]:
 GRAPHS: dict[ImageConfig, tuple[Any, Any]] = {}
 
 
-def decoded_by_graphs(file: bytes, record: bytes, image: ImageConfig) -> list[np.ndarray]:
+def decoded_by_graphs(file: bytes, *records: bytes, image: ImageConfig) -> list[np.ndarray]:
+    """What the served graph decodes of a file, and Transform's of each record."""
     if image not in GRAPHS:
         GRAPHS[image] = graphs(image)
     served, transform = GRAPHS[image]
-    return [served(tf.constant([file]))[0].numpy(), transform(tf.constant([record]))[0].numpy()]
+    found = [served(tf.constant([file])), *(transform(tf.constant([each])) for each in records)]
+    return [images[0].numpy() for images in found]
 
 
+# Tests of large files share them.
+@functools.lru_cache(maxsize=8)
 def make(
     kind: tuple[str, str, int], size: tuple[int, int], *, seed: int, orientation: int = 1
 ) -> bytes:
@@ -99,7 +103,7 @@ def header_of(file: bytes) -> ImageHeader:
     return header
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     kind=st.sampled_from(KINDS),
     size=st.tuples(st.integers(1, 190), st.integers(1, 190)),
@@ -108,8 +112,8 @@ def header_of(file: bytes) -> ImageHeader:
     seed=st.integers(0, 1000),
 )
 # With padding, one side alone decides the scale.
-@example(kind=("jpeg", "CMYK", 0), size=(1, 68), orientation=1, image=IMAGES[2], seed=0)
-@example(kind=("jpeg", "RGB", 2), size=(1, 150), orientation=6, image=IMAGES[2], seed=1)
+@example(kind=("jpeg", "CMYK", 0), size=(1, 68), orientation=1, image=IMAGES[1], seed=0)
+@example(kind=("jpeg", "RGB", 2), size=(1, 150), orientation=6, image=IMAGES[1], seed=1)
 def test_every_path_computes_the_same_pixels(
     kind: tuple[str, str, int],
     size: tuple[int, int],
@@ -122,11 +126,10 @@ def test_every_path_computes_the_same_pixels(
     expected = model_pixels(file, header, image)
     assert expected.shape == image.shape
     record = to_servable(file, header, image)
-    for found in decoded_by_graphs(file, record, image):
-        np.testing.assert_array_equal(found, expected)
     # A record at the model's size holds exactly these pixels.
-    (_, stored) = decoded_by_graphs(file, encode_png(expected), image)
-    np.testing.assert_array_equal(stored, expected)
+    stored = encode_png(expected)
+    for found in decoded_by_graphs(file, record, stored, image=image):
+        np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("fitting", ["stretch", "crop", "pad"])
@@ -138,7 +141,7 @@ def test_large_images_agree_too(size: tuple[int, int], fitting: str) -> None:
         file = make(kind, size, seed=3)
         header = header_of(file)
         expected = model_pixels(file, header, image)
-        for found in decoded_by_graphs(file, file, image):
+        for found in decoded_by_graphs(file, file, image=image):
             np.testing.assert_array_equal(found, expected)
 
 
