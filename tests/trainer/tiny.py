@@ -147,7 +147,8 @@ def _say(event: TrainingProgress) -> None:
 
 if __name__ == "__main__":
     try:
-        finished = resumed_run(sys.argv[1], progress=_say)
+        # Scores are fitted to the weights that it ends with.
+        finished = resumed_run(sys.argv[1], progress=_say, fit_scores=False)
     except preemption.PreemptedError:
         sys.exit(preemption.PREEMPTED_EXIT_CODE)
     np.save(sys.argv[2], flat_weights(finished))
