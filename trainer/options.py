@@ -224,6 +224,12 @@ class SemiSupervisedConfig(Section):
     teaching: float = Field(
         default=1.0, gt=0, description="weight of the cross-entropy with the teachers' answers"
     )
+    teaching_temperature: float = Field(
+        default=0.7,
+        gt=0,
+        description="their mean probabilities to the power of 1 over this, normalised; below 1 "
+        "sharpens them",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "SemiSupervisedConfig":

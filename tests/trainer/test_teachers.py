@@ -124,6 +124,13 @@ def test_images_are_learned_as_the_teachers_answer(tmp_path: pathlib.Path) -> No
     assert np.mean(found == wrong) > 0.9
 
 
+def test_answers_are_sharpened() -> None:
+    sums = np.array([[2.0, 1.0, 1.0], [0.0, 0.0, 4.0]], np.float32)
+    for temperature, expected in ((1.0, [0.5, 0.25, 0.25]), (0.5, [4 / 6, 1 / 6, 1 / 6])):
+        found = teachers._sharpened(sums, temperature)
+        np.testing.assert_allclose(found, [expected, [0.0, 0.0, 1.0]], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -48,7 +48,7 @@ class Taught:
     """What the teachers say about the images without labels.
 
     Attributes:
-        answers: mean probabilities, float32 [images, K].
+        answers: mean probabilities, sharpened, float32 [images, K].
         teachers: number of teachers.
         agreement: share of the images to which all of them give the same class.
         digest: of the teachers' weights.
@@ -145,7 +145,7 @@ def teach(
         del run, model
         gc.collect()
     taught = Taught(
-        answers=sums / np.float32(count),
+        answers=_sharpened(sums, config.semi_supervised.teaching_temperature),
         teachers=count,
         agreement=float(agreed.mean()),
         digest="+".join(digests),
@@ -234,6 +234,13 @@ def _answers(model: VaeClassifier, images: ImageSet, batch_size: int) -> np.ndar
 
     forward = Forward(probabilities, model.image_shape, fitting_batch(batch_size, len(images)))
     return forward(images.images)["probabilities"]
+
+
+def _sharpened(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Sharpens rows of [n, K] that need not add up to 1 (Berthelot et al. 2019, eq. 7)."""
+    logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) / np.float32(temperature)
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
 
 
 def _check_size(images: int, classes: int) -> None:
