@@ -138,6 +138,8 @@ class _TarParser:
                     return
                 header, override = following, {}
                 start = self._blocks.position - BLOCK
+                if 0 <= stop <= start:
+                    return
             kind, size = header[156:157], _number(header[124:136])
             if size < 0 or not _has_checksum(header):
                 what = f"damaged after member {count}" if count else "no tar archive, or damaged"
