@@ -14,7 +14,15 @@ from typing import Any, Final
 from components.image_example_gen.account import Account
 from components.image_sources.config import InputConfig
 from components.image_sources.naming import escaped
-from components.image_sources.origins import BARE, CLASSED, LABEL, NAMELESS, SPLIT, UNUSED
+from components.image_sources.origins import (
+    BARE,
+    CLASSED,
+    LABEL,
+    NAMELESS,
+    REPEATED,
+    SPLIT,
+    UNUSED,
+)
 from trainer.data import features
 
 OVERVIEW: Final = "overview"
@@ -158,6 +166,13 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
         yield (
             f"{_quoted(origins.examples[UNUSED])} look like names of splits and were not"
             f" taken for any ({_images(count)}); rename them if they are splits"
+        )
+    if count := origins.counts[REPEATED]:
+        yield (
+            f"{_images(count)} with the name of an earlier one of the same archive"
+            f" ({_quoted(origins.examples[REPEATED])}), called NAME#2 and so on: all are used; if"
+            " the later ones were meant to replace the earlier, as with tar -u, unpack the archive"
+            " and pack it again"
         )
     if account.conflicts:
         _, name, label = account.conflict_names[0]

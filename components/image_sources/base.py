@@ -29,6 +29,8 @@ class WorkUnit:
         members: Number of members; -1 if only reading reveals it.
         split: The split that the source's own name gives its images; None if it names none.
         extra: Any other data that the reader needs, such as a compressed list of names.
+        earlier: How often its names occurred in earlier units, see `repeated_names.py`; empty for
+            formats and archives where none did.
     """
 
     index: int
@@ -39,11 +41,12 @@ class WorkUnit:
     members: int = -1
     split: str | None = None
     extra: bytes = b""
+    earlier: bytes = b""
 
     @property
     def place(self) -> bytes:
         """Returns what distinguishes the unit from others of its source."""
-        return f"{self.start}\0{self.stop}\0".encode() + self.extra
+        return f"{self.start}\0{self.stop}\0".encode() + self.extra + self.earlier
 
 
 class Reader(abc.ABC):

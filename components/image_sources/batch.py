@@ -75,9 +75,10 @@ class MemberBatch:
     @property
     def keys(self) -> list[str]:
         """Returns `source/name` of each member, for example `archive.zip/class/1.png`."""
-        return self.names if self.names_are_paths else [self._key(name) for name in self.names]
+        return self.names if self.names_are_paths else [self.key_of(name) for name in self.names]
 
-    def _key(self, name: str) -> str:
+    def key_of(self, name: str) -> str:
+        """Returns the key of one member by its name."""
         return name if self.names_are_paths and name else f"{self.source}/{name}"
 
     def digests(self, places: Iterable[int] | None = None) -> list[bytes]:
@@ -105,7 +106,7 @@ class MemberBatch:
 
     def reject(self, member: str, stage: str, reason: str, detail: str) -> Reject:
         """Returns the row of the rejects table for one member."""
-        return Reject(self._key(member), self.source, member, stage, reason, detail)
+        return Reject(self.key_of(member), self.source, member, stage, reason, detail)
 
     def ignore(self, name: str, reason: str) -> None:
         """Counts an entry that is no image; `reason` is one of `ignored.REASONS`."""

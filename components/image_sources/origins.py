@@ -24,6 +24,8 @@ BARE: Final = "bare "
 """Prefix of the kinds that count images without a label by the split's folder they are in."""
 CLASSED: Final = "classed "
 """The same for images with a label."""
+REPEATED: Final = "repeated"
+"""Images with the name of an earlier one of their archive, see `repeated_names.py`."""
 
 _PATH_FORMATS: Final = frozenset(("folder", "zip", "tar"))
 

@@ -14,6 +14,7 @@ from components.image_sources.config import InputConfig
 from components.image_sources.folder import FolderReader
 from components.image_sources.locate import Locator
 from components.image_sources.naming import printable
+from components.image_sources.repeated_names import UniqueNames
 from components.image_sources.sources import open_reader
 from components.image_sources.zip import ZipReader
 from trainer.errors import InputError
@@ -105,7 +106,7 @@ def _batches(source: str, names: set[str], config: InputConfig) -> Iterator[Memb
     single = config.model_copy(update={"paths": (source,)})
     for path, image_format in Locator(single).sources():
         if image_format == "zip":
-            yield from ZipReader(single).pick(path, lambda name: printable(name) in names)
+            yield from ZipReader(single).pick(path, names)
         elif image_format in ("folder", "manifest"):
             is_manifest = image_format == "manifest"
             rows = [(name, None, None) for name in sorted(names)]
@@ -119,9 +120,12 @@ def _streamed(
 ) -> Iterator[MemberBatch]:
     source = open_reader(image_format, config)
     for unit in source.plan(path):
+        unique = UniqueNames(unit.earlier)
         if image_format in _BY_ROW:
             numbers = [name.partition("/")[0] for name in names]
             rows = [int(number) for number in numbers if number.isdigit()]
             if not any(unit.start <= row < unit.stop for row in rows):
                 continue
-        yield from source.read(unit)
+        for batch in source.read(unit):
+            unique.apply(batch)
+            yield batch

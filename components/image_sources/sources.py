@@ -14,6 +14,7 @@ from components.image_sources.config import InputConfig
 from components.image_sources.locate import Locator
 from components.image_sources.naming import splits_of_sources
 from components.image_sources.origins import Origins
+from components.image_sources.repeated_names import UniqueNames
 from components.image_sources.tar_index import TarIndex
 from trainer.errors import InputError
 
@@ -88,10 +89,11 @@ class ImageSource:
         Raises:
             InputError: if the archive as a whole is unreadable.
         """
-        origins = Origins(self._config)
+        origins, names = Origins(self._config), UniqueNames(unit.earlier)
         start = 0
         for batch in open_reader(unit.format, self._config).read(unit):
-            batch.origins = origins.of(batch, unit)
+            names.apply(batch)
+            batch.origins.update(origins.of(batch, unit))
             batch.start = start
             start += len(batch)
             yield batch

@@ -11,6 +11,7 @@ from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.naming import PathNaming, escaped, sample_key
+from components.image_sources.repeated_names import RepeatedNames, pack_counts
 from components.image_sources.seek_points import Entrances, EntryPoint, gzip_is_indexed
 from components.image_sources.tar_index import TarIndex, UnitRow
 from components.image_sources.unpacking import (
@@ -75,7 +76,7 @@ class TarReader(Reader):
         with open_unpacked(path, self.config) as blocks:
             for row in self._cut(path, blocks, None):
                 rows.append(row)
-                yield WorkUnit(0, path, "tar", *row[:3])
+                yield WorkUnit(0, path, "tar", *row[:3], earlier=pack_counts(row[4]))
         if self.index and self.index.writable and len(rows) > 1:
             self.index.keep(path, self.config, rows, b"")
 
@@ -89,25 +90,29 @@ class TarReader(Reader):
             _LOG.info("%s; one worker reads what there is, without an index", error)
             return []
         if len(rows) == 1:
-            rows = [(0, -1, -1, EntryPoint())]
+            rows = [(0, -1, -1, EntryPoint(), {})]
         return index.keep(path, self.config, rows, points)
 
     def _cut(self, path: str, blocks: ByteStream, entrances: Entrances | None) -> Iterator[UnitRow]:
         """Yields the units of an open archive, which begin where it can be entered."""
         keys: set[str] = set()
+        repeated, names = RepeatedNames(), list[str]()
         start = count = 0
         place = EntryPoint()
         limits = self.config.units
         for member in tar_stream.headers(path, blocks, self.config):
             full = count >= limits.members or (count and member.start - start >= limits.max_bytes)
             if full and (entrances is None or entrances.has_new(start, member.start)):
-                yield start, member.start, count, place
-                start, count = member.start, 0
+                yield start, member.start, count, place, repeated.add(names)
+                start, count, names = member.start, 0, []
                 place = entrances.place(start) if entrances else place
             count += 1
-            if not member.kind and not ignored_reason(member.name):
+            if member.kind == "folder" or ignored_reason(member.name):
+                continue
+            names.append(member.name)
+            if not member.kind:
                 self._refuse_late_label(path, member.name, keys)
-        yield start, -1, count, place
+        yield start, -1, count, place, repeated.add(names)
 
     def version(self, unit: WorkUnit) -> bytes:
         """Returns a value that changes with the unit's members, wherever the index lies."""

@@ -11,13 +11,15 @@ from typing import Final
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
 from components.image_sources.file_facts import file_facts
+from components.image_sources.repeated_names import pack_counts
 from components.image_sources.seek_points import EntryPoint
 from trainer.storage import files
 
-_FORMAT: Final = "1"
+_FORMAT: Final = "2"
 
-UnitRow = tuple[int, int, int, EntryPoint]
-"""Start, end and number of members of a unit, and where to enter for it."""
+UnitRow = tuple[int, int, int, EntryPoint, dict[str, int]]
+"""Start, end and number of members of a unit, where to enter for it, and how often its names
+occurred in earlier units."""
 
 
 class TarIndex:
@@ -93,6 +95,10 @@ def _digest(points: bytes) -> str:
 
 
 def _unit(path: str, name: str, row: UnitRow) -> WorkUnit:
-    start, stop, members, place = row
+    start, stop, members, place, earlier = row
     entry = EntryPoint(*place)._replace(points=f"{name}.points" if name else "")
-    return WorkUnit(0, path, "tar", start, stop, members, extra=entry.encoded())
+    return WorkUnit(
+        *(0, path, "tar", start, stop, members),
+        extra=entry.encoded(),
+        earlier=pack_counts(earlier),
+    )

@@ -7,7 +7,9 @@ is written to disk.
 import stat
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Final
 
@@ -15,7 +17,13 @@ from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import RATIO_FLOOR, LimitsConfig
 from components.image_sources.ignored import ignored_reason, is_side_file
-from components.image_sources.naming import PathNaming
+from components.image_sources.naming import PathNaming, printable
+from components.image_sources.repeated_names import (
+    RepeatedNames,
+    numbered_name,
+    pack_counts,
+    unnumbered,
+)
 from components.image_sources.zip_directory import (
     LOCAL_SIGNATURE,
     Entry,
@@ -57,6 +65,7 @@ class ZipReader(Reader):
                 path, file, directory, self.config.units.members, self.config.units.max_bytes
             )
             mode = _WRAPS if directory.wraps else ""
+            repeated = RepeatedNames()
             for part in parts:
                 total += part.entries
                 if total > self.config.limits.max_members:
@@ -65,7 +74,12 @@ class ZipReader(Reader):
                         " limits.max_members if that is meant"
                     )
                 extra = f"{part.shift}{mode}".encode()
-                yield WorkUnit(0, path, "zip", part.start, part.stop, part.entries, extra=extra)
+                unit = WorkUnit(0, path, "zip", part.start, part.stop, part.entries, extra=extra)
+                if earlier := repeated.add(part.names):
+                    entries = zip(self._entries(unit, file), part.names, strict=True)
+                    counts = {entry.name: earlier[raw] for entry, raw in entries if raw in earlier}
+                    unit = replace(unit, earlier=pack_counts(counts))
+                yield unit
         finally:
             file.close()
 
@@ -96,16 +110,28 @@ class ZipReader(Reader):
         """
         file = files.open_ranged(unit.source, self.config.storage)
         try:
-            return file.read(unit.start, unit.stop - unit.start)
+            return file.read(unit.start, unit.stop - unit.start) + unit.earlier
         finally:
             file.close()
 
-    def pick(self, path: str, wants: Callable[[str], bool]) -> Iterator[MemberBatch]:
-        """Reads only the members whose names are wanted, located through the central directory."""
+    def pick(self, path: str, names: set[str]) -> Iterator[MemberBatch]:
+        """Reads only the members of some names, located through the central directory.
+
+        Args:
+            path: The archive.
+            names: The names as `printable` and `numbered_name` return them.
+        """
+        stored, met = unnumbered(names), Counter[str]()
         file = files.open_ranged(path, self.config.storage)
         try:
             for unit in self.plan(path):
-                named = [entry for entry in self._entries(unit, file) if wants(entry.name)]
+                named = []
+                for entry in self._entries(unit, file):
+                    if (shown := printable(entry.name)) in stored:
+                        met[shown] += 1
+                        if numbered_name(shown, met[shown]) in names:
+                            name = numbered_name(entry.name, met[shown])
+                            named.append(entry._replace(name=name))
                 batch = MemberBatch(path)
                 wanted = [entry for entry in named if _is_wanted(entry, batch, self.config.limits)]
                 fetched, _ = _fetch(file, wanted, batch, 0)

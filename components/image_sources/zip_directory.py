@@ -26,6 +26,8 @@ _ENTRY_SIGNATURE: Final = b"PK\x01\x02"
 _ENTRY: Final = struct.Struct("<4sH2xHH4xLLLHHH6xHL")
 _LENGTHS: Final = struct.Struct("<4s16xLLHHH8xL")
 ENTRY_BYTES: Final = 46
+_LONGEST_START: Final = ENTRY_BYTES + 65_535
+"""Most bytes of an entry up to the end of its name."""
 _WINDOW: Final = 4 * 1024 * 1024
 _FULL32: Final = 0xFFFFFFFF
 _FULL16: Final = 0xFFFF
@@ -62,12 +64,14 @@ class DirectoryPart(NamedTuple):
         stop: Offset of the byte after its last.
         entries: Number of its entries.
         shift: Number to add to the stored offset of its first entry.
+        names: The names of its entries as they are stored.
     """
 
     start: int
     stop: int
     entries: int
     shift: int
+    names: list[bytes]
 
 
 class Entry(NamedTuple):
@@ -162,9 +166,10 @@ def plan_parts(
     at = part = directory.start
     count = weight = previous = 0
     shift = part_shift = directory.shift
+    names: list[bytes] = []
     while at < directory.stop:
         local = at - base
-        if local + ENTRY_BYTES > len(window):
+        if local + _LONGEST_START > len(window) and base + len(window) < directory.stop:
             window, base, local = file.read(at, min(_WINDOW, directory.stop - at)), at, 0
         if len(window) - local < ENTRY_BYTES or window[local : local + 4] != _ENTRY_SIGNATURE:
             raise InputError(
@@ -177,18 +182,20 @@ def plan_parts(
         if not count:
             part_shift = shift
         weight += packed if packed > unpacked else unpacked
+        local += ENTRY_BYTES
+        names.append(window[local : local + name])
         at += ENTRY_BYTES + name + extra + comment
         count += 1
         if count == members or weight >= max_bytes:
-            yield DirectoryPart(part, at, count, part_shift)
-            part, count, weight = at, 0, 0
+            yield DirectoryPart(part, at, count, part_shift, names)
+            part, count, weight, names = at, 0, 0, []
     if directory.wraps and directory.start - previous - shift >= _WRAP:
         raise InputError(
             f"{path}: holds a file of 4 GiB or more without zip64 records, as macOS writes them, so"
             " that the places of what follows are unknown; zip the images without it"
         )
     if count:
-        yield DirectoryPart(part, at, count, part_shift)
+        yield DirectoryPart(part, at, count, part_shift, names)
 
 
 def parse_entries(

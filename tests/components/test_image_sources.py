@@ -416,6 +416,7 @@ def test_zip_with_duplicate_names_and_strange_ones(tmp_path: Path) -> None:
         archive.writestr("日本/ö.png", archives.png(6))
     (batch,) = read_all(paths=str(path))
     assert batch.data == [archives.png(i) for i in range(1, 7)]
+    assert batch.names[:2] == ["a/1.png", "a/1.png#2"]
     assert batch.labels == ["a", "a", "windows", "abs", "up", "日本"]
     assert sorted(os.listdir(tmp_path)) == ["a.zip"]
 
@@ -469,7 +470,7 @@ def test_tar_defects(tmp_path: Path) -> None:
         "a/good.png",
         "../../up.png",
         "long/" + "x" * 300 + ".png",
-        "a/good.png",
+        "a/good.png#2",
     ]
     assert rejects(batches) == {
         "a/link.png": "link",

@@ -1,0 +1,130 @@
+"""Gives members that share a name in an archive names of their own: `1.png`, `1.png#2`, ...
+
+`tar -r`, `tar -u` and some zip writers leave such members. Readers count the names while they plan,
+where planning reads them, and `sources.py` applies the counts to every batch.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from components.image_sources.batch import MemberBatch
+from components.image_sources.naming import printable
+from components.image_sources.origins import REPEATED
+
+_Name = TypeVar("_Name", str, bytes)
+
+
+class RepeatedNames:
+    """Counts names part by part, at eight bytes a name.
+
+    Names count as equal if their hashes of 64 bits are. Among ten million names, the probability
+    that one gets a number that it does not need is three in a million.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []
+        self._counts: dict[int, int] = {}
+
+    def add(self, names: Sequence[_Name]) -> dict[_Name, int]:
+        """Adds the names of a part.
+
+        Args:
+            names: The names, in any order.
+
+        Returns:
+            How often names of this part occurred in earlier parts; the others are absent.
+        """
+        hashes = np.fromiter(map(_hash, names), np.int64, len(names))
+        distinct, first, counts = np.unique(hashes, return_index=True, return_counts=True)
+        known = np.zeros(len(distinct), bool)
+        for run in self._runs:
+            places = np.minimum(np.searchsorted(run, distinct), len(run) - 1)
+            known |= run[places] == distinct
+        earlier = {}
+        for at in np.flatnonzero(known | (counts > 1)).tolist():
+            before = self._counts.get(int(distinct[at]), 1) if known[at] else 0
+            self._counts[int(distinct[at])] = before + int(counts[at])
+            if before:
+                earlier[names[first[at]]] = before
+        self._keep(distinct[~known])
+        return earlier
+
+    def _keep(self, run: np.ndarray) -> None:
+        """Keeps sorted hashes; each run is at least twice as long as the next one."""
+        while self._runs and len(self._runs[-1]) < 2 * len(run):
+            run = np.sort(np.concatenate([self._runs.pop(), run]), kind="stable")
+        if len(run):
+            self._runs.append(run)
+
+
+class UniqueNames:
+    """Numbers the members of a unit whose names occurred before.
+
+    Args:
+        earlier: What `pack_counts` made of the counts of earlier units.
+    """
+
+    def __init__(self, earlier: bytes) -> None:
+        self._earlier: dict[str, int] = json.loads(earlier) if earlier else {}
+        self._names = RepeatedNames()
+
+    def apply(self, batch: MemberBatch) -> None:
+        """Renames the images and rejects of a batch of the unit; batches come in order.
+
+        Rows of a manifest stay as they are: two of one path are the same file.
+        """
+        if batch.names_are_paths:
+            return
+        named = [reject.member for reject in batch.rejects if reject.member]
+        names = batch.names + named if named else batch.names
+        before = self._names.add(names)
+        if not before and not self._earlier and len(set(names)) == len(names):
+            return
+        count: Counter[str] = Counter(before)
+        for name in set(names):
+            count[name] += self._earlier.get(name, 0)
+
+        def numbered(name: str) -> str:
+            count[name] += 1
+            return numbered_name(name, count[name])
+
+        batch.names, given = [numbered(name) for name in batch.names], batch.names
+        for name, old in zip(batch.names, given, strict=True):
+            if name != old:
+                batch.origins.add(REPEATED, old)
+        batch.rejects = [
+            reject._replace(member=name, key=batch.key_of(name))
+            if reject.member and (name := numbered(reject.member)) != reject.member
+            else reject
+            for reject in batch.rejects
+        ]
+
+
+def numbered_name(name: str, occurrence: int) -> str:
+    """Returns the name of an archive's member, of which there may be several of one name.
+
+    Args:
+        name: The name in the archive.
+        occurrence: 1 for the first member of this name, which keeps it.
+    """
+    return name if occurrence == 1 else f"{name}#{occurrence}"
+
+
+def unnumbered(names: Collection[str]) -> set[str]:
+    """Returns what the members of these names may be called in the archive."""
+    cut = (name.rpartition("#") for name in names)
+    return {*names, *(name for name, _, number in cut if number.isdigit())}
+
+
+def pack_counts(earlier: Mapping[str, int]) -> bytes:
+    """Packs counts for a work unit; empty if there are none."""
+    return json.dumps(earlier, sort_keys=True).encode() if earlier else b""
+
+
+def _hash(name: str | bytes) -> int:
+    # What tables show is what has to differ.
+    return hash(name if isinstance(name, bytes) or name.isascii() else printable(name))

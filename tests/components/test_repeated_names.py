@@ -1,0 +1,85 @@
+"""Tests of members that share a name, as `tar -r` and `tar -u` leave them in an archive."""
+
+import gzip
+import itertools
+import tarfile
+import warnings
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from components.image_example_gen.account import Account
+from components.image_example_gen.input_overview import describe_input
+from components.image_sources.config import InputConfig
+from components.image_sources.pick import pick_members
+from components.image_sources.repeated_names import RepeatedNames
+from components.image_sources.sources import ImageSource
+from components.image_sources.tar_index import TarIndex
+from tests import archives
+
+NAMES = ["a/0.png", "b/1.png", "a/2.png", "b/1.png", "a/0.png", "b/1.png", "a/3.png", "b/1.png"]
+EXPECTED = [
+    *("a/0.png", "b/1.png", "a/2.png", "b/1.png#2"),
+    *("a/0.png#2", "b/1.png#3", "a/3.png", "b/1.png#4"),
+]
+IMAGES = [archives.png(seed) for seed in range(len(NAMES))]
+
+
+def write(path: Path) -> None:
+    """Writes an archive in which names repeat, as appending does."""
+    if path.suffix == ".zip":
+        with zipfile.ZipFile(path, "w") as packed, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for name, data in zip(NAMES, IMAGES, strict=True):
+                packed.writestr(name, data)
+        return
+    parts = [
+        archives.tar_bytes({name: data}, tarfile.PAX_FORMAT)
+        for name, data in zip(NAMES, IMAGES, strict=True)
+    ]
+    path.write_bytes(b"".join(parts))
+    if path.name.endswith(".gz"):
+        path.write_bytes(gzip.compress(b"".join(parts)))
+
+
+@pytest.mark.parametrize("form", ["a.zip", "a.tar", "a.tar.gz", "webdataset"])
+def test_every_member_of_a_repeated_name_has_a_key(tmp_path: Path, form: str) -> None:
+    path = tmp_path / ("a.tar" if form == "webdataset" else form)
+    write(path)
+    config = InputConfig.model_validate(
+        {
+            "paths": str(path),
+            "format": form if form == "webdataset" else "auto",
+            "units": {"members": 3, "batch": 2},
+            "labels": {"min_images": 1},
+            "limits": {"max_tar_padding": 1 << 20},
+        }
+    )
+    for _ in range(2):  # the second time with the index of a tar
+        source = ImageSource(config, TarIndex(str(tmp_path / "index")))
+        units = list(source.units())
+        assert len(units) == (3 if form in ("a.zip", "a.tar") else 1)
+        batches = [batch for unit in units for batch in source.read(unit)]
+        found = [pair for each in batches for pair in zip(each.keys, each.data, strict=True)]
+        expected = [f"{path}/{name}" for name in EXPECTED]
+        assert found == list(zip(expected, IMAGES, strict=True))
+    account = Account()
+    for batch in batches:
+        account.origins.update(batch.origins)
+    (warning,) = describe_input(account, config).warnings
+    assert warning.startswith("4 images with the name of an earlier one of the same archive (a/0.")
+    picked = pick_members(config, {str(path): {"b/1.png", "b/1.png#3", "a/0.png#2"}})
+    places = {name: IMAGES.index(data) for (_, name), data in picked.items()}
+    assert places == {"b/1.png": 1, "b/1.png#3": 5, "a/0.png#2": 4}
+    if form != "webdataset":
+        assert len({source.version(unit) for unit in units}) == len(units)
+
+
+def test_names_of_many_parts_are_counted() -> None:
+    names = RepeatedNames()
+    parts = [[f"{place % 700}.png" for place in range(at, at + 100)] for at in range(0, 2000, 100)]
+    for at, part in enumerate(parts):
+        earlier = list(itertools.chain(*parts[:at]))
+        expected = {name: earlier.count(name) for name in part if name in earlier}
+        assert names.add(part) == expected
