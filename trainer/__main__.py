@@ -76,6 +76,11 @@ def main(argv: list[str] | None = None) -> int:
         image, model, trainer = read_config(arguments.config)
         if trainer.warm_start and not arguments.base_model:
             raise ValueError("trainer.warm_start: name the model to start from with --base-model")
+        if trainer.tuner.enabled:
+            logging.warning(
+                "trainer.tuner is ignored: only `vaeline run` searches for options; this training"
+                " takes those of the configuration"
+            )
         check_weights(model.backbone_options)
         _train(arguments.examples, arguments.out, image, model, trainer, arguments.base_model)
     except PreemptedError as stopped:

@@ -4,6 +4,7 @@ import contextlib
 import posixpath
 from collections import defaultdict
 from dataclasses import replace
+from typing import Final
 
 from components.model_push.aliases import Alias, read_alias
 from components.model_push.cloud_store import CloudStore
@@ -13,6 +14,9 @@ from components.model_push.versions import Version, VersionStore
 from trainer.errors import InputError
 from trainer.model_address import ALIASES, LATEST, require_alias, resolve_model
 from trainer.storage import files
+
+_PUSHED: Final = "pushed"
+"""Where `push.directory` is in a root, unless it is set."""
 
 
 def open_store(address: str, group: str = "") -> VersionStore:
@@ -36,8 +40,19 @@ def served_version(store: VersionStore) -> Version:
     """
     complete = store.complete()
     if not complete:
+        _refuse_root(store)
         raise InputError(f"{store.address}: there is no pushed model; `vaeline run` pushes one")
     return complete[-1]
+
+
+def _refuse_root(store: VersionStore) -> None:
+    """Raises for a folder without versions if those are where its pipeline pushes them."""
+    nested = posixpath.join(store.address, _PUSHED)
+    if open_store(nested).complete():
+        raise InputError(
+            f"{store.address}: the root of a pipeline, whose models are in {nested}; give that"
+            " folder"
+        )
 
 
 def roll_back(store: VersionStore, *, to: int | None = None, user: str = "") -> Version:
@@ -101,6 +116,8 @@ def find_version(store: VersionStore, name: str) -> Version:
     Raises:
         InputError: if there is no such version or alias.
     """
+    if not store.versions():
+        _refuse_root(store)
     if name.isdecimal():
         return store.find(int(name))
     address = f"{store.address}@{name if name == LATEST else require_alias(name)}"

@@ -229,6 +229,20 @@ def test_a_folder_without_models_is_named(tmp_path: Path) -> None:
         assert_refused(done, str(tmp_path), "there is no pushed model")
 
 
+def test_the_root_of_a_pipeline_is_told_from_its_models(tmp_path: Path) -> None:
+    from components.model_push.management import find_version, open_store, served_version
+    from tests.components.test_model_push import push
+    from trainer.errors import InputError
+
+    number = push(open_store(str(tmp_path / "pushed")), tmp_path, "1")
+    root = open_store(str(tmp_path))
+    where = f"{tmp_path}: .* in {tmp_path}/pushed; give that folder"
+    for wrong in (lambda: served_version(root), lambda: find_version(root, str(number)),
+                  lambda: find_version(root, "champion")):  # fmt: skip
+        with pytest.raises(InputError, match=where):
+            wrong()
+
+
 def test_models_are_listed_rolled_back_and_pruned(tmp_path: Path) -> None:
     from components.model_push.management import open_store
     from tests.components.test_model_push import push

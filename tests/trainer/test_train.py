@@ -333,7 +333,10 @@ def test_command_line_says_what_is_wrong(
         config.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             read_config(config)
-    assert main([str(tmp_path / "none"), "--out", str(tmp_path / "out")]) == 1
+    config.write_text("trainer: {tuner: {enabled: true}}")
+    arguments = [str(tmp_path / "none"), "--out", str(tmp_path / "out"), "--config", str(config)]
+    assert main(arguments) == 1
+    assert "trainer.tuner is ignored" in caplog.text
     assert "no Examples to train on" in caplog.text
 
 

@@ -73,6 +73,14 @@ def test_lists_are_searched() -> None:
     assert model.hidden == (8,)
 
 
+def test_booleans_are_searched_and_shown_as_such() -> None:
+    space = {"trainer.tensorboard": {"values": [False, True]}}
+    config = tiny.trainer_config(tuner={"enabled": True, "space": space})
+    values = tuning.search_space(tiny.model_config(), config).values
+    assert values == {"trainer.tensorboard": "false"}
+    assert not tuning.apply(values, tiny.model_config(), config)[1].tensorboard
+
+
 def test_a_choice_of_a_section_sets_its_options_together() -> None:
     moved, lit = {"shift": 0.1, "zoom": 0.2}, {"contrast": 0.3}
     space = {

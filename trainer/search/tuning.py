@@ -45,8 +45,9 @@ def search_space(model: ModelConfig, config: TrainerConfig) -> keras_tuner.Hyper
         low, high = choice.ends
         sampling = "log" if choice.log else "linear"
         if choice.values:
-            # KerasTuner has no values with parts.
-            texts = [json.dumps(v) if isinstance(v, dict | list) else v for v in choice.values]
+            # KerasTuner has no values with parts, and makes numbers of booleans.
+            packed = dict | list | bool
+            texts = [json.dumps(v) if isinstance(v, packed) else v for v in choice.values]
             space.Choice(key, texts, ordered=False)
         elif choice.integer:
             space.Int(key, low, high, sampling=sampling)

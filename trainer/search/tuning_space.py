@@ -151,8 +151,8 @@ def apply(values: Mapping[str, Any], model: _Model, trainer: _Trainer) -> tuple[
 
     Args:
         values: values by dotted name of an option or a section, as in `trainer.tuner.space`; those
-            of a section are options. These and lists may be JSON. Names that the search algorithm
-            adds for itself (`tuner/...`) are ignored.
+            of a section are options. These, lists and booleans may be JSON. Names that the search
+            algorithm adds for itself (`tuner/...`) are ignored.
         model: options of the network.
         trainer: options of the training.
 
@@ -173,7 +173,8 @@ def apply(values: Mapping[str, Any], model: _Model, trainer: _Trainer) -> tuple[
             place = place.get(part) if isinstance(place, dict) else None
         if not isinstance(place, dict) or leaf not in place:
             raise ValueError(f"trainer.tuner.space: `{key}` is no option")
-        if isinstance(place[leaf], list) and isinstance(value, str):
+        is_text = isinstance(place[leaf], list) or value in ("true", "false")
+        if is_text and isinstance(value, str):
             value = json.loads(value)
         if isinstance(place[leaf], dict):
             value = {**place[leaf], **_options_of_section(key, value)}

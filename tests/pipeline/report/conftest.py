@@ -88,8 +88,8 @@ def model(tmp_path_factory: pytest.TempPathFactory, images: Images) -> Path:
     pixels = np.stack([image for image in decoded if image is not None])
     card["summaries"] = summarise(pixels, {name: value.numpy() for name, value in answer.items()})
     card["summaries"]["latent"]["std"] = [1.0, 0.5, 0.05, 0.001]
-    card["pretraining"] = {"line": f"pretraining: 2 passes {SCRIPT}"}
-    card["taught"] = {"line": f"teachers: 2 trainings {SCRIPT}"}
+    card["pretraining"] = {"line": f"pretraining: 2 passes {SCRIPT} \x1b[31m"}
+    card["taught"] = {"line": f"teachers: 2 trainings {SCRIPT} \x1b[31m"}
     path.write_text(json.dumps(card))
     return folder
 
@@ -135,7 +135,8 @@ def run(tmp_path: Path, model: Path, images: Images) -> Run:
     (blessing / VERDICT_JSON).write_text(verdict.to_json())
     search = root / "best_hyperparameters"
     search.mkdir()
-    values = {"trainer.optimizer.learning_rate": 0.00123456, "model.encoder": SCRIPT, "tuner/x": 1}
+    values = {"trainer.optimizer.learning_rate": 0.00123456, "model.encoder": f"{SCRIPT} \x1b[31m",
+              "tuner/x": 1}  # fmt: skip
     (search / "best_hyperparameters.txt").write_text(json.dumps({"space": [], "values": values}))
     steps = {
         "ImageExampleGen": _step("ImageExampleGen", examples=examples),

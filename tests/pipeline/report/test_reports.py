@@ -101,9 +101,12 @@ def test_every_part_of_the_run_is_shown(run: Run) -> None:
     assert "epoch 5" in parsed.text
     assert "2 random starts, of which number 2 went on" in parsed.text
     assert "12.50 %, 9.75 %; less is better" in parsed.text
-    assert f"Started from pretraining: 2 passes {SCRIPT}." in parsed.text
-    assert f"Taught by 2 trainings {SCRIPT}." in parsed.text
-    chosen = f"The search chose trainer.optimizer.learning_rate: 0.001235, model.encoder: {SCRIPT}."
+    assert f"Started from pretraining: 2 passes {SCRIPT} \ufffd[31m." in parsed.text
+    assert f"Taught by 2 trainings {SCRIPT} \ufffd[31m." in parsed.text
+    chosen = (
+        "The search chose trainer.optimizer.learning_rate: 0.001235,"
+        f" model.encoder: {SCRIPT} \ufffd[31m."
+    )
     assert chosen in parsed.text
     assert "Importance-weighted bound -80.00 ± 0.50 nats per image" in parsed.text
     labels = [value for _, name, value in parsed.attributes if name == "aria-label"]
