@@ -11,7 +11,6 @@ from components.image_sources.config import LimitsConfig
 from pipeline.console import captured_output
 from serving.client import PredictClient
 from serving.predictions import (
-    NOT_FOUND,
     Prediction,
     Predictor,
     ServingError,
@@ -83,7 +82,7 @@ def predict_images(
             try:
                 found = classify_each(predictor, list(contents.values()))
             except ServingError as error:
-                if error.code != NOT_FOUND:
+                if not error.is_unknown_model:
                     raise
                 hint = f"--name ({name}) and --version ({version or 'the newest'}) choose the model"
                 raise ServingError(f"{error}; {hint}", error.code) from error

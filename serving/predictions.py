@@ -15,8 +15,9 @@ from serving import names
 from trainer.errors import UserError
 
 INVALID_ARGUMENT: Final = "INVALID_ARGUMENT"
-NOT_FOUND: Final = "NOT_FOUND"
 """Status code of invalid requests, such as a corrupt image."""
+NOT_FOUND: Final = "NOT_FOUND"
+"""Status code of a name or version that the server has no model of."""
 FAILED_PRECONDITION: Final = "FAILED_PRECONDITION"
 """Status code of a model that can't answer, whatever the images."""
 
@@ -37,6 +38,7 @@ _NEEDED: Final = (
     names.VERDICT,
 )
 _FUNCTION_NODE: Final = re.compile(r"\{\{function_node [^}]*\}\}\s*")
+_UNKNOWN_LABEL: Final = "Unrecognized servable version label"
 _LONGEST_MESSAGE: Final = 300
 
 
@@ -50,6 +52,14 @@ class ServingError(UserError, ValueError):
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
         self.code = code
+
+    @property
+    def is_unknown_model(self) -> bool:
+        """Returns whether the server has no model of this name, version or label.
+
+        For a label, TF Serving's code is that of an image which cannot be read.
+        """
+        return self.code == NOT_FOUND or _UNKNOWN_LABEL in str(self)
 
 
 class Predictor(Protocol):
@@ -146,7 +156,7 @@ def classify_each(predictor: Predictor, images: Sequence[bytes]) -> list[Predict
         try:
             results.extend(classify(predictor, images[begin:end]))
         except ServingError as error:
-            if error.code != INVALID_ARGUMENT:
+            if error.code != INVALID_ARGUMENT or error.is_unknown_model:
                 raise
             if end - begin == 1:
                 results.append(error)

@@ -75,7 +75,7 @@ def test_model_and_server_answer_alike(exported: Exported, files: list[Path]) ->
             for ours, theirs in zip(result["images"], served["images"], strict=True):
                 if "probability" in ours:
                     assert_close(theirs["probability"], ours["probability"])
-            for options in ({"name": "flowers"}, {"version": "9"}):
+            for options in ({"name": "flowers"}, {"version": "9"}, {"version": "candidate"}):
                 with pytest.raises(ServingError, match=f"--name .*{next(iter(options.values()))}"):
                     ask(files, server=server, **options)
 
