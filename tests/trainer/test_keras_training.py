@@ -5,6 +5,7 @@ import pathlib
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.trainer import tiny
 from trainer.data.input_pipeline import ImageSet
@@ -71,6 +72,24 @@ def test_the_same_seed_trains_the_same_weights() -> None:
         fitted.append(np.concatenate([np.ravel(weight.numpy()) for weight in model.weights]))
     np.testing.assert_array_equal(fitted[0], fitted[1])
     assert not np.array_equal(fitted[0], fitted[2])
+
+
+def test_pixels_in_another_range_are_refused() -> None:
+    data = tiny.image_set(8)
+    model = tiny.build()
+    model.compile("adam", jit_compile=False)
+    levels = data.images.astype(np.float32)
+    unit = as_unit(data)
+    for call in (
+        lambda: model.fit(levels, data.labels, verbose=0),
+        lambda: model.fit(unit, data.labels, validation_data=(levels, data.labels), verbose=0),
+        lambda: model.evaluate(data.images, data.labels, verbose=0),
+        lambda: model.predict(tf.constant(2.0 * unit - 1.0), verbose=0),
+    ):
+        with pytest.raises(ValueError, match=r"pixels in \[0, 1\]; got .* Divide levels"):
+            call()
+    assert model.optimizer.iterations == 0
+    model.predict(1.1 * unit, verbose=0)  # as some ways to resize overshoot
 
 
 def test_a_loss_of_the_users_own_is_refused() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer.optimization import losses
@@ -117,6 +118,36 @@ class KerasTraining(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Trains as `keras.Model.fit` does; see there for arguments and result.
+
+        Raises:
+            ValueError: pixels in an array, also those of `validation_data`, are not in [0, 1].
+        """
+        _require_unit_range(x, "fit")
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, tuple | list) and validation:
+            _require_unit_range(validation[0], "fit(validation_data)")
+        return super().fit(x, *args, **kwargs)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Evaluates as `keras.Model.evaluate` does; see there for arguments and result.
+
+        Raises:
+            ValueError: pixels in an array are not in [0, 1].
+        """
+        _require_unit_range(x, "evaluate")
+        return super().evaluate(x, *args, **kwargs)
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Predicts as `keras.Model.predict` does; see there for arguments and result.
+
+        Raises:
+            ValueError: pixels in an array are not in [0, 1].
+        """
+        _require_unit_range(x, "predict")
+        return super().predict(x, *args, **kwargs)
+
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Takes one gradient step on the objective of a batch."""
         pixels, labels = _unpack(data)
@@ -184,6 +215,22 @@ class KerasTraining(keras.Model):
 
 _OF_THE_MODEL = ("loss", "loss_weights", "metrics", "weighted_metrics")
 _OF_LABELS = ("accuracy", "cross_entropy")
+
+
+_OUTSIDE = 0.5
+"""Distance from [0, 1] that no resized pixel has, but levels and standardised pixels have."""
+
+
+def _require_unit_range(pixels: Any, method: str) -> None:
+    """Raises for an array of pixels in another range; what streams is not looked at."""
+    if not isinstance(pixels, np.ndarray | tf.Tensor) or not np.size(pixels):
+        return
+    low, high = float(np.min(pixels)), float(np.max(pixels))
+    if low < -_OUTSIDE or high > 1.0 + _OUTSIDE:
+        raise ValueError(
+            f"VaeClassifier.{method}: expected pixels in [0, 1]; got {low:.4g} to {high:.4g}."
+            " Divide levels of 0 to 255 by 255"
+        )
 
 
 def _unpack(data: Any) -> tuple[tf.Tensor, tf.Tensor]:
