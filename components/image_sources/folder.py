@@ -15,7 +15,8 @@ from typing import Final
 from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.ignored import ignored_reason, is_side_file
-from components.image_sources.naming import PathNaming
+from components.image_sources.naming import PathNaming, printable
+from components.image_sources.repeated_names import RepeatedNames, pack_counts
 from trainer.storage import files, listing
 from trainer.storage.failures import StorageError
 
@@ -29,8 +30,16 @@ class FolderReader(Reader):
     def plan(self, path: str) -> Iterator[WorkUnit]:
         """Plans the units of one root folder."""
         names = files.walk(path, self.config.storage)
+        repeated = RepeatedNames()
         while chunk := list(islice(names, self.config.units.members)):
-            yield WorkUnit(0, path, "folder", members=len(chunk), extra=pack_names(chunk))
+            # Only names that are not UTF-8 can look like one of another file.
+            odd = [shown for name in chunk if (shown := printable(name)) != name]
+            yield WorkUnit(
+                *(0, path, "folder"),
+                members=len(chunk),
+                extra=pack_names(chunk),
+                earlier=pack_counts(repeated.add(odd)),
+            )
 
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
         """Reads the files of one unit."""
@@ -57,9 +66,8 @@ class FolderReader(Reader):
         if files.is_remote(unit.source):
             return unit.place
         names = unpack_names(unit.extra)
-        return "\0".join(f"{name}\0{_version(unit.source, name)}" for name in names).encode(
-            "utf-8", "surrogateescape"
-        )
+        facts = "\0".join(f"{name}\0{_version(unit.source, name)}" for name in names)
+        return facts.encode("utf-8", "surrogateescape") + unit.earlier
 
     def read_files(
         self,

@@ -247,6 +247,8 @@ def sample_key(name: str) -> tuple[str, str]:
 
 def printable(text: str) -> str:
     """Returns text that UTF-8 can encode, with replacement characters for bytes that were not."""
+    if text.isascii():
+        return text
     return _encoded(text).decode("utf-8", "replace")
 
 

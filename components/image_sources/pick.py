@@ -5,6 +5,7 @@ streamed are read for a bounded time. Unavailable members are omitted.
 """
 
 import logging
+import posixpath
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
@@ -18,9 +19,11 @@ from components.image_sources.repeated_names import UniqueNames
 from components.image_sources.sources import open_reader
 from components.image_sources.zip import ZipReader
 from trainer.errors import InputError
+from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
 
+_REPLACED: Final = "\ufffd"
 READ_BY_NAME: Final = ("zip", "folder", "manifest")
 """Formats whose members are read without reading all before them."""
 _BY_ROW: Final = ("idx", "parquet")
@@ -109,10 +112,36 @@ def _batches(source: str, names: set[str], config: InputConfig) -> Iterator[Memb
             yield from ZipReader(single).pick(path, names)
         elif image_format in ("folder", "manifest"):
             is_manifest = image_format == "manifest"
-            rows = [(name, None, None) for name in sorted(names)]
-            yield from FolderReader(single).read_files(path, rows, names_are_paths=is_manifest)
+            # Paths in a manifest are text, and are found as they are.
+            shown = {name if is_manifest else _on_disk(path, name): name for name in sorted(names)}
+            rows = [(name, None, None) for name in shown]
+            reader = FolderReader(single)
+            for batch in reader.read_files(path, rows, names_are_paths=is_manifest):
+                batch.names = [shown[name] for name in batch.names]
+                yield batch
         else:
             yield from _streamed(path, image_format, names, single)
+
+
+def _on_disk(folder: str, name: str) -> str:
+    """Returns the real name of a local file, whose bytes that are not UTF-8 were replaced."""
+    if _REPLACED not in name or files.is_remote(folder):
+        return name
+    base, _, number = name.rpartition("#")
+    for shown, place in ((name, 0), (base, int(number) - 1 if number.isdecimal() else -1)):
+        if 0 <= place < len(found := list(_called(folder, shown))):
+            return found[place]
+    return name
+
+
+def _called(folder: str, shown: str) -> Iterator[str]:
+    """Yields the paths below a folder that look like this one, in the order of `files.walk`."""
+    head, slash, rest = shown.partition("/")
+    names = files.list_names(folder) if _REPLACED in head else [head]
+    for name in names:
+        if printable(name) == head:
+            below = _called(posixpath.join(folder, name), rest) if slash else iter([""])
+            yield from (posixpath.join(name, path) if path else name for path in below)
 
 
 def _streamed(

@@ -33,12 +33,13 @@ class RepeatedNames:
         """Adds the names of a part.
 
         Args:
-            names: The names, in any order.
+            names: The names, in any order; text as `printable` returns it, because what tables
+                show has to differ.
 
         Returns:
             How often names of this part occurred in earlier parts; the others are absent.
         """
-        hashes = np.fromiter(map(_hash, names), np.int64, len(names))
+        hashes = np.fromiter(map(hash, names), np.int64, len(names))
         distinct, first, counts = np.unique(hashes, return_index=True, return_counts=True)
         known = np.zeros(len(distinct), bool)
         for run in self._runs:
@@ -80,7 +81,7 @@ class UniqueNames:
         if batch.names_are_paths:
             return
         named = [reject.member for reject in batch.rejects if reject.member]
-        names = batch.names + named if named else batch.names
+        names = list(map(printable, batch.names + named))
         before = self._names.add(names)
         if not before and not self._earlier and len(set(names)) == len(names):
             return
@@ -89,8 +90,9 @@ class UniqueNames:
             count[name] += self._earlier.get(name, 0)
 
         def numbered(name: str) -> str:
-            count[name] += 1
-            return numbered_name(name, count[name])
+            shown = printable(name)
+            count[shown] += 1
+            return numbered_name(name, count[shown])
 
         batch.names, given = [numbered(name) for name in batch.names], batch.names
         for name, old in zip(batch.names, given, strict=True):
@@ -123,8 +125,3 @@ def unnumbered(names: Collection[str]) -> set[str]:
 def pack_counts(earlier: Mapping[str, int]) -> bytes:
     """Packs counts for a work unit; empty if there are none."""
     return json.dumps(earlier, sort_keys=True).encode() if earlier else b""
-
-
-def _hash(name: str | bytes) -> int:
-    # What tables show is what has to differ.
-    return hash(name if isinstance(name, bytes) or name.isascii() else printable(name))

@@ -10,7 +10,7 @@ from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB
 from components.image_sources.ignored import ignored_reason, is_side_file
-from components.image_sources.naming import PathNaming, escaped, sample_key
+from components.image_sources.naming import PathNaming, escaped, printable, sample_key
 from components.image_sources.repeated_names import RepeatedNames, pack_counts
 from components.image_sources.seek_points import Entrances, EntryPoint, gzip_is_indexed
 from components.image_sources.tar_index import TarIndex, UnitRow
@@ -109,7 +109,7 @@ class TarReader(Reader):
             count += 1
             if member.kind == "folder" or ignored_reason(member.name):
                 continue
-            names.append(member.name)
+            names.append(printable(member.name))
             if not member.kind:
                 self._refuse_late_label(path, member.name, keys)
         yield start, -1, count, place, repeated.add(names)

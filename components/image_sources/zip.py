@@ -77,7 +77,8 @@ class ZipReader(Reader):
                 unit = WorkUnit(0, path, "zip", part.start, part.stop, part.entries, extra=extra)
                 if earlier := repeated.add(part.names):
                     entries = zip(self._entries(unit, file), part.names, strict=True)
-                    counts = {entry.name: earlier[raw] for entry, raw in entries if raw in earlier}
+                    named = ((printable(entry.name), raw) for entry, raw in entries)
+                    counts = {name: earlier[raw] for name, raw in named if raw in earlier}
                     unit = replace(unit, earlier=pack_counts(counts))
                 yield unit
         finally:

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import os
 import tarfile
 import warnings
 import zipfile
@@ -12,6 +13,7 @@ import pytest
 from components.image_example_gen.account import Account
 from components.image_example_gen.input_overview import describe_input
 from components.image_sources.config import InputConfig
+from components.image_sources.naming import printable
 from components.image_sources.pick import pick_members
 from components.image_sources.repeated_names import RepeatedNames
 from components.image_sources.sources import ImageSource
@@ -74,6 +76,22 @@ def test_every_member_of_a_repeated_name_has_a_key(tmp_path: Path, form: str) ->
     assert places == {"b/1.png": 1, "b/1.png#3": 5, "a/0.png#2": 4}
     if form != "webdataset":
         assert len({source.version(unit) for unit in units}) == len(units)
+
+
+def test_files_whose_names_are_not_utf8_have_keys_and_pictures(tmp_path: Path) -> None:
+    names = [b"a/1.png", b"a/\xfc.png", b"a/\xfd.png", b"\xfc\xfc/\xfc.png"]
+    for name, data in zip(names, IMAGES, strict=False):
+        path = os.path.join(os.fsencode(tmp_path), name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        Path(os.fsdecode(path)).write_bytes(data)
+    config = InputConfig.model_validate({"paths": str(tmp_path), "units": {"members": 2}})
+    source = ImageSource(config)
+    batches = [batch for unit in source.units() for batch in source.read(unit)]
+    keys = [printable(key) for batch in batches for key in batch.keys]
+    shown = ["a/1.png", "a/\ufffd.png", "a/\ufffd.png#2", "\ufffd\ufffd/\ufffd.png"]
+    assert keys == [f"{tmp_path}/{name}" for name in shown]
+    picked = pick_members(config, {str(tmp_path): {*shown, "b/\ufffd.png"}})
+    assert picked == {(str(tmp_path), n): d for n, d in zip(shown, IMAGES, strict=False)}
 
 
 def test_names_of_many_parts_are_counted() -> None:
