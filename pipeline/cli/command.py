@@ -1,6 +1,7 @@
 """Defines the shared parts of the commands: `--json`, error handling, exit codes and options."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -42,6 +43,13 @@ class _RootType(click.ParamType):
             return text.rstrip("/")
         if "://" in text:
             self.fail(f"{text}: expected a folder, or gs://bucket/folder, s3:// or minio://")
+        if not text.strip():
+            self.fail("the name is empty; give a folder, such as . for the current one")
+        if text.split("/", 1)[0] == "~":
+            # Shells leave it in `--root=~/runs`.
+            self.fail(f"{text}: ~ is not replaced here; write the whole path")
+        if os.path.exists(text) and not os.path.isdir(text):
+            self.fail(f"{text}: is a file; give a folder")
         # Artifacts are recorded by their absolute paths.
         return str(Path(text).resolve())
 

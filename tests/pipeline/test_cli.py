@@ -223,6 +223,17 @@ def test_every_runner_can_be_named() -> None:
     assert tuple(option.type.choices) == get_args(EngineConfig.model_fields["runner"].annotation)
 
 
+@pytest.mark.parametrize(
+    ("root", "message"),
+    [("", "the name is empty"), ("~/runs", "write the whole path"), (__file__, "is a file")],
+)
+def test_a_root_that_is_surely_not_meant_is_refused(root: str, message: str) -> None:
+    from pipeline.cli.command import root_type
+
+    with pytest.raises(click.BadParameter, match=message):
+        root_type.convert(root, None, None)
+
+
 def test_a_folder_without_models_is_named(tmp_path: Path) -> None:
     for command in (["list"], ["rollback"], ["prune", "--keep", "1"]):
         done = vaeline("models", command[0], str(tmp_path), *command[1:])
