@@ -11,6 +11,7 @@ from croniter import croniter
 
 from pipeline.orchestration.config import ScheduleConfig
 from pipeline.orchestration.lock import EXIT_LOCKED
+from trainer.errors import InputError
 
 _DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
 _DAY_OF_MONTH, _DAY_OF_WEEK = 2, 4
@@ -28,16 +29,20 @@ def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path, folder
     Returns:
         The time zone in the forms of cronie and other crons, and the line. Cron supports neither
         start nor end.
+
+    Raises:
+        InputError: A part of the line holds a line break.
     """
+    _require_one_line([*command, str(root), str(folder)])
     logs = root / "logs"
     line = (
         f"mkdir -p {shlex.quote(str(logs))} && cd {shlex.quote(str(folder))} &&"
         f" {shlex.join(command)} >> {shlex.quote(str(logs / 'cron.log'))} 2>&1"
     )
     # In a crontab, a percent sign ends the line.
-    escaped = line.replace("%", r"\%")
+    shown = line.replace("%", r"\%")
     notes = _notes(schedule, "cron")
-    return "\n".join([*notes, f"CRON_TZ={schedule.time_zone}", f"{schedule.cron} {escaped}"]) + "\n"
+    return "\n".join([*notes, f"CRON_TZ={schedule.time_zone}", f"{schedule.cron} {shown}"]) + "\n"
 
 
 def systemd_units(
@@ -56,9 +61,14 @@ def systemd_units(
     Returns:
         Texts by file name, for /etc/systemd/system. The service runs as this user; as root it would
         leave files that this user cannot write.
+
+    Raises:
+        InputError: A part of the command holds a line break.
     """
+    _require_one_line([*command, str(folder)])
     unit = f"vaeline-{name}"
-    escaped = shlex.join(command).replace("%", "%%").replace("$", "$$")
+    # Within quotes of either kind, systemd takes backslashes for escapes of C.
+    started = shlex.join(command).replace("\\", "\\\\").replace("%", "%%").replace("$", "$$")
     service = f"""[Unit]
 Description=Retraining of {name}
 
@@ -66,7 +76,7 @@ Description=Retraining of {name}
 Type=oneshot
 User={_account()}
 WorkingDirectory={str(folder).replace("%", "%%")}
-ExecStart={escaped}
+ExecStart={started}
 SuccessExitStatus={EXIT_LOCKED}
 """
     lines = "\n".join(
@@ -83,6 +93,15 @@ Persistent=false
 WantedBy=timers.target
 """
     return {f"{unit}.service": service, f"{unit}.timer": timer}
+
+
+def _require_one_line(parts: Sequence[str]) -> None:
+    broken = next((part for part in parts if "\n" in part or "\r" in part), None)
+    if broken is not None:
+        raise InputError(
+            f"{broken!r}: holds a line break, which neither cron nor systemd takes;"
+            " write the value into the configuration file, or rename the folder"
+        )
 
 
 def _notes(schedule: ScheduleConfig, service: str) -> list[str]:

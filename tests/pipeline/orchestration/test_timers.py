@@ -4,6 +4,8 @@ import datetime
 import json
 import os
 import pwd
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,6 +17,7 @@ from pipeline.orchestration.config import ScheduleConfig
 from pipeline.orchestration.timers import crontab, next_starts, on_calendar, systemd_units
 from tests.limits import HANG_SECS
 from tests.pipeline.test_cli import ROOT, vaeline
+from trainer.errors import InputError
 
 
 @pytest.mark.parametrize(
@@ -82,6 +85,19 @@ def test_the_printed_line_runs_on_a_fresh_root_from_any_folder(tmp_path: Path) -
             (tmp_path / name).write_text(content)
         units = [str(tmp_path / name) for name in service]
         subprocess.run(["systemd-analyze", "verify", *units], check=True)
+
+
+def test_backslashes_are_kept_and_line_breaks_refused() -> None:
+    command = ["vaeline", "--set", r"input.paths='a\new\*.zip'"]
+    service = systemd_units(ScheduleConfig(), command, "x", Path("/c"))["vaeline-x.service"]
+    (line,) = re.findall("ExecStart=(.*)", service)
+    # systemd takes escapes of C within single quotes, too.
+    assert shlex.split(line.replace("\\\\", "\\")) == command
+    for arguments, root in ((["vaeline", "a\nb"], "/r"), (["vaeline"], "/r\n")):
+        with pytest.raises(InputError, match=r"\\n.*line break"):
+            crontab(ScheduleConfig(), arguments, Path(root), Path("/c"))
+    with pytest.raises(InputError, match="line break"):
+        systemd_units(ScheduleConfig(), ["vaeline", "a\nb"], "x", Path("/c"))
 
 
 def test_units_start_once_at_a_time_and_make_up_for_nothing() -> None:
