@@ -180,7 +180,12 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
             "batch_size": 32,
             "augmentation": _COLOUR_AUGMENTATION,
             "objective": _COLOUR_OBJECTIVE,
-            "semi_supervised": {"elbo_every": 4},
+            "semi_supervised": {
+                "batch_size": 96,
+                "elbo_every": 8,
+                "teachers": 4,
+                "teaching": 2.0,
+            },
             "pretraining": {"epochs": 160, "batch_size": 128},
             "optimizer": {**_COLOUR_OPTIMIZER, "warmup_epochs": 6, "weight_decay": 0.1},
         },
