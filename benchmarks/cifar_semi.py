@@ -3,7 +3,8 @@
 `python -m benchmarks.cifar_semi --data DIR --seeds 1`
 Each seed draws 40 labelled images per class; 6,800 images are left without. Both models learn the
 classes in the same number of steps with the same augmentation. One of them has learned to tell the
-turns of all 7,200 images before, and learns what its teachers say about the 6,800. Calibration uses 800 labelled images that nothing else sees.
+turns of all 7,200 images before, and learns what its teachers say about the 6,800. Calibration uses
+800 labelled images that nothing else sees.
 """
 
 import argparse

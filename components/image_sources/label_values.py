@@ -65,6 +65,18 @@ def read_label(value: Any, names: Sequence[str] = (), *, is_text: bool = False) 
     raise LabelValueError(f"a {kind} is no label: {str(value)[:60]}")
 
 
+def read_record_label(value: Any, names: Sequence[str]) -> str | None:
+    """Returns the class that a value of a data set names; see `read_label`.
+
+    A negative number is no label: so TensorFlow's image records, TFDS and Hugging Face write that
+    the class is missing or hidden.
+
+    Raises:
+        LabelValueError: if it is no label.
+    """
+    return None if isinstance(value, int | float) and value < 0 else read_label(value, names)
+
+
 def _named(text: str, names: Sequence[str]) -> str:
     """Replaces a class's number by its name if names are known."""
     if not names or not _NUMBER.fullmatch(text):

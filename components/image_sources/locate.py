@@ -38,6 +38,7 @@ _IMAGE_SUFFIXES: Final = (
 )
 _ARCHIVE_SUFFIXES: Final = (".zip", *TAR_SUFFIXES)
 _PARQUET_SUFFIX: Final = ".parquet"
+_SHARD_SUFFIXES: Final = (*_ARCHIVE_SUFFIXES, _PARQUET_SUFFIX)
 _TFRECORD_MARK: Final = ".tfrec"
 """In names such as `a.tfrec` and `a.tfrecord-00000-of-00010`."""
 _FOREIGN: Final = (
@@ -213,7 +214,7 @@ def _refuse_archives(folder: str, storage: StorageConfig) -> None:
         if ignored_reason(name):
             continue
         lower = name.lower()
-        archive = next(filter(lower.endswith, (*_ARCHIVE_SUFFIXES, _PARQUET_SUFFIX)), None)
+        archive = next(filter(lower.endswith, _SHARD_SUFFIXES), None)
         if archive:
             suffixes.add(name[-len(archive) :])
         elif _TFRECORD_MARK in lower:

@@ -25,7 +25,7 @@ from components.image_sources.label_values import (
     read_label,
 )
 from components.image_sources.magic_numbers import GZIP_START
-from components.image_sources.naming import split_of_value
+from components.image_sources.naming import find_column, split_of_value
 from components.image_sources.record_config import ManifestConfig
 from components.parquet_files import open_untrusted, row_batches
 from trainer.errors import InputError
@@ -147,11 +147,8 @@ class ManifestReader(Reader):
         """
         wanted = getattr(self.config.manifest, option)
         names = [name for name in row if isinstance(name, str)]
-        if wanted in names:
-            return str(wanted)
-        for name in names:
-            if name.strip().casefold() == wanted.strip().casefold():
-                return name
+        if (found := find_column(names, wanted)) is not None:
+            return found
         if option == "path" or wanted != getattr(ManifestConfig(), option):
             raise InputError(
                 f"{path}: no column {wanted!r} among {', '.join(map(repr, names))}; name it with"

@@ -5,7 +5,7 @@ Readers call it; a path is only ever parsed as text.
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -243,6 +243,16 @@ def sample_key(name: str) -> tuple[str, str]:
     folder, slash, base = name.rpartition("/")
     stem, _, suffix = base.partition(".")
     return folder + slash + stem, suffix.lower()
+
+
+def find_column(names: Iterable[str], wanted: str) -> str | None:
+    """Finds a column by its name, whatever its case and the spaces around it; None without one.
+
+    A name that is exactly the wanted one takes precedence.
+    """
+    plain = wanted.strip().casefold()
+    alike = [name for name in names if name.strip().casefold() == plain]
+    return wanted if wanted in alike else next(iter(alike), None)
 
 
 def printable(text: str) -> str:

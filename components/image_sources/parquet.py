@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.label_values import LabelValueError, read_label
-from components.image_sources.naming import split_of_value
+from components.image_sources.label_values import LabelValueError, read_record_label
+from components.image_sources.naming import find_column, split_of_value
 from components.image_sources.tar import BATCH_BYTES
 from components.parquet_files import open_untrusted, row_batches
 from trainer.errors import InputError
@@ -60,7 +60,7 @@ class ParquetReader(Reader):
             return False
         if self.config.parquet.image or any(_has_bytes(field.type) for field in schema):
             return True
-        is_manifest = _matching(schema, self.config.manifest.path) is not None
+        is_manifest = find_column(schema.names, self.config.manifest.path) is not None
         return not is_manifest and any(_is_binary(field.type) for field in schema)
 
     def plan(self, path: str) -> Iterator[WorkUnit]:
@@ -136,7 +136,7 @@ class ParquetReader(Reader):
             label = None
             if labels:
                 try:
-                    label = _label(labels[at], columns.names)
+                    label = read_record_label(labels[at], columns.names)
                 except LabelValueError as error:
                     if self.refuses_labels:
                         batch.refuse(name, "bad_label", str(error))
@@ -154,7 +154,7 @@ class ParquetReader(Reader):
         described = _described(schema)
         label = None
         if self.config.labels.source == "auto":
-            label = self._find(path, schema, "label") or _matching(schema, _LABEL)
+            label = self._find(path, schema, "label") or find_column(schema.names, _LABEL)
             label = label or self._only_classes(path, list(described))
         by_names = self.config.splits.source == "auto"
         names = self.config.labels.names
@@ -194,7 +194,7 @@ class ParquetReader(Reader):
         wanted = getattr(self.config.parquet, option)
         if not wanted:
             return None
-        found = _matching(schema, wanted)
+        found = find_column(schema.names, wanted)
         if found is None:
             raise InputError(
                 f"{path}: no column {wanted!r} among {', '.join(map(repr, schema.names))}; name it"
@@ -254,14 +254,6 @@ def _values(rows: pa.RecordBatch, column: str | None) -> list[Any]:
     return rows.column(column).to_pylist() if column else []
 
 
-def _matching(schema: pa.Schema, wanted: str) -> str | None:
-    """Finds a column by its name, whatever its case and the spaces around it."""
-    if wanted in schema.names:
-        return wanted
-    plain = wanted.strip().casefold()
-    return next((name for name in schema.names if name.strip().casefold() == plain), None)
-
-
 def _described(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
     """Returns the class names of each column that Hugging Face's metadata calls a ClassLabel."""
     try:
@@ -276,12 +268,6 @@ def _described(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
             names = feature.get("names")
             found[name] = tuple(map(str, names)) if isinstance(names, list) else ()
     return {name: names for name, names in found.items() if name in schema.names}
-
-
-def _label(value: Any, names: tuple[str, ...]) -> str | None:
-    # Hugging Face writes -1 for a hidden class, as TensorFlow's image records do.
-    is_hidden = isinstance(value, int) and not isinstance(value, bool) and value < 0
-    return None if is_hidden else read_label(value, names)
 
 
 def _as_text(value: Any) -> str:

@@ -15,7 +15,7 @@ from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB
 from components.image_sources.example_proto import example_class
-from components.image_sources.label_values import LabelValueError, read_label
+from components.image_sources.label_values import LabelValueError, read_record_label
 from components.image_sources.record_config import TFRecordConfig
 from components.image_sources.tar import BATCH_BYTES
 from components.tfrecord_frames import FrameError, open_frames, read_frames
@@ -138,10 +138,7 @@ def _label(features: Any, keys: TFRecordConfig, names: tuple[str, ...]) -> str |
     """
     text = _value_of(features, keys.label_text)
     number = _value_of(features, keys.label) if text is None or text == b"" else text
-    if isinstance(number, int | float) and number < 0:
-        # TensorFlow's image records and TFDS write -1 for a missing label.
-        return None
-    return read_label(number, names)
+    return read_record_label(number, names)
 
 
 def _value_of(features: Any, key: str) -> bytes | int | float | list[Any] | None:

@@ -25,7 +25,7 @@ from trainer.optimization.callbacks import STARTS
 from trainer.optimization.checkpoints import CHECKPOINTS
 from trainer.optimization.loop import TrainingLoop
 from trainer.progress import PROGRESS_LOGGER
-from trainer.quality.evaluation import Forward, fitting_batch
+from trainer.quality.evaluation import predict_logits
 from trainer.storage import files
 
 _PROGRESS = logging.getLogger(PROGRESS_LOGGER)
@@ -148,13 +148,10 @@ def _small(images: np.ndarray) -> np.ndarray:
 
 
 def _score(model: VaeClassifier, unlabelled: ImageSet, batch_size: int) -> float:
-    def logits(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"logits": model.classify(model.encode(pixels))}
-
     count = min(_MOST_IMAGES, len(unlabelled))
     images = unlabelled.images[np.linspace(0, len(unlabelled) - 1, count).astype(int)]
-    forward = Forward(logits, model.image_shape, fitting_batch(batch_size, count))
-    return neighbour_disagreement(images, forward(images)["logits"].argmax(axis=-1))
+    classes = predict_logits(model, images, batch_size).argmax(axis=-1)
+    return neighbour_disagreement(images, classes)
 
 
 def _folder(workdir: str, number: int) -> str:

@@ -23,6 +23,7 @@ from trainer.optimization.objective import Batch, Objective, ScheduledWeights
 from trainer.optimization.optimizer import Adam, clip, learning_rate, update_average
 from trainer.optimization.parts import compute_in_parts
 from trainer.optimization.synchronisation import ordered_sums
+from trainer.options import AugmentationConfig
 
 REPORTED: Final = (*objective.PARTS, "gradient_norm", "learning_rate")
 """Names of the values that each step reports, in order."""
@@ -172,8 +173,7 @@ class TrainingStep:
     ) -> Batch:
         """Gathers, scales and augments the images of the step and the replica of the noise."""
         augmentation, semi = self._config.augmentation, self._config.semi_supervised
-        elastic_share = self._elastic_share(noise.step)
-        changed = functools.partial(augment, noise=noise, elastic_share=elastic_share)
+        changed = functools.partial(self._changed, noise)
         images, labels = self._feeds[0].batch(rows[0], resident[0], noise.replica)
         clean = to_float(images)
         batch = Batch(clean=clean, labels=labels)
@@ -189,6 +189,12 @@ class TrainingStep:
             strong = changed(free, augmentation, view="strong")
             batch = dataclasses.replace(batch, weak=weak, strong=strong)
         return batch
+
+    def _changed(
+        self, noise: Noise, images: tf.Tensor, config: AugmentationConfig, *, view: str = "view"
+    ) -> tf.Tensor:
+        share = self._elastic_share(noise.step)
+        return augment(images, config, noise, view=view, elastic_share=share)
 
     def _gradients_in_parts(
         self, step: tf.Tensor, tensors: dict[str, tf.Tensor], learning: int

@@ -19,7 +19,6 @@ import tensorflow as tf
 
 from trainer.config import TrainerConfig
 from trainer.data import features
-from trainer.data.augmentation import augment
 from trainer.data.input_pipeline import ImageSet
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.model.weights import digest_arrays
@@ -32,7 +31,7 @@ from trainer.optimization.objective import Batch
 from trainer.optimization.starts import SEED_STEP
 from trainer.optimization.step import TrainingStep, to_float
 from trainer.progress import PROGRESS_LOGGER
-from trainer.quality.evaluation import Forward, fitting_batch
+from trainer.quality.evaluation import predict_logits
 
 _PROGRESS = logging.getLogger(PROGRESS_LOGGER)
 
@@ -207,10 +206,7 @@ class _TaughtStep(TrainingStep):
         if strong is None:
             strong = to_float(images)
             if self._config.augmentation.enabled:
-                share = self._elastic_share(noise.step)
-                strong = augment(
-                    strong, self._config.augmentation, noise, view="strong", elastic_share=share
-                )
+                strong = self._changed(noise, strong, self._config.augmentation, view="strong")
         taught = tf.gather(self._answers, numbers)
         return dataclasses.replace(batch, strong=strong, taught=taught)
 
@@ -228,19 +224,13 @@ def _teacher_options(config: TrainerConfig, number: int) -> TrainerConfig:
 
 def _answers(model: VaeClassifier, images: ImageSet, batch_size: int) -> np.ndarray:
     """Returns p(y|x) of each image, float32 [n, K]."""
-
-    def probabilities(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"probabilities": tf.nn.softmax(model.classify(model.encode(pixels)))}
-
-    forward = Forward(probabilities, model.image_shape, fitting_batch(batch_size, len(images)))
-    return forward(images.images)["probabilities"]
+    return tf.nn.softmax(predict_logits(model, images.images, batch_size)).numpy()
 
 
 def _sharpened(probabilities: np.ndarray, temperature: float) -> np.ndarray:
     """Sharpens rows of [n, K] that need not add up to 1 (Berthelot et al. 2019, eq. 7)."""
     logits = np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)) / np.float32(temperature)
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    return tf.nn.softmax(logits).numpy()
 
 
 def _check_size(images: int, classes: int) -> None:

@@ -70,6 +70,22 @@ class Forward:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def predict_logits(model: VaeClassifier, images: np.ndarray, batch_size: int) -> np.ndarray:
+    """Returns the logits of images, uint8 [n, h, w, c], without decoding: float32 [n, K].
+
+    Args:
+        model: the model.
+        images: the images.
+        batch_size: the largest batch.
+    """
+
+    def logits(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"logits": model.classify(model.encode(pixels))}
+
+    forward = Forward(logits, model.image_shape, fitting_batch(batch_size, len(images)))
+    return forward(images)["logits"]
+
+
 _MEASURED = ("logits", "elbo", "kl", "reconstruction_error")
 
 
