@@ -9,6 +9,8 @@ LOG_LOSS: Final = "log_loss"
 CONFUSION: Final = "confusion"
 
 CALIBRATION_ERROR: Final = "calibration_error"
+CALIBRATION_CHANCE: Final = "calibration_error_by_chance"
+CALIBRATION_CHANCE_HIGH: Final = "calibration_error_by_chance_q95"
 BRIER: Final = "brier_score"
 
 ELBO: Final = "elbo"

@@ -54,8 +54,9 @@ class _Sums:
 class ClassificationQuality(tfma.metrics.Metric):
     """Accuracy, top-k accuracy, log loss, confusion, calibration error and Brier score.
 
-    The calibration error is over 15 bins of equal mass. The Brier score is Brier's
-    own (1950): the sum over classes of (p_k - y_k)^2, in [0, 2].
+    The calibration error is over 15 bins of equal mass; beside it stands what chance alone gives a
+    perfectly calibrated model, in the mean and at most in 95 of 100 test splits. The Brier score is
+    Brier's own (1950): the sum over classes of (p_k - y_k)^2, in [0, 2].
 
     Args:
         top_k: An image counts for the top-k accuracy if fewer classes than this are more probable
@@ -75,7 +76,16 @@ def _computations(
     del name
     keys = {
         metric: tfma.metrics.MetricKey(metric, model_name=model_name)
-        for metric in (m.ACCURACY, m.TOP_K, m.LOG_LOSS, m.CONFUSION, m.CALIBRATION_ERROR, m.BRIER)
+        for metric in (
+            m.ACCURACY,
+            m.TOP_K,
+            m.LOG_LOSS,
+            m.CONFUSION,
+            m.CALIBRATION_ERROR,
+            m.CALIBRATION_CHANCE,
+            m.CALIBRATION_CHANCE_HIGH,
+            m.BRIER,
+        )
     }
 
     def add(sums: _Sums, inputs: tfma.metrics.StandardMetricInputs) -> None:
@@ -101,9 +111,12 @@ def _computations(
             m.BRIER: sums.brier,
         }
         images = max(sums.images, 1)
+        chance = sums.grid.chance_error()
         return {
             keys[m.CONFUSION]: sums.matrices(),
             keys[m.CALIBRATION_ERROR]: sums.grid.calibration_error(),
+            keys[m.CALIBRATION_CHANCE]: chance.mean,
+            keys[m.CALIBRATION_CHANCE_HIGH]: chance.high,
             **{keys[metric]: float(total) / images for metric, total in totals.items()},
         }
 

@@ -13,7 +13,10 @@ from pipeline.report.answers import Answers
 from pipeline.report.generation import Generator, manifold, prior_samples
 from pipeline.report.page import Facts, MissingPartError, isolated
 from trainer.model_card import ModelCard
-from trainer.quality.confidence_grid import expected_calibration_error
+from trainer.quality.confidence_grid import (
+    calibration_error_by_chance,
+    expected_calibration_error,
+)
 from trainer.quality.plane import plane
 
 _MATRIX_CLASSES: Final = 24
@@ -80,7 +83,8 @@ def calibration(answers: Answers, card: ModelCard) -> Facts:
         right = probabilities.argmax(axis=1) == labels
         alt = f"{title}: share of right answers over confidence; calibration error {error:.4f}"
         plot = plots.reliability(title, probabilities.max(axis=1), right, alt=alt)
-        figures.append({"plot": plot, "error": error})
+        chance = calibration_error_by_chance(probabilities)
+        figures.append({"plot": plot, "error": error, "chance": chance})
     return {"figures": figures, "temperature": temperature, "images": int(known.sum()),
             "split": card.calibration.split}  # fmt: skip
 

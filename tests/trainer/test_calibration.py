@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 
 import numpy as np
@@ -12,7 +13,11 @@ from scipy.spatial import distance
 from tests.components.model_gate.measured import equal_mass_error
 from tests.trainer import tiny
 from trainer.quality import calibration, evaluation, outliers, summaries
-from trainer.quality.confidence_grid import ConfidenceGrid, expected_calibration_error
+from trainer.quality.confidence_grid import (
+    ConfidenceGrid,
+    calibration_error_by_chance,
+    expected_calibration_error,
+)
 from trainer.quality.held_out import read_held_out, write_held_out
 from trainer.quality.synthetic_outliers import synthetic_outliers
 
@@ -53,6 +58,34 @@ def test_the_card_and_the_gate_measure_the_same_calibration_error() -> None:
     other.add_all(confidence[700:], right[700:])
     grid.merge(other)
     assert grid.calibration_error() == pytest.approx(found, rel=1e-12)
+
+
+@pytest.mark.parametrize("images", [60, 1000])
+@pytest.mark.parametrize("power", [0.3, 2.0, 20.0], ids=["unsure", "usual", "nearly certain"])
+def test_chance_gives_a_calibrated_model_the_error_that_is_stated(
+    images: int, power: float
+) -> None:
+    """Labels are drawn from the confidences themselves, so every deviation is chance."""
+    draw = np.random.default_rng(5)
+    confidence = 1.0 - 0.5 * draw.random(images) ** power
+    errors = []
+    for _ in range(200):
+        grid = ConfidenceGrid()
+        grid.add_all(confidence, draw.random(images) < confidence)
+        errors.append(grid.calibration_error())
+    stated = grid.chance_error()
+    assert stated.mean == pytest.approx(np.mean(errors), rel=0.12)
+    assert stated.mean < stated.high
+    assert 0.01 <= np.mean(np.array(errors) > stated.high) <= 0.12
+
+
+def test_chance_error_of_probabilities_is_that_of_their_grid() -> None:
+    draw = np.random.default_rng(6)
+    probabilities = draw.dirichlet(np.ones(5), 300)
+    grid = ConfidenceGrid()
+    grid.add_all(probabilities.max(axis=1), draw.random(300) < 0.5)
+    assert calibration_error_by_chance(probabilities) == grid.chance_error()
+    assert all(math.isnan(value) for value in ConfidenceGrid().chance_error())
 
 
 def test_temperature_that_gains_less_than_its_error_is_not_kept() -> None:

@@ -6,7 +6,7 @@ all predictions at once. TFMA's metric fills one `ConfidenceGrid` per slice and 
 """
 
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,24 @@ _MOST_LOG_ODDS: Final = 18.0
 CELLS: Final = round(2 * _MOST_LOG_ODDS * _CELLS_PER_UNIT) + 1
 _LEAST: Final = 1e-9
 """Smallest probability whose log-odds are computed; they are beyond those of any cell."""
+
+_FEW: Final = 0.28
+"""Variance of a bin's hits below which Poisson's distribution of the misses (or of the hits,
+whichever are fewer) gives the mean deviation; the normal distribution's is too large there."""
+_NORMAL_95: Final = 1.6449
+"""95 % quantile of the standard normal distribution."""
+
+
+class ChanceError(NamedTuple):
+    """Calibration error that chance alone gives a perfectly calibrated model.
+
+    Attributes:
+        mean: its expectation, in [0, 1].
+        high: what it exceeds on 5 of 100 samples of images with the same confidences.
+    """
+
+    mean: float
+    high: float
 
 
 class ConfidenceGrid:
@@ -73,14 +91,41 @@ class ConfidenceGrid:
         """
         if not self._cells:
             return math.nan
-        sums = np.array([self._cells[cell] for cell in sorted(self._cells)])
-        ends = np.concatenate([np.zeros([1, 3]), np.cumsum(sums, axis=0)])
-        total = ends[-1, 0]
-        borders = np.linspace(0.0, total, bins + 1)
-        # Cumulative sums at each border. Linear interpolation divides a cell between two bins.
-        confidence = np.interp(borders, ends[:, 0], ends[:, 1])
-        hits = np.interp(borders, ends[:, 0], ends[:, 2])
-        return float(np.abs(np.diff(hits) - np.diff(confidence)).sum() / total)
+        images, confidence, hits = self._sums()
+        found = np.abs(np.diff(_at_borders(images, hits - confidence, bins))).sum()
+        return float(found / images.sum())
+
+    def chance_error(self, bins: int = BINS) -> ChanceError:
+        """Computes the error that `calibration_error` shows if every confidence is exactly right.
+
+        The hits of a bin then have the variance v = sum of c (1 - c). Their mean absolute
+        deviation is sqrt(2 v / pi) where v is not small, otherwise 2 v exp(-v), that of a count
+        (Poisson) of few misses; bins are independent.
+
+        Args:
+            bins: Number of bins.
+
+        Returns:
+            Expectation and 95 % quantile; NaN without images.
+        """
+        if not self._cells:
+            return ChanceError(math.nan, math.nan)
+        images, confidence, _ = self._sums()
+        share = np.clip(confidence / images, 0.0, 1.0)
+        variance = np.diff(_at_borders(images, confidence * (1.0 - share), bins))
+        few = variance < _FEW
+        deviation = np.where(
+            few, 2.0 * variance * np.exp(-variance), np.sqrt(2.0 * variance / math.pi)
+        )
+        spread = math.sqrt(float(np.maximum(variance - deviation**2, 0.0).sum()))
+        total = float(images.sum())
+        mean = float(deviation.sum())
+        return ChanceError(mean / total, (mean + _NORMAL_95 * spread) / total)
+
+    def _sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns images, sums of confidences and hits of the filled cells, by confidence."""
+        images, confidence, hits = np.array([self._cells[cell] for cell in sorted(self._cells)]).T
+        return images, confidence, hits
 
 
 def expected_calibration_error(
@@ -96,6 +141,19 @@ def expected_calibration_error(
     grid = ConfidenceGrid()
     grid.add_all(probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels)
     return grid.calibration_error(bins)
+
+
+def calibration_error_by_chance(probabilities: np.ndarray, *, bins: int = BINS) -> ChanceError:
+    """Returns what `ConfidenceGrid.chance_error` defines.
+
+    Args:
+        probabilities: float [n, K].
+        bins: number of bins.
+    """
+    grid = ConfidenceGrid()
+    highest = probabilities.max(axis=-1)
+    grid.add_all(highest, np.zeros(len(highest), bool))
+    return grid.chance_error(bins)
 
 
 def confidence_cells(confidences: np.ndarray) -> np.ndarray:
@@ -121,3 +179,13 @@ def _cell(confidence: float) -> int:
     odds = max(confidence / max(1.0 - confidence, _LEAST), _LEAST)
     log_odds = min(max(math.log(odds), -_MOST_LOG_ODDS), _MOST_LOG_ODDS)
     return math.floor((log_odds + _MOST_LOG_ODDS) * _CELLS_PER_UNIT)
+
+
+def _at_borders(images: np.ndarray, sums: np.ndarray, bins: int) -> np.ndarray:
+    """Returns the cumulative sums at the borders of bins of equal mass, float64 [bins + 1].
+
+    Linear interpolation divides a cell between two bins.
+    """
+    ends = np.concatenate([[0.0], np.cumsum(images)])
+    borders = np.linspace(0.0, ends[-1], bins + 1)
+    return np.interp(borders, ends, np.concatenate([[0.0], np.cumsum(sums)]))

@@ -101,6 +101,16 @@ def test_a_miscalibrated_model_is_refused_by_the_calibration_error_alone(power: 
     assert "is above evaluation.max_calibration_error 0.0500" in verdict.refusals[0]
 
 
+def test_a_bound_that_chance_exceeds_on_few_images_says_so() -> None:
+    few = slice(0, 60)
+    bounds = EvaluationConfig(min_accuracy=0.5, max_calibration_error=0.01)
+    verdict = judge_model(measure(model(0.93, 3)[few], labels()[few]), bounds)
+    assert refused_rows(verdict) == ["calibration error"]
+    assert "on 60 images even a perfectly calibrated model has up to 0." in verdict.refusals[0]
+    many = judge_model(measure(sharpened(model(0.93, 3), 6.0), labels()), BOUNDS)
+    assert "perfectly calibrated" not in " ".join(many.refusals)
+
+
 def test_half_the_labels_flipped_is_refused_by_the_consequence_alone() -> None:
     # Each has a quarter of its own that it is wrong on, so that the accuracy is the same.
     quarter = (np.arange(IMAGES) // CLASSES % 4)[:, None]
