@@ -30,6 +30,11 @@ TARGETS = {
     "tuner": {"share_of_recipe_worst": 0.9},
     "backbone": {"margin_worst": 0.05},
     "calibration": {"mnist_ece_after": 0.01, "digits_ece_after": 0.03},
+    "small_calibration": {
+        "prior_over_none_20": 1.0,
+        "prior_over_none_137": 1.0,
+        "prior_over_best_fit_400": 1.0,
+    },
     "outliers": {"mean_auroc_mean": 0.99, "least_auroc_mean": 0.96},
     "colour_outliers": {
         "far_mean_auroc_worst": 0.9,

@@ -47,9 +47,9 @@ class TemperatureFit(CardPart):
     """The temperature of the class probabilities and its effect on the calibration split."""
 
     value: float = Field(default=1.0, description="temperature that the model divides logits by")
-    fitted: float | None = Field(default=None, description="best one on the calibration split")
-    kept: bool = Field(default=False, description="whether `value` is the fitted one")
-    gain: float | None = Field(default=None, description="mean fall of -log p(y|x), nats")
+    gain: float | None = Field(
+        default=None, description="mean fall of -log p(y|x), nats; null if there was nothing to fit"
+    )
     standard_error: float | None = Field(default=None, description="of `gain`, nats")
     calibration_error_before: float | None = Field(
         default=None, description="expected calibration error at temperature 1, in [0, 1]"

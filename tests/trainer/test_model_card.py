@@ -20,7 +20,7 @@ WRITTEN: dict[str, Any] = {
     "calibration": {
         "split": "calibration",
         "images": 64,
-        "temperature": {"value": 0.5, "fitted": 0.5, "kept": True, "gain": 0.1,
+        "temperature": {"value": 0.5, "gain": 0.1,
                         "standard_error": 0.01, "calibration_error_before": 0.02,
                         "calibration_error": 0.01},
         "outlier_score": {"chosen": "combined", "mean_auroc": {"combined": 0.9},

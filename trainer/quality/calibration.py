@@ -32,6 +32,8 @@ _MOST_TRAINING_IMAGES = 10_000
 """Training images used for class Gaussians and principal components; more change them little."""
 _MOST_SYNTHETIC = 2_000
 """Maximum number of good images that synthetic outliers are made from."""
+_PRIOR_SPREAD = float(np.log(2.0) / stats.norm.ppf(0.975))
+"""Standard deviation of log T a priori (docs/decisions/0024-prior-of-the-temperature.md)."""
 _LEAST_SPREAD = 0.02
 """Smallest scale of a term, relative to its median. A few calibration images, or images that are
 all alike, show no spread, and the rounding of float32 must stay far below a unit of the score."""
@@ -45,24 +47,22 @@ class Temperature:
     """The result of fitting the temperature.
 
     Attributes:
-        value: the temperature that the model uses; 1 if the fitted one was not kept.
-        fitted: the best temperature on the calibration split.
-        kept: whether the gain exceeded its standard error.
-        gain: mean decrease of -log p(y|x), nats.
+        value: the temperature that the model uses.
+        gain: mean decrease of -log p(y|x) against temperature 1, nats.
         standard_error: standard error of the gain, nats.
     """
 
     value: float
-    fitted: float
-    kept: bool
     gain: float
     standard_error: float
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
-    """Fits the temperature that minimises -log p(y|x) (Guo et al. 2017).
+    """Fits the temperature T (Guo et al. 2017) that is most probable given the labels.
 
-    It is kept only if the gain exceeds its standard error.
+    It minimises the sum of -log p(y|x) and (log T)^2 / (2 s^2): log T is normal a priori, and T
+    between 1/2 and 2 at a probability of 95 %. A hundred images that the model has all right say
+    little about how often it errs; without the prior they make it certain (T near 0).
 
     Args:
         logits: float [n, K].
@@ -70,16 +70,15 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
     """
 
     def loss(log_temperature: float) -> float:
-        return negative_log_likelihood(logits / np.exp(log_temperature), labels)
+        prior = 0.5 * (log_temperature / _PRIOR_SPREAD) ** 2 / len(labels)
+        return negative_log_likelihood(logits / np.exp(log_temperature), labels) + prior
 
     found = optimize.minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded")
-    fitted = float(np.exp(found.x))
+    value = float(np.exp(found.x))
     rows = np.arange(len(labels))
-    gains = log_softmax(logits / fitted)[rows, labels] - log_softmax(logits)[rows, labels]
-    gain = float(gains.mean())
+    gains = log_softmax(logits / value)[rows, labels] - log_softmax(logits)[rows, labels]
     error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else float("inf")
-    kept = gain > error
-    return Temperature(fitted if kept else 1.0, fitted, kept, gain, error)
+    return Temperature(value, float(gains.mean()), error)
 
 
 def auroc(good: np.ndarray, bad: np.ndarray) -> float:
@@ -191,7 +190,7 @@ def _fit_temperature(
     labelled = labels >= 0
     if labelled.sum() < 2:
         model.scores.temperature.assign(1.0)
-        return {"value": 1.0, "kept": False}
+        return {"value": 1.0}
     logits, labels = logits[labelled], labels[labelled]
     temperature = fit_temperature(logits, labels)
     model.scores.temperature.assign(temperature.value)

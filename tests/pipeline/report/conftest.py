@@ -77,7 +77,7 @@ def model(tmp_path_factory: pytest.TempPathFactory, images: Images) -> Path:
     card = json.loads(path.read_text())
     card["calibration"] = {
         "split": "calibration",
-        "temperature": {"value": 0.5, "kept": True},
+        "temperature": {"value": 0.5, "gain": 0.1},
         "thresholds": {"review": {"score": 0.7, "rate": 0.05}, "reject": {"score": None}},
         "outlier_score": {"chosen": "combined"},
     }
