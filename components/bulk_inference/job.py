@@ -39,7 +39,6 @@ from trainer.errors import InputError, UserError
 from trainer.json_text import json_text
 from trainer.model_card import ModelCard
 from trainer.quick_imports import quick_imports
-from trainer.storage import files
 
 if TYPE_CHECKING:
     # Importing the module at run time would import Beam.
@@ -144,7 +143,7 @@ class _BulkRun:
         planned = self._plan()
         finished = ledger.finished_names()
         stale = finished - {unit.name for unit in planned}
-        if lost := ledger.forget_lost(finished - stale):
+        if lost := ledger.reconcile(finished, stale):
             finished -= lost
             result.notes.append(f"units made again, as files are gone or cut short: {len(lost):,}")
         todo = [
@@ -184,7 +183,7 @@ class _BulkRun:
             found = write_near_table(ledger, [unit.name for unit in planned])
             result.near_groups, result.near_images = found
         if self._job.drift.enabled:
-            result.drift = self._report_drift(sums, changed=bool(todo or stale))
+            result.drift = self._report_drift(sums)
         result.seconds = time.perf_counter() - self._begin
         if result.members_done_now:
             result.time(pipeline_begin, pipeline_end)
@@ -222,9 +221,7 @@ class _BulkRun:
         from components.bulk_inference.planning.exact_copies import hashes_file, without_duplicates
 
         ledger = self._ledger
-        unhashed = [
-            unit for unit in planned if not files.exists(ledger.path(hashes_file(unit.name)))
-        ]
+        unhashed = [unit for unit in planned if not ledger.exists(hashes_file(unit.name))]
         if unhashed:
             import apache_beam as beam
 
@@ -285,13 +282,14 @@ class _BulkRun:
             self._ledger.remove_unfinished()
         return read_counters(outcome)
 
-    def _report_drift(self, sums: DriftSums, *, changed: bool) -> dict[str, Any]:
+    def _report_drift(self, sums: DriftSums) -> dict[str, Any]:
         report = drift.judge_drift(self._card, sums, self._job.drift.alarm_rate)
         parts = {
             "drift.json": json_text(report.as_dict(), indent=2).encode(),
             "drift.md": report.as_markdown().encode(),
         }
-        if self._job.drift.picture and report.tests and changed:
+        # With the manifest, which is written last, there is a picture of these units.
+        if self._job.drift.picture and report.tests and not self._ledger.exists(MANIFEST):
             parts["drift.png"] = drift.draw(self._card, sums, report)
         for name, content in parts.items():
             self._ledger.write(name, content)

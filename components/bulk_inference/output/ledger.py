@@ -6,6 +6,7 @@ Workers write records; the job reads them to resume, to count and to summarise.
 
 import json
 import posixpath
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -46,6 +47,7 @@ SUFFIXES: Final = {
 }
 """Suffixes of shards by format."""
 DRIFT_FILES: Final = ("drift.json", "drift.md", "drift.png")
+_OF_A_UNIT: Final = re.compile(r"\d{6,}-[0-9a-f]{16}\.[^/]*$")
 REPORT: Final = "report.html"
 """Report that the command line writes next to the table; removed when the table is rebuilt."""
 
@@ -104,6 +106,10 @@ class Ledger:
     def read(self, name: str) -> bytes:
         """Reads a file; raises FileNotFoundError if it is missing."""
         return files.read_bytes(self.path(name))
+
+    def exists(self, name: str) -> bool:
+        """Returns whether there is a file."""
+        return files.exists(self.path(name))
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a file atomically."""
@@ -209,18 +215,31 @@ class Ledger:
             if name.endswith(".json") and files.TEMPORARY not in name
         }
 
-    def forget_lost(self, finished: Iterable[str]) -> set[str]:
-        """Removes and returns those of the finished units of which a file is gone or cut short."""
+    def reconcile(self, finished: set[str], stale: set[str]) -> set[str]:
+        """Removes files without a record, and units of which a file is gone or cut short.
+
+        A unit killed before its record, or while it was forgotten, leaves such files. Names change
+        with the archive, so no later unit may replace them.
+
+        Args:
+            finished: Names of the finished units.
+            stale: Those whose archive has changed, which are not removed.
+
+        Returns:
+            The names of the units that were removed.
+        """
         sizes: dict[str, int] = {}
         for folder in (TABLE, REJECTS, DUPLICATES, NEAR):
             sizes |= self._sizes(folder)
-        lost = {
-            record.name
-            for record in self.read_records(sorted(finished))
-            if any(sizes.get(file, -1) < size for file, size in record.files.items())
-        }
+        lost, orphans = set(), {name for name in sizes if _OF_A_UNIT.search(name)}
+        for record in self.read_records(sorted(finished)):
+            orphans.difference_update(record.files)
+            is_whole = all(sizes.get(file, -1) >= size for file, size in record.files.items())
+            if not is_whole and record.name not in stale:
+                lost.add(record.name)
         for name in lost:
             self.forget(name)
+        files.for_each(files.remove, map(self.path, orphans))
         return lost
 
     def _sizes(self, folder: str) -> dict[str, int]:
@@ -256,20 +275,9 @@ class Ledger:
 
     def clear(self) -> None:
         """Removes a job's results, the records first."""
-        results = (
-            RECORDS,
-            HASHES,
-            NEAR,
-            NEAR_DUPLICATES,
-            MANIFEST,
-            TABLE,
-            REJECTS,
-            DUPLICATES,
-            REVIEW,
-            REVIEWED,
-            ADJUSTED,
-        )
-        for name in (*results, *DRIFT_FILES, REPORT, IDENTITY):
+        results = (RECORDS, HASHES, NEAR, NEAR_DUPLICATES, MANIFEST, TABLE, REJECTS, DUPLICATES)
+        made_of_them = (REVIEW, REVIEWED, ADJUSTED, *DRIFT_FILES, REPORT)
+        for name in (*results, *made_of_them, IDENTITY):
             self.remove(name)
 
     def remove_unfinished(self) -> None:

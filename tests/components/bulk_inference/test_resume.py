@@ -105,6 +105,22 @@ def test_members_that_are_gone_leave_the_table(
     assert read_table(tmp_path / "out")["member"].to_pylist() == list(digits(10))
 
 
+def test_files_that_no_record_names_leave_the_table(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    """A unit is killed before its record is written, or forgotten when its record is removed."""
+    output = tmp_path / "out"
+    run_job(write_zip(tmp_path / "a.zip", digits(40) | {"text.png": b"text"}))
+    records = sorted((output / "_units").rglob("*.json"))
+    assert len(records) == 3
+    for record in records[1:]:
+        record.unlink()
+    (output / "_manifest.json").unlink()
+    run_job(write_zip(tmp_path / "a.zip", digits(10)))
+    assert read_table(output)["member"].to_pylist() == list(digits(10))
+    assert not list((output / "rejects").rglob("*.parquet"))
+
+
 def test_a_changed_model_starts_afresh_and_says_so(tmp_path: Path, run_job: RunJob) -> None:
     archive = write_zip(tmp_path / "a.zip", digits(20))
     run_job(archive)
