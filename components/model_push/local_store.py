@@ -28,6 +28,7 @@ from components.model_push.versions import (
 )
 from trainer.errors import InputError
 from trainer.model_address import LATEST
+from trainer.storage.failures import OutputError, writing_explained
 
 _LOCK: Final = ".lock"
 
@@ -70,7 +71,7 @@ class LocalStore(VersionStore):
         """See the base class."""
         require_model(model)
         return self._publish(record, lambda staging: shutil.copytree(
-            model, staging, copy_function=shutil.copyfile))  # fmt: skip
+            model, staging, copy_function=_copy))  # fmt: skip
 
     def republish(self, number: int, record: PushRecord) -> Version:
         """See the base class."""
@@ -113,12 +114,13 @@ class LocalStore(VersionStore):
             served = max((n for n in numbers if self._version(n).complete), default=None)
             staging = self._folder / f"{TEMPORARY}{number}"
             try:
-                fill(staging)
-                _write_whole(staging / RECORD_FILE, stamped(record, number, served).to_json())
-                share(staging, self._folder, self._group)
-                _sync_tree(staging)
-                staging.rename(self._folder / str(number))
-            except OSError:
+                with writing_explained(str(self._folder)):
+                    fill(staging)
+                    _write_whole(staging / RECORD_FILE, stamped(record, number, served).to_json())
+                    share(staging, self._folder, self._group)
+                    _sync_tree(staging)
+                    staging.rename(self._folder / str(number))
+            except (OSError, OutputError):
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
             _sync(self._folder)
@@ -187,6 +189,12 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         # Some file systems do not support hard links.
+        _copy(source, target)
+
+
+def _copy(source: str, target: str) -> None:
+    # copytree goes on after an OSError, and lists all of them in the end.
+    with writing_explained(target):
         shutil.copyfile(source, target)
 
 

@@ -1,8 +1,10 @@
 """Pushed versions: whole or absent under kill -9, numbered upwards, rolled back and pruned."""
 
+import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +22,7 @@ from components.model_push.versions import RECORD_FILE, VersionStore
 from tests import emulators
 from trainer.errors import InputError
 from trainer.storage import files
+from trainer.storage.failures import OutputError
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = {
@@ -359,6 +362,21 @@ def test_a_place_that_cannot_be_used_is_one_line(
     with pytest.raises(InputError, match=message) as caught:
         push(open_store(address), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(str(tmp_path / "pushed"))
+
+    def fail(source: str, target: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
+
+    monkeypatch.setattr(shutil, "copyfile", fail)
+    with pytest.raises(OutputError, match="cannot be written: No space left on device; make room"):
+        push(store, tmp_path)
+    assert not list((tmp_path / "pushed").glob(".tmp-*"))
+    assert store.versions() == []
 
 
 def test_what_is_no_model_is_not_pushed(tmp_path: Path) -> None:
