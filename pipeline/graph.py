@@ -29,7 +29,7 @@ from pipeline.config import PipelineConfig
 from pipeline.evaluation import SLICES_MODULE, create_eval_config
 from pipeline.labelled_only import compare_labelled_only, train_labelled_only
 from pipeline.step_digests import by_step
-from pipeline.training_folder import FOLDERS
+from pipeline.training_folder import FOLDERS, TRAININGS
 from pipeline.vertex_push import vertex_pushers
 from trainer.data import features
 
@@ -130,7 +130,7 @@ def create_pipeline(
     }
     # Only the cache reads the digest of the weights.
     weights = {"weights_digest": places.weights} if places.weights else {}
-    shared = {FOLDERS: f"{places.artifacts}/training", **weights}
+    shared = {FOLDERS: f"{places.artifacts}/{TRAININGS}", **weights}
     tuner = None
     if config.trainer.tuner.enabled:
         tuner = tfx.components.Tuner(

@@ -10,11 +10,13 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pipeline.digests import value_digest
-from trainer.optimization.checkpoints import CHECKPOINTS
+from trainer.optimization.checkpoints import CHECKPOINTS, is_manifest
 from trainer.storage import files
 
 FOLDERS: Final = "training_folders"
 """Key in `custom_config` of the parent folder. It is not an option, so it changes no model."""
+TRAININGS: Final = "training"
+"""Name of the parent folder, below the artifacts of a root."""
 
 
 def training_folder(root: str, step: str, identity: Mapping[str, Any]) -> str:
@@ -40,5 +42,13 @@ def publish(folder: str, destination: str) -> None:
 
 
 def remove_training(folder: str) -> None:
-    """Removes the folder of a training whose result is written."""
+    """Removes the folder of a training whose result is written.
+
+    Killed on the way, it leaves nothing that a training would resume from: with a part of its files
+    it would end with other weights, or be taken for another training.
+    """
+    manifests = [name for name in files.walk(folder) if is_manifest(posixpath.basename(name))]
+    # The training's own first, because those of its stages determine its identity.
+    for name in sorted(manifests, key=lambda name: name.count("/")):
+        files.remove(posixpath.join(folder, name))
     files.remove(folder)

@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from components.serving_check.server import free_port
 from pipeline.run_fn import LABELLED_ONLY, _golden_files, read_base_model, run_fn
 from pipeline.training import prepare
-from pipeline.training_folder import training_folder
+from pipeline.training_folder import remove_training, training_folder
 from tests.forked import Forked
 from tests.pipeline import small_training
 from tests.pipeline.small_training import step_of
@@ -21,6 +22,7 @@ from tests.trainer.test_model_card import unknown_keys
 from trainer.data.input_pipeline import ImageSet
 from trainer.errors import InputError
 from trainer.model_card import parse_card
+from trainer.optimization.checkpoints import Checkpoints
 from trainer.optimization.preemption import PREEMPTED_EXIT_CODE
 
 
@@ -84,6 +86,32 @@ def test_a_new_execution_goes_on_where_a_stopped_one_was(
     ]
     assert histories[0] == histories[1]
     assert names(inputs / "training") == set()
+
+
+def test_a_training_killed_while_it_is_removed_is_not_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def folders() -> list[Checkpoints]:
+        stages = (tmp_path / "checkpoints", tmp_path / "checkpoints" / "teacher-1")
+        return [Checkpoints(str(folder), identity="same", keep=2) for folder in stages]
+
+    for checkpoints in folders():
+        checkpoints.save_best([np.zeros(3)])
+        for step in (1, 2):
+            checkpoints.save(step, [np.zeros(3)], {})
+    removed: list[str] = []
+
+    def kill(path: str) -> None:
+        if Path(path).is_dir():
+            raise KeyboardInterrupt
+        removed.append(path)
+        Path(path).unlink()
+
+    monkeypatch.setattr("trainer.storage.files.remove", kill)
+    with pytest.raises(KeyboardInterrupt):
+        remove_training(str(tmp_path))
+    assert [checkpoints.restore() for checkpoints in folders()] == [None, None]
+    assert [Path(path).parent.name for path in removed] == ["checkpoints"] * 2 + ["teacher-1"] * 2
 
 
 def test_other_options_images_or_code_are_another_training(inputs: Path, tmp_path: Path) -> None:

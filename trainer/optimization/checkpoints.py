@@ -27,6 +27,11 @@ _LOG = logging.getLogger(__name__)
 _MANIFEST = re.compile(r"step-(\d{9})\.json")
 
 
+def is_manifest(name: str) -> bool:
+    """Returns whether a file, given its name, makes a checkpoint complete."""
+    return _MANIFEST.fullmatch(name) is not None
+
+
 def pack_arrays(arrays: Sequence[np.ndarray]) -> bytes:
     """Packs arrays into the bytes of an uncompressed .npz file."""
     buffer = io.BytesIO()
@@ -132,7 +137,7 @@ class Checkpoints:
 
     def _manifests(self) -> list[str]:
         names = files.list_names(self._directory)
-        return sorted((name for name in names if _MANIFEST.fullmatch(name)), reverse=True)
+        return sorted(filter(is_manifest, names), reverse=True)
 
     def _remove_old(self) -> None:
         kept = {name.removesuffix(".json") for name in self._manifests()[: self._keep]}
