@@ -141,7 +141,7 @@ def _artifacts(survey: Survey, is_held: bool) -> Iterator[RootFinding]:
         names = [str(path.relative_to(survey.root)) for path in survey.leftovers]
         yield RootFinding(
             "leftovers", NOTE, f"of killed or failed steps: {named(names)}",
-            "nothing reads them; remove them for their space",
+            "nothing reads them; `vaeline gc --yes` removes them",
         )  # fmt: skip
     if survey.artifacts and not survey.lost:
         yield RootFinding("artifacts", OK, "all files are there")

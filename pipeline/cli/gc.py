@@ -1,4 +1,4 @@
-"""Defines `vaeline gc`: artifacts of old runs, listed or removed."""
+"""Defines `vaeline gc`: artifacts of old runs and leftovers of killed ones, listed or removed."""
 
 import contextlib
 from typing import Any
@@ -19,9 +19,10 @@ from pipeline.cli.command import common, runs_root_option
 def gc(terminal: Any, root: str, keep_runs: int, with_images: bool, yes: bool) -> int:
     """Remove artifacts of old runs that no blessed or pushed model needs.
 
-    Pushed versions are never touched. The runs stay on record; their artifacts are marked deleted.
+    What killed runs left goes, too, unless one of the latest runs may resume it. Pushed versions
+    are never touched. The runs stay on record; their artifacts are marked deleted.
     """
-    from pipeline.orchestration.lock import run_lock
+    from pipeline.orchestration.lock import is_held, run_lock
     from pipeline.runs.retention import plan, remove_artifacts
     from pipeline.runs.store import open_metadata
     from pipeline.working_root import fetched_root, working_root
@@ -34,7 +35,12 @@ def gc(terminal: Any, root: str, keep_runs: int, with_images: bool, yes: bool) -
         if yes:
             stack.enter_context(working_root(root, "vaeline gc", say=terminal.say))
             stack.enter_context(run_lock(folder, "vaeline gc"))
-        removals = plan(folder, keep_runs=keep_runs, with_images=with_images)
+        removals = plan(
+            folder,
+            keep_runs=keep_runs,
+            with_images=with_images,
+            is_held=not yes and is_held(root, folder),
+        )
         if yes:
             remove_artifacts(folder, removals)
     size = sum(removal.size for removal in removals)
@@ -42,7 +48,7 @@ def gc(terminal: Any, root: str, keep_runs: int, with_images: bool, yes: bool) -
         "removed" if yes else "would be removed; --yes does it",
         [
             *((r.kind, f"{r.size / 2**20:,.1f} MiB", r.path) for r in removals),
-            ("all", f"{size / 2**20:,.1f} MiB", f"{len(removals):,} artifacts"),
+            ("all", f"{size / 2**20:,.1f} MiB", f"{len(removals):,} folders"),
         ],
     )
     terminal.result(

@@ -1,5 +1,6 @@
-"""Removes artifacts that no blessed or pushed model needs, for `vaeline gc`.
+"""Removes artifacts that no blessed or pushed model needs, and leftovers, for `vaeline gc`.
 
+Leftovers are what killed steps wrote and trainings that were never finished; no record names them.
 The artifacts stay on record; their state in the metadata store tells whether their files exist. An
 artifact is marked before its files are removed and set to deleted afterwards. The next removal can
 therefore complete an interrupted one, and TFX's cache, which uses live artifacts only, never finds
@@ -7,35 +8,41 @@ a partly removed folder.
 """
 
 import contextlib
+import math
 import os
 import shutil
 import stat
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ml_metadata import proto
 
 from pipeline.runs.location import present_uri
+from pipeline.runs.repair import survey_root
 from pipeline.runs.run import ARTIFACTS, FINISHED, Run
 from pipeline.runs.store import open_metadata, read_runs
+from pipeline.training_folder import TRAININGS
+from trainer.storage import files
 
 _GONE = (proto.Artifact.DELETED, proto.Artifact.ABANDONED)
+LEFTOVER: Final = "leftover"
+"""Kind of a folder that a killed step or an unfinished training left."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """One artifact that may be removed.
+    """One artifact or leftover that may be removed.
 
     Attributes:
-        artifact: its id in the store.
-        kind: its type, such as `Model`.
+        artifact: its id in the store; None for a leftover, which has no record.
+        kind: its type, such as `Model`, or `LEFTOVER`.
         path: its folder or file.
         size: size on disk in bytes.
     """
 
-    artifact: int
+    artifact: int | None
     kind: str
     path: str
     size: int
@@ -45,28 +52,32 @@ class Removal:
         return asdict(self)
 
 
-def plan(root: Path, *, keep_runs: int, with_images: bool) -> list[Removal]:
-    """Finds the artifacts that may be removed.
+def plan(root: Path, *, keep_runs: int, with_images: bool, is_held: bool = False) -> list[Removal]:
+    """Finds the artifacts and leftovers that may be removed.
 
     The artifacts of the latest runs are kept, whatever their state, and so is every blessed or
     pushed model with all artifacts that produced it. Artifacts outside the root's folder of
-    artifacts are never removed.
+    artifacts are never removed. An unfinished training stays as long as one of the latest runs may
+    resume it.
 
     Args:
         root: Folder of the runs.
         keep_runs: Number of latest runs to keep complete.
         with_images: Whether to remove the images of earlier runs even if a model was trained on
             them. They can be read again from their archives, but steps that need them would rerun.
+        is_held: Whether another process holds the root. The outputs of its step have no record yet
+            and are no leftovers.
 
     Returns:
-        The artifacts, by id.
+        The artifacts, by id, and the leftovers, by path.
 
     Raises:
         FileNotFoundError: The root has no metadata store.
     """
     root = root.resolve()
     artifacts = root / ARTIFACTS
-    kept = _needed(read_runs(root), keep_runs, with_images)
+    runs = read_runs(root)
+    kept = _needed(runs, keep_runs, with_images)
     removals = []
     for artifact in open_metadata(root).get_artifacts():
         path = _place(artifact.uri, root)
@@ -75,7 +86,11 @@ def plan(root: Path, *, keep_runs: int, with_images: bool) -> list[Removal]:
         if not path.resolve().is_relative_to(artifacts.resolve()) or path == artifacts:
             continue
         removals.append(Removal(artifact.id, artifact.type, str(path), _size(path)))
-    return sorted(removals, key=lambda removal: removal.artifact)
+    removals.sort(key=lambda removal: removal.artifact or 0)
+    leftovers = (
+        [] if is_held else [*survey_root(root).leftovers, *_trainings(runs, root, keep_runs)]
+    )
+    return removals + [Removal(None, LEFTOVER, str(path), _size(path)) for path in leftovers]
 
 
 def remove_artifacts(root: Path, removals: Sequence[Removal]) -> None:
@@ -90,7 +105,7 @@ def remove_artifacts(root: Path, removals: Sequence[Removal]) -> None:
     """
     root = root.resolve()
     store = open_metadata(root)
-    artifacts = store.get_artifacts_by_id([removal.artifact for removal in removals])
+    artifacts = store.get_artifacts_by_id([r.artifact for r in removals if r.artifact is not None])
     _mark(store, artifacts, proto.Artifact.MARKED_FOR_DELETION)
     for artifact in artifacts:
         path = _place(artifact.uri, root)
@@ -99,6 +114,22 @@ def remove_artifacts(root: Path, removals: Sequence[Removal]) -> None:
         else:
             path.unlink(missing_ok=True)
         _mark(store, [artifact], proto.Artifact.DELETED)
+    for removal in removals:
+        if removal.artifact is None:
+            files.remove(removal.path)
+
+
+def _trainings(runs: Sequence[Run], root: Path, keep_runs: int) -> list[Path]:
+    """Lists the folders of unfinished trainings that the runs to keep have not written."""
+    recent = runs[-keep_runs:] if keep_runs else []
+    begin = min((run.started for run in recent), default=math.inf)
+    folders = sorted((root / ARTIFACTS / TRAININGS).glob("*/"))
+    return [folder for folder in folders if _last_change(folder) < begin]
+
+
+def _last_change(folder: Path) -> float:
+    """Returns when something in a folder was last written, seconds since 1970-01-01 UTC."""
+    return max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
 
 
 def _needed(runs: Sequence[Run], keep_runs: int, with_images: bool) -> set[int]:

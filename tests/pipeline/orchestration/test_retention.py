@@ -21,7 +21,7 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
 
 
-def planned(store: Store, *, keep_runs: int = 1, with_images: bool = False) -> set[int]:
+def planned(store: Store, *, keep_runs: int = 1, with_images: bool = False) -> set[int | None]:
     found = plan(store.root, keep_runs=keep_runs, with_images=with_images)
     return {removal.artifact for removal in found}
 
@@ -84,6 +84,44 @@ def test_a_removal_that_was_stopped_is_finished(store: Store) -> None:
     artifact.state = proto.Artifact.MARKED_FOR_DELETION
     store.store.put_artifacts([artifact])
     assert refused["model"] in planned(store)
+
+
+def test_what_killed_runs_left_goes_unless_a_run_may_resume_it(store: Store) -> None:
+    refused = store.training_run("1", blessed=False)
+    store.training_run("2")
+    artifacts = store.root / "artifacts"
+    killed = artifacts / "ImageExampleGen" / "examples" / "1"
+    old, recent = (artifacts / "training" / name for name in ("trainer-old", "trainer-recent"))
+    for folder in (killed, old, recent):
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "content").write_bytes(b"x" * 1000)
+    for path in [old, *old.rglob("*")]:
+        os.utime(path, (0, 0))
+
+    removals = plan(store.root, keep_runs=1, with_images=False)
+    left = [removal for removal in removals if removal.artifact is None]
+    assert [(removal.path, removal.kind, removal.size) for removal in left] == [
+        (str(path), "leftover", 1000) for path in (killed, old)
+    ]
+    remove_artifacts(store.root, removals)
+    assert not killed.exists()
+    assert not old.exists()
+    assert recent.is_dir()
+    assert not store.uri(refused["model"]).exists()
+    assert plan(store.root, keep_runs=1, with_images=False) == []
+    (gone,) = plan(store.root, keep_runs=0, with_images=True)[-1:]
+    assert gone.path == str(recent)
+
+
+def test_a_step_at_work_has_no_leftovers(store: Store) -> None:
+    store.training_run("1")
+    at_work = store.root / "artifacts" / "Trainer" / "model" / "1"
+    at_work.mkdir(parents=True)
+    (at_work / "content").write_bytes(b"x")
+    found = [
+        plan(store.root, keep_runs=1, with_images=False, is_held=held) for held in (False, True)
+    ]
+    assert [len(removals) for removals in found] == [1, 0]
 
 
 def test_the_command_only_tells_until_it_is_meant(store: Store, tmp_path: Path) -> None:
