@@ -4,11 +4,8 @@
 back; to find an image that crashes a process, it sends each image's name before checking it.
 """
 
-import os
 import signal
 import sys
-import threading
-import time
 import traceback
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
@@ -20,18 +17,18 @@ from components.image_example_gen.parts import output_explained
 from components.image_example_gen.units import write_unit
 from components.image_sources.base import WorkUnit
 from components.image_sources.sources import ImageSource
+from components.parent_process import end_with_parent
 from trainer.errors import InputError
 
 WRITE: Final = "write"
 PROBE: Final = "probe"
-_LOOK_SECS: Final = 1.0
 
 
 def main() -> None:
     """Writes units, one after the other, until the parent closes the connection."""
     # Ctrl-C reaches all processes, but only the parent decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     connection = Connection(int(sys.argv[1]))
     try:
         job, uri, threads = connection.recv()
@@ -63,13 +60,6 @@ def _probe(unit: WorkUnit, job: IngestJob) -> Iterator[str]:
         for image in batch.slices(most=1, most_bytes=1):
             yield from image.keys
             inspect(image, job)
-
-
-def _end_with_parent(parent: int) -> None:
-    """Ends this process, even in the middle of a unit, if its parent was killed."""
-    while os.getppid() == parent:
-        time.sleep(_LOOK_SECS)
-    os._exit(1)
 
 
 if __name__ == "__main__":

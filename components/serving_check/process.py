@@ -9,12 +9,14 @@ import json
 import sys
 from pathlib import Path
 
+from components.parent_process import end_with_parent
 from components.serving_check.config import ServingCheckConfig
 from trainer.quick_imports import leave_out_keras, quick_imports
 
 
 def main() -> None:
     """Checks the model that a line of JSON names, with its options, and writes the report."""
+    end_with_parent()
     leave_out_keras()
     with quick_imports():
         from components.serving_check.probe import run_check

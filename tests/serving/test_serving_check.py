@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from components.serving_check.server import check_server
 from components.serving_check.session import SessionModel
 from serving import names
 from serving.golden import ANSWERS, read_golden, write_golden
+from tests.limits import HANG_SECS
 from tests.pipeline import hanging_probe
 from tests.pipeline.test_cli import ROOT
 from tests.serving.conftest import Exported
@@ -184,6 +186,27 @@ def test_a_process_that_is_killed_refuses_the_model(
     hanging_probe.signal_file(tmp_path).write_text(str(signal.SIGKILL.value), encoding="utf-8")
     report = check_model(str(tmp_path), QUICK)
     assert report.refusals == ["fresh process: killed by signal 9: the model crashes what loads it"]
+
+
+def test_the_process_ends_with_a_run_that_is_killed() -> None:
+    """Its standard input stays open, so that it can only notice the death."""
+    child = (
+        "import os\n"
+        "from components.serving_check import process\n"
+        "process.leave_out_keras = lambda: print(os.getpid(), flush=True)\n"
+        "process.main()"
+    )
+    run = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    with subprocess.Popen(
+        [sys.executable, "-c", run], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        number = int(parent.stdout.readline())
+        parent.kill()
+        deadline = time.monotonic() + HANG_SECS
+        while Path(f"/proc/{number}").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 @pytest.mark.parametrize("has_ended", [False, True])
