@@ -67,7 +67,7 @@ def show(terminal: Any, root: str, name: str | None) -> int:
     terminal.table(
         "steps",
         [
-            (step.name, step.state, duration(step.seconds),
+            (step.name, run.state_of(step), duration(step.seconds),
              _folders(step.inputs, run.root), _folders(step.outputs, run.root))
             for step in run.steps.values()
         ],

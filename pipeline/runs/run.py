@@ -78,6 +78,11 @@ class Run:
             return FINISHED
         return RUNNING if self.is_active else STOPPED
 
+    def state_of(self, step: Step) -> str:
+        """Returns the state of a step; `stopped`, which TFX does not know, if a signal ended it."""
+        is_stopped = self.state == STOPPED and step.state in (FAILED, RUNNING)
+        return STOPPED if is_stopped else step.state
+
     @property
     def cached_steps(self) -> int:
         """Number of steps that came from the cache."""
@@ -224,7 +229,7 @@ class Run:
             "steps": [
                 {
                     "name": step.name,
-                    "state": step.state,
+                    "state": self.state_of(step),
                     "seconds": round(step.seconds, 3),
                     "inputs": step.inputs,
                     "outputs": step.outputs,

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 DONE, CACHED, FAILED, RUNNING = "done", "cached", "failed", "running"
-"""States of a step. A step that was killed stays `running`."""
+"""States of a step. A step that was killed stays `running`; see `Run.state_of`."""
 
 PUSHED_MODEL: Final = "pushed_model"
 """Name of the output of steps that push."""

@@ -148,6 +148,7 @@ def test_a_run_that_did_not_end_says_so(store: Store, last: Any, is_held: bool, 
     first, second = read_runs(store.root, is_held=is_held)
     assert (first.state, second.state) == ("finished", state)
     assert (first.ended_in, second.ended_in) == ("", "" if state == "running" else "Trainer")
+    assert [step["state"] for step in second.as_dict()["steps"]] == ["done", state]
     assert second.blessed is None
 
 
