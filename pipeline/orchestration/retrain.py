@@ -111,10 +111,11 @@ def attempts(runs: list[Run]) -> list[Attempt]:
 
 
 def _unfinished(runs: list[Run], fingerprint: str) -> str:
-    if not runs or runs[-1].state == FINISHED:
+    # A run that was killed before it had its images has changed nothing.
+    run = next((each for each in reversed(runs) if each.ingested is not None), None)
+    if run is None or run.ingested is None or run.ingested.fingerprint != fingerprint:
         return ""
-    run, images = runs[-1], runs[-1].ingested
-    if images is None or images.fingerprint != fingerprint:
+    if run.state == FINISHED:
         return ""
     return f"run {run.name} {'failed' if run.state == FAILED else 'was interrupted'}"
 
