@@ -1,5 +1,7 @@
 """Extracts the message for the user from an error that has passed through several layers."""
 
+import errno
+import os
 import pkgutil
 import re
 
@@ -15,6 +17,11 @@ _IN_TEXT = re.compile(
     re.MULTILINE,
 )
 _BEAM_SUFFIX = re.compile(r"\s*\[while running .*$", re.DOTALL)
+_STORE_FULL = "database or disk is full"
+"""SQLite's words, which ML Metadata repeats after a page of what it could not write."""
+_TENSORFLOW_FULL = re.compile(rf"(?P<file>\S+); (?P<reason>{os.strerror(errno.ENOSPC)})")
+"""In TensorFlow's errors, which are none of the operating system's."""
+_MAKE_ROOM = "; make room, and start again"
 
 
 def cause(error: BaseException) -> str:
@@ -25,7 +32,8 @@ def cause(error: BaseException) -> str:
 
     Returns:
         The message of the outermost `UserError`, if there is one; otherwise that of the operating
-        system; otherwise the type and first line of the innermost error.
+        system, or what TensorFlow or SQLite says of a full disk; otherwise the type and first line
+        of the innermost error.
     """
     chain = _chain(error)
     for link in chain:
@@ -39,10 +47,14 @@ def cause(error: BaseException) -> str:
         if isinstance(link, OSError) and link.strerror:
             place = f"{link.filename}: " if link.filename else ""
             is_full = link.errno in DISK_FULL
-            return f"{place}{link.strerror}{'; make room, and start again' if is_full else ''}"
+            return f"{place}{link.strerror}{_MAKE_ROOM if is_full else ''}"
+    if any(_STORE_FULL in str(link) for link in chain):
+        return f"the metadata store below the root can't be written: no space left{_MAKE_ROOM}"
     for link in reversed(chain):
         lines = [line for line in _BEAM_SUFFIX.sub("", str(link)).splitlines() if line.strip()]
         if lines:
+            if full := _TENSORFLOW_FULL.search(lines[0]):
+                return f"{full['file']}: {full['reason']}{_MAKE_ROOM}"
             return f"{type(link).__name__}: {lines[0].strip()}"
     return type(error).__name__
 

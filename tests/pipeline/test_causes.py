@@ -91,6 +91,13 @@ def test_a_full_disk_names_the_file() -> None:
     assert cause(raised_from(RuntimeError("step failed"), error)) == (
         "/data/x: No space left on device; make room, and start again"
     )
+    store = RuntimeError("Cannot create node for\ntype_id: 1\nquery: database or disk is full")
+    assert cause(store) == (
+        "the metadata store below the root can't be written: no space left; make room, and start"
+        " again"
+    )
+    model = RuntimeError("{{function_node SaveV2}} /data/x; No space left on device [Op:SaveV2]")
+    assert cause(model) == cause(error)
 
 
 def test_an_unknown_error_gives_its_type_and_first_line() -> None:
