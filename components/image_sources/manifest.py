@@ -8,11 +8,11 @@ import codecs
 import csv
 import gzip
 import io
-import json
 import os
 import re
+import unicodedata
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -25,8 +25,9 @@ from components.image_sources.label_values import (
     read_label,
 )
 from components.image_sources.magic_numbers import GZIP_START
-from components.image_sources.naming import find_column, split_of_value
+from components.image_sources.naming import escaped, find_column, split_of_value
 from components.image_sources.record_config import ManifestConfig
+from components.image_sources.text_rows import csv_rows, holds_rows, json_rows
 from components.parquet_files import open_untrusted, row_batches
 from trainer.errors import InputError
 from trainer.storage import files
@@ -34,7 +35,6 @@ from trainer.storage import files
 Row = Mapping[str | None, Any]
 
 _MARKS: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_DELIMITERS: Final = ",;\t|"
 _ADDRESS: Final = re.compile(r"(?!gs:|s3:|minio:|file:)[A-Za-z][A-Za-z0-9+.-]*:(//|[\\/])")
 """Addresses on the web and paths with a drive; addresses in a store and `file://` are read."""
 _COLUMNS: Final = ("path", "label", "split")
@@ -136,8 +136,24 @@ class ManifestReader(Reader):
         if first is None:
             return
         name, label, split = (self._column(path, option, first) for option in _COLUMNS)
-        for row in chain([first], rows):
-            yield row.get(name), row.get(label), row.get(split)
+        is_text = _base_suffix(path) in ("csv", "tsv")
+        for number, row in enumerate(chain([first], rows), 1):
+            values = row.get(name), row.get(label), row.get(split)
+            for value in values:
+                if not isinstance(value, str):
+                    continue
+                if "\0" in value:
+                    raise InputError(
+                        f"{path}: row {number} holds NUL bytes; the manifest is damaged, copy it"
+                        " again"
+                    )
+                if is_text and holds_rows(value, len(row)):
+                    begin = escaped(value.partition("\n")[0].strip())
+                    raise InputError(
+                        f"{path}: row {number}, '{begin}', goes on over other rows: a quotation"
+                        " mark is not closed; double it, or remove it"
+                    )
+            yield values
 
     def _column(self, path: str, option: str, row: Row) -> str | None:
         """Finds a column by its name, whatever its case and the spaces around it.
@@ -175,9 +191,9 @@ class ManifestReader(Reader):
                 encoding = "utf-16" if stream.peek(2)[:2] in _MARKS else "utf-8-sig"
                 with io.TextIOWrapper(stream, encoding, newline="") as text:
                     if suffix in ("jsonl", "ndjson"):
-                        yield from _json_lines(path, text)
+                        yield from json_rows(path, text)
                     else:
-                        yield from _csv(text, suffix)
+                        yield from csv_rows(path, text, suffix)
             except (
                 UnicodeDecodeError,
                 csv.Error,
@@ -223,6 +239,10 @@ def _full(folder: str, name: str) -> str:
     if "\\" in name and not os.path.lexists(full):
         name = name.replace("\\", "/")
         full = name if os.path.isabs(name) else f"{folder}/{name}"
+    if not full.isascii() and not os.path.lexists(full):
+        # macOS decomposes the names of files, and other programs compose what they write.
+        forms = (unicodedata.normalize(form, full) for form in ("NFC", "NFD"))
+        full = next(filter(os.path.lexists, forms), full)
     return full
 
 
@@ -241,37 +261,3 @@ def _text(value: Any, where: str) -> str:
 def _base_suffix(path: str) -> str:
     """Returns the suffix in lower case, without that of gzip."""
     return path.lower().removesuffix(".gz").rpartition(".")[2]
-
-
-def _csv(text: Any, suffix: str) -> Iterator[Row]:
-    """Reads text with a header; the delimiter is the one that the header has most of."""
-    header = ""
-    while not header.strip():
-        if not (header := text.readline()):
-            return
-    delimiter = max(_DELIMITERS, key=header.count) if suffix != "tsv" else "\t"
-    if not any(map(header.count, _DELIMITERS)):
-        delimiter = ","
-    # Otherwise spaces after a delimiter hide the quotes of a cell.
-    rows = csv.DictReader(
-        chain([header], text), delimiter=delimiter, skipinitialspace=delimiter != "\t"
-    )
-    # Spreadsheets write rows of delimiters alone behind the last one.
-    yield from (row for row in rows if any(map(_is_filled, row.values())))
-
-
-def _is_filled(value: str | list[str] | None) -> bool:
-    return bool(value) and (isinstance(value, list) or not str(value).isspace())
-
-
-def _json_lines(path: str, text: Iterable[str]) -> Iterator[Row]:
-    for number, line in enumerate(text, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise InputError(f"{path}: line {number} is no JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{path}: line {number} is no JSON object")
-        yield row

@@ -225,3 +225,43 @@ def test_an_empty_manifest_is_named(images: Path) -> None:
     pq.ParquetWriter(images / "a.parquet", schema).close()
     with pytest.raises(InputError, match="no images"):
         read_all(paths=str(images / "a.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('images/0.png,cat\n"images/1.png,cat\nimages/2.png,dog\n', "row 2 goes on to"),
+        ('"images/1.png,cat\nimages/2.png,dog\n"images/3.png,dog\n', "row 1, 'images/1"),
+        ('images/1.png,"cat\nimages/2.png,dog\nimages/3.png,"dog\n', "row 1, 'cat', goes on"),
+        ("images/0.png,cat\nimages/1.png,cat,x\n", "row 2 has 3 values and the header 2"),
+        ("images/0.png,cat\nimages/1.png\0,cat\n", "row 2 holds NUL bytes"),
+        ("images/0.png,cat\n" + "\0" * 99, "row 2 holds NUL bytes"),
+    ],
+)
+def test_a_row_that_swallows_others_is_refused(images: Path, content: str, message: str) -> None:
+    (images / "a.csv").write_text("path,label\n" + content)
+    with pytest.raises(InputError) as refused:
+        read_all(paths=str(images / "a.csv"))
+    assert f"a.csv: {message}" in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_list_of_paths_with_a_stray_quotation_mark_is_refused(images: Path) -> None:
+    (images / "a.csv").write_text('path\n"images/1.png\nimages/2.png\n"images/3.png\n')
+    with pytest.raises(InputError, match=r"row 1, 'images/1\.png', goes on over other rows"):
+        read_all(paths=str(images / "a.csv"))
+
+
+def test_quoted_cells_may_have_line_breaks(images: Path) -> None:
+    rows = 'note,path,label\n"a,\nb",images/0.png,"ca\nt"\n"c"",",images/1.png,dog,\n'
+    assert found(images, "a.csv", rows) == {"0.png": ("ca t", None), "1.png": ("dog", None)}
+
+
+def test_names_of_files_may_have_another_unicode_form(images: Path) -> None:
+    (images / "images" / "0.png").rename(images / "images" / "cafe\u0301.png")
+    (images / "images" / "1.png").rename(images / "images" / "th\u00e9.png")
+    rows = "path,label\nimages/caf\u00e9.png,cat\nimages/the\u0301.png,dog\n"
+    assert found(images, "a.csv", rows) == {
+        "cafe\u0301.png": ("cat", None),
+        "th\u00e9.png": ("dog", None),
+    }
