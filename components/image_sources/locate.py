@@ -14,9 +14,8 @@ from components.image_sources.config import InputConfig
 from components.image_sources.ignored import ignored_reason
 from components.image_sources.magic_numbers import (
     COMPRESSED_STARTS,
-    RAR_START,
-    SEVEN_ZIP_START,
     ZIP_STARTS,
+    fault_of_start,
 )
 from components.image_sources.naming import escaped, printable
 from components.image_sources.tar_stream import is_header
@@ -41,13 +40,9 @@ _PARQUET_SUFFIX: Final = ".parquet"
 _SHARD_SUFFIXES: Final = (*_ARCHIVE_SUFFIXES, _PARQUET_SUFFIX)
 _TFRECORD_MARK: Final = ".tfrec"
 """In names such as `a.tfrec` and `a.tfrecord-00000-of-00010`."""
-_FOREIGN: Final = (
-    (SEVEN_ZIP_START, "a 7z archive"),
-    (RAR_START, "a rar archive"),
-    (b"\x1f\x9d", "a file of Unix compress"),
-    (b"\x04\x22\x4d\x18", "an LZ4 file"),
-)
 _LOOKED_AT: Final = 1000
+_REMOTE_STARTS: Final = 16
+"""How many objects are recognised by their first bytes too, because each costs a request."""
 _IMAGE_STARTS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
 
 
@@ -60,6 +55,7 @@ class Locator:
 
     def __init__(self, config: InputConfig) -> None:
         self.config = config
+        self._requests_left = _REMOTE_STARTS
 
     def sources(self) -> Iterator[tuple[str, str]]:
         """Expands `paths`.
@@ -108,7 +104,9 @@ class Locator:
         name = path.rpartition("/")[2].lower()
         if not files.is_remote(path) and os.path.isdir(path):
             return self._tell_folder(path)
-        actual = self._packed_format(path) if name.endswith(_ARCHIVE_SUFFIXES) else ""
+        known = (*_ARCHIVE_SUFFIXES, *MANIFEST_SUFFIXES, _TFRECORD_MARK, *_IDX_MARKS)
+        head = self._known_head(path) if any(map(name.__contains__, known)) else b""
+        actual = _format_of_archive(head) if name.endswith(_ARCHIVE_SUFFIXES) else ""
         if actual == "zip" or (name.endswith(".zip") and not actual):
             return "zip"
         if actual or name.endswith(TAR_SUFFIXES):
@@ -152,7 +150,8 @@ class Locator:
         head = self._head(path)
         if found := _format_of_archive(head):
             return found
-        _refuse_foreign(path, head)
+        if fault := fault_of_start(head):
+            raise InputError(f"{path}: {fault}")
         from components.tfrecord_frames import begins_frame
 
         if begins_frame(head):
@@ -162,16 +161,22 @@ class Locator:
         what = "an empty file" if not head else "no archive, folder, manifest or data set"
         raise InputError(f"{path}: {what}; name its format with `format:` if it is one")
 
-    def _packed_format(self, path: str) -> str:
-        """Returns the format of a local archive by its first bytes; empty if they do not tell.
+    def _known_head(self, path: str) -> bytes:
+        """Returns the first bytes of a file whose name tells a format, unless it is a folder.
 
         A tar that is called `.zip`, or the reverse, is read as what it is.
+
+        Raises:
+            InputError: if they are those of something else, such as a web page.
         """
-        head = b"" if files.is_remote(path) else self._head(path)
-        found = _format_of_archive(head)
-        if not found:
-            _refuse_foreign(path, head)
-        return found
+        if files.is_remote(path):
+            self._requests_left -= 1
+            if self._requests_left < 0 or files.is_folder(path, self.config.storage):
+                return b""
+        head = self._head(path)
+        if fault := fault_of_start(head):
+            raise InputError(f"{path}: {fault}")
+        return head
 
     def _head(self, path: str) -> bytes:
         file = files.open_ranged(path, self.config.storage)
@@ -179,13 +184,6 @@ class Locator:
             return file.read(0, 512)
         finally:
             file.close()
-
-
-def _refuse_foreign(path: str, head: bytes) -> None:
-    """Raises for an archive of another program."""
-    foreign = next((name for start, name in _FOREIGN if head.startswith(start)), "")
-    if foreign:
-        raise InputError(f"{path}: {foreign} cannot be read; pack its files as a zip or a tar")
 
 
 def _names_in(folder: str, storage: StorageConfig) -> Iterator[tuple[str, bool]]:

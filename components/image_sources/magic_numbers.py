@@ -1,6 +1,7 @@
 """The first bytes of compressed streams and of archives, by which their format is recognised.
 
-The readers of archives use them, and the check of images, which names what is no image.
+The readers of archives use them, the check of images, which names what is no image, and
+`locate.py`, which names files that no reader takes.
 """
 
 from typing import Final
@@ -19,3 +20,33 @@ ZIP_STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06")
 
 SEVEN_ZIP_START: Final = b"7z\xbc\xaf\x27\x1c"
 RAR_START: Final = b"Rar!"
+
+_FOREIGN: Final = (
+    (SEVEN_ZIP_START, "a 7z archive cannot be read; pack its files as a zip or a tar"),
+    (RAR_START, "a rar archive cannot be read; pack its files as a zip or a tar"),
+    (b"\x1f\x9d", "a file of Unix compress cannot be read; pack its files as a zip or a tar"),
+    (b"\x04\x22\x4d\x18", "an LZ4 file cannot be read; pack its files as a zip or a tar"),
+    (b"]\x00\x00", "an LZMA file cannot be read; pack its files as a zip or a tar"),
+    (b"\x89HDF", "an HDF5 file cannot be read; save its images as files"),
+    (b"\x93NUMPY", "a NumPy array cannot be read; save its images as files"),
+    (b"MATLAB 5", "a MATLAB file cannot be read; save its images as files"),
+    (b"ARROW1", "an Arrow file cannot be read; save it as Parquet"),
+    (b"SQLite format", "a SQLite database cannot be read; save its images as files"),
+    (b"%PDF-", "a PDF cannot be read; save its images as files"),
+    (b"version https://git-lfs", "a pointer of Git LFS and not the file; run `git lfs pull`"),
+)
+_PAGE_STARTS: Final = (b"<!doctype html", b"<html", b"<?xml")
+
+
+def fault_of_start(head: bytes) -> str:
+    """Names a file that is none that vaeline reads, and what to do about it.
+
+    Args:
+        head: The first bytes of what should be an archive, a manifest or a file of records.
+
+    Returns:
+        What the file is and what helps; empty if it may be readable.
+    """
+    if head.lstrip().lower().startswith(_PAGE_STARTS):
+        return "a web page and not the file; download it again"
+    return next((fault for start, fault in _FOREIGN if head.startswith(start)), "")

@@ -156,6 +156,9 @@ def open_entrances(path: str, config: InputConfig) -> Iterator[tuple[ByteStream,
 def _explained(path: str) -> Iterator[None]:
     try:
         yield
+    except InputError:
+        # An object that is gone or refused explains itself.
+        raise
     except _PACKING_ERRORS as error:
         raise InputError(f"{path}: damaged or cut short ({error}); copy it again") from error
 

@@ -230,6 +230,8 @@ def test_fingerprint_of_a_manifest_sees_its_objects(
         ("gs://no-such-bucket/a.zip", "gs://no-such-bucket/a.zip: no such"),
         ("gs://images/none", "gs://images/none: no such object or folder"),
         ("gs://images/none*.zip", "nothing matches"),
+        ("gs://images/day", "gs://images/day: no such object or folder"),
+        ("gs:///day-1", "gs:///day-1: names no bucket"),
     ],
 )
 def test_missing_is_one_line(proxy: FlakyProxy, path: str, message: str) -> None:

@@ -442,6 +442,24 @@ def test_archives_of_other_programs_under_these_names(tmp_path: Path, name: str)
         read_all(paths=str(tmp_path / name))
 
 
+@pytest.mark.parametrize("name", ["a.zip", "a.tar.gz", "a.csv", "a.parquet", "a.tfrecord", "a"])
+@pytest.mark.parametrize(
+    ("start", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS and not the file"),
+        (b"\n<!DOCTYPE html><html>Quota", "a web page and not the file; download it again"),
+        (b"<?xml version='1.0'?><Error>", "a web page and not the file; download it again"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file cannot be read; save its images as files"),
+    ],
+)
+def test_what_lies_in_place_of_an_archive_is_named(
+    tmp_path: Path, name: str, start: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(start + bytes(600))
+    with pytest.raises(InputError, match=f"{name}: {message}"):
+        read_all(paths=str(tmp_path / name))
+
+
 @pytest.mark.parametrize(
     ("method", "name"), [(zipfile.ZIP_LZMA, "LZMA"), (zipfile.ZIP_BZIP2, "bzip2")]
 )

@@ -71,6 +71,16 @@ def test_files_are_listed_alike_in_every_place(place: str) -> None:
     assert files.matching(f"{place}/**/1") == [f"{place}/a/b/1"]
     assert files.matching(f"{place}/c/") == [f"{place}/c"]
     assert files.matching(f"{place}/d*") == []
+    assert files.matching(f"{place}/[!b-z].[o-q]ng") == [f"{place}/a.png"]
+    assert files.matching(f"{place}/[z-a]*") == files.matching(f"{place}/a.pn") == []
+    files.write_bytes(f"{place}/x[1]/[!].png", b"1")
+    assert files.matching(f"{place}/x[1]/[!].png") == [f"{place}/x[1]/[!].png"]
+
+
+@pytest.mark.parametrize("path", ["gs://", "gs:///x", "s3://", "minio:///x/*.zip"])
+def test_an_address_without_a_bucket_is_refused(path: str) -> None:
+    with pytest.raises(failures.StorageError, match="names no bucket; give the address as"):
+        files.matching(path)
 
 
 def test_a_file_is_read_in_parts_and_as_a_whole(place: str) -> None:

@@ -17,6 +17,9 @@ from trainer.storage.config import StorageConfig
 from trainer.storage.failures import MissingError, StorageError
 from trainer.storage.interface import FileFacts
 
+_MAGIC: Final = re.compile(r"(\*\*|\*|\?|\[!?[^]/]+\])")
+_DASH: Final = re.escape("-")
+_SET: Final = re.compile(r"\[!?[^]/]+\]")
 _T = TypeVar("_T")
 _PAGE: Final = 1000
 _STREAM_BYTES: Final = 8 << 20
@@ -159,17 +162,21 @@ class ObjectStore(abc.ABC):
         return sorted(names - {""})
 
     def matching(self, pattern: str) -> list[str]:
-        """Expands a glob; `*` and `?` match within one folder, `**` across folders."""
+        """Expands a glob; `*`, `?` and `[...]` match within one folder, `**` across folders.
+
+        Brackets also stand for themselves, because names of objects may hold them.
+        """
         _, name = self._split(pattern)
         place = pattern.removesuffix(name)
         magic = re.search(r"[*?\[]", name)
         if magic is None:
+            # `set` names neither `set-2/1.png` nor `settings.csv`, which begin in the same way.
             found = next(self._items(pattern, most=1), None)
-            return [] if found is None else [pattern.rstrip("/")]
-        parts = {"**": ".*", "*": "[^/]*", "?": "[^/]"}
-        expression = re.compile(
-            "".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*\*|\*|\?)", name))
-        )
+            named = found is not None and (
+                not name or self.key(found) == name or self.is_folder(pattern)
+            )
+            return [pattern.rstrip("/")] if named else []
+        expression = re.compile("".join(map(_expression, _MAGIC.split(name))))
         matches: set[str] = set()
         for item in self._items(f"{place}{name[: magic.start()]}"):
             # A pattern may match objects or folders; the set holds each folder once.
@@ -230,6 +237,8 @@ class ObjectStore(abc.ABC):
 
     def _split(self, path: str) -> tuple[str, str]:
         bucket, _, name = path.partition("://")[2].partition("/")
+        if not bucket:
+            raise StorageError(path, "names no bucket; give the address as SCHEME://BUCKET/NAME")
         return bucket, name
 
     def _call(self, path: str, verb: str, request: Callable[[], _T]) -> _T:
@@ -317,6 +326,20 @@ class _Stream(io.RawIOBase):
 def brief(error: Exception) -> str:
     """Returns the first line of an error's message, shortened."""
     return str(error).strip().partition("\n")[0][:200]
+
+
+def _expression(part: str) -> str:
+    """Returns the regular expression of one part of a glob, such as `*`, `[0-4]` or a text."""
+    literal = re.escape(part)
+    if not _SET.fullmatch(part):
+        return {"**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part, literal)
+    negation, members = ("^/", part[2:-1]) if part[1] == "!" else ("", part[1:-1])
+    expression = f"[{negation}{re.escape(members).replace(_DASH, '-')}]"
+    try:
+        re.compile(expression)
+    except re.error:  # Such as the range z-a.
+        return literal
+    return f"(?:{expression}|{literal})"
 
 
 def _as_folder(path: str) -> str:
