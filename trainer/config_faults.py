@@ -11,6 +11,7 @@ from typing import Any, Final, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from trainer.hidden_values import HIDDEN_VALUE
 from trainer.yaml_text import parse_yaml
 
 _QUOTES: Final = "; put a value that begins with a sign such as * { [ & @ % in quotes"
@@ -75,7 +76,8 @@ def config_faults(error: ValidationError, source: str, root: type[BaseModel]) ->
             lines.append(f"{source}: {place}: unknown key; {hint}")
         else:
             reason = _reason(detail["type"], detail["msg"])
-            got = "" if isinstance(detail["input"], dict) else f", got {detail['input']!r}"
+            hidden = detail["type"] == HIDDEN_VALUE or isinstance(detail["input"], dict)
+            got = "" if hidden else f", got {detail['input']!r}"
             is_named = detail["type"] == "value_error" and f"{place}." in f"{reason}."
             prefix = "" if is_named or not place else f"{place}: "
             lines.append(f"{source}: {prefix}{reason}{got}")

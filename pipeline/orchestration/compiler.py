@@ -139,6 +139,9 @@ def _checked(config: PipelineConfig) -> ClusterConfig:
 
 
 def _check_reach(key: str, path: str, cluster: ClusterConfig) -> None:
+    # Braces may stand in the bucket's name, too.
+    if path.startswith("gs://") and "{" not in path and not names_bucket(path):
+        raise ConfigError(f"{key}: {path}: expected gs://BUCKET or gs://BUCKET/FOLDER")
     if path.startswith(("gs://", "/gcs/", "tfds:")):
         return
     is_address = "://" in path

@@ -24,6 +24,7 @@ from pipeline.orchestration.step_settings import (
     check_settings,
 )
 from pipeline.runs.step import LABELLED_ONLY_TRAINER
+from trainer.hidden_values import hidden_form
 from trainer.options import Section, of_form
 
 # https://github.com/distribution/reference/blob/main/reference.go
@@ -37,15 +38,53 @@ _ImageName = Annotated[
     ),
 ]
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/names
-_NAME = r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?"
+_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_NAME = rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*"
 _NAME_EXPECTED = "a name of Kubernetes: small letters, digits and hyphens"
 _KubernetesName = Annotated[str, of_form(_NAME, _NAME_EXPECTED)]
 _SecretKey = Annotated[
     str, of_form(r"[A-Za-z0-9._-]{1,253}", "letters, digits, hyphens, dots and _")
 ]
+# A token in place of its variable's name, or a password in an address, is not repeated.
+_Variable = Annotated[
+    str,
+    hidden_form(
+        r"[A-Za-z_][A-Za-z0-9_]{0,99}",
+        "the name of an environment variable, never the token itself",
+    ),
+]
+_Endpoint = Annotated[
+    str,
+    hidden_form(
+        r"https?://(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:/[^\s?#]*)?",
+        "http:// or https:// with a host, if needed a port and a path, and no user and password",
+    ),
+]
+_MachineType = Annotated[
+    str, of_form(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)+", "a machine type, such as n2-standard-4")
+]
+_Subnetwork = Annotated[
+    str,
+    of_form(
+        r"(?:https://www\.googleapis\.com/compute/v1/)?(?:projects/[^/\s]+/)?"
+        r"regions/[a-z0-9-]+/subnetworks/[a-z0-9-]+",
+        "regions/REGION/subnetworks/NAME",
+    ),
+]
 
 TRAINERS = ("Trainer", LABELLED_ONLY_TRAINER)
 """Names of the steps that `cluster.trainer` describes."""
+
+
+def _require_zone(name: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
+        raise ValueError("no time zone of that name; such as UTC or Europe/Berlin") from error
+    return name
+
+
+_TimeZone = Annotated[str, AfterValidator(_require_zone)]
 
 
 class ScheduleConfig(Section):
@@ -54,7 +93,7 @@ class ScheduleConfig(Section):
     cron: str = Field(
         default="0 3 * * *", description="minute, hour, day of month, month, day of week"
     )
-    time_zone: str = Field(default="UTC", description="IANA name, such as Europe/Berlin")
+    time_zone: _TimeZone = Field(default="UTC", description="IANA name, such as Europe/Berlin")
     start: datetime.datetime | None = Field(
         default=None, description="no run before; ISO 8601, in `time_zone` if it names none"
     )
@@ -64,15 +103,6 @@ class ScheduleConfig(Section):
     @classmethod
     def _is_cron(cls, cron: str) -> str:
         return normalise_cron(cron)
-
-    @field_validator("time_zone")
-    @classmethod
-    def _is_zone(cls, name: str) -> str:
-        try:
-            zoneinfo.ZoneInfo(name)
-        except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError("no time zone of that name; such as UTC or Europe/Berlin") from error
-        return name
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -97,14 +127,16 @@ class DataflowConfig(Section):
         description="gs:// folder for temporary files"
     )
     max_workers: int = Field(default=8, ge=1, description="most machines of one job")
-    machine_type: str | None = Field(default=None, description="such as n2-standard-4")
-    worker_image: str | None = Field(
+    machine_type: _MachineType | None = Field(default=None, description="such as n2-standard-4")
+    worker_image: _ImageName | None = Field(
         default=None, description="image of the workers; by default that of the steps"
     )
     service_account: ServiceAccount | None = Field(
         default=None, description="account of the workers"
     )
-    subnetwork: str | None = Field(default=None, description="regions/REGION/subnetworks/NAME")
+    subnetwork: _Subnetwork | None = Field(
+        default=None, description="regions/REGION/subnetworks/NAME"
+    )
 
 
 class VertexConfig(Section):
@@ -118,10 +150,10 @@ class VertexConfig(Section):
     network: CloudNetwork | None = Field(
         default=None, description="projects/NUMBER/global/networks/NAME"
     )
-    endpoint: str | None = Field(
+    endpoint: _Endpoint | None = Field(
         default=None, description="address of a private endpoint; by default the region's"
     )
-    token_variable: str | None = Field(
+    token_variable: _Variable | None = Field(
         default=None,
         description="environment variable with an access token; by default Google's application "
         "default credentials",
@@ -131,20 +163,20 @@ class VertexConfig(Section):
 class KubeflowConfig(Section):
     """A Kubeflow Pipelines server."""
 
-    endpoint: str = Field(pattern=r"^https?://", description="address of its API")
-    namespace: Annotated[str, of_form(f"(?:{_NAME})?", _NAME_EXPECTED)] = Field(
+    endpoint: _Endpoint = Field(description="address of its API")
+    namespace: Annotated[str, of_form(f"(?:{_LABEL})?", _NAME_EXPECTED)] = Field(
         default="", description="profile's namespace, in multi-user mode"
     )
     experiment_id: str = Field(default="", description="experiment of the runs; else the default")
     service_account: _KubernetesName | None = Field(
         default=None, description="account of the steps"
     )
-    token_variable: str = Field(
+    token_variable: _Variable = Field(
         default="KFP_TOKEN",
         description="environment variable with the bearer token; the token itself stays out of "
         "the configuration",
     )
-    time_zone: str = Field(
+    time_zone: _TimeZone = Field(
         default="UTC",
         description="zone of the server's schedules (its CRON_SCHEDULE_TIMEZONE); "
         "`schedule.time_zone` has to be the same, because a recurring run can't name one",
@@ -235,4 +267,9 @@ class ClusterConfig(Section):
         if self.trainer.workers > 1:
             require_machine(
                 self.trainer.machine_type, self.trainer.accelerator, self.trainer.accelerators
+            )
+        elif self.trainer.machine_type != TrainerSettings().machine_type:
+            raise ValueError(
+                "cluster.trainer.machine_type: it is that of several workers on Vertex; a single"
+                " one gets a machine by cpu, memory_gb and accelerator"
             )

@@ -149,6 +149,7 @@ def test_a_run_that_goes_on_starts_from_the_model_that_it_started_from() -> None
             "model.backbone.weights: /home/me/a.weights.h5 is on this machine",
         ),
         ({"cluster": None}, "cluster: the section is missing"),
+        ({"input": {"paths": "gs:///a.zip"}}, "input.paths: gs:///a.zip: expected gs://BUCKET or"),
     ],
 )
 def test_what_vertex_cannot_read_is_named(change: dict[str, Any], message: str) -> None:

@@ -74,6 +74,15 @@ def parse(cluster: dict[str, Any] | None = None, **schedule: Any) -> PipelineCon
             {"kubeflow": {"endpoint": "http://k", "service_account": "a@b"}},
             "cluster.kubeflow.service_account: expected a name of Kubernetes",
         ),
+        ({"kubeflow": {"endpoint": "http://k", "namespace": "a.b"}}, "namespace: expected a name"),
+        ({"kubeflow": {"endpoint": "http://k", "time_zone": "Mars"}}, "no time zone of that name"),
+        ({"kubeflow": {"endpoint": "http://"}}, "endpoint: expected http:// or https:// with a"),
+        ({**ON_VERTEX, "vertex": {**VERTEX, "endpoint": "a b"}}, "endpoint: expected http:// or"),
+        ({"secrets": [{"name": "a..b", "key": "k", "variable": "A"}]}, "name of Kubernetes"),
+        ({"dataflow": {**DATAFLOW, "machine_type": "big"}}, "machine_type: expected a machine"),
+        ({"dataflow": {**DATAFLOW, "worker_image": "An Image"}}, "worker_image: expected HOST/"),
+        ({"dataflow": {**DATAFLOW, "subnetwork": "s"}}, "subnetwork: expected regions/REGION"),
+        ({"trainer": {"machine_type": "n1-standard-4"}}, "that of several workers on Vertex"),
         (
             {"platform": "vertex", "vertex": VERTEX,
              "secrets": [{"name": "s", "key": "k", "variable": "A"}]},
@@ -86,6 +95,32 @@ def test_a_cluster_that_cannot_work_is_refused(cluster: dict[str, Any], message:
         parse(cluster)
     assert message in str(refused.value)
     assert str(refused.value).count("cluster.pipeline_root:") <= 1
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (
+            {"kubeflow": {"endpoint": "http://k", "token_variable": "eyJ.hunter2-x"}},
+            "cluster.kubeflow.token_variable: expected the name of an environment variable",
+        ),
+        (
+            {**ON_VERTEX, "vertex": {**VERTEX, "token_variable": "ya29.hunter2"}},
+            "cluster.vertex.token_variable: expected the name of an environment variable",
+        ),
+        (
+            {"kubeflow": {"endpoint": "https://me:hunter2@k/pipeline"}},
+            "cluster.kubeflow.endpoint: expected http:// or https:// with a host",
+        ),
+    ],
+)
+def test_a_secret_in_place_of_a_name_is_refused_and_not_shown(
+    cluster: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse(cluster)
+    assert message in str(refused.value)
+    assert "hunter2" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
