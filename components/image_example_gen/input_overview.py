@@ -19,6 +19,7 @@ from components.image_sources.origins import (
     CLASSED,
     LABEL,
     NAMELESS,
+    OUTSIDE,
     REPEATED,
     SPLIT,
     UNUSED,
@@ -34,6 +35,8 @@ _FEW: Final = 5
 """A class with fewer images gets a warning."""
 _NAMED: Final = 5
 """Number of names in one warning."""
+_LIKE_MISSING: Final = frozenset(("nan", "na", "n/a", "<na>", "null", "none", "-1", "?"))
+"""Classes that are rather values of a manifest's program for no label, in lower case."""
 _MISREAD: Final = re.compile("[\u2500-\u259f¬⌐₧ⁿ∩≡⌠⌡∙«»¡¿]")
 """Characters that names of other encodings get when they are read as cp437, and that hardly any
 class has: lines and blocks, of which Chinese and Japanese names are full, and Cyrillic letters."""
@@ -167,6 +170,13 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
             f"{_quoted(origins.examples[UNUSED])} look like names of splits and were not"
             f" taken for any ({_images(count)}); rename them if they are splits"
         )
+    beside_splits = any(kind.startswith((BARE, CLASSED)) for kind in origins.counts)
+    if beside_splits and (count := origins.counts[OUTSIDE]):
+        yield (
+            f"{_quoted(origins.examples[OUTSIDE])}: {_images(count)} outside of the folders of"
+            " splits, for training and for splits without a folder; if they are held out, rename"
+            " the folder, such as to `test`"
+        )
     if count := origins.counts[REPEATED]:
         yield (
             f"{_images(count)} with the name of an earlier one of the same archive"
@@ -191,6 +201,12 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
             f"{crossing:,} groups of near-duplicates lie in more than one split; set"
             " input.duplicates.near: group"
         )
+    missing = [label for label in totals if label.casefold() in _LIKE_MISSING]
+    if missing and any(name.startswith("the column") for name in origins.examples.get(LABEL, ())):
+        yield (
+            f"{_classes(missing)} called like a missing value: if these images have no label, leave"
+            " the value empty"
+        )
     for names in _alike(totals):
         quoted = ", ".join(f"'{escaped(name)}'" for name in names[:_NAMED])
         yield f"classes that differ only by case, spaces or Unicode form: {quoted}"
@@ -202,7 +218,8 @@ def _alike(labels: Iterable[str]) -> list[list[str]]:
     groups: defaultdict[str, list[str]] = defaultdict(list)
     for label in sorted(labels):
         folded = unicodedata.normalize("NFKC", label).casefold()
-        groups["".join(folded.replace("_", " ").replace("-", " ").split())].append(label)
+        sign = "-" if re.match(r"-[\d.]", folded) else ""
+        groups[sign + "".join(folded.replace("_", " ").replace("-", " ").split())].append(label)
     return [names for names in groups.values() if len(names) > 1]
 
 

@@ -32,6 +32,10 @@ _SYSTEM_FOLDERS: Final = frozenset(
         "lost+found",
         "network trash folder",
         "temporary items",
+        "recycled",
+        "@sharebin",  # QNAP
+        "_gsdata_",  # GoodSync
+        "_vti_cnf",  # FrontPage and SharePoint
     )
 )
 _SYSTEM_FILES: Final = frozenset(

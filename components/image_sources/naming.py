@@ -82,6 +82,7 @@ class Place(NamedTuple):
         container: The folder that holds the images and names no class, such as `images`; the label
             is that of the folder above, if there is one.
         unused: A folder that holds the word of a split, where none was taken for one.
+        outside: The folder above the label, or the label's own, where no folder names a split.
     """
 
     label: str | None
@@ -89,6 +90,7 @@ class Place(NamedTuple):
     split_folder: str | None = None
     container: str | None = None
     unused: str | None = None
+    outside: str | None = None
 
 
 class PathNaming:
@@ -132,10 +134,11 @@ class PathNaming:
         container = None
         if self._labels and split != features.UNLABELLED and parts and label_at != len(parts) - 1:
             container = parts[-1] if label or parts[-1].lower() in _CONTAINERS else None
-        unused = None
-        if self._splits and split is None:
+        unused = outside = None
+        if self._splits and split is None and parts:
             unused = next(filter(looks_like_split, parts), None)
-        return Place(label, split, split_folder, container, unused)
+            outside = None if unused else parts[max(0, (label_at or 0) - 1)]
+        return Place(label, split, split_folder, container, unused, outside)
 
     def _split_part(self, parts: list[str]) -> int | None:
         """Returns the position of the folder that names the split."""

@@ -20,6 +20,8 @@ NAMELESS: Final = "nameless"
 """Images without a label, because their folder is called as those that hold images of any class."""
 UNUSED: Final = "unused"
 """Images under names that hold the word of a split and were not taken for one."""
+OUTSIDE: Final = "outside"
+"""Images in folders that name no split, which matters where others do."""
 BARE: Final = "bare "
 """Prefix of the kinds that count images without a label by the split's folder they are in."""
 CLASSED: Final = "classed "
@@ -84,6 +86,8 @@ class Origins:
                 found.add(NAMELESS, f"'{place.container}/'", count)
             if place.unused:
                 found.add(UNUSED, f"'{place.unused}/'", count)
+            if place.outside:
+                found.add(OUTSIDE, f"'{place.outside}/'", count)
             if place.split_folder and place.split:
                 found.add(SPLIT + place.split, f"'{place.split_folder}/'", count)
                 if place.split != features.UNLABELLED:

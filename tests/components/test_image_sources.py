@@ -166,6 +166,7 @@ def test_litter_is_ignored_and_counted(tmp_path: Path) -> None:
         (".git/objects/a.png", "hidden"),
         ("cat/._1.png", "hidden"),
         ("cat/@eaDir/x.jpg/SYNOPHOTO_THUMB_XL.jpg", "system"),
+        ("cat/_gsdata_/1.jpg", "system"),
         ("__MACOSX/cat/1.png", "system"),
         ("$RECYCLE.BIN/1.png", "system"),
         ("cat/thumbs.db", "system"),

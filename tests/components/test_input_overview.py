@@ -87,6 +87,10 @@ def test_ten_largest_and_smallest_classes(caplog: pytest.LogCaptureFixture, tmp_
             ["train/a/1.png", "train/b/2.png", "test/a/3.png"],
             "1 class ('b') without test images",
         ),
+        (
+            ["top/train/a/1.png", "top/test/a/2.png", "top/held_out/a/3.png", "top/query/b/4.png"],
+            "'held_out/', 'query/': 2 images outside of the folders of splits",
+        ),
         (["a/1.png", "b/2.png"], "2 classes ('a', 'b') with fewer than 5 images"),
         (["Cat/1.png", "cat /2.png"], "only by case, spaces or Unicode form: 'Cat', 'cat '"),
         (["a/1.png", "b/.hidden/2.png"], "1 ignored by name: 1 hidden (b/.hidden/2.png)"),
@@ -107,6 +111,15 @@ def test_warnings(
     found = look(caplog, tmp_path, images(*names)).warnings
     assert any(warning in line for line in found), found
     assert not any("\n" in line for line in found)
+
+
+def test_values_that_stand_for_no_label(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    archives.write_folder(tmp_path, {f"{i}.png": archives.png(i) for i in range(12)})
+    rows = [f"{i}.png,{('-1', '1', 'nan')[i % 3]}\n" for i in range(12)]
+    (tmp_path / "a.csv").write_text("path,label\n" + "".join(rows))
+    found = look(caplog, tmp_path, {}, paths=str(tmp_path / "a.csv")).warnings
+    assert any("2 classes ('-1', 'nan') called like a missing value" in line for line in found)
+    assert not any("differ only by case" in line for line in found)
 
 
 def test_corrections_and_conflicts_are_counted(
