@@ -83,6 +83,12 @@ def test_an_address_without_a_bucket_is_refused(path: str) -> None:
         files.matching(path)
 
 
+@pytest.mark.parametrize("path", ["gs://.tmp-probe", "gs://saved_model.pb", "s3://_lock"])
+def test_a_name_joined_to_an_address_without_a_bucket_is_refused(path: str) -> None:
+    with pytest.raises(failures.StorageError, match=r"names no (bucket|object in a bucket); give"):
+        files.exists(path)
+
+
 def test_a_file_is_read_in_parts_and_as_a_whole(place: str) -> None:
     path = f"{fill(place)}/a/b.x"
     assert files.read_bytes(path) == b"333"

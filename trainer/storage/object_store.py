@@ -15,11 +15,9 @@ from google.api_core.retry import Retry
 
 from trainer.storage.config import StorageConfig
 from trainer.storage.failures import MissingError, StorageError
+from trainer.storage.globs import glob_expression
 from trainer.storage.interface import FileFacts
 
-_MAGIC: Final = re.compile(r"(\*\*|\*|\?|\[!?[^]/]+\])")
-_DASH: Final = re.escape("-")
-_SET: Final = re.compile(r"\[!?[^]/]+\]")
 _T = TypeVar("_T")
 _PAGE: Final = 1000
 _STREAM_BYTES: Final = 8 << 20
@@ -116,7 +114,7 @@ class ObjectStore(abc.ABC):
 
     def stat(self, path: str) -> FileFacts:
         """Returns size and version of an object."""
-        return self._call(path, "read", lambda: self.head(*self._split(path)))
+        return self._call(path, "read", lambda: self.head(*self._object(path)))
 
     def exists(self, path: str) -> bool:
         """Returns whether an object of exactly that name exists."""
@@ -140,7 +138,7 @@ class ObjectStore(abc.ABC):
 
     def read(self, path: str, start: int, length: int) -> bytes:
         """Reads a range of an object, less at its end."""
-        return self._call(path, "read", lambda: self.get(*self._split(path), start, length))
+        return self._call(path, "read", lambda: self.get(*self._object(path), start, length))
 
     def walk(self, folder: str) -> Iterator[str]:
         """Lists the objects under a prefix by name, page by page, without folder markers."""
@@ -176,7 +174,7 @@ class ObjectStore(abc.ABC):
                 not name or self.key(found) == name or self.is_folder(pattern)
             )
             return [pattern.rstrip("/")] if named else []
-        expression = re.compile("".join(map(_expression, _MAGIC.split(name))))
+        expression = glob_expression(name)
         matches: set[str] = set()
         for item in self._items(f"{place}{name[: magic.start()]}"):
             # A pattern may match objects or folders; the set holds each folder once.
@@ -192,7 +190,7 @@ class ObjectStore(abc.ABC):
         def upload() -> str:
             size = source.seek(0, io.SEEK_END)
             source.seek(0)
-            return self.upload(*self._split(path), source, size, version)
+            return self.upload(*self._object(path), source, size, version)
 
         return self._call(path, "write", upload)
 
@@ -237,8 +235,15 @@ class ObjectStore(abc.ABC):
 
     def _split(self, path: str) -> tuple[str, str]:
         bucket, _, name = path.partition("://")[2].partition("/")
-        if not bucket:
+        # An address without a bucket and a name that was joined to it look like `gs://.name`.
+        if not bucket[:1].isalnum():
             raise StorageError(path, "names no bucket; give the address as SCHEME://BUCKET/NAME")
+        return bucket, name
+
+    def _object(self, path: str) -> tuple[str, str]:
+        bucket, name = self._split(path)
+        if not name:
+            raise StorageError(path, "names no object in a bucket; give SCHEME://BUCKET/NAME")
         return bucket, name
 
     def _call(self, path: str, verb: str, request: Callable[[], _T]) -> _T:
@@ -326,20 +331,6 @@ class _Stream(io.RawIOBase):
 def brief(error: Exception) -> str:
     """Returns the first line of an error's message, shortened."""
     return str(error).strip().partition("\n")[0][:200]
-
-
-def _expression(part: str) -> str:
-    """Returns the regular expression of one part of a glob, such as `*`, `[0-4]` or a text."""
-    literal = re.escape(part)
-    if not _SET.fullmatch(part):
-        return {"**": ".*", "*": "[^/]*", "?": "[^/]"}.get(part, literal)
-    negation, members = ("^/", part[2:-1]) if part[1] == "!" else ("", part[1:-1])
-    expression = f"[{negation}{re.escape(members).replace(_DASH, '-')}]"
-    try:
-        re.compile(expression)
-    except re.error:  # Such as the range z-a.
-        return literal
-    return f"(?:{expression}|{literal})"
 
 
 def _as_folder(path: str) -> str:
