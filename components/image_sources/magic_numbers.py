@@ -21,12 +21,15 @@ ZIP_STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06")
 SEVEN_ZIP_START: Final = b"7z\xbc\xaf\x27\x1c"
 RAR_START: Final = b"Rar!"
 
+# LZMA's starts hold the sizes of its dictionary, 8 MiB and 64 MiB: a `]` and zero bytes alone also
+# begin a TFRecord file whose first record has 93 bytes.
 _FOREIGN: Final = (
     (SEVEN_ZIP_START, "a 7z archive cannot be read; pack its files as a zip or a tar"),
     (RAR_START, "a rar archive cannot be read; pack its files as a zip or a tar"),
     (b"\x1f\x9d", "a file of Unix compress cannot be read; pack its files as a zip or a tar"),
     (b"\x04\x22\x4d\x18", "an LZ4 file cannot be read; pack its files as a zip or a tar"),
-    (b"]\x00\x00", "an LZMA file cannot be read; pack its files as a zip or a tar"),
+    (b"]\x00\x00\x80\x00", "an LZMA file cannot be read; pack its files as a zip or a tar"),
+    (b"]\x00\x00\x00\x04", "an LZMA file cannot be read; pack its files as a zip or a tar"),
     (b"\x89HDF", "an HDF5 file cannot be read; save its images as files"),
     (b"\x93NUMPY", "a NumPy array cannot be read; save its images as files"),
     (b"MATLAB 5", "a MATLAB file cannot be read; save its images as files"),
