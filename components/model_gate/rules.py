@@ -102,7 +102,7 @@ def _calibration(values: Mapping[str, float], images: int, bounds: EvaluationCon
         error,
         key="max_calibration_error",
         most=most,
-        shown="" if math.isnan(high) else f"{_shown(error)} (by chance up to {high:.4f})",
+        shown="" if math.isnan(high) else f"{_shown(error)} (chance: {high:.4f})",
     )
     if check.blocks and most is not None and high > most:
         hint = (

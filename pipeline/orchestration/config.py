@@ -56,7 +56,7 @@ _Variable = Annotated[
 _Endpoint = Annotated[
     str,
     hidden_form(
-        r"https?://(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:/[^\s?#]*)?",
+        r"https?://(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:/[^\s?#]*)?",
         "http:// or https:// with a host, if needed a port and a path, and no user and password",
     ),
 ]

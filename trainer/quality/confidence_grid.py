@@ -28,7 +28,7 @@ _NORMAL_95: Final = 1.6449
 """95 % quantile of the standard normal distribution."""
 
 
-class ChanceError(NamedTuple):
+class ChanceLevel(NamedTuple):
     """Calibration error that chance alone gives a perfectly calibrated model.
 
     Attributes:
@@ -95,7 +95,7 @@ class ConfidenceGrid:
         found = np.abs(np.diff(_at_borders(images, hits - confidence, bins))).sum()
         return float(found / images.sum())
 
-    def chance_error(self, bins: int = BINS) -> ChanceError:
+    def chance_error(self, bins: int = BINS) -> ChanceLevel:
         """Computes the error that `calibration_error` shows if every confidence is exactly right.
 
         The hits of a bin then have the variance v = sum of c (1 - c). Their mean absolute
@@ -109,7 +109,7 @@ class ConfidenceGrid:
             Expectation and 95 % quantile; NaN without images.
         """
         if not self._cells:
-            return ChanceError(math.nan, math.nan)
+            return ChanceLevel(math.nan, math.nan)
         images, confidence, _ = self._sums()
         share = np.clip(confidence / images, 0.0, 1.0)
         variance = np.diff(_at_borders(images, confidence * (1.0 - share), bins))
@@ -120,7 +120,7 @@ class ConfidenceGrid:
         spread = math.sqrt(float(np.maximum(variance - deviation**2, 0.0).sum()))
         total = float(images.sum())
         mean = float(deviation.sum())
-        return ChanceError(mean / total, (mean + _NORMAL_95 * spread) / total)
+        return ChanceLevel(mean / total, (mean + _NORMAL_95 * spread) / total)
 
     def _sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns images, sums of confidences and hits of the filled cells, by confidence."""
@@ -143,7 +143,7 @@ def expected_calibration_error(
     return grid.calibration_error(bins)
 
 
-def calibration_error_by_chance(probabilities: np.ndarray, *, bins: int = BINS) -> ChanceError:
+def calibration_error_by_chance(probabilities: np.ndarray, *, bins: int = BINS) -> ChanceLevel:
     """Returns what `ConfidenceGrid.chance_error` defines.
 
     Args:
