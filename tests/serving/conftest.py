@@ -3,9 +3,11 @@
 import functools
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import cv2
@@ -19,6 +21,7 @@ from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 from pipeline.config import load_config
 from pipeline.digits import write_digits
 from serving.export import export_model
+from serving.local_model import LocalModel
 from trainer.config import ImageConfig
 from trainer.data import features
 from trainer.data.input_pipeline import ImageSet
@@ -53,6 +56,19 @@ class Exported:
     labels: list[str]
 
 
+@dataclass(frozen=True)
+class Reloaded:
+    """An export that is loaded: each load would trace and optimise its signatures anew.
+
+    Attributes:
+        model: as `vaeline predict` loads it.
+        signatures: its functions, by name.
+    """
+
+    model: LocalModel
+    signatures: Mapping[str, Any]
+
+
 def png(image: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG")
@@ -72,13 +88,18 @@ def digits(folder: Path) -> Iterator[tuple[bytes, str]]:
             yield archive.read(name), name.split("/")[1]
 
 
+def transformed(folder: Path) -> Iterator[tuple[bytes, str]]:
+    """The digits that Transform sees, which is enough: every fourth one."""
+    return islice(digits(folder), 0, None, 4)
+
+
 @pytest.fixture(scope="session")
 def transform_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Transform graph of the digits, as TFX's Transform writes it."""
     folder = tmp_path_factory.mktemp("transform")
     rows = [
         {features.ENCODED: [content], features.LABEL_TEXT: [label.encode()]}
-        for content, label in digits(folder)
+        for content, label in transformed(folder)
     ]
     spec = {
         features.ENCODED: tf.io.FixedLenFeature([1], tf.string),
@@ -143,3 +164,9 @@ def exported(transform_graph: Path, tmp_path_factory: pytest.TempPathFactory) ->
         pixels[1100:],
         labels[1100:],
     )
+
+
+@pytest.fixture(scope="session")
+def reloaded(exported: Exported) -> Reloaded:
+    model = LocalModel(str(exported.folder))
+    return Reloaded(model, model._model.signatures)

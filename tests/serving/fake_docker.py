@@ -50,7 +50,7 @@ def main() -> None:
         config.write_text(text.replace(f'"{MODELS}"', f'"{mounts[MODELS]}"'), "utf-8")
         flags[flags.index(file)] = f"--model_config_file={config}"
     ports_of_it = [f"--port={ports['8500']}", f"--rest_api_port={ports['8501']}"]
-    os.execv(sys.executable, [sys.executable, str(STAND_IN), "--stay", *ports_of_it, *flags])
+    os.execv(sys.executable, [sys.executable, str(STAND_IN), *ports_of_it, *flags])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """A stand-in for TF Serving: its gRPC and REST APIs over the C++ session loader, on loopback.
 
-Called with flags of `tensorflow_model_server`, and a few of its own; prints one line of JSON with
-its ports. Like the real server it serves the highest version below `--model_base_path`, or what the
-model config file says, looked up anew at each request. It does not batch. Status codes and texts of
-errors follow TF Serving's documentation; no real server has been held against them.
+`serve` runs it in threads of the caller. As a program it takes flags of `tensorflow_model_server`
+and runs until it is terminated. Like the real server it serves the highest version below
+`--model_base_path`, or what the model config file says, looked up anew at each request. It does not
+batch. Status codes and texts of errors follow TF Serving's documentation; no real server has been
+held against them.
 """
 
 import argparse
@@ -12,10 +13,11 @@ import http.server
 import json
 import re
 import signal
-import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent import futures
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +100,9 @@ class Model:
 class Manager:
     """Loads the versions that the config file names, or that TF Serving's default policy serves."""
 
-    def __init__(self, folder: Path | None, config: Path | None, fail: int, delay: float) -> None:
+    def __init__(
+        self, folder: Path | None, config: Path | None, *, fail: int = 0, delay: float = 0.0
+    ) -> None:
         self.folder = folder
         self.config = config
         self.fail = fail
@@ -143,6 +147,11 @@ class Manager:
         specific = entry.model_version_policy.specific.versions
         wanted = [number for number in specific if number in numbers] or sorted(numbers)[-1:]
         return folder, wanted, dict(entry.version_labels)
+
+    def close(self) -> None:
+        """Ends the sessions."""
+        for model in self.models.values():
+            model.session.close()
 
     def disturb(self) -> None:
         """Fails or delays a Predict, as told."""
@@ -340,6 +349,35 @@ def to_json(value: np.ndarray, name: str) -> Any:
     return text(value.tolist())
 
 
+@contextmanager
+def serve(manager: Manager, grpc_port: int = 0, rest_port: int = 0) -> Iterator[tuple[int, int]]:
+    """Answers on this machine until the block ends; gives the ports of gRPC and REST.
+
+    Args:
+        manager: Has the models.
+        grpc_port: Port to listen on; 0 takes a free one.
+        rest_port: The same for REST.
+    """
+    server = grpc.server(futures.ThreadPoolExecutor(4), options=[
+        ("grpc.max_receive_message_length", -1)])  # fmt: skip
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
+        Predictions(manager), server
+    )
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Statuses(manager), server)
+    port = server.add_insecure_port(f"127.0.0.1:{grpc_port}")
+    server.start()
+    handler = type("Handler", (Rest,), {"manager": manager})
+    rest = http.server.ThreadingHTTPServer(("127.0.0.1", rest_port), handler)
+    threading.Thread(target=rest.serve_forever, daemon=True).start()
+    try:
+        yield port, rest.server_port
+    finally:
+        rest.shutdown()
+        rest.server_close()
+        server.stop(None).wait()
+        manager.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--port", type=int, default=0)
@@ -347,36 +385,16 @@ def main() -> None:
     parser.add_argument("--model_name", choices=[NAME])
     parser.add_argument("--model_base_path", type=Path)
     parser.add_argument("--model_config_file", type=Path)
-    parser.add_argument("--fail", type=int, default=0)
-    parser.add_argument("--delay", type=float, default=0.0)
-    parser.add_argument("--stay", action="store_true")
     for flag in ("enable_batching", "allow_version_labels_for_unavailable_models"):
         parser.add_argument(f"--{flag}", nargs="?", const=True)
     for flag in ("batching_parameters_file", "monitoring_config_file"):
         parser.add_argument(f"--{flag}", type=lambda path: Path(path).read_text(encoding="utf-8"))
     parser.add_argument("--model_config_file_poll_wait_seconds", type=int)
     options = parser.parse_args()
-    manager = Manager(
-        options.model_base_path, options.model_config_file, options.fail, options.delay
-    )
-    server = grpc.server(futures.ThreadPoolExecutor(4), options=[
-        ("grpc.max_receive_message_length", -1)])  # fmt: skip
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
-        Predictions(manager), server
-    )
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(Statuses(manager), server)
-    port = server.add_insecure_port(f"127.0.0.1:{options.port}")
-    server.start()
-    rest = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", options.rest_api_port), type("Handler", (Rest,), {"manager": manager})
-    )
-    threading.Thread(target=rest.serve_forever, daemon=True).start()
-    print(json.dumps({"grpc": port, "rest": rest.server_port}), flush=True)
-    if options.stay:
+    manager = Manager(options.model_base_path, options.model_config_file)
+    with serve(manager, options.port, options.rest_api_port):
         # As the real server does, until it is terminated.
         signal.pause()
-    # The parent holds the other end, so that nothing is left when it dies.
-    sys.stdin.read()
 
 
 if __name__ == "__main__":

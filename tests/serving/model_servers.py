@@ -4,11 +4,9 @@ The stand-in runs everywhere. The real server runs where it is installed, and in
 SERVING_IMAGE names an image, as `make serving-check` does.
 """
 
-import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +19,9 @@ from components.serving_check.server import free_port
 from serving.client import PredictClient
 from serving.predictions import ServingError
 from tests.limits import HANG_SECS
+from tests.serving import loopback_server
 
-STAND_IN = Path(__file__).parent / "loopback_server.py"
+STAND_IN = Path(loopback_server.__file__)
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "serving"
 IMAGE = "SERVING_IMAGE"
 """Environment variable with the image of TF Serving, such as `tensorflow/serving:2.16.1`."""
@@ -43,21 +42,20 @@ Addresses = dict[str, str]
 
 
 @contextmanager
-def loopback(folder: Path, *arguments: str, config: Path | None = None) -> Iterator[Addresses]:
-    """Runs the stand-in server in a process of its own."""
-    source = f"--model_config_file={config}" if config else f"--model_base_path={folder}"
-    process = subprocess.Popen(
-        [sys.executable, str(STAND_IN), source, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""},
-    )
-    assert process.stdout is not None
-    try:
-        ports = json.loads(process.stdout.readline())
-        yield addresses(ports["grpc"], ports["rest"])
-    finally:
-        process.communicate(input=b"", timeout=HANG_SECS)
+def loopback(
+    folder: Path, *, config: Path | None = None, fail: int = 0, delay: float = 0.0
+) -> Iterator[Addresses]:
+    """Runs the stand-in server in this process, which has imported TensorFlow.
+
+    Args:
+        folder: Folder of the versions.
+        config: Model config file to follow in place of it.
+        fail: Predicts that it refuses at first.
+        delay: Seconds that it waits before it answers the others.
+    """
+    manager = loopback_server.Manager(None if config else folder, config, fail=fail, delay=delay)
+    with loopback_server.serve(manager) as (grpc, rest):
+        yield addresses(grpc, rest)
 
 
 @contextmanager

@@ -12,25 +12,24 @@ from trainer.quick_imports import leave_out_keras, quick_imports
 
 leave_out_keras()
 with quick_imports():
-    import tensorflow as tf
+    from tensorflow.core.protobuf import saved_model_pb2
 
-    from components.serving_check.session import session_options
+    # The C program in `test_other_loaders.py` takes all options as they are.
+    from components.serving_check.session import SessionModel
 
 
 def main(model: str, requests: str, answers: str) -> None:
-    found: dict[str, np.ndarray] = {}
-    graph = tf.Graph()
-    # The C program in `test_other_loaders.py` takes all options as they are.
-    with tf.compat.v1.Session(graph=graph, config=session_options()) as session:
-        meta = tf.compat.v1.saved_model.load(session, ["serve"], model)
-        with np.load(requests, allow_pickle=True) as arrays:
-            for name in arrays.files:
-                signature = meta.signature_def[name]
-                (argument,) = signature.inputs.values()
-                fetches = {key: tensor.name for key, tensor in signature.outputs.items()}
-                outputs = session.run(fetches, {argument.name: arrays[name]})
-                found |= {f"{name}/{key}": value for key, value in outputs.items()}
-        definition = graph.as_graph_def()
+    loaded = SessionModel(model)
+    with np.load(requests, allow_pickle=True) as arrays:
+        asked = {name: {next(iter(loaded.inputs[name])): arrays[name]} for name in arrays.files}
+    found = {
+        f"{name}/{key}": value
+        for name, outputs in loaded.predict_together(asked).items()
+        for key, value in outputs.items()
+    }
+    with open(f"{model}/saved_model.pb", "rb") as file:
+        (meta,) = saved_model_pb2.SavedModel.FromString(file.read()).meta_graphs
+    definition = meta.graph_def
     nodes = [node for function in definition.library.function for node in function.node_def]
     operations = sorted({node.op for node in [*nodes, *definition.node]})
     np.savez(answers, **found, operations=np.array(operations))

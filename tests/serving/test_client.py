@@ -27,11 +27,10 @@ from components.serving_check.server import free_port
 from serving import names
 from serving.client import PredictClient
 from serving.grpc_transport import GrpcTransport
-from serving.local_model import LocalModel
 from serving.predictions import ServingError
 from tests.limits import HANG_SECS
 from tests.numeric import assert_close, assert_same_answers
-from tests.serving.conftest import Exported, strings
+from tests.serving.conftest import Exported, Reloaded, strings
 from tests.serving.model_servers import (
     Addresses,
     container,
@@ -289,9 +288,9 @@ def test_a_server_refuses_pixels_of_another_layout(server: Addresses) -> None:
     transport.close()
 
 
-def test_pixels_of_another_layout_are_not_sent(exported: Exported) -> None:
+def test_pixels_of_another_layout_are_not_sent(reloaded: Reloaded) -> None:
     client = PredictClient(f"http://127.0.0.1:{free_port()}", attempts=1)
-    for predictor in (client, LocalModel(str(exported.folder))):
+    for predictor in (client, reloaded.model):
         for array in MISREAD.values():
             with pytest.raises(ServingError, match="1 to 4 channels, which come last") as caught:
                 predictor.predict(names.ANNOTATE_PIXELS, {names.PIXELS: array})
@@ -299,12 +298,11 @@ def test_pixels_of_another_layout_are_not_sent(exported: Exported) -> None:
             assert f"its shape is {list(array.shape)}, its type {array.dtype}" in str(caught.value)
 
 
-def test_a_saved_model_refuses_pixels_of_another_layout(exported: Exported) -> None:
-    loaded = tf.saved_model.load(str(exported.folder))
+def test_a_saved_model_refuses_pixels_of_another_layout(reloaded: Reloaded) -> None:
     for kind in ("channels first", "five channels", "no channels", "no rows"):
         for signature in BY_PIXELS:
             with pytest.raises(tf.errors.InvalidArgumentError, match="1 to 4 channels, which come"):
-                loaded.signatures[signature](pixels=tf.constant(MISREAD[kind]))
+                reloaded.signatures[signature](pixels=tf.constant(MISREAD[kind]))
 
 
 def test_every_number_of_channels_is_read(server: Addresses, exported: Exported) -> None:
@@ -324,15 +322,14 @@ def test_every_number_of_channels_is_read(server: Addresses, exported: Exported)
         assert_same_answers(other, first)
 
 
-def test_other_inputs_than_the_models_are_one_line(exported: Exported) -> None:
-    model = LocalModel(str(exported.folder))
+def test_other_inputs_than_the_models_are_one_line(reloaded: Reloaded) -> None:
     for inputs in (
         {"pictures": strings([b""])},
         {names.IMAGE_BYTES: np.zeros([2], np.float32)},
         {},
     ):
         with pytest.raises(ServingError, match="embed") as caught:
-            model.predict(names.EMBED, inputs)
+            reloaded.model.predict(names.EMBED, inputs)
         assert caught.value.code == "INVALID_ARGUMENT"
         assert "\n" not in str(caught.value)
 
@@ -356,7 +353,7 @@ def test_what_is_no_server_is_named(target: str) -> None:
 
 def test_a_full_queue_is_tried_again_and_a_deadline_is_not(exported: Exported) -> None:
     image = exported.contents[:1]
-    with loopback(exported.folder.parent, "--fail", "5", "--delay", "1.0") as addresses:
+    with loopback(exported.folder.parent, fail=5, delay=1.0) as addresses:
         with connected(addresses["grpc"], attempts=3, first_pause_secs=0.01) as client:
             with pytest.raises(ServingError, match="in 3 attempts: The batch scheduling queue"):
                 client.classify(image)

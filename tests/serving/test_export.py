@@ -18,7 +18,7 @@ from serving.signatures import create_signatures
 from tests import emulators
 from tests.limits import HANG_SECS
 from tests.numeric import assert_close, assert_same_answers
-from tests.serving.conftest import CONFIG_YAML, Exported, png
+from tests.serving.conftest import CONFIG_YAML, Exported, Reloaded, png
 from trainer.data import features
 from trainer.model_card import EXPORTED_CARD, Digests, ModelCard
 from trainer.quality.importance import SampledBound
@@ -156,9 +156,8 @@ def test_only_core_operations_are_in_the_graph(answers: dict[str, Any]) -> None:
     assert {name for name in operations if "Py" in name and "Func" in name} == set()
 
 
-def test_an_answer_does_not_depend_on_the_batch(exported: Exported) -> None:
-    loaded = tf.saved_model.load(str(exported.folder))
-    annotate = loaded.signatures[names.ANNOTATE]
+def test_an_answer_does_not_depend_on_the_batch(exported: Exported, reloaded: Reloaded) -> None:
+    annotate = reloaded.signatures[names.ANNOTATE]
     together = annotate(image_bytes=tf.constant(exported.contents[:64]))
     for place in (0, 17, 63):
         alone = annotate(image_bytes=tf.constant(exported.contents[place : place + 1]))
@@ -181,31 +180,33 @@ def test_the_same_pixels_in_another_file_have_the_same_bound(exported: Exported)
     assert_close(bounds[1][measured], bounds[0][measured])
 
 
-def test_images_of_other_sizes_are_resized_alike_by_both_ways_in(exported: Exported) -> None:
-    loaded = tf.saved_model.load(str(exported.folder))
+def test_images_of_other_sizes_are_resized_alike_by_both_ways_in(reloaded: Reloaded) -> None:
     large = np.random.default_rng(2).integers(0, 256, (5, 40, 30, 3), np.uint8)
-    by_bytes = loaded.signatures[names.ANNOTATE](
+    by_bytes = reloaded.signatures[names.ANNOTATE](
         image_bytes=tf.constant([png(image) for image in large])
     )
-    by_pixels = loaded.signatures[names.ANNOTATE_PIXELS](pixels=tf.constant(large))
+    by_pixels = reloaded.signatures[names.ANNOTATE_PIXELS](pixels=tf.constant(large))
     assert_same_answers(by_bytes, by_pixels)
 
 
-def test_a_corrupt_image_is_an_error_and_the_model_lives_on(exported: Exported) -> None:
-    annotate = tf.saved_model.load(str(exported.folder)).signatures[names.ANNOTATE]
+def test_a_corrupt_image_is_an_error_and_the_model_lives_on(
+    exported: Exported, reloaded: Reloaded
+) -> None:
+    annotate = reloaded.signatures[names.ANNOTATE]
     with pytest.raises(tf.errors.InvalidArgumentError):
         annotate(image_bytes=tf.constant([exported.contents[0], b"no image"]))
     assert annotate(image_bytes=tf.constant(exported.contents[:1]))[names.LABEL].shape == (1,)
 
 
-def test_warm_up_requests_name_signatures_that_answer(exported: Exported) -> None:
-    loaded = tf.saved_model.load(str(exported.folder))
+def test_warm_up_requests_name_signatures_that_answer(
+    exported: Exported, reloaded: Reloaded
+) -> None:
     path = exported.folder / names.EXTRA_ASSETS / names.WARM_UP
     asked = []
     for record in tf.data.TFRecordDataset(str(path)):
         request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
         inputs = {key: tf.make_ndarray(value) for key, value in request.inputs.items()}
-        outputs = loaded.signatures[request.model_spec.signature_name](
+        outputs = reloaded.signatures[request.model_spec.signature_name](
             **{key: tf.constant(value) for key, value in inputs.items()}
         )
         (rows,) = {len(value) for value in inputs.values()}
@@ -216,9 +217,8 @@ def test_warm_up_requests_name_signatures_that_answer(exported: Exported) -> Non
     assert (names.ANNOTATE_PIXELS, 32) in asked
 
 
-def test_samples_come_from_their_seed(exported: Exported) -> None:
-    loaded = tf.saved_model.load(str(exported.folder))
-    sample = loaded.signatures[names.SAMPLE]
+def test_samples_come_from_their_seed(reloaded: Reloaded) -> None:
+    sample = reloaded.signatures[names.SAMPLE]
 
     def draw(count: int, seed: int) -> dict[str, Any]:
         return sample(count=tf.constant(count), seed=tf.constant(seed, tf.int64))
@@ -227,7 +227,7 @@ def test_samples_come_from_their_seed(exported: Exported) -> None:
     assert first[names.IMAGE].shape == (5, 8, 8, 1)
     np.testing.assert_array_equal(first[names.LATENT], draw(5, 1)[names.LATENT])
     assert not np.array_equal(first[names.LATENT], draw(5, 2)[names.LATENT])
-    again = loaded.signatures[names.GENERATE](latent=first[names.LATENT])
+    again = reloaded.signatures[names.GENERATE](latent=first[names.LATENT])
     # The same numbers through another graph, rounded to levels.
     apart = np.abs(again[names.IMAGE].numpy().astype(int) - first[names.IMAGE].numpy())
     assert apart.max() <= 1

@@ -10,17 +10,20 @@ import tensorflow as tf
 from components.image_checks import ImageFaultError, check, decode
 from components.image_sources.config import LimitsConfig
 from serving import names
-from serving.golden import answer_in_memory
+from serving.golden import GoldenSet, answer_in_memory
 from serving.image_headers.check import FAULTS, read_headers
 from serving.input_validation import validate_files
 from tests.serving import hostile
-from tests.serving.conftest import IMAGE, Exported
+from tests.serving.conftest import IMAGE, Exported, Reloaded
 from trainer.config import ImageConfig
 from trainer.data import pixels
 
 LIMITS = LimitsConfig()
 SOUND = hostile.sound() | hostile.turned()
 FAULTY = hostile.faulty()
+LARGE = ImageConfig(height=48, width=48, channels=3)
+"""A model so large that no file is decoded at a smaller scale. A graph takes seconds to trace."""
+LIMIT = 48 * 40
 
 
 @pytest.fixture(scope="module")
@@ -45,20 +48,14 @@ def test_pixels_are_those_of_the_bulk_job(name: str) -> None:
     header = check(SOUND[name], LIMITS)
     assert not isinstance(header, ImageFaultError)
     expected = decode(SOUND[name], header)
-    height, width, channels = expected.shape
-    # Channels as in the file, which may be four, and sizes below the model's least.
-    image = ImageConfig.model_construct(height=height, width=width, channels=channels)
-    validated = validate_files(tf.constant([SOUND[name]]), image, LIMITS.max_pixels)
-    found = pixels.decode_batch(validated, image)[0]
-    np.testing.assert_array_equal(found, expected)
+    # Its size and channels are kept, because `decode_file` does not fit it to the model.
+    (validated,) = validate_files(tf.constant([SOUND[name]]), LARGE, LIMITS.max_pixels)
+    np.testing.assert_array_equal(pixels.decode_file(validated, LARGE), expected)
 
 
 @pytest.fixture(scope="module")
-def annotate(exported: Exported) -> Any:
-    loaded = tf.saved_model.load(str(exported.folder))
-    signature = loaded.signatures[names.ANNOTATE]
-    # The signature alone does not keep the model's variables.
-    return lambda files, kept=loaded: signature(image_bytes=tf.constant(files))
+def annotate(reloaded: Reloaded) -> Any:
+    return lambda files: reloaded.signatures[names.ANNOTATE](image_bytes=tf.constant(files))
 
 
 @pytest.mark.parametrize("name", FAULTY)
@@ -82,21 +79,27 @@ def test_all_bad_images_are_named(annotate: Any, exported: Exported) -> None:
 
 def test_what_is_plain_stays_as_it_is() -> None:
     plain = {name: file for name, file in hostile.sound().items() if name != "16-bit png"}
-    validated = validate_files(tf.constant([*plain.values()]), IMAGE, LIMITS.max_pixels).numpy()
+    validated = validate_files(tf.constant([*plain.values()]), LARGE, LIMITS.max_pixels).numpy()
     changed = [name for name, file in zip(plain, validated, strict=True) if plain[name] != file]
     assert not changed
 
 
+def blank(height: int, width: int) -> bytes:
+    return tf.io.encode_png(np.zeros((height, width, 1), np.uint8)).numpy()
+
+
 def test_the_limit_is_the_configured_one() -> None:
-    file = SOUND["jpeg"]
-    assert validate_files(tf.constant([file]), IMAGE, 48 * 40).numpy() == [file]
-    with pytest.raises(tf.errors.InvalidArgumentError, match="48, the limit is 1919"):
-        validate_files(tf.constant([file]), IMAGE, 48 * 40 - 1)
+    file = blank(48, 40)
+    assert validate_files(tf.constant([file]), IMAGE, LIMIT).numpy() == [file]
+    with pytest.raises(tf.errors.InvalidArgumentError, match="49 x 40, the limit is 1920"):
+        validate_files(tf.constant([blank(40, 49)]), IMAGE, LIMIT)
 
 
 def test_images_count_by_the_limit_of_the_export(exported: Exported) -> None:
-    file = tf.io.encode_png(np.zeros((60, 70, 1), np.uint8)).numpy()
-    golden = answer_in_memory(exported.model, exported.transform, [file], max_pixels=60 * 70)
-    assert golden.files[0] == file
-    with pytest.raises(tf.errors.InvalidArgumentError, match="the limit is 4199"):
-        answer_in_memory(exported.model, exported.transform, [file], max_pixels=60 * 70 - 1)
+    def answer(file: bytes) -> GoldenSet:
+        return answer_in_memory(exported.model, exported.transform, [file], max_pixels=LIMIT)
+
+    file = blank(48, 40)
+    assert answer(file).files[0] == file
+    with pytest.raises(tf.errors.InvalidArgumentError, match="the limit is 1920"):
+        answer(blank(40, 49))

@@ -48,7 +48,7 @@ def docker(programs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_serving_check_asks_an_installed_server_over_both_protocols(
     exported: Exported, programs: Path
 ) -> None:
-    stand_in = [sys.executable, str(model_servers.STAND_IN), "--stay"]
+    stand_in = [sys.executable, str(model_servers.STAND_IN)]
     install(programs, "tensorflow_model_server", *stand_in)
     config = ServingCheckConfig(batch_sizes=(3,), timeout_secs=HANG_SECS)
     stages = check_server(str(exported.folder), config)

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from components.serving_check.server import free_port
+from pipeline import predict
 from pipeline.predict import PredictError, predict_images
 from serving import names
 from serving.predictions import ServingError
 from tests import emulators
 from tests.numeric import assert_close
 from tests.pipeline.test_cli import assert_refused, vaeline
-from tests.serving.conftest import Exported
+from tests.serving.conftest import Exported, Reloaded
 from tests.serving.model_servers import loopback
 from trainer.storage.files import copy_tree
 
@@ -35,6 +36,15 @@ def files(exported: Exported, tmp_path: Path) -> list[Path]:
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
     return [tmp_path / name for name in ("0.png", "none.png", *list(contents)[1:])]
+
+
+@pytest.fixture
+def loaded_once(reloaded: Reloaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of the export on this machine take the loaded one, which saves seconds each."""
+    load = predict._load
+    monkeypatch.setattr(
+        predict, "_load", lambda path: load(path) if "://" in path else reloaded.model
+    )
 
 
 def ask(files: list[Path], **values: Any) -> dict[str, Any]:
@@ -80,6 +90,7 @@ def test_model_and_server_answer_alike(exported: Exported, files: list[Path]) ->
                     ask(files, server=server, **options)
 
 
+@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize("scheme", ["gs", "minio"])
 def test_a_pushed_model_in_a_bucket_answers_alike(
     exported: Exported, files: list[Path], scheme: str
@@ -117,6 +128,7 @@ def test_the_limits_are_those_that_the_model_was_trained_with(
         assert error in ask(files[:1], model=str(folder))["images"][0]["error"]
 
 
+@pytest.mark.usefixtures("loaded_once")
 def test_a_copy_without_its_configuration_has_the_default_limits(
     exported: Exported, files: list[Path], tmp_path: Path
 ) -> None:

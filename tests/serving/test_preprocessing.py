@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.serving.conftest import IMAGE, Exported, digits
+from tests.serving.conftest import IMAGE, Exported, transformed
 from tests.serving.test_export import example
 from trainer.data.pixels import to_levels
 from trainer.data.preprocessing import RecordTransform, parse_records
@@ -18,7 +18,7 @@ def transform(transform_graph: Path) -> RecordTransform:
 
 
 def test_moments_are_those_of_the_pixels(transform: RecordTransform, tmp_path: Path) -> None:
-    contents = [content for content, _ in digits(tmp_path)]
+    contents = [content for content, _ in transformed(tmp_path)]
     pixels = np.stack([tf.io.decode_png(c, channels=1).numpy() for c in contents]) / 255.0
     mean, std = transform.moments()
     np.testing.assert_allclose(mean, [pixels.mean()], rtol=1e-5)
