@@ -36,6 +36,7 @@ def test_learns_and_writes_its_files(tmp_path: pathlib.Path) -> None:
             epochs=12, optimizer={"learning_rate": 5e-3}, tensorboard=True
         ),
         progress=events.append,
+        fit_scores=True,
     )
     measures = Evaluator(result.model, 32)(tiny.image_set(200, seed=5))
     assert measures["accuracy"] > 0.95
@@ -295,7 +296,11 @@ def test_importance_bound_and_binarised_digits_can_be_trained_on(tmp_path: pathl
     assert all(math.isfinite(loss) for loss in losses)
 
 
-def test_unsupervised_training_learns_from_unlabelled_images(tmp_path: pathlib.Path) -> None:
+def test_unsupervised_training_learns_from_unlabelled_images(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Its graph, which takes a second to trace, is for a validation split alone.
+    monkeypatch.setattr("trainer.optimization.loop.Evaluator", None)
     data = {**tiny.train_only(32), "unlabelled": tiny.image_set(32, seed=4)}
     config = tiny.trainer_config(epochs=1, objective={"alpha": 0})
     result = tiny.run(tmp_path, trainer_config=config, data=data)

@@ -85,9 +85,9 @@ class TrainingLoop:
         if self._average is not None:
             copy_weights(self._model, self._average)
         self._step = self._create_step(self._model, self._average, chosen)
-        held_out = len(splits.get(features.VALIDATION, ()))
-        size = fitting_batch(config.evaluation_batch_size, held_out)
-        self._evaluator = Evaluator(self._evaluated, size)
+        held_out = splits.get(features.VALIDATION)
+        size = fitting_batch(config.evaluation_batch_size, len(held_out or ()))
+        self._evaluator = None if held_out is None else Evaluator(self._evaluated, size)
         self._checkpoints = Checkpoints(
             os.path.join(workdir, CHECKPOINTS),
             identity=run_identity(
@@ -286,7 +286,7 @@ class TrainingLoop:
             "epoch": self.steps / self._plan.steps_per_epoch,
             "train": self._means.take(),
         }
-        if features.VALIDATION in self._splits:
+        if self._evaluator is not None:
             split = self._splits[features.VALIDATION]
             record["validation"] = self._evaluator(split, self._config.objective)
             self._judge(record["validation"])

@@ -5,6 +5,7 @@ uses. The results are weights of the model (`outliers.OutlierScore`), so the exp
 """
 
 import dataclasses
+import functools
 import logging
 from typing import Any
 
@@ -140,7 +141,7 @@ def calibrate(
     """
     known = _subset(train, _MOST_TRAINING_IMAGES, seed)
     encode = Forward(
-        lambda pixels: _picked(model.analyse(pixels), ("features", "embedding", "logits")),
+        functools.partial(_encoded, model),
         model.image_shape,
         fitting_batch(batch_size, len(known), len(calibration)),
     )
@@ -173,8 +174,11 @@ def _answers(
     )
 
 
-def _picked(results: dict[str, tf.Tensor], names: tuple[str, ...]) -> dict[str, tf.Tensor]:
-    return {name: results[name] for name in names}
+def _encoded(model: VaeClassifier, pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+    # `analyse` has them too, but tracing its decoder takes longer than all of this.
+    encoded = model.encode(pixels)
+    logits = model.classify(encoded)
+    return {"features": encoded.features, "embedding": encoded.mean, "logits": logits}
 
 
 def _subset(data: ImageSet, most: int, seed: int) -> ImageSet:
