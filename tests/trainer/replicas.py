@@ -15,22 +15,34 @@ import numpy as np
 import tensorflow as tf
 
 from tests.trainer import tiny, tiny_backbone
+from trainer.data.input_pipeline import ImageSet
 from trainer.optimization import strategy as strategies
 from trainer.optimization.noise import Noise
 from trainer.train import TrainResult
 
 
-def train_everything(workdir: str, encoder: str, strategy: Any, parts: int = 1) -> TrainResult:
-    """Every option that draws noise or sums over the batch, in one run."""
-    data = tiny.splits(96)
+def train_everything(
+    workdir: str, encoder: str, strategy: Any, data: dict[str, ImageSet], parts: int = 1
+) -> TrainResult:
+    """Every option that draws noise or sums over the batch, in one run.
+
+    Args:
+        workdir: Folder of the run.
+        encoder: Encoder of the model; the decoder, which sums over no batch, is small.
+        strategy: A strategy of tf.distribute.
+        data: Images by split; the last third of `train` loses its labels.
+        parts: Parts of a batch on one device.
+    """
     data["train"].labels[64:] = -1
     return tiny.run(
         workdir,
-        model_config=tiny.model_config(encoder=encoder, conditioning="label", dropout=0.2),
+        model_config=tiny.model_config(
+            encoder=encoder, decoder="mlp", conditioning="label", dropout=0.2
+        ),
         trainer_config=tiny.trainer_config(
-            epochs=4,
+            epochs=2,
             parts=parts,
-            evaluate_every_epochs=1,
+            evaluate_every_epochs=0.5,
             optimizer={"ema_decay": 0.9, "ema_every": 2, "clip_norm": 1.0},
             augmentation={"rotation": 10, "shift": 0.1},
             semi_supervised={
@@ -55,12 +67,13 @@ def train_backbone(workdir: str, strategy: Any) -> TrainResult:
     return tiny.run(
         workdir,
         model_config=tiny.model_config(encoder="backbone", decoder="mlp", backbone=backbone),
-        trainer_config=tiny.trainer_config(epochs=4, optimizer={"clip_norm": 1.0}),
+        trainer_config=tiny.trainer_config(
+            epochs=2, evaluate_every_epochs=0.5, optimizer={"clip_norm": 1.0}
+        ),
         data={"train": tiny.image_set(96, shape=tiny_backbone.SHAPE)},
         image_shape=tiny_backbone.SHAPE,
         pixel_mean=[0.4] * 3,
         pixel_std=[0.2] * 3,
-        fit_scores=False,
         strategy=strategy,
     )
 
@@ -86,7 +99,7 @@ def main(mode: str, out: pathlib.Path) -> None:
     """Trains and writes the curves."""
     if mode == "worker":
         strategy = strategies.create_strategy("auto")
-        result = train_everything(str(out.parent / "work"), "mlp", strategy)
+        result = train_everything(str(out.parent / "work"), "mlp", strategy, tiny.splits(96))
         digest = hashlib.sha256(tiny.flat_weights(result).tobytes()).hexdigest()
         chief = strategies.is_chief(strategy)
         report: dict[str, Any] = {"losses": losses(result), "chief": chief, "digest": digest}
@@ -100,7 +113,7 @@ def main(mode: str, out: pathlib.Path) -> None:
         for name, used in (("one", one), ("two", strategy)):
             with tempfile.TemporaryDirectory() as workdir:
                 # One device in two parts; as a whole it trains the backbone below.
-                result = train_everything(workdir, "conv", used, parts=2)
+                result = train_everything(workdir, "conv", used, tiny.train_only(96), parts=2)
                 report[name] = losses(result)
                 report[f"{name}_weights"] = tiny.flat_weights(result).tolist()
             with tempfile.TemporaryDirectory() as workdir:

@@ -195,7 +195,6 @@ def run(workdir: pathlib.Path, train: str, weights: object, **changes: Any) -> T
         "image_shape": SHAPE,
         "pixel_mean": [0.4] * 3,
         "pixel_std": [0.2] * 3,
-        "fit_scores": False,
     }  # fmt: skip
     return tiny.run(workdir, **{**arguments, **changes})
 

@@ -160,6 +160,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tiny.TrainResult:
         tmp_path_factory.mktemp("run"),
         trainer_config=tiny.trainer_config(epochs=15, optimizer={"learning_rate": 5e-3}),
         data={**tiny.splits(320), "calibration": tiny.image_set(400, seed=2)},
+        fit_scores=True,
     )
 
 
@@ -214,12 +215,13 @@ def test_only_labelled_images_of_a_calibration_split_are_held_out(tmp_path: path
     labels[::2] = -1
     some = dataclasses.replace(splits["calibration"], labels=labels)
     config = tiny.trainer_config(epochs=1)
-    partly = tiny.run(tmp_path / "1", trainer_config=config, data={**splits, "calibration": some})
+    data = {**splits, "calibration": some}
+    partly = tiny.run(tmp_path / "1", trainer_config=config, data=data, fit_scores=True)
     assert partly.held_out is not None
     np.testing.assert_array_equal(partly.held_out.given, labels[1::2])
     # The best weights are those of the best validation, so it is no held-out split.
     del splits["calibration"]
-    without = tiny.run(tmp_path / "2", trainer_config=config, data=splits)
+    without = tiny.run(tmp_path / "2", trainer_config=config, data=splits, fit_scores=True)
     assert without.calibration["split"] == "validation"
     assert without.held_out is None
 

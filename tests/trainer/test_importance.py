@@ -93,6 +93,7 @@ def test_a_training_reports_the_bound(tmp_path: pathlib.Path) -> None:
         tmp_path,
         trainer_config=tiny.trainer_config(epochs=1, importance_samples=4),
         progress=events.append,
+        fit_scores=True,
     )
     found = result.history[-1]["importance_bound"]
     assert found == result.bound

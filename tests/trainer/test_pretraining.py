@@ -38,7 +38,7 @@ def _options(**changes: Any) -> TrainerConfig:
 
 def _run(workdir: pathlib.Path, **changes: Any) -> TrainResult:
     arguments: dict[str, Any] = {
-        "trainer_config": _options(), "data": _splits(), "image_shape": _SHAPE, "fit_scores": False,
+        "trainer_config": _options(), "data": _splits(), "image_shape": _SHAPE,
         **changes,
     }  # fmt: skip
     return tiny.run(workdir, **arguments)

@@ -12,7 +12,7 @@ import pytest
 
 from components.serving_check.server import free_port
 from tests.forked import Forked
-from tests.trainer import replicas
+from tests.trainer import replicas, tiny
 
 
 def _start(out: pathlib.Path, mode: str, cluster: dict | None = None) -> Forked:
@@ -68,7 +68,7 @@ def test_two_workers_have_the_losses_of_one(tmp_path: pathlib.Path) -> None:
         )
         for role in hosts
     ]
-    alone = replicas.train_everything(str(tmp_path / "alone"), "mlp", None)
+    alone = replicas.train_everything(str(tmp_path / "alone"), "mlp", None, tiny.splits(96))
     for worker in workers:
         _finish(worker)
     results = {role: json.loads((tmp_path / f"{role}.json").read_text()) for role in hosts}

@@ -14,9 +14,15 @@ from trainer.optimization.checkpoints import Checkpoints, pack_arrays
 from trainer.optimization.preemption import PREEMPTED_EXIT_CODE
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[np.ndarray, list[dict]]:
-    return _finish(tmp_path_factory.mktemp("whole"))
+def _made(folder: pathlib.Path) -> pathlib.Path:
+    folder.mkdir()
+    return folder
+
+
+def _newest(workdir: pathlib.Path) -> int:
+    """The step of the newest checkpoint."""
+    names = [path.stem for path in (workdir / "checkpoints").glob("step-*.json")]
+    return max(int(name.removeprefix("step-")) for name in names)
 
 
 def _start(workdir: pathlib.Path) -> Forked:
@@ -41,23 +47,20 @@ def _signal_at(process: Forked, step: int, number: int) -> int:
 
 
 @pytest.mark.slow
-def test_killed_run_ends_with_identical_weights(
-    tmp_path: pathlib.Path, uninterrupted: tuple[np.ndarray, list[dict]]
+def test_a_run_that_was_killed_and_stopped_ends_with_identical_weights(
+    tmp_path: pathlib.Path,
 ) -> None:
-    step = random.randint(2, 38)
-    assert _signal_at(_start(tmp_path), step, signal.SIGKILL) == -signal.SIGKILL
-    weights, history = _finish(tmp_path)
-    np.testing.assert_array_equal(weights, uninterrupted[0], err_msg=f"killed at {step}")
-    assert history == uninterrupted[1]
-
-
-@pytest.mark.slow
-def test_sigterm_saves_and_has_its_own_exit_code(
-    tmp_path: pathlib.Path, uninterrupted: tuple[np.ndarray, list[dict]]
-) -> None:
-    assert _signal_at(_start(tmp_path), 10, signal.SIGTERM) == PREEMPTED_EXIT_CODE
-    assert any((tmp_path / "checkpoints").glob("step-*.json"))
-    np.testing.assert_array_equal(_finish(tmp_path)[0], uninterrupted[0])
+    """SIGTERM saves and has an exit code of its own."""
+    weights, history = _finish(_made(tmp_path / "whole"))
+    workdir = _made(tmp_path / "stopped")
+    killed, stopped = random.randint(2, 18), random.randint(20, 38)
+    assert _signal_at(_start(workdir), killed, signal.SIGKILL) == -signal.SIGKILL
+    assert _signal_at(_start(workdir), stopped, signal.SIGTERM) == PREEMPTED_EXIT_CODE
+    assert _newest(workdir) >= stopped
+    found, same_history = _finish(workdir)
+    where = f"killed at {killed}, stopped at {stopped}"
+    np.testing.assert_array_equal(found, weights, err_msg=where)
+    assert same_history == history, where
 
 
 def test_a_checkpoint_cut_short_is_passed_over(tmp_path: pathlib.Path) -> None:

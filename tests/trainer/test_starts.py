@@ -38,7 +38,7 @@ def _options(**changes: Any) -> TrainerConfig:
 def _run(workdir: pathlib.Path, config: TrainerConfig, **changes: Any) -> TrainResult:
     model = tiny.model_config(conditioning="label")
     arguments: dict[str, Any] = {
-        "model_config": model, "data": _data(), "fit_scores": False, **changes,
+        "model_config": model, "data": _data(), **changes,
     }  # fmt: skip
     return tiny.run(workdir, trainer_config=config, **arguments)
 

@@ -290,20 +290,34 @@ def test_images_are_read_alike_from_every_place(store: str, tmp_path: Path, name
     assert read(f"{store}/{tmp_path.name}/in") == read(str(tmp_path / "in")) == images
 
 
-def test_ingest_into_a_bucket_writes_what_it_writes_on_disk(store: str, tmp_path: Path) -> None:
+def ingested(archive: Path, output: str) -> dict[str, bytes]:
+    """What an ingest writes there, by name."""
     import apache_beam as beam
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
     from components.image_example_gen.ingest import ingest
     from components.image_sources.config import InputConfig, UnitsConfig
 
+    config = InputConfig(paths=(str(archive),), units=UnitsConfig(members=20))
+    ingest(config, output, lambda: beam.Pipeline(FnApiRunner()), processes=0)
+    return content_of(output)
+
+
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, bytes]]:
+    """An archive and what its ingest writes into a folder."""
+    folder = tmp_path_factory.mktemp("on_disk")
     images = archives.classes(30) | {"cat/copy.png": archives.png(3), "cat/bad.png": b"x"}
-    archives.write(tmp_path / "a.zip", images)
-    config = InputConfig(paths=(str(tmp_path / "a.zip"),), units=UnitsConfig(members=20))
-    outputs = str(tmp_path / "out"), f"{store}/{tmp_path.name}/out"
-    for output in outputs:
-        ingest(config, output, lambda: beam.Pipeline(FnApiRunner()), processes=0)
-    local, remote = map(content_of, outputs)
+    archive = archives.write(folder / "a.zip", images)
+    return archive, ingested(archive, str(folder / "out"))
+
+
+def test_ingest_into_a_bucket_writes_what_it_writes_on_disk(
+    store: str, tmp_path: Path, on_disk: tuple[Path, dict[str, bytes]]
+) -> None:
+    archive, expected = on_disk
+    local = dict(expected)
+    remote = ingested(archive, f"{store}/{tmp_path.name}/out")
     assert [local.pop("account.json"), remote.pop("account.json")]
     assert remote == local
     assert "rejects.parquet" in local

@@ -40,7 +40,7 @@ def _options(semi: dict[str, Any] | None = None, **changes: Any) -> TrainerConfi
 
 def _run(workdir: pathlib.Path, config: TrainerConfig, **changes: Any) -> TrainResult:
     arguments: dict[str, Any] = {
-        "trainer_config": config, "data": _splits(), "image_shape": _SHAPE, "fit_scores": False,
+        "trainer_config": config, "data": _splits(), "image_shape": _SHAPE,
         **changes,
     }  # fmt: skip
     return tiny.run(workdir, **arguments)

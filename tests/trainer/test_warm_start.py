@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import pathlib
+import shutil
 import zipfile
 from typing import Any
 
@@ -65,7 +66,14 @@ def export(folder: pathlib.Path, model: VaeClassifier) -> pathlib.Path:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     conv = tiny.model_config(encoder="conv", decoder="mlp")
-    return tiny.run(tmp_path_factory.mktemp("base"), model_config=conv, fit_scores=False)
+    folder = tmp_path_factory.mktemp("base")
+    return tiny.run(folder, model_config=conv, data=tiny.train_only())
+
+
+@pytest.fixture(scope="module")
+def pushed(trained: TrainResult, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The export of the trained model."""
+    return export(tmp_path_factory.mktemp("pushed") / "model", trained.model)
 
 
 def standing_still(**changes: Any) -> Any:
@@ -99,14 +107,12 @@ def test_names_do_not_hang_on_what_keras_counted_before() -> None:
 @pytest.mark.parametrize("scheme", ["gs", "s3"])
 @pytest.mark.parametrize("kind", ["pushed", "trained"])
 def test_a_model_in_a_bucket_is_read_like_one_on_disk(
-    trained: TrainResult, tmp_path: pathlib.Path, scheme: str, kind: str
+    trained: TrainResult, pushed: pathlib.Path, tmp_path: pathlib.Path, scheme: str, kind: str
 ) -> None:
-    local = export(tmp_path / "model", trained.model)
+    local = pushed
     if kind == "trained":
-        card = (local / "assets.extra" / "model.json").read_bytes()
-        local = tmp_path / "out"
-        local.mkdir()
-        (local / "model.json").write_bytes(card)
+        local = tmp_path
+        shutil.copy(pushed / "assets.extra" / "model.json", local)
         trained.model.save(local / "model.keras")
     with emulators.bucket(scheme) as bucket:
         copy_tree(str(local), f"{bucket}/{kind}")
@@ -118,22 +124,25 @@ def test_a_model_in_a_bucket_is_read_like_one_on_disk(
 
 
 def test_the_first_step_sees_the_earlier_models_outputs(
-    trained: TrainResult, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+    trained: TrainResult,
+    pushed: pathlib.Path,
+    tmp_path: pathlib.Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    base = read_base(str(export(tmp_path / "model", trained.model)))
+    base = read_base(str(pushed))
     seen: list[float] = []
     with caplog.at_level(logging.INFO, PROGRESS_LOGGER):
         result = tiny.run(
-            tmp_path / "work",
+            tmp_path,
+            data=tiny.train_only(),
             model_config=trained.model.config,
             trainer_config=standing_still(seed=9),
             base=base,
             classes=NAMES,
             progress=lambda event: seen.append(event.parts["accuracy"]),
-            fit_scores=False,
         )
     total = len(trained.model.learned_weights)
-    line = f"warm start: {total} of {total} weights are those of {tmp_path}/model"
+    line = f"warm start: {total} of {total} weights are those of {pushed}"
     # TensorFlow may warn of retracing, depending on what the process did before.
     own = [record for record in caplog.records if record.name == PROGRESS_LOGGER]
     assert [record.getMessage() for record in own] == [line]
@@ -153,7 +162,7 @@ def test_the_first_step_sees_the_earlier_models_outputs(
 def test_a_new_class_starts_the_head_anew_and_nothing_else(
     trained: TrainResult, tmp_path: pathlib.Path
 ) -> None:
-    four = tiny.splits()
+    four = tiny.train_only()
     extra = tiny.image_set(40, seed=8)
     labels = np.full(40, 3, np.int32)
     four["train"] = ImageSet(
@@ -163,7 +172,7 @@ def test_a_new_class_starts_the_head_anew_and_nothing_else(
     result = tiny.run(
         tmp_path, data=four, num_classes=4, model_config=trained.model.config,
         trainer_config=standing_still(), base=base_of(trained.model),
-        classes=(*NAMES, "top"), fit_scores=False,
+        classes=(*NAMES, "top"),
     )  # fmt: skip
     assert result.warm_start is not None
     assert result.warm_start.new == ["classifier/kernel", "classifier/bias"]

@@ -108,6 +108,8 @@ def run(workdir: pathlib.Path | str, **changes: Any) -> TrainResult:
         "pixel_std": [0.25],
         "workdir": str(workdir),
         "progress": lambda event: None,
+        # Takes as long as the training, and does not change it.
+        "fit_scores": False,
     }
     return train(**{**arguments, **changes})
 
@@ -147,8 +149,7 @@ def _say(event: TrainingProgress) -> None:
 
 if __name__ == "__main__":
     try:
-        # Scores are fitted to the weights that it ends with.
-        finished = resumed_run(sys.argv[1], progress=_say, fit_scores=False)
+        finished = resumed_run(sys.argv[1], progress=_say)
     except preemption.PreemptedError:
         sys.exit(preemption.PREEMPTED_EXIT_CODE)
     np.save(sys.argv[2], flat_weights(finished))
