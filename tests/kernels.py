@@ -72,7 +72,7 @@ def training() -> dict[str, np.ndarray]:
         # What changes the images runs on the same kernels everywhere.
         shorter = {"epochs": 2, "augmentation": {}}
         ends = [
-            tiny.resumed_run(folder, shorter, progress=progress, fit_scores=False)
+            tiny.resumed_run(folder, shorter, data=tiny.train_only(), progress=progress)
             for folder, progress in ((whole, keep), (killed, note))
         ]
     assert steps[0] >= KEPT, "it began anew"

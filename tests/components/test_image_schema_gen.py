@@ -1,5 +1,6 @@
 """The schema of a small data set: only the label has a domain."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from trainer.data import features
 from trainer.errors import InputError
 
 
+@functools.cache
 def statistics(folder: Path, split: str) -> Any:
     """TFDV's statistics of one split of an ingest, as StatisticsGen makes them."""
     from tfx_bsl.public import tfxio

@@ -1,8 +1,11 @@
 """What a record holds: the original file or the model's pixels, see `input.store`."""
 
+import functools
 import io
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import cv2
@@ -77,6 +80,26 @@ def stored(
     return found, account
 
 
+Stored = Callable[[str], tuple[dict[str, dict[str, bytes | int]], Account]]
+
+
+@pytest.fixture(scope="module")
+def stored_as(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    """What `stored` gives for each value of `input.store`, made once."""
+    return functools.cache(
+        lambda store: stored(archive, tmp_path_factory.mktemp("ingested") / "out", store)
+    )
+
+
+@functools.cache
+def decoding() -> Any:
+    """Transform's decoding. Outside of a graph it would be traced for each image."""
+    text = tf.TensorSpec([None], tf.string)
+    return tf.function(
+        lambda files: decode_batch(files, IMAGE), input_signature=[text], autograph=False
+    )
+
+
 def expected_pixels(name: str) -> np.ndarray:
     header = check(MEMBERS[name], LimitsConfig())
     assert not isinstance(header, ImageFaultError)
@@ -91,10 +114,8 @@ def as_png(content: bytes | int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("store", ["original", "model_size", "auto"])
-def test_records_hold_what_is_asked_and_give_the_same_pixels(
-    store: str, archive: Path, tmp_path: Path
-) -> None:
-    found, account = stored(archive, tmp_path / "out", store)
+def test_records_hold_what_is_asked_and_give_the_same_pixels(store: str, stored_as: Stored) -> None:
+    found, account = stored_as(store)
     reduced = {"original": set(), "model_size": set(MEMBERS), "auto": set(MEMBERS) - SMALL}[store]
     for name, values in found.items():
         if name in reduced:
@@ -103,18 +124,16 @@ def test_records_hold_what_is_asked_and_give_the_same_pixels(
             as_png(values[features.ENCODED])
         else:
             assert values[features.ENCODED] == MEMBERS[name]
-    pixels = decode_batch(
-        tf.constant([values[features.ENCODED] for values in found.values()]), IMAGE
-    )
+    pixels = decoding()(tf.constant([values[features.ENCODED] for values in found.values()]))
     for name, levels in zip(found, pixels.numpy(), strict=True):
         np.testing.assert_array_equal(levels, expected_pixels(name))
     assert account.reduced == len(reduced)
     assert account.to_json()["stored_at_model_size"] == len(reduced)
 
 
-def test_size_format_and_digest_are_those_of_the_original(archive: Path, tmp_path: Path) -> None:
-    whole, _ = stored(archive, tmp_path / "original", "original")
-    small, _ = stored(archive, tmp_path / "model_size", "model_size")
+def test_size_format_and_digest_are_those_of_the_original(stored_as: Stored) -> None:
+    whole, _ = stored_as("original")
+    small, _ = stored_as("model_size")
     for name, values in small.items():
         assert {**values, features.ENCODED: b""} == {**whole[name], features.ENCODED: b""}
     turned = small["train/a/turned.jpg"]
