@@ -53,7 +53,8 @@ def test_a_run_that_was_killed_and_stopped_ends_with_identical_weights(
     """SIGTERM saves and has an exit code of its own."""
     weights, history = _finish(_made(tmp_path / "whole"))
     workdir = _made(tmp_path / "stopped")
-    killed, stopped = random.randint(2, 18), random.randint(20, 38)
+    # Of 40 steps: SIGTERM has to arrive before the end, however late its sender reads the step.
+    killed, stopped = random.randint(2, 18), random.randint(20, 26)
     assert _signal_at(_start(workdir), killed, signal.SIGKILL) == -signal.SIGKILL
     assert _signal_at(_start(workdir), stopped, signal.SIGTERM) == PREEMPTED_EXIT_CODE
     assert _newest(workdir) >= stopped
