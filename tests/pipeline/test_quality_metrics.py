@@ -17,6 +17,7 @@ from trainer.data import features
 from trainer.quality.confidence_grid import ConfidenceGrid, calibration_error_by_chance
 
 tfma = pytest.importorskip("tensorflow_model_analysis")
+config_pb2 = pytest.importorskip("tensorflow_model_analysis.proto.config_pb2")
 
 IMAGES, CLASSES = 600, 4
 PARTS = (0, 1, 250, 251, IMAGES)
@@ -66,7 +67,7 @@ def test_qualities_of_probabilities_are_those_of_keras_and_numpy() -> None:
     made = drawn(1)
     # Beyond Keras's clipping, at both ends; and equal probabilities at the border of the best two.
     made[:2] = [[1.0, 0.0, 0.0, 0.0], [0.4, 0.2, 0.2, 0.2]]
-    computations = ClassificationQuality(top_k=2).computations(eval_config=tfma.EvalConfig())
+    computations = ClassificationQuality(top_k=2).computations(eval_config=config_pb2.EvalConfig())
     found = run(computations, one_model({names.PROBABILITIES: made}))
     right = made.argmax(axis=1) == labels()
     assert found[m.ACCURACY] == pytest.approx(right.mean())
@@ -126,7 +127,7 @@ def test_outputs_are_averaged_and_their_quantiles_found() -> None:
         }
     )
     metric = ModelOutputs(dimensions=64, importance_samples=50)
-    found = run(metric.computations(eval_config=tfma.EvalConfig()), inputs)
+    found = run(metric.computations(eval_config=config_pb2.EvalConfig()), inputs)
     measured = bound[::3]
     assert found[m.IMPORTANCE_IMAGES] == len(measured)
     assert found[m.IMPORTANCE_SAMPLES] == 50
@@ -147,7 +148,9 @@ def test_outputs_that_an_older_model_does_not_give_are_not_measured() -> None:
     from pipeline.quality_metrics.outputs import ModelOutputs
 
     inputs = one_model({names.PROBABILITIES: drawn(1)})
-    found = run(ModelOutputs(dimensions=64).computations(eval_config=tfma.EvalConfig()), inputs)
+    found = run(
+        ModelOutputs(dimensions=64).computations(eval_config=config_pb2.EvalConfig()), inputs
+    )
     counts = (m.IMPORTANCE_IMAGES, m.IMPORTANCE_SAMPLES)
     assert all(math.isnan(value) for name, value in found.items() if name not in counts)
     assert found[m.IMPORTANCE_IMAGES] == 0
@@ -169,7 +172,7 @@ def two_models(candidate: dict[str, np.ndarray], baseline: dict[str, np.ndarray]
 def paired_computations() -> list[Any]:
     from pipeline.quality_metrics.change import PairedChange
 
-    config = tfma.EvalConfig()
+    config = config_pb2.EvalConfig()
     config.model_specs.add(name="candidate")
     config.model_specs.add(name="baseline", is_baseline=True)
     return PairedChange().computations(
@@ -204,7 +207,7 @@ def test_labels_flip_by_name_and_not_by_number() -> None:
 def test_without_a_baseline_nothing_is_compared() -> None:
     from pipeline.quality_metrics.change import PairedChange
 
-    config = tfma.EvalConfig(model_specs=[tfma.ModelSpec()])
+    config = config_pb2.EvalConfig(model_specs=[config_pb2.ModelSpec()])
     assert PairedChange().computations(eval_config=config, model_names=[""]) == []
 
 
