@@ -9,11 +9,11 @@ temperature, the one that fits the draw best, and the trainer's, which has a pri
 
 import argparse
 import logging
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 from sklearn.datasets import load_digits
 
 from benchmarks.image_sets import cifar, mnist, parser, record, split_off
@@ -21,7 +21,7 @@ from benchmarks.trainings import fit, recipe, started
 from trainer.data.input_pipeline import ImageSet
 from trainer.quality.calibration import fit_temperature
 from trainer.quality.confidence_grid import expected_calibration_error
-from trainer.quality.evaluation import Forward, log_softmax, negative_log_likelihood
+from trainer.quality.evaluation import log_softmax, negative_log_likelihood, predict_logits
 
 _SIZES = (20, 50, 137, 400)
 _OTHERS = 1000
@@ -36,12 +36,7 @@ _TRAINER = {
 
 def best_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Fits the temperature that minimises -log p(y|x) of float [n, K] and int [n], and no more."""
-    found = optimize.minimize_scalar(
-        lambda log_t: negative_log_likelihood(logits / np.exp(log_t), labels),
-        bounds=(-3.0, 3.0),
-        method="bounded",
-    )
-    return float(np.exp(found.x))
+    return fit_temperature(logits, labels, spread=math.inf).value
 
 
 SIDES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -135,7 +130,7 @@ def _answers(
     """Trains, and returns the logits, float64 [n, K], and labels, int [n], of the others."""
     others = data.pop("others")
     trained = fit(data, seed, epochs, model, trainer).model
-    logits = Forward(trained.analyse, others.images.shape[1:], 250)(others.images)["logits"]
+    logits = predict_logits(trained, others.images, 250)
     return logits.astype(np.float64), others.labels
 
 

@@ -16,10 +16,7 @@ from trainer.config import ModelConfig, TrainerConfig
 from trainer.data.examples import pixel_moments
 from trainer.data.input_pipeline import ImageSet
 from trainer.model.vae_classifier import VaeClassifier
-from trainer.quality.confidence_grid import (
-    calibration_error_by_chance,
-    expected_calibration_error,
-)
+from trainer.quality.confidence_grid import grid_of
 from trainer.quality.evaluation import Evaluator, Forward
 from trainer.recipes import apply_recipe
 from trainer.train import TrainResult, train
@@ -132,11 +129,11 @@ def measure(model: VaeClassifier, data: ImageSet, batch_size: int = 250) -> dict
     model with the same confidences has, in the mean and at most in 95 of 100 test sets.
     """
     outputs = Forward(model.analyse, data.images.shape[1:], batch_size)(data.images)
-    probabilities = outputs["probabilities"]
-    chance = calibration_error_by_chance(probabilities)
+    grid = grid_of(outputs["probabilities"], data.labels)
+    chance = grid.chance_error()
     return {
         **Evaluator(model, batch_size)(data),
-        "ece": expected_calibration_error(probabilities, data.labels),
+        "ece": grid.calibration_error(),
         "ece_by_chance": chance.mean,
         "ece_by_chance_q95": chance.high,
     }

@@ -13,10 +13,7 @@ from pipeline.report.answers import Answers
 from pipeline.report.generation import Generator, manifold, prior_samples
 from pipeline.report.page import Facts, MissingPartError, isolated
 from trainer.model_card import ModelCard
-from trainer.quality.confidence_grid import (
-    calibration_error_by_chance,
-    expected_calibration_error,
-)
+from trainer.quality.confidence_grid import grid_of
 from trainer.quality.plane import plane
 
 _MATRIX_CLASSES: Final = 24
@@ -79,12 +76,12 @@ def calibration(answers: Answers, card: ModelCard) -> Facts:
         ("Before, temperature 1", findings.uncalibrated(after, value)),
         (f"After, temperature {value:.3g}", after),
     ):
-        error = expected_calibration_error(probabilities, labels)
+        grid = grid_of(probabilities, labels)
+        error = grid.calibration_error()
         right = probabilities.argmax(axis=1) == labels
         alt = f"{title}: share of right answers over confidence; calibration error {error:.4f}"
         plot = plots.reliability(title, probabilities.max(axis=1), right, alt=alt)
-        chance = calibration_error_by_chance(probabilities)
-        figures.append({"plot": plot, "error": error, "chance": chance})
+        figures.append({"plot": plot, "error": error, "chance": grid.chance_error()})
     return {"figures": figures, "temperature": temperature, "images": int(known.sum()),
             "split": card.calibration.split}  # fmt: skip
 

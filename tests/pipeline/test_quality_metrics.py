@@ -14,7 +14,7 @@ from components.model_gate import metric_names as m
 from serving import names
 from tests.components.model_gate.measured import equal_mass_error, measure, probabilities
 from trainer.data import features
-from trainer.quality.confidence_grid import ConfidenceGrid, calibration_error_by_chance
+from trainer.quality.confidence_grid import ConfidenceGrid, grid_of
 
 tfma = pytest.importorskip("tensorflow_model_analysis")
 config_pb2 = pytest.importorskip("tensorflow_model_analysis.proto.config_pb2")
@@ -83,7 +83,7 @@ def test_qualities_of_probabilities_are_those_of_keras_and_numpy() -> None:
     assert found[m.LOG_LOSS] == pytest.approx(np.mean(loss), rel=1e-6)
     error = equal_mass_error(made.max(axis=1), right)
     assert found[m.CALIBRATION_ERROR] == pytest.approx(error, abs=1e-3)
-    chance = calibration_error_by_chance(made)
+    chance = grid_of(made, labels()).chance_error()
     assert found[m.CALIBRATION_CHANCE] == pytest.approx(chance.mean, rel=1e-6)
     assert found[m.CALIBRATION_CHANCE_HIGH] == pytest.approx(chance.high, rel=1e-6)
     brier = np.square(made - np.eye(CLASSES)[labels()]).sum(axis=1).mean()

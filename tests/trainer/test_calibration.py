@@ -15,8 +15,8 @@ from tests.trainer import tiny
 from trainer.quality import calibration, evaluation, outliers, summaries
 from trainer.quality.confidence_grid import (
     ConfidenceGrid,
-    calibration_error_by_chance,
     expected_calibration_error,
+    grid_of,
 )
 from trainer.quality.held_out import read_held_out, write_held_out
 from trainer.quality.synthetic_outliers import synthetic_outliers
@@ -83,8 +83,9 @@ def test_chance_error_of_probabilities_is_that_of_their_grid() -> None:
     draw = np.random.default_rng(6)
     probabilities = draw.dirichlet(np.ones(5), 300)
     grid = ConfidenceGrid()
+    labels = draw.integers(0, 5, 300)
     grid.add_all(probabilities.max(axis=1), draw.random(300) < 0.5)
-    assert calibration_error_by_chance(probabilities) == grid.chance_error()
+    assert grid_of(probabilities, labels).chance_error() == grid.chance_error()
     assert all(math.isnan(value) for value in ConfidenceGrid().chance_error())
 
 

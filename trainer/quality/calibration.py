@@ -58,7 +58,9 @@ class Temperature:
     standard_error: float
 
 
-def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
+def fit_temperature(
+    logits: np.ndarray, labels: np.ndarray, *, spread: float = _PRIOR_SPREAD
+) -> Temperature:
     """Fits the temperature T (Guo et al. 2017) that is most probable given the labels.
 
     It minimises the sum of -log p(y|x) and (log T)^2 / (2 s^2): log T is normal a priori, and T
@@ -68,10 +70,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> Temperature:
     Args:
         logits: float [n, K].
         labels: int [n], 0 to K - 1.
+        spread: s, the standard deviation of log T a priori; without a prior it is infinite.
     """
 
     def loss(log_temperature: float) -> float:
-        prior = 0.5 * (log_temperature / _PRIOR_SPREAD) ** 2 / len(labels)
+        prior = 0.5 * (log_temperature / spread) ** 2 / len(labels)
         return negative_log_likelihood(logits / np.exp(log_temperature), labels) + prior
 
     found = optimize.minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded")

@@ -138,22 +138,19 @@ def expected_calibration_error(
         labels: int [n], 0 to K - 1.
         bins: number of bins.
     """
-    grid = ConfidenceGrid()
-    grid.add_all(probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels)
-    return grid.calibration_error(bins)
+    return grid_of(probabilities, labels).calibration_error(bins)
 
 
-def calibration_error_by_chance(probabilities: np.ndarray, *, bins: int = BINS) -> ChanceLevel:
-    """Returns what `ConfidenceGrid.chance_error` defines.
+def grid_of(probabilities: np.ndarray, labels: np.ndarray) -> ConfidenceGrid:
+    """Returns a grid of all predictions.
 
     Args:
         probabilities: float [n, K].
-        bins: number of bins.
+        labels: int [n], 0 to K - 1.
     """
     grid = ConfidenceGrid()
-    highest = probabilities.max(axis=-1)
-    grid.add_all(highest, np.zeros(len(highest), bool))
-    return grid.chance_error(bins)
+    grid.add_all(probabilities.max(axis=-1), probabilities.argmax(axis=-1) == labels)
+    return grid
 
 
 def confidence_cells(confidences: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 
 from components.model_gate import metric_names as m
 from components.model_gate.measures import ClassMeasures, Measures, SliceMeasures
-from trainer.quality.confidence_grid import calibration_error_by_chance
+from trainer.quality.confidence_grid import grid_of
 from trainer.quality.evaluation import log_softmax
 
 
@@ -63,7 +63,7 @@ def _slice(candidate: np.ndarray, labels: np.ndarray, baseline: np.ndarray | Non
         m.ACCURACY: float(right.mean()),
         m.LOG_LOSS: float(loss.mean()),
         m.CALIBRATION_ERROR: equal_mass_error(candidate.max(axis=1), right),
-        m.CALIBRATION_CHANCE_HIGH: calibration_error_by_chance(candidate).high,
+        m.CALIBRATION_CHANCE_HIGH: grid_of(candidate, labels).chance_error().high,
     }
     if baseline is None:
         return SliceMeasures(values, {})
