@@ -11,9 +11,10 @@ from typing import Any, Final, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from trainer.hidden_values import HIDDEN_VALUE
 from trainer.yaml_text import parse_yaml
 
+HIDDEN_VALUE: Final = "hidden_value"
+"""Kind of the errors whose value no message may show."""
 _QUOTES: Final = "; put a value that begins with a sign such as * { [ & @ % in quotes"
 _YAML_HINTS: Final = {
     r"'\t' that cannot start any token": "; indent with spaces",

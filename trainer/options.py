@@ -7,6 +7,9 @@ import re
 from typing import Any, Final, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from trainer.config_faults import HIDDEN_VALUE
 
 _WORDS: Final = {True: "on", "yes": "on", False: "off", "no": "off"}
 """Other ways to write the words of options; plain YAML parsers read `off` as False."""
@@ -32,16 +35,19 @@ class Section(BaseModel):
         return restored
 
 
-def of_form(pattern: str, expected: str) -> AfterValidator:
+def of_form(pattern: str, expected: str, *, hidden: bool = False) -> AfterValidator:
     """Creates a validator of texts that match a pattern as a whole.
 
     Args:
         pattern: A regular expression.
         expected: What the error says is expected.
+        hidden: Whether no message may show the text, which may be a secret by mistake.
     """
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
+            if hidden:
+                raise PydanticCustomError(HIDDEN_VALUE, "expected {what}", {"what": expected})
             raise ValueError(f"expected {expected}")
         return text
 

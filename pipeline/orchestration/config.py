@@ -24,7 +24,6 @@ from pipeline.orchestration.step_settings import (
     check_settings,
 )
 from pipeline.runs.step import LABELLED_ONLY_TRAINER
-from trainer.hidden_values import hidden_form
 from trainer.options import Section, of_form
 
 # https://github.com/distribution/reference/blob/main/reference.go
@@ -48,16 +47,18 @@ _SecretKey = Annotated[
 # A token in place of its variable's name, or a password in an address, is not repeated.
 _Variable = Annotated[
     str,
-    hidden_form(
+    of_form(
         r"[A-Za-z_][A-Za-z0-9_]{0,99}",
         "the name of an environment variable, never the token itself",
+        hidden=True,
     ),
 ]
 _Endpoint = Annotated[
     str,
-    hidden_form(
+    of_form(
         r"https?://(?:[A-Za-z0-9][A-Za-z0-9._-]*|\[[0-9A-Fa-f:]+\])(?::[0-9]{1,5})?(?:/[^\s?#]*)?",
         "http:// or https:// with a host, if needed a port and a path, and no user and password",
+        hidden=True,
     ),
 ]
 _MachineType = Annotated[
