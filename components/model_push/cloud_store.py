@@ -71,6 +71,10 @@ class CloudStore(VersionStore):
         files.write_bytes(f"{self.address}/{name}", content)
 
     def _publish(self, source: str, record: PushRecord) -> Version:
+        if found := self.published(record):
+            # The push may have been killed before it did this.
+            self._point_at(found.number)
+            return found
         # Claiming before the dead pushes are removed keeps their numbers from being reused: a
         # server that saw such a number has given up on it.
         number = self._claim()

@@ -72,6 +72,11 @@ class Executor(tfx_pusher.Executor):
             )
             store = open_store(exec_properties[DIRECTORY], exec_properties.get(GROUP) or "")
             version = store.publish(Path(model), record)
+        if version.record.pushed_at != record.pushed_at:
+            _LOG.info(
+                "%s holds this model since %s; it is not pushed again",
+                version.path, version.record.pushed_at,
+            )  # fmt: skip
         if note := store.readers_note(version):
             _LOG.info("%s", note)
         files.copy_tree(path, pushed.uri)

@@ -110,7 +110,10 @@ class LocalStore(VersionStore):
         with self.exclusive():
             numbers = self._numbers()
             number = next_number([*numbers, self.latest() or 0])
+            # It also points to the version that a killed push published.
             self._remove_unfinished()
+            if found := self.published(record):
+                return found
             served = max((n for n in numbers if self._version(n).complete), default=None)
             staging = self._folder / f"{TEMPORARY}{number}"
             try:

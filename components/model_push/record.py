@@ -58,6 +58,17 @@ class PushRecord:
     copy_of: int | None = None
     rolled_back_from: int | None = None
 
+    def is_same_push(self, other: "PushRecord") -> bool:
+        """Tells whether both record one model, judged on one set of test images.
+
+        They do if a step published, was killed before it could say so, and was started again.
+        """
+
+        def content(record: PushRecord) -> PushRecord:
+            return replace(record, version=0, pushed_at="", host="", replaced=None)
+
+        return any(self.digests.values()) and content(self) == content(other)
+
     def to_json(self) -> bytes:
         """Returns the content of `push.json`."""
         return (json_text(asdict(self), indent=2, sort_keys=True) + "\n").encode()

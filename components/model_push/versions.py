@@ -83,9 +83,15 @@ class VersionStore(abc.ABC):
     def publish(self, model: Path, record: PushRecord) -> Version:
         """Publishes a SavedModel atomically as the newest version.
 
+        If the newest version is of this very push, nothing is published: a scheduler starts a step
+        again whose machine was lost after it had published.
+
         Args:
             model: Folder of the SavedModel.
             record: The record, in which `version` and `replaced` are filled in.
+
+        Returns:
+            The newest version.
 
         Raises:
             InputError: if the folder holds no SavedModel, or the store is not writable.
@@ -123,6 +129,11 @@ class VersionStore(abc.ABC):
     def complete(self) -> list[Version]:
         """Lists the versions that can be served, oldest first."""
         return [version for version in self.versions() if version.complete]
+
+    def published(self, record: PushRecord) -> Version | None:
+        """Returns the newest version that can be served if it is of this very push."""
+        newest = max(self.complete(), key=lambda version: version.number, default=None)
+        return newest if newest and newest.record.is_same_push(record) else None
 
     def find(self, number: int) -> Version:
         """Returns a complete version.

@@ -1,6 +1,7 @@
 """Pushed versions: whole or absent under kill -9, numbered upwards, rolled back and pruned."""
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +74,14 @@ def model(folder: Path, mark: str = "") -> Path:
     return folder
 
 
+JUDGEMENTS = itertools.count()
+
+
 def push(store: VersionStore, folder: Path, mark: str = "") -> int:
+    """Pushes a model that was judged once more, so that it is a push of its own."""
     source = model(folder / f"model-{mark}", mark)
-    return store.publish(
-        source, create_record(source, user="ada", metrics={"accuracy": 0.9})
-    ).number
+    metrics = {"accuracy": 0.9, "example_count": float(next(JUDGEMENTS))}
+    return store.publish(source, create_record(source, user="ada", metrics=metrics)).number
 
 
 def what_tf_serving_serves(folder: Path) -> bytes:
@@ -135,7 +140,7 @@ def test_a_push_copies_every_file_and_records_where_it_came_from(tmp_path: Path)
     assert record["user"] == "ada"
     assert record["sources"] == ["digits.zip"]
     assert record["digests"] == {"model": "abc"}
-    assert record["metrics"] == {"accuracy": 0.9}
+    assert record["metrics"]["accuracy"] == 0.9
     assert record["replaced"] is None
     assert version.complete
     # TF Serving takes every integer for a version.
@@ -170,6 +175,24 @@ def test_a_number_is_never_given_twice_even_by_a_clock_that_goes_back(
     # Someone deletes the newest by hand.
     (tmp_path / "pushed" / str(second)).rename(tmp_path / "gone")
     assert push(store, tmp_path) == second + 1
+
+
+def test_a_push_that_is_started_again_after_it_published_publishes_nothing(
+    tmp_path: Path, place: str
+) -> None:
+    store = open_store(place)
+    source = model(tmp_path / "model")
+    record = create_record(source, metrics={"accuracy": 0.9})
+    first = store.publish(source, record)
+    # Killed before it pointed to its version, and started again on another machine.
+    files.remove(f"{place}/latest")
+    later = replace(record, pushed_at="2099-01-01T00:00:00Z", host="elsewhere")
+    assert store.publish(source, later) == first
+    assert store.versions() == [first]
+    assert store.latest() == first.number
+    # Judged anew, or after another model, it is a push of its own.
+    judged = store.publish(source, replace(record, metrics={"accuracy": 0.8}))
+    assert store.publish(source, record).number > judged.number > first.number
 
 
 @pytest.mark.slow
@@ -286,7 +309,7 @@ def test_rollback_serves_an_earlier_model_and_prune_keeps_what_is_served(
     assert graph() == b"graph2"
     assert store.latest() == back.number == served_version(store).number > three
     assert (back.record.copy_of, back.record.rolled_back_from) == (two, three)
-    assert (back.record.user, back.record.metrics) == ("grace", {"accuracy": 0.9})
+    assert (back.record.user, back.record.metrics) == ("grace", store.find(two).record.metrics)
     assert store.find(two).record.user == "ada", "the old record was written over"
     # Once more: to the model before the one that came back, not to the bad one.
     again = roll_back(store)
