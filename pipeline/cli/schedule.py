@@ -28,6 +28,7 @@ def create(terminal: Any, config_path: str, overrides: tuple[str, ...]) -> int:
     from pipeline.orchestration.platforms import connect
 
     config = load_config(config_path, overrides=overrides)
+    starts = _next_starts(config)
     platform = connect(config)
     for found in platform.list_schedules(config.name):
         if found.state != "ended":
@@ -36,7 +37,7 @@ def create(terminal: Any, config_path: str, overrides: tuple[str, ...]) -> int:
             )
     made = platform.create_schedule(compile_checked(terminal, config), config.schedule)
     terminal.say(f"scheduled: {made.id}")
-    for start in _next_starts(config):
+    for start in starts:
         terminal.say(f"  {start}")
     terminal.result(made.as_dict())
     return 0
@@ -105,6 +106,7 @@ def local(
     from pipeline.working_root import root_folder
 
     config = load_config(config_path, overrides=overrides, root=root)
+    starts = _next_starts(config)
     executable = shutil.which("vaeline")
     command = [executable] if executable else [sys.executable, "-P", "-m", "pipeline.cli"]
     command += ["retrain", "--config", str(find_config(config_path).resolve())]
@@ -122,7 +124,7 @@ def local(
     if fault:
         # A comment, because the output may go to crontab.
         terminal.say(f"# until this changes, runs fail in {Path.cwd()}: {fault}", style="yellow")
-    terminal.result({"units": units, "next": _next_starts(config), "input_fault": fault})
+    terminal.result({"units": units, "next": starts, "input_fault": fault})
     return 0
 
 

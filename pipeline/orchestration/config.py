@@ -77,8 +77,15 @@ TRAINERS = ("Trainer", LABELLED_ONLY_TRAINER)
 """Names of the steps that `cluster.trainer` describes."""
 
 
+_NO_ZONES = ("localtime", "posixrules", "Factory", "posix/", "right/")
+"""Beginnings of names in the time zone database that mean another time on every machine, or that
+cluster schedulers don't know."""
+
+
 def _require_zone(name: str) -> str:
     try:
+        if name.startswith(_NO_ZONES):
+            raise ValueError("not an IANA name")
         zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
         raise ValueError("no time zone of that name; such as UTC or Europe/Berlin") from error

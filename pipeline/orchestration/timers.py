@@ -143,7 +143,11 @@ def on_calendar(schedule: ScheduleConfig) -> list[str]:
 def next_starts(
     schedule: ScheduleConfig, count: int, *, now: datetime.datetime
 ) -> list[datetime.datetime]:
-    """Returns the next starts between the schedule's start and end, in its time zone."""
+    """Returns the next starts between the schedule's start and end, in its time zone.
+
+    Raises:
+        InputError: if there is none.
+    """
     import zoneinfo
 
     begin, end = schedule.instant(schedule.start), schedule.instant(schedule.end)
@@ -155,4 +159,9 @@ def next_starts(
         if end is not None and time > end:
             break
         found.append(time)
+    if end is not None and not found:
+        raise InputError(
+            f"schedule: no run would start, because {schedule.cron!r} has no time from"
+            f" {base:%Y-%m-%d %H:%M} to schedule.end, {end:%Y-%m-%d %H:%M}; set a later end"
+        )
     return found

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from pipeline.orchestration.config import ScheduleConfig
 from pipeline.orchestration.timers import crontab, next_starts, on_calendar, systemd_units
@@ -131,3 +132,16 @@ def test_starts_lie_between_start_and_end_in_their_zone() -> None:
         "2027-03-28T03:00:00+02:00",
         "2027-03-29T03:00:00+02:00",
     ]
+
+
+def test_a_schedule_that_starts_nothing_is_refused() -> None:
+    schedule: Any = ScheduleConfig.model_validate({"cron": "0 3 * * 1", "end": "2026-11-30"})
+    now = datetime.datetime(2026, 11, 24, tzinfo=datetime.UTC)
+    with pytest.raises(InputError, match=r"to schedule\.end, 2026-11-30 00:00; set"):
+        next_starts(schedule, 3, now=now)
+
+
+@pytest.mark.parametrize("name", ["localtime", "right/UTC", "posixrules", "Europe/Berlim"])
+def test_a_zone_that_each_machine_reads_differently_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError, match="no time zone of that name; such as UTC"):
+        ScheduleConfig.model_validate({"time_zone": name})
