@@ -24,18 +24,17 @@ GROUPS = {
     "tests/pipeline/test_run_fn.py": "training inputs",
     "tests/pipeline/test_tuner_fn.py": "training inputs",
     "tests/serving": "serving",
-    "tests/trainer/test_backbone.py": "forks",
-    "tests/trainer/test_replicas.py": "forks",
-    "tests/trainer/test_resume.py": "forks",
 }
-"""Files and folders whose tests share what takes long to make: a pipeline's root and a process that
-has imported TFX, Examples with their Transform graph, an exported model, a process to fork. They
-stay in one process; every other file is a group of its own."""
+"""Files and folders whose tests share what takes long to make: a pipeline's root, Examples with
+their Transform graph, an exported model. They stay in one process; every other file is a group of
+its own."""
 
 LONGEST_FIRST = (
     "serving",
     "training inputs",
-    "forks",
+    "tests/trainer/test_resume.py",
+    "tests/trainer/test_replicas.py",
+    "tests/trainer/test_backbone.py",
     "tests/pipeline/orchestration/test_compiled_runs.py",
     "tests/components/test_model_pixels.py",
     "tests/test_kernels.py",

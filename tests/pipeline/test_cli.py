@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import get_args
@@ -13,21 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.limits import HANG_SECS
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def vaeline(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=HANG_SECS,
-        check=False,
-    )
+from tests.forked import vaeline
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *expected: str) -> None:

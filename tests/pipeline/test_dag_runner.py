@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,26 +13,12 @@ from ml_metadata.proto import metadata_store_pb2
 
 from components.serving_check.check import STOP_CHECKS
 from pipeline.local_runner import metadata_connection
+from tests.forked import Forked
 from tests.limits import HANG_SECS
 from tests.pipeline import hanging_probe
 from tests.pipeline.fake_steps import NAMES, check_fake_model, run_steps
-from tests.pipeline.test_cli import ROOT
 
 ASIDE = {"check": STOP_CHECKS.set}
-# Not with `-m`: TFX's cache knows a step by the module that defines it.
-COMMAND = """
-import signal
-
-# A process in the background ignores SIGINT, and so does what it starts.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
-from trainer.quick_imports import quick_imports
-
-with quick_imports():
-    from tests.pipeline.fake_steps import main
-
-main()
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -176,31 +160,30 @@ def test_two_failures_are_both_reported(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("waiting", ["measure", "judge"])
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("waiting", "sent", "code"), [("measure", signal.SIGINT, 130), ("judge", signal.SIGTERM, 143)]
+)
 def test_a_signal_ends_both_steps(
     tmp_path: Path, waiting: str, sent: signal.Signals, code: int
 ) -> None:
     """While the main thread is in a step, and while it waits for the one aside."""
-    with subprocess.Popen(
-        [sys.executable, "-c", COMMAND, str(tmp_path), waiting],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
+    process = Forked(
+        "tests.pipeline.fake_run",
+        str(tmp_path),
+        waiting,
+        output=tmp_path / "output.txt",
+        errors=tmp_path / "errors.txt",
         # A group of its own, which gets the signal as a whole, as from a terminal.
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line == "at work\n":
-                break
-        while not hanging_probe.pid_file(tmp_path).exists():
-            assert process.poll() is None
-            time.sleep(0.01)
-        os.killpg(process.pid, sent)
-        lines = process.communicate(timeout=HANG_SECS)[0].splitlines()
-    assert process.returncode == code, lines
+        new_session=True,
+    )
+    process.wait_for("at work")
+    while not hanging_probe.pid_file(tmp_path).exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, sent)
+    ended = process.wait()
+    lines = process.text.splitlines()
+    assert ended == code, lines
     assert lines[-1].endswith("what is finished stays, start again to go on")
     with pytest.raises(ProcessLookupError):
         os.kill(int(hanging_probe.pid_file(tmp_path).read_text(encoding="utf-8")), 0)

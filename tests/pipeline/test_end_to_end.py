@@ -25,20 +25,16 @@ import pytest
 
 from pipeline.runs.store import latest_run
 from tests import emulators
+from tests.forked import ROOT, Forked, vaeline
 from tests.limits import HANG_SECS
 from tests.pipeline.conftest import PLANTED
-from tests.pipeline.orchestration.cluster import WarmProcess
 from trainer.storage import files
 
-ROOT = Path(__file__).resolve().parents[2]
 # They only look into the metadata store, at every run.
 RESOLVERS = {"base_model", "baseline_model"}
 BEFORE_TRAINING = {
     "ImageExampleGen", "StatisticsGen", "SchemaGen", "ExampleValidator", "AnomalyGate", "Transform"
 }  # fmt: skip
-STORES = ("STORAGE_EMULATOR_HOST", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID",
-          "AWS_SECRET_ACCESS_KEY")  # fmt: skip
-"""Variables that tell where the stores are; the processes of the commands started before them."""
 pytestmark = pytest.mark.e2e
 
 
@@ -51,16 +47,7 @@ class Run:
     text: str
 
 
-def vaeline(*arguments: str) -> Run:
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments, "--json"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **PLANTED},
-        timeout=HANG_SECS,
-        check=False,
-    )
+def finished(done: subprocess.CompletedProcess[str]) -> Run:
     lines = done.stdout.splitlines()
     assert len(lines) == 1, done.stdout + done.stderr
     return Run(done.returncode, json.loads(lines[0]), done.stderr)
@@ -73,39 +60,51 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def first(root: Path) -> Run:
-    return vaeline("demo", "--root", str(root))
+    """The demonstration in a process that imports everything itself, unlike those after it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.cli", "demo", "--root", str(root), "--json"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **PLANTED},
+        timeout=HANG_SECS,
+        check=False,
+    )
+    return finished(done)
 
 
 @dataclass
 class Commands:
-    """Commands on the folder of the demonstration, in forks, with secrets in their environment.
+    """Commands on the folder of the demonstration, with secrets in their environment.
 
     Attributes:
         root: the folder.
-        warm: makes the forks.
         settings: what each of them is given with `--set`.
         bucket: where the root lies, if not in the folder.
         environment: what is added to theirs.
     """
 
     root: Path
-    warm: WarmProcess
     settings: tuple[str, ...] = ()
     bucket: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
 
     def start(self, command: str, *settings: str, kill_at: str = "", output: str = "") -> Run:
         """Starts a command, to its end or until it has printed `kill_at`."""
         folder = self.root / "printed"
         folder.mkdir(exist_ok=True)
         printed = folder / f"{len(list(folder.iterdir())) + 1}.txt"
-        argv = ["python", "-m", "pipeline.cli", command, "--config", "digits", "--json"]
+        argv = [command, "--config", "digits", "--json"]
         argv += [part for each in (*self.settings, *settings) for part in ("--set", each)]
         argv += ["--output", output] if output else ["--root", self.bucket or str(self.root)]
-        code = self.warm(argv, printed, kill_at=kill_at, environment=self.environment)
-        text = printed.read_text()
-        results = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
-        return Run(code, results[-1] if results else {}, text)
+        environment = {**PLANTED, **self.environment}
+        process = Forked("pipeline.cli", *argv, output=printed, environment=environment)
+        if kill_at:
+            process.wait_for(kill_at)
+            process.send(signal.SIGKILL)
+        code = process.wait()
+        results = [json.loads(line) for line in process.text.splitlines() if line.startswith("{")]
+        return Run(code, results[-1] if results else {}, process.text)
 
     def states(self) -> dict[str, str]:
         """How the steps of the latest run ended."""
@@ -114,8 +113,8 @@ class Commands:
 
 
 @pytest.fixture(scope="module")
-def commands(first: Run, root: Path, warm: WarmProcess) -> Commands:
-    return Commands(root, warm)
+def commands(first: Run, root: Path) -> Commands:
+    return Commands(root)
 
 
 def labelling(root: Path) -> list[str]:
@@ -174,13 +173,13 @@ def test_the_table_has_a_row_for_every_held_out_image(first: Run, root: Path) ->
 def test_the_held_out_digits_can_be_reviewed(first: Run, root: Path, tmp_path: Path) -> None:
     """With 72 held-out images nothing is promised; answers are taken all the same."""
     output = str(shutil.copytree(root / "labelled", tmp_path / "labelled"))
-    queue = vaeline("review", "create", output, "--most", "5", "--audit", "20")
+    queue = finished(vaeline("review", "create", output, "--most", "5", "--audit", "20", "--json"))
     assert queue.code == 0
     assert "held-out images are too few: even without a wrong label" in queue.text
     listed = queue.result["listed"]
     assert listed["uncertain"] + listed["verdict"] == 5
     assert listed["audit"] == 20
-    refused = vaeline("review", "apply", output)
+    refused = finished(vaeline("review", "apply", output, "--json"))
     assert refused.code == 1
     assert "no answers; fill in the column `answer`" in refused.text
 
@@ -205,12 +204,12 @@ def test_a_second_run_is_served_from_the_cache_and_may_label_an_archive(
 
 
 def test_a_copy_of_the_root_is_served_from_the_cache_but_for_what_it_lost(
-    first: Run, root: Path, warm: WarmProcess, tmp_path: Path
+    first: Run, root: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(root, tmp_path / "copy"))
     (verdict,) = (copy / "artifacts" / "ModelGate" / "blessing").iterdir()
     shutil.rmtree(verdict)
-    again = Commands(copy, warm).start("run")
+    again = Commands(copy).start("run")
     assert again.code == 0, again.text
     assert f"this root was at {root} when it was recorded" in again.text
     assert f"{verdict.relative_to(copy)}: the files are gone" in again.text
@@ -285,8 +284,8 @@ CLUSTER = {
 
 
 @pytest.fixture(scope="module")
-def days(first: Run, root: Path, warm: WarmProcess) -> Commands:
-    return Commands(root, warm, ("trainer.warm_start=true", f"cluster={json.dumps(CLUSTER)}"))
+def days(first: Run, root: Path) -> Commands:
+    return Commands(root, ("trainer.warm_start=true", f"cluster={json.dumps(CLUSTER)}"))
 
 
 @pytest.fixture(scope="module")
@@ -357,10 +356,13 @@ def test_everything_may_lie_in_a_bucket(
     def run(bucket: str) -> tuple[Run, list[dict[str, Any]]]:
         machine = tmp_path / bucket.partition(":")[0]
         machine.mkdir()
-        told = {name: os.environ[name] for name in STORES if name in os.environ}
-        environment = {**told, "XDG_CACHE_HOME": str(machine / "cache")}
         place = f"{bucket}/runs"
-        commands = Commands(machine, days.warm, days.settings, place, environment)
+        environment = {
+            "XDG_CACHE_HOME": str(machine / "cache"),
+            # The store's, not the planted one.
+            "AWS_SECRET_ACCESS_KEY": os.environ.get("AWS_SECRET_ACCESS_KEY"),
+        }
+        commands = Commands(machine, days.settings, place, environment)
         done = commands.start("run", *settings, *labelling(root))
         assert done.code == 0, done.text
         assert done.result["pushed"].startswith(f"{place}/pushed/")

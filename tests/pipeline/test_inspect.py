@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests import archives
-from tests.pipeline.test_cli import assert_refused, vaeline
+from tests.forked import vaeline
+from tests.pipeline.test_cli import assert_refused
 
 
 def test_classes_and_warnings_of_an_archive(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pipeline.runs.retention import plan, remove_artifacts
 from pipeline.runs.store import latest_run, note_latest_run, read_runs
 from pipeline.working_root import fetched_root, root_folder, working_root
 from tests import emulators
-from tests.pipeline.test_cli import vaeline
+from tests.forked import vaeline
 from tests.pipeline.test_roots import make_root, model_folder
 from trainer.errors import InputError
 from trainer.storage import files

@@ -29,22 +29,13 @@ from pipeline.runs.metadata_file import MetadataError
 from pipeline.runs.repair import repair_metadata, survey_root
 from pipeline.runs.retention import plan, remove_artifacts
 from pipeline.runs.store import latest_run, read_runs
+from tests.forked import ROOT as PROJECT
+from tests.forked import vaeline
 from tests.limits import HANG_SECS
 from tests.pipeline.orchestration.stores import FAILED, Store
 from trainer.errors import InputError
 
-PROJECT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PROJECT)}
 REFUSED = ("restore it", "--root")
-
-
-def vaeline(
-    *arguments: str, cwd: Path = PROJECT, wrapper: tuple[str, ...] = ()
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*wrapper, sys.executable, "-m", "pipeline.cli", *arguments],
-        capture_output=True, text=True, cwd=cwd, env=ENVIRONMENT, timeout=HANG_SECS, check=False,
-    )  # fmt: skip
 
 
 def test_an_unknown_group_stops_a_run_before_its_first_step(tmp_path: Path) -> None:
@@ -387,12 +378,20 @@ def test_reading_needs_no_write_access(tmp_path: Path, without_rights: tuple[str
     everything = sorted(root.rglob("*"))
     for path in [root, *everything]:
         path.chmod(0o555 if path.is_dir() else 0o444)
+
+    def start(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*without_rights, sys.executable, "-m", "pipeline.cli", *command, "--root", str(root)],
+            capture_output=True, text=True, cwd=PROJECT, check=False, timeout=HANG_SECS,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        )  # fmt: skip
+
     try:
         results = [
-            vaeline(*command, "--root", str(root), "--json", wrapper=without_rights)
+            start(*command, "--json")
             for command in (("runs", "list"), ("runs", "show"), ("gc",), ("doctor",))
         ]
-        refused = vaeline("gc", "--yes", "--root", str(root), wrapper=without_rights)
+        refused = start("gc", "--yes")
     finally:
         for path in [root, *everything]:
             path.chmod(0o755)

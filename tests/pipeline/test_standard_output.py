@@ -10,6 +10,7 @@ import pytest
 
 from components.model_push.management import open_store
 from tests.components.test_model_push import push
+from tests.forked import vaeline
 from tests.limits import HANG_SECS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,15 +116,15 @@ def test_work_goes_on_when_nobody_reads(pushed: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("columns", ["20", "1", "0", "40", "500", "-3", "wide"])
 def test_a_table_is_readable_at_any_width(columns: str, pushed: Path) -> None:
-    code, text, errors = run("models", "list", str(pushed), COLUMNS=columns)
-    assert (code, errors) == (0, "")
+    done = vaeline("models", "list", str(pushed), environment={"COLUMNS": columns})
+    assert (done.returncode, done.stderr) == (0, "")
     for version in open_store(str(pushed)).versions():
         for part in (str(version.number), version.record.pushed_at, "digits.zip"):
-            assert part in text
+            assert part in done.stdout
 
 
 def test_a_narrow_list_has_a_line_for_each_cell(pushed: Path) -> None:
-    _, text, _ = run("models", "list", str(pushed), COLUMNS="20")
+    text = vaeline("models", "list", str(pushed), environment={"COLUMNS": "20"}).stdout
     newest = open_store(str(pushed)).versions()[-1]
     lines = text.splitlines()
     assert lines[0] == f"models in {pushed}"

@@ -15,8 +15,9 @@ from pipeline.predict import PredictError, predict_images
 from serving import names
 from serving.predictions import ServingError
 from tests import emulators
+from tests.forked import vaeline
 from tests.numeric import assert_close
-from tests.pipeline.test_cli import assert_refused, vaeline
+from tests.pipeline.test_cli import assert_refused
 from tests.serving.conftest import Exported, Reloaded
 from tests.serving.model_servers import loopback
 from trainer.storage.files import copy_tree

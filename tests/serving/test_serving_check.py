@@ -22,9 +22,9 @@ from components.serving_check.server import check_server
 from components.serving_check.session import SessionModel
 from serving import names
 from serving.golden import ANSWERS, read_golden, write_golden
+from tests.forked import ROOT
 from tests.limits import HANG_SECS
 from tests.pipeline import hanging_probe
-from tests.pipeline.test_cli import ROOT
 from tests.serving.conftest import Exported
 from trainer.model_card import EXPORTED_CARD
 

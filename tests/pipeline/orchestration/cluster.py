@@ -9,16 +9,13 @@ have the same ExecutorInput, so each finds what the last one left behind.
 
 import json
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from tests.limits import HANG_SECS
+from tests.forked import Forked
 
 _CONDITION = re.compile(r"inputs\.parameter_values\['(\w+)'\] != ''")
 
@@ -175,52 +172,7 @@ class Cluster:
         return {"artifacts": artifacts, "parameters": done.get("parameterValues", {})}
 
 
-class WarmProcess:
-    """Executes commands in forks; see `warm.py`."""
-
-    def __init__(self, project: Path, environment: Mapping[str, str]) -> None:
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.pipeline.orchestration.warm"],
-            cwd=project,
-            env=dict(environment),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        assert self._line() == "ready"
-
-    def __call__(
-        self,
-        command: list[str],
-        log: Path,
-        *,
-        kill_at: str = "",
-        environment: Mapping[str, str] = MappingProxyType({}),
-    ) -> int:
-        """Runs a command to its end, or kills it when it has printed `kill_at`."""
-        assert self._server.stdin is not None
-        request = {
-            "argv": command,
-            "log": str(log),
-            "kill_at": kill_at,
-            "environment": dict(environment),
-        }
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        return int(self._line())
-
-    def close(self) -> None:
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait(timeout=HANG_SECS)
-        assert self._server.stdout is not None
-        self._server.stdout.close()
-
-    def _line(self) -> str:
-        assert self._server.stdout is not None
-        for line in self._server.stdout:
-            # Libraries may say something on their own while they are imported.
-            if line.strip() == "ready" or line.strip().lstrip("-").isdigit():
-                return line.strip()
-        raise AssertionError("the process of the steps went away")
+def run_in_a_fork(command: list[str], log: Path) -> int:
+    """Executes `python -m MODULE ARGUMENTS...` without importing TFX anew."""
+    _, _, module, *arguments = command
+    return Forked(module, *arguments, output=log).wait()

@@ -1,32 +1,17 @@
 """`vaeline compile`, `submit` and `schedule` as people start them, with secrets planted."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.limits import HANG_SECS
+from tests.forked import vaeline
 from tests.pipeline.orchestration.loopback import loopback
 
 PROJECT = Path(__file__).resolve().parents[3]
 PLANTED = {"KFP_TOKEN": "planted-kfp-token", "STORE_TOKEN": "planted-store-token"}
-
-
-def vaeline(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(PROJECT), **PLANTED, **environment},
-        timeout=HANG_SECS,
-        check=False,
-    )
 
 
 def write_config(folder: Path, endpoint: str, **sections: object) -> Path:
@@ -112,7 +97,7 @@ def test_a_planted_secret_stops_before_anything_is_sent(tmp_path: Path) -> None:
     with loopback() as server:
         directory = f"gs://pictures/pushed?{PLANTED['STORE_TOKEN']}"
         config = write_config(tmp_path, server.address, push={"directory": directory})
-        done = vaeline("submit", "--config", str(config))
+        done = vaeline("submit", "--config", str(config), environment=PLANTED)
         assert server.requests == []
     assert done.returncode == 1
     assert "error: the configuration holds the value of $STORE_TOKEN" in done.stdout
@@ -124,7 +109,7 @@ def test_a_refusing_platform_gives_one_line_and_a_code(tmp_path: Path) -> None:
     with loopback() as server:
         server.refuse = (403, {"message": "flowers may not"})
         config = write_config(tmp_path, server.address)
-        done = vaeline("schedule", "list", "--config", str(config), "--json")
+        done = vaeline("schedule", "list", "--config", str(config), "--json", environment=PLANTED)
     assert done.returncode == 1
     assert "FutureWarning" not in done.stderr
     assert json.loads(done.stdout) == {
@@ -134,7 +119,9 @@ def test_a_refusing_platform_gives_one_line_and_a_code(tmp_path: Path) -> None:
 
 def test_the_local_schedule_is_printed(tmp_path: Path) -> None:
     config = write_config(tmp_path, "http://localhost", schedule={"time_zone": "Europe/Berlin"})
-    done = vaeline("schedule", "local", "--config", str(config), "--root", str(tmp_path))
+    done = vaeline(
+        "schedule", "local", "--config", str(config), "--root", str(tmp_path), environment=PLANTED
+    )
     assert done.returncode == 0
     assert "CRON_TZ=Europe/Berlin" in done.stdout
     assert f"retrain --config {config} --root {tmp_path}" in done.stdout

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.orchestration.cluster import Cluster, WarmProcess
+from tests.pipeline.orchestration.cluster import Cluster, run_in_a_fork
 
 PROJECT = Path(__file__).resolve().parents[3]
 pytestmark = [pytest.mark.slow, pytest.mark.e2e]
 
 
-def test_the_specification_runs_to_a_pushed_model_and_then_rests(
-    warm: WarmProcess, tmp_path: Path
-) -> None:
+def test_the_specification_runs_to_a_pushed_model_and_then_rests(tmp_path: Path) -> None:
     from pipeline.config import load_config
     from pipeline.digits import write_digits
     from pipeline.orchestration.compiler import compile_pipeline, to_text, validate
@@ -46,7 +44,7 @@ def test_the_specification_runs_to_a_pushed_model_and_then_rests(
     validate(compiled)
     job = json.loads(to_text(compiled, as_yaml=False))
 
-    cluster = Cluster(tmp_path / "store", LostAtTheEnd(warm))
+    cluster = Cluster(tmp_path / "store", LostAtTheEnd(run_in_a_fork))
     outputs = cluster.run(job, "monday")
     assert cluster.skipped == []
     assert {name for name, count in cluster.attempts.items() if count == 2} == (

@@ -2,15 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from ml_metadata import proto
 
 from pipeline.runs.retention import plan, remove_artifacts
-from tests.limits import HANG_SECS
+from tests.forked import vaeline
 from tests.pipeline.orchestration.stores import FAILED, Store
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -129,12 +127,8 @@ def test_the_command_only_tells_until_it_is_meant(store: Store, tmp_path: Path) 
     store.training_run("2")
 
     def gc(*flags: str) -> dict[str, object]:
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.cli", "gc", "--root", str(tmp_path),
-             "--keep-runs", "1", "--json", *flags],
-            capture_output=True, text=True, cwd=PROJECT, check=True, timeout=HANG_SECS,
-            env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        )  # fmt: skip
+        done = vaeline("gc", "--root", str(tmp_path), "--keep-runs", "1", "--json", *flags)
+        assert done.returncode == 0, done.stderr
         return dict(json.loads(done.stdout))
 
     told = gc()

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from pipeline.orchestration.retrain import attempts
 from pipeline.runs.lineage import LineageError, trace
 from pipeline.runs.result import TrainingResult
 from pipeline.runs.store import METADATA_FILE, latest_run, note_latest_run, read_runs
-from tests.limits import HANG_SECS
+from tests.forked import vaeline
 from tests.pipeline.orchestration.stores import CACHED, DONE, FAILED, RUNNING, Store
 
 PROJECT = Path(__file__).resolve().parents[3]
@@ -250,18 +248,6 @@ def test_a_model_from_elsewhere_has_no_lineage(store: Store, tmp_path: Path) -> 
     store.training_run("first", pushed=str(tmp_path / "pushed" / "1"))
     with pytest.raises(LineageError, match="no run of this root pushed it"):
         trace(read_runs(store.root), str(tmp_path / "pushed" / "2"))
-
-
-def vaeline(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "pipeline.cli", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=PROJECT,
-        env={**os.environ, "PYTHONPATH": str(PROJECT)},
-        timeout=HANG_SECS,
-        check=False,
-    )
 
 
 def test_the_commands_show_and_tell(store: Store, tmp_path: Path) -> None:

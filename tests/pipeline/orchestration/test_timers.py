@@ -16,8 +16,8 @@ from pydantic import ValidationError
 
 from pipeline.orchestration.config import ScheduleConfig
 from pipeline.orchestration.timers import crontab, next_starts, on_calendar, systemd_units
+from tests.forked import ROOT, vaeline
 from tests.limits import HANG_SECS
-from tests.pipeline.test_cli import ROOT, vaeline
 from trainer.errors import InputError
 
 
