@@ -36,6 +36,38 @@ def share_interval(count: float, total: float, confidence: float) -> Interval:
     return Interval(float(found.low), float(found.high))
 
 
+def exact_share_interval(count: float, total: float, confidence: float) -> Interval:
+    """Returns the exact interval of a share (Clopper and Pearson 1934, Biometrika 26:404).
+
+    Each end fails at a rate of at most (1 - confidence) / 2, whatever the share and the number of
+    images. Wilson's interval keeps its level on average over shares only: of two images with a
+    share of 0.8, its upper end at a confidence of 0.995 fails at 4 % instead of 0.25 %.
+
+    Args:
+        count: As for `share_interval`.
+        total: As for `share_interval`.
+        confidence: Two-sided confidence level.
+    """
+    if total <= 0 or math.isnan(count):
+        return Interval(0.0, 1.0)
+    # `scipy.stats.binomtest` gives the same, but searches for the ends, which takes 10 ms.
+    hits, images, tail = round(count), round(total), (1 - confidence) / 2
+    low = stats.beta.ppf(tail, hits, images - hits + 1) if hits else 0.0
+    high = stats.beta.ppf(1 - tail, hits + 1, images - hits) if hits < images else 1.0
+    return Interval(float(low), float(high))
+
+
+def images_below_floor(floor: float, confidence: float) -> int:
+    """Returns how many images a share takes to lie surely below a floor, if none is a hit.
+
+    Args:
+        floor: The floor, in (0, 1].
+        confidence: Two-sided confidence level of `exact_share_interval`.
+    """
+    # The upper end of 0 of n is 1 - tail^(1/n).
+    return 1 if floor >= 1 else math.floor(math.log((1 - confidence) / 2) / math.log1p(-floor)) + 1
+
+
 def paired_interval(gained: float, lost: float, total: float, confidence: float) -> Interval:
     """Returns Tango's score interval of the difference of two paired shares.
 

@@ -11,7 +11,11 @@ from typing import Any, Final
 from components.model_gate import metric_names as m
 from components.model_gate.change_rules import change_checks
 from components.model_gate.config import EvaluationConfig
-from components.model_gate.intervals import share_interval
+from components.model_gate.intervals import (
+    exact_share_interval,
+    images_below_floor,
+    share_interval,
+)
 from components.model_gate.measures import Measures, SliceMeasures
 from components.model_gate.unlabelled_gain import GAIN, UnlabelledGain
 from components.model_gate.verdict import Check, Result, Verdict
@@ -216,9 +220,10 @@ def _floor(
 ) -> Iterator[Check]:
     """Refuses parts that are significantly below a floor.
 
-    A part is significantly below if the upper end of its Wilson interval is. The level is divided
+    A part is significantly below if the upper end of its exact interval is. The level is divided
     among the parts (Bonferroni), so that a model that is exactly at the floor everywhere is refused
-    at the stated rate, whatever the number of parts. A part of few images has a wide interval.
+    at most at the stated rate, whatever the number and size of the parts. Parts of so few images
+    that they cannot fail are named.
 
     Args:
         kind: The kind of the parts: class, archive or size.
@@ -234,7 +239,7 @@ def _floor(
     weakest = min(shares, key=lambda part: part[1] / part[2])
     for part in shares:
         name, hits, images = part
-        low, high = share_interval(hits, images, level)
+        low, high = exact_share_interval(hits, images, level)
         below = floor is not None and high < floor
         if not below and part is not weakest:
             continue
@@ -248,6 +253,13 @@ def _floor(
             f"{hits / images:.4f}, at most {high:.4f}, below evaluation.{key} {floor:.4f}"
             if below
             else "",
+        )
+    needed = images_below_floor(floor, level) if floor else 0
+    small = [name for name, _, images in shares if images < needed]
+    if small:
+        named = ", ".join(small[:_NAMED]) + (", ..." if len(small) > _NAMED else "")
+        yield Check(
+            f"{kind} floor not testable", f"{len(small):,}: {named} (< {needed:,} test images)"
         )
 
 

@@ -10,6 +10,8 @@ from scipy import optimize, stats
 from components.model_gate.change_rules import judge_interval
 from components.model_gate.intervals import (
     Interval,
+    exact_share_interval,
+    images_below_floor,
     images_to_decide,
     mean_interval,
     paired_interval,
@@ -22,7 +24,7 @@ DRAWS = 1000
 MARGIN = 0.01
 
 
-def test_wilson_intervals_are_those_of_the_paper() -> None:
+def test_intervals_of_shares_are_those_of_the_paper_and_of_scipy() -> None:
     # Newcombe (1998), Statistics in Medicine 17:857, table I, method 3.
     for count, total, low, high in (
         (81, 263, 0.2553, 0.3662),
@@ -31,6 +33,17 @@ def test_wilson_intervals_are_those_of_the_paper() -> None:
         (1, 29, 0.0061, 0.1718),
     ):
         assert share_interval(count, total, 0.95) == pytest.approx((low, high), abs=5e-5)
+        exact = stats.binomtest(count, total).proportion_ci(0.99, "exact")
+        assert exact_share_interval(count, total, 0.99) == pytest.approx(
+            (exact.low, exact.high), abs=1e-9
+        )
+
+
+def test_no_hits_among_few_images_are_below_a_floor_from_the_stated_number_on() -> None:
+    for floor, confidence in ((0.8, 0.95), (0.8, 0.995), (0.1, 0.95), (1.0, 0.95)):
+        needed = images_below_floor(floor, confidence)
+        assert exact_share_interval(0, needed, confidence).high < floor
+        assert needed == 1 or exact_share_interval(0, needed - 1, confidence).high >= floor
 
 
 @pytest.mark.parametrize(("gained", "lost", "total"), [(12, 2, 50), (1, 6, 233), (40, 55, 1000)])

@@ -153,6 +153,20 @@ def test_a_weak_archive_is_refused_by_its_floor_and_a_tiny_one_is_not() -> None:
     assert verdict.refusals[0].startswith("accuracy of archive weak.zip is 0.0167, at most 0.1")
 
 
+def test_classes_of_few_images_on_their_floor_are_hardly_ever_refused() -> None:
+    bounds = EvaluationConfig(min_accuracy=0.0, min_class_recall=0.8)
+    draw = np.random.default_rng(7)
+    truth = np.arange(20) % CLASSES
+    refused, draws = 0, 20
+    for _ in range(draws):
+        given = np.where(draw.random(20) < 0.8, truth, (truth + 1) % CLASSES)
+        verdict = judge_model(measure(np.eye(CLASSES)[given] * 0.9 + 0.01, truth), bounds)
+        refused += not verdict.blessed
+    assert refused <= 0.1 * draws
+    (row,) = [check for check in verdict.checks if check.metric == "class floor not testable"]
+    assert row.value == "10: 0, 1, 2, 3, 4, ... (< 4 test images)"
+
+
 def test_a_worse_model_is_refused_and_an_undecided_one_as_configured() -> None:
     tolerant = BOUNDS.model_copy(update={"max_flips": 0.3})
     worse = judge_model(measure(model(0.92, 6), labels(), baseline=GOOD), tolerant)
