@@ -322,9 +322,8 @@ def _archive_report(terminal: Terminal, output: str) -> str:
 
 
 def _drift(report: Mapping[str, Any]) -> str:
-    if not report["tests"]:
-        return str(report["note"])
-    return "ALARM: see drift.md" if report["alarm"] else "none found"
+    found = "ALARM: see drift.md" if report["alarm"] else "none found"
+    return ". ".join(filter(None, (found if report["tests"] else "", report["note"])))
 
 
 def _bulk_time(result: Any) -> str:

@@ -184,6 +184,7 @@ def test_report_and_summaries_are_plain_values(trained: tiny.TrainResult) -> Non
     assert report["outlier_score"]["chosen"] == trained.model.scores.score
     assert set(report["outlier_score"]["mean_auroc"]) >= {"bound", "combined", "neighbours"}
     summary = json.loads(json.dumps(trained.summaries, allow_nan=False))
+    assert summary["images"] == 400
     assert sum(summary["pixels"]["histogram"]) == pytest.approx(1.0)
     assert sum(summary["classes"]) == pytest.approx(1.0)
     assert sum(summary["priors"]) == pytest.approx(1.0)
@@ -220,11 +221,14 @@ def test_only_labelled_images_of_a_calibration_split_are_held_out(tmp_path: path
     partly = tiny.run(tmp_path / "1", trainer_config=config, data=data, fit_scores=True)
     assert partly.held_out is not None
     np.testing.assert_array_equal(partly.held_out.given, labels[1::2])
+    # Drift is judged by images that the model has not learned, if need be by both splits.
+    assert partly.summaries["images"] == 64 + 48
     # The best weights are those of the best validation, so it is no held-out split.
     del splits["calibration"]
     without = tiny.run(tmp_path / "2", trainer_config=config, data=splits, fit_scores=True)
     assert without.calibration["split"] == "validation"
     assert without.held_out is None
+    assert without.summaries["images"] == 48
 
 
 def test_pixel_summary_of_known_images() -> None:

@@ -29,8 +29,8 @@ _FAMILIES: Final = (
 
 _MIXES: Final = ("format", "size")
 _MOST_CATEGORIES: Final = 19
-"""Number of formats or sizes that form categories, the most common of the training data; all others
-form one category."""
+"""Number of formats or sizes that form categories, the most common of archive and training data
+together; all others form one category."""
 
 _SMALLEST_EFFECT: Final = 0.05
 """Total variation below which a difference never raises an alarm, because with a million images
@@ -44,6 +44,8 @@ expected: a Poisson variable with the mean 5 reaches 25 less than once in 1e9.""
 
 _EM_STEPS: Final = 200
 _FEWEST_IMAGES: Final = 50
+_FEW_KNOWN: Final = 100
+"""Images behind the training summaries below which a note says how little they show."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,17 @@ def judge_drift(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftRep
     mixes = {name: dict(sums.mix[name].most_common(20)) for name in ("format", "size")}
     report = partial(DriftReport, images, formats=mixes["format"], sizes=mixes["size"])
     if not card.summaries.images:
-        return report(note="The model carries no summaries of its training data.")
+        return report(
+            note="The model carries no summaries of images that it has not learned; train it with a"
+            " calibration or validation split (input.splits)."
+        )
     if images < _FEWEST_IMAGES:
         return report(note=f"Fewer than {_FEWEST_IMAGES} images are not judged.")
     known = card.summaries.images
+    few = (
+        f"Only {known} images that the model has not learned stand for its training data, so that"
+        " only large differences raise an alarm; larger shares in input.splits show smaller ones."
+    )
     expected = _expected(card)
     tests = []
     for family in _FAMILIES:
@@ -160,6 +169,7 @@ def judge_drift(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftRep
     prior = prior_shift(np.asarray(sums.posteriors), priors)
     return report(
         training_images=known,
+        note=few if known < _FEW_KNOWN else "",
         alarm=any(test.alarm for test in tests),
         alarm_rate=alarm_rate,
         tests=tests,
@@ -224,13 +234,24 @@ def _pool(ours: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _compare_mix(trained: FileMix, found: Counter[str], family: str) -> tuple[float, float, float]:
-    """Compares formats or sizes, by the most common categories of the training data."""
-    total = trained.images
-    known = Counter(getattr(trained, family)).most_common(_MOST_CATEGORIES)
-    theirs = [count for _, count in known]
-    ours = [found[name] for name, _ in known]
+    """Compares formats or sizes, by categories that are common in both samples together.
+
+    The most common ones of one sample are so by chance as well: where nearly every image has a size
+    of its own, the other sample lacks them, and every archive would raise an alarm.
+    """
+    total, images = trained.images, found.total()
+    known = Counter(getattr(trained, family))
+    # A card names the most common sizes only; no other one has more images than the last of them.
+    unnamed = min(known.values(), default=0) if known.total() < total else 0
+    small, share = (known if total <= images else found), min(total, images) / (total + images)
+    kept = [
+        name
+        for name, count in (known + found).most_common()
+        if name != "other" and (count * share >= _LEAST_EXPECTED or small[name] >= _MANY)
+    ][:_MOST_CATEGORIES]
+    theirs, ours = [known.get(name, unnamed) for name in kept], [found[name] for name in kept]
     shares = np.array([*theirs, total - sum(theirs)]) / total
-    return two_sample(np.array([*ours, found.total() - sum(ours)]), shares, total)
+    return two_sample(np.array([*ours, images - sum(ours)]), shares, total)
 
 
 def prior_shift(posteriors: np.ndarray, trained: np.ndarray) -> np.ndarray:

@@ -77,6 +77,17 @@ def test_other_images_of_the_same_kind_do_not_alarm(
     assert not report_on(first, annotator, images[900:]).alarm
 
 
+def test_a_few_known_images_raise_no_false_alarm_and_the_report_says_how_few(
+    card: ModelCard, annotator: Annotator, images: np.ndarray
+) -> None:
+    outputs, _ = annotator.annotate_pixels(images[:45])
+    few = with_summaries(card, summarise(images[:45], outputs))
+    report = report_on(few, annotator, images[900:])
+    assert not report.alarm
+    assert "Only 45 images that the model has not learned" in report.as_markdown()
+    assert report_on(few, annotator, 255 - images[900:]).alarm
+
+
 def test_answers_without_scores_are_compared_by_the_other_families(
     card: ModelCard, annotator: Annotator, images: np.ndarray
 ) -> None:
@@ -126,6 +137,25 @@ def test_other_formats_and_sizes_alarm_and_the_same_ones_do_not(
     assert alarms({"png": 390}, 8) == {"format"}
     assert alarms({"png": 290, "webp": 100}, 8) == {"format"}
     assert alarms({"png": 290, "jpeg": 100}, 9) == {"size"}
+
+
+def test_photographs_that_all_have_their_own_size_do_not_alarm_and_a_new_common_size_does(
+    card: ModelCard, annotator: Annotator, images: np.ndarray
+) -> None:
+    sizes = np.random.default_rng(3).permutation(400 * 400)[:240] + 400
+    trained = {f"{size}x{size}": 1 for size in sizes[:50].tolist()}
+    mix = {"images": 120, "format": {"png": 120}, "size": trained}
+    mixed = with_summaries(card, {**card.summaries.model_dump(), "mix": mix})
+    outputs, _ = annotator.annotate_pixels(images[:120])
+
+    def alarms(sides: np.ndarray) -> bool:
+        sums = DriftSums(mixed)
+        sums.add_answers(outputs)
+        sums.add_files(["png"] * 120, sides, sides)
+        return any(test.alarm for test in judge_drift(mixed, sums, RATE).tests)
+
+    assert not alarms(sizes[120:])
+    assert alarms(np.full(120, 64))
 
 
 def test_sums_do_not_depend_on_the_division(
