@@ -21,7 +21,7 @@ from components.image_checks import ImageFaultError, check
 from components.image_sources.corrections import TAKEN_OUT
 from components.image_sources.pick import pick_each
 from components.review.labelled_archive import LabelledArchive
-from components.review.promise import most_wrong, percent
+from components.review.promise import most_wrong, percent, promised_share
 from components.review.queue_file import (
     AUDIT,
     GIVEN,
@@ -312,9 +312,13 @@ def _conclusion(result: ReviewResult, facts: QueueFacts) -> str:
     if not facts.no_promise and left + unlisted:
         parts.append(f"the promise takes {left + unlisted:,} more answers")
     elif not facts.no_promise:
+        counts = (facts.accepted, result.audited, result.audit_wrong)
+        promised = promised_share(*counts, facts.risk)
         parts.append(
-            f"the {facts.accepted - result.audited:,} labels that nobody reviewed are at least"
-            f" {percent(1 - facts.risk)} correct with {percent(facts.confidence)} confidence"
+            f"the audit refutes the promise of {percent(1 - facts.risk)}"
+            if promised is None
+            else f"the {facts.accepted - result.audited:,} labels that nobody reviewed are at least"
+            f" {percent(promised)} correct with {percent(facts.confidence)} confidence"
         )
     if result.audited and result.unanswered.get(AUDIT):
         # Images that reviewers skip are not a random choice.

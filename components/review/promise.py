@@ -91,6 +91,28 @@ def make_promise(
     return Promise(CELLS, 0, reason=reason)
 
 
+def promised_share(accepted: int, audited: int, audit_wrong: int, risk: float) -> float | None:
+    """Bounds the share of correct labels among accepted ones that an audit did not draw.
+
+    The promise bounds the wrong labels of all accepted images. Those that the audit did not find
+    may all be among the fewer images that are left.
+
+    Args:
+        accepted: Accepted images.
+        audited: Those of them that people have reviewed.
+        audit_wrong: Those of the latter whose label was wrong.
+        risk: Largest share of wrong labels among the accepted ones.
+
+    Returns:
+        A share in [0, 1 - risk]; None if the audit refutes the promise.
+    """
+    allowed = int(np.floor(risk * accepted + 1e-9))
+    if audit_wrong > allowed:
+        return None
+    left = (allowed - audit_wrong) / max(accepted - audited, 1)
+    return float(np.clip(1.0 - left, 0.0, 1.0 - risk))
+
+
 def _from_above(counts: np.ndarray) -> np.ndarray:
     """Sums counts from each cell upwards, with a zero for the place above the last cell."""
     return np.concatenate([np.cumsum(counts[::-1])[::-1], [0]])

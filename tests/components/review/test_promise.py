@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.review.promise import Promise, make_promise, most_wrong, percent
+from components.review.promise import Promise, make_promise, most_wrong, percent, promised_share
 from trainer.quality.confidence_grid import CELLS, confidence_cells
 
 
@@ -52,6 +52,18 @@ def test_the_promise_is_kept(held_out: int, images: int, risk: float, honest: fl
     # 200 trials at a rate of 5 % have more than 17 failures once in fifty suites.
     assert sum(not kept for _, kept, _ in trials) <= 17
     assert np.mean([share for *_, share in made]) > 0.3
+
+
+def test_an_audit_leaves_the_wrong_labels_that_it_did_not_find_among_fewer_images() -> None:
+    # At most 5 of 100 labels are wrong; half of them are reviewed.
+    assert promised_share(100, 0, 0, 0.05) == pytest.approx(0.95)
+    assert promised_share(100, 50, 0, 0.05) == pytest.approx(0.9)
+    assert promised_share(100, 50, 2, 0.05) == pytest.approx(0.94)
+    # An audit that finds many does not make the promise larger.
+    assert promised_share(100, 50, 5, 0.05) == pytest.approx(0.95)
+    assert promised_share(100, 50, 6, 0.05) is None
+    assert promised_share(100, 98, 0, 0.05) == pytest.approx(0.0)
+    assert promised_share(100, 100, 0, 0.05) is not None
 
 
 def test_the_same_images_give_the_same_promise() -> None:

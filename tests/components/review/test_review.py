@@ -28,6 +28,7 @@ from components.image_example_gen.ingest import ingest
 from components.image_sources.config import InputConfig, UnitsConfig
 from components.image_sources.sources import ImageSource
 from components.review.answers import apply_answers
+from components.review.promise import percent
 from components.review.queue import create_queue
 from components.review.queue_file import AUDIT, UNCERTAIN, VERDICT
 from tests.components.bulk_inference.archives import png, write_zip
@@ -243,6 +244,22 @@ def test_without_the_drift_check_nothing_is_promised(make_table: MakeTable) -> N
     output = make_table(drift={"enabled": False})
     facts, _ = create_queue(str(output), risk=0.05)
     assert facts.no_promise == "the job ran without the drift check (bulk.drift.enabled)"
+
+
+def test_the_promise_holds_for_all_accepted_labels_and_for_less_after_an_audit(
+    make_table: MakeTable,
+) -> None:
+    output = make_table()
+    facts, rows = create_queue(str(output), risk=0.05, audit=100)
+    given = {row.key: row.label for row in rows}
+    result = apply_answers(str(output), [answer(output, given)])
+    left = facts.accepted - 100
+    share = percent(1 - int(0.05 * facts.accepted) / left)
+    assert f"the {left:,} labels that nobody reviewed are at least {share} correct" in result.line
+    wrong = [row.key for row in rows if row.why == AUDIT][:50]
+    refuted = answer(output, {**given, **dict.fromkeys(wrong, "-")}, name="refuted.csv")
+    line = apply_answers(str(output), [refuted]).line
+    assert line.startswith("the audit refutes the promise of 95 %; by the audit (50 of 100 wrong)")
 
 
 def test_answers_reach_the_table_and_the_next_training(make_table: MakeTable, table: Path) -> None:
