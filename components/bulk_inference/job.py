@@ -15,7 +15,7 @@ from components.bulk_inference.annotation.schema import FINDINGS_COLUMN, require
 from components.bulk_inference.config import BulkConfig, BulkJob
 from components.bulk_inference.drift import comparison as drift
 from components.bulk_inference.drift.drift_sums import DriftSums
-from components.bulk_inference.model_card import read_card, with_model_limits
+from components.bulk_inference.model_card import read_card, verdict_notes, with_model_limits
 from components.bulk_inference.output.counts import COUNT_NAMES
 from components.bulk_inference.output.job_manifest import Totals, manifest_content
 from components.bulk_inference.output.ledger import (
@@ -33,7 +33,7 @@ from components.bulk_inference.running.counters import read_counters
 from components.bulk_inference.running.engine_checks import require_engine
 from components.bulk_inference.running.interruption import workers_end_with_us
 from components.bulk_inference.running.progress import BulkProgress, Watch
-from components.image_findings.finding_rules import bounds_in_use
+from components.image_findings.finding_rules import FEWEST_IMAGES, bounds_in_use
 from components.image_sources.naming import renamed_notes
 from trainer.errors import InputError, UserError
 from trainer.json_text import json_text
@@ -74,7 +74,7 @@ def run_bulk(
     card = _require_usable(job)
     job, notes = _without_unknown_findings(with_model_limits(job, card.path), card)
     run = _BulkRun(job, card, ledger, progress)
-    run.result.notes.extend(notes)
+    run.result.notes.extend([*notes, *verdict_notes(card, job.columns)])
     if job.dry_run:
         run.estimate()
     else:
@@ -97,6 +97,7 @@ def _without_unknown_findings(job: BulkJob, card: ModelCard) -> tuple[BulkJob, l
     if FINDINGS_COLUMN not in job.columns or bounds_in_use(card.findings, job.input.findings):
         return job, []
     note = "findings are left out: the model has no bounds for them; train it again"
+    note += f" (at least {FEWEST_IMAGES} training images)"
     columns = tuple(name for name in job.columns if name != FINDINGS_COLUMN)
     if not columns:
         raise InputError(f"bulk.columns: {note}, or name more columns")

@@ -4,7 +4,9 @@ The job reads the card before any slow import; workers read it when they load th
 """
 
 import contextlib
+import math
 import posixpath
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -75,6 +77,27 @@ def read_card(path: str) -> ModelCard:
             f"{file}: not a model card that this version reads: {error}; push the model again with"
             " `vaeline run`"
         ) from error
+
+
+def verdict_notes(card: ModelCard, columns: Sequence[str]) -> list[str]:
+    """Says that every verdict is `accept` where a model had too few images for a threshold.
+
+    A model that was not calibrated at all has no outlier scores of a known scale, and its training
+    said so.
+
+    Args:
+        card: The model.
+        columns: Columns of the table.
+    """
+    review = card.calibration.thresholds.review
+    if "verdict" not in columns or review.score is not None or not review.rate:
+        return []
+    # The smallest n with (n + 1) * rate >= 1 (`conformal_threshold` in trainer/quality).
+    fewest = math.ceil(1 / review.rate - 1e-9) - 1
+    return [
+        f"every verdict is `accept`: the model had {card.calibration.images:,} calibration images,"
+        f" and a threshold of the outlier score takes {fewest:,} (input.splits.calibration)"
+    ]
 
 
 def model_limits(folder: str) -> LimitsConfig:

@@ -51,6 +51,7 @@ class ClassMix:
         high: Upper end.
         is_shifted: Whether the mix differs from that of the training data beyond chance. Otherwise
             labels and probabilities stay as they are.
+        held_out: Images of the training distribution that the mix is compared with.
         images: Rows of the table.
         changed: Rows whose label changed when they were adjusted.
     """
@@ -61,6 +62,7 @@ class ClassMix:
     low: dict[str, float]
     high: dict[str, float]
     is_shifted: bool
+    held_out: int
     images: int
     changed: int
 
@@ -116,6 +118,7 @@ def adjust_labels(output: str) -> ClassMix:
         low=named(estimated - half),
         high=named(estimated + half),
         is_shifted=shifted,
+        held_out=int(known.sum()),
         images=images,
         changed=changed,
     )

@@ -98,7 +98,10 @@ def review_mix(terminal: Any, output: str) -> int:
     header = ("class", "training", "labels", "estimated", "95 % interval")
     terminal.table("class mix", rows, header=header)
     if not mix.is_shifted:
-        terminal.say("the mix is that of the training data, as far as chance allows to say")
+        terminal.say(
+            f"the mix is that of the training data, as far as {mix.held_out:,} held-out images can"
+            " tell"
+        )
     terminal.say(
         f"{mix.changed:,} of {mix.images:,} labels change with it: {output}/adjusted/table"
     )

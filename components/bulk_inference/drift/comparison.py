@@ -44,6 +44,8 @@ expected: a Poisson variable with the mean 5 reaches 25 less than once in 1e9.""
 
 _EM_STEPS: Final = 200
 _FEWEST_IMAGES: Final = 50
+_FEWEST_KNOWN: Final = 15
+"""With 10 even inverted digits raised no alarm, with 15 they always did."""
 _FEW_KNOWN: Final = 100
 """Images behind the training summaries below which a note says how little they show."""
 
@@ -134,14 +136,14 @@ def judge_drift(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftRep
     images = sums.mix["format"].total()
     mixes = {name: dict(sums.mix[name].most_common(20)) for name in ("format", "size")}
     report = partial(DriftReport, images, formats=mixes["format"], sizes=mixes["size"])
-    if not card.summaries.images:
+    known = card.summaries.images
+    if known < _FEWEST_KNOWN:
         return report(
-            note="The model carries no summaries of images that it has not learned; train it with a"
-            " calibration or validation split (input.splits)."
+            note=f"Not judged: the model has {known} held-out images (input.splits) of at least"
+            f" {_FEWEST_KNOWN} that it takes."
         )
     if images < _FEWEST_IMAGES:
         return report(note=f"Fewer than {_FEWEST_IMAGES} images are not judged.")
-    known = card.summaries.images
     few = (
         f"Only {known} images that the model has not learned stand for its training data, so that"
         " only large differences raise an alarm; larger shares in input.splits show smaller ones."

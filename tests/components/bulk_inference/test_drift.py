@@ -86,6 +86,8 @@ def test_a_few_known_images_raise_no_false_alarm_and_the_report_says_how_few(
     assert not report.alarm
     assert "Only 45 images that the model has not learned" in report.as_markdown()
     assert report_on(few, annotator, 255 - images[900:]).alarm
+    fewer = with_summaries(card, {**few.summaries.model_dump(), "images": 14})
+    assert report_on(fewer, annotator, images[900:]).tests == []
 
 
 def test_answers_without_scores_are_compared_by_the_other_families(
@@ -229,5 +231,5 @@ def test_a_model_without_summaries_says_so(tmp_path: Path, run_job: RunJob) -> N
     members = {f"{at}.png": png(np.zeros((8, 8), np.uint8)) for at in range(3)}
     result = run_job(write_zip(tmp_path / "a.zip", members))
     assert result.drift is not None
-    assert "no summaries" in result.drift["note"]
+    assert "the model has 0 held-out images" in result.drift["note"]
     assert not (tmp_path / "out" / "drift.png").exists()

@@ -11,6 +11,7 @@ import pytest
 
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
+from components.bulk_inference.model_card import verdict_notes
 from components.image_sources.config import InputConfig, LabelsConfig, LimitsConfig
 from tests.components.bulk_inference.archives import (
     broken,
@@ -24,6 +25,13 @@ from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.components.bulk_inference.model_fixture import BOUNDS, export_model
 from tests.numeric import assert_close
 from trainer.errors import InputError
+from trainer.model_card import (
+    CalibrationReport,
+    ModelCard,
+    VerdictThreshold,
+    VerdictThresholds,
+)
+from trainer.quality.calibration import conformal_threshold
 
 
 def served(model: Path, members: dict[str, bytes]) -> dict[str, np.ndarray]:
@@ -33,6 +41,19 @@ def served(model: Path, members: dict[str, bytes]) -> dict[str, np.ndarray]:
     loaded = tf.saved_model.load(str(model))
     answer = loaded.signatures["annotate"](image_bytes=tf.constant(list(members.values())))
     return {name: value.numpy() for name, value in answer.items()}
+
+
+def test_a_model_of_too_few_calibration_images_for_a_verdict_is_named() -> None:
+    def notes(images: int, score: float | None) -> list[str]:
+        review = VerdictThreshold(score=score, rate=0.05)
+        report = CalibrationReport(images=images, thresholds=VerdictThresholds(review=review))
+        return verdict_notes(ModelCard(calibration=report), ["label", "verdict"])
+
+    (note,) = notes(18, None)
+    assert "18 calibration images, and a threshold of the outlier score takes 19" in note
+    assert conformal_threshold(np.arange(18.0), 0.05)[0] == np.inf
+    assert conformal_threshold(np.arange(19.0), 0.05)[0] == 18.0
+    assert notes(19, 18.0) == verdict_notes(ModelCard(), ["verdict"]) == []
 
 
 @pytest.mark.parametrize(("write", "name"), [(write_zip, "held.zip"), (write_folder, "held")])

@@ -129,7 +129,8 @@ def test_a_changed_model_starts_afresh_and_says_so(tmp_path: Path, run_job: RunJ
     assert result.units_done_now == 2
     assert result.reused == 0
     assert result.notes == [
-        "findings are left out: the model has no bounds for them; train it again",
+        "findings are left out: the model has no bounds for them; train it again (at least 50"
+        " training images)",
         "started afresh: columns, calibration, code, model, transform, findings changed since the"
         " table was made",
     ]

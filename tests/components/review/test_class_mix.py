@@ -135,6 +135,7 @@ def test_the_table_gets_adjusted_labels(tmp_path: Path, model: Path) -> None:
         changed += new["label"] != new["adjusted_label"]
     assert mix.changed == changed > 0
     assert mix.is_shifted
+    assert mix.held_out > 0
     assert json.loads(Path(output, "adjusted/mix.json").read_text()) == mix.as_dict()
     assert all(mix.low[k] <= mix.estimated[k] <= mix.high[k] for k in mix.estimated)
 
