@@ -34,7 +34,6 @@ from components.bulk_inference.running.engine_checks import require_engine
 from components.bulk_inference.running.interruption import workers_end_with_us
 from components.bulk_inference.running.progress import BulkProgress, Watch
 from components.image_findings.finding_rules import FEWEST_IMAGES, bounds_in_use
-from components.image_sources.naming import renamed_notes
 from trainer.errors import InputError, UserError
 from trainer.json_text import json_text
 from trainer.model_card import ModelCard
@@ -177,7 +176,7 @@ class _BulkRun:
         result.fill(totals, self._card)
         _require_matching_counts(totals, ledger.output)
         result.notes.extend(self._check_counters(counted, now))
-        result.notes.extend(renamed_notes(totals.renamed))
+        result.notes.extend(totals.notes())
         if self._job.near_duplicates:
             from components.bulk_inference.output.near_table import write_near_table
 

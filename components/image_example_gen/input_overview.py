@@ -20,10 +20,10 @@ from components.image_sources.origins import (
     LABEL,
     NAMELESS,
     OUTSIDE,
-    REPEATED,
     SPLIT,
     UNUSED,
 )
+from components.image_sources.repeated_names import repeated_notes
 from trainer.data import features
 
 OVERVIEW: Final = "overview"
@@ -177,13 +177,7 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
             " splits, for training and for splits without a folder; if they are held out, rename"
             " the folder, such as to `test`"
         )
-    if count := origins.counts[REPEATED]:
-        yield (
-            f"{_images(count)} with the name of an earlier one of the same archive"
-            f" ({_quoted(origins.examples[REPEATED])}), called NAME#2 and so on: all are used; if"
-            " the later ones were meant to replace the earlier, as with tar -u, unpack the archive"
-            " and pack it again"
-        )
+    yield from repeated_notes(origins)
     if account.conflicts:
         _, name, label = account.conflict_names[0]
         yield (

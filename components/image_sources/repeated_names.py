@@ -12,7 +12,8 @@ from typing import TypeVar
 import numpy as np
 
 from components.image_sources.batch import MemberBatch
-from components.image_sources.naming import printable
+from components.image_sources.named_counts import NamedCounts
+from components.image_sources.naming import escaped, printable
 from components.image_sources.origins import REPEATED
 
 _Name = TypeVar("_Name", str, bytes)
@@ -120,6 +121,28 @@ def unnumbered(names: Collection[str]) -> set[str]:
     """Returns what the members of these names may be called in the archive."""
     cut = (name.rpartition("#") for name in names)
     return {*names, *(name for name, _, number in cut if number.isdigit())}
+
+
+def repeated_only(origins: NamedCounts) -> NamedCounts:
+    """Returns the counts of repeated names alone, without those of labels and splits."""
+    found = NamedCounts()
+    if count := origins.counts[REPEATED]:
+        found.counts[REPEATED] = count
+        found.examples[REPEATED] = list(origins.examples[REPEATED])
+    return found
+
+
+def repeated_notes(origins: NamedCounts) -> list[str]:
+    """Describes images whose names occurred before in their archive, in at most one line."""
+    count = origins.counts[REPEATED]
+    if not count:
+        return []
+    named = ", ".join(map(escaped, origins.examples[REPEATED]))
+    return [
+        f"{count:,} image{'s' if count != 1 else ''} with the name of an earlier one of the same"
+        f" archive ({named}), called NAME#2 and so on: all are used; if the later ones were meant"
+        " to replace the earlier, as with tar -u, unpack the archive and pack it again"
+    ]
 
 
 def pack_counts(earlier: Mapping[str, int]) -> bytes:

@@ -32,6 +32,7 @@ from components.image_findings.image_measures import measure_images
 from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import FINDINGS
 from components.image_sources.named_counts import NamedCounts
+from components.image_sources.repeated_names import repeated_only
 from components.near_duplicates.perceptual_hash import thumbnails
 from components.unit_engine import CheckedBatch, check_batch
 
@@ -46,6 +47,7 @@ class BatchResult:
         members: Number of entries read.
         ignored: Entries that are no images by their names.
         renamed: Class names that could not be kept, see `MemberBatch.renamed`.
+        repeated: Images with the name of an earlier one of their archive.
         rows: The annotated members in source order; None if there are none.
         rejects: The unusable members.
         duplicates: Key and SHA-256 of the copies that were skipped.
@@ -57,6 +59,7 @@ class BatchResult:
     members: int
     ignored: NamedCounts
     renamed: dict[str, str]
+    repeated: NamedCounts
     rows: pa.RecordBatch | None
     rejects: list[Reject]
     duplicates: list[tuple[str, str]]
@@ -147,6 +150,7 @@ def annotate_batch(
         members=batch.members,
         ignored=batch.ignored,
         renamed=batch.renamed,
+        repeated=repeated_only(batch.origins),
         rows=_sorted(parts, order),
         rejects=checked.rejects,
         duplicates=[(keys[at], digests[at].hex()) for at in sorted(copies)],

@@ -156,6 +156,10 @@ def _add(record: UnitRecord, result: BatchResult) -> None:
     ignored.update(result.ignored)
     record.ignored_by_reason = ignored.to_json()
     record.renamed |= result.renamed
+    if result.repeated.total():
+        repeated = NamedCounts.from_json(record.repeated)
+        repeated.update(result.repeated)
+        record.repeated = repeated.to_json()
     record.reused += result.reused
     reasons = Counter(f"{reject.stage}/{reject.reason}" for reject in result.rejects)
     record.reasons = dict(Counter(record.reasons) + reasons)

@@ -14,6 +14,8 @@ from components.bulk_inference.output.counts import Counts
 from components.bulk_inference.output.ledger import UnitRecord
 from components.bulk_inference.planning.identity import finding_bounds
 from components.image_sources.named_counts import NamedCounts
+from components.image_sources.naming import renamed_notes
+from components.image_sources.repeated_names import repeated_notes
 from trainer.installed import library_versions
 from trainer.json_text import json_text
 from trainer.model_card import ModelCard
@@ -30,6 +32,7 @@ class Totals(Counts):
 
     ignored_by_reason: NamedCounts = field(default_factory=NamedCounts)
     renamed: dict[str, str] = field(default_factory=dict)
+    repeated: NamedCounts = field(default_factory=NamedCounts)
     bytes: int = 0
     files: int = 0
     batch_limit: int = 0
@@ -46,6 +49,7 @@ class Totals(Counts):
         self.add_counts(record)
         self.ignored_by_reason.update(NamedCounts.from_json(record.ignored_by_reason))
         self.renamed |= record.renamed
+        self.repeated.update(NamedCounts.from_json(record.repeated))
         self.bytes += sum(record.files.values())
         self.files += len(record.files)
         self.unit_seconds += record.seconds
@@ -57,6 +61,10 @@ class Totals(Counts):
         self.findings.update(record.findings)
         self.with_findings += record.with_findings
         self.sources.setdefault(record.source, Counts()).add_counts(record)
+
+    def notes(self) -> list[str]:
+        """Returns one line for each kind of name that was not taken as it is."""
+        return renamed_notes(self.renamed) + repeated_notes(self.repeated)
 
 
 def manifest_content(

@@ -61,6 +61,7 @@ class UnitRecord(Counts):
         source: The archive.
         ignored_by_reason: Their count and examples, see `NamedCounts.to_json`.
         renamed: Class names that could not be kept, see `MemberBatch.renamed`.
+        repeated: Images with the name of an earlier one of their archive, as `NamedCounts.to_json`.
         reused: Rows reused from an earlier version of the archive.
         files: Files written, relative to the output, with their sizes in bytes.
         reasons: Rejects by `stage/reason`.
@@ -77,6 +78,7 @@ class UnitRecord(Counts):
     source: str
     ignored_by_reason: dict[str, Any] = field(default_factory=dict)
     renamed: dict[str, str] = field(default_factory=dict)
+    repeated: dict[str, Any] = field(default_factory=dict)
     reused: int = 0
     files: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)

@@ -273,6 +273,27 @@ def test_open_limits_are_those_that_the_model_was_trained_with(
     assert run_job(archive, model=str(model), input=inputs).rows == 3
 
 
+def test_members_of_one_name_have_rows_and_keys_of_their_own(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    archive = tmp_path / "twice.tar"
+    with tarfile.open(archive, "w") as tar:
+        for number, image in enumerate(digits(6).values()):
+            entry = tarfile.TarInfo(f"{number % 4}.png")
+            entry.size = len(image)
+            tar.addfile(entry, io.BytesIO(image))
+    for _ in range(2):  # the second time from the records
+        result = run_job(archive)
+        assert (result.members, result.rows) == (6, 6)
+        (note,) = result.notes
+        assert note.startswith(
+            "2 images with the name of an earlier one of the same archive (0.png"
+        )
+    keys = read_table(tmp_path / "out")["key"].to_pylist()
+    assert keys == [f"{archive}/{name}" for name in
+                    ("0.png", "1.png", "2.png", "3.png", "0.png#2", "1.png#2")]  # fmt: skip
+
+
 def test_a_label_that_cannot_be_read_is_none(
     tmp_path: Path, run_job: RunJob, read_table: ReadTable
 ) -> None:
