@@ -10,7 +10,7 @@ from itertools import islice
 from typing import Final
 
 from components.image_sources.braces import expand_braces
-from components.image_sources.config import InputConfig
+from components.image_sources.config import InputConfig, absolute_path
 from components.image_sources.ignored import ignored_reason
 from components.image_sources.magic_numbers import (
     COMPRESSED_STARTS,
@@ -65,13 +65,30 @@ class Locator:
             matches of a glob sorted by name.
 
         Raises:
-            InputError: if a path does not exist, or its format cannot be detected.
+            InputError: if a path does not exist, its format cannot be detected, or a folder lies
+                in another one, which would read its images twice under the same names.
         """
-        seen = set()
-        for source in self._named():
-            if source not in seen:
-                seen.add(source)
-                yield source
+        seen = set[str]()
+        folders: dict[str, str] = {}
+        above: dict[str, str] = {}
+        for path, image_format in self._named():
+            place = _place(path)
+            if place in seen:
+                continue
+            seen.add(place)
+            if image_format == "folder":
+                parents = list(_parents(place))
+                inner, outer = above.get(place), path
+                if inner is None and (around := folders.keys() & parents):
+                    inner, outer = path, folders[around.pop()]
+                if inner is not None:
+                    raise InputError(
+                        f"{inner}: lies in {outer}, which is read with all of its folders; name"
+                        " only one of them in `paths` of the input"
+                    )
+                folders[place] = path
+                above |= dict.fromkeys(parents, path)
+            yield path, image_format
 
     def _named(self) -> Iterator[tuple[str, str]]:
         for path in expand_braces(self.config.paths):
@@ -263,3 +280,16 @@ def idx_side_files(path: str, config: InputConfig) -> Iterator[tuple[str, str]]:
         reason = ignored_reason(name)
         if reason or not any(mark in name for mark in _IDX_MARKS):
             yield name, reason or "side_file"
+
+
+def _place(path: str) -> str:
+    """Returns what is equal for two spellings of a path on this machine."""
+    return path if path.startswith("tfds:") else absolute_path(path)
+
+
+def _parents(place: str) -> Iterator[str]:
+    """Yields the folders above a path, the innermost first."""
+    while "/" in place.rstrip("/"):
+        place = place.rstrip("/").rpartition("/")[0]
+        if place:
+            yield place

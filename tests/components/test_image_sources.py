@@ -127,6 +127,15 @@ def test_several_roots_and_globs(tmp_path: Path) -> None:
     assert batches[0].keys == [f"{tmp_path}/two.tar/b/1.png"]
 
 
+def test_folders_within_each_other_are_refused(tmp_path: Path) -> None:
+    archives.write_folder(tmp_path / "all", {"cat/1.png": archives.png()})
+    inner, outer = str(tmp_path / "all/cat"), str(tmp_path / "all")
+    for paths in ([inner, outer], [outer, f"{outer}/../all/cat"]):
+        with pytest.raises(InputError, match=r"all/cat: lies in \S+/all, which is read with all"):
+            read_all(paths=paths)
+    assert len(members(read_all(paths=[outer, f"{outer}/../all"]))) == 1
+
+
 def test_a_source_that_is_named_twice_is_read_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
