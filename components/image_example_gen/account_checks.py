@@ -7,7 +7,13 @@ from collections import Counter
 from typing import Final
 
 from components.image_example_gen.account import Account
+from components.image_example_gen.layout_hints import (
+    find_classes_above,
+    manifest_advice,
+    paired_notes,
+)
 from components.image_sources.config import InputConfig
+from components.image_sources.naming import escaped
 from components.image_sources.origins import LABEL
 from trainer.data import features
 from trainer.errors import InputError
@@ -72,13 +78,25 @@ def _check_classes(account: Account, config: InputConfig, where: str) -> None:
     if unlearnt:
         raise InputError(f"{where}: {_why_unlearnt(unlearnt, totals, account, config)}")
     if not totals:
+        none = f"{where}: none of the {account.examples.total():,} images has a label, so there is"
+        if above := find_classes_above(account.origins):
+            folders = ", ".join(f"'{escaped(name)}/'" for name in above.splits)
+            raise InputError(
+                f"{none} nothing to learn: they lie in {folders}, taken for splits;"
+                f" {above.advice()}"
+            )
         raise InputError(
-            f"{where}: none of the {account.examples.total():,} images has a label, so there is"
-            " nothing to learn: put them into folders named after their classes, below this path,"
-            " or set labels.level, or the key or column of the label; classify needs no labels"
+            f"{none} nothing to learn: put them into folders named after their classes, below this"
+            f" path; or {manifest_advice(config)}; or set labels.level, or the key or column of the"
+            " label; classify needs no labels"
         )
     if len(totals) == 1:
         (only,) = totals
+        masks = next(paired_notes(account.origins), "")
+        if masks:
+            raise InputError(
+                f"{where}: one class only, '{only}' ({totals[only]:,} images); {masks}"
+            )
         raise InputError(
             f"{where}: one class only, '{only}' ({totals[only]:,} images), and a classifier needs"
             " two: name folders of other classes as well, or set labels.level if the classes are"

@@ -12,6 +12,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from components.image_example_gen.account import Account
+from components.image_example_gen.layout_hints import (
+    find_classes_above,
+    paired_notes,
+    side_file_notes,
+)
 from components.image_sources.config import InputConfig
 from components.image_sources.naming import escaped
 from components.image_sources.origins import (
@@ -142,6 +147,7 @@ def _sources(account: Account, config: InputConfig) -> list[str]:
 def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
     """Yields the warnings, the gravest first."""
     table, totals, origins = account.by_split(), account.class_totals(), account.origins
+    yield from paired_notes(origins)
     if len(totals) == 1:
         (only,) = totals
         yield (
@@ -153,9 +159,15 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
             f"{_classes(misread)} with a name that looks misread: if a zip has names in another"
             " encoding than cp437, set input.names_encoding, such as gbk, cp866 or cp1252"
         )
+    if above := find_classes_above(origins):
+        folders = ", ".join(f"'{escaped(name)}/'" for name in above.splits)
+        yield (
+            f"{folders} were taken for splits, and {_images(above.images)} directly in them got no"
+            f" label; {above.advice()}"
+        )
     for kind, count in sorted(origins.counts.items()):
         folder = kind.removeprefix(BARE)
-        if kind.startswith(BARE) and not origins.counts[CLASSED + folder]:
+        if kind.startswith(BARE) and not origins.counts[CLASSED + folder] and not above:
             yield (
                 f"'{escaped(folder)}/' was taken for a split, but {_images(count)} directly in it"
                 " got no label; if it is a class, set splits.source: hash"
@@ -178,6 +190,7 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
             " the folder, such as to `test`"
         )
     yield from repeated_notes(origins)
+    yield from side_file_notes(account, config)
     if account.conflicts:
         _, name, label = account.conflict_names[0]
         yield (

@@ -68,6 +68,8 @@ _SIDE_SUFFIXES: Final = frozenset(
         *("yml", "xml", "html", "md", "rst", "cls2", "id", "index", "inx", "bbox", "npy", "npz"),
         *("pt", "pth", "pyd", "pkl", "pickle", "mat", "ten", "tb", "mp", "msg", "cbor"),
         *("safetensors", "parquet", "log", "md5", "sha256", "mp3", "wav", "flac", "ogg", "m4a"),
+        # Labels of other tools, and the edits that cameras and photo programs keep beside a photo.
+        *("class", "label", "labels", "lbl", "aae", "xmp", "pp3"),
         *("mp4", "avi", "mkv", "mov", "webm", "vtt", "srt", "lock"),
     )
 )

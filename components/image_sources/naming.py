@@ -47,7 +47,7 @@ _WORD_START: Final = re.compile(rf"(?<=[a-z])(?=[A-Z])|(?<=[A-Z0-9])(?={'|'.join
 _FILLER_WORD: Final = re.compile(rf"(?:{_FILLERS}|v|part)?\d*")
 _UNLABELLED_FOLDERS: Final = frozenset(("unlabelled", "unlabeled", "unsupervised", "unsup"))
 """Lower-case names of folders whose images have no label even inside of a split's folder."""
-_CONTAINERS: Final = frozenset(
+CONTAINERS: Final = frozenset(
     ("image", "images", "img", "imgs", "jpg", "jpeg", "jpegimages", "photos", "pictures", "png")
 )
 """Lower-case names of folders that hold images and name no class."""
@@ -133,7 +133,7 @@ class PathNaming:
             label = None
         container = None
         if self._labels and split != features.UNLABELLED and parts and label_at != len(parts) - 1:
-            container = parts[-1] if label or parts[-1].lower() in _CONTAINERS else None
+            container = parts[-1] if label or parts[-1].lower() in CONTAINERS else None
         unused = outside = None
         if self._splits and split is None and parts:
             unused = next(filter(looks_like_split, parts), None)
@@ -159,7 +159,7 @@ class PathNaming:
     def _label_part(self, parts: list[str], split_at: int | None) -> int | None:
         """Returns the position of the folder that names the class."""
         at = len(parts) - (self._level or 1)
-        if not self._level and at >= 0 and parts[at].lower() in _CONTAINERS:
+        if not self._level and at >= 0 and parts[at].lower() in CONTAINERS:
             at -= 1
         if at < 0 or at == split_at:
             return None

@@ -11,6 +11,7 @@ from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import PathNaming, looks_like_split
+from components.image_sources.paired_folders import count_paired
 from trainer.data import features
 
 SPLIT: Final = "split "
@@ -28,6 +29,8 @@ CLASSED: Final = "classed "
 """The same for images with a label."""
 REPEATED: Final = "repeated"
 """Images with the name of an earlier one of their archive, see `repeated_names.py`."""
+SIDE_FILE_LABEL: Final = "the file beside the image"
+"""The example of `LABEL` where labels are those of side files."""
 
 _PATH_FORMATS: Final = frozenset(("folder", "zip", "tar"))
 
@@ -77,7 +80,9 @@ class Origins:
 
     def _add_folders(self, found: NamedCounts, batch: MemberBatch, unit: WorkUnit) -> None:
         naming = PathNaming(self.config, unit.split)
-        for folder, count in Counter([name.rpartition("/")[0] for name in batch.names]).items():
+        folders = Counter([name.rpartition("/")[0] for name in batch.names])
+        count_paired(found, folders, batch.names)
+        for folder, count in folders.items():
             place = naming.place(f"{folder}/")
             if place.label:
                 above = f"the folder above '{place.container}'" if place.container else ""
@@ -100,7 +105,7 @@ class Origins:
         return {
             "manifest": f"the column '{self.config.manifest.label}'",
             "parquet": f"the column '{column}'",
-            "webdataset": "the file beside the image",
+            "webdataset": SIDE_FILE_LABEL,
             "idx": "the label file",
             "tfrecord": f"the feature '{record.label_text}' or '{record.label}'",
             "tfds": f"the feature '{self.config.tfds.label}'",
