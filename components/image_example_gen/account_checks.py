@@ -13,6 +13,7 @@ from components.image_example_gen.layout_hints import (
     paired_notes,
 )
 from components.image_sources.config import InputConfig
+from components.image_sources.corrections import TAKEN_OUT
 from components.image_sources.naming import escaped
 from components.image_sources.origins import LABEL
 from trainer.data import features
@@ -58,6 +59,14 @@ def check_account(account: Account, config: InputConfig, rejects_path: str = "")
 def _check_classes(account: Account, config: InputConfig, where: str) -> None:
     """Raises if a class has too few images to be both learned and tested."""
     totals = account.class_totals()
+    taken_out = account.rejected["taken_out"]
+    if totals[TAKEN_OUT] and taken_out:
+        raise InputError(
+            f"{where}: '{TAKEN_OUT}' is a class with {totals[TAKEN_OUT]:,} images, but in"
+            f" labels.corrections it takes an image out, as it did with {taken_out:,}: rename the"
+            f" class, and in {', '.join(config.labels.corrections)} the label of the images that"
+            " belong to it"
+        )
     few = {label: n for label, n in sorted(totals.items()) if n < config.labels.min_images}
     if few:
         named = ", ".join(f"'{label}' ({n})" for label, n in list(few.items())[:5])

@@ -71,6 +71,19 @@ def test_images_taken_out_are_no_sign_of_a_damaged_archive(tmp_path: Path) -> No
     assert account.rejected == {"taken_out": 12}
 
 
+def test_a_class_called_like_the_mark_of_images_taken_out_is_refused(tmp_path: Path) -> None:
+    files = {name.replace("cat/", "-/"): data for name, data in archives.classes(12).items()}
+    path = archives.write(tmp_path / "a.zip", files)
+    images = {name: sha256(data) for name, data in files.items()}
+    given = write(tmp_path / "c.csv", {images["-/0.png"]: "dog"})
+    account = run(tmp_path / "out", paths=str(path), labels={"corrections": given})
+    assert account.corrected == 1
+    read_corrections.cache_clear()
+    given = write(tmp_path / "c.csv", {images["-/0.png"]: TAKEN_OUT})
+    with pytest.raises(InputError, match=r"a\.zip: '-' is a class with \d+ images, but in labels"):
+        run(tmp_path / "out", paths=str(path), labels={"corrections": given})
+
+
 def test_a_later_file_takes_precedence(tmp_path: Path) -> None:
     digest = sha256(b"an image")
     first = write(tmp_path / "1.csv", {digest: "cat", sha256(b"other"): "dog"})
