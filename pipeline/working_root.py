@@ -102,6 +102,31 @@ def root_folder(root: str) -> Path:
     return Path(cache).expanduser().resolve() / "vaeline" / "roots" / f"{readable}-{unique}"
 
 
+def root_fault(folder: Path) -> str:
+    """Returns why this user cannot write a root's folder; empty if it can be written or made."""
+    from pipeline.local_runner import unwritable_paths
+
+    # `Path.exists` fails where a folder above may not be entered.
+    found = next(path for path in (folder, *folder.parents) if os.path.exists(path))
+    if not os.path.isdir(found):
+        return f"{found}: a file, not a folder; give another folder with --root"
+    remedy = "change its owner or mode, or give another folder with --root"
+    if not os.access(found, os.W_OK | os.X_OK):
+        return f"{found}: this user may not write there; {remedy}"
+    foreign = unwritable_paths(found) if found == folder else []
+    return f"{foreign[0]}: this user may not write it; {remedy}" if foreign else ""
+
+
+def missing_parent(folder: Path) -> str:
+    """Returns that the folder above a root is missing, and what it may mean; empty if it exists."""
+    if os.path.exists(folder.parent):
+        return ""
+    return (
+        f"{folder.parent} does not exist, and the first run makes it: if the path is wrong, or a"
+        " disk is not mounted, correct --root or mount the disk"
+    )
+
+
 class _BusyError(Exception):
     """Reports that another process of this machine uses the folder."""
 

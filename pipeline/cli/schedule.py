@@ -103,7 +103,8 @@ def local(
     """Print what starts `vaeline retrain` on this machine; nothing is installed."""
     from pipeline.config import find_config, load_config
     from pipeline.orchestration.timers import crontab, systemd_units
-    from pipeline.working_root import root_folder
+    from pipeline.working_root import missing_parent, root_fault, root_folder
+    from trainer.storage.addresses import names_bucket
 
     config = load_config(config_path, overrides=overrides, root=root)
     starts = _next_starts(config)
@@ -120,11 +121,15 @@ def local(
     for name, text in units.items():
         terminal.say(f"# {name}", style="bold")
         terminal.say(text)
-    fault = _input_fault(config)
-    if fault:
+    folder = root_folder(root)
+    faults = {"input_fault": _input_fault(config), "root_fault": root_fault(folder)}
+    for fault in filter(None, faults.values()):
         # A comment, because the output may go to crontab.
         terminal.say(f"# until this changes, runs fail in {Path.cwd()}: {fault}", style="yellow")
-    terminal.result({"units": units, "next": starts, "input_fault": fault})
+    note = "" if names_bucket(root) or faults["root_fault"] else missing_parent(folder)
+    if note:
+        terminal.say(f"# {note}", style="yellow")
+    terminal.result({"units": units, "next": starts, **faults, "root_note": note})
     return 0
 
 

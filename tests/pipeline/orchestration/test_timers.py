@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from pipeline.orchestration.config import ScheduleConfig
 from pipeline.orchestration.timers import crontab, next_starts, on_calendar, systemd_units
+from pipeline.working_root import missing_parent, root_fault
 from tests.forked import ROOT, vaeline
 from tests.limits import HANG_SECS
 from trainer.errors import InputError
@@ -77,7 +78,9 @@ def test_the_printed_line_runs_on_a_fresh_root_from_any_folder(tmp_path: Path) -
     log = (folder / "root" / "logs" / "cron.log").read_text()
     assert "error: a.zip: not a zip archive" in log
     comment = f"# until this changes, runs fail in {folder}: a.zip: not a zip archive"
-    assert comment in " ".join(vaeline(*arguments[:-1], cwd=folder).stdout.split())
+    shown = vaeline(*arguments[:-1], "--root", "a/b/root", cwd=folder).stdout
+    assert comment in " ".join(shown.split())
+    assert f"# {folder}/a/b does not exist, and the first run makes it" in " ".join(shown.split())
     service = json.loads(vaeline(*arguments, "--systemd", cwd=folder).stdout)["units"]
     text = service["vaeline-vaeline.service"]
     assert f"WorkingDirectory={tmp_path}/my configs 100%%\n" in text
@@ -86,6 +89,29 @@ def test_the_printed_line_runs_on_a_fresh_root_from_any_folder(tmp_path: Path) -
             (tmp_path / name).write_text(content)
         units = [str(tmp_path / name) for name in service]
         subprocess.run(["systemd-analyze", "verify", *units], check=True)
+
+
+def test_a_root_that_cannot_be_written_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "root/pushed").mkdir(parents=True)
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "file").touch()
+    allowed = os.access
+
+    def access(path: Any, mode: int) -> bool:
+        # What another user wrote; root, who may write everything, runs this test as well.
+        return not str(path).endswith(("/pushed", "/theirs")) and allowed(path, mode)
+
+    monkeypatch.setattr(os, "access", access)
+    assert root_fault(tmp_path / "new") == missing_parent(tmp_path / "new") == ""
+    for root in ("theirs", "theirs/a/b"):
+        assert root_fault(tmp_path / root) == (
+            f"{tmp_path}/theirs: this user may not write there; change its owner or mode, or give"
+            " another folder with --root"
+        )
+    assert root_fault(tmp_path / "root").startswith(f"{tmp_path}/root/pushed: this user may not")
+    assert root_fault(tmp_path / "file/x").startswith(f"{tmp_path}/file: a file, not a folder")
 
 
 def test_backslashes_are_kept_and_line_breaks_refused() -> None:
