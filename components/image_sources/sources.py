@@ -32,6 +32,9 @@ _READERS: Final = {
 """Module and class of each format, imported on first use. The names are written out, so that the
 digest of a step's code covers the readers (`pipeline/imports.py`)."""
 
+_ROW_FORMATS: Final = frozenset(("idx", "tfrecord", "tfds", "parquet"))
+"""Formats in which names begin with the number of the row, so that none can repeat."""
+
 _MOST_INDEXED: Final = 16
 """Most sources that get an index. More of them are enough work for all workers, and to read each
 compressed tar before the first image would take longer than that saves."""
@@ -92,7 +95,8 @@ class ImageSource:
         origins, names = Origins(self._config), UniqueNames(unit.earlier)
         start = 0
         for batch in open_reader(unit.format, self._config).read(unit):
-            names.apply(batch)
+            if unit.format not in _ROW_FORMATS:
+                names.apply(batch)
             batch.origins.update(origins.of(batch, unit))
             batch.start = start
             start += len(batch)

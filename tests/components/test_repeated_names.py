@@ -14,6 +14,7 @@ from components.image_example_gen.account import Account
 from components.image_example_gen.input_overview import describe_input
 from components.image_sources.config import InputConfig
 from components.image_sources.naming import printable
+from components.image_sources.origins import REPEATED
 from components.image_sources.pick import pick_members
 from components.image_sources.repeated_names import RepeatedNames
 from components.image_sources.sources import ImageSource
@@ -76,6 +77,19 @@ def test_every_member_of_a_repeated_name_has_a_key(tmp_path: Path, form: str) ->
     assert places == {"b/1.png": 1, "b/1.png#3": 5, "a/0.png#2": 4}
     if form != "webdataset":
         assert len({source.version(unit) for unit in units}) == len(units)
+
+
+def test_rows_with_the_same_file_name_are_no_repeated_names(tmp_path: Path) -> None:
+    rows = [archives.example(**{"image/encoded": data, "image/filename": b"cat.png"})
+            for data in IMAGES]  # fmt: skip
+    (tmp_path / "a.tfrecord").write_bytes(archives.tfrecord_bytes(rows))
+    source = ImageSource(InputConfig.model_validate({"paths": str(tmp_path / "a.tfrecord")}))
+    batches = [batch for unit in source.units() for batch in source.read(unit)]
+    assert [name for batch in batches for name in batch.names][:2] == [
+        "00000000/cat.png",
+        "00000001/cat.png",
+    ]
+    assert not any(batch.origins.counts[REPEATED] for batch in batches)
 
 
 def test_files_whose_names_are_not_utf8_have_keys_and_pictures(tmp_path: Path) -> None:
