@@ -58,6 +58,7 @@ _LEFT_BY_DOWNLOADS: Final = (
     (b"<html", "a web page; download the image again"),
     (b"\x00\x00\x08\x03", "an IDX file; unpack the archive and name its folder"),
 )
+_PICKLE_STARTS: Final = tuple(b"\x80%c" % protocol for protocol in range(2, 6))
 _ARCHIVES: Final = (
     *((0, start, "zip") for start in ZIP_STARTS),
     (0, GZIP_START, "gzip"),
@@ -126,6 +127,9 @@ def _unknown(data: bytes) -> ImageFaultError:
     for start, what in _LEFT_BY_DOWNLOADS:
         if data[: len(start)].lower() == start:
             return ImageFaultError("check", "not_an_image", what)
+    if data.startswith(_PICKLE_STARTS) and data.endswith(b"."):
+        what = "a Python pickle, as of CIFAR's batches; save its images as files"
+        return ImageFaultError("check", "not_an_image", what)
     return ImageFaultError("check", "not_an_image", f"content starts with {data[:8].hex(' ')}")
 
 

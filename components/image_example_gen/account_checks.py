@@ -3,6 +3,7 @@
 `ingest.py` calls it once all images are counted.
 """
 
+import glob
 from collections import Counter
 from typing import Final
 
@@ -94,10 +95,12 @@ def _check_classes(account: Account, config: InputConfig, where: str) -> None:
                 f"{none} nothing to learn: they lie in {folders}, taken for splits;"
                 f" {above.advice()}"
             )
+        archives = len(config.paths) > 1 or any(map(glob.has_magic, config.paths))
+        each = "; or, if each archive holds one class, unpack it into a folder of that name"
         raise InputError(
             f"{none} nothing to learn: put them into folders named after their classes, below this"
-            f" path; or {manifest_advice(config)}; or set labels.level, or the key or column of the"
-            " label; classify needs no labels"
+            f" path{each * archives}; or {manifest_advice(config)}; or set labels.level, or the key"
+            " or column of the label; classify needs no labels"
         )
     if len(totals) == 1:
         (only,) = totals

@@ -40,6 +40,10 @@ _ADDRESS: Final = re.compile(r"(?!gs:|s3:|minio:|file:)[A-Za-z][A-Za-z0-9+.-]*:(
 _COLUMNS: Final = ("path", "label", "split")
 _FIELDS: Final = 4
 """Texts per row in a work unit: path, label, split, and why the label is none."""
+_PIXELS: Final = re.compile(r"pixels|pixel_?\d+", re.IGNORECASE)
+"""Columns of data sets that are tables of pixels, such as Kaggle's of MNIST and FER-2013."""
+_COLUMNS_NAMED: Final = 20
+"""Largest number of columns in an error message."""
 
 
 class ManifestReader(Reader):
@@ -166,9 +170,16 @@ class ManifestReader(Reader):
         if (found := find_column(names, wanted)) is not None:
             return found
         if option == "path" or wanted != getattr(ManifestConfig(), option):
+            if option == "path" and (pixels := next(filter(_PIXELS.fullmatch, names), None)):
+                raise InputError(
+                    f"{path}: no column {wanted!r}, but {pixels!r}: a table of pixels cannot be"
+                    " read; save each row as an image file in a folder of its class"
+                )
+            known = ", ".join(map(repr, names[:_COLUMNS_NAMED]))
+            more = len(names) - _COLUMNS_NAMED
             raise InputError(
-                f"{path}: no column {wanted!r} among {', '.join(map(repr, names))}; name it with"
-                f" manifest.{option}"
+                f"{path}: no column {wanted!r} among {known}{f' and {more} more' * (more > 0)};"
+                f" name it with manifest.{option}"
             )
         return None
 

@@ -197,6 +197,16 @@ def test_a_configured_column_that_is_missing(images: Path, suffix: str, option: 
         read_all(paths=str(path), manifest={option: "typo"})
 
 
+def test_a_table_of_pixels_is_no_manifest(tmp_path: Path) -> None:
+    path = tmp_path / "train.csv"
+    path.write_text("label," + ",".join(f"pixel{i}" for i in range(784)) + "\n3" + ",0" * 784)
+    with pytest.raises(InputError, match=r"train\.csv: no column 'path', but 'pixel0': a table of"):
+        read_all(paths=str(path))
+    path.write_text(",".join(f"c{i}" for i in range(784)) + "\n" + ",".join("0" * 784))
+    with pytest.raises(InputError, match=r"'c19' and 764 more; name it with manifest\.path"):
+        read_all(paths=str(path))
+
+
 def test_numbers_without_a_name_are_rejects(images: Path) -> None:
     (images / "a.csv").write_text("path,label\nimages/0.png,7\nimages/1.png,1\n")
     batches = read_all(paths=str(images / "a.csv"), labels={"names": ["cat", "dog"]})

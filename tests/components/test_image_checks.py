@@ -1,6 +1,7 @@
 """Every kind of image is accepted, converted or refused with the right reason."""
 
 import io
+import pickle
 import re
 import zlib
 
@@ -371,3 +372,9 @@ def test_the_end_of_a_scan_is_found_across_windows(data: bytes, window: int) -> 
 )
 def test_what_people_meet_instead_of_an_image_is_named(start: bytes, detail: str) -> None:
     assert str(check(start + bytes(200), LIMITS)).startswith(detail)
+
+
+def test_a_pickle_is_named() -> None:
+    for protocol in (2, pickle.HIGHEST_PROTOCOL):
+        content = pickle.dumps({"data": [0] * 99}, protocol)
+        assert str(check(content, LIMITS)).startswith("not_an_image: a Python pickle, as of CIFAR")

@@ -92,3 +92,7 @@ def test_errors_say_what_to_set(tmp_path: Path) -> None:
     assert "a.zip: one class only, 'masks' (30 images); the files in 'masks/' (30) are" in error
     _, error = look(tmp_path, [f"{number}.png" for number in range(9)])
     assert "or list the image files in a CSV file with the columns path and label" in error
+    assert "archive holds one class" not in error
+    config = InputConfig.model_validate({"paths": str(tmp_path / "*.zip")})
+    with pytest.raises(InputError, match="if each archive holds one class, unpack it into"):
+        check_account(survey(config, full=True).account, config)
