@@ -174,13 +174,13 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
             )
     if totals and (count := origins.counts[NAMELESS]):
         yield (
-            f"{_quoted(origins.examples[NAMELESS])} name no class, so that {_images(count)} got no"
-            " label; if these are classes, set labels.level: 1"
+            f"no class is named by {_quoted(origins.examples[NAMELESS])}, so that {_images(count)}"
+            " got no label; to learn it as a class, set labels.level: 1"
         )
     if count := origins.counts[UNUSED]:
         yield (
-            f"{_quoted(origins.examples[UNUSED])} look like names of splits and were not"
-            f" taken for any ({_images(count)}); rename them if they are splits"
+            f"like a split, but taken for none, is the name of {_quoted(origins.examples[UNUSED])}"
+            f" ({_images(count)}); rename what is a split"
         )
     beside_splits = any(kind.startswith((BARE, CLASSED)) for kind in origins.counts)
     if beside_splits and (count := origins.counts[OUTSIDE]):

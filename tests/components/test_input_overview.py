@@ -76,13 +76,13 @@ def test_ten_largest_and_smallest_classes(caplog: pytest.LogCaptureFixture, tmp_
         ),
         (
             ["bullet_train/1.png", "cat/1.png"],
-            "'bullet_train/' look like names of splits",
+            "like a split, but taken for none, is the name of 'bullet_train/' (1 image)",
         ),
         (
             ["photos/1.png", "drawings/1.png", "paintings/1.png"],
-            "'photos/' name no class, so that 1 image got no label; if these are classes, set",
+            "no class is named by 'photos/', so that 1 image got no label; to learn it as a class, set",
         ),
-        (["train_test_split/a/1.png", "b/1.png"], "'train_test_split/' look like names of splits"),
+        (["train_test_split/a/1.png", "b/1.png"], "is the name of 'train_test_split/'"),
         (
             ["train/a/1.png", "train/b/2.png", "test/a/3.png"],
             "1 class ('b') without test images",
