@@ -80,7 +80,7 @@ def test_ten_largest_and_smallest_classes(caplog: pytest.LogCaptureFixture, tmp_
         ),
         (
             ["photos/1.png", "drawings/1.png", "paintings/1.png"],
-            "no class is named by 'photos/', so that 1 image got no label; to learn it as a class, set",
+            "no class is named by 'photos/', so that 1 image got no label; to learn it as a class",
         ),
         (["train_test_split/a/1.png", "b/1.png"], "is the name of 'train_test_split/'"),
         (
