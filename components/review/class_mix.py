@@ -11,7 +11,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy import stats
+from scipy import optimize, stats
+from sklearn.metrics import confusion_matrix
 
 from components.bulk_inference.drift.comparison import prior_shift, two_sample
 from components.bulk_inference.output.ledger import ADJUSTED
@@ -28,6 +29,8 @@ _MOST_ROWS: Final = 50_000
 """Rows that the mix is estimated from, at equal distances in the table."""
 _LEAST: Final = 1e-6
 _LEVEL: Final = 0.01
+_PRIOR_IMAGES: Final = 1.0
+"""Weight of the prior of a class's errors (docs/decisions/0025-intervals-of-class-shares.md)."""
 _SCHEMA: Final = pa.schema(
     [
         ("key", pa.string()),
@@ -47,8 +50,8 @@ class ClassMix:
         trained: Shares in the training data.
         predicted: Shares of the predicted labels of the archive.
         estimated: Shares in the archive, corrected for the classifier's errors.
-        low: Lower end of the 95 % interval of `estimated`.
-        high: Upper end.
+        low: Lower end of the 95 % interval; none for a class without held-out images.
+        high: Upper end; none likewise.
         is_shifted: Whether the mix differs from that of the training data beyond chance. Otherwise
             labels and probabilities stay as they are.
         held_out: Images of the training distribution that the mix is compared with.
@@ -59,8 +62,8 @@ class ClassMix:
     trained: dict[str, float]
     predicted: dict[str, float]
     estimated: dict[str, float]
-    low: dict[str, float]
-    high: dict[str, float]
+    low: dict[str, float | None]
+    high: dict[str, float | None]
     is_shifted: bool
     held_out: int
     images: int
@@ -95,8 +98,10 @@ def adjust_labels(output: str) -> ClassMix:
             " push it again with `vaeline run`"
         )
     posteriors, predicted = _sample(archive, classes)
-    estimated, errors = estimate_mix(posteriors, trained)
-    known = np.bincount(archive.held_out().label, minlength=len(classes))
+    answers = archive.held_out()
+    confusion = confusion_matrix(answers.given, answers.label, labels=range(len(classes)))
+    estimated, low, high = estimate_mix(posteriors, trained, predicted, confusion)
+    known = confusion.sum(axis=0)
     shifted = is_shifted(predicted, known)
     archive.ledger.remove(ADJUSTED)
     images = changed = 0
@@ -105,18 +110,17 @@ def adjust_labels(output: str) -> ClassMix:
             archive, shard, classes, estimated if shifted else trained, trained
         )
         images, changed = images + rows, changed + different
-    half = stats.norm.ppf(0.975) * errors
 
-    def named(shares: np.ndarray) -> dict[str, float]:
-        kept = np.clip(shares, 0.0, 1.0).round(6).tolist()
+    def named(shares: np.ndarray) -> dict[str, Any]:
+        kept = [None if np.isnan(share) else round(float(share), 6) for share in shares]
         return dict(zip(archive.card.classes, kept, strict=True))
 
     mix = ClassMix(
         trained=named(trained),
         predicted=named(predicted / predicted.sum()),
         estimated=named(estimated),
-        low=named(estimated - half),
-        high=named(estimated + half),
+        low=named(low),
+        high=named(high),
         is_shifted=shifted,
         held_out=int(known.sum()),
         images=images,
@@ -126,26 +130,90 @@ def adjust_labels(output: str) -> ClassMix:
     return mix
 
 
-def estimate_mix(posteriors: np.ndarray, trained: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Estimates class shares by maximum likelihood, with standard errors.
+def estimate_mix(
+    posteriors: np.ndarray, trained: np.ndarray, predicted: np.ndarray, confusion: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Estimates class shares by maximum likelihood, within intervals that need no calibration.
 
-    The errors come from the observed Fisher information of the shares, constrained to sum to 1.
-    They cover the draw of the archive, not a fault in the classifier's calibration.
+    Maximum likelihood (Saerens et al. 2002) is the more accurate, but only where the model is
+    calibrated. The intervals hold for any classifier, so that the estimate is moved into them: all
+    shares by the same amount, cut off at the ends of each interval, so that the sum is 1.
 
     Args:
-        posteriors: float [n, K], the model's calibrated probabilities.
+        posteriors: float [n, K], the model's probabilities for a sample of the archive.
         trained: float [K], class shares in the training data.
+        predicted: int [K], predicted labels of the archive by class.
+        confusion: int [K, K], held-out images by given and predicted class.
 
     Returns:
-        Shares and standard errors, float64 [K] each.
+        The shares and both ends of their 95 % intervals, float64 [K] each. The ends are NaN for a
+        class without held-out images.
     """
-    estimated = prior_shift(posteriors, trained)
-    ratios = posteriors / np.maximum(trained, _LEAST)
-    scores = ratios / np.maximum(ratios @ estimated, _LEAST)[:, None]
-    inverse = np.linalg.pinv(scores.T @ scores)
-    across = inverse.sum(axis=1)
-    covariance = inverse - np.outer(across, across) / max(across.sum(), _LEAST**2)
-    return estimated, np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    likely = prior_shift(posteriors, trained)
+    low, high = share_intervals(predicted, confusion)
+    least, most = np.nan_to_num(low, nan=0.0), np.nan_to_num(high, nan=1.0)
+
+    def excess(moved: float) -> float:
+        return float(np.clip(likely + moved, least, most).sum() - 1.0)
+
+    moved = optimize.brentq(excess, -1.0, 1.0) if excess(-1.0) < 0.0 < excess(1.0) else 0.0
+    estimated = np.clip(likely + moved, least, most)
+    # Lower ends whose sum exceeds 1 contradict each other: the images of some class changed.
+    estimated /= estimated.sum()
+    return estimated, np.minimum(low, estimated), np.maximum(high, estimated)
+
+
+def share_intervals(predicted: np.ndarray, confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns 95 % intervals of class shares, from predicted labels and the model's known errors.
+
+    Black box shift estimation (Lipton, Wang and Smola 2018): the predicted labels have the shares
+    m = C' q for the true shares q and C[k, l], the share of class k that is labelled l, so that
+    q = A m for A the inverse of C'. Only C has to be that of the held-out images, whatever the
+    probabilities. Each row of C has a Dirichlet prior with the weight of a = 1 image, whose mean is
+    the accuracy over all classes on the diagonal, and the rest spread evenly. To first order
+
+        var q_j = sum_l A[j, l]^2 (C' w)_l - q_j^2 / (n_j + a + 1) - q_j^2 / N,
+        w_k = q_k^2 / (n_k + a + 1) + q_k / N
+
+    for n_k held-out images of class k and N of the archive: the error of C and the draw of the
+    archive. A larger share has a larger variance, so that the upper end solves
+    (x - q_j)^2 = 1.96^2 var q_j at q_j = x instead (Fieller 1954). The interval of a class that the
+    model hardly tells from others is wide, up to 0 to 1.
+
+    Args:
+        predicted: int [K], predicted labels of the archive by class.
+        confusion: int [K, K], held-out images by given and predicted class.
+
+    Returns:
+        Lower and upper ends, float64 [K]; NaN for a class without held-out images. The intervals
+        of the others hold if there are few images of such a class, or if the model knows it as well
+        as the others.
+    """
+    known = confusion.sum(axis=1)
+    accuracy = (np.trace(confusion) + 0.5) / (known.sum() + 1.0)
+    classes, images = len(predicted), max(float(predicted.sum()), 1.0)
+    prior = accuracy * np.eye(classes) + (1.0 - accuracy) / classes
+    weight = known + _PRIOR_IMAGES
+    rates = (confusion + _PRIOR_IMAGES * prior) / weight[:, None]
+    try:
+        inverse = np.linalg.inv(rates.T)
+    except np.linalg.LinAlgError:
+        return np.where(known > 0, 0.0, np.nan), np.where(known > 0, 1.0, np.nan)
+    shares = inverse @ (predicted / images)
+    within = np.maximum(shares, 0.0)
+    within /= within.sum()
+    errors = within**2 / (weight + 1.0)
+    variances = inverse**2 @ (rates.T @ (errors + within / images)) - errors - within**2 / images
+    quantile = stats.norm.ppf(0.975)
+    half = quantile * np.sqrt(np.maximum(variances, 0.0))
+    # Shares below 0 or above 1 are an error of their own, which must not narrow an interval.
+    least, most = np.minimum(shares, within), np.maximum(shares, within)
+    growth = np.maximum(np.sum(inverse**2 * rates, axis=1) - 1.0, 0.0) / (weight + 1.0)
+    pull = np.minimum(quantile**2 * growth, 1.0 - 1e-9)
+    reach = np.sqrt((pull * most) ** 2 + (1.0 - pull) * half**2)
+    ends = [least - half, (most + reach) / (1.0 - pull)]
+    low, high = np.where(known > 0, np.clip(ends, 0.0, 1.0), np.nan)
+    return low, high
 
 
 def is_shifted(predicted: np.ndarray, held_out: np.ndarray) -> bool:

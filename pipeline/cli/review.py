@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     # For types only, because the module imports pydantic, which is slow.
     from components.review.queue_file import QueueFacts, QueueRow
 
+_MOST_NAMED = 5
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
@@ -85,18 +86,28 @@ def review_mix(terminal: Any, output: str) -> int:
     from components.review.class_mix import adjust_labels
 
     mix = adjust_labels(output)
+    unknown = [name for name, low in mix.low.items() if low is None]
     rows = [
         (
             name,
             f"{share:.3f}",
             f"{mix.predicted[name]:.3f}",
             f"{mix.estimated[name]:.3f}",
-            f"{mix.low[name]:.3f} to {mix.high[name]:.3f}",
+            "-" if name in unknown else f"{mix.low[name]:.3f} to {mix.high[name]:.3f}",
         )
         for name, share in mix.trained.items()
     ]
     header = ("class", "training", "labels", "estimated", "95 % interval")
     terminal.table("class mix", rows, header=header)
+    if unknown:
+        named = ", ".join(unknown[:_MOST_NAMED])
+        more = f" and {len(unknown) - _MOST_NAMED:,} more" if len(unknown) > _MOST_NAMED else ""
+        terminal.say(
+            f"no interval for {named}{more}: no held-out images show how the model errs on them."
+            " If the archive has many such images, the other intervals do not hold either; enlarge"
+            " the calibration split (input.splits)",
+            style="yellow",
+        )
     if not mix.is_shifted:
         terminal.say(
             f"the mix is that of the training data, as far as {mix.held_out:,} held-out images can"
