@@ -83,9 +83,9 @@ $(INSTALLED): $(PINS) setup.py | supported $(PY)
 demo: install ## the main job on real images: train, gate, push, label an archive
 	$(VENV)/bin/vaeline demo --root $(ROOT)
 
-# Processes that share the suite: one more than cores, because tests wait for processes that they
+# Processes that share the suite: two more than cores, because tests wait for processes that they
 # start, but at most four, and only as many as have 4 GiB of free memory each.
-WORKERS ?= $(shell n=$$(( $$(nproc 2>/dev/null || echo 1) + 1 )); \
+WORKERS ?= $(shell n=$$(( $$(nproc 2>/dev/null || echo 1) + 2 )); \
   free=$$(awk '/^MemAvailable/ {print int($$2 / 4194304)}' /proc/meminfo 2>/dev/null); \
   for most in 4 $${free:-1}; do n=$$(( n < most ? n : most )); done; echo $$(( n > 1 ? n : 1 )))
 
