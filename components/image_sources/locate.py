@@ -82,9 +82,11 @@ class Locator:
                 if inner is None and (around := folders.keys() & parents):
                     inner, outer = path, folders[around.pop()]
                 if inner is not None:
+                    by_pattern = any("**" in each for each in self.config.paths)
+                    remedy = "leave out ** from" if by_pattern else "name only one of them in"
                     raise InputError(
-                        f"{inner}: lies in {outer}, which is read with all of its folders; name"
-                        " only one of them in `paths` of the input"
+                        f"{inner}: lies in {outer}, which is read with all of its folders;"
+                        f" {remedy} `paths` of the input"
                     )
                 folders[place] = path
                 above |= dict.fromkeys(parents, path)

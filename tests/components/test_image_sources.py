@@ -134,6 +134,9 @@ def test_folders_within_each_other_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"all/cat: lies in \S+/all, which is read with all"):
             read_all(paths=paths)
     assert len(members(read_all(paths=[outer, f"{outer}/../all"]))) == 1
+    archives.write_folder(tmp_path / "deep", {"cat/old/2.png": archives.png()})
+    with pytest.raises(InputError, match=r"its folders; leave out \*\* from `paths`"):
+        read_all(paths=[str(tmp_path / "deep/**")])
 
 
 def test_a_source_that_is_named_twice_is_read_once(
