@@ -13,10 +13,11 @@ from pipeline.local_runner import LEAST_FREE_BYTES, free_bytes, unwritable_paths
 from pipeline.orchestration.lock import current_run_owner, read_run_owner
 from pipeline.runs.location import replace_root
 from pipeline.runs.metadata_file import check_metadata, is_empty, is_writable
-from pipeline.runs.repair import Survey, named, survey_root, unrecorded_line
+from pipeline.runs.repair import Survey, survey_root, unrecorded_line
 from pipeline.runs.run import CONFIG_FILE, FAILED, STOPPED, Run
 from pipeline.runs.store import METADATA_FILE, read_runs
 from trainer.errors import UserError
+from trainer.name_lists import named
 
 OK, NOTE, WRONG = "ok", "-", "WRONG"
 """States of a finding: as it should be, worth knowing, in need of attention."""

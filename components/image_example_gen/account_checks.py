@@ -15,10 +15,10 @@ from components.image_example_gen.layout_hints import (
 )
 from components.image_sources.config import InputConfig
 from components.image_sources.corrections import TAKEN_OUT
-from components.image_sources.naming import escaped
 from components.image_sources.origins import LABEL
 from trainer.data import features
 from trainer.errors import InputError
+from trainer.name_lists import named
 
 _MANY: Final = 20
 """Images of a class of which a hash surely leaves some in train."""
@@ -90,9 +90,8 @@ def _check_classes(account: Account, config: InputConfig, where: str) -> None:
     if not totals:
         none = f"{where}: none of the {account.examples.total():,} images has a label, so there is"
         if above := find_classes_above(account.origins):
-            folders = ", ".join(f"'{escaped(name)}/'" for name in above.splits)
             raise InputError(
-                f"{none} nothing to learn: they lie in {folders}, taken for splits;"
+                f"{none} nothing to learn: they lie in {above.folders()}, taken for splits;"
                 f" {above.advice()}"
             )
         archives = len(config.paths) > 1 or any(map(glob.has_magic, config.paths))
@@ -127,13 +126,12 @@ def _why_unlearnt(
     unlearnt: list[str], totals: Counter[str], account: Account, config: InputConfig
 ) -> str:
     """Says why classes have no training image, and what can help."""
-    named = ", ".join(f"'{label}' ({totals[label]})" for label in unlearnt[:5])
-    more = f" and {len(unlearnt) - 5:,} more" if len(unlearnt) > 5 else ""
+    shown = named((f"'{label}' ({totals[label]})" for label in unlearnt), most=5)
     what = (
-        f"no image in the train split for class {named}"
+        f"no image in the train split for class {shown}"
         if len(unlearnt) == 1
         else f"{len(unlearnt):,} of {len(totals):,} classes have no image in the train split:"
-        f" {named}{more}"
+        f" {shown}"
     )
     shares = {
         features.VALIDATION: config.splits.validation,

@@ -30,6 +30,7 @@ from components.image_sources.origins import (
 )
 from components.image_sources.repeated_names import repeated_notes
 from trainer.data import features
+from trainer.name_lists import named
 
 OVERVIEW: Final = "overview"
 """Attribute of the log record that sums an ingest up: its `InputOverview`."""
@@ -160,10 +161,9 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
             " encoding than cp437, set input.names_encoding, such as gbk, cp866 or cp1252"
         )
     if above := find_classes_above(origins):
-        folders = ", ".join(f"'{escaped(name)}/'" for name in above.splits)
         yield (
-            f"{folders} were taken for splits, and {_images(above.images)} directly in them got no"
-            f" label; {above.advice()}"
+            f"{above.folders()} were taken for splits, and {_images(above.images)} directly in them"
+            f" got no label; {above.advice()}"
         )
     for kind, count in sorted(origins.counts.items()):
         folder = kind.removeprefix(BARE)
@@ -231,9 +231,8 @@ def _alike(labels: Iterable[str]) -> list[list[str]]:
 
 
 def _classes(labels: list[str]) -> str:
-    named = ", ".join(f"'{escaped(label)}'" for label in sorted(labels)[:_NAMED])
-    more = f" and {len(labels) - _NAMED:,} more" if len(labels) > _NAMED else ""
-    return f"{len(labels):,} class{'es' if len(labels) > 1 else ''} ({named}{more})"
+    shown = named((f"'{escaped(label)}'" for label in sorted(labels)), most=_NAMED)
+    return f"{len(labels):,} class{'es' if len(labels) > 1 else ''} ({shown})"
 
 
 def _images(count: int) -> str:

@@ -35,6 +35,10 @@ class ClassesAbove(NamedTuple):
     level: int
     images: int
 
+    def folders(self) -> str:
+        """Returns the folders of splits, quoted."""
+        return ", ".join(f"'{escaped(name)}/'" for name in self.splits)
+
     def advice(self) -> str:
         """Returns what to set, for the end of a sentence."""
         named = ", ".join(f"'{escaped(name)}'" for name in self.classes[:_NAMED])
@@ -54,12 +58,12 @@ def find_classes_above(origins: NamedCounts) -> ClassesAbove | None:
     """
     if any(kind.startswith(CLASSED) for kind in origins.counts):
         return None
-    kinds = sorted(kind for kind in origins.counts if kind.startswith(BARE))
+    splits = sorted(kind.removeprefix(BARE) for kind in origins.counts if kind.startswith(BARE))
     parents, levels = set[str](), set[int]()
-    for kind in kinds:
-        for folder in origins.examples[kind]:
+    for split in splits:
+        for folder in origins.examples[BARE + split]:
             parts = folder.split("/")
-            at = parts.index(kind.removeprefix(BARE)) if kind.removeprefix(BARE) in parts else 0
+            at = parts.index(split) if split in parts else 0
             if not at:
                 return None
             parents.add("/".join(parts[:at]))
@@ -67,10 +71,10 @@ def find_classes_above(origins: NamedCounts) -> ClassesAbove | None:
     if len(parents) < 2 or len(levels) != 1:
         return None
     return ClassesAbove(
-        splits=[kind.removeprefix(BARE) for kind in kinds],
+        splits=splits,
         classes=sorted({parent.rpartition("/")[2] for parent in parents}),
         level=levels.pop(),
-        images=sum(origins.counts[kind] for kind in kinds),
+        images=sum(origins.counts[BARE + split] for split in splits),
     )
 
 

@@ -30,6 +30,7 @@ from components.image_sources.record_config import ManifestConfig
 from components.image_sources.text_rows import csv_rows, holds_rows, json_rows
 from components.parquet_files import open_untrusted, row_batches
 from trainer.errors import InputError
+from trainer.name_lists import named
 from trainer.storage import files
 
 Row = Mapping[str | None, Any]
@@ -175,11 +176,9 @@ class ManifestReader(Reader):
                     f"{path}: no column {wanted!r}, but {pixels!r}: a table of pixels cannot be"
                     " read; save each row as an image file in a folder of its class"
                 )
-            known = ", ".join(map(repr, names[:_COLUMNS_NAMED]))
-            more = len(names) - _COLUMNS_NAMED
+            known = named(map(repr, names), most=_COLUMNS_NAMED)
             raise InputError(
-                f"{path}: no column {wanted!r} among {known}{f' and {more} more' * (more > 0)};"
-                f" name it with manifest.{option}"
+                f"{path}: no column {wanted!r} among {known}; name it with manifest.{option}"
             )
         return None
 

@@ -185,15 +185,14 @@ def _missing_classes(measures: Measures, bounds: EvaluationConfig) -> Iterator[C
     ):
         if not names:
             continue
-        blocks = floor is not None
-        named = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        blocks, shown = floor is not None, _first(names)
         yield Check(
             metric,
-            f"{len(names):,}: {named}",
+            f"{len(names):,}: {shown}",
             "none" if blocks else "",
             Result.REFUSED if blocks else Result.MEASURED,
             blocks=blocks,
-            reason=f"{len(names):,} classes ({named}) {why}, so that evaluation.min_class_recall"
+            reason=f"{len(names):,} classes ({shown}) {why}, so that evaluation.min_class_recall"
             f" {floor:.4f} cannot be shown for them"
             if floor is not None
             else "",
@@ -257,10 +256,14 @@ def _floor(
     needed = images_below_floor(floor, level) if floor else 0
     small = [name for name, _, images in shares if images < needed]
     if small:
-        named = ", ".join(small[:_NAMED]) + (", ..." if len(small) > _NAMED else "")
         yield Check(
-            f"{kind} floor not testable", f"{len(small):,}: {named} (< {needed:,} test images)"
+            f"{kind} floor not testable",
+            f"{len(small):,}: {_first(small)} (< {needed:,} test images)",
         )
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + ", ..." * (len(names) > _NAMED)
 
 
 def _shown(value: float | None, digits: int = 4) -> str:

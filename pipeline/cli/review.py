@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     # For types only, because the module imports pydantic, which is slow.
     from components.review.queue_file import QueueFacts, QueueRow
 
-_MOST_NAMED = 5
 _SHARE = click.FloatRange(0, 1, min_open=True, max_open=True)
 
 
@@ -84,6 +83,7 @@ def review_mix(terminal: Any, output: str) -> int:
     class that are alike.
     """
     from components.review.class_mix import adjust_labels
+    from trainer.name_lists import named
 
     mix = adjust_labels(output)
     unknown = [name for name, low in mix.low.items() if low is None]
@@ -100,12 +100,10 @@ def review_mix(terminal: Any, output: str) -> int:
     header = ("class", "training", "labels", "estimated", "95 % interval")
     terminal.table("class mix", rows, header=header)
     if unknown:
-        named = ", ".join(unknown[:_MOST_NAMED])
-        more = f" and {len(unknown) - _MOST_NAMED:,} more" if len(unknown) > _MOST_NAMED else ""
         terminal.say(
-            f"no interval for {named}{more}: no held-out images show how the model errs on them."
-            " If the archive has many such images, the other intervals do not hold either; enlarge"
-            " the calibration split (input.splits)",
+            f"no interval for {named(unknown, most=5)}: no held-out images show how the model errs"
+            " on them. If the archive has many such images, the other intervals do not hold either;"
+            " enlarge the calibration split (input.splits)",
             style="yellow",
         )
     if not mix.is_shifted:

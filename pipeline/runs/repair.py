@@ -6,7 +6,7 @@ moved or that lost files the records are therefore adapted, once, by whoever hol
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +17,9 @@ from pipeline.runs.location import present_uri, recorded_root, replace_root
 from pipeline.runs.metadata_file import MetadataError, check_metadata, connected, is_empty
 from pipeline.runs.run import ARTIFACTS
 from pipeline.runs.store import METADATA_FILE
+from trainer.name_lists import named
 
 _LIVE, _DELETED = int(proto.Artifact.LIVE), int(proto.Artifact.DELETED)
-_MOST_NAMED: Final = 3
 
 # Files without which an artifact is of no use; others need only have any file.
 _REQUIRED: Final = {
@@ -201,13 +201,6 @@ def unrecorded_line(survey: Survey) -> str:
         " emptied or replaced by an older one; restore it, or give a new folder with --root (what"
         " was pushed here stays usable)"
     )
-
-
-def named(names: Iterable[str]) -> str:
-    """Lists the first names, and how many more there are."""
-    every = list(names)
-    more = f" and {len(every) - _MOST_NAMED:,} more" if len(every) > _MOST_NAMED else ""
-    return f"{', '.join(every[:_MOST_NAMED])}{more}"
 
 
 def _adapt(survey: Survey) -> None:
