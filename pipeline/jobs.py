@@ -334,7 +334,7 @@ def _bulk_time(result: Any) -> str:
 
 def _estimate_rows(estimate: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
-        ("sampled", f"{estimate['sampled']:,} members"),
+        ("sampled", f"{estimate['sampled']:,} members of {estimate['sampled_units']:,} units"),
         ("members", f"{estimate['members']:,} in {estimate['units']:,} units"),
         ("rows", f"{estimate['rows']:,}"),
         ("rejects", f"{estimate['rejects']:,}"),

@@ -204,7 +204,8 @@ class _BulkRun:
         done = len(planned) - len(todo)
         self.result.units = len(planned)
         self.result.notes.append(f"dry run: {done} units are done")
-        found = estimate(job, self._card, todo, job.engine.workers or usable_cores())
+        workers = job.engine.workers or usable_cores()
+        found = estimate(job, self._card, todo, workers=workers, begin=self._begin)
         self.result.estimate = found.as_dict()
         self.result.seconds = time.perf_counter() - self._begin
 

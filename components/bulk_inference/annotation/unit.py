@@ -69,7 +69,10 @@ class JobSpec:
 
 
 def annotate_unit(
-    planned: PlannedUnit, spec: JobSpec, counts: UnitCounts | None = None
+    planned: PlannedUnit,
+    spec: JobSpec,
+    counts: UnitCounts | None = None,
+    source: ImageSource | None = None,
 ) -> UnitRecord:
     """Processes one unit idempotently: a second run writes the same files.
 
@@ -77,6 +80,7 @@ def annotate_unit(
         planned: The unit.
         spec: The job.
         counts: Receives the counts of every batch.
+        source: What reads the unit; None for the source of the job's input.
 
     Returns:
         The unit's record, after it was written. If the archive as a whole is unreadable, the error
@@ -110,7 +114,7 @@ def annotate_unit(
                 columns = [field for field in schema if field.name != "embedding"]
                 sinks.append(ParquetSink(opened[index], pa.schema(columns)))
             annotated = work_through(
-                ImageSource(config.input),
+                source or ImageSource(config.input),
                 planned.unit,
                 partial(
                     annotate_batch,

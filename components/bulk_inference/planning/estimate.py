@@ -7,16 +7,30 @@ import os
 import resource
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from components.bulk_inference.config import BulkJob
+from components.bulk_inference.output.ledger import Ledger
 from components.bulk_inference.planning.work_units import PlannedUnit
+from components.image_sources.base import WorkUnit
+from components.image_sources.batch import MemberBatch
+from components.image_sources.config import InputConfig
+from components.image_sources.sources import ImageSource
+from trainer.errors import InputError
 from trainer.model_card import ModelCard
+from trainer.quick_imports import quick_imports
 
-_LEAST_SECONDS: Final = 3.0
-"""Duration up to which the sample grows unit by unit, so that warm-up does not dominate."""
-_MOST_UNITS: Final = 20
+_MOST_UNITS: Final = 24
+_MOST_SECONDS: Final = 20.0
+"""Time for the sample, without start-up; it is left once a unit passes it."""
+_UNIT_SECONDS: Final = 1.0
+_LEAST_SECONDS: Final = 6.0
+"""Time that all units of the sample should take together, where there are few."""
+_FEWEST_PER_THREAD: Final = 16
+_MOST_PER_THREAD: Final = 512
+_BYTES_PER_THREAD: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -30,10 +44,11 @@ class Estimate:
         rows: Expected number of rows.
         rejects: Expected number of rejects.
         seconds: Wall time, including start-up.
-        images_per_second: Throughput of the sample, without start-up.
+        images_per_second: Expected throughput, without start-up.
         memory_bytes: Peak memory of the process so far, which later units do not raise.
         output_bytes: Size of the output.
         sampled: Number of members in the sample.
+        sampled_units: Number of units that they are from.
     """
 
     units: int
@@ -45,56 +60,182 @@ class Estimate:
     memory_bytes: int
     output_bytes: int
     sampled: int
+    sampled_units: int
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the estimate as plain values."""
         return asdict(self)
 
 
-def estimate(config: BulkJob, card: ModelCard, todo: list[PlannedUnit], workers: int) -> Estimate:
-    """Processes units spread over the archive until the sample suffices, and extrapolates.
+@dataclass(frozen=True)
+class _Sample:
+    """Holds what the first members of one unit took, and how many members the unit has."""
+
+    taken: int
+    members: int
+    rows: int
+    rejects: int
+    seconds: float
+    file_bytes: int
+    record_bytes: int
+
+
+class HeadSource(ImageSource):
+    """Reads the first members of units only.
+
+    Args:
+        config: The input section; `units.batch` members are the finest step.
+        most: Number of members after which the head of a unit ends.
+        most_bytes: Bytes after which it ends.
+    """
+
+    def __init__(self, config: InputConfig, most: int, most_bytes: int) -> None:
+        super().__init__(config)
+        self._most = most
+        self._most_bytes = most_bytes
+        self._rest: Iterator[MemberBatch] = iter(())
+
+    def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
+        """Reads the head of a unit; see `ImageSource.read`."""
+        members = size = 0
+        self._rest = super().read(unit)
+        for batch in self._rest:
+            yield batch
+            members += batch.members
+            size += batch.size
+            if members >= self._most or size >= self._most_bytes:
+                return
+
+    def count_rest(self) -> int:
+        """Reads what follows the head of the unit that was read last, and counts it."""
+        return sum(batch.members for batch in self._rest)
+
+
+def estimate(
+    config: BulkJob, card: ModelCard, todo: Sequence[PlannedUnit], *, workers: int, begin: float
+) -> Estimate:
+    """Processes the heads of units spread over the archive, and extrapolates.
+
+    Each unit counts as many times as it has members, and each unit that is not in the sample as
+    its nearest one that is, because neighbours in an archive resemble each other: thumbnails and
+    photographs of an archive are mostly in different parts of it.
 
     Args:
         config: The job.
         card: The model.
         todo: The units that the job would do.
         workers: Number of cores that the job would use.
-    """
-    from components.bulk_inference.annotation.unit import JobSpec, annotate_unit
+        begin: When the job began, as `time.perf_counter()` gives it.
 
-    begin = time.perf_counter()
-    sampled = rows = rejects = output_bytes = done = 0
-    seconds = startup = 0.0
-    step = max(1, len(todo) // _MOST_UNITS)
+    Raises:
+        InputError: if one of the archives is unreadable.
+    """
+    if not todo:
+        return Estimate(0, 0, 0, 0, time.perf_counter() - begin, 0.0, _peak_memory(), 0, 0, 0)
+    with quick_imports():
+        import apache_beam  # noqa: F401 - its import is part of the start-up of the job
+
+    threads = workers + 1
     with tempfile.TemporaryDirectory(prefix="bulk-dry-run-") as folder:
-        elsewhere = config.model_copy(update={"output": folder})
-        spec = JobSpec(elsewhere, card, workers)
-        for unit in todo[::step][:_MOST_UNITS]:
-            record = annotate_unit(unit, spec)
-            if not done:
-                # The first unit includes imports, loading and tracing.
-                startup = max(0.0, time.perf_counter() - begin - record.seconds)
-            done += 1
-            seconds += record.seconds
-            sampled += record.members
-            rows += record.rows
-            rejects += record.rejects
-            output_bytes += sum(record.files.values())
-            output_bytes += os.path.getsize(f"{folder}/_units/{record.name}.json")
-            if seconds >= _LEAST_SECONDS:
+        sampler = _Sampler(config, card, workers, folder)
+        sampler.take(todo[0], _FEWEST_PER_THREAD * threads)  # loads and traces the model
+        startup = time.perf_counter() - begin
+        warm = sampler.take(todo[0], _FEWEST_PER_THREAD * threads)
+        rate = warm.taken / max(warm.seconds, 1e-3) / threads
+        per_thread = round(rate * max(_UNIT_SECONDS, _LEAST_SECONDS / len(todo)))
+        most = threads * min(max(per_thread, _FEWEST_PER_THREAD), _MOST_PER_THREAD)
+        sampling = time.perf_counter()
+        samples: dict[int, _Sample] = {}
+        for place in spread(len(todo), _MOST_UNITS):
+            samples[place] = sampler.take(todo[place], most)
+            if time.perf_counter() - sampling > _MOST_SECONDS:
                 break
-    counted = [unit.unit.members for unit in todo]
-    per_unit = sampled / max(done, 1)
-    members = sum(count if count >= 0 else round(per_unit) for count in counted)
-    scale = members / max(sampled, 1)
+    return _extrapolated(todo, samples, warm, startup)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Returns evenly spaced places of a sequence, in an order whose every start is spread, too.
+
+    Args:
+        count: Length of the sequence.
+        most: Most places.
+    """
+    chosen = min(count, most)
+    places = [(2 * turn + 1) * count // (2 * chosen) for turn in range(chosen)]
+    bits = max(chosen - 1, 1).bit_length()
+    reversed_bits = (int(f"{turn:0{bits}b}"[::-1], 2) for turn in range(1 << bits))
+    return [places[turn] for turn in reversed_bits if turn < chosen]
+
+
+class _Sampler:
+    def __init__(self, config: BulkJob, card: ModelCard, workers: int, folder: str) -> None:
+        self._config = config.model_copy(update={"output": folder})
+        self._card = card
+        self._workers = workers
+        self._ledger = Ledger(folder)
+
+    def take(self, planned: PlannedUnit, most: int) -> _Sample:
+        """Annotates the head of a unit, of about `most` members divided among all threads."""
+        from components.bulk_inference.annotation.unit import JobSpec, annotate_unit
+
+        threads = self._workers + 1
+        share = -(-most // threads)
+        config, units = self._config, self._config.input.units
+        few = config.batch.model_copy(update={"max_images": min(config.batch.max_images, share)})
+        fine = units.model_copy(update={"batch": min(units.batch, most)})
+        source = HeadSource(
+            config.input.model_copy(update={"units": fine}), most, threads * _BYTES_PER_THREAD
+        )
+        spec = JobSpec(config.model_copy(update={"batch": few}), self._card, self._workers)
+        record = annotate_unit(planned, spec, source=source)
+        if planned.name not in self._ledger.finished_names():
+            raise InputError(self._ledger.read_error(planned.name))
+        members = planned.unit.members
+        if members < 0:
+            members = record.members + source.count_rest()
+        record_bytes = os.path.getsize(f"{self._ledger.output}/_units/{record.name}.json")
+        return _Sample(
+            taken=record.members,
+            members=members,
+            rows=record.rows,
+            rejects=record.rejects,
+            seconds=record.seconds,
+            file_bytes=sum(record.files.values()),
+            record_bytes=record_bytes,
+        )
+
+
+def _extrapolated(
+    todo: Sequence[PlannedUnit], samples: dict[int, _Sample], warm: _Sample, startup: float
+) -> Estimate:
+    first = samples[min(samples)]
+    # Files have a size without any rows, which must not grow with the members.
+    growth = (first.file_bytes - warm.file_bytes) / max(first.taken - warm.taken, 1)
+    base = max(0.0, warm.file_bytes - growth * warm.taken) if growth > 0 else 0.0
+    members = rows = rejects = seconds = output_bytes = 0.0
+    places = sorted(samples)
+    for place, planned in enumerate(todo):
+        sample = samples[min(places, key=lambda other: abs(other - place))]
+        count = planned.unit.members if planned.unit.members >= 0 else sample.members
+        scale = count / max(sample.taken, 1)
+        members += count
+        rows += scale * sample.rows
+        rejects += scale * sample.rejects
+        seconds += scale * sample.seconds
+        output_bytes += base + scale * max(0.0, sample.file_bytes - base) + sample.record_bytes
     return Estimate(
         units=len(todo),
-        members=members,
-        rows=round(rows * scale),
-        rejects=round(rejects * scale),
-        seconds=startup + seconds * scale,
-        images_per_second=sampled / seconds if seconds else 0.0,
-        memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        output_bytes=round(output_bytes * scale),
-        sampled=sampled,
+        members=round(members),
+        rows=round(rows),
+        rejects=round(rejects),
+        seconds=startup + seconds,
+        images_per_second=members / seconds if seconds else 0.0,
+        memory_bytes=_peak_memory(),
+        output_bytes=round(output_bytes),
+        sampled=sum(sample.taken for sample in samples.values()),
+        sampled_units=len(samples),
     )
+
+
+def _peak_memory() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

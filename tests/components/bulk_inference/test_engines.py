@@ -157,18 +157,6 @@ def test_two_processes_give_the_same_table(
         assert_same_table(read_table(tmp_path / "two", part), expected)
 
 
-def test_a_dry_run_estimates_and_writes_nothing(tmp_path: Path, run_job: RunJob) -> None:
-    archive = write_zip(tmp_path / "a.zip", digits(100) | broken())
-    result = run_job(archive, dry_run=True)
-    assert not (tmp_path / "out").exists()
-    assert result.estimate is not None
-    assert (result.estimate["members"], result.estimate["rows"]) == (107, 100)
-    real = run_job(archive)
-    written = sum(path.stat().st_size for path in (tmp_path / "out").rglob("*/*/*"))
-    assert result.estimate["output_bytes"] == pytest.approx(written, rel=0.3)
-    assert real.rows == 100
-
-
 def test_paths_of_a_job_do_not_depend_on_the_current_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
