@@ -1,14 +1,17 @@
 """Judges the change from the last blessed model: intervals of metrics, and flipped labels."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 from components.model_gate import metric_names as m
 from components.model_gate.config import EvaluationConfig
 from components.model_gate.intervals import (
     Interval,
+    Rise,
     images_to_decide,
-    mean_interval,
+    images_to_decide_rise,
     paired_interval,
+    rise_interval,
 )
 from components.model_gate.verdict import Check, Result
 
@@ -40,23 +43,49 @@ def change_checks(paired: Mapping[str, float], bounds: EvaluationConfig) -> Iter
         margin=bounds.max_accuracy_drop,
         key="max_accuracy_drop",
         bounds=bounds,
-        note=_enough(gained, lost, images, bounds),
+        note=_would_tell(
+            images_to_decide(
+                gained,
+                lost,
+                images,
+                drop=bounds.max_accuracy_drop,
+                confidence=bounds.confidence,
+            ),
+            images,
+        ),
     )
-    rise = paired[m.PAIRED_RISE]
-    low, high = mean_interval(rise, paired[m.PAIRED_RISE_DEVIATION], images, bounds.confidence)
+    rise = rise_of(paired)
+    low, high = rise_interval(rise, images, bounds.confidence)
     if bounds.max_log_loss_rise is None:
-        yield Check("rise of log loss", f"{rise:+.4f} ({low:+.4f} to {high:+.4f})")
+        yield Check("rise of log loss", f"{rise.mean:+.4f} ({low:+.4f} to {high:+.4f})")
     else:
         # The rule expects higher to be better, so the sign of a rise in log loss is inverted.
         yield _change(
             "fall of log loss",
-            -rise,
+            -rise.mean,
             Interval(-high, -low),
             margin=bounds.max_log_loss_rise,
             key="max_log_loss_rise",
             bounds=bounds,
+            note=_would_tell(
+                images_to_decide_rise(
+                    rise, most=bounds.max_log_loss_rise, confidence=bounds.confidence
+                ),
+                images,
+            ),
         )
     yield _consequence(paired[m.PAIRED_FLIPS], images, gain, bounds)
+
+
+def rise_of(paired: Mapping[str, float]) -> Rise:
+    """Returns the rise of the log loss from metrics of both models on the same images."""
+    return Rise(
+        paired[m.PAIRED_RISE],
+        paired[m.PAIRED_RISE_DEVIATION],
+        # Measurements of earlier versions, which the cache still has, lack these two.
+        paired.get(m.PAIRED_MISTAKE, math.nan),
+        paired.get(m.PAIRED_BASELINE_MISTAKE, math.nan),
+    )
 
 
 def judge_interval(interval: Interval, margin: float) -> Result:
@@ -105,10 +134,7 @@ def _change(
     return Check(metric, shown, f"low >= {-margin:g}", result, blocks, reason if blocks else "")
 
 
-def _enough(gained: float, lost: float, images: float, bounds: EvaluationConfig) -> str:
-    needed = images_to_decide(
-        gained, lost, images, drop=bounds.max_accuracy_drop, confidence=bounds.confidence
-    )
+def _would_tell(needed: int | None, images: float) -> str:
     if needed is None or needed <= images:
         return ""
     return f"; about {needed:,} test images instead of {images:,.0f} would tell"

@@ -129,6 +129,74 @@ def mean_interval(mean: float, deviation: float, count: float, confidence: float
     return Interval(mean - half, mean + half)
 
 
+class Rise(NamedTuple):
+    """Holds by how much the log loss of one model exceeds that of another on the same images.
+
+    Attributes:
+        mean: Mean of the differences, nats.
+        deviation: Standard deviation of the differences, with n - 1 in the denominator.
+        mistake: Mean over the images of -log(1 - confidence) of the model: the least that an
+            image costs whose predicted label is wrong, nats. NaN if it was not measured.
+        baseline_mistake: The same for the other model.
+    """
+
+    mean: float
+    deviation: float
+    mistake: float
+    baseline_mistake: float
+
+
+def rise_interval(rise: Rise, count: float, confidence: float) -> Interval:
+    """Returns an interval of a rise of the log loss; it is unbounded for fewer than two images.
+
+    Few images may contain none of the rare mistakes that make up most of the log loss of a good
+    model. Student's interval then is short, around a mean that lacks them. Each end here is
+    Student's, or that of one image more, on which only one of the models errs, whichever is
+    further out.
+
+    Args:
+        rise: The measured rise.
+        count: Number of images.
+        confidence: Two-sided confidence level.
+    """
+    low, high = mean_interval(rise.mean, rise.deviation, count, confidence)
+    if count < 2:
+        return Interval(low, high)
+    for added in (rise.mistake, -rise.baseline_mistake):
+        step = added - rise.mean
+        variance = ((count - 1) * rise.deviation**2 + step**2 * count / (count + 1)) / count
+        more = mean_interval(
+            rise.mean + step / (count + 1), math.sqrt(variance), count + 1, confidence
+        )
+        # Comparisons with NaN are false, which leaves Student's interval.
+        low = more.low if added < 0 and more.low < low else low
+        high = more.high if added > 0 and more.high > high else high
+    return Interval(low, high)
+
+
+def images_to_decide_rise(rise: Rise, *, most: float, confidence: float) -> int | None:
+    """Estimates how many test images would show that a rise is at most `most`.
+
+    Args:
+        rise: The measured rise; more images are assumed to have the same.
+        most: The allowed rise, nats.
+        confidence: Two-sided confidence level of the interval.
+
+    Returns:
+        The number of images; None if the measured rise itself exceeds the allowed one.
+    """
+    if not rise.mean < most or math.isnan(rise.deviation):
+        return None
+    low, high = 1, 2
+    while rise_interval(rise, high, confidence).high > most:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = rise_interval(rise, middle, confidence).high <= most
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
 def images_to_decide(
     gained: float, lost: float, total: float, *, drop: float, confidence: float
 ) -> int | None:

@@ -28,7 +28,7 @@ OUTLIER_QUANTILES: Final = {
     0.99: "outlier_score_q99",
 }
 
-# Metrics of both models on the same images: counts, except for the last three, which are in nats.
+# Metrics of both models on the same images: counts, except for the last five, which are in nats.
 PAIRED_IMAGES: Final = "paired_images"
 PAIRED_BOTH: Final = "paired_both_right"
 PAIRED_GAINED: Final = "paired_gained"
@@ -37,6 +37,8 @@ PAIRED_FLIPS: Final = "paired_flips"
 PAIRED_LOG_LOSS: Final = "paired_baseline_log_loss"
 PAIRED_RISE: Final = "paired_log_loss_rise"
 PAIRED_RISE_DEVIATION: Final = "paired_log_loss_rise_deviation"
+PAIRED_MISTAKE: Final = "paired_cost_of_mistake"
+PAIRED_BASELINE_MISTAKE: Final = "paired_baseline_cost_of_mistake"
 
 CLASS_SLICE: Final = "class"
 ARCHIVE_SLICE: Final = "archive"

@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from components.model_gate import metric_names as m
+from components.model_gate.change_rules import rise_of
 from components.model_gate.config import EvaluationConfig
-from components.model_gate.intervals import Interval, mean_interval, paired_interval
+from components.model_gate.intervals import Interval, paired_interval, rise_interval
 from components.model_gate.verdict import Check, Result
 
 GAIN: Final = "unlabelled_gain"
@@ -29,7 +30,7 @@ class UnlabelledGain:
         interval: Interval of the difference of the accuracies (Tango 1998).
         log_loss: Log loss with the unlabelled images, nats.
         log_loss_without: Log loss of the other model, nats.
-        log_loss_interval: Interval of the difference of the log losses (Student's t).
+        log_loss_interval: Interval of the difference of the log losses (`rise_interval`).
         confidence: Two-sided confidence level of both intervals.
     """
 
@@ -99,7 +100,7 @@ def unlabelled_gain(
     """
     count = paired[m.PAIRED_IMAGES]
     gained, lost, both = paired[m.PAIRED_GAINED], paired[m.PAIRED_LOST], paired[m.PAIRED_BOTH]
-    without, rise = paired[m.PAIRED_LOG_LOSS], paired[m.PAIRED_RISE]
+    without, rise = paired[m.PAIRED_LOG_LOSS], rise_of(paired)
     return UnlabelledGain(
         unlabelled=images.get("unlabelled", 0),
         labelled=images.get("train", 0),
@@ -107,8 +108,8 @@ def unlabelled_gain(
         accuracy=(both + gained) / count,
         accuracy_without=(both + lost) / count,
         interval=paired_interval(gained, lost, count, confidence),
-        log_loss=without + rise,
+        log_loss=without + rise.mean,
         log_loss_without=without,
-        log_loss_interval=mean_interval(rise, paired[m.PAIRED_RISE_DEVIATION], count, confidence),
+        log_loss_interval=rise_interval(rise, count, confidence),
         confidence=confidence,
     )

@@ -14,6 +14,7 @@ import tensorflow_model_analysis as tfma
 from components.model_gate import metric_names as m
 from pipeline.quality_metrics.inputs import (
     MergingCombiner,
+    cost_of_mistake,
     label_of,
     log_loss,
     outputs_of,
@@ -30,6 +31,8 @@ class _Sums:
         self.lost = 0
         self.flips = 0
         self.log_loss = 0.0
+        self.mistake = 0.0
+        self.baseline_mistake = 0.0
         # Welford's running mean and sum of squared distances (Welford 1962; Chan et al. 1979).
         self.rise = 0.0
         self.squares = 0.0
@@ -51,6 +54,8 @@ class _Sums:
         self.lost += other.lost
         self.flips += other.flips
         self.log_loss += other.log_loss
+        self.mistake += other.mistake
+        self.baseline_mistake += other.baseline_mistake
 
 
 class PairedChange(tfma.metrics.Metric):
@@ -75,7 +80,8 @@ def _computations(
     keys = {
         metric: tfma.metrics.MetricKey(metric, model_name=candidate, is_diff=True)
         for metric in (m.PAIRED_IMAGES, m.PAIRED_BOTH, m.PAIRED_GAINED, m.PAIRED_LOST,
-                       m.PAIRED_FLIPS, m.PAIRED_LOG_LOSS, m.PAIRED_RISE, m.PAIRED_RISE_DEVIATION)
+                       m.PAIRED_FLIPS, m.PAIRED_LOG_LOSS, m.PAIRED_RISE, m.PAIRED_RISE_DEVIATION,
+                       m.PAIRED_MISTAKE, m.PAIRED_BASELINE_MISTAKE)
     }  # fmt: skip
 
     def add(sums: _Sums, inputs: tfma.metrics.StandardMetricInputs) -> None:
@@ -86,6 +92,8 @@ def _computations(
         sums.lost += old.right and not new.right
         sums.flips += new.differs(old)
         sums.log_loss += old.log_loss
+        sums.mistake += new.mistake
+        sums.baseline_mistake += old.mistake
         sums.add_rise(new.log_loss - old.log_loss)
 
     def extract(sums: _Sums) -> dict[tfma.metrics.MetricKey, float]:
@@ -99,6 +107,8 @@ def _computations(
             m.PAIRED_LOG_LOSS: sums.log_loss / max(sums.images, 1),
             m.PAIRED_RISE: sums.rise,
             m.PAIRED_RISE_DEVIATION: math.sqrt(variance),
+            m.PAIRED_MISTAKE: sums.mistake / max(sums.images, 1),
+            m.PAIRED_BASELINE_MISTAKE: sums.baseline_mistake / max(sums.images, 1),
         }
         return {keys[metric]: float(value) for metric, value in values.items()}
 
@@ -119,6 +129,7 @@ class _Answer:
         name: Name of the predicted class; None if an older model does not output it.
         right: Whether the prediction is correct.
         log_loss: -log of the true class's probability, nats.
+        mistake: Least log loss if the predicted class were wrong, nats.
     """
 
     def __init__(self, inputs: tfma.metrics.StandardMetricInputs, model_name: str) -> None:
@@ -129,6 +140,7 @@ class _Answer:
         self.name = np.ravel(outputs[names.LABEL])[0] if names.LABEL in outputs else None
         self.right = self.place == truth
         self.log_loss = log_loss(probabilities, truth)
+        self.mistake = cost_of_mistake(probabilities)
 
     def differs(self, other: "_Answer") -> bool:
         """Tells whether the labels differ, by name, because indices may differ between models."""

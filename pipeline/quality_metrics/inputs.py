@@ -101,3 +101,12 @@ def log_loss(probabilities: np.ndarray, label: int) -> float:
     clipped = np.minimum(np.maximum(probabilities, _CLIPPED), 1 - _CLIPPED)
     truth = clipped[label] if label >= 0 else _CLIPPED
     return math.log(clipped.sum()) - math.log(truth)
+
+
+def cost_of_mistake(probabilities: np.ndarray) -> float:
+    """Returns the least `log_loss` of an image, in nats, if the predicted label is wrong.
+
+    Args:
+        probabilities: float64 [classes].
+    """
+    return -math.log(max(1.0 - float(probabilities.max()), _CLIPPED))

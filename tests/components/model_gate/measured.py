@@ -81,5 +81,11 @@ def _slice(candidate: np.ndarray, labels: np.ndarray, baseline: np.ndarray | Non
             m.PAIRED_LOG_LOSS: float(old_loss.mean()),
             m.PAIRED_RISE: float((loss - old_loss).mean()),
             m.PAIRED_RISE_DEVIATION: float((loss - old_loss).std(ddof=1)),
+            m.PAIRED_MISTAKE: _mistake(candidate),
+            m.PAIRED_BASELINE_MISTAKE: _mistake(baseline),
         },
     )
+
+
+def _mistake(given: np.ndarray) -> float:
+    return float(-np.log(np.maximum(1 - given.max(axis=1), 1e-7)).mean())

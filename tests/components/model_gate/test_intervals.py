@@ -10,11 +10,14 @@ from scipy import optimize, stats
 from components.model_gate.change_rules import judge_interval
 from components.model_gate.intervals import (
     Interval,
+    Rise,
     exact_share_interval,
     images_below_floor,
     images_to_decide,
+    images_to_decide_rise,
     mean_interval,
     paired_interval,
+    rise_interval,
     share_interval,
 )
 from components.model_gate.verdict import Result
@@ -101,6 +104,63 @@ def test_a_mean_without_two_values_tells_nothing() -> None:
     assert mean_interval(values.mean(), values.std(ddof=1), 50, 0.95) == pytest.approx(
         (expected.low, expected.high)
     )
+
+
+def rise_with(mistakes: int, images: int) -> Rise:
+    """The rise by a model that is too sure: 5 nats on its mistakes, a fall of 0.05 otherwise."""
+    values = np.repeat([5.0, -0.05], [mistakes, images - mistakes])
+    return Rise(values.mean(), values.std(ddof=1), mistake=6.0, baseline_mistake=3.0)
+
+
+@pytest.mark.parametrize("images", [30, 100, 300])
+def test_a_log_loss_that_rises_by_rare_mistakes_passes_at_most_at_the_stated_rate(
+    images: int,
+) -> None:
+    share = 0.02
+    true = 5.0 * share - 0.05 * (1 - share)
+    # Hardly any draw has 40 mistakes.
+    outcomes = stats.binom(images, share)
+    passed = [
+        outcomes.pmf(mistakes)
+        for mistakes in range(min(images, 40))
+        if rise_interval(rise_with(mistakes, images), images, 0.95).high <= true
+    ]
+    assert sum(passed) <= RATE
+    # The other way round the other model makes them, and the rise must not be a sure one.
+    refused = [
+        outcomes.pmf(mistakes)
+        for mistakes in range(min(images, 40))
+        if rise_interval(opposite(rise_with(mistakes, images)), images, 0.95).low >= -true
+    ]
+    assert sum(refused) <= RATE
+
+
+def opposite(rise: Rise) -> Rise:
+    return Rise(-rise.mean, rise.deviation, rise.baseline_mistake, rise.mistake)
+
+
+def test_one_image_more_gives_the_ends_of_a_rise() -> None:
+    values = np.random.default_rng(3).normal(0.01, 0.1, 40)
+    rise = Rise(values.mean(), values.std(ddof=1), 4.0, 3.0)
+    ends = [np.append(values, added) for added in (-3.0, 4.0)]
+    low, high = (stats.ttest_1samp(each, 0).confidence_interval(0.95) for each in ends)
+    assert rise_interval(rise, 40, 0.95) == pytest.approx((low.low, high.high))
+    unknown = rise._replace(mistake=math.nan, baseline_mistake=math.nan)
+    student = mean_interval(rise.mean, rise.deviation, 40, 0.95)
+    assert rise_interval(unknown, 40, 0.95) == student
+    # A mistake that costs less than the images do says nothing new.
+    cheap = rise._replace(mistake=1e-9, baseline_mistake=1e-9)
+    assert rise_interval(cheap, 40, 0.95) == student
+    assert rise_interval(rise, 1, 0.95) == (-math.inf, math.inf)
+
+
+def test_the_number_of_images_that_would_decide_a_rise_does() -> None:
+    rise = Rise(0.0, 0.2, 5.0, 5.0)
+    needed = images_to_decide_rise(rise, most=0.02, confidence=0.95)
+    assert needed is not None
+    assert rise_interval(rise, needed, 0.95).high <= 0.02
+    assert rise_interval(rise, needed - 1, 0.95).high > 0.02
+    assert images_to_decide_rise(rise, most=0.0, confidence=0.95) is None
 
 
 @functools.cache
