@@ -294,7 +294,7 @@ class OptimizerConfig(Section):
 
 
 class EarlyStoppingConfig(Section):
-    """Stops when the validation split stops improving; the best weights are kept."""
+    """Whether training stops when the validation split stops improving, and what it keeps."""
 
     patience: int = Field(
         default=0, ge=0, description="evaluations without improvement; 0: never stop"
@@ -302,9 +302,9 @@ class EarlyStoppingConfig(Section):
     metric: Literal["accuracy", "cross_entropy", "loss", "elbo"] = Field(
         default="loss", description="of the validation split"
     )
-    min_delta: float = Field(default=0.0, ge=0, description="least change that counts")
+    min_delta: float = Field(default=0.0, ge=0, description="least change that is an improvement")
     keep: Literal["best", "last"] = Field(
-        default="last", description="which weights the result has"
+        default="last", description="which weights the result has; best: the last of equal ones"
     )
 
 

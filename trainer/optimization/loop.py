@@ -23,6 +23,7 @@ from trainer.optimization import arithmetic, callbacks, preemption
 from trainer.optimization import strategy as strategies
 from trainer.optimization.arithmetic import Arithmetic
 from trainer.optimization.checkpoints import CHECKPOINTS, Checkpoints
+from trainer.optimization.early_stopping import EarlyStopping
 from trainer.optimization.step import REPORTED, Plan, TrainingStep
 from trainer.quality.boards import Boards
 from trainer.quality.evaluation import Evaluator, fitting_batch
@@ -107,7 +108,10 @@ class TrainingLoop:
         self.steps = 0
         self._last = self._plan.total_steps
         self.history: list[dict[str, Any]] = []
-        self._best: dict[str, Any] = {"value": None, "step": 0, "bad": 0}
+        self._stopping = EarlyStopping(
+            config.early_stopping,
+            averaged_every=1 if self._average is None else config.optimizer.ema_every,
+        )
         self._stopped = False
         self.last_event: callbacks.TrainingProgress | None = None
         self._boards: Boards | None = None
@@ -161,7 +165,7 @@ class TrainingLoop:
         self.steps, arrays, notes = found
         for variable, array in zip(self._variables(), arrays, strict=True):
             variable.assign(array)
-        self.history, self._best = notes["history"], notes["best"]
+        self.history, self._stopping.state = notes["history"], notes["best"]
         self._stopped = notes["stopped"]
         self._earlier_secs = notes["secs"]
         self._means = callbacks.Means(REPORTED, notes["means"])
@@ -171,7 +175,7 @@ class TrainingLoop:
         if self._chief:
             notes = {
                 "history": self.history,
-                "best": self._best,
+                "best": self._stopping.state,
                 "stopped": self._stopped,
                 "means": self._means.state(),
                 "secs": self._earlier_secs + self._clock.elapsed(),
@@ -305,26 +309,13 @@ class TrainingLoop:
         self._boards.pictures(self.steps, self._evaluated)
 
     def _judge(self, measures: dict[str, float]) -> None:
-        stopping = self._config.early_stopping
-        if not stopping.patience and stopping.keep == "last":
-            return
-        if stopping.metric not in measures:
-            raise ValueError(
-                f"trainer.early_stopping.metric: {stopping.metric} is not measured on the "
-                f"validation split; choose one of {', '.join(sorted(measures))}"
+        judgement = self._stopping.judge(measures, self.steps)
+        if judgement.is_best and self._chief:
+            self._checkpoints.save_best(
+                [np.asarray(w.value.numpy()) for w in self._evaluated.learned_weights]
             )
-        sign = 1.0 if stopping.metric in ("accuracy", "elbo") else -1.0
-        value, best = sign * measures[stopping.metric], self._best["value"]
-        if best is None or value > best + stopping.min_delta:
-            self._best = {"value": value, "step": self.steps, "bad": 0}
-            if self._chief:
-                self._checkpoints.save_best(
-                    [np.asarray(w.value.numpy()) for w in self._evaluated.learned_weights]
-                )
-        else:
-            self._best = {**self._best, "bad": self._best["bad"] + 1}
         # Workers must stop together even if rounding makes their measures differ.
-        if stopping.patience and self._agree(self._best["bad"] >= stopping.patience):
+        if self._config.early_stopping.patience and self._agree(judgement.is_over):
             self._stopped = True
 
     def _agree(self, wish: bool) -> bool:
