@@ -44,7 +44,11 @@ class Digests(CardPart):
 
 
 class TemperatureFit(CardPart):
-    """The temperature of the class probabilities and its effect on the calibration split."""
+    """The temperature of the class probabilities and its effect on the images that gave it.
+
+    On few images the effect is overstated, and the calibration errors are mostly chance; the gate's
+    verdict and the report have those of test images, beside what chance gives.
+    """
 
     value: float = Field(default=1.0, description="temperature that the model divides logits by")
     gain: float | None = Field(

@@ -81,7 +81,9 @@ def test_one_image_has_no_standard_error() -> None:
     model = tiny.build()
     found = measure_bound(model, tiny.image_set(1), samples=3, seed=0)
     assert found["standard_error"] is None
-    assert "±" not in describe_bound({**found, "split": "validation"})
+    line = describe_bound({**found, "split": "train"})
+    assert "±" not in line
+    assert "1 images of train" in line
     several = measure_bound(model, tiny.image_set(4), samples=3, seed=0)
     bounds, _ = bound_of_images(model, tiny.image_set(4).images, samples=3, seed=0)
     assert several["standard_error"] == pytest.approx(stats.sem(bounds), rel=1e-5)

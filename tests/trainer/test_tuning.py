@@ -152,6 +152,8 @@ def test_a_stopped_search_goes_on(tmp_path: pathlib.Path, monkeypatch: pytest.Mo
     tuner.search()
     assert trials == ["0", "1", "2", "2", "3"]
     assert "best of 4 trials (1 failed): cross_entropy 0.3000" in tuner.verdict()
+    # The best of several measures on few images is too good.
+    assert "on the 48 validation images that chose the trial" in tuner.verdict()
 
 
 @pytest.mark.parametrize("trials", [2, 4])

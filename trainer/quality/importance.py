@@ -272,11 +272,11 @@ def measure_bound(
 
 
 def describe_bound(found: dict[str, Any]) -> str:
-    """Formats the result of `measure_bound` for people."""
+    """Formats the result of `measure_bound`, with the name of the split, for people."""
     error = found["standard_error"]
     spread = "" if error is None else f" ± {error:.2f}"
     return (
         f"importance-weighted bound {found['bound']:.2f}{spread} nats, "
         f"{found['bits_per_dimension']:.4f} bits per dimension "
-        f"(k = {found['samples']}, {found['images']} images)"
+        f"(k = {found['samples']}, {found['images']} images of {found['split']})"
     )

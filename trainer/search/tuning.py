@@ -14,6 +14,7 @@ from typing import Any
 import keras_tuner
 
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
+from trainer.data import features
 from trainer.data.input_pipeline import ImageSet
 from trainer.errors import InputError
 from trainer.optimization import strategy as strategies
@@ -257,4 +258,8 @@ class OptionTuner(keras_tuner.engine.base_tuner.BaseTuner):
         trials = self.oracle.trials.values()
         failed = sum(trial.score is None for trial in trials)
         count = f"{len(trials)} trials{f' ({failed} failed)' if failed else ''}"
-        return f"best of {count}: {metric} {best.score:.4f} with {chosen}"
+        images = len(self._arguments["data"][features.VALIDATION])
+        return (
+            f"best of {count}: {metric} {best.score:.4f} with {chosen}; measured on the "
+            f"{images:,} validation images that chose the trial, so expect worse on others"
+        )
