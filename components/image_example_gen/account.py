@@ -29,7 +29,16 @@ one split, or would without grouping; images that were moved or dropped so that 
 
 _FAULTS_NAMED: Final = 5
 _SEPARATOR: Final = "\0"
-_COUNTERS: Final = ("examples", "duplicates", "rejected", "near", "findings", "formats", "sizes")
+_COUNTERS: Final = (
+    "examples",
+    "duplicates",
+    "rejected",
+    "near",
+    "same_pixels",
+    "findings",
+    "formats",
+    "sizes",
+)
 _NAMED_COUNTS: Final = ("ignored", "origins", "faults")
 
 
@@ -43,6 +52,7 @@ class Account:
         copies_kept: Number of copies that the configuration keeps.
         rejected: Rejects by reason; faults: with names, and unsupported files by format.
         near: Counts of near-duplicates by the names of `NEAR_COUNTS`.
+        same_pixels: Images of held-out splits whose pixels an image of another split has.
         findings: Images by finding; with_findings: images that have any.
         finding_bounds: Bounds by finding, see `trainer.model_card.FindingBounds`.
         ignored: Entries that are no images by their names.
@@ -66,6 +76,7 @@ class Account:
     rejected: Counter[str] = field(default_factory=Counter)
     faults: NamedCounts = field(default_factory=NamedCounts)
     near: Counter[str] = field(default_factory=Counter)
+    same_pixels: Counter[str] = field(default_factory=Counter)
     findings: Counter[str] = field(default_factory=Counter)
     with_findings: int = 0
     finding_bounds: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -144,6 +155,7 @@ class Account:
             "rejected": self.rejected.total(),
             "duplicates_kept": self.copies_kept,
             "near_duplicates": {name: self.near[name] for name in NEAR_COUNTS},
+            "same_pixels_in_another_split": dict(self.same_pixels),
             "images_with_findings": self.with_findings,
             "findings": {name: number for name, number in self.findings.items() if number},
             "finding_bounds": self.finding_bounds,

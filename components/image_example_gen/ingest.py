@@ -22,6 +22,7 @@ from components.image_example_gen.account_checks import check_account
 from components.image_example_gen.finding_table import write_findings
 from components.image_example_gen.ingest_job import IngestJob
 from components.image_example_gen.input_overview import OVERVIEW, describe_input
+from components.image_example_gen.same_pixels import count_same_pixels
 from components.image_example_gen.workers import Workers, WorkerStartError
 from components.image_sources.base import WorkUnit
 from components.image_sources.config import InputConfig
@@ -106,6 +107,7 @@ def ingest(
             tables.merge(output, *near)
         if config.findings.enabled:
             write_findings(output, config.findings, account)
+            account.same_pixels = count_same_pixels(output, account.examples.total())
         account.seconds = time.perf_counter() - begin
         content = json.dumps(account.to_json(), indent=1).encode()
         files.write_bytes(f"{output}/{ACCOUNT_FILE}", content)

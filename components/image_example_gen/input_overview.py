@@ -208,6 +208,14 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
             f"{crossing:,} groups of near-duplicates lie in more than one split; set"
             " input.duplicates.near: group"
         )
+    if (same := account.same_pixels) and config.duplicates.near == "off":
+        # The other settings count these among the near-duplicates.
+        known = ", ".join(f"{split} {number:,}" for split, number in sorted(same.items()))
+        yield (
+            f"also in another split, with the same pixels in a file of other content:"
+            f" {_images(same.total())} ({known}); measures on them are too good; set"
+            " input.duplicates.near: group"
+        )
     missing = [label for label in totals if label.casefold() in _LIKE_MISSING]
     if missing and any(name.startswith("the column") for name in origins.examples.get(LABEL, ())):
         yield (

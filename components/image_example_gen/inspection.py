@@ -18,6 +18,7 @@ from components.image_checks import (
     verify,
 )
 from components.image_example_gen.ingest_job import IngestJob
+from components.image_example_gen.pixel_keys import pixel_keys
 from components.image_example_gen.splits import choose_slots
 from components.image_findings.image_measures import MEASURES, measure_images
 from components.image_sources.batch import MemberBatch, Reject
@@ -49,6 +50,7 @@ class Inspected:
             near-duplicates are looked for.
         measures: float32 [n, ...], see `image_measures.MEASURES`; n is 0 unless findings are
             looked for.
+        pixel_keys: uint64 [n], see `pixel_keys.pixel_keys`; n is that of `measures`.
         named: Splits that the source names for any of the images.
         converted: Number of images that are stored as another file because the Transform graph
             does not decode the original as it has to.
@@ -68,6 +70,7 @@ class Inspected:
     slots: np.ndarray
     thumbs: np.ndarray
     measures: np.ndarray
+    pixel_keys: np.ndarray
     named: set[str]
     converted: int
     reduced: int
@@ -142,6 +145,7 @@ def inspect(batch: MemberBatch, job: IngestJob) -> Inspected:
         slots=choose_slots(digests, labels, splits, job.input.splits),
         thumbs=seen.thumbnails(),
         measures=seen.measures(),
+        pixel_keys=seen.pixel_keys(),
         named={split for split in splits if split},
         converted=converted,
         reduced=reduced,
@@ -184,6 +188,7 @@ class _SeenImages:
         self._headers: list[ImageHeader] = []
         self._thumbs = [np.empty((0, SIDE, SIDE), np.uint8)]
         self._measures = [np.empty((0, len(MEASURES)), np.float32)]
+        self._keys = [np.empty(0, np.uint64)]
         self._most = max(1, _HELD_BYTES // (image.height * image.width * image.channels))
 
     @property
@@ -206,6 +211,7 @@ class _SeenImages:
                 self._thumbs.append(thumbnails(pixels))
             if self._findings:
                 self._measures.append(measure_images(pixels, self._headers))
+                self._keys.append(pixel_keys(pixels))
         self._pixels, self._headers = [], []
 
     def thumbnails(self) -> np.ndarray:
@@ -217,6 +223,11 @@ class _SeenImages:
         """Returns the measures of all images: float32 [n, len(MEASURES)]."""
         self._look()
         return np.concatenate(self._measures)
+
+    def pixel_keys(self) -> np.ndarray:
+        """Returns the hashes of the pixels of all images: uint64 [n]."""
+        self._look()
+        return np.concatenate(self._keys)
 
 
 def _is_reduced(header: ImageHeader, image: ImageConfig, store: Store) -> bool:

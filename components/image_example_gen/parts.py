@@ -100,6 +100,7 @@ class PartWriter:
     _packed: list[np.ndarray] = field(default_factory=list)
     _near: list[np.ndarray] = field(default_factory=list)
     _measures: list[np.ndarray] = field(default_factory=list)
+    _keys: list[np.ndarray] = field(default_factory=list)
     _names: list[tuple[str, str, str | None]] = field(default_factory=list)
     _rejects: list[Reject] = field(default_factory=list)
     _counts: Counter[tuple[int, str | None]] = field(default_factory=Counter)
@@ -133,6 +134,7 @@ class PartWriter:
             self._near.append(near)
         if len(images.measures):
             self._measures.append(images.measures)
+            self._keys.append(images.pixel_keys)
             digests = (bytes(digest).hex() for digest in images.digests)
             self._names.extend(zip(digests, images.keys, images.labels, strict=True))
         encoded = records.encode(
@@ -182,6 +184,8 @@ class PartWriter:
         if self._measures:
             measured = np.concatenate(self._measures).tobytes()
             files.write_bytes(f"{self.output}/{measures_file(self.number)}", measured)
+            keys = np.concatenate(self._keys).astype("<u8").tobytes()
+            files.write_bytes(f"{self.output}/{pixels_file(self.number)}", keys)
             named = json.dumps(self._names).encode()
             files.write_bytes(f"{self.output}/{names_file(self.number)}", named)
         if not files.is_remote(self.output):
@@ -214,6 +218,11 @@ def near_file(number: int) -> str:
 def measures_file(number: int) -> str:
     """Returns the name of a part's file of measures: float32, in the order of its rows."""
     return f"{STAGING}/measures/{part_name(number)}.bin"
+
+
+def pixels_file(number: int) -> str:
+    """Returns the name of a part's file of hashes of pixels: uint64, in the same order."""
+    return f"{STAGING}/pixels/{part_name(number)}.bin"
 
 
 def names_file(number: int) -> str:
