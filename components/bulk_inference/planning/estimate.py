@@ -26,10 +26,10 @@ _MOST_UNITS: Final = 24
 _MOST_SECONDS: Final = 20.0
 """Time for the sample, without start-up; it is left once a unit passes it."""
 _UNIT_SECONDS: Final = 1.0
-_LEAST_SECONDS: Final = 6.0
+_LEAST_SECONDS: Final = 5.0
 """Time that all units of the sample should take together, where there are few."""
 _FEWEST_PER_THREAD: Final = 16
-_MOST_PER_THREAD: Final = 512
+_MOST_PER_THREAD: Final = 2048
 _BYTES_PER_THREAD: Final = 8 * 1024 * 1024
 
 
@@ -76,8 +76,14 @@ class _Sample:
     rows: int
     rejects: int
     seconds: float
+    opening: float
     file_bytes: int
     record_bytes: int
+
+    def seconds_for(self, members: int) -> float:
+        """Returns the time for a unit of which this is the head, opened once."""
+        opening = min(self.opening, self.seconds)
+        return opening + (self.seconds - opening) * members / max(self.taken, 1)
 
 
 class HeadSource(ImageSource):
@@ -87,6 +93,9 @@ class HeadSource(ImageSource):
         config: The input section; `units.batch` members are the finest step.
         most: Number of members after which the head of a unit ends.
         most_bytes: Bytes after which it ends.
+
+    Attributes:
+        opening: Seconds until the first batch of the unit that was read last was there.
     """
 
     def __init__(self, config: InputConfig, most: int, most_bytes: int) -> None:
@@ -94,12 +103,16 @@ class HeadSource(ImageSource):
         self._most = most
         self._most_bytes = most_bytes
         self._rest: Iterator[MemberBatch] = iter(())
+        self.opening = 0.0
 
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
         """Reads the head of a unit; see `ImageSource.read`."""
         members = size = 0
+        begin = time.perf_counter()
         self._rest = super().read(unit)
         for batch in self._rest:
+            if not members:
+                self.opening = time.perf_counter() - begin
             yield batch
             members += batch.members
             size += batch.size
@@ -138,19 +151,22 @@ def estimate(
     threads = workers + 1
     with tempfile.TemporaryDirectory(prefix="bulk-dry-run-") as folder:
         sampler = _Sampler(config, card, workers, folder)
-        sampler.take(todo[0], _FEWEST_PER_THREAD * threads)  # loads and traces the model
+        most = _FEWEST_PER_THREAD * threads
+        sampler.take(todo[0], most)  # loads and traces the model
         startup = time.perf_counter() - begin
-        warm = sampler.take(todo[0], _FEWEST_PER_THREAD * threads)
-        rate = warm.taken / max(warm.seconds, 1e-3) / threads
-        per_thread = round(rate * max(_UNIT_SECONDS, _LEAST_SECONDS / len(todo)))
-        most = threads * min(max(per_thread, _FEWEST_PER_THREAD), _MOST_PER_THREAD)
+        few = last = sampler.take(todo[0], most)
+        enough = max(_UNIT_SECONDS, _LEAST_SECONDS / len(todo))
+        # Large calls of the model take less time per image, and those of the job are large.
+        while last.seconds < enough and most < threads * _MOST_PER_THREAD:
+            most = min(4 * most, threads * _MOST_PER_THREAD)
+            last = sampler.take(todo[0], most)
         sampling = time.perf_counter()
         samples: dict[int, _Sample] = {}
         for place in spread(len(todo), _MOST_UNITS):
             samples[place] = sampler.take(todo[place], most)
             if time.perf_counter() - sampling > _MOST_SECONDS:
                 break
-    return _extrapolated(todo, samples, warm, startup)
+    return _extrapolated(todo, samples, few, startup)
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -200,18 +216,19 @@ class _Sampler:
             rows=record.rows,
             rejects=record.rejects,
             seconds=record.seconds,
+            opening=source.opening,
             file_bytes=sum(record.files.values()),
             record_bytes=record_bytes,
         )
 
 
 def _extrapolated(
-    todo: Sequence[PlannedUnit], samples: dict[int, _Sample], warm: _Sample, startup: float
+    todo: Sequence[PlannedUnit], samples: dict[int, _Sample], few: _Sample, startup: float
 ) -> Estimate:
     first = samples[min(samples)]
     # Files have a size without any rows, which must not grow with the members.
-    growth = (first.file_bytes - warm.file_bytes) / max(first.taken - warm.taken, 1)
-    base = max(0.0, warm.file_bytes - growth * warm.taken) if growth > 0 else 0.0
+    growth = (first.file_bytes - few.file_bytes) / max(first.taken - few.taken, 1)
+    base = max(0.0, few.file_bytes - growth * few.taken) if growth > 0 else 0.0
     members = rows = rejects = seconds = output_bytes = 0.0
     places = sorted(samples)
     for place, planned in enumerate(todo):
@@ -221,7 +238,7 @@ def _extrapolated(
         members += count
         rows += scale * sample.rows
         rejects += scale * sample.rejects
-        seconds += scale * sample.seconds
+        seconds += sample.seconds_for(count)
         output_bytes += base + scale * max(0.0, sample.file_bytes - base) + sample.record_bytes
     return Estimate(
         units=len(todo),
