@@ -270,7 +270,7 @@ def _bases(
         return [pushed.with_id(CLUSTER_BASE)]
     base = tfx.dsl.Resolver(
         strategy_class=WarmStartStrategy,
-        config={"settings": json_utils.dumps(settings)},
+        config={"settings": json_utils.dumps(settings), "directory": config.push.directory},
         **read,
         **_blessed_models(config),
     )
@@ -294,6 +294,7 @@ def _baseline(
         return pushed.with_id(CLUSTER_BASELINE)
     return tfx.dsl.Resolver(
         strategy_class=LatestOtherBlessedModelStrategy,
+        config={"directory": config.push.directory},
         candidate=trainer.outputs["model"],
         **_blessed_models(config),
     ).with_id(BASELINE)

@@ -6,6 +6,7 @@ that it did not have the first time, misses the cache, and compares a model with
 """
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,11 @@ from typing import Any
 from ml_metadata import proto
 from tfx.dsl.components.common import resolver
 
+from components.model_push.versions import newest_record
 from components.serving_check.config import CHECKED_MODEL_ID
+from trainer.progress import PROGRESS_LOGGER
+
+_LOG = logging.getLogger(PROGRESS_LOGGER)
 
 CANDIDATE = "candidate"
 MODEL = "model"
@@ -28,6 +33,9 @@ _BLESSED = "blessed"
 _FINGERPRINT = "input_fingerprint"
 # The Trainer's exec property that holds its options and the digest of the code.
 _SETTINGS = "custom_config"
+# What the Pusher writes, as TFX names it, and its input.
+_PUSHED_MODEL = "PushedModel"
+_PUSHED_VERSION = "pushed_version"
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,16 @@ class LatestOtherBlessedModelStrategy(resolver.ResolverStrategy):
 
     The inputs are named `candidate` (the trained model), `model` and `model_blessing` (all of the
     pipeline's), and `infra_blessing` if exports are checked.
+
+    After a rollback it is the model that is served again: those that were pushed later are passed
+    over, unless the candidate is one of them or older.
+
+    Args:
+        directory: The folder of the pushed versions, local or in a store; may be missing.
     """
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
 
     def resolve_artifacts(
         self, store: Any, input_dict: dict[str, list[Any]]
@@ -51,10 +68,14 @@ class LatestOtherBlessedModelStrategy(resolver.ResolverStrategy):
         """Returns the baseline and its blessing; both lists are empty if there is none."""
         candidates = {artifact.id for artifact in input_dict[CANDIDATE]}
         blessings = _blessings(input_dict)
+        taken_back = _taken_back(store, self._directory)
+        # A run that was judged before the rollback gets the same baseline again, from the cache.
+        if any(candidate < taken_back.stop for candidate in candidates):
+            taken_back = range(0)
         eligible = [
             model
             for model in input_dict[MODEL]
-            if model.id in blessings and model.id not in candidates
+            if model.id in blessings and model.id not in candidates and model.id not in taken_back
         ]
         baseline = max(eligible, key=lambda model: model.id, default=None)
         return {
@@ -68,7 +89,8 @@ class LatestOtherBlessedModelStrategy(resolver.ResolverStrategy):
 class WarmStartStrategy(resolver.ResolverStrategy):
     """Resolves the model that a training starts from.
 
-    It is the latest blessed model that learned from other images. If the same training was done
+    It is the latest blessed model that learned from other images; after a rollback it is none of
+    those that were pushed later than the model that is served again. If the same training was done
     before, it is the model that that training started from, or none. A repeated run therefore has
     the same inputs and is served from the cache, whatever was blessed in the meantime.
 
@@ -77,10 +99,12 @@ class WarmStartStrategy(resolver.ResolverStrategy):
 
     Args:
         settings: The Trainer's `custom_config`, JSON.
+        directory: The folder of the pushed versions, local or in a store; may be missing.
     """
 
-    def __init__(self, settings: str) -> None:
+    def __init__(self, settings: str, directory: str) -> None:
         self._settings = json.loads(settings)
+        self._directory = directory
 
     def resolve_artifacts(
         self, store: Any, input_dict: dict[str, list[Any]]
@@ -104,11 +128,13 @@ class WarmStartStrategy(resolver.ResolverStrategy):
             found = [model for model in models if model.id in wanted]
         else:
             blessings = _blessings(input_dict)
+            taken_back = _taken_back(store, self._directory)
             own = _fingerprints(store, given[EXAMPLES])
             found = [
                 model
                 for model in models
                 if model.id in blessings
+                and model.id not in taken_back
                 and model.id in trainings
                 and not own & _fingerprints(store, trainings[model.id].inputs.get(EXAMPLES, []))
             ][-1:]
@@ -129,6 +155,45 @@ def _blessings(input_dict: dict[str, list[Any]]) -> dict[int, Any]:
         for check in checks
     }
     return {model: found for model, found in blessed.items() if served.get(model, 1) == 1}
+
+
+def _taken_back(store: Any, directory: str) -> range:
+    """Returns the ids of the models that a rollback took back; empty if none is in effect.
+
+    While the served version is a rollback, these are the ids above that of its model, up to that of
+    the last model pushed. A model that was blessed after the rollback has a higher id.
+    """
+    record = newest_record(directory)
+    if record.rolled_back_from is None or record.copy_of is None:
+        return range(0)
+    pushed = _pushed_models(store)
+    served = pushed.get(record.copy_of)
+    # Another root may push to the same folder.
+    if served is None:
+        return range(0)
+    _LOG.info(
+        "version %d was rolled back; the model of %d counts as the last blessed one",
+        record.rolled_back_from, record.copy_of,
+    )  # fmt: skip
+    return range(served + 1, max(pushed.values()) + 1)
+
+
+def _pushed_models(store: Any) -> dict[int, int]:
+    """Returns the ids of the models that this root has pushed, by version."""
+    versions = {
+        artifact.id: artifact.custom_properties[_PUSHED_VERSION].string_value
+        for artifact in store.get_artifacts_by_type(_PUSHED_MODEL)
+    }
+    pushes: dict[int, int] = {}
+    for event in store.get_events_by_artifact_ids(list(versions)) if versions else []:
+        number = versions[event.artifact_id]
+        if event.type == proto.Event.OUTPUT and number.isdecimal():
+            pushes[event.execution_id] = int(number)
+    models: dict[int, int] = {}
+    for event in store.get_events_by_execution_ids(list(pushes)) if pushes else []:
+        if event.type == proto.Event.INPUT and event.path.steps[0].key == MODEL:
+            models[pushes[event.execution_id]] = event.artifact_id
+    return models
 
 
 def _trainings(store: Any, models: Sequence[int]) -> dict[int, _Training]:

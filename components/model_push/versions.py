@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from components.model_push.aliases import Alias, read_aliases
-from components.model_push.record import PushRecord
+from components.model_push.record import PushRecord, parse_record
 from serving import names
 from trainer.errors import InputError
 from trainer.storage import files
@@ -181,6 +181,23 @@ def newest_folders(address: str) -> Iterator[str]:
         folder = posixpath.join(address, str(number))
         if files.exists(posixpath.join(folder, MODEL_FILE)):
             yield folder
+
+
+def newest_record(address: str) -> PushRecord:
+    """Reads the record of the version that is served, by names and one file.
+
+    Args:
+        address: As for `newest_folders`.
+
+    Returns:
+        The record; an empty one if there is no version, or something else wrote it.
+    """
+    for folder in newest_folders(address):
+        path = posixpath.join(folder, RECORD_FILE)
+        with contextlib.suppress(FileNotFoundError):
+            return parse_record(files.read_bytes(path), path)
+        break
+    return PushRecord()
 
 
 def next_number(taken: Sequence[int]) -> int:

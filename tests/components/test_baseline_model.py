@@ -36,7 +36,7 @@ def check(number: int, of: int, *, blessed: bool) -> standard_artifacts.InfraBle
 def resolve(
     candidate: int, models: list[int], blessings: list[Any], checks: tuple[Any, ...] = ()
 ) -> list[int]:
-    resolved = LatestOtherBlessedModelStrategy().resolve_artifacts(
+    resolved = LatestOtherBlessedModelStrategy(directory="no/folder").resolve_artifacts(
         None,
         {
             "candidate": [model(candidate)],
@@ -77,11 +77,83 @@ def test_a_model_that_cannot_be_served_is_no_baseline() -> None:
     assert resolve(3, [1, 2, 3], blessings, (check(201, 2, blessed=True), refused)) == [2]
 
 
+class Pushes:
+    """A store and a folder of versions: models that were pushed, and rollbacks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.made = Store(folder)
+        self.directory = folder / "pushed"
+        self.models: list[int] = []
+
+    def train(self) -> int:
+        self.models.append(self.made.artifact("Model"))
+        return self.models[-1]
+
+    def push(self, number: int, of: int) -> None:
+        pushed = self.made.artifact("PushedModel", pushed_version=str(number))
+        self.made.step(
+            f"run {number}", "Pusher", reads={"model": of}, writes={"pushed_model": pushed}
+        )
+        self.version(number)
+
+    def version(self, number: int, **record: int) -> None:
+        folder = self.directory / str(number)
+        (folder / "assets.extra").mkdir(parents=True)
+        (folder / "saved_model.pb").touch()
+        (folder / "assets.extra" / "push.json").write_text(json.dumps(record))
+
+    def baseline(self, candidate: int) -> list[int]:
+        strategy = LatestOtherBlessedModelStrategy(directory=str(self.directory))
+        resolved = strategy.resolve_artifacts(
+            self.made.store,
+            {
+                "candidate": [model(candidate)],
+                "model": [model(number) for number in self.models],
+                "model_blessing": [blessing(number, blessed=True) for number in self.models],
+                "infra_blessing": [],
+            },
+        )
+        return [found.id for found in resolved["model"]]
+
+
+def test_after_a_rollback_the_baseline_is_the_model_that_is_served_again(tmp_path: Path) -> None:
+    pushes = Pushes(tmp_path)
+    first, second, third = (pushes.train() for _ in range(3))
+    for number, of in enumerate((first, second, third), start=1):
+        pushes.push(number, of)
+    assert pushes.baseline(third + 1000) == [third]
+    pushes.version(4, copy_of=2, rolled_back_from=3)
+    assert pushes.baseline(third + 1000) == [second]
+    # A run that was judged before gets its baseline, and with it the cached verdict.
+    assert pushes.baseline(third) == [second]
+    assert pushes.baseline(second) == [third]
+    pushes.version(5, copy_of=1, rolled_back_from=4)
+    assert pushes.baseline(third + 1000) == [first], "the third model does not come back"
+    pushes.version(6, copy_of=3, rolled_back_from=5)
+    assert pushes.baseline(third + 1000) == [third]
+    pushes.version(7, copy_of=1, rolled_back_from=6)
+    later = pushes.train()
+    assert pushes.baseline(later) == [first]
+    # Blessed, but its push failed: it was compared with the model that is served.
+    assert pushes.baseline(later + 1000) == [later]
+    pushes.push(8, later)
+    assert pushes.baseline(later + 1000) == [later]
+
+
+def test_a_rollback_to_a_model_of_another_root_changes_nothing(tmp_path: Path) -> None:
+    pushes = Pushes(tmp_path)
+    pushes.push(2, pushes.train())
+    pushes.version(1)
+    pushes.version(3, copy_of=1, rolled_back_from=2)
+    assert pushes.baseline(1000) == pushes.models
+
+
 class Trainings:
     """A store with trainings, and the resolver that the next one asks."""
 
     def __init__(self, folder: Path) -> None:
         self.made = Store(folder)
+        self.directory = folder / "pushed"
         self.models: list[int] = []
         self.blessings: list[Any] = []
         self.checks: list[Any] = []
@@ -92,7 +164,9 @@ class Trainings:
     def base(self, examples: int, settings: Any = 1) -> list[int]:
         given = standard_artifacts.Examples()
         given.id = examples
-        strategy = WarmStartStrategy(settings=json.dumps({"training": settings}))
+        strategy = WarmStartStrategy(
+            settings=json.dumps({"training": settings}), directory=str(self.directory)
+        )
         resolved = strategy.resolve_artifacts(
             self.made.store,
             {
@@ -162,3 +236,16 @@ def test_a_repeated_training_comes_from_the_cache_whatever_came_between(
     other = trainings.run(days[2], settings=2)
     assert trainings.run(days[2], settings=2) == other
     assert trainings.base(days[2], settings=2) == [made[1]]
+
+
+def test_a_training_does_not_start_from_a_model_that_was_rolled_back(tmp_path: Path) -> None:
+    trainings, pushes = Trainings(tmp_path), Pushes(tmp_path / "pushes")
+    days = [trainings.images(day) for day in ("mon", "tue", "wed")]
+    made = [trainings.run(day) for day in days[:2]]
+    pushes.made, pushes.directory = trainings.made, trainings.directory
+    for number, of in enumerate(made, start=1):
+        pushes.push(number, of)
+    assert trainings.base(days[2]) == [made[1]]
+    pushes.version(3, copy_of=1, rolled_back_from=2)
+    assert trainings.base(days[2]) == [made[0]]
+    assert trainings.run(days[1]) == made[1], "what was trained before comes from the cache"
