@@ -176,5 +176,6 @@ def _news(images: Images, new: int) -> str:
     if not images.spans:
         return "the images changed"
     if not new:
-        return "spans that were trained on changed"
+        # A late archive, a corrected or a removed one, corrections of labels, another window.
+        return "earlier spans were added, changed or removed"
     return "1 span is new" if new == 1 else f"{new} spans are new"

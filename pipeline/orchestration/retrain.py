@@ -96,18 +96,28 @@ def find_reason(config: PipelineConfig, *, root: Path, force: bool = False) -> D
 
 
 def attempts(runs: list[Run]) -> list[Attempt]:
-    """Returns the facts about finished runs that the decision needs, oldest first."""
-    return [
-        Attempt(
-            run=run.name,
-            span=run.ingested.span or 0,
-            fingerprint=run.ingested.fingerprint,
-            ended=run.ended,
-            blessed=run.blessed,
+    """Returns the facts about finished runs that the decision needs, oldest first.
+
+    A run whose model came from the cache ended, as far as age and drift are concerned, with the
+    first run that judged this model.
+    """
+    found = []
+    ended: dict[str, float] = {}
+    for run in runs:
+        if run.state != FINISHED or run.ingested is None or run.blessed is None:
+            continue
+        trainer = run.steps.get("Trainer")
+        model = str(trainer.output_ids.get("model")) if trainer else run.name
+        found.append(
+            Attempt(
+                run=run.name,
+                span=run.ingested.span or 0,
+                fingerprint=run.ingested.fingerprint,
+                ended=ended.setdefault(model, run.ended),
+                blessed=run.blessed,
+            )
         )
-        for run in runs
-        if run.state == FINISHED and run.ingested is not None and run.blessed is not None
-    ]
+    return found
 
 
 def _unfinished(runs: list[Run], fingerprint: str) -> str:

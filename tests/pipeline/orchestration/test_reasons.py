@@ -17,7 +17,7 @@ from pipeline.config import ConfigError, parse_config
 from pipeline.orchestration.lock import LockedError, run_lock
 from pipeline.orchestration.retrain import attempts, find_reason, retrain
 from pipeline.runs.store import read_runs
-from tests.pipeline.orchestration.stores import FAILED, RUNNING, Store
+from tests.pipeline.orchestration.stores import CACHED, FAILED, RUNNING, Store
 
 DAY = 86_400.0
 NOW = 100 * DAY
@@ -47,7 +47,7 @@ def ask(found: Images, *earlier: Attempt, drift: Drift | None = None, **rules: A
         (ask(images(1), attempt(1, blessed=False)), True, "there is no blessed model yet"),
         (ask(images(1, 2, 3), attempt(1)), True, "2 spans are new since the last blessed model"),
         (ask(images(1, 2), attempt(1), min_new_spans=2), False, "1 span is new; retrain.min_new"),
-        (ask(images(1), attempt(1)), True, "spans that were trained on changed"),
+        (ask(images(1), attempt(1)), True, "earlier spans were added, changed or removed since"),
         (ask(images(), attempt(0), min_new_spans=9), True, "the images changed since"),
         (ask(images(1, 2), attempt(1), drift=alarm(), min_new_spans=2), True, "reports drift"),
         (ask(images(1, 2), attempt(1), drift=alarm(3), min_new_spans=2), False, "1 span is new"),
@@ -156,6 +156,20 @@ def test_the_metadata_store_is_asked(tmp_path: Path, days: Path) -> None:
         store.step("wednesday", "ImageExampleGen", state=RUNNING)
     (known,) = attempts(read_runs(store.root))
     assert (known.run, known.span, known.blessed) == ("monday", 1, True)
+
+
+def test_a_run_that_came_from_the_cache_makes_no_model_younger(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    made = store.training_run("monday", fingerprint="old")
+    first = attempts(read_runs(store.root))[-1]
+    # `vaeline run` again, as to get the report: nothing is trained.
+    for name, output in (("ImageExampleGen", "examples"), ("Trainer", "model"),
+                         ("Evaluator", "blessing"), ("Pusher", "pushed_model")):  # fmt: skip
+        store.step("tuesday", name, writes={output: made[output]}, state=CACHED)
+    again = attempts(read_runs(store.root))[-1]
+    assert (again.run, again.ended) == ("tuesday", first.ended)
+    store.training_run("wednesday", fingerprint="new")
+    assert attempts(read_runs(store.root))[-1].ended > first.ended
 
 
 def test_beside_a_run_only_its_owner_is_named(tmp_path: Path, days: Path) -> None:
