@@ -68,6 +68,7 @@ class Measures:
         classes: Counts of classes in the model's order.
         confusion: Images by true and predicted class number; absent pairs have none.
         gone_classes: Classes of the last blessed model that this one does not have.
+        new_classes: Classes that the last blessed model does not have; empty without one.
     """
 
     overall: SliceMeasures
@@ -75,6 +76,7 @@ class Measures:
     classes: Sequence[ClassMeasures]
     confusion: Mapping[tuple[int, int], int] = field(default_factory=dict)
     gone_classes: Sequence[str] = ()
+    new_classes: Sequence[str] = ()
 
     @property
     def balanced_accuracy(self) -> float:
@@ -126,6 +128,7 @@ def read_measures(
         classes=_classes(confusion, classes),
         confusion=confusion,
         gone_classes=sorted(set(baseline_classes) - set(classes)),
+        new_classes=sorted(set(classes) - set(baseline_classes)) if baseline_classes else (),
     )
 
 

@@ -43,6 +43,7 @@ def judge_model(
             *_absolute(measures, bounds),
             *_floors(measures, bounds),
             *_missing_classes(measures, bounds),
+            *_new_classes(measures),
             *change_checks(paired, bounds),
             *(gain.checks(bounds) if gain else ()),
         ],
@@ -196,6 +197,17 @@ def _missing_classes(measures: Measures, bounds: EvaluationConfig) -> Iterator[C
             f" {floor:.4f} cannot be shown for them"
             if floor is not None
             else "",
+        )
+
+
+def _new_classes(measures: Measures) -> Iterator[Check]:
+    """Says how many test images count as a gain whatever the model does on the other classes."""
+    if names := list(measures.new_classes):
+        images = sum(each.images for each in measures.classes if each.name in names)
+        yield Check(
+            "classes new",
+            f"{len(names):,}: {_first(names)}; {images:,} test images that the last blessed model"
+            " cannot know",
         )
 
 

@@ -219,13 +219,27 @@ def test_a_class_that_is_gone_is_named_and_has_no_floor() -> None:
     }
 
 
+def test_a_class_that_the_last_model_cannot_know_is_named_with_its_test_images() -> None:
+    measures = measure(GOOD, labels(), baseline=GOOD)
+    new = dataclasses.replace(measures, new_classes=["1", "3"])
+    verdict = judge_model(new, BOUNDS)
+    (row,) = [check for check in verdict.checks if check.metric == "classes new"]
+    images = int(np.isin(labels(), (1, 3)).sum())
+    assert row.value == f"2: 1, 3; {images} test images that the last blessed model cannot know"
+    assert row.result is Result.MEASURED
+    assert verdict.blessed == judge_model(measures, BOUNDS).blessed
+
+
 def test_the_classes_of_the_last_model_are_compared() -> None:
     proto = metrics_for_slice_pb2.MetricsForSlice()
     metric = proto.metric_keys_and_values.add()
     metric.key.name = m.EXAMPLE_COUNT
     metric.value.double_value.value = 3
     assert read_measures([proto], ["a", "b"], ["b", "c"]).gone_classes == ["c"]
-    assert read_measures([proto], ["a", "b"]).gone_classes == []
+    assert read_measures([proto], ["a", "b"], ["b", "c"]).new_classes == ["a"]
+    first = read_measures([proto], ["a", "b"])
+    assert not first.gone_classes
+    assert not first.new_classes
 
 
 def test_a_value_that_is_not_a_number_does_not_pass() -> None:
