@@ -67,6 +67,7 @@ class Account:
         conflicts: Number of contents that occur under two labels.
         conflict_names: The first of these: digest, and name and label of each copy.
         named_splits: Splits that the sources name.
+        empty: Paths of sources without any entry.
         seconds: Time from the first unit to the last file.
     """
 
@@ -92,6 +93,7 @@ class Account:
     conflicts: int = 0
     conflict_names: list[tuple[str, str, str]] = field(default_factory=list)
     named_splits: list[str] = field(default_factory=list)
+    empty: list[str] = field(default_factory=list)
     seconds: float = 0.0
 
     def add(self, images: "Inspected") -> None:
@@ -177,6 +179,7 @@ class Account:
             "label_conflicts": self.conflicts,
             "label_conflict_names": self.conflict_names,
             "named_splits": self.named_splits,
+            "empty_sources": self.empty,
             "seconds": round(self.seconds, 3),
             "images_per_second": round(self.images_in / self.seconds) if self.seconds else 0,
         }

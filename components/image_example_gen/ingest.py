@@ -90,12 +90,13 @@ def ingest(
         files.remove(f"{output}/{parts.STAGING}")
         files.write_bytes(f"{output}/{parts.STAGING}/begun", b"")
         index = TarIndex(f"{output}/{parts.STAGING}/index")
-        units = ImageSource(config, index).units()
+        source = ImageSource(config, index)
         with _reported(output, progress, begin):
-            _run(job, output, units, make_pipeline(), threads, processes)
+            _run(job, output, source.units(), make_pipeline(), threads, processes)
         finished = f"{output}/{finishing.ACCOUNTS}"
         contents = files.read_each(f"{finished}/{name}" for name in files.list_names(finished))
         account = accounts.add_up(map(accounts.loads, contents))
+        account.empty = source.empty
         for split in features.SPLITS:
             if not account.by_split()[split]:
                 # Readers treat a split without any file as missing.

@@ -225,6 +225,9 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
     for names in _alike(totals):
         quoted = ", ".join(f"'{escaped(name)}'" for name in names[:_NAMED])
         yield f"classes that differ only by case, spaces or Unicode form: {quoted}"
+    if count := len(account.empty):
+        shown = named(map(escaped, account.empty), most=_NAMED)
+        yield f"{count:,} source{'s' * (count > 1)} without any entry: {shown}"
     yield from account.notes()
 
 

@@ -79,7 +79,9 @@ def survey(
     """
     account = Account()
     counts: Counter[tuple[int, str | None]] = Counter()
-    units = list(ImageSource(config).units())
+    source = ImageSource(config)
+    units = list(source.units())
+    account.empty = source.empty
     chosen = units if full else units[:: -(-len(units) // _UNITS)]
     begin = now()
     members_read = 0

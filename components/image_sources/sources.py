@@ -55,9 +55,13 @@ class ImageSource:
     Args:
         config: The input section.
         index: Where the units of tars are kept; without it a compressed tar is one unit.
+
+    Attributes:
+        empty: Paths of zips, folders and others in which `units` has found no entry.
     """
 
     def __init__(self, config: InputConfig, index: TarIndex | None = None) -> None:
+        self.empty: list[str] = []
         self._config = config
         self._index = index
 
@@ -68,15 +72,19 @@ class ImageSource:
             InputError: if a path does not exist, or there is no member at all.
         """
         count = 0
+        self.empty = []
         located = list(Locator(self._config).sources())
         splits: list[str | None] = [None] * len(located)
         if self._config.splits.source == "auto":
             splits = splits_of_sources(located)
         index = self._index if len(located) <= _MOST_INDEXED else None
         for (path, image_format), split in zip(located, splits, strict=True):
+            before = count
             for unit in open_reader(image_format, self._config, index).plan(path):
                 yield replace(unit, index=count, split=split)
                 count += 1
+            if count == before:
+                self.empty.append(path)
         if not count:
             raise InputError(
                 f"{', '.join(self._config.paths)}: no images; the archive or folder is empty"

@@ -113,6 +113,19 @@ def test_warnings(
     assert not any("\n" in line for line in found)
 
 
+def test_an_archive_without_entries_is_named(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    for day in ("2026-11-05", "2026-11-06"):
+        archives.write(tmp_path / f"{day}.zip", {})
+    names = [f"{label}/{i}.png" for label in "ab" for i in range(9)]
+    found = look(caplog, tmp_path, images(*names), paths=f"{tmp_path}/*.zip").warnings
+    assert any(
+        line.startswith("2 sources without any entry: ") and "2026-11-05.zip" in line
+        for line in found
+    ), found
+
+
 def test_values_that_stand_for_no_label(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     archives.write_folder(tmp_path, {f"{i}.png": archives.png(i) for i in range(12)})
     rows = [f"{i}.png,{('-1', '1', 'nan')[i % 3]}\n" for i in range(12)]
