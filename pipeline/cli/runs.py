@@ -57,7 +57,7 @@ def show(terminal: Any, root: str, name: str | None) -> int:
             ("started because", run.reason or "somebody started it"),
             ("time", duration(run.seconds)),
             ("images", "-" if run.images is None else f"{run.images:,}"),
-            ("span", str(run.span) if run.span else "-"),
+            ("span", run.span_title or "-"),
             ("metrics", _metrics(run.metrics)),
             ("gate", run.verdict),
             *(("refused because", refusal) for refusal in run.refusals),
@@ -83,13 +83,21 @@ def show(terminal: Any, root: str, name: str | None) -> int:
               help="Folder of the runs; looked for above MODEL by default.")  # fmt: skip
 @common
 def lineage(terminal: Any, model: str, root: str | None) -> int:
-    """Go back from a pushed MODEL (a version's folder, or DIR@ALIAS) to its archives and code."""
+    """Go back from a pushed MODEL to its archives and code.
+
+    MODEL is a version's folder or DIR@ALIAS; DIR alone is the version that is served.
+    """
+    from components.model_push.versions import MODEL_FILE, newest_folders
     from pipeline.runs.lineage import find_root, trace
+    from pipeline.runs.step import span_title
     from pipeline.runs.store import read_runs
     from pipeline.working_root import fetched_root
     from trainer.model_address import resolve_model
+    from trainer.storage import files
 
     model = resolve_model(model)
+    if not files.exists(f"{model.rstrip('/')}/{MODEL_FILE}"):
+        model = next(newest_folders(model), model)
     place = fetched_root(root) if root else find_root(model)
     origin = trace(read_runs(place), model)
     terminal.table(
@@ -100,7 +108,7 @@ def lineage(terminal: Any, model: str, root: str | None) -> int:
             *((("started from", origin.started_from),) if origin.started_from else ()),
             ("archives", "\n".join(origin.archives)),
             ("images", "-" if origin.images is None else f"{origin.images:,}"),
-            ("span", str(origin.span) if origin.span else "-"),
+            ("span", span_title(origin.span, origin.archives) or "-"),
             ("fingerprint", origin.fingerprint),
             ("code", origin.code),
             *((f"digest: {name}", digest) for name, digest in origin.digests.items()),
@@ -135,7 +143,7 @@ def _metrics(metrics: dict[str, float]) -> str:
 def _outcome(run: Any) -> str:
     lines = [f"started because {run.reason}"] if run.reason else []
     lines += [f"{run.state} in {run.ended_in}"] if run.ended_in else []
-    lines += [f"span {run.span}"] if run.span else []
+    lines += [f"span {run.span_title}"] if run.span else []
     lines += [_metrics(run.metrics)] if run.metrics else []
     lines += [] if run.blessed is None else [f"gate: {run.verdict}"]
     lines += run.refusals

@@ -94,7 +94,7 @@ def trace(runs: Sequence[Run], model: str) -> Origin:
         model=model,
         pushed_by=run.name,
         trained_by=trained[0].name if trained else "",
-        archives=_archives(ingest),
+        archives=list(images.archives) if images else [],
         span=images.span if images else None,
         fingerprint=images.fingerprint if images else "",
         images=images.count if images else None,
@@ -164,15 +164,6 @@ def _upstream(step: Step, producers: dict[int, tuple[Run, Step]]) -> Iterator[tu
                 seen.add((found[0].name, found[1].name))
                 yield found
                 waiting.append(found[1])
-
-
-def _archives(ingest: Step | None) -> list[str]:
-    if ingest is None:
-        return []
-    try:
-        return [str(path) for path in json.loads(ingest.settings["input_config"])["paths"]]
-    except (KeyError, ValueError, TypeError):
-        return []
 
 
 def _code_digest(step: Step) -> str:

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from pipeline.runs.step import FAILED, PUSHED_MODEL, RUNNING, IngestedImages, Step
+from pipeline.runs.step import FAILED, PUSHED_MODEL, RUNNING, IngestedImages, Step, span_title
 from pipeline.runs.verdict import Evaluation, MissingArtifactError, ServingVerdict, read_evaluation
 
 ARTIFACTS: Final = "artifacts"
@@ -103,6 +103,12 @@ class Run:
     def span(self) -> int | None:
         """The latest span of the images; None without spans."""
         return self.ingested.span if self.ingested else None
+
+    @property
+    def span_title(self) -> str:
+        """The latest span as its archives name it, see `step.span_title`; empty without spans."""
+        images = self.ingested
+        return span_title(images.span, images.archives) if images else ""
 
     @property
     def images(self) -> int | None:

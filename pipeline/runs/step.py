@@ -1,5 +1,9 @@
 """Defines a step of a run, and the titles of the steps for users."""
 
+import datetime
+import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -46,11 +50,29 @@ class IngestedImages:
         span: the latest span; None without spans.
         count: number of images; None if it was not recorded.
         fingerprint: digest of the input's content.
+        archives: paths that they came from, with spans resolved.
     """
 
     span: int | None
     count: int | None
     fingerprint: str
+    archives: tuple[str, ...] = ()
+
+
+def span_title(span: int | None, archives: Sequence[str]) -> str:
+    """Returns a span as its archives name it: a date, or its number; empty without spans.
+
+    TFX counts dates as days since 1970-01-01. Only the paths tell whether a number is one.
+    """
+    if not span:
+        return ""
+    try:
+        date = datetime.date(1970, 1, 1) + datetime.timedelta(span)
+    except OverflowError:
+        return str(span)
+    parts = [f"{date:%Y}", f"{date:%m}", f"{date:%d}"]
+    expression = re.compile("|".join(r"\D*".join(order) for order in (parts, parts[::-1])))
+    return date.isoformat() if any(map(expression.search, archives)) else str(span)
 
 
 @dataclass(frozen=True)
@@ -114,7 +136,14 @@ class Step:
             span=found[0].get("span"),
             count=found[0].get("images"),
             fingerprint=str(found[0].get("input_fingerprint", "")),
+            archives=self._archives(),
         )
+
+    def _archives(self) -> tuple[str, ...]:
+        try:
+            return tuple(map(str, json.loads(self.settings["input_config"])["paths"]))
+        except (KeyError, ValueError, TypeError):
+            return ()
 
     @property
     def pushed(self) -> list[str]:

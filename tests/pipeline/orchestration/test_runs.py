@@ -46,6 +46,25 @@ def test_a_run_tells_its_steps_metrics_and_verdict(store: Store) -> None:
     assert run.as_dict()["steps"][1]["inputs"] == {"examples": [str(store.uri(made["examples"]))]}
 
 
+@pytest.mark.parametrize(
+    ("span", "archives", "title"),
+    [
+        (20761, ("in/2026-11-03.zip", "in/2026-11-04.zip"), "2026-11-04"),
+        (20761, ("in/2026/11/04/*.jpg",), "2026-11-04"),
+        (20761, ("in/04.11.2026.tar",), "2026-11-04"),
+        (20761, ("in/20761.zip", "in/2026-11-03.zip"), "20761"),
+        (20261104, ("in/20261104.zip",), "20261104"),
+        (7, (), "7"),
+    ],
+)
+def test_a_span_is_shown_as_its_archives_name_it(
+    store: Store, span: int, archives: tuple[str, ...], title: str
+) -> None:
+    store.training_run("first", span=span, archives=archives)
+    (run,) = read_runs(store.root)
+    assert (run.span, run.span_title) == (span, title)
+
+
 def test_a_cached_step_keeps_the_time_of_the_run_that_made_its_outputs(store: Store) -> None:
     examples = store.artifact("Examples")
     for run, state in (("first", DONE), ("second", CACHED), ("third", CACHED)):
@@ -264,8 +283,9 @@ def test_the_commands_show_and_tell(store: Store, tmp_path: Path) -> None:
     (tmp_path / "pushed" / "1" / "saved_model.pb").touch()
     (tmp_path / "pushed" / "aliases").mkdir()
     (tmp_path / "pushed" / "aliases" / "champion").write_text("1\n")
-    named = vaeline("runs", "lineage", f"{tmp_path}/pushed@champion", "--json")
-    assert json.loads(named.stdout) == json.loads(traced.stdout)
+    for address in (f"{tmp_path}/pushed@champion", f"{tmp_path}/pushed"):
+        named = vaeline("runs", "lineage", address, "--json")
+        assert json.loads(named.stdout) == json.loads(traced.stdout)
     unknown = vaeline("runs", "show", "1999", "--root", str(tmp_path))
     assert unknown.returncode == 1
     assert "there is no run '1999'" in unknown.stdout
