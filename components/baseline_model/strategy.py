@@ -90,9 +90,11 @@ class WarmStartStrategy(resolver.ResolverStrategy):
     """Resolves the model that a training starts from.
 
     It is the latest blessed model that learned from other images; after a rollback it is none of
-    those that were pushed later than the model that is served again. If the same training was done
-    before, it is the model that that training started from, or none. A repeated run therefore has
-    the same inputs and is served from the cache, whatever was blessed in the meantime.
+    those that were pushed later than the model that is served again. A model that was trained with
+    another `input.splits` may have learned images of the test split, and is passed over. If the
+    same training was done before, it is the model that that training started from, or none. A
+    repeated run therefore has the same inputs and is served from the cache, whatever was blessed in
+    the meantime.
 
     The inputs are `examples` and the Trainer's other inputs by their names, `model` and
     `model_blessing` (all of the pipeline's), and `infra_blessing` if exports are checked.
@@ -130,14 +132,22 @@ class WarmStartStrategy(resolver.ResolverStrategy):
             blessings = _blessings(input_dict)
             taken_back = _taken_back(store, self._directory)
             own = _fingerprints(store, given[EXAMPLES])
-            found = [
+            others = [
                 model
                 for model in models
                 if model.id in blessings
                 and model.id not in taken_back
                 and model.id in trainings
                 and not own & _fingerprints(store, trainings[model.id].inputs.get(EXAMPLES, []))
-            ][-1:]
+            ]
+            splits = _splits(self._settings)
+            found = [each for each in others if _splits(trainings[each.id].settings) == splits]
+            if others and others[-1:] != found[-1:]:
+                _LOG.info(
+                    "the last blessed model was trained with other input.splits and may know test"
+                    " images; it is passed over"
+                )
+            found = found[-1:]
         return {**input_dict, MODEL: found, BLESSING: [], INFRA_BLESSING: []}
 
 
@@ -194,6 +204,14 @@ def _pushed_models(store: Any) -> dict[int, int]:
         if event.type == proto.Event.INPUT and event.path.steps[0].key == MODEL:
             models[pushes[event.execution_id]] = event.artifact_id
     return models
+
+
+def _splits(settings: Any) -> Any:
+    """Returns `input.splits` of a training; None if its settings do not have them."""
+    try:
+        return json.loads(settings["training"])["input"]["splits"]
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _trainings(store: Any, models: Sequence[int]) -> dict[int, _Training]:

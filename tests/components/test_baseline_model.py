@@ -249,3 +249,20 @@ def test_a_training_does_not_start_from_a_model_that_was_rolled_back(tmp_path: P
     pushes.version(3, copy_of=1, rolled_back_from=2)
     assert trainings.base(days[2]) == [made[0]]
     assert trainings.run(days[1]) == made[1], "what was trained before comes from the cache"
+
+
+def test_a_training_does_not_start_from_a_model_that_knows_images_of_other_splits(
+    trainings: Trainings,
+) -> None:
+    def settings(test: float, epochs: int = 1) -> str:
+        tree = {"input": {"splits": {"seed": 0, "test": test}}, "trainer": {"epochs": epochs}}
+        return json.dumps(tree)
+
+    days = [trainings.images(day) for day in ("mon", "tue", "wed", "thu")]
+    first = trainings.run(days[0], settings=settings(0.1))
+    assert trainings.base(days[1], settings=settings(0.1, epochs=2)) == [first]
+    # More test images, as a gate that is undecided asks for: the first model has learned some.
+    assert trainings.base(days[1], settings=settings(0.2)) == []
+    second = trainings.run(days[1], settings=settings(0.2))
+    assert trainings.base(days[2], settings=settings(0.2)) == [second]
+    assert trainings.base(days[2], settings=settings(0.1)) == [first]
