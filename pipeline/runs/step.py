@@ -50,7 +50,7 @@ class IngestedImages:
         span: the latest span; None without spans.
         count: number of images; None if it was not recorded.
         fingerprint: digest of the input's content.
-        archives: paths that they came from, with spans resolved.
+        archives: paths that they came from; with patterns of spans if the step was cached.
     """
 
     span: int | None
@@ -71,7 +71,8 @@ def span_title(span: int | None, archives: Sequence[str]) -> str:
     except OverflowError:
         return str(span)
     parts = [f"{date:%Y}", f"{date:%m}", f"{date:%d}"]
-    expression = re.compile("|".join(r"\D*".join(order) for order in (parts, parts[::-1])))
+    named = (r"\D*".join(order) for order in (parts, parts[::-1]))
+    expression = re.compile("|".join([*named, r"\{YYYY\}"]))
     return date.isoformat() if any(map(expression.search, archives)) else str(span)
 
 
