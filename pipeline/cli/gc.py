@@ -14,9 +14,13 @@ from pipeline.cli.command import common, runs_root_option
               help="So many of the latest runs stay whole.")  # fmt: skip
 @click.option("--images", "with_images", is_flag=True,
               help="Also images of earlier runs that a blessed model was made from.")  # fmt: skip
+@click.option("--pruned", "with_pruned", is_flag=True,
+              help="Also blessed models whose pushed version was pruned.")  # fmt: skip
 @click.option("--yes", is_flag=True, help="Remove them; without it they are only listed.")
 @common
-def gc(terminal: Any, root: str, keep_runs: int, with_images: bool, yes: bool) -> int:
+def gc(
+    terminal: Any, root: str, keep_runs: int, with_images: bool, with_pruned: bool, yes: bool
+) -> int:
     """Remove artifacts of old runs that no blessed or pushed model needs.
 
     What killed runs left goes, too, unless one of the latest runs may resume it. Pushed versions
@@ -39,6 +43,7 @@ def gc(terminal: Any, root: str, keep_runs: int, with_images: bool, yes: bool) -
             folder,
             keep_runs=keep_runs,
             with_images=with_images,
+            with_pruned=with_pruned,
             is_held=not yes and is_held(root, folder),
         )
         if yes:

@@ -10,15 +10,17 @@ a partly removed folder.
 import contextlib
 import math
 import os
+import posixpath
 import shutil
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from ml_metadata import proto
 
+from components.model_push.management import open_store
 from pipeline.runs.location import present_uri
 from pipeline.runs.repair import survey_root
 from pipeline.runs.run import ARTIFACTS, FINISHED, Run
@@ -26,6 +28,8 @@ from pipeline.runs.store import open_metadata, read_runs
 from pipeline.training_folder import TRAININGS
 from trainer.storage import files
 
+_EARLIER_MODELS: Final = ("base_model", "baseline_model")
+"""Inputs of steps that are models of earlier runs."""
 _GONE = (proto.Artifact.DELETED, proto.Artifact.ABANDONED)
 LEFTOVER: Final = "leftover"
 """Kind of a folder that a killed step or an unfinished training left."""
@@ -52,7 +56,14 @@ class Removal:
         return asdict(self)
 
 
-def plan(root: Path, *, keep_runs: int, with_images: bool, is_held: bool = False) -> list[Removal]:
+def plan(
+    root: Path,
+    *,
+    keep_runs: int,
+    with_images: bool,
+    with_pruned: bool = False,
+    is_held: bool = False,
+) -> list[Removal]:
     """Finds the artifacts and leftovers that may be removed.
 
     The artifacts of the latest runs are kept, whatever their state, and so is every blessed or
@@ -65,6 +76,9 @@ def plan(root: Path, *, keep_runs: int, with_images: bool, is_held: bool = False
         keep_runs: Number of latest runs to keep complete.
         with_images: Whether to remove the images of earlier runs even if a model was trained on
             them. They can be read again from their archives, but steps that need them would rerun.
+        with_pruned: Whether to remove blessed models that no pushed version holds any more, and
+            what they alone were made from, except for the last blessed one and for models that a
+            kept one started from or was compared with. Without any version all are kept.
         is_held: Whether another process holds the root. The outputs of its step have no record yet
             and are no leftovers.
 
@@ -77,7 +91,8 @@ def plan(root: Path, *, keep_runs: int, with_images: bool, is_held: bool = False
     root = root.resolve()
     artifacts = root / ARTIFACTS
     runs = read_runs(root)
-    kept = _needed(runs, keep_runs, with_images)
+    pruned = _pruned(runs) if with_pruned else set()
+    kept = _needed(runs, keep_runs, with_images, pruned)
     removals = []
     for artifact in open_metadata(root).get_artifacts():
         path = _place(artifact.uri, root)
@@ -132,23 +147,48 @@ def _last_change(folder: Path) -> float:
     return max(path.stat().st_mtime for path in [folder, *folder.rglob("*")])
 
 
-def _needed(runs: Sequence[Run], keep_runs: int, with_images: bool) -> set[int]:
+def _pruned(runs: Sequence[Run]) -> set[str]:
+    """Returns the names of runs whose pushed version was removed, without the last blessed run."""
+    pushing = [run for run in runs if run.blessed and run.pushed]
+    blessed = [run.name for run in runs if run.blessed]
+    held: dict[str, set[int]] = {}
+    for folder in {posixpath.dirname(run.pushed) for run in pushing}:
+        versions = open_store(folder).complete()
+        held[folder] = {number for each in versions for number in (each.number, each.origin)}
+    return {
+        run.name
+        for run in pushing
+        if (there := held[posixpath.dirname(run.pushed)])
+        and int(posixpath.basename(run.pushed)) not in there
+        and run.name not in blessed[-1:]
+    }
+
+
+def _needed(
+    runs: Sequence[Run], keep_runs: int, with_images: bool, pruned: Collection[str]
+) -> set[int]:
     inputs_of: dict[int, set[int]] = {}
+    models_of: dict[int, set[int]] = {}
     kept: set[int] = set()
     images: set[int] = set()
     for number, run in enumerate(runs):
         is_recent = number >= len(runs) - keep_runs
         for step in run.steps.values():
             written = {artifact for ids in step.output_ids.values() for artifact in ids}
+            models = {n for name in _EARLIER_MODELS for n in step.input_ids.get(name, [])}
             read = {artifact for ids in step.input_ids.values() for artifact in ids}
             images.update(step.output_ids.get("examples", []))
             for artifact in written:
-                inputs_of.setdefault(artifact, set()).update(read)
+                inputs_of.setdefault(artifact, set()).update(read - models if pruned else read)
+                models_of.setdefault(artifact, set()).update(models)
                 if is_recent:
                     kept.add(artifact)
     recent = set(kept)
     for run in runs:
-        kept |= _closure(_blessed_and_pushed(run), inputs_of)
+        if run.name not in pruned:
+            kept |= _closure(_blessed_and_pushed(run), inputs_of)
+    # A repeated run asks for the earlier models of a kept one, but not for what these came from.
+    kept |= {model for artifact in kept for model in models_of.get(artifact, ())}
     return kept - (images - recent) if with_images else kept
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,10 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path)
 
 
-def planned(store: Store, *, keep_runs: int = 1, with_images: bool = False) -> set[int | None]:
-    found = plan(store.root, keep_runs=keep_runs, with_images=with_images)
+def planned(
+    store: Store, *, keep_runs: int = 1, with_images: bool = False, with_pruned: bool = False
+) -> set[int | None]:
+    found = plan(store.root, keep_runs=keep_runs, with_images=with_images, with_pruned=with_pruned)
     return {removal.artifact for removal in found}
 
 
@@ -44,6 +47,39 @@ def test_what_a_blessed_model_was_made_from_stays(store: Store) -> None:
     store.training_run("3", blessed=False)
     assert first["examples"] not in planned(store)
     assert first["model"] in planned(store)
+
+
+def test_models_that_no_pushed_version_holds_go_on_demand(store: Store) -> None:
+    days: list[dict[str, int]] = []
+    for number in range(1, 6):
+        folder = store.root / "pushed" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "saved_model.pb").touch()
+        made = store.training_run(str(number), pushed=str(folder))
+        if days:
+            # With a warm start, and a comparison with the last blessed model.
+            earlier = days[-1]["model"]
+            store.step(str(number), "Trainer",
+                       reads={"examples": made["examples"], "base_model": earlier},
+                       writes={name: made[name] for name in ("model", "model_run")})  # fmt: skip
+            store.step(str(number), "Evaluator",
+                       reads={"model": made["model"], "baseline_model": earlier},
+                       writes={"blessing": made["blessing"]})  # fmt: skip
+        days.append(made)
+    assert planned(store, with_pruned=True) == set(), "all versions are there"
+    for number in (1, 2, 4, 5):
+        shutil.rmtree(store.root / "pushed" / str(number))
+    assert planned(store) == set()
+    # The third is served; the second is its base, and the fifth is the last blessed one.
+    gone = {*days[0].values(), *days[1].values()} - {days[1]["model"]}
+    assert planned(store, with_pruned=True) == gone | (set(days[3].values()) - {days[3]["model"]})
+    copy = store.root / "pushed" / "6"
+    (copy / "assets.extra").mkdir(parents=True)
+    (copy / "saved_model.pb").touch()
+    (copy / "assets.extra" / "push.json").write_text('{"copy_of": 1, "rolled_back_from": 5}')
+    assert not planned(store, with_pruned=True) & set(days[0].values()), "a rollback holds it"
+    shutil.rmtree(store.root / "pushed")
+    assert planned(store, with_pruned=True) == set(), "the folder is elsewhere, or not mounted"
 
 
 def test_the_leavings_of_a_failed_run_go(store: Store) -> None:
