@@ -136,7 +136,11 @@ def survey_root(root: Path) -> Survey:
         artifacts=len(live),
         former=tuple(sorted({recorded_root(a.uri) or "" for a in own} - {str(root)})),
         lost=tuple(artifact for artifact in live if not _is_complete(artifact, root)),
-        found=tuple(artifact for artifact in deleted if _is_complete(artifact, root)),
+        found=tuple(
+            artifact
+            for artifact in deleted
+            if Path(present_uri(artifact.uri, root)).exists() and _is_complete(artifact, root)
+        ),
         # TFX numbers the folders of new outputs by their execution.
         unrecorded=tuple(folder for folder in outputs if int(folder.name) > last),
         leftovers=tuple(

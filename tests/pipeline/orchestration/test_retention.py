@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from ml_metadata import proto
 
+from pipeline.runs.repair import survey_root
 from pipeline.runs.retention import plan, remove_artifacts
 from tests.forked import vaeline
 from tests.pipeline.orchestration.stores import FAILED, Store
@@ -109,6 +110,17 @@ def test_files_go_and_the_record_says_so(store: Store) -> None:
         assert not Path(removal.path).exists()
     assert outside.is_dir()
     assert planned(store) == set(), "what is gone is not found again"
+
+
+def test_what_was_removed_is_not_taken_for_restored(store: Store) -> None:
+    refused = store.training_run("1", blessed=False)
+    # A check has no files, so that a copy of the root through a bucket lacks its folder.
+    check = store.artifact("InfraBlessing", blessed=1)
+    store.step("1", "ServingCheck", reads={"model": refused["model"]}, writes={"blessing": check})
+    store.training_run("2")
+    remove_artifacts(store.root, plan(store.root, keep_runs=1, with_images=False))
+    assert not store.uri(check).exists()
+    assert survey_root(store.root).found == ()
 
 
 def test_a_removal_that_was_stopped_is_finished(store: Store) -> None:
