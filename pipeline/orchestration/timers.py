@@ -14,6 +14,9 @@ from pipeline.orchestration.lock import EXIT_LOCKED
 from trainer.errors import InputError
 
 _DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
+_ZONE_NOTE = (
+    "# cronie reads CRON_TZ; other crons, as on Debian and Ubuntu, may take the machine's time zone"
+)
 _DAY_OF_MONTH, _DAY_OF_WEEK = 2, 4
 
 
@@ -27,8 +30,7 @@ def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path, folder
         folder: Folder in which the command is started, for relative paths in the configuration.
 
     Returns:
-        The time zone in the forms of cronie and other crons, and the line. Cron supports neither
-        start nor end.
+        The time zone in the form of cronie, and the line. Cron supports neither start nor end.
 
     Raises:
         InputError: A part of the line holds a line break.
@@ -41,7 +43,7 @@ def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path, folder
     )
     # In a crontab, a percent sign ends the line.
     shown = line.replace("%", r"\%")
-    notes = _notes(schedule, "cron")
+    notes = [*_notes(schedule, "cron"), _ZONE_NOTE]
     return "\n".join([*notes, f"CRON_TZ={schedule.time_zone}", f"{schedule.cron} {shown}"]) + "\n"
 
 

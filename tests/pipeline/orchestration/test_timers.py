@@ -48,8 +48,9 @@ def test_a_crontab_line_is_one_line(tmp_path: Path) -> None:
         {"cron": "0 3 * * *", "time_zone": "Europe/Berlin", "end": "2027-01-01"}
     )
     text = crontab(schedule, ["vaeline", "--set", "a=50% b"], tmp_path, Path("/my configs"))
-    note, zone, line = text.splitlines()
+    note, hint, zone, line = text.splitlines()
     assert note.startswith("# cron knows no end")
+    assert hint.startswith("# cronie reads CRON_TZ; other crons")
     assert zone == "CRON_TZ=Europe/Berlin"
     assert line == (
         f"0 3 * * * mkdir -p {tmp_path}/logs && cd '/my configs' &&"
