@@ -167,8 +167,8 @@ def decide(
         return Decision(True, f"{news} since the last blessed model")
     return Decision(
         False,
-        f"{news}; retrain.min_new_spans asks for {config.min_new_spans}, there is no drift alarm "
-        "and the model is not too old",
+        f"{news}; retrain.min_new_spans asks for {config.min_new_spans}, no drift was reported "
+        "since the last blessed model, and it is not too old",
     )
 
 

@@ -50,7 +50,11 @@ def ask(found: Images, *earlier: Attempt, drift: Drift | None = None, **rules: A
         (ask(images(1), attempt(1)), True, "earlier spans were added, changed or removed since"),
         (ask(images(), attempt(0), min_new_spans=9), True, "the images changed since"),
         (ask(images(1, 2), attempt(1), drift=alarm(), min_new_spans=2), True, "reports drift"),
-        (ask(images(1, 2), attempt(1), drift=alarm(3), min_new_spans=2), False, "1 span is new"),
+        (
+            ask(images(1, 2), attempt(1), drift=alarm(3), min_new_spans=2),
+            False,
+            "no drift was reported since the last blessed model",
+        ),
         (
             ask(images(1, 2), attempt(1, days=31), max_age_days=30, min_new_spans=2),
             True,
