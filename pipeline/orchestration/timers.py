@@ -39,7 +39,8 @@ def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path, folder
     logs = root / "logs"
     line = (
         f"mkdir -p {shlex.quote(str(logs))} && cd {shlex.quote(str(folder))} &&"
-        f" {shlex.join(command)} >> {shlex.quote(str(logs / 'cron.log'))} 2>&1"
+        f" {{ date -Iseconds; {shlex.join(command)}; }} >>"
+        f" {shlex.quote(str(logs / 'cron.log'))} 2>&1"
     )
     # In a crontab, a percent sign ends the line.
     shown = line.replace("%", r"\%")

@@ -54,7 +54,7 @@ def test_a_crontab_line_is_one_line(tmp_path: Path) -> None:
     assert zone == "CRON_TZ=Europe/Berlin"
     assert line == (
         f"0 3 * * * mkdir -p {tmp_path}/logs && cd '/my configs' &&"
-        f" vaeline --set 'a=50\\% b' >> {tmp_path}/logs/cron.log 2>&1"
+        f" {{ date -Iseconds; vaeline --set 'a=50\\% b'; }} >> {tmp_path}/logs/cron.log 2>&1"
     )
 
 
@@ -77,7 +77,9 @@ def test_the_printed_line_runs_on_a_fresh_root_from_any_folder(tmp_path: Path) -
     )
     assert done.returncode == 1
     log = (folder / "root" / "logs" / "cron.log").read_text()
-    assert "error: a.zip: not a zip archive" in log
+    began, error = log.splitlines()
+    assert datetime.datetime.fromisoformat(began).tzinfo, "else nobody can tell the days apart"
+    assert error.startswith("error: a.zip: not a zip archive")
     comment = f"# until this changes, runs fail in {folder}: a.zip: not a zip archive"
     shown = vaeline(*arguments[:-1], "--root", "a/b/root", cwd=folder).stdout
     assert comment in " ".join(shown.split())
