@@ -92,6 +92,8 @@ WORKERS ?= $(shell n=$$(( $$(nproc 2>/dev/null || echo 1) + 2 )); \
 # Bytecode of the tests is kept, which saves each process a second the next time.
 .PHONY: test
 test: export PYTHONDONTWRITEBYTECODE =
+# Each worker would print what TensorFlow says about CUDA at its start.
+test: export TF_CPP_MIN_LOG_LEVEL ?= 3
 test: install ## the test suite; WORKERS=1 runs it in one process
 	$(PY) -m pytest $(if $(filter-out 1,$(WORKERS)),-n $(WORKERS) --dist loadgroup --no-loadscope-reorder) \
 	  $(PYTEST_ARGS)
