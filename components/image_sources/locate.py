@@ -106,8 +106,12 @@ class Locator:
                 for part in self._parts(found, image_format):
                     yield part, image_format
 
-    def expand(self, path: str) -> list[str]:
+    def expand(self, path: str, given: str = "") -> list[str]:
         """Expands one path; trailing slashes of folders are removed.
+
+        Args:
+            path: A path or glob.
+            given: What an error names instead, where the path was made from it.
 
         Raises:
             InputError: if nothing matches.
@@ -116,7 +120,7 @@ class Locator:
             return found
         what = "object" if files.is_remote(path) else "file"
         missing = "nothing matches" if glob.has_magic(path) else f"no such {what} or folder"
-        raise InputError(f"{path}: {missing}; check `paths` of the input")
+        raise InputError(f"{given or path}: {missing}; check `paths` of the input")
 
     def _tell(self, path: str) -> str:
         """Detects the format from the name, or from the first bytes if the name does not tell."""

@@ -103,7 +103,7 @@ def _spans_of(pattern: str, config: InputConfig) -> Mapping[int, _Found]:
     head, tail = (pattern, "") if slash < 0 else (pattern[:slash], pattern[slash:])
     expression = re.compile(_to_regex(head))
     spans: dict[int, _Found] = {}
-    for path in Locator(config).expand(_TOKEN.sub("*", head)):
+    for path in Locator(config).expand(_TOKEN.sub("*", head), pattern):
         match = expression.fullmatch(path)
         if match is None:
             continue

@@ -75,8 +75,9 @@ def test_width_and_common_spans(tmp_path: Path) -> None:
 )
 def test_wrong_patterns(tmp_path: Path, pattern: str, message: str) -> None:
     (tmp_path / "xyz").mkdir()
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         resolve(config_of(tmp_path / pattern))
+    assert str(caught.value).startswith(f"{tmp_path / pattern}: ")
 
 
 def test_fingerprint_of_a_zip_is_its_content(tmp_path: Path) -> None:
