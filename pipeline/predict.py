@@ -1,6 +1,7 @@
 """Classifies individual image files with a pushed model or a model server."""
 
 import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,14 +23,15 @@ from trainer.quick_imports import quick_imports
 _SECONDS = 60.0
 _OF_MESSAGES: Final = LimitsConfig(max_bytes=1 << 30, max_pixels=1 << 30)
 """What gRPC's messages and OpenCV take; the model of a server has limits of its own."""
+_ADDRESS: Final = re.compile(r"[a-z][a-z0-9+.-]+://")
 
 
 class PredictError(UserError, ValueError):
-    """Reports that not exactly one of model and server was given."""
+    """Reports options that do not go together."""
 
 
 def predict_images(
-    files: Sequence[Path],
+    files: Sequence[str | Path],
     *,
     model: str | None,
     server: str | None,
@@ -50,21 +52,27 @@ def predict_images(
         Predictions and errors in the order of the files, as JSON-compatible values.
 
     Raises:
-        PredictError: Not exactly one of model and server is given.
+        PredictError: Not exactly one of model and server is given, or a version without a server.
         InputError: There is no model in the folder.
         ServingError: The server is unavailable.
     """
     if (model is None) == (server is None):
         raise PredictError("give either --model DIR or --server URL")
+    if server is None and version:
+        raise PredictError(
+            f"--version {version} chooses among the versions of a server; for pushed versions give"
+            f" --model {model}/{version} if it is a number, or --model {model}@{version} if it is"
+            " an alias"
+        )
     errors: dict[int, str] = {}
     contents: dict[int, bytes] = {}
     place_of_model = read_card(str(model)).path if server is None else server
     limits = _OF_MESSAGES if server is not None else model_limits(place_of_model)
     for place, file in enumerate(files):
         try:
-            contents[place] = _read(file, limits)
+            contents[place] = _read(Path(file), limits)
         except OSError as error:
-            errors[place] = error.strerror or str(error)
+            errors[place] = _fault(str(file), error)
         except ImageFaultError as fault:
             errors[place] = str(fault)
     answers: dict[int, Prediction] = {}
@@ -116,6 +124,15 @@ def _read(file: Path, limits: LimitsConfig) -> bytes:
     if isinstance(header, ImageFaultError):
         raise header
     return to_signature(data, header)
+
+
+def _fault(file: str, error: OSError) -> str:
+    """Says why a file can't be read, and what to do with what is no file."""
+    if isinstance(error, IsADirectoryError):
+        return "a folder; give its images, or label it with `vaeline classify`"
+    if _ADDRESS.match(file):
+        return "an address; download the image and give the file"
+    return error.strerror or str(error)
 
 
 def _load(folder: str) -> Predictor:

@@ -179,6 +179,13 @@ def _connect(target: str, model: str, version: int | str | None, timeout_secs: f
             host, model=model, version=version, timeout_secs=timeout_secs, tls=scheme == "grpcs"
         )
     if scheme in ("http", "https") and host:
+        address, path, _ = target.partition("/v1/models")
+        if path:
+            raise ServingError(
+                f"{target}: the address of a model; give that of the server, {address}, and the"
+                " model's name and version apart",
+                predictions.INVALID_ARGUMENT,
+            )
         from serving.rest_transport import RestTransport
 
         return RestTransport(target, model=model, version=version, timeout_secs=timeout_secs)

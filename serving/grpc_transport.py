@@ -109,7 +109,9 @@ class GrpcTransport:
         except grpc.RpcError as error:
             code = error.code().name
             reason = one_line(error.details() or "")
-            if code == "UNAVAILABLE" and "connect" in reason:
+            if code == "UNAVAILABLE" and "parsing HTTP/2" in reason:
+                reason = "the port answers, but not in gRPC; TF Serving's REST port takes http://"
+            elif code == "UNAVAILABLE" and "connect" in reason:
                 reason = "can't connect; is the server up?"
             elif code == "DEADLINE_EXCEEDED":
                 reason = f"{self._target}: no answer within {self._timeout_secs:g} s"

@@ -5,6 +5,7 @@ format is the columnar one of TF Serving's api_rest.md.
 """
 
 import base64
+import http.client
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import quote
@@ -149,7 +150,7 @@ class RestTransport:
                 "UNAVAILABLE",
             ) from error
         except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
-            raise ServingError("can't connect; is the server up?", "UNAVAILABLE") from error
+            raise ServingError(_no_connection(error), "UNAVAILABLE") from error
         except requests.exceptions.ChunkedEncodingError as error:
             raise ServingError(f"{self._target}: the answer broke off", "INTERNAL") from error
         except (requests.exceptions.RequestException, ValueError) as error:
@@ -163,11 +164,20 @@ class RestTransport:
         reason = answer.get("error") if isinstance(answer, dict) else None
         text = one_line(str(reason)) if reason else _not_tf_serving(response)
         code = _CODES.get(response.status_code, "INTERNAL")
-        if code == "INVALID_ARGUMENT" and body is None and not reason:
-            # Not TF Serving's, and the question held no images, whose fault it could be.
-            code = "INTERNAL"
         # For this code the client itself names the target, after its last attempt.
-        raise ServingError(text if code == "UNAVAILABLE" else f"{self._target}: {text}", code)
+        found = ServingError(text if code == "UNAVAILABLE" else f"{self._target}: {text}", code)
+        if code == "INVALID_ARGUMENT" and body is None and not found.is_unknown_model:
+            # The question held no images, whose fault it could be.
+            found.code = "INTERNAL"
+        raise found
+
+
+def _no_connection(error: requests.RequestException) -> str:
+    causes = getattr(error.args[0], "args", ()) if error.args else ()
+    # A connection that is closed without an answer is a subclass.
+    if any(type(cause) is http.client.BadStatusLine for cause in causes):
+        return "the port answers, but not in HTTP; TF Serving's gRPC port takes grpc://"
+    return "can't connect; is the server up?"
 
 
 def _not_tf_serving(response: requests.Response) -> str:

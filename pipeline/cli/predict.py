@@ -1,7 +1,6 @@
 """Defines `vaeline predict`: a table of predictions, and a line for each image that failed."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ _HEADER = ("file", "label", "probability", "next", "outlier score", "verdict")
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path, readable=False))
+@click.argument("images", nargs=-1, required=True, type=click.Path(readable=False))
 @click.option("--model", help="A model, or pushed versions: the newest is taken, or DIR@ALIAS.")
 @click.option("--server", metavar="URL", help="grpc://host:8500 or http://host:8501.")
 @click.option("--name", default="vaeline", show_default=True, help="The model's name there.")
@@ -20,7 +19,7 @@ _HEADER = ("file", "label", "probability", "next", "outlier score", "verdict")
 @common
 def predict(
     terminal: Any,
-    images: tuple[Path, ...],
+    images: tuple[str, ...],
     model: str | None,
     server: str | None,
     name: str,

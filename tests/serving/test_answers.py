@@ -38,6 +38,7 @@ def test_a_model_that_cannot_answer_is_asked_once() -> None:
         (404, b"Not Found", "HTTP 404 Not Found, and the answer is not TF Serving's"),
         (413, b"<html>", "HTTP 413 .*: a proxy before the server refuses"),
         (400, b"<html>", "HTTP 400 Bad Request, and the answer is not TF Serving's"),
+        (400, b'{"error": "Malformed request: GET /v1/x"}', "Malformed request: GET /v1/x"),
         (200, None, "the answer broke off"),
     ],
 )
@@ -82,6 +83,13 @@ def test_a_server_without_a_certificate_and_a_missing_proxy_are_named(
         pytest.raises(ServingError, match="can't connect to the proxy"),
     ):
         client.signatures()
+
+
+def test_the_address_of_a_model_is_not_that_of_its_server() -> None:
+    for path in ("", ":predict", "/versions/7"):
+        address = f"https://host/prefix/v1/models/vaeline{path}"
+        with pytest.raises(ServingError, match="give that of the server, https://host/prefix, "):
+            PredictClient(address)
 
 
 def test_bytes_keep_the_zeros_at_their_ends() -> None:

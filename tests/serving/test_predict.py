@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def loaded_once(reloaded: Reloaded, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def ask(files: list[Path], **values: Any) -> dict[str, Any]:
+def ask(files: Sequence[str | Path], **values: Any) -> dict[str, Any]:
     options: dict[str, Any] = {"model": None, "server": None, "name": "vaeline", "version": None}
     return predict_images(files, **{**options, **values})
 
@@ -116,6 +117,19 @@ def test_model_or_server_has_to_be_given(files: list[Path]) -> None:
     for values in ({}, {"model": "a", "server": "b"}):
         with pytest.raises(PredictError, match="either --model DIR or --server URL"):
             ask(files, **values)
+    # The newest would answer in its place.
+    with pytest.raises(PredictError, match=r"give --model pushed/7 .* --model pushed@7"):
+        ask(files, model="pushed", version="7")
+
+
+def test_what_is_no_file_says_what_to_do(exported: Exported, tmp_path: Path) -> None:
+    names_of = [str(tmp_path), "https://example.com/a.png"]
+    folder, address = ask(names_of, model=str(exported.folder))["images"]
+    assert folder["error"] == "a folder; give its images, or label it with `vaeline classify`"
+    assert address == {
+        "file": "https://example.com/a.png",
+        "error": "an address; download the image and give the file",
+    }
 
 
 def test_the_limits_are_those_that_the_model_was_trained_with(
