@@ -19,6 +19,7 @@ from trainer.data import pixels
 MAX_PIXELS: Final = 50_000_000
 """Default for the height times width of the largest image that is decoded."""
 
+_FILES_EXPECTED: Final = "image_bytes has to be string [n], a list of image files; its shape is"
 _UPRIGHT: Final = 1
 _TRANSPOSED: Final = 5
 """From this EXIF orientation on, rows of the file are columns of the upright image."""
@@ -61,7 +62,8 @@ def _validation(image: ImageConfig, max_pixels: int) -> Callable[[tf.Tensor], tf
             lambda: encoded,
         )
 
-    def validation(encoded: tf.Tensor) -> tf.Tensor:
+    def validation(given: tf.Tensor) -> tf.Tensor:
+        encoded = _require_list(given)
         is_usual = are_usual(encoded, max_pixels)
         return tf.cond(is_usual, lambda: encoded, lambda: examined(encoded))
 
@@ -70,6 +72,31 @@ def _validation(image: ImageConfig, max_pixels: int) -> Callable[[tf.Tensor], tf
     # Otherwise it would be traced once for calls in graphs and once for calls outside of them.
     with tf.init_scope():
         return function.get_concrete_function()
+
+
+def hide_rank(given: tf.Tensor) -> tf.Tensor:
+    """Returns an input of a signature whose rank is not taken from the signature.
+
+    A C++ session does not compare a request with the signature's rank, so the graph has to, and
+    TensorFlow would replace the rank by the signature's if this op did not hide it.
+    """
+    return tf.compat.v1.placeholder_with_default(given, None)
+
+
+def has_rank(shape: tf.Tensor, rank: int) -> tf.Tensor:
+    """Tells whether a shape, int32 `[any rank]`, has so many axes."""
+    # TensorFlow would replace a comparison of the rank by what the signature's gives.
+    sides = tf.concat([shape, [-1] + [0] * rank], axis=0)
+    return tf.equal(sides[rank], -1)
+
+
+def _require_list(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns the files; the graph fails if it got one file without a list, or lists of lists."""
+    given = hide_rank(encoded)
+    shape = tf.shape(given)
+    check = tf.debugging.Assert(has_rank(shape, 1), [_FILES_EXPECTED, shape], summarize=8)
+    with tf.control_dependencies([check]):
+        return tf.ensure_shape(tf.identity(given), [None])
 
 
 def _apart(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from serving import names
-from serving.input_validation import MAX_PIXELS, validate_files
+from serving.input_validation import MAX_PIXELS, has_rank, hide_rank, validate_files
 from serving.predictions import MAX_CHANNELS, PIXELS_EXPECTED
 from trainer.config import ImageConfig
 from trainer.data import pixels
@@ -22,6 +22,7 @@ from trainer.quality.importance import SampledBound, image_keys
 
 _TOP_K = 5
 _MOST_SAMPLES = 4096
+_MOST_NAMED = 100
 
 _DEFAULT_OUTPUTS = (
     names.LABEL,
@@ -193,10 +194,11 @@ def _generating(model: VaeClassifier, classes: tuple[str, ...]) -> tuple[Signatu
         return tf.random.stateless_normal(tf.stack([count, size]), seeds)
 
     def generate(latent: tf.Tensor) -> dict[str, tf.Tensor]:
-        return decode(latent, None)
+        return decode(_require_latent(latent, size), None)
 
     def generate_class(latent: tf.Tensor, class_label: tf.Tensor) -> dict[str, tf.Tensor]:
-        return decode(latent, class_label)
+        latent = _require_latent(latent, size)
+        return decode(latent, _require_each(class_label, latent))
 
     def sample(count: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
         latent = draw(count, seed)
@@ -225,13 +227,39 @@ def _generating(model: VaeClassifier, classes: tuple[str, ...]) -> tuple[Signatu
 
 
 def _numbers(labels: tf.Tensor, classes: tuple[str, ...]) -> tf.Tensor:
-    """Maps class names to their indices, int32 `[batch]`; an error lists unknown names."""
+    """Maps class names to their indices, int32 `[batch]`; an error lists unknown names and all."""
     matches = tf.equal(labels[:, tf.newaxis], tf.constant(classes)[tf.newaxis])
     is_known = tf.reduce_any(matches, axis=1)
     unknown = tf.boolean_mask(labels, ~is_known)
     message = ["no such class:", unknown, "; the classes are:", tf.constant(classes)]
-    with tf.control_dependencies([tf.debugging.Assert(tf.reduce_all(is_known), message)]):
+    check = tf.debugging.Assert(tf.reduce_all(is_known), message, summarize=_MOST_NAMED)
+    with tf.control_dependencies([check]):
         return tf.argmax(matches, axis=1, output_type=tf.int32)
+
+
+def _require_latent(latent: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns the vectors; the graph fails unless they are `[n, size]` and finite."""
+    given = hide_rank(latent)
+    shape = tf.shape(given)
+    # Padded, so that a request with fewer axes has a second one to look at.
+    is_fair = has_rank(shape, 2) & tf.equal(tf.concat([shape, [0, 0]], axis=0)[1], size)
+    # Flat, because TensorFlow takes the axes to reduce from the signature's rank.
+    is_fair &= tf.reduce_all(tf.math.is_finite(tf.reshape(given, [-1])))
+    message = f"{names.LATENT} has to be finite numbers, float32 [n, {size}]; its shape is"
+    check = tf.debugging.Assert(is_fair, [message, shape], summarize=8)
+    with tf.control_dependencies([check]):
+        return tf.ensure_shape(tf.identity(given), [None, size])
+
+
+def _require_each(labels: tf.Tensor, latent: tf.Tensor) -> tf.Tensor:
+    """Returns the class names; the graph fails unless each vector has one."""
+    given = hide_rank(labels)
+    shape = tf.shape(given)
+    is_fair = has_rank(shape, 1) & tf.equal(tf.size(given), tf.shape(latent)[0])
+    message = f"give a {names.CLASS_LABEL} for each {names.LATENT}, string [n]; its shape is"
+    check = tf.debugging.Assert(is_fair, [message, shape], summarize=8)
+    with tf.control_dependencies([check]):
+        return tf.ensure_shape(tf.identity(given), [None])
 
 
 def _fit_unit(levels: tf.Tensor, image: ImageConfig) -> tf.Tensor:
@@ -244,9 +272,7 @@ def _require_channels_last(levels: tf.Tensor) -> tf.Tensor:
     Images with the channels first, or with more channels than a colour image with alpha has, would
     otherwise be classified with confidence by their first channels.
     """
-    # A C++ session does not compare a request with the signature's rank. TensorFlow would replace
-    # the rank by the signature's if this op did not hide it.
-    given = tf.compat.v1.placeholder_with_default(levels, None)
+    given = hide_rank(levels)
     shape = tf.shape(given)
     is_image = tf.equal(tf.rank(given), 4)
     # Padded, so that a request with fewer axes has a last one to look at.

@@ -317,8 +317,7 @@ def predict(model: Model, body: bytes) -> dict[str, Any]:
         if name not in definition.inputs:
             raise RefusedError("INVALID_ARGUMENT", f"JSON object does not have input {name}")
         kind = tf.as_dtype(definition.inputs[name].dtype)
-        inputs[name] = from_json(value, name) if kind == tf.string else np.array(
-            value, kind.as_numpy_dtype)  # fmt: skip
+        inputs[name] = from_json(value, name) if kind == tf.string else numbers(value, kind)
     outputs = {name: to_json(v, name) for name, v in model.run(signature, inputs).items()}
     if not by_row:
         return {"outputs": next(iter(outputs.values())) if len(outputs) == 1 else outputs}
@@ -326,11 +325,22 @@ def predict(model: Model, body: bytes) -> dict[str, Any]:
     return {"predictions": next(iter(outputs.values())) if len(outputs) == 1 else rows}
 
 
+def numbers(value: Any, kind: tf.DType) -> np.ndarray:
+    given = np.array(value)
+    if kind.is_integer and given.size and given.dtype.kind not in "iu":
+        raise RefusedError("INVALID_ARGUMENT", f"JSON Value: {given.flat[0]} Type: Number is not of"
+                           f" expected type: {kind.name}")  # fmt: skip
+    return given.astype(kind.as_numpy_dtype)
+
+
 def from_json(value: Any, name: str) -> np.ndarray:
     if isinstance(value, list):
         return np.stack([from_json(item, name) for item in value]) if value else np.empty(0, object)
     if isinstance(value, dict) and set(value) == {"b64"}:
-        return np.array(base64.b64decode(value["b64"]), object)
+        try:
+            return np.array(base64.b64decode(value["b64"], validate=True), object)
+        except ValueError as error:
+            raise RefusedError("INVALID_ARGUMENT", "Unable to base64 decode") from error
     if not isinstance(value, str):
         raise RefusedError("INVALID_ARGUMENT", f"JSON Value: {json.dumps(value)} Type: "
                       f"{type(value).__name__} is not of expected type: string")  # fmt: skip

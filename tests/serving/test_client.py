@@ -63,6 +63,11 @@ def connected(target: str, **options: Any) -> PredictClient:
     return PredictClient(target, timeout_secs=HANG_SECS, **options)
 
 
+def over_grpc(server: Addresses) -> GrpcTransport:
+    host = server["grpc"].removeprefix("grpc://")
+    return GrpcTransport(host, model="vaeline", version=None, timeout_secs=HANG_SECS)
+
+
 def b64(content: bytes) -> dict[str, str]:
     return {"b64": base64.b64encode(content).decode()}
 
@@ -182,6 +187,19 @@ def test_requests_as_documented_over_rest(server: Addresses, exported: Exported)
     assert [entry[names.LABEL] for entry in by_row] == by_column["outputs"][names.LABEL]
     assert by_row[0][names.LABEL] in "0123456789"
     assert len(by_row[0][names.PROBABILITIES]) == 10
+    standard, safe = b64(images[0])["b64"], base64.urlsafe_b64encode(b"\xff" * 3).decode()
+    for text in (f"data:image/png;base64,{standard}", safe):
+        refused = requests.post(
+            f"{address}:predict", json={"instances": [{"b64": text}]}, timeout=HANG_SECS
+        )
+        assert (refused.status_code, refused.json()["error"]) == (400, "Unable to base64 decode")
+    scaled = {
+        "signature_name": names.EMBED_PIXELS,
+        "instances": (exported.pixels[:1] / 255).tolist(),
+    }
+    refused = requests.post(f"{address}:predict", json=scaled, timeout=HANG_SECS)
+    assert refused.status_code == 400
+    assert "not of expected type: uint8" in refused.json()["error"]
     state = requests.get(address, timeout=HANG_SECS).json()["model_version_status"]
     assert [(entry["version"], entry["state"]) for entry in state] == [("1", "AVAILABLE")]
 
@@ -261,12 +279,7 @@ BY_PIXELS = (names.SERVING_DEFAULT_PIXELS, names.ANNOTATE_PIXELS, names.EMBED_PI
 
 def test_a_server_refuses_pixels_of_another_layout(server: Addresses) -> None:
     # The transport, because the client would not even send them.
-    transport = GrpcTransport(
-        server["grpc"].removeprefix("grpc://"),
-        model="vaeline",
-        version=None,
-        timeout_secs=HANG_SECS,
-    )
+    transport = over_grpc(server)
     for kind, array in MISREAD.items():
         for signature in BY_PIXELS:
             with pytest.raises(ServingError) as caught:
@@ -286,6 +299,48 @@ def test_a_server_refuses_pixels_of_another_layout(server: Addresses) -> None:
             assert answer.status_code == 400, kind
             assert "1 to 4 channels, which come last" in answer.json()["error"], kind
     transport.close()
+
+
+def test_a_server_refuses_what_is_no_list_of_files(server: Addresses, exported: Exported) -> None:
+    transport = over_grpc(server)
+    file = np.array(exported.contents[0], object)
+    for array, shape in ((file, r"\[\]"), (file[np.newaxis, np.newaxis], r"\[1 1\]")):
+        for signature in (names.SERVING_DEFAULT, names.EMBED):
+            expected = rf"string \[n\], a list of image files; its shape is\] {shape}"
+            with pytest.raises(ServingError, match=expected) as caught:
+                transport.predict(signature, {names.IMAGE_BYTES: array})
+            assert caught.value.code == "INVALID_ARGUMENT"
+    transport.close()
+
+
+def test_a_server_refuses_latent_vectors_of_another_kind(server: Addresses) -> None:
+    transport = over_grpc(server)
+    for latent in (
+        [[0.0] * 3],
+        [0.0] * 16,
+        0.5,
+        [[[0.0]] * 16],
+        [[0.0] * 15 + [np.nan]],
+        [[np.inf] * 16],
+    ):
+        array = np.array(latent, np.float32)
+        with pytest.raises(ServingError, match=r"finite numbers, float32 \[n, 16\]") as caught:
+            transport.predict(names.GENERATE, {names.LATENT: array})
+        assert caught.value.code == "INVALID_ARGUMENT"
+    transport.close()
+
+
+def test_the_other_port_is_named(server: Addresses) -> None:
+    swapped = {
+        server["rest"].replace("http", "grpc"): "TF Serving's REST port takes http://",
+        server["grpc"].replace("grpc", "http"): "TF Serving's gRPC port takes grpc://",
+    }
+    for target, hint in swapped.items():
+        with (
+            connected(target, attempts=1) as client,
+            pytest.raises(ServingError, match=hint),
+        ):
+            client.signatures()
 
 
 def test_pixels_of_another_layout_are_not_sent(reloaded: Reloaded) -> None:

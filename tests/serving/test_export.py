@@ -19,6 +19,7 @@ from tests import emulators
 from tests.limits import HANG_SECS
 from tests.numeric import assert_close, assert_same_answers
 from tests.serving.conftest import CONFIG_YAML, Exported, Reloaded, png
+from tests.trainer import tiny
 from trainer.data import features
 from trainer.model_card import EXPORTED_CARD, Digests, ModelCard
 from trainer.quality.importance import SampledBound
@@ -233,6 +234,21 @@ def test_samples_come_from_their_seed(reloaded: Reloaded) -> None:
     assert apart.max() <= 1
     with pytest.raises(tf.errors.InvalidArgumentError, match="count has to be 1 to 4096"):
         draw(0, 1)
+
+
+def test_images_of_a_class_name_what_is_wrong(exported: Exported) -> None:
+    shape, classes = exported.model.image_shape, len(exported.transform.classes)
+    model = tiny.build(tiny.model_config(conditioning="label"), shape, classes)
+    made = {made.name: made for made in create_signatures(model, exported.transform)}
+    signature = made[names.GENERATE]
+    generate = tf.function(signature.function, input_signature=signature.specs, autograph=False)
+    latent = tf.zeros([2, 4])
+    assert generate(latent, tf.constant(["3", "9"]))[names.IMAGE].shape == (2, *shape)
+    everyone = " ".join(exported.transform.classes)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"\[cat\] .* \[{everyone}\]"):
+        generate(latent, tf.constant(["cat", "3"]))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a class_label for each latent"):
+        generate(latent, tf.constant(["3"]))
 
 
 def test_the_card_and_the_configuration_lie_beside_the_model(exported: Exported) -> None:
