@@ -1,12 +1,18 @@
 """The files for TF Serving and Kubernetes in configs/serving are read by what they are for."""
 
+import base64
+import json
+import random
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
 from google.protobuf import text_format
 from tensorflow_serving.config import model_server_config_pb2
+
+from serving import names
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "configs" / "serving"
@@ -46,6 +52,18 @@ def test_the_manifest_holds_together() -> None:
         assert (FOLDER / file).is_file()
     metrics = (FOLDER / "monitoring.config").read_text(encoding="utf-8")
     assert f'"{pod["metadata"]["annotations"]["prometheus.io/path"]}"' in metrics
+
+
+def test_the_documented_request_has_room_for_a_photo(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    (block,) = (found for found in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+                if "base64" in found)  # fmt: skip
+    photo = random.Random(0).randbytes(500_000)
+    (tmp_path / "photo.png").write_bytes(photo)
+    command = f"set -e\ncurl() {{ cat; }}\n{block}"
+    body = subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, capture_output=True)
+    (row,) = json.loads(body.stdout)["instances"]
+    assert base64.b64decode(row[names.IMAGE_BYTES]["b64"]) == photo
 
 
 def test_the_batching_parameters_are_those_of_the_page() -> None:
