@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from serving import names, predictions
 from serving.predictions import Prediction, ServingError
@@ -82,13 +83,13 @@ class PredictClient:
         self._max_batch = max_batch
         self._transport = _connect(self.target, model, version, timeout_secs)
 
-    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def predict(self, signature: str, inputs: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
         """Calls one signature.
 
         Args:
             signature: Name of the signature, as in `serving/names.py`.
-            inputs: Arrays by input name, all of the same length along the first axis, but scalars
-                of the signature's types for `sample`; strings are `bytes` objects.
+            inputs: Arrays or lists by input name, all of the same length along the first axis, but
+                scalars of the signature's types for `sample`; strings are `bytes` objects.
 
         Returns:
             Arrays by output name, of the inputs' length, or of `count`; strings are arrays of
@@ -105,8 +106,8 @@ class PredictClient:
         counts = {len(array) if array.ndim else -1 for array in arrays.values()}
         if len(counts) != 1 or -1 in counts:
             raise ServingError(
-                f"{signature}: inputs have to be arrays of one length, got "
-                + ", ".join(f"{name} {array.shape}" for name, array in arrays.items()),
+                f"{signature}: inputs have to be lists or arrays of one length, got "
+                + ", ".join(f"{name} of shape {array.shape}" for name, array in arrays.items()),
                 predictions.INVALID_ARGUMENT,
             )
         predictions.require_pixels(arrays)

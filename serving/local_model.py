@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from serving import predictions
 from serving.loading import load_saved_model
@@ -24,7 +25,7 @@ class LocalModel:
         self._model = load_saved_model(folder)
         self._folder = folder
 
-    def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def predict(self, signature: str, inputs: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
         """Calls one signature; see `PredictClient.predict`."""
         known = self._model.signatures
         if signature not in known:

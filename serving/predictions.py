@@ -102,9 +102,12 @@ def classify(predictor: Predictor, images: Sequence[bytes]) -> list[Prediction]:
     Raises:
         ServingError: One of the images cannot be decoded, the predictor is unavailable, or its
             model is another one.
+        TypeError: One image, or names of files, instead of a list of the contents of files.
     """
     if not images:
         return []
+    if isinstance(images, bytes | str) or any(isinstance(image, str) for image in images):
+        raise TypeError("images has to be a list of the contents of image files, each bytes")
     outputs = predictor.predict(names.SERVING_DEFAULT, {names.IMAGE_BYTES: _as_strings(images)})
     if missing := [name for name in _NEEDED if name not in outputs]:
         raise ServingError(

@@ -7,13 +7,13 @@ format is the columnar one of TF Serving's api_rest.md.
 import base64
 import http.client
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Self
 from urllib.parse import quote
 
 import numpy as np
 import requests
 
-from serving.predictions import ServingError, one_line
+from serving.predictions import INVALID_ARGUMENT, ServingError, one_line
 
 _CODES: Final = {
     400: "INVALID_ARGUMENT",
@@ -40,6 +40,24 @@ _DTYPES: Final[dict[str, Any]] = {
 }
 
 
+class _Output(NamedTuple):
+    """An output of a signature, by the model's metadata.
+
+    Attributes:
+        dtype: NumPy's type.
+        shape: The shape, with -1 for a dimension of any size; () if it is unknown.
+    """
+
+    dtype: Any
+    shape: tuple[int, ...]
+
+    @classmethod
+    def read(cls, entry: Mapping[str, Any]) -> Self:
+        sides = entry.get("tensor_shape", {}).get("dim", [])
+        dtype = _DTYPES.get(entry.get("dtype", ""), np.float32)
+        return cls(dtype, tuple(int(side["size"]) for side in sides))
+
+
 class RestTransport:
     """Sends requests over HTTP.
 
@@ -61,22 +79,22 @@ class RestTransport:
             self._place += f"/{kind}/{quote(str(version), safe='')}"
         self._timeout_secs = timeout_secs
         self._session = requests.Session()
-        self._outputs: dict[str, dict[str, Any]] = {}
+        self._outputs: dict[str, dict[str, _Output]] = {}
 
     def predict(self, signature: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Sends one request; see `PredictClient.predict`."""
-        dtypes = self._output_dtypes(signature)
+        known = self._outputs_of(signature)
         body = {
             "signature_name": signature,
-            "inputs": {name: _to_json(array) for name, array in inputs.items()},
+            "inputs": {name: _to_json(name, array) for name, array in inputs.items()},
         }
         answer = self._ask("POST", f"{self._place}:predict", body)
         try:
             outputs = answer["outputs"]
-            if len(dtypes) == 1:
+            if len(known) == 1:
                 # The response has a single output without its name.
-                outputs = dict.fromkeys(dtypes, outputs)
-            return {name: _from_json(outputs[name], dtype) for name, dtype in dtypes.items()}
+                outputs = dict.fromkeys(known, outputs)
+            return {name: _from_json(outputs[name], output) for name, output in known.items()}
         except (KeyError, TypeError, ValueError) as error:
             raise ServingError(
                 f"{self._target}: the answer does not fit the model's metadata: {error!r}",
@@ -112,7 +130,7 @@ class RestTransport:
                 f"{self._target}: the answer is no model's metadata", "INTERNAL"
             ) from error
 
-    def _output_dtypes(self, signature: str) -> dict[str, Any]:
+    def _outputs_of(self, signature: str) -> dict[str, _Output]:
         if signature not in self._outputs:
             known = self._metadata()
             if signature not in known:
@@ -122,8 +140,7 @@ class RestTransport:
                     "FAILED_PRECONDITION",
                 )
             self._outputs[signature] = {
-                name: _DTYPES.get(entry.get("dtype", ""), np.float32)
-                for name, entry in known[signature]["outputs"].items()
+                name: _Output.read(entry) for name, entry in known[signature]["outputs"].items()
             }
         return self._outputs[signature]
 
@@ -188,8 +205,12 @@ def _not_tf_serving(response: requests.Response) -> str:
     return f"{status}, and the answer is not TF Serving's; check the address"
 
 
-def _to_json(array: np.ndarray) -> Any:
+def _to_json(name: str, array: np.ndarray) -> Any:
     """Converts an array to nested lists; strings become `{"b64": ...}` as for binary values."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ServingError(
+            f"{name} has NaN or infinite numbers, which JSON can't express", INVALID_ARGUMENT
+        )
     if array.dtype.kind not in "OSU":
         return array.tolist()
     flat = [_b64(value) for value in array.reshape(-1).tolist()]
@@ -203,10 +224,12 @@ def _b64(value: bytes | str) -> dict[str, str]:
     return {"b64": base64.b64encode(content).decode("ascii")}
 
 
-def _from_json(value: Any, dtype: Any) -> np.ndarray:
-    if dtype is not object:
-        return np.asarray(value, dtype)
-    return _strings(value)
+def _from_json(value: Any, output: _Output) -> np.ndarray:
+    found = _strings(value) if output.dtype is object else np.asarray(value, output.dtype)
+    if value == [] and len(output.shape) > 1:
+        # An empty list does not tell the number of axes.
+        return found.reshape([0, *(max(side, 0) for side in output.shape[1:])])
+    return found
 
 
 def _strings(value: Any) -> np.ndarray:

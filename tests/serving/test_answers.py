@@ -1,6 +1,7 @@
 """What the client makes of answers that are none of a pushed model; needs no TensorFlow."""
 
 import http.server
+import json
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 
 from serving import names
 from serving.client import PredictClient
-from serving.predictions import ServingError, as_array, classify_each
+from serving.predictions import ServingError, as_array, classify, classify_each
 
 
 def test_a_model_that_cannot_answer_is_asked_once() -> None:
@@ -29,6 +30,14 @@ def test_a_model_that_cannot_answer_is_asked_once() -> None:
         classify_each(Old(), [b"1", b"2"])
     assert caught.value.code == "FAILED_PRECONDITION"
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("images", [b"one file", "photo.png", ["photo.png"]])
+def test_names_and_one_file_are_no_list_of_files(images: Any) -> None:
+    # Bytes are a sequence, too: of as many images as the file has bytes.
+    for ask in (classify, classify_each):
+        with pytest.raises(TypeError, match="a list of the contents of image files"):
+            ask(None, images)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -90,6 +99,43 @@ def test_the_address_of_a_model_is_not_that_of_its_server() -> None:
         address = f"https://host/prefix/v1/models/vaeline{path}"
         with pytest.raises(ServingError, match="give that of the server, https://host/prefix, "):
             PredictClient(address)
+
+
+def test_inputs_of_everyday_kinds_over_rest() -> None:
+    shape = {"dim": [{"size": "-1"}, {"size": "16"}], "unknown_rank": False}
+    embed = {"inputs": {}, "outputs": {"embedding": {"dtype": "DT_FLOAT", "tensor_shape": shape}}}
+    found = {"metadata": {"signature_def": {"signature_def": {names.EMBED: embed}}}}
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def answer(self, value: Any) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(value).encode())
+
+        def do_GET(self) -> None:
+            self.answer(found)
+
+        def do_POST(self) -> None:
+            self.answer({"outputs": []})
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with PredictClient(f"http://127.0.0.1:{server.server_port}") as client:
+            # As over gRPC.
+            none = client.predict(names.EMBED, {names.IMAGE_BYTES: []})
+            assert none["embedding"].shape == (0, 16)
+            for inputs, message in (
+                ({names.IMAGE_BYTES: b"one file"}, r"lists or arrays .* image_bytes of shape \(\)"),
+                ({names.LATENT: [[np.nan]]}, "latent has NaN or infinite numbers"),
+            ):
+                with pytest.raises(ServingError, match=message) as caught:
+                    client.predict(names.EMBED, inputs)
+                assert caught.value.code == "INVALID_ARGUMENT"
+        server.shutdown()
 
 
 def test_bytes_keep_the_zeros_at_their_ends() -> None:
