@@ -80,10 +80,15 @@ class _Sample:
     file_bytes: int
     record_bytes: int
 
-    def seconds_for(self, members: int) -> float:
-        """Returns the time for a unit of which this is the head, opened once."""
-        opening = min(self.opening, self.seconds)
-        return opening + (self.seconds - opening) * members / max(self.taken, 1)
+    def seconds_for(self, members: int, least: float) -> float:
+        """Returns the time for a unit of which this is the head.
+
+        Args:
+            members: Members of the unit.
+            least: Time that a unit takes whatever it holds.
+        """
+        once = min(max(self.opening, least), self.seconds)
+        return once + (self.seconds - once) * members / max(self.taken, 1)
 
 
 class HeadSource(ImageSource):
@@ -226,9 +231,9 @@ def _extrapolated(
     todo: Sequence[PlannedUnit], samples: dict[int, _Sample], few: _Sample, startup: float
 ) -> Estimate:
     first = samples[min(samples)]
-    # Files have a size without any rows, which must not grow with the members.
-    growth = (first.file_bytes - few.file_bytes) / max(first.taken - few.taken, 1)
-    base = max(0.0, few.file_bytes - growth * few.taken) if growth > 0 else 0.0
+    # What a unit has without any members, must not grow with them.
+    base = _without_members(first.taken, first.file_bytes, few.taken, few.file_bytes)
+    least = _without_members(first.taken, first.seconds, few.taken, few.seconds)
     members = rows = rejects = seconds = output_bytes = 0.0
     places = sorted(samples)
     for place, planned in enumerate(todo):
@@ -238,7 +243,7 @@ def _extrapolated(
         members += count
         rows += scale * sample.rows
         rejects += scale * sample.rejects
-        seconds += sample.seconds_for(count)
+        seconds += sample.seconds_for(count, least)
         output_bytes += base + scale * max(0.0, sample.file_bytes - base) + sample.record_bytes
     return Estimate(
         units=len(todo),
@@ -252,6 +257,12 @@ def _extrapolated(
         sampled=sum(sample.taken for sample in samples.values()),
         sampled_units=len(samples),
     )
+
+
+def _without_members(many: int, value: float, few: int, less: float) -> float:
+    """Returns the value at 0 members of the line through those at two numbers of members."""
+    growth = (value - less) / max(many - few, 1)
+    return max(0.0, less - growth * few) if growth > 0 else 0.0
 
 
 def _peak_memory() -> int:
