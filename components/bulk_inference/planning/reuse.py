@@ -12,6 +12,7 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from components.bulk_inference.annotation.schema import texts
 from components.image_sources.batch import MemberBatch
 from trainer.storage import files
 
@@ -59,7 +60,9 @@ class EarlierRows:
     def take(
         self, batch: MemberBatch, places: dict[int, Place], schema: pa.Schema
     ) -> pa.RecordBatch:
-        """Copies earlier rows, with the labels that the source gives now.
+        """Copies earlier rows, with the labels that the source gives now, and where it is now.
+
+        The archive may have been moved, or another one of the same name has had the image before.
 
         Args:
             batch: The batch.
@@ -75,11 +78,17 @@ class EarlierRows:
         table = pa.concat_tables(parts).unify_dictionaries().combine_chunks()
         back = sorted(range(len(order)), key=lambda i: list(places).index(order[i]))
         table = table.take(pa.array(back)).combine_chunks()
-        if "given_label" in table.schema.names:
-            labels = pa.array([batch.labels[at] for at in places], pa.string())
-            index = table.schema.get_field_index("given_label")
-            field = schema.field("given_label")
-            table = table.set_column(index, field, labels.dictionary_encode())
+        keys = batch.keys
+        now = {
+            "key": texts([keys[at] for at in places]),
+            "source": texts([batch.source] * len(places)),
+            "given_label": pa.array([batch.labels[at] for at in places], pa.string()),
+        }
+        for name in now.keys() & set(table.schema.names):
+            field = schema.field(name)
+            is_few = pa.types.is_dictionary(field.type)
+            column = now[name].dictionary_encode() if is_few else now[name]
+            table = table.set_column(table.schema.get_field_index(name), field, column)
         return table.cast(schema).to_batches()[0]
 
 

@@ -105,6 +105,20 @@ def test_members_that_are_gone_leave_the_table(
     assert read_table(tmp_path / "out")["member"].to_pylist() == list(digits(10))
 
 
+def test_kept_rows_of_a_moved_archive_name_its_new_place(
+    tmp_path: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    archive = write_zip(tmp_path / "a.zip", digits(20))
+    run_job(archive)
+    (tmp_path / "moved").mkdir()
+    moved = archive.rename(tmp_path / "moved/a.zip")
+    assert run_job(moved).reused == 20
+    table = read_table(tmp_path / "out")
+    shutil.rmtree(tmp_path / "out")
+    run_job(moved)
+    assert_same_table(read_table(tmp_path / "out"), table)
+
+
 def test_files_that_no_record_names_leave_the_table(
     tmp_path: Path, run_job: RunJob, read_table: ReadTable
 ) -> None:
