@@ -16,7 +16,8 @@ from sklearn.metrics import confusion_matrix
 
 from components.bulk_inference.drift.comparison import prior_shift, two_sample
 from components.bulk_inference.output.ledger import ADJUSTED
-from components.review.labelled_archive import LabelledArchive, class_probabilities
+from components.bulk_inference.output.table_rows import class_probabilities
+from components.review.labelled_archive import LabelledArchive
 from components.sinks import ParquetSink
 from trainer.errors import InputError
 from trainer.storage import files

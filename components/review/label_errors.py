@@ -18,7 +18,8 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from components.bulk_inference.output.ledger import REVIEW
-from components.review.labelled_archive import LabelledArchive, class_probabilities, vectors
+from components.bulk_inference.output.table_rows import class_probabilities, vectors
+from components.review.labelled_archive import LabelledArchive
 from components.review.queue_file import (
     GIVEN,
     QueueFacts,

@@ -6,9 +6,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from components.bulk_inference.model_card import read_card
 from components.bulk_inference.output.ledger import MANIFEST, TABLE, Ledger
@@ -110,31 +108,3 @@ class LabelledArchive:
     def held_out(self) -> HeldOutAnswers:
         """Returns the model's answers on its calibration split; raises InputError without them."""
         return read_held_out(posixpath.join(self.card.path, HELD_OUT_FILE))
-
-
-def vectors(column: pa.ChunkedArray) -> np.ndarray:
-    """Returns a column of lists of one length, float32 [n, length]."""
-    values = pc.list_flatten(column).to_numpy()
-    return values.reshape(len(column), -1).astype(np.float32)
-
-
-def class_probabilities(table: pa.Table, classes: pa.Array) -> np.ndarray:
-    """Returns the model's probabilities of each class.
-
-    Args:
-        table: Rows with the column `probabilities`, or with `top_k_labels` and
-            `top_k_probabilities`; what these leave is spread evenly over the other classes.
-        classes: The K names.
-
-    Returns:
-        float32 [n, K].
-    """
-    if "probabilities" in table.schema.names:
-        return vectors(table["probabilities"])
-    best = vectors(table["top_k_probabilities"])
-    labels = pc.list_flatten(table["top_k_labels"]).cast(pa.string())
-    places = pc.index_in(labels, value_set=classes).to_numpy().reshape(best.shape).astype(np.int64)
-    rest = np.maximum(1.0 - best.sum(axis=1, keepdims=True), 0.0)
-    found = np.repeat(rest / max(len(classes) - best.shape[1], 1), len(classes), axis=1)
-    np.put_along_axis(found, places, best, axis=1)
-    return found.astype(np.float32)

@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,11 +18,12 @@ from components.bulk_inference.annotation.handler import Annotator, Outputs
 from components.bulk_inference.annotation.schema import (
     FINDINGS_COLUMN,
     Annotated,
+    known_outputs,
     rows,
     table_schema,
 )
 from components.bulk_inference.config import BulkJob
-from components.bulk_inference.drift.drift_sums import DriftSums
+from components.bulk_inference.drift.drift_sums import PIXEL_IMAGES, DriftSums, evenly
 from components.bulk_inference.output.counts import Counts
 from components.bulk_inference.output.near_table import compared_rows
 from components.bulk_inference.planning.reuse import EarlierRows
@@ -144,7 +145,9 @@ def annotate_batch(
             parts.append(rows(columns, schema, annotator.card))
             order.extend(checked.places[at] for at in kept)
     if known:
-        parts.append(earlier.take(batch, known, schema))
+        kept_rows = earlier.take(batch, known, schema)
+        _add_kept(drift, kept_rows, batch, known.keys(), config, annotator)
+        parts.append(kept_rows)
         order.extend(known)
     return BatchResult(
         members=batch.members,
@@ -158,6 +161,39 @@ def annotate_batch(
         drift=drift,
         compared=compared_rows(thumbs, keys, digests),
     )
+
+
+def _add_kept(
+    drift: DriftSums,
+    kept: pa.RecordBatch,
+    batch: MemberBatch,
+    places: Collection[int],
+    config: BulkJob,
+    annotator: Annotator,
+) -> None:
+    """Adds rows of an earlier version: their answers, and their files, of which some are decoded.
+
+    Args:
+        drift: Receives them.
+        kept: The rows.
+        batch: The batch that they are of.
+        places: Their positions in the batch.
+        config: The job.
+        annotator: The model.
+    """
+    drift.add_answers(known_outputs(kept, annotator.card))
+    others = frozenset(range(len(batch))).difference(places)
+    checked = check_batch(batch, config.input.limits, others)
+    if checked.headers:
+        heights, widths = _upright_sizes(checked.headers)
+        drift.add_files([header.format for header in checked.headers], widths, heights)
+        some = evenly(list(range(len(checked.headers))), PIXEL_IMAGES)
+        drift.add_pixels(_shown(checked, some, None, annotator)[1])
+
+
+def _upright_sizes(headers: Sequence[ImageHeader]) -> np.ndarray:
+    """Returns heights and widths, int32 [2, n]."""
+    return np.array([header.upright_size for header in headers], np.int32).T
 
 
 def _shown(
@@ -251,7 +287,7 @@ def _columns(
     batch = checked.batch
     places = [checked.places[at] for at in kept]
     headers = [checked.headers[at] for at in kept]
-    heights, widths = np.array([header.upright_size for header in headers], np.int32).T
+    heights, widths = _upright_sizes(headers)
     return Annotated(
         source=batch.source,
         keys=[keys[place] for place in places],

@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from components.bulk_inference.output.table_rows import class_probabilities, vectors
 from components.image_sources.config import FINDINGS
 from components.image_sources.naming import printable
 from serving import names
@@ -253,6 +255,29 @@ def rows(batch: Annotated, schema: pa.Schema, card: ModelCard) -> pa.RecordBatch
     """
     arrays = [COLUMNS[name].fill(batch, card) for name in schema.names]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def known_outputs(rows: pa.RecordBatch, card: ModelCard) -> dict[str, np.ndarray]:
+    """Returns the model's outputs by name, [n, ...], as far as rows have their columns.
+
+    Args:
+        rows: Rows of the table.
+        card: The model's card.
+    """
+    table = pa.Table.from_batches([rows])
+    there, classes = set(rows.schema.names), pa.array(card.classes, _TEXT)
+    scalars = (names.PROBABILITY, names.OUTLIER_SCORE, names.ELBO)
+    found = {name: table[name].to_numpy() for name in scalars if name in there}
+    if "embedding" in there:
+        found[names.EMBEDDING] = vectors(table["embedding"])
+    if "label_index" in there:
+        found[names.LABEL_INDEX] = table["label_index"].to_numpy()
+    elif "label" in there:
+        labels = table["label"].cast(_TEXT)
+        found[names.LABEL_INDEX] = pc.index_in(labels, value_set=classes).to_numpy()
+    if "probabilities" in there or {"top_k_labels", "top_k_probabilities"} <= there:
+        found[names.PROBABILITIES] = class_probabilities(table, classes)
+    return found
 
 
 DUPLICATE_SCHEMA: Final = pa.schema([("key", _TEXT), ("sha256", _TEXT)])

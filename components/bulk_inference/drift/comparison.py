@@ -4,6 +4,7 @@
 tests on binned counts, which are cheap and exactly additive over any division of the work.
 """
 
+import io
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -165,7 +166,8 @@ def judge_drift(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftRep
             alarm = sure and distance >= _SMALLEST_EFFECT
             tests.append(Test(name, statistic, p_value, distance, alarm))
     trained = np.asarray(card.summaries.classes)
-    shares = sums.counts["classes"] / max(sums.counts["classes"].sum(), 1)
+    counts = sums.counts.get("classes", np.zeros(0))  # rows that were kept may tell no labels
+    shares = counts / max(counts.sum(), 1)
     # Priors come from the labels; cards without priors fall back to the predicted shares.
     priors = trained if card.summaries.priors is None else np.asarray(card.summaries.priors)
     prior = prior_shift(np.asarray(sums.posteriors), priors)
@@ -177,8 +179,8 @@ def judge_drift(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftRep
         tests=tests,
         outlier_share=_outlier_share(card, sums),
         labels=_named(card, shares),
-        prior_shift=_named(card, prior),
-        training_labels=_named(card, trained),
+        prior_shift=_named(card, prior[: len(shares)]),
+        training_labels=_named(card, trained[: len(shares)]),
     )
 
 
@@ -309,7 +311,7 @@ def _outlier_share(card: ModelCard, sums: DriftSums) -> float | None:
 
 
 def _named(card: ModelCard, shares: np.ndarray) -> dict[str, float]:
-    return {name: round(float(share), 6) for name, share in zip(card.classes, shares, strict=True)}
+    return {name: round(float(share), 6) for name, share in zip(card.classes, shares, strict=False)}
 
 
 def draw(card: ModelCard, sums: DriftSums, report: DriftReport) -> bytes:
@@ -318,8 +320,6 @@ def draw(card: ModelCard, sums: DriftSums, report: DriftReport) -> bytes:
     Returns:
         A PNG.
     """
-    import io
-
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

@@ -7,7 +7,7 @@ sums.
 from collections import Counter
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from trainer.model_card import ModelCard
 PIXEL_BINS: Final = 32
 """Bins of the histogram of pixel levels, 8 levels each."""
 
-_PIXEL_IMAGES: Final = 64
+PIXEL_IMAGES: Final = 64
 """Images per batch whose pixels are counted, evenly spread over the batch."""
 _POSTERIORS: Final = 512
 """Images per batch whose class probabilities are kept to estimate the class shares."""
@@ -29,6 +29,8 @@ _SCALARS: Final = {
     "confidence": names.PROBABILITY,
     "elbo": names.ELBO,
 }
+
+_Items = TypeVar("_Items", np.ndarray, list[int])
 
 
 class DriftSums:
@@ -55,23 +57,24 @@ class DriftSums:
         self._classes = len(card.classes)
 
     def add_answers(self, outputs: Mapping[str, np.ndarray]) -> None:
-        """Adds the model's outputs, [n, ...] by name; of the scalars, those that are there."""
-        embedding = outputs[names.EMBEDDING]
-        for dimension, edges in enumerate(self._latent):
-            self._bin(f"latent/{dimension}", embedding[:, dimension], edges)
+        """Adds the model's outputs, [n, ...] by name, as far as they are there."""
+        if names.EMBEDDING in outputs:
+            for dimension, edges in enumerate(self._latent):
+                self._bin(f"latent/{dimension}", outputs[names.EMBEDDING][:, dimension], edges)
         for name, output in _SCALARS.items():
             if name in self._edges and output in outputs:
                 self._bin(name, outputs[output], self._edges[name])
-        self._add("classes", np.bincount(outputs[names.LABEL_INDEX], minlength=self._classes))
-        probabilities = outputs[names.PROBABILITIES]
-        step = -(-len(probabilities) // _POSTERIORS)
-        self.posteriors.extend(np.round(probabilities[::step], 4).astype(float).tolist())
+        if names.LABEL_INDEX in outputs:
+            self._add("classes", np.bincount(outputs[names.LABEL_INDEX], minlength=self._classes))
+        if names.PROBABILITIES in outputs:
+            some = evenly(outputs[names.PROBABILITIES], _POSTERIORS)
+            self.posteriors.extend(np.round(some, 4).astype(float).tolist())
 
     def add_pixels(self, pixels: np.ndarray) -> None:
         """Adds images at the model's input size, uint8 [n, height, width, channels]."""
-        if pixels.shape[1:] != self._shape or "brightness" not in self._edges:
+        if not len(pixels) or pixels.shape[1:] != self._shape or "brightness" not in self._edges:
             return
-        some = pixels[:: -(-len(pixels) // _PIXEL_IMAGES)]
+        some = evenly(pixels, PIXEL_IMAGES)
         flat = some.reshape(len(some), -1)
         levels = np.bincount(flat.ravel() // (256 // PIXEL_BINS), minlength=PIXEL_BINS)
         self._add("pixels", levels)
@@ -117,6 +120,11 @@ class DriftSums:
 
     def _add(self, name: str, counts: np.ndarray) -> None:
         self.counts[name] = self.counts[name] + counts if name in self.counts else counts
+
+
+def evenly(values: _Items, most: int) -> _Items:
+    """Returns at most `most` of a sequence, evenly spread over it."""
+    return values[:: -(-len(values) // most) or 1]
 
 
 def inner_edges(quantiles: list[float]) -> np.ndarray:

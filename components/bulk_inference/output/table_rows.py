@@ -1,12 +1,14 @@
 """Reads the rows of a bulk job's table, shard by shard, whatever its format.
 
-The archive report and `components/review` call it.
+The archive report, `components/review` and units that keep rows call it.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, Final
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
@@ -46,6 +48,34 @@ def shard_rows(
             f"{path}: damaged or cut short ({str(error).splitlines()[0]}); restore it, or label the"
             " archive again with --overwrite"
         ) from error
+
+
+def vectors(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Returns a column of lists of one length, float32 [n, length]."""
+    values = pc.list_flatten(column).to_numpy()
+    return values.reshape(len(column), -1).astype(np.float32)
+
+
+def class_probabilities(table: pa.Table, classes: pa.Array) -> np.ndarray:
+    """Returns the model's probabilities of each class.
+
+    Args:
+        table: Rows with the column `probabilities`, or with `top_k_labels` and
+            `top_k_probabilities`; what these leave is spread evenly over the other classes.
+        classes: The K names.
+
+    Returns:
+        float32 [n, K].
+    """
+    if "probabilities" in table.schema.names:
+        return vectors(table["probabilities"])
+    best = vectors(table["top_k_probabilities"])
+    labels = pc.list_flatten(table["top_k_labels"]).cast(pa.string())
+    places = pc.index_in(labels, value_set=classes).to_numpy().reshape(best.shape).astype(np.int64)
+    rest = np.maximum(1.0 - best.sum(axis=1, keepdims=True), 0.0)
+    found = np.repeat(rest / max(len(classes) - best.shape[1], 1), len(classes), axis=1)
+    np.put_along_axis(found, places, best, axis=1)
+    return found.astype(np.float32)
 
 
 def _rows(path: str, table_format: str, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

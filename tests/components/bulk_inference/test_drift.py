@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 
 from components.bulk_inference.annotation.handler import Annotator
 from components.bulk_inference.annotation.schema import COLUMNS
+from components.bulk_inference.config import CLASSIFY_COLUMNS, EMBED_COLUMNS, DriftConfig
 from components.bulk_inference.drift.comparison import (
     DriftReport,
     judge_drift,
@@ -44,6 +45,13 @@ def card(annotator: Annotator, images: np.ndarray) -> ModelCard:
     """The model's card with summaries of all digits."""
     outputs, _ = annotator.annotate_pixels(images)
     return with_summaries(annotator.card, summarise(images, outputs))
+
+
+@pytest.fixture(scope="module")
+def summarised(card: ModelCard, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with these summaries."""
+    summaries = card.summaries.model_dump(exclude_unset=True)
+    return export_model(tmp_path_factory.mktemp("summarised") / "1", summaries=summaries)
 
 
 def with_summaries(card: ModelCard, summaries: dict[str, Any]) -> ModelCard:
@@ -208,16 +216,15 @@ def test_prior_shift_finds_the_shares_behind_a_blurry_classifier() -> None:
 
 
 def test_a_job_writes_a_table_and_a_picture(
-    tmp_path: Path, run_job: RunJob, card: ModelCard, images: np.ndarray
+    tmp_path: Path, run_job: RunJob, summarised: Path, images: np.ndarray
 ) -> None:
-    model = export_model(tmp_path / "m", summaries=card.summaries.model_dump(exclude_unset=True))
     members = {f"{at:03d}.png": png(255 - image[..., 0]) for at, image in enumerate(images[:80])}
     archive = write_zip(tmp_path / "a.zip", members)
     # The second one was killed after its last unit, before the picture and the manifest.
     for lost in ((), ("_manifest.json", "drift.png")):
         for name in lost:
             (tmp_path / "out" / name).unlink()
-        result = run_job(archive, model=str(model))
+        result = run_job(archive, model=str(summarised))
         assert (tmp_path / "out" / "drift.png").exists()
     assert result.drift is not None
     assert result.drift["alarm"] is True
@@ -225,6 +232,38 @@ def test_a_job_writes_a_table_and_a_picture(
     assert json.loads((tmp_path / "out" / "drift.json").read_text()) == result.drift
     assert "| brightness |" in (tmp_path / "out" / "drift.md").read_text()
     assert cv2.imread(str(tmp_path / "out" / "drift.png")).shape[1] == 1200
+
+
+def _needs_answers(name: str) -> bool:
+    return name in ("classes", "confidence", "outlier_score")
+
+
+def test_rows_that_are_kept_count_as_well(
+    tmp_path: Path, run_job: RunJob, summarised: Path, images: np.ndarray
+) -> None:
+    members = {f"{at:03d}.png": png(image[..., 0]) for at, image in enumerate(images[:80])}
+    path = write_zip(tmp_path / "a.zip", members)
+
+    def found(columns: tuple[str, ...], kept: int) -> dict[str, Any]:
+        quiet = DriftConfig(picture=False)
+        result = run_job(path, model=str(summarised), columns=columns, drift=quiet, units=80)
+        assert result.reused == kept
+        assert result.drift is not None
+        return result.drift
+
+    for columns in ((*CLASSIFY_COLUMNS, "probabilities"), EMBED_COLUMNS):
+        before = found(columns, 0)
+        (tmp_path / columns[-1]).mkdir()
+        path = path.rename(tmp_path / columns[-1] / "a.zip")
+        after = found(columns, 80)
+        if "label" in columns:
+            assert after == before
+            continue
+        # A table without labels does not tell all of the kept rows.
+        assert after["images"] == before["images"] == 80
+        assert after["labels"] == {}
+        known = [test for test in before["tests"] if not _needs_answers(test["name"])]
+        assert after["tests"] == known
 
 
 def test_a_model_without_summaries_says_so(tmp_path: Path, run_job: RunJob) -> None:
