@@ -9,6 +9,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 import pyarrow as pa
@@ -204,10 +205,14 @@ def _write_shard(
     people = pa.array([answer.reviewer for answer in answers.values()], pa.string())
     stem = shard.removesuffix(SHARD_SUFFIXES[archive.format])
     path = archive.ledger.path(posixpath.join(REVIEWED, f"{stem}.parquet"))
-    sink: ParquetSink | None = None
     digests: dict[str, str] = {}
+    first = next(rows := archive.rows(shard), None)
+    if first is None:
+        return digests  # all members of the unit were rejected
+    schema = pa.schema([*first.schema, *_ADDED])
     with files.writing(path) as file:
-        for batch in archive.rows(shard):
+        sink = ParquetSink(file, schema)
+        for batch in chain([first], rows):
             names = _texts(batch, "key")
             places = pc.index_in(names, value_set=keys)
             reviewed = places.is_valid()
@@ -217,11 +222,8 @@ def _write_shard(
             final = pc.if_else(reviewed, labels.take(places), _texts(batch, "label"))
             source = pc.if_else(reviewed, "review", "model")
             arrays = [*batch.columns, final, source, people.take(places)]
-            schema = pa.schema([*batch.schema, *_ADDED])
-            sink = sink or ParquetSink(file, schema)
             sink.write(pa.RecordBatch.from_arrays(arrays, schema=schema))
-        if sink is not None:
-            sink.close()
+        sink.close()
     return digests
 
 

@@ -85,6 +85,9 @@ def _rows(path: str, table_format: str, columns: Sequence[str]) -> Iterator[pa.R
             there = [n for n in shard.schema_arrow.names if not columns or n in columns]
             yield from row_batches(shard, batch_size=_BATCH, columns=there)
             return
+        if table_format == "jsonl" and not file.read(1):
+            return  # a unit without rows
+        file.seek(0)
         table = pyarrow.json.read_json(file) if table_format == "jsonl" else _read_csv(file)
         there = [name for name in table.schema.names if not columns or name in columns]
         yield from table.select(there).combine_chunks().to_batches(max_chunksize=_BATCH)

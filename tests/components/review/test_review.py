@@ -71,10 +71,12 @@ def model(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> Path:
 
 
 def classify(model: Path, folder: Path, images: np.ndarray, **options: Any) -> Path:
-    """Classifies images of a zip in a folder, in units of 64."""
+    """Classifies images of a zip in a folder, in units of 64, and a zip without any image."""
     members = {f"{at:04d}.png": png(image[..., 0]) for at, image in enumerate(images)}
     archive = write_zip(folder / "images.zip", members)
-    inputs = InputConfig(paths=(str(archive),), units=UnitsConfig(members=64, batch=32))
+    empty = write_zip(folder / "none.zip", {"1.png": b"text"})
+    units = UnitsConfig(members=64, batch=32)
+    inputs = InputConfig(paths=(str(archive), str(empty)), units=units)
     output = folder / "out"
     settings = {"model": str(model), "output": str(output), "input": inputs, **options}
     assert run_bulk(BulkConfig(**settings)).rows == len(images)
