@@ -26,6 +26,7 @@ from components.bulk_inference.output.ledger import (
     shard_path,
 )
 from components.bulk_inference.output.result import BulkResult
+from components.bulk_inference.planning import exact_copies
 from components.bulk_inference.planning.identity import job_identity
 from components.bulk_inference.planning.reuse import NEEDED_COLUMNS
 from components.bulk_inference.planning.work_units import PlannedUnit, plan_units
@@ -198,12 +199,13 @@ class _BulkRun:
 
         job, ledger = self._job, self._ledger
         planned = self._units
-        is_same = ledger.read_identity() == self._identity
-        finished = ledger.finished_names() if is_same and not job.overwrite else set()
+        is_kept = ledger.read_identity() == self._identity and not job.overwrite
+        finished = ledger.finished_names() if is_kept else set()
+        if finished and job.duplicates == "drop":
+            planned = exact_copies.without_known_duplicates(ledger, planned)
         todo = [unit for unit in planned if unit.name not in finished]
-        done = len(planned) - len(todo)
-        self.result.units = len(planned)
-        self.result.notes.append(f"dry run: {done} units are done")
+        self.result.units = units = len(planned)
+        self.result.notes.append(f"dry run: {units - len(todo):,} of {units:,} units are done")
         workers = job.engine.workers or usable_cores()
         found = estimate(job, self._card, todo, workers=workers, begin=self._begin)
         self.result.estimate = found.as_dict()
@@ -219,9 +221,8 @@ class _BulkRun:
         planned = self._units
         if self._job.duplicates == "keep":
             return planned
-        from components.bulk_inference.planning.exact_copies import hashes_file, without_duplicates
-
         ledger = self._ledger
+        hashes_file = exact_copies.hashes_file
         unhashed = [unit for unit in planned if not ledger.exists(hashes_file(unit.name))]
         if unhashed:
             import apache_beam as beam
@@ -232,7 +233,7 @@ class _BulkRun:
             engine = choose_engine(self._job.engine, len(unhashed))
             with _interruptible(engine), beam.Pipeline(options=engine.options) as pipeline:
                 _ = pipeline | "PlannedUnits" >> beam.Create(unhashed) | HashUnits(self._job)
-        return without_duplicates(ledger, planned)
+        return exact_copies.without_duplicates(ledger, planned)
 
     def _earlier_shards(self, unit: PlannedUnit, stale: set[str]) -> tuple[str, ...]:
         """Returns stale shards of the same archive, whose rows may be reused."""
@@ -327,10 +328,10 @@ class _BulkRun:
         share = result.rejects / images
         if share > self._job.max_rejected_share or result.rejects == images:
             most = max(result.reasons, key=lambda reason: result.reasons[reason])
+            way_out = "" if result.rejects == images else ", or raise bulk.max_rejected_share"
             raise InputError(
-                f"{result.rejects} of {images} members were rejected, most as {most}; see"
-                f" {self._ledger.path(REJECTS)}, or raise"
-                " bulk.max_rejected_share"
+                f"{result.rejects:,} of {images:,} members were rejected, most as {most}; see"
+                f" {self._ledger.path(REJECTS)}{way_out}"
             )
 
 

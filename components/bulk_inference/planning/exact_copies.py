@@ -10,6 +10,7 @@ import posixpath
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import takewhile
 from typing import Final
 
 import numpy as np
@@ -65,6 +66,15 @@ def without_duplicates(ledger: Ledger, planned: list[PlannedUnit]) -> list[Plann
         suffix = hashlib.sha256(packed).hexdigest()[:8]
         units.append(replace(unit, name=f"{unit.name}-{suffix}", skip=packed))
     return units
+
+
+def without_known_duplicates(ledger: Ledger, planned: list[PlannedUnit]) -> list[PlannedUnit]:
+    """Returns units that skip copies, up to the first one whose hashes are missing.
+
+    Which copies a unit skips depends on the units before it only.
+    """
+    hashed = list(takewhile(lambda unit: ledger.exists(hashes_file(unit.name)), planned))
+    return without_duplicates(ledger, hashed) + planned[len(hashed) :]
 
 
 def skipped_positions(planned: PlannedUnit) -> frozenset[int]:

@@ -27,6 +27,18 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path: Path, run_job: RunJob)
     assert real.rows == 100
 
 
+def test_units_that_leave_copies_out_are_known_as_done(tmp_path: Path, run_job: RunJob) -> None:
+    members = digits(20)
+    archive = write_zip(tmp_path / "a.zip", members | {"copy.png": next(iter(members.values()))})
+    assert run_job(archive, duplicates="drop").duplicates == 1
+    more = write_zip(tmp_path / "b.zip", digits(1, 30))
+    for archives, todo in (((archive,), 0), ((archive, more), 1)):
+        found = run_job(*archives, duplicates="drop", dry_run=True)
+        assert found.notes == [f"dry run: 2 of {2 + todo} units are done"]
+        assert found.estimate is not None
+        assert (found.estimate["units"], found.estimate["members"]) == (todo, todo)
+
+
 @pytest.fixture
 def small_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets 32 members of a unit be enough on one core."""

@@ -189,7 +189,7 @@ def test_a_finished_job_reads_no_image_again(
 
 def test_a_job_in_which_everything_failed_fails(tmp_path: Path, run_job: RunJob) -> None:
     archive = write_zip(tmp_path / "a.zip", {"1.png": b"text", "2.png": b"more text"})
-    with pytest.raises(InputError, match=r"2 of 2 members were rejected, most as check/not_an"):
+    with pytest.raises(InputError, match=r"2 of 2 members were rejected, .*not_an.*/rejects$"):
         run_job(archive)
 
 
