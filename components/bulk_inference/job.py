@@ -17,7 +17,7 @@ from components.bulk_inference.drift import comparison as drift
 from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.model_card import read_card, verdict_notes, with_model_limits
 from components.bulk_inference.output.counts import COUNT_NAMES
-from components.bulk_inference.output.job_manifest import Totals, manifest_content
+from components.bulk_inference.output.job_manifest import Totals, write_manifest
 from components.bulk_inference.output.ledger import (
     MANIFEST,
     NEAR_DUPLICATES,
@@ -188,8 +188,7 @@ class _BulkRun:
         result.seconds = time.perf_counter() - self._begin
         if result.members_done_now:
             result.time(pipeline_begin, pipeline_end)
-        content = manifest_content(self._job, self._card, totals, result.as_dict(), command)
-        ledger.write(MANIFEST, content)
+        write_manifest(ledger, self._job, self._card, totals, result.as_dict(), command)
         self._require_enough_rows()
 
     def estimate(self) -> None:

@@ -191,7 +191,7 @@ def create_label_queue(
         InputError: The table cannot be judged, or a queue with answers is there.
     """
     archive = LabelledArchive(output)
-    require_replaceable(archive.ledger, overwrite=overwrite)
+    require_replaceable(archive, overwrite=overwrite)
     found = find_label_errors(archive)
     with files.writing(archive.ledger.path(RANKING_FILE)) as file:
         pq.write_table(found.rows, file, compression="zstd")

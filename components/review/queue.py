@@ -60,7 +60,7 @@ def create_queue(
         InputError: The table cannot be reviewed, or a queue with answers is there.
     """
     archive = LabelledArchive(output)
-    require_replaceable(archive.ledger, overwrite=overwrite)
+    require_replaceable(archive, overwrite=overwrite)
     counts, refused = _count(archive)
     reason = _why_no_promise(archive)
     promise = Promise(CELLS, 0, reason=reason)

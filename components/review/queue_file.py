@@ -4,13 +4,12 @@
 """
 
 import codecs
-import csv
-import io
 import json
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from components.bulk_inference.output.ledger import REVIEW, Ledger
+from components.bulk_inference.output.kept_answers import has_answers
+from components.bulk_inference.output.ledger import REVIEW
 from components.csv_files import format_csv_rows
 from components.review.labelled_archive import LabelledArchive
 from components.review.promise import percent
@@ -145,18 +144,17 @@ def format_queue(rows: list[QueueRow]) -> bytes:
     return codecs.BOM_UTF8 + format_csv_rows(QUEUE_COLUMNS, filled)
 
 
-def require_replaceable(ledger: Ledger, *, overwrite: bool) -> None:
+def require_replaceable(archive: LabelledArchive, *, overwrite: bool) -> None:
     """Raises InputError if a queue with answers is there that must not be overwritten."""
-    if not overwrite and _has_answers(ledger):
-        raise InputError(
-            f"{ledger.path(QUEUE_FILE)}: has answers; apply them first, or pass --overwrite to lose"
-            " them"
-        )
-
-
-def _has_answers(ledger: Ledger) -> bool:
+    path = archive.ledger.path(QUEUE_FILE)
+    if overwrite or not has_answers(path):
+        return
     try:
-        text = ledger.read(QUEUE_FILE).decode("utf-8-sig", "replace")
-    except FileNotFoundError:
-        return False
-    return any((row.get("answer") or "").strip() for row in csv.DictReader(io.StringIO(text)))
+        read_facts(archive)
+        way_out = "apply them first, or pass --overwrite to lose them"
+    except InputError:
+        way_out = (
+            "the table has changed since it was made, so that they cannot be applied; save a"
+            " copy, and pass --overwrite to make a new one"
+        )
+    raise InputError(f"{path}: has answers; {way_out}")

@@ -3,7 +3,9 @@
 The job writes it last, so that a table with a manifest is complete.
 """
 
+import contextlib
 import datetime
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,7 +13,7 @@ from typing import Any, Final
 from components.bulk_inference.annotation.schema import COLUMNS, table_schema
 from components.bulk_inference.config import BulkJob
 from components.bulk_inference.output.counts import Counts
-from components.bulk_inference.output.ledger import UnitRecord
+from components.bulk_inference.output.ledger import MANIFEST, Ledger, UnitRecord
 from components.bulk_inference.planning.identity import finding_bounds
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import renamed_notes
@@ -67,16 +69,18 @@ class Totals(Counts):
         return renamed_notes(self.renamed) + repeated_notes(self.repeated)
 
 
-def manifest_content(
+def write_manifest(
+    ledger: Ledger,
     config: BulkJob,
     card: ModelCard,
     totals: Totals,
     result: dict[str, Any],
     command: list[str],
-) -> bytes:
-    """Returns the content of the manifest.
+) -> None:
+    """Writes the manifest.
 
     Args:
+        ledger: The job's files; a manifest is there only if this run left the table as it was.
         config: The job.
         card: The model's card.
         totals: Sums over all units.
@@ -85,7 +89,8 @@ def manifest_content(
     """
     schema = table_schema(config.columns, card)
     content = {
-        "written": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "written": _written_before(ledger)
+        or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": command,
         "config": config.model_dump(mode="json"),
         "model": {"path": card.path, "digests": card.answer_digests, "classes": list(card.classes)},
@@ -121,4 +126,11 @@ def manifest_content(
         ],
         "drift": result["drift"],
     }
-    return json_text(content, indent=2).encode() + b"\n"
+    ledger.write(MANIFEST, json_text(content, indent=2).encode() + b"\n")
+
+
+def _written_before(ledger: Ledger) -> str:
+    """Returns when the table was written that is still there; reviews of it stay valid."""
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        return str(json.loads(ledger.read(MANIFEST))["written"])
+    return ""

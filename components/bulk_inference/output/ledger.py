@@ -16,6 +16,7 @@ from typing import Any, Final
 from components import locks
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.output.counts import Counts
+from components.bulk_inference.output.kept_answers import keep_answers
 from trainer.errors import InputError
 from trainer.storage import files
 from trainer.storage.failures import OutputError, StorageError
@@ -186,6 +187,7 @@ class Ledger:
                     " folder, or pass --overwrite"
                 )
             notes.append(f"started afresh: {changed} changed since the table was made")
+        notes.extend(keep_answers(self.output, REVIEW, REVIEWED))
         self.clear()
         self.write(IDENTITY, json.dumps(wanted, indent=2, sort_keys=True).encode())
         return notes

@@ -346,8 +346,11 @@ def test_the_file_in_place_is_applied_by_default(make_table: MakeTable) -> None:
     result = apply_answers(str(output), [])
     assert result.answered == len(rows)
     assert "labels that nobody reviewed are at least 95 % correct" in result.line
-    with pytest.raises(InputError, match="has answers; apply them first"):
-        create_queue(str(output), risk=0.05)
+    german = answer(output, {rows[0].key: "1"}, delimiter=";", encoding="utf-8-sig")
+    for path in (output / "review/queue.csv", Path(german)):
+        path.replace(output / "review/queue.csv")
+        with pytest.raises(InputError, match="has answers; apply them first"):
+            create_queue(str(output), risk=0.05)
     create_queue(str(output), risk=0.05, overwrite=True)
 
 
@@ -389,16 +392,36 @@ def test_wrong_files_are_refused(make_table: MakeTable, tmp_path: Path) -> None:
 
 def test_a_new_table_makes_the_queue_stale(make_table: MakeTable, images: np.ndarray) -> None:
     output = make_table()
-    create_queue(str(output), risk=0.05)
+    _, rows = create_queue(str(output), risk=0.05)
     kept = (output / "review/queue.json").read_bytes()
+    answered = Path(answer(output, {rows[0].key: "1"}))
+    answers = answered.replace(output / "review/queue.csv").read_bytes()
+    corrections = Path(apply_answers(str(output), []).corrections).read_bytes()
     make_table(images[10 : COUNT + 10], overwrite=True)
-    # The job removes what belongs to the earlier table.
+    # The job removes what belongs to the earlier table, but not what people did.
     assert not (output / "review").exists()
+    assert not (output / "reviewed").exists()
+    (queue,) = (output / "_answers").rglob("queue.csv")
+    assert queue.read_bytes() == answers
+    assert queue.with_name("corrections.csv").read_bytes() == corrections
     (output / "review").mkdir()
     stale = {**json.loads(kept), "table_written": "2020-01-01T00:00:00+00:00"}
     (output / "review/queue.json").write_text(json.dumps(stale))
     with pytest.raises(InputError, match="the table was made anew since"):
         apply_answers(str(output), [])
+    (output / "review/queue.csv").write_bytes(answers)
+    with pytest.raises(InputError, match="has answers; the table has changed since"):
+        create_queue(str(output), risk=0.05)
+
+
+def test_a_job_that_finds_nothing_new_leaves_the_queue_valid(make_table: MakeTable) -> None:
+    output = make_table(drift={"picture": False})
+    manifest = output / "_manifest.json"
+    yesterday = {**json.loads(manifest.read_text()), "written": "2020-01-01T00:00:00+00:00"}
+    manifest.write_text(json.dumps(yesterday))
+    _, rows = create_queue(str(output), risk=0.05)
+    make_table(drift={"picture": False})
+    assert apply_answers(str(output), [answer(output, {rows[0].key: "1"})]).answered == 1
 
 
 def test_what_is_no_table_is_refused(make_table: MakeTable, tmp_path: Path) -> None:
