@@ -7,7 +7,7 @@ import datetime
 import hashlib
 import posixpath
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from typing import Any, Final
@@ -17,10 +17,11 @@ import pyarrow.compute as pc
 
 from components.bulk_inference.output.ledger import REVIEWED, TABLE
 from components.bulk_inference.output.table_rows import SHARD_SUFFIXES
-from components.csv_files import format_csv_rows, read_csv_rows
+from components.csv_files import format_csv_rows
 from components.image_checks import ImageFaultError, check
 from components.image_sources.corrections import TAKEN_OUT
 from components.image_sources.pick import pick_each
+from components.review.answer_files import Answer, read_answers, read_queue
 from components.review.labelled_archive import LabelledArchive
 from components.review.promise import most_wrong, percent, promised_share
 from components.review.queue_file import (
@@ -31,7 +32,6 @@ from components.review.queue_file import (
     read_facts,
 )
 from components.sinks import ParquetSink
-from trainer.errors import InputError
 from trainer.storage import files
 
 LABELS_FILE: Final = f"{REVIEWED}/labels.csv"
@@ -48,21 +48,6 @@ _ADDED: Final = (
     pa.field("label_from", pa.string()),
     pa.field("reviewer", pa.string()),
 )
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One image's answer.
-
-    Attributes:
-        key: The image's key in the table.
-        label: The right label; `TAKEN_OUT` if there is none.
-        reviewer: Who gave it; may be empty.
-    """
-
-    key: str
-    label: str
-    reviewer: str
 
 
 @dataclass
@@ -122,15 +107,10 @@ def apply_answers(
     archive = LabelledArchive(output)
     facts = read_facts(archive)
     ledger = archive.ledger
-    queue = {row["key"]: row for _, row in _read(ledger.path(QUEUE_FILE))}
+    classes = archive.manifest["model"]["classes"]
+    queue = read_queue(ledger.path(QUEUE_FILE), classes)
     paths = paths or [ledger.path(QUEUE_FILE)]
-    given = _answers(paths, queue.keys(), reviewer)
-    if not given:
-        raise InputError(f"{paths[0]}: no answers; fill in the column `answer`")
-    known = archive.manifest["model"]["classes"]
-    answers = {
-        key: _checked(answer, where, known, new_labels) for key, (answer, where) in given.items()
-    }
+    answers = read_answers(paths, queue.keys(), classes, reviewer, new_labels=new_labels)
     ledger.remove(REVIEWED)
     digests: dict[str, str] = {}
     for shard in archive.shards:
@@ -141,59 +121,10 @@ def apply_answers(
         corrected = ((digest, answers[key]) for key, digest in digests.items())
         ledger.write(CORRECTIONS_FILE, _signed("sha256", corrected, queue, for_people=True))
     fetched = _write_images(archive, queue, answers)
-    _count(result, queue, answers)
+    _count(result, facts, queue, answers)
     result.missing = result.answered - result.not_usable - fetched
     result.line = _conclusion(result, facts)
     return result
-
-
-def _read(path: str) -> Iterator[tuple[str, dict[str, str]]]:
-    yield from read_csv_rows(
-        path, ("key", "answer"), remedy=f"keep the columns of {QUEUE_FILE} and fill in `answer`"
-    )
-
-
-def _answers(
-    paths: Sequence[str], listed: Collection[str], reviewer: str
-) -> dict[str, tuple[Answer, str]]:
-    """Reads the answers of all files, by key, with the place where each was found."""
-    found: dict[str, tuple[Answer, str]] = {}
-    for path in paths:
-        for where, row in _read(path):
-            label = (row["answer"] or "").strip()
-            if not label:
-                continue
-            key = row["key"]
-            if key not in listed:
-                raise InputError(f"{where}: {key!r} is not in the queue; give files made from it")
-            earlier = found.get(key)
-            if earlier and earlier[0].label != label:
-                raise InputError(
-                    f"{where}: {key!r} is {label!r} here and {earlier[0].label!r} in {earlier[1]};"
-                    " settle it in one of them"
-                )
-            found[key] = (
-                Answer(key, label, (row.get("reviewer") or "").strip() or reviewer),
-                where,
-            )
-    return found
-
-
-def _checked(answer: Answer, where: str, known: Sequence[str], new_labels: bool) -> Answer:
-    if answer.label in (TAKEN_OUT, *known):
-        return answer
-    # Pandas writes numbers in a column with gaps as floats.
-    meant = (answer.label.casefold(), answer.label.removesuffix(".0"))
-    alike = [name for name in known if name.casefold() in meant]
-    if len(alike) == 1:
-        return Answer(answer.key, alike[0], answer.reviewer)
-    if new_labels:
-        return answer
-    shown = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
-    raise InputError(
-        f"{where}: {answer.label!r} is no class of the model ({shown}) and not {TAKEN_OUT!r};"
-        " correct it, or pass --new-labels"
-    )
 
 
 def _write_shard(
@@ -285,6 +216,7 @@ def _write_images(
 
 def _count(
     result: ReviewResult,
+    facts: QueueFacts,
     queue: Mapping[str, Mapping[str, str]],
     answers: Mapping[str, Answer],
 ) -> None:
@@ -292,7 +224,9 @@ def _count(
     wrong = {key for key, answer in answers.items() if answer.label != _doubted(queue[key])}
     result.changed = len(wrong)
     result.not_usable = sum(answer.label == TAKEN_OUT for answer in answers.values())
-    result.unanswered = dict(Counter(queue[key]["why"] for key in queue.keys() - answers.keys()))
+    # Rows that people deleted from the queue are not answered.
+    listed, found = Counter(facts.listed), Counter(queue[key]["why"] for key in answers)
+    result.unanswered = dict(listed - found)
     audited = {key for key in answers if queue[key]["why"] == AUDIT}
     result.audited, result.audit_wrong = len(audited), len(audited & wrong)
 

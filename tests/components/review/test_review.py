@@ -27,6 +27,7 @@ from components.bulk_inference.model_card import read_card
 from components.image_example_gen.ingest import ingest
 from components.image_sources.config import InputConfig, UnitsConfig
 from components.image_sources.sources import ImageSource
+from components.review.answer_files import class_of
 from components.review.answers import apply_answers
 from components.review.promise import percent
 from components.review.queue import create_queue
@@ -328,7 +329,11 @@ def test_two_people_share_a_queue(make_table: MakeTable) -> None:
     one = answer(output, {rows[0].key: "1", rows[1].key: "2"}, "one.csv")
     # As a German Excel saves it.
     two = answer(
-        output, {rows[1].key: "2", rows[2].key: "3"}, "two.csv", delimiter=";", encoding="utf-8-sig"
+        output,
+        {rows[1].key: "2.0", rows[2].key: "3"},
+        "two.csv",
+        delimiter=";",
+        encoding="utf-8-sig",
     )
     assert apply_answers(str(output), [one, two]).answered == 3
     three = answer(output, {rows[1].key: "4"}, "three.csv")
@@ -352,6 +357,37 @@ def test_the_file_in_place_is_applied_by_default(make_table: MakeTable) -> None:
         with pytest.raises(InputError, match="has answers; apply them first"):
             create_queue(str(output), risk=0.05)
     create_queue(str(output), risk=0.05, overwrite=True)
+
+
+def test_rows_that_are_deleted_from_the_queue_are_not_answered(make_table: MakeTable) -> None:
+    output = make_table()
+    _, rows = create_queue(str(output), risk=0.05)
+    path = Path(answer(output, {row.key: row.label for row in rows}))
+    lines = path.read_bytes().splitlines(keepends=True)
+    (output / "review/queue.csv").write_bytes(b"".join(lines[:4]))
+    result = apply_answers(str(output), [])
+    assert (result.answered, sum(result.unanswered.values())) == (3, len(rows) - 3)
+    assert result.line == f"the promise takes {len(rows) - 3} more answers"
+    (output / "review/queue.csv").write_text(f"key,answer\n{rows[0].key},1\n")
+    with pytest.raises(InputError, match=r"queue\.csv: no column 'source'; restore it, and give"):
+        apply_answers(str(output), [])
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("Cat", "cat"),
+        ("1", "01"),
+        ("1.0", "01"),
+        ("02", "02"),
+        ("2", None),
+        ("TRUE", "true"),
+        ("dog", None),
+        ("", None),
+    ],
+)
+def test_what_spreadsheets_make_of_a_class_is_that_class(text: str, meant: str | None) -> None:
+    assert class_of(text, ["cat", "01", "02", "002", "true"]) == meant
 
 
 @pytest.mark.parametrize(
