@@ -98,7 +98,9 @@ def _read_csv(file: IO[Any]) -> pa.Table:
     options = pyarrow.csv.ConvertOptions(
         column_types=dict.fromkeys(_TEXTS, pa.string()), null_values=[""], strings_can_be_null=True
     )
-    return pyarrow.csv.read_csv(file, convert_options=options)
+    # A name of a file may have line breaks, and Arrow would cut a block at any.
+    parsing = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    return pyarrow.csv.read_csv(file, parse_options=parsing, convert_options=options)
 
 
 def _open(path: str) -> IO[Any]:

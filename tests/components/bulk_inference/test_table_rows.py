@@ -32,6 +32,21 @@ def test_labels_that_look_like_something_else_stay_texts(tmp_path: Path, table_f
 
 
 @pytest.mark.parametrize("table_format", ["parquet", "csv", "jsonl"])
+def test_names_with_line_breaks_are_read_from_large_shards(
+    tmp_path: Path, table_format: str
+) -> None:
+    path = tmp_path / f"part{SHARD_SUFFIXES[table_format]}"
+    keys = [f"a.zip/line\nbreak {place:06d}.png" for place in range(40_000)]
+    rows = pa.RecordBatch.from_pydict({"key": pa.array(keys), "label": pa.array(["1"] * len(keys))})
+    with path.open("wb") as file:
+        sink = SINKS[table_format](file, rows.schema)
+        sink.write(rows)
+        sink.close()
+    found = [key for part in shard_rows(str(path), table_format) for key in part["key"].to_pylist()]
+    assert found == keys
+
+
+@pytest.mark.parametrize("table_format", ["parquet", "csv", "jsonl"])
 def test_a_damaged_shard_is_named(tmp_path: Path, table_format: str) -> None:
     path = tmp_path / f"part{SHARD_SUFFIXES[table_format]}"
     path.write_bytes(b'PAR1,{"a"\n1')
