@@ -154,24 +154,25 @@ def estimate(
         import apache_beam  # noqa: F401 - its import is part of the start-up of the job
 
     threads = workers + 1
+    probe = max(todo, key=lambda planned: planned.unit.members)
     with tempfile.TemporaryDirectory(prefix="bulk-dry-run-") as folder:
         sampler = _Sampler(config, card, workers, folder)
         most = _FEWEST_PER_THREAD * threads
-        sampler.take(todo[0], most)  # loads and traces the model
+        sampler.take(probe, most)  # loads and traces the model
         startup = time.perf_counter() - begin
-        few = last = sampler.take(todo[0], most)
+        few = many = sampler.take(probe, most)
         enough = max(_UNIT_SECONDS, _LEAST_SECONDS / len(todo))
         # Large calls of the model take less time per image, and those of the job are large.
-        while last.seconds < enough and most < threads * _MOST_PER_THREAD:
+        while many.seconds < enough and most < threads * _MOST_PER_THREAD and many.taken >= most:
             most = min(4 * most, threads * _MOST_PER_THREAD)
-            last = sampler.take(todo[0], most)
+            many = sampler.take(probe, most)
         sampling = time.perf_counter()
         samples: dict[int, _Sample] = {}
         for place in spread(len(todo), _MOST_UNITS):
             samples[place] = sampler.take(todo[place], most)
             if time.perf_counter() - sampling > _MOST_SECONDS:
                 break
-    return _extrapolated(todo, samples, few, startup)
+    return _extrapolated(todo, samples, startup, few, many)
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -228,12 +229,15 @@ class _Sampler:
 
 
 def _extrapolated(
-    todo: Sequence[PlannedUnit], samples: dict[int, _Sample], few: _Sample, startup: float
+    todo: Sequence[PlannedUnit],
+    samples: dict[int, _Sample],
+    startup: float,
+    few: _Sample,
+    many: _Sample,
 ) -> Estimate:
-    first = samples[min(samples)]
-    # What a unit has without any members, must not grow with them.
-    base = _without_members(first.taken, first.file_bytes, few.taken, few.file_bytes)
-    least = _without_members(first.taken, first.seconds, few.taken, few.seconds)
+    # What a unit takes without any members must not grow with them.
+    base = _without_members(many.taken, many.file_bytes, few.taken, few.file_bytes)
+    least = _without_members(many.taken, many.seconds, few.taken, few.seconds)
     members = rows = rejects = seconds = output_bytes = 0.0
     places = sorted(samples)
     for place, planned in enumerate(todo):
@@ -259,10 +263,10 @@ def _extrapolated(
     )
 
 
-def _without_members(many: int, value: float, few: int, less: float) -> float:
+def _without_members(many: int, of_many: float, few: int, of_few: float) -> float:
     """Returns the value at 0 members of the line through those at two numbers of members."""
-    growth = (value - less) / max(many - few, 1)
-    return max(0.0, less - growth * few) if growth > 0 else 0.0
+    growth = (of_many - of_few) / max(many - few, 1)
+    return max(0.0, of_few - growth * few) if growth > 0 else 0.0
 
 
 def _peak_memory() -> int:
