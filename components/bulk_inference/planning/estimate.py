@@ -8,7 +8,9 @@ import resource
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from components.bulk_inference.config import BulkJob
@@ -22,6 +24,8 @@ from trainer.errors import InputError
 from trainer.model_card import ModelCard
 from trainer.quick_imports import quick_imports
 
+_AT_A_TIME: Final = 2
+"""Units in progress at a time, as in a worker of the job."""
 _MOST_UNITS: Final = 24
 _MOST_SECONDS: Final = 20.0
 """Time for the sample, without start-up; it is left once a unit passes it."""
@@ -168,8 +172,11 @@ def estimate(
             many = sampler.take(probe, most)
         sampling = time.perf_counter()
         samples: dict[int, _Sample] = {}
-        for place in spread(len(todo), _MOST_UNITS):
-            samples[place] = sampler.take(todo[place], most)
+        places = spread(len(todo), _MOST_UNITS)
+        for start in range(0, len(places), _AT_A_TIME):
+            some = places[start : start + _AT_A_TIME]
+            taken = sampler.take_together([todo[place] for place in some], most)
+            samples.update(zip(some, taken, strict=True))
             if time.perf_counter() - sampling > _MOST_SECONDS:
                 break
     return _extrapolated(todo, samples, startup, few, many)
@@ -191,10 +198,30 @@ def spread(count: int, most: int) -> list[int]:
 
 class _Sampler:
     def __init__(self, config: BulkJob, card: ModelCard, workers: int, folder: str) -> None:
+        from components.bulk_inference.annotation.handler import shared_annotator
+
         self._config = config.model_copy(update={"output": folder})
         self._card = card
         self._workers = workers
         self._ledger = Ledger(folder)
+        # With the limit of the job, which the small slices of a sample must not lower.
+        shared_annotator(
+            card,
+            workers=workers,
+            max_images=config.batch.max_images,
+            columns=config.columns,
+        )
+
+    def take_together(self, planned: Sequence[PlannedUnit], most: int) -> list[_Sample]:
+        """Annotates the heads of units at the same time; each has its share of the seconds."""
+        begin = time.perf_counter()
+        with ThreadPoolExecutor(len(planned)) as pool:
+            taken = list(pool.map(partial(self.take, most=most), planned))
+        share = (time.perf_counter() - begin) / max(sum(each.seconds for each in taken), 1e-9)
+        return [
+            replace(each, seconds=each.seconds * share, opening=each.opening * share)
+            for each in taken
+        ]
 
     def take(self, planned: PlannedUnit, most: int) -> _Sample:
         """Annotates the head of a unit, of about `most` members divided among all threads."""

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from components.bulk_inference.annotation import handler
+from components.bulk_inference.config import BatchConfig
 from components.bulk_inference.planning import estimate
 from tests.components.bulk_inference.archives import broken, digits, noise, png, write_zip
 from tests.components.bulk_inference.conftest import RunJob
@@ -75,6 +77,15 @@ def test_members_of_a_tar_are_counted(tmp_path: Path, run_job: RunJob) -> None:
     assert found is not None
     assert found["sampled"] < 300
     assert (found["members"], found["rows"]) == (300, 300)
+
+
+def test_a_dry_run_leaves_the_size_of_model_calls(
+    tmp_path: Path, run_job: RunJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handler, "_LOADED", {})
+    run_job(write_zip(tmp_path / "a.zip", digits(40)), dry_run=True)
+    (annotator,) = handler._LOADED.values()
+    assert annotator.batch_limit == BatchConfig().max_images
 
 
 def test_an_unreadable_archive_is_named(tmp_path: Path, run_job: RunJob) -> None:
