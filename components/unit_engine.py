@@ -20,7 +20,7 @@ from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.config import LimitsConfig
 from components.image_sources.sources import ImageSource
 
-_SLICE_BYTES: Final = 8 * 1024 * 1024
+SLICE_BYTES: Final = 8 * 1024 * 1024
 """Bytes at which a slice ends: few enough to keep all threads busy within one unit of photos."""
 
 ResultT = TypeVar("ResultT")
@@ -101,7 +101,7 @@ def work_through(
     under_way: deque[Future[ResultT]] = deque()
     try:
         for batch in source.read(unit):
-            for part in batch.slices(most, _SLICE_BYTES):
+            for part in batch.slices(most, SLICE_BYTES):
                 under_way.append(pool.submit(work, part))
                 if len(under_way) > 2 * threads:
                     yield under_way.popleft().result()

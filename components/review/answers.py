@@ -15,6 +15,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from components.bulk_inference.output.kept_answers import CORRECTIONS
 from components.bulk_inference.output.ledger import REVIEWED, TABLE
 from components.bulk_inference.output.table_rows import SHARD_SUFFIXES
 from components.csv_files import format_csv_rows
@@ -37,7 +38,7 @@ from trainer.storage import files
 LABELS_FILE: Final = f"{REVIEWED}/labels.csv"
 """A manifest of the images with an answer, which ingest reads."""
 
-CORRECTIONS_FILE: Final = f"{REVIEWED}/corrections.csv"
+CORRECTIONS_FILE: Final = f"{REVIEWED}/{CORRECTIONS}"
 """The answers by content, which ingest applies to the archives themselves."""
 
 _IMAGES: Final = "images"

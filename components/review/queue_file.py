@@ -8,14 +8,14 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Final
 
-from components.bulk_inference.output.kept_answers import has_answers
+from components.bulk_inference.output.kept_answers import QUEUE, has_answers
 from components.bulk_inference.output.ledger import REVIEW
 from components.csv_files import format_csv_rows
 from components.review.labelled_archive import LabelledArchive
 from components.review.promise import percent
 from trainer.errors import InputError
 
-QUEUE_FILE: Final = f"{REVIEW}/queue.csv"
+QUEUE_FILE: Final = f"{REVIEW}/{QUEUE}"
 FACTS_FILE: Final = f"{REVIEW}/queue.json"
 
 UNCERTAIN: Final = "uncertain"

@@ -23,7 +23,7 @@ from components.bulk_inference.running.counters import NAMESPACE, UnitCounts
 _COUNT_SECS: Final = 1.0
 """Seconds between two updates of the counters while waiting for a unit."""
 
-_AT_A_TIME: Final = 2
+UNITS_AT_A_TIME: Final = 2
 """Units in progress per worker: one is read and annotated while the other is written."""
 
 
@@ -39,7 +39,7 @@ class AnnotateUnit(beam.DoFn):
 
     def setup(self) -> None:
         """Creates the threads."""
-        self._threads = ThreadPoolExecutor(_AT_A_TIME, thread_name_prefix="unit")
+        self._threads = ThreadPoolExecutor(UNITS_AT_A_TIME, thread_name_prefix="unit")
         self._under_way: list[tuple[Future[UnitRecord], UnitCounts]] = []
 
     def process(self, element: PlannedUnit) -> Iterator[UnitRecord]:
@@ -47,7 +47,7 @@ class AnnotateUnit(beam.DoFn):
         counts = UnitCounts()
         unit = self._threads.submit(annotate_unit, element, self._spec, counts)
         self._under_way.append((unit, counts))
-        if len(self._under_way) >= _AT_A_TIME:
+        if len(self._under_way) >= UNITS_AT_A_TIME:
             yield self._finish_oldest()
 
     def finish_bundle(self) -> Iterator[WindowedValue]:

@@ -166,8 +166,7 @@ def judge_drift(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftRep
             alarm = sure and distance >= _SMALLEST_EFFECT
             tests.append(Test(name, statistic, p_value, distance, alarm))
     trained = np.asarray(card.summaries.classes)
-    counts = sums.counts.get("classes", np.zeros(0))  # rows that were kept may tell no labels
-    shares = counts / max(counts.sum(), 1)
+    counts = sums.counts.get("classes")  # rows that were kept may tell no labels
     # Priors come from the labels; cards without priors fall back to the predicted shares.
     priors = trained if card.summaries.priors is None else np.asarray(card.summaries.priors)
     prior = prior_shift(np.asarray(sums.posteriors), priors)
@@ -178,9 +177,9 @@ def judge_drift(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftRep
         alarm_rate=alarm_rate,
         tests=tests,
         outlier_share=_outlier_share(card, sums),
-        labels=_named(card, shares),
-        prior_shift=_named(card, prior[: len(shares)]),
-        training_labels=_named(card, trained[: len(shares)]),
+        labels={} if counts is None else _named(card, counts / max(counts.sum(), 1)),
+        prior_shift={} if counts is None else _named(card, prior),
+        training_labels={} if counts is None else _named(card, trained),
     )
 
 
@@ -311,7 +310,7 @@ def _outlier_share(card: ModelCard, sums: DriftSums) -> float | None:
 
 
 def _named(card: ModelCard, shares: np.ndarray) -> dict[str, float]:
-    return {name: round(float(share), 6) for name, share in zip(card.classes, shares, strict=False)}
+    return {name: round(float(share), 6) for name, share in zip(card.classes, shares, strict=True)}
 
 
 def draw(card: ModelCard, sums: DriftSums, report: DriftReport) -> bytes:

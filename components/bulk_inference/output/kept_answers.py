@@ -12,6 +12,8 @@ from components.csv_files import read_csv_rows
 from trainer.errors import InputError
 from trainer.storage import files
 
+QUEUE: Final = "queue.csv"
+CORRECTIONS: Final = "corrections.csv"
 ANSWERS: Final = "_answers"
 """Folder of the answers to reviews of earlier tables."""
 
@@ -27,8 +29,8 @@ def keep_answers(output: str, review: str, reviewed: str) -> list[str]:
     Returns:
         A note with their new place; none if there are no answers.
     """
-    queue = posixpath.join(output, review, "queue.csv")
-    corrections = posixpath.join(output, reviewed, "corrections.csv")
+    queue = posixpath.join(output, review, QUEUE)
+    corrections = posixpath.join(output, reviewed, CORRECTIONS)
     found = [queue] if has_answers(queue) else []
     found += [corrections] if files.exists(corrections) else []
     if not found:

@@ -20,12 +20,11 @@ from components.image_sources.base import WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.config import InputConfig
 from components.image_sources.sources import ImageSource
+from components.unit_engine import SLICE_BYTES
 from trainer.errors import InputError
 from trainer.model_card import ModelCard
 from trainer.quick_imports import quick_imports
 
-_AT_A_TIME: Final = 2
-"""Units in progress at a time, as in a worker of the job."""
 _MOST_UNITS: Final = 24
 _MOST_SECONDS: Final = 20.0
 """Time for the sample, without start-up; it is left once a unit passes it."""
@@ -34,7 +33,6 @@ _LEAST_SECONDS: Final = 5.0
 """Time that all units of the sample should take together, where there are few."""
 _FEWEST_PER_THREAD: Final = 16
 _MOST_PER_THREAD: Final = 2048
-_BYTES_PER_THREAD: Final = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -155,7 +153,8 @@ def estimate(
     if not todo:
         return Estimate(0, 0, 0, 0, time.perf_counter() - begin, 0.0, _peak_memory(), 0, 0, 0)
     with quick_imports():
-        import apache_beam  # noqa: F401 - its import is part of the start-up of the job
+        # Beam comes with it, whose import is part of the start-up of the job.
+        from components.bulk_inference.annotation.transforms import UNITS_AT_A_TIME
 
     threads = workers + 1
     probe = max(todo, key=lambda planned: planned.unit.members)
@@ -173,8 +172,8 @@ def estimate(
         sampling = time.perf_counter()
         samples: dict[int, _Sample] = {}
         places = spread(len(todo), _MOST_UNITS)
-        for start in range(0, len(places), _AT_A_TIME):
-            some = places[start : start + _AT_A_TIME]
+        for start in range(0, len(places), UNITS_AT_A_TIME):
+            some = places[start : start + UNITS_AT_A_TIME]
             taken = sampler.take_together([todo[place] for place in some], most)
             samples.update(zip(some, taken, strict=True))
             if time.perf_counter() - sampling > _MOST_SECONDS:
@@ -233,7 +232,7 @@ class _Sampler:
         few = config.batch.model_copy(update={"max_images": min(config.batch.max_images, share)})
         fine = units.model_copy(update={"batch": min(units.batch, most)})
         source = HeadSource(
-            config.input.model_copy(update={"units": fine}), most, threads * _BYTES_PER_THREAD
+            config.input.model_copy(update={"units": fine}), most, threads * SLICE_BYTES
         )
         spec = JobSpec(config.model_copy(update={"batch": few}), self._card, self._workers)
         record = annotate_unit(planned, spec, source=source)
