@@ -10,7 +10,6 @@ import gc
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -218,11 +217,6 @@ def breakdown(counts: Mapping[str, int], most: int = 12) -> str:
     shown = ", ".join(f"{name} ({count:,})" for name, count in largest[:most])
     more = f", {len(largest) - most} more" if len(largest) > most else ""
     return shown + more
-
-
-def new_log_path(folder: Path) -> Path:
-    """Returns a log path named after the current second."""
-    return folder / "logs" / time.strftime("%Y-%m-%dT%H-%M-%S.log")
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from components.image_example_gen.input_overview import InputOverview
 from components.image_sources.config import InputConfig
 from components.image_sources.spans import resolve
 from pipeline.config import PipelineConfig
-from pipeline.console import Terminal, duration, logged, new_log_path, with_breakdown
+from pipeline.console import Terminal, duration, logged, with_breakdown
+from pipeline.log_files import new_log_path
 from trainer.errors import InputError
 
 if TYPE_CHECKING:

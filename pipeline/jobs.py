@@ -19,16 +19,9 @@ from components.image_sources.spans import resolve
 from components.model_gate.verdict import HEADER
 from pipeline.causes import cause
 from pipeline.config import PipelineConfig
-from pipeline.console import (
-    Terminal,
-    breakdown,
-    captured_output,
-    duration,
-    logged,
-    new_log_path,
-    with_breakdown,
-)
+from pipeline.console import Terminal, breakdown, captured_output, duration, logged, with_breakdown
 from pipeline.input_display import show_overview
+from pipeline.log_files import new_log_path
 from pipeline.runs.run import REASON_NOTE, STOPPED_NOTE, Run
 from pipeline.runs.step import STEP_TITLES
 from pipeline.stop_signals import STOP, is_stop

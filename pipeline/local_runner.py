@@ -11,6 +11,7 @@ from components.bulk_inference.running.beam_options import require_known_options
 from components.image_schema_gen.curated_schema import schema_digest
 from components.model_push.readers import group_id
 from pipeline.config import PipelineConfig, to_yaml
+from pipeline.log_files import LOGS
 from pipeline.runs.metadata_file import is_empty
 from pipeline.runs.run import ARTIFACTS, CONFIG_FILE, NOT_LABELLED_NOTE, Run
 from pipeline.runs.store import (
@@ -102,7 +103,7 @@ def require_name(root: Path, name: str) -> None:
 
 def unwritable_paths(root: Path) -> list[Path]:
     """Lists what a run writes in an existing root and this user may not."""
-    names = (METADATA_FILE, CONFIG_FILE, ".run.lock", "logs", "pushed", ARTIFACTS)
+    names = (METADATA_FILE, CONFIG_FILE, ".run.lock", LOGS, "pushed", ARTIFACTS)
     patterns = (*names, f"{ARTIFACTS}/*", f"{ARTIFACTS}/*/*")
     paths = {path for pattern in patterns for path in root.glob(pattern)}
     return sorted(path for path in paths if not os.access(path, os.W_OK))

@@ -19,6 +19,7 @@ from typing import Final
 
 from ml_metadata import proto
 
+from pipeline.log_files import LOGS
 from pipeline.runs.location import present_uri
 from pipeline.runs.metadata_file import connected, is_empty
 from pipeline.runs.repair import adapt_location
@@ -29,7 +30,7 @@ from trainer.storage import files
 from trainer.storage.failures import ConflictError, MissingError
 from trainer.storage.interface import FileFacts
 
-_FOLDERS: Final = (ARTIFACTS, "logs")
+_FOLDERS: Final = (ARTIFACTS, LOGS)
 _FILES: Final = (CONFIG_FILE, "report.html", "label_errors.parquet", "label_errors.csv")
 """What is mirrored, besides the metadata store; what is pushed is written to its place at once."""
 _STATE_FILE: Final = ".mirror.json"

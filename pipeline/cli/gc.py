@@ -1,4 +1,4 @@
-"""Defines `vaeline gc`: artifacts of old runs and leftovers of killed ones, listed or removed."""
+"""Defines `vaeline gc`: lists or removes artifacts and logs of old runs, and leftovers."""
 
 import contextlib
 from typing import Any
@@ -23,8 +23,9 @@ def gc(
 ) -> int:
     """Remove artifacts of old runs that no blessed or pushed model needs.
 
-    What killed runs left goes, too, unless one of the latest runs may resume it. Pushed versions
-    are never touched. The runs stay on record; their artifacts are marked deleted.
+    What killed runs left goes, too, unless one of the latest runs may resume it, and so do the
+    logs of commands before these runs. Pushed versions are never touched. The runs stay on record;
+    their artifacts are marked deleted.
     """
     from pipeline.orchestration.lock import is_held, run_lock
     from pipeline.runs.retention import plan, remove_artifacts
@@ -53,7 +54,7 @@ def gc(
         "removed" if yes else "would be removed; --yes does it",
         [
             *((r.kind, f"{r.size / 2**20:,.1f} MiB", r.path) for r in removals),
-            ("all", f"{size / 2**20:,.1f} MiB", f"{len(removals):,} folders"),
+            ("all", f"{size / 2**20:,.1f} MiB", f"{len(removals):,} items"),
         ],
     )
     terminal.result(

@@ -18,7 +18,8 @@ def report(terminal: Any, folder: str, output: str, logs: Path) -> int:
 
     The page is one file without any reference to another; it can be mailed and opened offline.
     """
-    from pipeline.console import logged, new_log_path
+    from pipeline.console import logged
+    from pipeline.log_files import new_log_path
 
     with logged(terminal, new_log_path(logs)), terminal.live("writing the report"):
         from pipeline.report.archive_report import is_archive_output, write_archive_report
@@ -54,7 +55,8 @@ def report(terminal: Any, folder: str, output: str, logs: Path) -> int:
 @common
 def sample(terminal: Any, model: str, output: Path, count: int, seed: int, logs: Path) -> int:
     """Write a grid of images that MODEL's decoder makes from samples of its prior."""
-    from pipeline.console import logged, new_log_path
+    from pipeline.console import logged
+    from pipeline.log_files import new_log_path
 
     with logged(terminal, new_log_path(logs)), terminal.live("loading the model"):
         from components.bulk_inference.model_card import read_card

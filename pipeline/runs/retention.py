@@ -1,4 +1,4 @@
-"""Removes artifacts that no blessed or pushed model needs, and leftovers, for `vaeline gc`.
+"""Removes artifacts that no blessed or pushed model needs, leftovers and logs, for `vaeline gc`.
 
 Leftovers are what killed steps wrote and trainings that were never finished; no record names them.
 The artifacts stay on record; their state in the metadata store tells whether their files exist. An
@@ -21,6 +21,7 @@ from typing import Any, Final
 from ml_metadata import proto
 
 from components.model_push.management import open_store
+from pipeline.log_files import LOGS, log_time
 from pipeline.runs.location import present_uri
 from pipeline.runs.repair import survey_root
 from pipeline.runs.run import ARTIFACTS, FINISHED, Run
@@ -33,15 +34,17 @@ _EARLIER_MODELS: Final = ("base_model", "baseline_model")
 _GONE = (proto.Artifact.DELETED, proto.Artifact.ABANDONED)
 LEFTOVER: Final = "leftover"
 """Kind of a folder that a killed step or an unfinished training left."""
+LOG: Final = "log"
+"""Kind of a file in which a command wrote what it said."""
 
 
 @dataclass(frozen=True)
 class Removal:
-    """One artifact or leftover that may be removed.
+    """One artifact, leftover or log that may be removed.
 
     Attributes:
-        artifact: its id in the store; None for a leftover, which has no record.
-        kind: its type, such as `Model`, or `LEFTOVER`.
+        artifact: its id in the store; None for a leftover or a log, which have no record.
+        kind: its type, such as `Model`, or `LEFTOVER` or `LOG`.
         path: its folder or file.
         size: size on disk in bytes.
     """
@@ -64,12 +67,12 @@ def plan(
     with_pruned: bool = False,
     is_held: bool = False,
 ) -> list[Removal]:
-    """Finds the artifacts and leftovers that may be removed.
+    """Finds the artifacts, leftovers and logs that may be removed.
 
     The artifacts of the latest runs are kept, whatever their state, and so is every blessed or
     pushed model with all artifacts that produced it. Artifacts outside the root's folder of
     artifacts are never removed. An unfinished training stays as long as one of the latest runs may
-    resume it.
+    resume it, and so do the logs since the first of these runs.
 
     Args:
         root: Folder of the runs.
@@ -83,7 +86,7 @@ def plan(
             and are no leftovers.
 
     Returns:
-        The artifacts, by id, and the leftovers, by path.
+        The artifacts, by id, then the leftovers and the logs, by path.
 
     Raises:
         FileNotFoundError: The root has no metadata store.
@@ -102,10 +105,10 @@ def plan(
             continue
         removals.append(Removal(artifact.id, artifact.type, str(path), _size(path)))
     removals.sort(key=lambda removal: removal.artifact or 0)
-    leftovers = (
-        [] if is_held else [*survey_root(root).leftovers, *_trainings(runs, root, keep_runs)]
-    )
-    return removals + [Removal(None, LEFTOVER, str(path), _size(path)) for path in leftovers]
+    begin = min((run.started for run in runs[-keep_runs:] if keep_runs), default=math.inf)
+    leftovers = [] if is_held else [*survey_root(root).leftovers, *_trainings(root, begin)]
+    removals += [Removal(None, LEFTOVER, str(path), _size(path)) for path in leftovers]
+    return removals + [Removal(None, LOG, str(path), _size(path)) for path in _logs(root, begin)]
 
 
 def remove_artifacts(root: Path, removals: Sequence[Removal]) -> None:
@@ -134,12 +137,23 @@ def remove_artifacts(root: Path, removals: Sequence[Removal]) -> None:
             files.remove(removal.path)
 
 
-def _trainings(runs: Sequence[Run], root: Path, keep_runs: int) -> list[Path]:
-    """Lists the folders of unfinished trainings that the runs to keep have not written."""
-    recent = runs[-keep_runs:] if keep_runs else []
-    begin = min((run.started for run in recent), default=math.inf)
+def _trainings(root: Path, begin: float) -> list[Path]:
+    """Lists the folders of unfinished trainings in which nothing was written since `begin`."""
     folders = sorted((root / ARTIFACTS / TRAININGS).glob("*/"))
     return [folder for folder in folders if _last_change(folder) < begin]
+
+
+def _logs(root: Path, begin: float) -> list[Path]:
+    """Lists the logs before the last one that was begun before `begin`.
+
+    That one is the log of the run that began then: a command opens its log first.
+    """
+    begun = {
+        path: seconds
+        for path in sorted((root / LOGS).glob("*.log"))
+        if (seconds := log_time(path)) is not None
+    }
+    return sorted(path for path, seconds in begun.items() if seconds < begin)[:-1]
 
 
 def _last_change(folder: Path) -> float:

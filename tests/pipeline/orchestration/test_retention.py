@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from ml_metadata import proto
 
 from pipeline.runs.repair import survey_root
 from pipeline.runs.retention import plan, remove_artifacts
+from pipeline.runs.store import read_runs
 from tests.forked import vaeline
 from tests.pipeline.orchestration.stores import FAILED, Store
 
@@ -157,6 +159,39 @@ def test_what_killed_runs_left_goes_unless_a_run_may_resume_it(store: Store) -> 
     assert plan(store.root, keep_runs=1, with_images=False) == []
     (gone,) = plan(store.root, keep_runs=0, with_images=True)[-1:]
     assert gone.path == str(recent)
+
+
+def test_logs_of_runs_that_went_go_too(store: Store) -> None:
+    def log(name: str) -> Path:
+        path = store.root / "logs" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("what a command said\n")
+        return path
+
+    store.training_run("1")
+    (run,) = read_runs(store.root)
+    names = [
+        time.strftime("%Y-%m-%dT%H-%M-%S.log", time.localtime(run.started + shift))
+        for shift in (-7200, -3600, -2, 3600)
+    ]
+    old, earlier, own, later = map(log, names)
+    other = log("notes.log")
+
+    removals = plan(store.root, keep_runs=1, with_images=False)
+    assert [(r.kind, r.path, r.artifact) for r in removals] == [
+        ("log", str(old), None),
+        ("log", str(earlier), None),
+    ]
+    remove_artifacts(store.root, removals)
+    assert sorted((store.root / "logs").iterdir()) == sorted([own, later, other])
+    # The run that wrote the last log may not have been recorded.
+    assert planned_logs(store, keep_runs=0) == [own]
+    assert planned_logs(store, keep_runs=2) == []
+
+
+def planned_logs(store: Store, *, keep_runs: int) -> list[Path]:
+    removals = plan(store.root, keep_runs=keep_runs, with_images=False)
+    return [Path(removal.path) for removal in removals if removal.kind == "log"]
 
 
 def test_a_step_at_work_has_no_leftovers(store: Store) -> None:
