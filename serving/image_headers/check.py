@@ -40,10 +40,13 @@ FAULTS: Final = (
     "truncated: the file ends before the image does",
     "corrupt: its header makes no sense",
     "too many pixels",
-    "a kind of JPEG that can't be read: 8 bits, baseline or progressive can; make it a PNG",
-    "a kind of BMP that can't be read: 24 and 32 bits without compression can; make it a PNG",
-    "a GIF with transparency, which can't be read; make it a PNG",
-    "WebP, which can't be read; make it a PNG or a JPEG",
+    "a kind of JPEG that cannot be read: 8 bits, baseline or progressive can; make it a PNG",
+    "a kind of BMP that cannot be read: 24 and 32 bits without compression can; make it a PNG",
+    "a GIF with transparency, which cannot be read; make it a PNG",
+    "WebP, which cannot be read; make it a PNG or a JPEG",
+    "HEIC, which cannot be read; make it a JPEG",
+    "AVIF, which cannot be read; make it a PNG or a JPEG",
+    "TIFF, which cannot be read; make it a PNG",
 )
 """Faults of a file, in the words of the request's error."""
 
@@ -58,11 +61,23 @@ FAULTS: Final = (
     _BMP_KIND,
     _CLEAR,
     _WEBP,
-) = range(10)
+    _HEIC,
+    _AVIF,
+    _TIFF,
+) = range(13)
 _HEAD_BYTES: Final = FIRST_CHUNK + 8
 _TAIL_BYTES: Final = 12
 _MOST_NAMED: Final = 8
 
+# What phones and scanners write, so that the error names the format.
+_OTHER_FORMATS: Final = (
+    (8, b"WEBP", _WEBP),
+    (4, b"ftyphei", _HEIC),
+    (4, b"ftypmif1", _HEIC),
+    (4, b"ftypavi", _AVIF),
+    (0, b"II*\0", _TIFF),
+    (0, b"MM\0*", _TIFF),
+)
 _JPEG: Final = b"\xff\xd8\xff"
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _END_OF_PNG: Final = b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -87,7 +102,6 @@ def read_headers(encoded: tf.Tensor, max_pixels: int) -> Headers:
     is_png, is_jpeg = starts(head, _PNG), starts(head, _JPEG)
     is_gif = starts(head, b"GIF87a") | starts(head, b"GIF89a")
     is_bmp = starts(head, b"BM")
-    is_webp = starts(head, b"RIFF") & starts(head[:, 8:], b"WEBP")
 
     jpeg = read_jpeg_frames(encoded, is_jpeg)
     none = tf.zeros(tf.shape(size), tf.int64)
@@ -112,10 +126,11 @@ def read_headers(encoded: tf.Tensor, max_pixels: int) -> Headers:
     is_too_large = height > max_pixels // tf.maximum(width, 1)
     fault = tf.zeros(tf.shape(size), tf.int32)
     # The first fault that applies is reported.
+    is_other = ~(is_png | is_jpeg | is_gif | is_bmp)
     for code, applies in (
         (_EMPTY, tf.equal(size, 0)),
-        (_WEBP, is_webp),
-        (_NO_IMAGE, ~(is_png | is_jpeg | is_gif | is_bmp)),
+        *((code, is_other & starts(head[:, at:], mark)) for at, mark, code in _OTHER_FORMATS),
+        (_NO_IMAGE, is_other),
         (_TRUNCATED, is_jpeg & jpeg.is_cut | is_png & (size < FIRST_CHUNK) | is_bmp & (size < 34)),
         (_CORRUPT, is_jpeg & jpeg.is_damaged | is_png & ~starts(head[:, 12:], b"IHDR")),
         (_JPEG_KIND, is_jpeg & jpeg.is_other_kind),

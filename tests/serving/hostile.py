@@ -81,5 +81,9 @@ def faulty() -> dict[str, tuple[bytes, str]]:
             "a GIF with transparency",
         ),
         "webp": (save(image, "WEBP"), "WebP"),
+        "tiff": (save(image, "TIFF"), "TIFF, which cannot be read"),
+        "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC, which cannot be read"),
+        "heif": (b"\0\0\0\x18ftypmif1" + bytes(40), "HEIC, which cannot be read"),
+        "avif": (b"\0\0\0\x1cftypavif" + bytes(40), "AVIF, which cannot be read"),
         "arithmetic jpeg": (jpeg.replace(b"\xff\xc0", b"\xff\xc9", 1), "a kind of JPEG"),
     }
