@@ -29,23 +29,32 @@ GROUPS = {
 their Transform graph, an exported model. They stay in one process; every other file is a group of
 its own."""
 
+FROM_THE_START = ("serving", "runs")
+"""Groups that take minutes; in several processes two begin with them."""
+
 LONGEST_FIRST = (
-    "serving",
     "training inputs",
-    "tests/trainer/test_resume.py",
+    "tests/pipeline/orchestration/test_compiled_runs.py",
     "tests/trainer/test_replicas.py",
     "tests/trainer/test_backbone.py",
-    "tests/pipeline/orchestration/test_compiled_runs.py",
-    "tests/components/test_model_pixels.py",
-    "tests/test_kernels.py",
-    "tests/pipeline/test_prism_run.py",
-    "tests/components/bulk_inference/test_resume.py",
-    "tests/components/bulk_inference/test_prism.py",
     "tests/components/bulk_inference/test_dask.py",
-    "tests/components/bulk_inference/test_engines.py",
+    "tests/pipeline/report/test_reports.py",
+    "tests/trainer/test_train.py",
+    "tests/components/bulk_inference/test_resume.py",
+    "tests/trainer/test_keras_training.py",
+    "tests/test_kernels.py",
+    "tests/trainer/test_resume.py",
+    "tests/components/test_image_example_gen.py",
+    "tests/components/bulk_inference/test_storage.py",
     "tests/components/test_model_push.py",
+    "tests/components/test_model_pixels.py",
+    "tests/components/bulk_inference/test_engines.py",
+    "tests/trainer/test_warm_start.py",
+    "tests/trainer/test_starts.py",
+    "tests/components/bulk_inference/test_prism.py",
+    "tests/pipeline/test_prism_run.py",
 )
-"""Groups that take more than 20 seconds, in the order in which they start at the end."""
+"""Groups that take more than 15 seconds, in the order in which they start at the end."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,7 +69,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Groups the tests; in several processes one starts with the pipeline runs, which take longest.
+    """Groups the tests; in several processes two start with the groups that take longest.
 
     First of the hooks, because pytest-xdist reads the groups in its own. Fast tests come first
     everywhere else, so that most failures show within a minute.
@@ -68,9 +77,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     def place(item: pytest.Item) -> tuple[int, int]:
         group = group_of(item)
-        if group == "runs":
-            return (0 if parallel else 2), 0
-        return (1, LONGEST_FIRST.index(group)) if group in LONGEST_FIRST else (0, 1)
+        if group in FROM_THE_START:
+            return (0 if parallel else 3), FROM_THE_START.index(group)
+        return (2, LONGEST_FIRST.index(group)) if group in LONGEST_FIRST else (1, 0)
 
     parallel = bool(os.environ.get("PYTEST_XDIST_WORKER"))
     for item in items:
