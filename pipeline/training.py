@@ -9,7 +9,6 @@ import posixpath
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from trainer.backbone_weights import digest_of
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig
@@ -131,7 +130,7 @@ def _load_splits(
     patterns = {split: split_files(fn_args, split) for split in _SPLITS}
     return load_splits(
         {split: [pattern] for split, pattern in patterns.items() if files.matching(pattern)},
-        tf.function(transform.decode_examples, autograph=False),
+        transform.decode_examples,
         image_shape=image.shape,
         memory_limit_bytes=config.memory_limit_mb * _MIB,
         cache_dir=cache_dir,

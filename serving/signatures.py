@@ -7,6 +7,7 @@ need a part of the model and call that part.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
@@ -75,9 +76,10 @@ def create_signatures(
     classes = tf.constant(transform.classes)
     top_k = min(_TOP_K, len(transform.classes))
 
-    # All signatures call one graph function: it is traced once, and each signature prunes the
-    # outputs that it does not return.
-    @tf.function(input_signature=[tf.TensorSpec([None, *image_shape])], autograph=False)
+    scaled = tf.TensorSpec([None, *image_shape])
+
+    # All signatures call one graph function, and each prunes the outputs that it does not return.
+    @_traced_once(scaled)
     def annotate_scaled(unit: tf.Tensor) -> dict[str, tf.Tensor]:
         analysis = model.analyse(unit)
         probabilities = analysis["probabilities"]
@@ -99,17 +101,23 @@ def create_signatures(
 
     # Pruned from all outputs, these two would leave long chains of ops: TensorFlow drops the last
     # of a chain in each of its passes over a graph, which takes seconds over all signatures.
-    @tf.function(input_signature=[tf.TensorSpec([None, *image_shape])], autograph=False)
+    @_traced_once(scaled)
     def embed_scaled(unit: tf.Tensor) -> dict[str, tf.Tensor]:
         return {names.EMBEDDING: model.encode(unit).mean}
 
-    @tf.function(input_signature=[tf.TensorSpec([None, *image_shape])], autograph=False)
+    @_traced_once(scaled)
     def reconstruct_scaled(unit: tf.Tensor) -> dict[str, tf.Tensor]:
         return {names.IMAGE: pixels.to_levels(model.reconstruct(unit))}
 
-    @tf.function(input_signature=[tf.TensorSpec([None] * 4, tf.uint8)], autograph=False)
+    @_traced_once(tf.TensorSpec([None] * 4, tf.uint8))
     def fitted(levels: tf.Tensor) -> tf.Tensor:
         return _fit_unit(levels, transform.image)
+
+    if sampled_bound is not None:
+
+        @_traced_once(scaled)
+        def bounds_of(unit: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            return sampled_bound(model, unit, image_keys(unit))
 
     def units(image_bytes: tf.Tensor) -> tf.Tensor:
         return transform.images(validate_files(image_bytes, transform.image, max_pixels))
@@ -147,7 +155,7 @@ def create_signatures(
         unit = units(encoded)
         outputs = _only(annotate_scaled(unit), _EXAMPLE_OUTPUTS)
         if sampled_bound is not None:
-            bounds, elbos = sampled_bound(model, unit, image_keys(unit))
+            bounds, elbos = bounds_of(unit)
             outputs |= {names.IMPORTANCE_BOUND: bounds, names.IMPORTANCE_ELBO: elbos}
         return outputs
 
@@ -172,6 +180,21 @@ def create_signatures(
         Signature(names.RECONSTRUCT, reconstruct, (encoded,)),
         *_generating(model, transform.classes),
     )
+
+
+def _traced_once(spec: tf.TensorSpec) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Returns a decorator that turns a function of one tensor into a graph function.
+
+    TensorFlow traces each signature twice, before and while it saves them, and would do so with
+    every `tf.function` that they call.
+    """
+
+    def trace(function: Callable[..., Any]) -> Callable[..., Any]:
+        with tf.init_scope():
+            graph = tf.function(function, input_signature=[spec], autograph=False)
+            return graph.get_concrete_function()
+
+    return trace
 
 
 def _generating(model: VaeClassifier, classes: tuple[str, ...]) -> tuple[Signature, ...]:

@@ -236,6 +236,30 @@ def test_samples_come_from_their_seed(reloaded: Reloaded) -> None:
         draw(0, 1)
 
 
+def test_a_save_does_not_trace_the_model_again(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny.build(tiny.model_config(), exported.model.image_shape, 10)
+    analyse, traced = model.analyse, []
+
+    def counted(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
+        traced.append(pixels.shape)
+        return analyse(pixels)
+
+    monkeypatch.setattr(model, "analyse", counted)
+    (signature,) = (
+        made
+        for made in create_signatures(model, exported.transform)
+        if made.name == names.SCORE_PIXELS
+    )
+    graph = tf.function(signature.function, input_signature=signature.specs, autograph=False)
+    assert names.ELBO in graph.get_concrete_function().structured_outputs
+    module = tf.Module()
+    module.held = [weight.value for weight in model.weights]
+    tf.saved_model.save(module, str(tmp_path), signatures={signature.name: graph})
+    assert traced == [(None, 8, 8, 1)]
+
+
 def test_images_of_a_class_name_what_is_wrong(exported: Exported) -> None:
     shape, classes = exported.model.image_shape, len(exported.transform.classes)
     model = tiny.build(tiny.model_config(conditioning="label"), shape, classes)

@@ -254,16 +254,20 @@ def test_large_records_are_decoded_a_few_at_a_time(tmp_path: pathlib.Path, large
         for record in records:
             writer.write(record)
     taken: list[int] = []
+    traced: list[tf.TensorShape] = []
 
     def decode(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        traced.append(serialised.shape)
         tf.py_function(lambda batch: taken.append(len(batch)), [serialised], [])
         first = tf.strings.to_number(tf.strings.regex_replace(serialised, "x+$", ""), tf.int64)
         return tf.zeros([tf.size(serialised), 2, 2, 1], tf.uint8), first
 
-    patterns = {"train": [str(tmp_path / "records")]}
+    patterns = {split: [str(tmp_path / "records")] for split in ("train", "validation")}
     loaded = load_splits(patterns, decode, image_shape=(2, 2, 1), memory_limit_bytes=1 << 20)
-    np.testing.assert_array_equal(loaded["train"].labels, np.arange(100))
+    for split in patterns:
+        np.testing.assert_array_equal(loaded[split].labels, np.arange(100))
     assert max(taken) == (100 if largest == 1_000 else 2)
+    assert traced == [(None,)]
 
 
 @pytest.mark.parametrize("most", [1, 30, 10_000])

@@ -60,7 +60,6 @@ def decoder(image: ImageConfig, classes: list[str]) -> DecodeFn:
     numbers = tf.range(len(classes), dtype=tf.int64) if classes else tf.constant([-1], tf.int64)
     table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(names, numbers), -1)
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.string)], autograph=False)
     def decode(serialised: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         parsed = tf.io.parse_example(serialised, spec)
         images = decode_batch(parsed[features.ENCODED], image)

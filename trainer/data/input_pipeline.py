@@ -11,7 +11,9 @@ import logging
 import os
 import pathlib
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO
 
 import numpy as np
@@ -133,9 +135,12 @@ def load_splits(
     Returns:
         The images by split, in the order of the files and their records.
     """
+    # Traced once for batches of any size.
+    signature = [tf.TensorSpec([None], tf.string)]
+    decode = tf.function(decode_fn, input_signature=signature, autograph=False)
     data = {}
     for split, patterns in file_patterns.items():
-        data[split] = _load_split(patterns, decode_fn, image_shape, memory_limit_bytes, cache_dir)
+        data[split] = _load_split(patterns, decode, image_shape, memory_limit_bytes, cache_dir)
         memory_limit_bytes = max(0, memory_limit_bytes - data[split].images.nbytes)
     return data
 
@@ -162,13 +167,27 @@ def _decoded(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     compression = "GZIP" if files[0].endswith(".gz") else ""
     records = tf.data.TFRecordDataset(files, compression_type=compression)
-    sizes = records.take(_RECORDS_TRIED).map(tf.strings.length).as_numpy_iterator()
+    sizes = map(len, records.take(_RECORDS_TRIED).as_numpy_iterator())
     largest = max([*sizes, np.dtype(np.float32).itemsize * values])
     size = int(np.clip(_DECODE_BYTES // largest, 1, _DECODE_BATCH))
-    batches = records.batch(size).map(
-        decode_fn, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
-    )
-    yield from batches.prefetch(2).as_numpy_iterator()
+
+    def decode(batch: tf.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        # As in a data set, never on a GPU.
+        with tf.device("CPU:0"):
+            images, labels = decode_fn(batch)
+        return images.numpy(), labels.numpy()
+
+    # A data set that maps the function would optimise its graph anew for each split, which takes
+    # half a second each time.
+    threads = len(os.sched_getaffinity(0))
+    with ThreadPoolExecutor(threads) as pool:
+        under_way: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+        for batch in records.batch(size):
+            under_way.append(pool.submit(decode, batch))
+            if len(under_way) > threads:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
 
 
 class _ImageStore:
