@@ -101,6 +101,18 @@ def test_a_file_is_read_in_parts_and_as_a_whole(place: str) -> None:
     assert files.read_bytes(f"{place}/a/2") == b""
 
 
+def test_one_reading_never_joins_pieces_of_two_versions(store: str, tmp_path: Path) -> None:
+    path = f"{store}/{tmp_path.name}/a.tar"
+    files.write_bytes(path, b"1111")
+    file = files.open_ranged(path)
+    assert file.read(0, 2) == b"11"
+    for later in (b"2222", b"2"):
+        files.write_bytes(path, later)
+        with pytest.raises(failures.ConflictError, match=r"a\.tar: has changed since it was"):
+            file.read(2, 2)
+    assert files.read_bytes(path) == b"2"
+
+
 def test_facts_change_with_the_content(place: str) -> None:
     path = f"{fill(place)}/a.png"
     before = files.stat(path)

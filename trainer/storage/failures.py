@@ -38,11 +38,18 @@ class MissingError(StorageError, FileNotFoundError):
 
 
 class ConflictError(StorageError, FileExistsError):
-    """Reports a conditional write that was refused, because the object has another version."""
+    """Reports a conditional request that was refused, because the object has another version."""
 
 
 class OutputError(StorageError):
     """Reports an output that cannot be written."""
+
+
+def conflict(path: str, verb: str) -> ConflictError:
+    """Returns the error for an object that has another version than a request names."""
+    if verb == "read":
+        return ConflictError(path, "has changed since it was opened; start again")
+    return ConflictError(path, "another process has written it")
 
 
 def unreadable(path: str, error: OSError) -> StorageError:

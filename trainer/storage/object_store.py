@@ -9,6 +9,7 @@ import abc
 import io
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import IO, Any, BinaryIO, ClassVar, Final, NamedTuple, TypeVar
 
 from google.api_core.retry import Retry
@@ -17,10 +18,10 @@ from trainer.storage.config import StorageConfig
 from trainer.storage.failures import MissingError, StorageError
 from trainer.storage.globs import glob_expression
 from trainer.storage.interface import FileFacts
+from trainer.storage.stored_file import StoredFile
 
 _T = TypeVar("_T")
 _PAGE: Final = 1000
-_STREAM_BYTES: Final = 8 << 20
 _FIRST_PAUSE_SECS: Final = 0.2
 _LONGEST_PAUSE_SECS: Final = 30.0
 
@@ -61,8 +62,8 @@ class ObjectStore(abc.ABC):
         self.access = access
 
     @abc.abstractmethod
-    def get(self, bucket: str, name: str, start: int, length: int) -> bytes:
-        """Reads a range of an object."""
+    def get(self, bucket: str, name: str, start: int, length: int, version: str | None) -> bytes:
+        """Reads a range of an object; with a version, only of that one."""
 
     @abc.abstractmethod
     def head(self, bucket: str, name: str) -> FileFacts:
@@ -128,17 +129,19 @@ class ObjectStore(abc.ABC):
         """Returns whether any object exists under the address, taken as a folder."""
         return next(self._items(_as_folder(path), most=1), None) is not None
 
-    def open_ranged(self, path: str) -> "StoredFile":
-        """Opens an object for ranged reads."""
-        return StoredFile(self, path)
+    def open_ranged(self, path: str) -> StoredFile:
+        """Opens an object for ranged reads of the version that it has now."""
+        facts = self.stat(path)
+        return StoredFile(path, facts.size, partial(self.read, path, version=facts.version))
 
     def open_stream(self, path: str) -> BinaryIO:
         """Opens an object for sequential reading, in ranges of a few MiB."""
-        return io.BufferedReader(_Stream(StoredFile(self, path)), _STREAM_BYTES)
+        return self.open_ranged(path).stream()
 
-    def read(self, path: str, start: int, length: int) -> bytes:
-        """Reads a range of an object, less at its end."""
-        return self._call(path, "read", lambda: self.get(*self._object(path), start, length))
+    def read(self, path: str, start: int, length: int, version: str | None = None) -> bytes:
+        """Reads a range of an object, or of one version of it; less at its end."""
+        place = self._object(path)
+        return self._call(path, "read", lambda: self.get(*place, start, length, version))
 
     def walk(self, folder: str) -> Iterator[str]:
         """Lists the objects under a prefix by name, page by page, without folder markers."""
@@ -281,51 +284,6 @@ class ObjectStore(abc.ABC):
             if explained is None:
                 raise
             raise explained from error
-
-
-class StoredFile:
-    """Reads ranges of one object, whose size is known when it is opened."""
-
-    def __init__(self, store: ObjectStore, path: str) -> None:
-        self._store = store
-        self._path = path
-        self.size = store.stat(path).size
-
-    def read(self, start: int, length: int) -> bytes:
-        """Reads `length` bytes, fewer at the end of the object."""
-        length = min(length, self.size - start)
-        return self._store.read(self._path, start, length) if length > 0 else b""
-
-    def close(self) -> None:
-        """Does nothing, because the client owns the connections."""
-
-
-class _Stream(io.RawIOBase):
-    """Presents an object as a stream that is fetched range by range."""
-
-    def __init__(self, source: StoredFile) -> None:
-        self._source = source
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._source.size}[whence]
-        self._at = base + offset
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._source.read(self._at, len(buffer))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
 
 
 def brief(error: Exception) -> str:

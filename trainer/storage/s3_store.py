@@ -14,7 +14,7 @@ from botocore import exceptions as aws
 from botocore.config import Config
 
 from trainer.storage.config import StorageConfig
-from trainer.storage.failures import ConflictError, MissingError, StorageError
+from trainer.storage.failures import ConflictError, MissingError, StorageError, conflict
 from trainer.storage.interface import FileFacts
 from trainer.storage.object_store import ObjectPage, ObjectStore, brief
 
@@ -41,11 +41,14 @@ class S3Store(ObjectStore):
         ConnectionError,
     )
 
-    def get(self, bucket: str, name: str, start: int, length: int) -> bytes:
+    def get(self, bucket: str, name: str, start: int, length: int, version: str | None) -> bytes:
         """See the base class."""
         try:
             found = self._client().get_object(
-                Bucket=bucket, Key=name, Range=f"bytes={start}-{start + length - 1}"
+                Bucket=bucket,
+                Key=name,
+                Range=f"bytes={start}-{start + length - 1}",
+                **({} if version is None else {"IfMatch": version}),
             )
         except aws.ClientError as error:
             if _status(error) == 416:
@@ -149,7 +152,7 @@ def _explained(path: str, verb: str, error: aws.ClientError) -> StorageError:
             is_bucket = code == "NoSuchBucket" or verb == "list"
             return MissingError(path, f"no such bucket{'' if is_bucket else ' or object'}")
         case 409 | 412:
-            return ConflictError(path, "another process has written it")
+            return conflict(path, verb)
         case 401 | 403:
             return StorageError(
                 path, f"no permission to {verb} it ({code}); grant {_ACTIONS[verb]} to the account"
