@@ -23,7 +23,7 @@ from pipeline.log_files import LOGS
 from pipeline.runs.location import present_uri
 from pipeline.runs.metadata_file import connected, is_empty
 from pipeline.runs.repair import adapt_location
-from pipeline.runs.run import ARTIFACTS, CONFIG_FILE
+from pipeline.runs.run import ARTIFACTS, CONFIG_FILE, CRON_LOG
 from pipeline.runs.store import METADATA_FILE
 from trainer.errors import UserError
 from trainer.storage import files
@@ -324,8 +324,11 @@ class Mirror:
 
 
 def _is_mirrored(name: str) -> bool:
-    """Returns whether a file is no scratch file; names of those of TFX begin with a dot."""
-    return not any(part.startswith(".") for part in name.split("/"))
+    """Returns whether a file is no scratch file; names of those of TFX begin with a dot.
+
+    Cron's log is open while a run is at work, so that nothing may replace it.
+    """
+    return name != CRON_LOG and not any(part.startswith(".") for part in name.split("/"))
 
 
 def _output(name: str) -> str:

@@ -1,6 +1,7 @@
 """Defines `vaeline schedule`: runs at scheduled times, on the cluster or with cron."""
 
 import datetime
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -102,7 +103,7 @@ def local(
 ) -> int:
     """Print what starts `vaeline retrain` on this machine; nothing is installed."""
     from pipeline.config import find_config, load_config
-    from pipeline.orchestration.timers import crontab, systemd_units
+    from pipeline.orchestration.timers import crontab, missing_variables, systemd_units
     from pipeline.working_root import missing_parent, root_fault, root_folder
     from trainer.storage.addresses import names_bucket
 
@@ -126,11 +127,24 @@ def local(
     for fault in filter(None, faults.values()):
         # A comment, because the output may go to crontab.
         terminal.say(f"# until this changes, runs fail in {Path.cwd()}: {fault}", style="yellow")
+    variables = missing_variables(os.environ) if _uses_stores(config, root) else []
+    if variables:
+        place = "with Environment= in the service" if systemd else "above the line"
+        names = ", ".join(variables)
+        terminal.say(f"# set {place}, as they are in this shell: {names}", style="yellow")
     note = "" if names_bucket(root) or faults["root_fault"] else missing_parent(folder)
     if note:
         terminal.say(f"# {note}", style="yellow")
-    terminal.result({"units": units, "next": starts, **faults, "root_note": note})
+    terminal.result({"units": units, "next": starts, **faults, "root_note": note,
+                     "variables": variables})  # fmt: skip
     return 0
+
+
+def _uses_stores(config: Any, root: str) -> bool:
+    """Returns whether runs read or write anything in an object store."""
+    from pipeline.config import to_yaml
+
+    return any(scheme in f"{root}\n{to_yaml(config)}" for scheme in ("gs://", "s3://", "minio://"))
 
 
 def _input_fault(config: Any) -> str:

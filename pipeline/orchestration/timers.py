@@ -3,14 +3,17 @@
 import datetime
 import os
 import pwd
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from croniter import croniter
 
 from pipeline.orchestration.config import ScheduleConfig
 from pipeline.orchestration.lock import EXIT_LOCKED
+from pipeline.runs.run import CRON_LOG
 from trainer.errors import InputError
 
 _DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")
@@ -18,6 +21,10 @@ _ZONE_NOTE = (
     "# cronie reads CRON_TZ; other crons, as on Debian and Ubuntu, may take the machine's time zone"
 )
 _DAY_OF_MONTH, _DAY_OF_WEEK = 2, 4
+_ACCESS_VARIABLE: Final = re.compile(
+    "(AWS|GOOGLE|CLOUDSDK)_.*|STORAGE_EMULATOR_HOST|XDG_CACHE_HOME|(https?|no)_proxy", re.IGNORECASE
+)
+"""Names of variables by which object stores are reached, and the copies of roots in them."""
 
 
 def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path, folder: Path) -> str:
@@ -40,7 +47,7 @@ def crontab(schedule: ScheduleConfig, command: Sequence[str], root: Path, folder
     line = (
         f"mkdir -p {shlex.quote(str(logs))} && cd {shlex.quote(str(folder))} &&"
         f" {{ date -Iseconds; {shlex.join(command)}; }} >>"
-        f" {shlex.quote(str(logs / 'cron.log'))} 2>&1"
+        f" {shlex.quote(str(logs / CRON_LOG))} 2>&1"
     )
     # In a crontab, a percent sign ends the line.
     shown = line.replace("%", r"\%")
@@ -96,6 +103,16 @@ Persistent=false
 WantedBy=timers.target
 """
     return {f"{unit}.service": service, f"{unit}.timer": timer}
+
+
+def missing_variables(environ: Mapping[str, str]) -> list[str]:
+    """Names the variables of this shell by which object stores are reached.
+
+    Neither cron nor systemd has them, so that a run which works here would fail there.
+    """
+    return sorted(
+        name for name, value in environ.items() if value and _ACCESS_VARIABLE.fullmatch(name)
+    )
 
 
 def _require_one_line(parts: Sequence[str]) -> None:

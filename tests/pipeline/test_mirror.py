@@ -11,6 +11,7 @@ from pipeline.mirror import Mirror, MirrorError
 from pipeline.orchestration.lock import LockedError, current_run_owner, run_lock
 from pipeline.runs.repair import survey_root
 from pipeline.runs.retention import plan, remove_artifacts
+from pipeline.runs.run import CRON_LOG
 from pipeline.runs.store import latest_run, note_latest_run, read_runs
 from pipeline.working_root import fetched_root, root_folder, working_root
 from tests import emulators
@@ -52,6 +53,7 @@ def first_run(root: str) -> Path:
         place.publish()
         (place.folder / "logs").mkdir()
         (place.folder / "logs" / "a.log").write_text("done\n")
+        (place.folder / "logs" / CRON_LOG).write_text("done\n")
     return place.folder
 
 
@@ -62,6 +64,7 @@ def names(root: str) -> set[str]:
 def test_a_root_is_the_same_on_every_machine(root: str, other: Path) -> None:
     one = first_run(root)
     assert "logs/a.log" in names(root)
+    assert f"logs/{CRON_LOG}" not in names(root)
     assert not any(name.startswith(("pushed", ".")) for name in names(root))
     # As in a copy of a folder.
     scratch = "artifacts/Trainer/.system/executor_execution/1/a"
@@ -165,7 +168,10 @@ def test_a_root_without_its_store_is_refused_and_an_emptied_one_begins_anew(root
         pass
     assert (folder / "metadata.sqlite").exists(), "the only copy is kept"
     files.remove(root)
+    # Cron's line writes it before, during and after the run, and on this machine only.
+    (folder / "logs" / CRON_LOG).write_text("2026-11-30\n")
     with working_root(root, "a test", say=print) as place:
+        assert (place.folder / "logs" / CRON_LOG).read_text() == "2026-11-30\n"
         assert not (place.folder / "metadata.sqlite").exists()
         assert not list((place.folder / "artifacts").rglob("*"))
 

@@ -94,6 +94,21 @@ def test_the_printed_line_runs_on_a_fresh_root_from_any_folder(tmp_path: Path) -
         subprocess.run(["systemd-analyze", "verify", *units], check=True)
 
 
+def test_variables_that_cron_and_systemd_lack_are_named_without_values(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("input: {paths: 's3://images/a.zip'}\n")
+    arguments = ("schedule", "local", "--config", str(config), "--root", str(tmp_path))
+    access = {"AWS_SECRET_ACCESS_KEY": "hush", "AWS_ENDPOINT_URL": "http://minio", "EDITOR": "vi"}
+    shown = vaeline(*arguments, environment=access).stdout
+    assert "\n# set above the line, as they are in this shell: " in shown
+    assert "AWS_ENDPOINT_URL, AWS_SECRET_ACCESS_KEY" in shown
+    assert "hush" not in shown
+    shown = vaeline(*arguments, "--systemd", environment=access).stdout
+    assert "\n# set with Environment= in the service, as they are in this shell: " in shown
+    config.write_text(f"input: {{paths: {tmp_path}/a.zip}}\n")
+    assert "this shell" not in vaeline(*arguments, environment=access).stdout
+
+
 def test_a_root_that_cannot_be_written_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
