@@ -3,6 +3,7 @@
 The pipeline's configuration includes it, and the command line builds one for a stand-alone job.
 """
 
+from itertools import zip_longest
 from pathlib import PurePosixPath
 from typing import Final, Literal
 
@@ -110,9 +111,14 @@ class EngineConfig(Section):
     )
 
     def option(self, name: str) -> str:
-        """Returns the value of one of `options`; empty if it is not there."""
-        values = [each.partition("=")[2] for each in self.options if each.startswith(f"--{name}=")]
-        return values[-1] if values else ""
+        """Returns the last value of one of `options`; empty if it is not there."""
+        flag, found = f"--{name}", ""
+        for each, after in zip_longest(self.options, self.options[1:], fillvalue=""):
+            key, equals, value = each.partition("=")
+            if key == flag:
+                # The value of an option may also be the next argument.
+                found = value if equals else after
+        return found
 
 
 class DriftConfig(Section):

@@ -159,5 +159,5 @@ def google_client(anonymous: bool) -> gcs.Client:
         raise StorageError(
             "gs://",
             "no Google credentials; run `gcloud auth application-default login`, or set"
-            " storage.anonymous: true for public buckets",
+            " input.storage.anonymous: true for public buckets",
         ) from error

@@ -278,7 +278,9 @@ class ObjectStore(abc.ABC):
         except Exception as error:
             if self.is_transient(error):
                 raise StorageError(
-                    path, f"{self.name} did not answer in {attempts} attempts: {brief(error)}"
+                    path,
+                    f"{self.name} did not answer in {attempts} attempts; check the network, and"
+                    f" start again ({brief(error)})",
                 ) from error
             explained = self.explain(path, verb, error)
             if explained is None:

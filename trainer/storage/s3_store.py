@@ -118,7 +118,7 @@ class S3Store(ObjectStore):
             case aws.NoCredentialsError() | aws.PartialCredentialsError():
                 return StorageError(
                     path,
-                    "no AWS credentials; run `aws configure`, or set storage.anonymous: true for"
+                    "no AWS credentials; run `aws configure`, or set input.storage.anonymous: true for"
                     " public buckets",
                 )
             case aws.ClientError():

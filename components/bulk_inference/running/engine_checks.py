@@ -34,6 +34,9 @@ BUILD_PRISM: Final = (
 )
 """The command that builds it from Go's modules, in some minutes."""
 
+_OWN_CODE: Final = ("sdk_container_image", "setup_file", "extra_package", "extra_packages")
+"""Options by which workers of Dataflow get vaeline, besides the image that the section names."""
+
 _NEEDED_MODULES: Final = {"dask": "distributed", "dataflow": "apitools"}
 """A module that comes with the extra of the runner's name."""
 
@@ -63,8 +66,14 @@ def require_engine(config: BulkConfig) -> None:
                 f"bulk.engine.{key} (--{key}): the runner {engine.runner} has none; leave it out,"
                 f" or choose {' or '.join(takers)} with --runner"
             )
-    _CHECKS[engine.runner](config)
     is_portable = engine.runner in ("prism", "flink", "spark")
+    other = engine.option("runner")
+    if other and not (is_portable and other == "PortableRunner"):
+        raise InputError(
+            f"bulk.engine.options: --runner={other} contradicts bulk.engine.runner,"
+            f" {engine.runner}; choose it with --runner, and leave the option out"
+        )
+    _CHECKS[engine.runner](config)
     if engine.runner == "dask" and engine.options:
         # Only its import makes its options known.
         import apache_beam.runners.dask.dask_runner  # noqa: F401
@@ -151,6 +160,26 @@ def _check_dataflow(config: BulkConfig) -> None:
             raise InputError(f"bulk.engine.options: Dataflow needs --{name}=...; it is not there")
     if not engine.option("temp_location").startswith("gs://"):
         raise InputError("bulk.engine.options: --temp_location of Dataflow must be at gs://")
+    if not engine.environment_config and not any(map(engine.option, _OWN_CODE)):
+        raise InputError(
+            "bulk.engine.environment_config: Dataflow needs the image of the workers, because"
+            " Beam's own has no vaeline; build it with `make worker-image`"
+        )
+    _require_google_credentials()
+
+
+def _require_google_credentials() -> None:
+    """Checks what Beam finds out late: without credentials it waits for a browser, for ever."""
+    import google.auth
+    from google.auth.exceptions import GoogleAuthError
+
+    try:
+        google.auth.default()
+    except GoogleAuthError as error:
+        raise InputError(
+            "bulk.engine.runner (--runner): dataflow needs Google credentials; run"
+            " `gcloud auth application-default login`, or set GOOGLE_APPLICATION_CREDENTIALS"
+        ) from error
 
 
 def _require_job_server(engine: EngineConfig) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.auth.exceptions import DefaultCredentialsError
 
 from components.bulk_inference.config import BulkConfig, EngineConfig
 from components.bulk_inference.running import engine_checks
@@ -66,6 +67,12 @@ def silent() -> str:
             "spark needs Java 17 .* install it, or name a running job server",
         ),
         ({"runner": "flink", "job_server_jar": "/no.jar"}, r"/no\.jar does not exist; fetch"),
+        (
+            {"runner": "dataflow", "options": (*DATAFLOW, "--runner=DirectRunner")},
+            "--runner=DirectRunner contradicts .* dataflow; choose it with --runner, and leave",
+        ),
+        ({"options": ("--runner", "DataflowRunner")}, "--runner=DataflowRunner contradicts .* loc"),
+        ({"runner": "dataflow", "options": DATAFLOW}, "Dataflow needs the image of the workers"),
         ({"runner": "dataflow"}, "Dataflow needs --project="),
         ({"runner": "dataflow", "options": DATAFLOW[:1]}, "Dataflow needs --region="),
         ({"runner": "dataflow", "options": DATAFLOW[:2]}, "Dataflow needs --temp_location="),
@@ -81,10 +88,28 @@ def test_what_is_missing_gets_one_line(bare: None, engine: dict[str, Any], messa
     assert "\n" not in str(raised.value)
 
 
-def test_runners_with_all_they_need_pass(bare: None, tmp_path: Path) -> None:
+def test_dataflow_without_credentials_does_not_wait_for_a_browser(
+    bare: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none() -> None:
+        raise DefaultCredentialsError("none found")
+
+    monkeypatch.setattr("google.auth.default", none)
+    with pytest.raises(InputError, match="dataflow needs Google credentials; run `gcloud auth"):
+        check(runner="dataflow", options=(*DATAFLOW, "--sdk_container_image=a"))
+
+
+def test_runners_with_all_they_need_pass(
+    bare: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     check()
-    check(runner="dataflow", region="europe-west4", options=(DATAFLOW[0], DATAFLOW[2]))
+    monkeypatch.setattr("google.auth.default", lambda: (None, "p"))
+    image, options = "europe-docker.pkg.dev/p/r/worker:1", (DATAFLOW[0], DATAFLOW[2])
+    check(runner="dataflow", region="europe-west4", options=options, environment_config=image)
+    apart = tuple(part for option in DATAFLOW for part in option.split("="))
+    check(runner="dataflow", options=(*apart, "--setup_file=./setup.py"))
     check(runner="flink", options=("--job_endpoint=embed", "--an_option_of_java=1"))
+    check(runner="flink", options=("--runner=PortableRunner", "--job_endpoint=embed"))
     check(options=("--direct_num_workers", "2", "--save_main_session", "--experiments=a"))
     (tmp_path / "prism").touch(mode=0o755)
     check(runner="prism")
