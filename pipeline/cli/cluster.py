@@ -66,13 +66,14 @@ def compile_checked(terminal: Any, config: Any) -> dict[str, Any]:
     """
     from pipeline.config import to_yaml
     from pipeline.console import captured_output
+    from pipeline.orchestration.reach import require_reach
     from pipeline.orchestration.secrets import refuse_secrets
     from pipeline.step_digests import step_digests
     from trainer.quick_imports import quick_imports
 
     refuse_secrets(to_yaml(config), os.environ, what="the configuration")
-    cluster = config.cluster
-    if cluster is not None and not cluster.names_digest:
+    cluster = require_reach(config)
+    if not cluster.names_digest:
         terminal.say(
             f"cluster.image: {cluster.image} is a tag, which may move; name it by its digest",
             style="yellow",

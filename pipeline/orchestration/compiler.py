@@ -8,7 +8,7 @@ part of the cache key.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -26,6 +26,7 @@ from components.tfx_api import tfx
 from pipeline.config import BeamConfig, ConfigError, PipelineConfig
 from pipeline.graph import CLUSTER_BASELINE, Places, create_pipeline
 from pipeline.orchestration.config import ClusterConfig
+from pipeline.orchestration.reach import require_reach
 from pipeline.orchestration.resources import (
     beam_arguments,
     container_resources,
@@ -37,7 +38,6 @@ from pipeline.orchestration.resources import (
 )
 from pipeline.orchestration.step_settings import ACCELERATED_STEPS
 from pipeline.runs.step import LABELLED_ONLY_EVALUATOR
-from trainer.storage.addresses import names_bucket
 
 INPUT_STATE = "InputState"
 RETRAIN = "retrain"
@@ -51,8 +51,6 @@ _SPAN_TYPES = {INPUT_CONFIG: str, FINGERPRINT: str, SPAN: int}
 _TYPES = {str: "STRING", int: "NUMBER_INTEGER"}
 # These steps read state outside the metadata store.
 _NEVER_CACHED = (INPUT_STATE, CLUSTER_BASELINE)
-_INPUT = "input.paths"
-_SCHEMA = "schema.path"
 
 
 def compile_pipeline(
@@ -71,7 +69,7 @@ def compile_pipeline(
     Raises:
         ConfigError: The configuration cannot run on a cluster.
     """
-    cluster = _checked(config)
+    cluster = require_reach(config)
     given = {name: data_types.RuntimeParameter(name=name, ptype=kind)
              for name, kind in _SPAN_TYPES.items()}  # fmt: skip
     history = history_path(cluster.pipeline_root, config.name)
@@ -126,58 +124,6 @@ def to_text(job: Mapping[str, Any], *, as_yaml: bool) -> str:
     if "platforms" in job:
         documents.append({"platforms": job["platforms"]})
     return str(yaml.safe_dump_all(documents, sort_keys=True, allow_unicode=True))
-
-
-def _checked(config: PipelineConfig) -> ClusterConfig:
-    if config.cluster is None:
-        raise ConfigError("cluster: the section is missing; it says what runs the pipeline")
-    for key, path in _paths(config):
-        if "{root}" in path:
-            raise ConfigError(f"{key}: {path} has no meaning on a cluster; give an address")
-        _check_reach(key, path, config.cluster)
-    return config.cluster
-
-
-def _check_reach(key: str, path: str, cluster: ClusterConfig) -> None:
-    # Braces may stand in the bucket's name, too.
-    if path.startswith("gs://") and "{" not in path and not names_bucket(path):
-        raise ConfigError(f"{key}: {path}: expected gs://BUCKET or gs://BUCKET/FOLDER")
-    if path.startswith(("gs://", "/gcs/", "tfds:")):
-        return
-    is_address = "://" in path
-    # TFX reads the schema with TensorFlow, which has no other file system.
-    if is_address and (key == _SCHEMA or not names_bucket(path)):
-        raise ConfigError(
-            f"{key}: {path}: the steps have no such file system; give gs:// or a mounted folder"
-        )
-    if cluster.platform == "vertex":
-        where = "needs credentials that its steps lack" if is_address else "is on this machine"
-        raise ConfigError(f"{key}: {path} {where}; Vertex reads gs:// or /gcs/")
-    if is_address and cluster.dataflow is not None and key.endswith(_INPUT):
-        raise ConfigError(f"{key}: {path}: Dataflow's workers have no credentials; give gs://")
-    if not is_address and not path.startswith("/"):
-        # It would be a folder in the step's container, which is lost with it.
-        raise ConfigError(
-            f"{key}: {path} is relative; give an address, or the whole path of a folder that is"
-            " mounted into the steps"
-        )
-
-
-def _paths(config: PipelineConfig) -> Iterable[tuple[str, str]]:
-    inputs = {"": config.input}
-    if config.bulk.in_pipeline and config.bulk.input is not None:
-        inputs["bulk."] = config.bulk.input
-    for section, images in inputs.items():
-        yield from ((f"{section}{_INPUT}", path) for path in images.paths)
-        yield from ((f"{section}input.labels.corrections", p) for p in images.labels.corrections)
-    yield "push.directory", config.push.directory
-    if config.data_schema.path is not None:
-        yield _SCHEMA, config.data_schema.path
-    backbone = config.model.backbone_options
-    if backbone is not None and backbone.path:
-        yield "model.backbone.weights", backbone.path
-    if config.retrain.drift_report is not None:
-        yield "retrain.drift_report", config.retrain.drift_report
 
 
 def _check_steps(config: PipelineConfig, cluster: ClusterConfig, names: Sequence[str]) -> None:

@@ -118,8 +118,8 @@ class S3Store(ObjectStore):
             case aws.NoCredentialsError() | aws.PartialCredentialsError():
                 return StorageError(
                     path,
-                    "no AWS credentials; run `aws configure`, or set input.storage.anonymous: true for"
-                    " public buckets",
+                    "no AWS credentials; run `aws configure`, or set input.storage.anonymous: true"
+                    " for public buckets",
                 )
             case aws.ClientError():
                 return _explained(path, verb, error)

@@ -1,6 +1,8 @@
 """`vaeline compile`, `submit` and `schedule` as people start them, with secrets planted."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,21 @@ def test_a_specification_is_written_without_secrets(tmp_path: Path, start: Any) 
     assert spec["pipelineInfo"]["name"] == "flowers"
     assert "kubernetes" in platforms["platforms"]
     assert not [value for value in PLANTED.values() if value in output.read_text()]
+
+
+def test_an_unreachable_path_is_told_before_tfx_is_imported(tmp_path: Path) -> None:
+    config = write_config(tmp_path, "http://localhost", push={"directory": "pushed"})
+    script = (
+        "import sys; from pipeline.cli import main\n"
+        f"try: main(['compile', '--config', {str(config)!r}, '--output', 'x.yaml'])\n"
+        "finally: print('tfx' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    error, has_tfx = done.stdout.splitlines()
+    assert error.startswith("error: push.directory: pushed is relative; give an address")
+    assert (done.returncode, has_tfx) == (1, "False")
 
 
 def test_a_planted_secret_stops_before_anything_is_sent(tmp_path: Path) -> None:
