@@ -185,7 +185,11 @@ def _held_object(
         done.set()
         thread.join()
         if not lost:
-            files.remove(path)
+            try:
+                files.remove(path)
+            except (InputError, OSError) as error:
+                # The job's own end matters more, and a lock that is not renewed is taken over.
+                _LOG.warning("%s: not removed: %s", path, error)
 
 
 def _take(path: str, content: bytes, refusal: Callable[[Owner | None], Exception]) -> str:

@@ -1,6 +1,7 @@
 """Sends the requests of `object_store.py` to Cloud Storage, for paths at `gs://`."""
 
 import contextlib
+import os
 from functools import lru_cache
 from typing import IO, Any, Final
 
@@ -151,6 +152,11 @@ class GoogleStore(ObjectStore):
 @lru_cache(maxsize=2)
 def google_client(anonymous: bool) -> gcs.Client:
     """Returns the process's client; the library honours `STORAGE_EMULATOR_HOST`."""
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
+    if emulator and "://" not in emulator:
+        raise StorageError(
+            "gs://", f"STORAGE_EMULATOR_HOST={emulator} has no scheme; give http://HOST:PORT"
+        )
     try:
         if anonymous:
             return gcs.Client(project="none", credentials=AnonymousCredentials())

@@ -21,7 +21,7 @@ from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.components.bulk_inference.model_fixture import export_model
 from trainer.errors import InputError
 from trainer.storage import files
-from trainer.storage.failures import OutputError
+from trainer.storage.failures import OutputError, StorageError
 
 
 @pytest.fixture(scope="module", params=["gs", "s3"])
@@ -142,6 +142,23 @@ def test_a_lock_object_that_is_renewed_is_respected_and_a_still_one_taken(
     files.write_bytes(f"{output}/{ledger.LOCK}", b'{"host": "elsewhere", "process": 1}')
     with ledger.Ledger(output).exclusive():
         assert b"elsewhere" not in files.read_bytes(f"{output}/{ledger.LOCK}")
+
+
+def test_a_lock_object_that_cannot_be_removed_hides_no_error_and_fails_no_job(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(path: str) -> None:
+        raise StorageError(path, "did not answer")
+
+    monkeypatch.setattr(files, "remove", fail)
+    with ledger.Ledger(f"{bucket}/one").exclusive():
+        pass
+    assert f"{bucket}/one/{ledger.LOCK}: not removed: " in caplog.text
+    with (
+        pytest.raises(InputError, match="the table cannot be written"),
+        ledger.Ledger(f"{bucket}/two").exclusive(),
+    ):
+        raise InputError("the table cannot be written")
 
 
 @pytest.mark.parametrize(
