@@ -21,6 +21,8 @@ _STORE_FULL = "database or disk is full"
 """SQLite's words, which ML Metadata repeats after a page of what it could not write."""
 _TENSORFLOW_FULL = re.compile(rf"(?P<file>\S+); (?P<reason>{os.strerror(errno.ENOSPC)})")
 """In TensorFlow's errors, which are none of the operating system's."""
+_AFTER_HEADING = 5
+"""Lines that are shown of a message that begins with a heading."""
 _MAKE_ROOM = "; make room, and start again"
 
 
@@ -55,7 +57,9 @@ def cause(error: BaseException) -> str:
         if lines:
             if full := _TENSORFLOW_FULL.search(lines[0]):
                 return f"{full['file']}: {full['reason']}{_MAKE_ROOM}"
-            return f"{type(link).__name__}: {lines[0].strip()}"
+            # A heading says nothing without what follows, as of Beam's checks of its options.
+            shown = lines[:_AFTER_HEADING] if lines[0].rstrip().endswith(":") else lines[:1]
+            return f"{type(link).__name__}: {' '.join(line.strip() for line in shown)}"
     return type(error).__name__
 
 

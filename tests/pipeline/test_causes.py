@@ -109,3 +109,10 @@ def test_a_cycle_of_causes_ends() -> None:
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
     assert cause(first) in {"ValueError: first", "ValueError: second"}
+
+
+def test_a_heading_is_shown_with_what_follows() -> None:
+    error = ValueError("Pipeline has validations errors: \nMissing option: region.\nNo project.")
+    assert cause(error) == (
+        "ValueError: Pipeline has validations errors: Missing option: region. No project."
+    )
