@@ -15,6 +15,7 @@ from components.bulk_inference.annotation.schema import FINDINGS_COLUMN, require
 from components.bulk_inference.config import BulkConfig, BulkJob
 from components.bulk_inference.drift import comparison as drift
 from components.bulk_inference.drift.drift_sums import DriftSums
+from components.bulk_inference.drift.picture import draw_drift
 from components.bulk_inference.model_card import read_card, verdict_notes, with_model_limits
 from components.bulk_inference.output.counts import COUNT_NAMES
 from components.bulk_inference.output.job_manifest import Totals, write_manifest
@@ -291,7 +292,7 @@ class _BulkRun:
         }
         # With the manifest, which is written last, there is a picture of these units.
         if self._job.drift.picture and report.tests and not self._ledger.exists(MANIFEST):
-            parts["drift.png"] = drift.draw(self._card, sums, report)
+            parts["drift.png"] = draw_drift(self._card, sums, report)
         for name, content in parts.items():
             self._ledger.write(name, content)
         return report.as_dict()

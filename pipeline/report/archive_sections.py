@@ -164,6 +164,7 @@ def labels(archive: Archive) -> Facts:
         "most": max(row["share"] for row in rows),
         "left_out": len(mix) - len(rows),
         "compared": bool(drift.get("training_labels")),
+        "estimated": bool(drift.get("training_labels")) and drift.get("mix_differs", True),
     }
 
 

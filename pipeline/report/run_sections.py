@@ -150,9 +150,9 @@ def class_balance(run: Run) -> Facts:
         "rows": rows,
         "unlabelled": blank if any(blank) else [],
         "sums": [sum(table[split].values()) for split in splits],
-        "most": max(totals.values(), default=1) or 1,
-        "left_out": len(classes) - len(rows),
-    }
+        "most": max(totals.values(), default=1) or 1, "left_out": len(classes) - len(rows),
+        "corrected": account.get("labels_corrected", 0), "reasons": account["rejects_by_reason"],
+    }  # fmt: skip
 
 
 def _natural(run: Run, classes: list[str]) -> list[str]:

@@ -4,7 +4,6 @@
 tests on binned counts, which are cheap and exactly additive over any division of the work.
 """
 
-import io
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -13,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 from scipy import stats
 
-from components.bulk_inference.drift.drift_sums import PIXEL_BINS, DriftSums, expected_shares
+from components.bulk_inference.drift.drift_sums import DriftSums, expected_shares
 from trainer.model_card import FileMix, ModelCard
 
 _FAMILIES: Final = (
@@ -47,6 +46,8 @@ _EM_STEPS: Final = 200
 _FEWEST_IMAGES: Final = 50
 _FEWEST_KNOWN: Final = 15
 """With 10 even inverted digits raised no alarm, with 15 they always did."""
+_MIX_LEVEL: Final = 0.01
+"""Level of the test of the predicted labels, below which their mix is not that of the training."""
 _FEW_KNOWN: Final = 100
 """Images behind the training summaries below which a note says how little they show."""
 
@@ -83,7 +84,9 @@ class DriftReport:
         outlier_share: Share of images that score above the training data's 95 % quantile.
         labels: Predicted share of each class.
         prior_shift: Estimated share of each class, corrected for the classifier's errors.
-        training_labels: Share of each class as predicted on the training data.
+        mix_differs: Whether the predicted labels have another mix than those of the held-out
+            images. Otherwise the estimate shows only how badly the model is calibrated.
+        training_labels: Share of each class as predicted on the held-out images.
         formats: Images by format.
         sizes: Images by width and height, for the most common sizes.
         note: The reason why parts of the report are missing.
@@ -97,6 +100,7 @@ class DriftReport:
     outlier_share: float | None = None
     labels: dict[str, float] = field(default_factory=dict)
     prior_shift: dict[str, float] = field(default_factory=dict)
+    mix_differs: bool = False
     training_labels: dict[str, float] = field(default_factory=dict)
     formats: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -116,10 +120,12 @@ class DriftReport:
             f" {'ALARM' if test.alarm else ''} |"
             for test in self.tests
         ]
-        lines += ["", "| label | training | archive | estimated |", "| --- | --- | --- | --- |"]
+        estimated = self.prior_shift if self.mix_differs else {}
+        lines += ["", "| label | held-out | archive |" + " estimated |" * bool(estimated)]
+        lines += ["| --- | --- | --- |" + " --- |" * bool(estimated)]
         lines += [
             f"| {name} | {self.training_labels.get(name, 0):.3f} | {share:.3f} |"
-            f" {self.prior_shift.get(name, 0):.3f} |"
+            + (f" {estimated[name]:.3f} |" if estimated else "")
             for name, share in self.labels.items()
         ]
         return "\n".join(lines) + "\n"
@@ -179,6 +185,7 @@ def judge_drift(card: ModelCard, sums: DriftSums, alarm_rate: float) -> DriftRep
         outlier_share=_outlier_share(card, sums),
         labels={} if counts is None else _named(card, counts / max(counts.sum(), 1)),
         prior_shift={} if counts is None else _named(card, prior),
+        mix_differs=any(test.name == "classes" and test.p_value < _MIX_LEVEL for test in tests),
         training_labels={} if counts is None else _named(card, trained),
     )
 
@@ -311,39 +318,3 @@ def _outlier_share(card: ModelCard, sums: DriftSums) -> float | None:
 
 def _named(card: ModelCard, shares: np.ndarray) -> dict[str, float]:
     return {name: round(float(share), 6) for name, share in zip(card.classes, shares, strict=True)}
-
-
-def draw(card: ModelCard, sums: DriftSums, report: DriftReport) -> bytes:
-    """Draws the report: distances, labels, pixel levels.
-
-    Returns:
-        A PNG.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    distances, labels, levels = figure.subplots(1, 3)
-    colours = ["tab:red" if test.alarm else "tab:blue" for test in report.tests]
-    distances.barh(
-        [test.name for test in report.tests], [t.distance for t in report.tests], color=colours
-    )
-    distances.set(title="distance from the training data", xlabel="total variation", xlim=(0, 1))
-    places = np.arange(len(report.labels))
-    labels.bar(places - 0.2, list(report.training_labels.values()), 0.4, label="training")
-    labels.bar(places + 0.2, list(report.labels.values()), 0.4, label="archive")
-    labels.set(title="predicted labels", xlabel="class number", ylabel="share")
-    labels.legend()
-    trained = card.summaries.pixels.histogram
-    if "pixels" in sums.counts and len(trained) == PIXEL_BINS:
-        step = 256 // PIXEL_BINS
-        edges = np.arange(PIXEL_BINS) * step
-        levels.step(edges, trained, where="post", label="training")
-        counts = sums.counts["pixels"]
-        levels.step(edges, counts / counts.sum(), where="post", label="archive")
-        levels.set(title="pixel levels", xlabel="level", ylabel="share", yscale="log")
-        levels.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=100, metadata={"Software": None})
-    return picture.getvalue()

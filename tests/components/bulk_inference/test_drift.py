@@ -215,6 +215,23 @@ def test_prior_shift_finds_the_shares_behind_a_blurry_classifier() -> None:
     assert prior_shift(posteriors, np.array([0.5, 0.5]))[1] == pytest.approx(0.9, abs=0.02)
 
 
+def test_the_mix_is_estimated_only_where_the_predicted_labels_differ(
+    card: ModelCard, annotator: Annotator, images: np.ndarray
+) -> None:
+    same = report_on(card, annotator, images)
+    assert not same.mix_differs
+    assert same.as_dict()["mix_differs"] is False
+    table = same.as_markdown()
+    assert "| label | held-out | archive |\n" in table
+    assert "estimated" not in table
+    outputs, _ = annotator.annotate_pixels(images)
+    labels = np.asarray(outputs["label_index"])
+    rarer = images[labels != np.bincount(labels).argmax()]
+    other = report_on(card, annotator, rarer)
+    assert other.mix_differs
+    assert "| label | held-out | archive | estimated |\n" in other.as_markdown()
+
+
 def test_a_job_writes_a_table_and_a_picture(
     tmp_path: Path, run_job: RunJob, summarised: Path, images: np.ndarray
 ) -> None:

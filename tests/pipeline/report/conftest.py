@@ -176,7 +176,7 @@ def _write_examples(folder: Path, images: Images) -> None:
     account.rejected["too_large"] = 1
     account.with_findings = account.findings["blank"] = account.findings["odd_size"] = 1
     account.finding_bounds = BOUNDS
-    account.conflicts = 2
+    account.conflicts = 1
     account.conflict_names = [("d1", "a.zip/x.png", CLASSES[0]), ("d1", "a.zip/y.png", CLASSES[1])]
     (folder / "account.json").write_text(json.dumps(account.to_json()))
 

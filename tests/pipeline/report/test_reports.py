@@ -165,6 +165,23 @@ def test_the_page_may_go_elsewhere(run: Run, tmp_path: Path) -> None:
         write_run_report(run, "/proc/mine.html")
 
 
+def test_corrected_labels_and_images_taken_out_are_told(run: Run) -> None:
+    assert (
+        "input.labels.corrections"
+        not in Parsed(Path(write_run_report(run)).read_text("utf-8")).text
+    )
+    path = Path(run.steps["ImageExampleGen"].outputs["examples"][0]) / "account.json"
+    account = json.loads(path.read_text())
+    account["labels_corrected"] = 3
+    account["rejects_by_reason"]["taken_out"] = 1
+    account["rejected"] += 1
+    path.write_text(json.dumps(account))
+    text = Parsed(Path(write_run_report(replace(run))).read_text("utf-8")).text
+    assert "By input.labels.corrections 3 labels were changed and 1 image was taken out." in text
+    assert f"1 of {account['images_in']} members is no usable image; 1 was taken out by" in text
+    assert "1 image stands under two labels" in text
+
+
 def test_every_label_is_judged_on_demand(run: Run, tmp_path: Path) -> None:
     config = yaml.safe_load((run.root / "config.yaml").read_text("utf-8"))
     config["report"] = {"label_errors": True}
@@ -219,15 +236,16 @@ def test_a_folder_without_a_run_is_refused_in_a_line(tmp_path: Path) -> None:
         read_reported(tmp_path)
 
 
-def test_the_archive_report_shows_the_count_law(labelled: Path) -> None:
+def test_the_archive_report_shows_the_count_invariant(labelled: Path) -> None:
     page = read_bytes(write_archive_report(str(labelled))).decode()
     parsed = assert_harmless(page)
     assert "This part could not be made" not in parsed.text
-    law = "Count law: 193 members are 192 rows plus 1 rejects plus 0 duplicates"
+    law = "Count invariant: 193 members are 192 rows plus 1 rejects plus 0 duplicates"
     assert law in {value for _, name, value in parsed.attributes if name == "aria-label"}
     assert "Complete" in parsed.text
     assert SCRIPT in parsed.text
     assert "scans & co.zip" in parsed.text
+    assert "“Held-out”: the labels that the model gives to images like those" in parsed.text
     manifest = json.loads((labelled / "_manifest.json").read_text())
     assert manifest["findings"] == {}
     assert "0 of 192 images are unusual by themselves" in parsed.text
