@@ -55,7 +55,8 @@ def test_an_estimate_of_a_run(tmp_path: Path, partly_labelled: Path) -> None:
         40 * given["images"] / given["images_per_second"]
     )
     assert given["disk_bytes"] > 110 * len(archives.png())
-    assert given["memory_bytes"] > 110 * 64
+    # The measured steps alone take 700 MiB, a run of the digits 1,500.
+    assert given["memory_bytes"] > 1200 << 20
     assert not list(tmp_path.glob("vaeline-inspect-*"))
 
 
