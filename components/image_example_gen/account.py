@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import escaped, renamed_notes
 from trainer.data import features
+from trainer.name_lists import named
 
 if TYPE_CHECKING:
     from components.image_example_gen.inspection import Inspected
@@ -207,11 +208,15 @@ class Account:
 
     def notes(self) -> list[str]:
         """Returns one line for each kind of entry or name that was not taken as it is."""
+        # People have taken images out; the overview counts them beside the corrections.
+        faults = [each for each in self.faults.counts.most_common() if each[0] != "taken_out"]
         notes = [
             f"{number:,} rejected: {kind} ({escaped('; '.join(self.faults.examples[kind]))})"
-            for kind, number in self.faults.counts.most_common(_FAULTS_NAMED)
-            if kind != "taken_out"  # by people
+            for kind, number in faults[:_FAULTS_NAMED]
         ]
+        if rest := faults[_FAULTS_NAMED:]:
+            kinds = named((f"{number:,} {kind}" for kind, number in rest), most=_FAULTS_NAMED)
+            notes.append(f"{sum(number for _, number in rest):,} more rejected: {kinds}")
         if self.ignored.total():
             notes.append(f"{self.ignored.total():,} ignored by name: {self.ignored.summary()}")
         return notes + renamed_notes(self.renamed)

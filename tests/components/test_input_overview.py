@@ -9,6 +9,7 @@ from typing import Any
 import apache_beam as beam
 import pytest
 
+from components.image_example_gen.account import Account
 from components.image_example_gen.ingest import ingest
 from components.image_example_gen.input_overview import OVERVIEW, InputOverview
 from components.image_sources.config import InputConfig
@@ -111,6 +112,18 @@ def test_warnings(
     found = look(caplog, tmp_path, images(*names)).warnings
     assert any(warning in line for line in found), found
     assert not any("\n" in line for line in found)
+
+
+def test_every_kind_of_reject_is_named() -> None:
+    account = Account()
+    for number, kind in enumerate(("AVIF", "HEIC", "PDF", "SVG", "TIFF", "taken_out"), start=1):
+        account.faults.add(f"unsupported_format, {kind}" if number < 6 else kind, "a/x", number)
+    account.faults.add("empty", "a/y", 9)
+    *first, last = account.notes()
+    assert first[0] == "9 rejected: empty (a/y)"
+    assert first[-1] == "2 rejected: unsupported_format, HEIC (a/x)"
+    assert last == "1 more rejected: 1 unsupported_format, AVIF"
+    assert not any("taken_out" in note for note in account.notes())
 
 
 def test_an_archive_without_entries_is_named(
