@@ -102,10 +102,10 @@ class QueueFacts:
                 f" {self.doubtful:,} most doubtful are listed"
             )
         if self.no_promise:
-            return (
-                f"no promise: {self.no_promise}; the {self.doubtful:,} images listed are the most"
-                " doubtful ones"
-            )
+            which = f"the {self.doubtful:,} images listed are the most doubtful ones"
+            if self.doubtful == self.images:
+                which = f"all {self.images:,} images are listed, the most doubtful first"
+            return f"no promise: {self.no_promise}; {which}"
         which = f"these {self.review:,} images"
         if self.doubtful < self.review:
             which += f", of which the {self.doubtful:,} most doubtful are listed (--most)"

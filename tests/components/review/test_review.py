@@ -172,6 +172,10 @@ def test_the_list_is_bounded(make_table: MakeTable) -> None:
     assert [row.key for row in rows] == [row.key for row in all_rows[:5]]
     assert (facts.review, facts.accepted) == (everything.review, everything.accepted)
     assert "of which the 5 most doubtful are listed" in facts.line()
+    unsure = dataclasses.replace(facts, no_promise="too few")
+    assert unsure.line() == "no promise: too few; the 5 images listed are the most doubtful ones"
+    unsure = dataclasses.replace(unsure, listed={UNCERTAIN: unsure.images})
+    assert unsure.line().endswith(f"; all {COUNT} images are listed, the most doubtful first")
     path = answer(Path(output), {rows[0].key: rows[0].label})
     result = apply_answers(output, [path])
     assert f"the promise takes {facts.review - 1:,} more answers" in result.line
