@@ -67,7 +67,7 @@ def train_and_push(
     if config.bulk.in_pipeline and config.bulk.input is not None:
         check_input(config.bulk.input)
         require_engine(config.bulk)
-    check_weights(config.model.backbone_options)
+    check_weights(config.model.backbone_options, download=True)
     if recipe := recipe_line(config.recipe, config.trainer):
         terminal.say(recipe)
     # Imported here, because bulk jobs use this module on machines without TFX.

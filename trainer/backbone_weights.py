@@ -4,10 +4,13 @@ The command line and `train.py` call it. Importing this module is cheap: TensorF
 weights are read.
 """
 
+import os
 import posixpath
+import socket
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
+from urllib.request import getproxies
 
 import numpy as np
 
@@ -25,6 +28,9 @@ _SUFFIXES: Final = (".weights.h5", ".h5", _KERAS_MODEL)
 _MODELS: Final = ("saved_model.pb", "model.keras")
 """What a pushed version, and an output folder of `python -m trainer`, contain."""
 _DIGEST_LENGTH: Final = 16
+_HOST: Final = "storage.googleapis.com"
+"""From where Keras downloads the weights of all networks."""
+_ANSWER_SECS: Final = 5.0
 _FIRST_BYTES: Final = {_KERAS_MODEL: b"PK", ".h5": b"\x89HDF"}
 """How the files begin, by suffix: zip archives and HDF5 files."""
 
@@ -33,15 +39,18 @@ _IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 as if it was the variance. Keras corrects it with a layer that only `weights="imagenet"` adds."""
 
 
-def check_weights(config: BackboneConfig | None) -> None:
+def check_weights(config: BackboneConfig | None, *, download: bool = False) -> None:
     """Checks that the weights are there, before anything slow starts.
 
     Args:
         config: options of the backbone; None if there is none.
+        download: Whether this machine will download ImageNet's weights, if Keras has not done so.
 
     Raises:
         InputError: there is no such file or folder, or it is of another kind.
     """
+    if download and config is not None and config.weights == IMAGENET:
+        _require_download(config.name)
     path = _path(config)
     if not path:
         return
@@ -116,6 +125,24 @@ def _path(config: BackboneConfig | None) -> str:
         return resolve_model(config.path) if config and config.path else ""
     except InputError as error:
         raise InputError(f"{_KEY}: {error}") from error
+
+
+def _require_download(name: str) -> None:
+    """Raises InputError if Keras has no weights of the network yet and no way to download them."""
+    home = os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+    known = files.list_names(os.path.join(home, "models"))
+    if any(name.lower() in file.lower().replace("_", "").replace("-", "") for file in known):
+        return
+    if getproxies():  # Then this machine need not reach the host itself.
+        return
+    try:
+        socket.create_connection((_HOST, 443), timeout=_ANSWER_SECS).close()
+    except OSError as error:
+        raise InputError(
+            f"{_KEY}: {IMAGENET}: {_HOST}, from where Keras downloads the weights of {name}, can't"
+            f" be reached ({error}); give the path of the file that Keras keeps in ~/.keras/models"
+            " on a machine where it can"
+        ) from error
 
 
 def _download(name: str) -> list[np.ndarray]:

@@ -380,6 +380,25 @@ def test_a_missing_network_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         backbone_weights._download(NAME)
 
 
+def test_weights_that_cannot_be_downloaded_are_reported_before_a_run(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(address: tuple[str, int], timeout: float) -> None:
+        raise OSError(f"no way to {address[0]}")
+
+    options = BackboneConfig(name="MobileNetV2", weights="imagenet")
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setattr(backbone_weights, "getproxies", dict)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    with pytest.raises(InputError, match=r"MobileNetV2, can't be reached \(no way to storage"):
+        backbone_weights.check_weights(options, download=True)
+    # A worker of a cluster may have another network.
+    backbone_weights.check_weights(options)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "mobilenet_v2_weights_1.0_224_no_top.h5").touch()
+    backbone_weights.check_weights(options, download=True)
+
+
 def test_a_missing_file_is_reported_before_anything_starts(
     tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
