@@ -16,6 +16,7 @@ from components.anomaly_gate.anomalies import describe_anomalies, read_anomalies
 from components.parquet_files import row_batches
 from pipeline.runs.run import CONFIG_FILE, Run
 from pipeline.runs.verdict import MissingArtifactError
+from trainer.backbone_config import IMAGENET, NONE, BackboneConfig
 from trainer.model_card import EXPORTED_CARD, CardError, ModelCard, parse_card
 from trainer.optimization.callbacks import STARTS
 
@@ -116,8 +117,22 @@ def read_search(run: Run) -> dict[str, Any]:
 def read_origins(run: Run) -> list[str]:
     """Describes what the training started from and whose answers it learned, a line for each."""
     begun_with, teachers = read_warm_start(run) or read_pretraining(run), read_teachers(run)
-    lines = [f"Started from {begun_with}"] if begun_with else []
+    backbone = "" if read_warm_start(run) else read_backbone(run)
+    lines = [backbone] if backbone else []
+    lines += [f"Started from {begun_with}"] if begun_with else []
     return [*lines, f"Taught by {teachers}"] if teachers else lines
+
+
+def read_backbone(run: Run) -> str:
+    """Describes in one line the backbone and its first weights; empty without one."""
+    model = read_run_config(run).get("model", {})
+    if model.get("encoder") != "backbone":
+        return ""
+    options = BackboneConfig.model_validate(model.get("backbone") or {})
+    weights = {NONE: "random weights", IMAGENET: "ImageNet's weights"}.get(
+        options.weights, f"the weights of {options.weights}"
+    )
+    return f"Backbone {options.name}, from {weights}; what learned: {options.train}"
 
 
 def read_teachers(run: Run) -> str:

@@ -23,6 +23,7 @@ from pipeline.report.archive_report import write_archive_report
 from pipeline.report.page import MOST_BYTES, ReportError
 from pipeline.report.reported_run import read_reported
 from pipeline.report.run_report import AskedModel, write_run_report
+from pipeline.runs.artifacts import read_origins
 from pipeline.runs.run import Run
 from pipeline.runs.step import CACHED, Step
 from tests.pipeline.report.browser import CHROMIUM, chromium
@@ -163,6 +164,22 @@ def test_the_page_may_go_elsewhere(run: Run, tmp_path: Path) -> None:
     assert not (run.root / "report.html").exists()
     with pytest.raises(ReportError, match=r"give a file that you may write with --output"):
         write_run_report(run, "/proc/mine.html")
+
+
+@pytest.mark.parametrize(
+    ("weights", "told"),
+    [
+        ("none", "random weights"),
+        ("imagenet", "ImageNet's weights"),
+        ("runs/a/pushed/1", "the weights of runs/a/pushed/1"),
+    ],
+)
+def test_a_backbone_and_its_first_weights_are_told(run: Run, weights: str, told: str) -> None:
+    config = yaml.safe_load((run.root / "config.yaml").read_text("utf-8"))
+    backbone = {"name": "MobileNetV2", "weights": weights, "train": "head"}
+    config["model"] = {"encoder": "backbone", "backbone": backbone}
+    (run.root / "config.yaml").write_text(yaml.safe_dump(config))
+    assert f"Backbone MobileNetV2, from {told}; what learned: head" in read_origins(run)
 
 
 def test_corrected_labels_and_images_taken_out_are_told(run: Run) -> None:
