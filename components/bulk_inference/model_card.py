@@ -95,7 +95,7 @@ def verdict_notes(card: ModelCard, columns: Sequence[str]) -> list[str]:
     # The smallest n with (n + 1) * rate >= 1 (`conformal_threshold` in trainer/quality).
     fewest = math.ceil(1 / review.rate - 1e-9) - 1
     return [
-        f"every verdict is `accept`: the model had {card.calibration.images:,} calibration images,"
+        f"every verdict is accept: the model had {card.calibration.images:,} calibration images,"
         f" and a threshold of the outlier score takes {fewest:,} (input.splits.calibration)"
     ]
 
