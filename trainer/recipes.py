@@ -108,6 +108,8 @@ RECIPES: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
             "decoder_scale": 4,
             "latent_size": 32,
             "observation": "discretized_logistic",
+            # So that near embeddings are of one class (benchmarks/similar_images.py).
+            "classifier_input": "both",
             "dropout": 0.3,
         },
         "trainer": {
