@@ -5,6 +5,7 @@ working directory resumes a killed run where it stopped and ends with the same w
 """
 
 import dataclasses
+import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -12,19 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from trainer.backbone_weights import read_weights
 from trainer.config import ImageConfig, ModelConfig, TrainerConfig, check_consistent
 from trainer.data import features
 from trainer.data.input_pipeline import ImageSet
 from trainer.data.streams import learning_splits
 from trainer.model.vae_classifier import VaeClassifier
-from trainer.model.weights import digest_arrays
 from trainer.optimization import callbacks, preemption, starts
 from trainer.optimization import strategy as strategies
 from trainer.optimization.loop import TrainingLoop
+from trainer.optimization.model_factory import ModelFactory
 from trainer.optimization.pretraining import Pretrained, pretrain
+from trainer.optimization.stages import TrainingStage
 from trainer.optimization.teachers import Taught, TaughtLoop, teach
-from trainer.optimization.warm_start import Base, WarmStart, begin_with, fit_base
+from trainer.optimization.warm_start import Base, WarmStart
 from trainer.progress import PROGRESS_LOGGER
 from trainer.quality.calibration import calibrate
 from trainer.quality.held_out import HeldOutAnswers
@@ -125,93 +126,80 @@ def train(
     check_consistent(image_config, model_config, trainer_config)
     files.make_folder(os.fspath(workdir))
     strategy = strategy or strategies.create_strategy(trainer_config.devices)
-    splits = learning_splits(data, trainer_config)
-
-    backbone = model_config.backbone_options
-    pretrained = None
-    if backbone is not None and backbone.is_pretrained:
-        pretrained = read_weights(backbone, image_shape)
-
-    def create(body_dtype: str, outputs: int = num_classes) -> VaeClassifier:
-        return VaeClassifier(
-            config=model_config,
-            image_shape=image_shape,
-            num_classes=outputs,
-            pixel_mean=pixel_mean,
-            pixel_std=pixel_std,
-            body_dtype=body_dtype,
-        )
-
-    start = None if base is None else fit_base(base, create("float32"), classes)
-    begun = start
-
-    def build(body_dtype: str) -> VaeClassifier:
-        model = create(body_dtype)
-        if pretrained is not None:
-            model.encoder.set_weights(pretrained)
-        if begun is not None:
-            begin_with(model, begun)
-        return model
-
-    # A base model takes the place of the backbone's weights as far as it has its own.
-    origins = [digest_arrays(pretrained)] if pretrained is not None else []
-    origins += [start.digest] if start is not None else []
-    pretrained_on_turns: Pretrained | None = None
-    taught: Taught | None = None
     progress = progress or callbacks.log_progress
-
-    def create_loop(config: TrainerConfig, folder: str) -> TrainingLoop:
-        base = "+".join(origins)
-        if taught is None:
-            return TrainingLoop(build, config, splits, strategy, folder, progress, base)
-        return TaughtLoop(build, config, splits, strategy, folder, progress, base, taught=taught)
-
+    splits = learning_splits(data, trainer_config)
+    models = ModelFactory(model_config, image_shape, num_classes, pixel_mean, pixel_std)
+    warm_start = models.start_from(base, classes) if base is not None else None
+    pretrained: Pretrained | None = None
+    taught: Taught | None = None
     with preemption.stop_on_sigterm() as stop:
+        stage = TrainingStage(splits, strategy, os.fspath(workdir), stop, progress)
         # An earlier model has learned to see already.
         if base is None and trainer_config.pretraining.epochs:
-            pretrained_on_turns = pretrain(
-                create, trainer_config, splits, strategy, os.fspath(workdir), stop, progress
-            )
-            found = pretrained_on_turns.base
-            begun = fit_base(found, create("float32"), classes)
-            origins.append(found.digest)
+            pretrained = pretrain(models.create, trainer_config, stage)
+            models.start_from(pretrained.base, classes)
         if trainer_config.count_teachers(len(splits.get(features.UNLABELLED, ()))):
             taught = teach(
-                build, trainer_config, splits, strategy, os.fspath(workdir), stop, progress,
-                "+".join(origins), num_classes,
-            )  # fmt: skip
-            origins.append(taught.digest)
-        run = starts.begin(create_loop, trainer_config, splits, strategy, os.fspath(workdir), stop)
-        if start is not None and not run.steps and strategies.is_chief(strategy):
-            _PROGRESS.info("%s", start.line())
-        run.loop(stop)
+                models.build, trainer_config, stage, base=models.origin, num_classes=num_classes
+            )
+        run = starts.begin(functools.partial(_create_loop, models, taught), trainer_config, stage)
+        if warm_start is not None and not run.steps and strategies.is_chief(strategy):
+            _PROGRESS.info("%s", warm_start.line())
+        run.loop()
     model = run.finish()
-    report: dict[str, Any] = {}
-    held_out: HeldOutAnswers | None = None
-    summary: dict[str, Any] = {}
-    bound: dict[str, Any] = {}
+    fitted = _Fitted()
     if fit_scores and strategies.is_chief(strategy):
-        report, held_out = _calibrate(model, trainer_config, splits)
-        summary = _summarise(model, trainer_config, splits)
-        bound = _measure_bound(model, trainer_config, splits)
-    if bound:
-        run.history[-1][callbacks.HISTORY_BOUND] = bound
+        fitted = _fit_scores(model, trainer_config, splits)
+    if fitted.bound:
+        run.history[-1][callbacks.HISTORY_BOUND] = fitted.bound
         callbacks.write_history(os.fspath(workdir), run.history)
         if run.last_event is not None:
-            progress(dataclasses.replace(run.last_event, bound=describe_bound(bound)))
+            progress(dataclasses.replace(run.last_event, bound=describe_bound(fitted.bound)))
     return TrainResult(
         model=model,
         history=run.history,
-        calibration=report,
-        held_out=held_out,
-        summaries=summary,
-        bound=bound,
+        calibration=fitted.calibration,
+        held_out=fitted.held_out,
+        summaries=fitted.summaries,
+        bound=fitted.bound,
         arithmetic=dataclasses.asdict(run.arithmetic),
         steps=run.steps,
         images_per_sec=run.images_per_sec,
-        warm_start=start,
-        pretraining=pretrained_on_turns,
+        warm_start=warm_start,
+        pretraining=pretrained,
         taught=taught,
+    )
+
+
+def _create_loop(
+    models: ModelFactory, taught: Taught | None, config: TrainerConfig, stage: TrainingStage
+) -> TrainingLoop:
+    if taught is None:
+        return TrainingLoop(models.build, config, stage, models.origin)
+    origin = "+".join(filter(None, (models.origin, taught.digest)))
+    return TaughtLoop(models.build, config, stage, origin, taught=taught)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Fitted:
+    """What is fitted and measured after a training; the attributes are those of `TrainResult`."""
+
+    calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
+    held_out: HeldOutAnswers | None = None
+    summaries: dict[str, Any] = dataclasses.field(default_factory=dict)
+    bound: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _fit_scores(
+    model: VaeClassifier, config: TrainerConfig, splits: Mapping[str, ImageSet]
+) -> _Fitted:
+    # First, because the summaries are of the calibrated scores.
+    calibration, held_out = _calibrate(model, config, splits)
+    return _Fitted(
+        calibration=calibration,
+        held_out=held_out,
+        summaries=_summarise(model, config, splits),
+        bound=_measure_bound(model, config, splits),
     )
 
 

@@ -72,7 +72,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
         return taken[-1][1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trainer.train.fit_base", fit)
+        patch.setattr("trainer.optimization.model_factory.fit_base", fit)
         result = _run(tmp_path_factory.mktemp("whole"), progress=events.append)
     ((base, start),) = taken
     return Whole(result, events, base, start)

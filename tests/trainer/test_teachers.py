@@ -14,7 +14,8 @@ from trainer.data.input_pipeline import ImageSet
 from trainer.model_card import ModelCard
 from trainer.optimization import preemption, teachers
 from trainer.optimization import strategy as strategies
-from trainer.optimization.callbacks import TrainingProgress
+from trainer.optimization.callbacks import TrainingProgress, log_progress
+from trainer.optimization.stages import TrainingStage
 from trainer.optimization.teachers import Taught, TaughtLoop
 from trainer.quality.evaluation import Forward
 from trainer.train import TrainResult
@@ -113,12 +114,20 @@ def test_images_are_learned_as_the_teachers_answer(tmp_path: pathlib.Path) -> No
     answers = np.full((_FREE, tiny.CLASSES), 0.02, np.float32)
     answers[np.arange(_FREE), wrong] += 1 - answers.sum(axis=1)[0]
     config = _options({"teaching": 20.0}, epochs=30, objective={"alpha": 0.01})
-    run = TaughtLoop(
-        lambda dtype: tiny.build(None, _SHAPE, body_dtype=dtype), config, _splits(),
+    stage = TrainingStage(
+        _splits(),
         strategies.create_strategy(config.devices),
-        str(tmp_path), None, "", taught=Taught(answers, 1, 1.0, "made"),
-    )  # fmt: skip
-    run.loop(preemption.StopRequest())
+        str(tmp_path),
+        preemption.StopRequest(),
+        log_progress,
+    )
+    run = TaughtLoop(
+        lambda dtype: tiny.build(None, _SHAPE, body_dtype=dtype),
+        config,
+        stage,
+        taught=Taught(answers, 1, 1.0, "made"),
+    )
+    run.loop()
     model = run.finish()
     found = Forward(model.analyse, _SHAPE, 16)(free.images)["probabilities"].argmax(axis=1)
     assert np.mean(found == wrong) > 0.9

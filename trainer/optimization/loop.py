@@ -15,7 +15,6 @@ import tensorflow as tf
 
 from trainer.config import TrainerConfig
 from trainer.data import features
-from trainer.data.input_pipeline import ImageSet
 from trainer.data.streams import create_feeds, run_identity
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.model.weights import copy_weights
@@ -24,6 +23,7 @@ from trainer.optimization import strategy as strategies
 from trainer.optimization.arithmetic import Arithmetic
 from trainer.optimization.checkpoints import CHECKPOINTS, Checkpoints
 from trainer.optimization.early_stopping import EarlyStopping
+from trainer.optimization.stages import TrainingStage
 from trainer.optimization.step import REPORTED, Plan, TrainingStep
 from trainer.quality.boards import Boards
 from trainer.quality.evaluation import Evaluator, fitting_batch
@@ -43,10 +43,7 @@ class TrainingLoop:
     Args:
         build: creates a model whose bodies have the given Keras dtype policy.
         config: options of the training.
-        splits: images by split name; every image of `train` has a label, unless labels are unused.
-        strategy: the distribution strategy.
-        workdir: folder for checkpoints, history and events.
-        progress: called after every call and every evaluation.
+        stage: images, devices, folder, stop and progress.
         base: digests of the weights that the model starts from; empty for a cold start.
 
     Attributes:
@@ -60,17 +57,16 @@ class TrainingLoop:
         self,
         build: Callable[[str], VaeClassifier],
         config: TrainerConfig,
-        splits: dict[str, ImageSet],
-        strategy: Any,
-        workdir: str,
-        progress: callbacks.ProgressFn | None,
+        stage: TrainingStage,
         base: str = "",
     ) -> None:
+        splits, strategy, workdir = stage.splits, stage.strategy, stage.workdir
         self._config = config
         self._splits = splits
         self._strategy = strategy
         self._workdir = workdir
-        self._progress = progress or callbacks.log_progress
+        self._stop = stage.stop
+        self._progress = stage.progress
         self._chief = strategies.is_chief(strategy)
         steps_per_epoch = len(splits[features.TRAIN]) / config.batch_size
         self._plan = Plan(max(1, round(config.epochs * steps_per_epoch)), steps_per_epoch)
@@ -184,11 +180,10 @@ class TrainingLoop:
             self._checkpoints.save(self.steps, arrays, notes)
         self._clock.skip()
 
-    def loop(self, stop: preemption.StopRequest, share: float = 1.0) -> None:
+    def loop(self, share: float = 1.0) -> None:
         """Trains until the last step or an early stop.
 
         Args:
-            stop: asked between calls whether to stop.
             share: of the steps, after which to evaluate, save and end.
 
         Raises:
@@ -209,7 +204,7 @@ class TrainingLoop:
                 count = following
                 if self._at_boundary():
                     self._evaluate()
-                if self._agree(stop.requested):
+                if self._agree(self._stop.requested):
                     self._save()
                     raise preemption.PreemptedError(
                         f"stopped by SIGTERM after step {self.steps}; start it again to resume "

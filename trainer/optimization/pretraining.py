@@ -9,7 +9,6 @@ import dataclasses
 import gc
 import logging
 import math
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -21,12 +20,11 @@ from trainer.data import features
 from trainer.data.input_pipeline import ImageSet
 from trainer.data.streams import combine
 from trainer.model.vae_classifier import VaeClassifier
-from trainer.optimization import callbacks, preemption
 from trainer.optimization import strategy as strategies
-from trainer.optimization.checkpoints import CHECKPOINTS
 from trainer.optimization.loop import TrainingLoop
 from trainer.optimization.noise import Noise, shape_of
 from trainer.optimization.objective import Batch
+from trainer.optimization.stages import TrainingStage
 from trainer.optimization.step import TrainingStep
 from trainer.optimization.warm_start import Base, base_of
 from trainer.progress import PROGRESS_LOGGER
@@ -80,15 +78,7 @@ class Pretrained:
         }
 
 
-def pretrain(
-    create: ModelFn,
-    config: TrainerConfig,
-    splits: Mapping[str, ImageSet],
-    strategy: Any,
-    workdir: str,
-    stop: preemption.StopRequest,
-    progress: callbacks.ProgressFn,
-) -> Pretrained:
+def pretrain(create: ModelFn, config: TrainerConfig, stage: TrainingStage) -> Pretrained:
     """Trains a model with the classes `TURNS` on the images of `train` and `unlabelled`.
 
     Labels are not used. A stopped pretraining resumes, and one that has ended is read from its
@@ -97,11 +87,7 @@ def pretrain(
     Args:
         create: creates the model.
         config: options of the training.
-        splits: images by split name.
-        strategy: the distribution strategy.
-        workdir: working directory of the training.
-        stop: asked between calls whether to stop.
-        progress: called as in a training.
+        stage: the stage that follows.
 
     Returns:
         The weights, and how well the turns were told.
@@ -111,18 +97,17 @@ def pretrain(
         preemption.PreemptedError: a stop was requested; the state is saved.
     """
     if size := config.pretraining.batch_size:
-        strategies.replica_share("trainer.pretraining.batch_size", size, strategy, config.parts)
-    images = _every_image(config, splits)
+        strategies.replica_share(
+            "trainer.pretraining.batch_size", size, stage.strategy, config.parts
+        )
+    images = _every_image(config, stage.splits)
     run = _TurnsLoop(
         lambda body_dtype: create(body_dtype, len(TURNS)),
         _options(config),
-        {features.TRAIN: images},
-        strategy,
-        os.path.join(workdir, CHECKPOINTS, _STAGE),
-        lambda event: progress(dataclasses.replace(event, stage=_STAGE)),
+        dataclasses.replace(stage.earlier(_STAGE, _STAGE), splits={features.TRAIN: images}),
     )
     run.restore()
-    run.loop(stop)
+    run.loop()
     model = run.finish()
     learned = Pretrained(
         base=base_of(_STAGE, model.learned_weights, TURNS),

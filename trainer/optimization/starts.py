@@ -9,7 +9,7 @@ import gc
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,11 +19,10 @@ from trainer.config import TrainerConfig
 from trainer.data import features
 from trainer.data.input_pipeline import ImageSet
 from trainer.model.vae_classifier import VaeClassifier
-from trainer.optimization import preemption
 from trainer.optimization import strategy as strategies
 from trainer.optimization.callbacks import STARTS
-from trainer.optimization.checkpoints import CHECKPOINTS
 from trainer.optimization.loop import TrainingLoop
+from trainer.optimization.stages import TrainingStage
 from trainer.progress import PROGRESS_LOGGER
 from trainer.quality.evaluation import predict_logits
 from trainer.storage import files
@@ -37,18 +36,11 @@ _PART = 500
 SEED_STEP = 1_000_003
 """Distance of the starts' seeds, so that runs with seeds 1, 2, 3 share none."""
 
-LoopFn = Callable[[TrainerConfig, str], TrainingLoop]
-"""Creates the loop of a training from its options and its working directory."""
+LoopFn = Callable[[TrainerConfig, TrainingStage], TrainingLoop]
+"""Creates the loop of a stage from its options."""
 
 
-def begin(
-    create: LoopFn,
-    config: TrainerConfig,
-    splits: Mapping[str, ImageSet],
-    strategy: Any,
-    workdir: str,
-    stop: preemption.StopRequest,
-) -> TrainingLoop:
+def begin(create: LoopFn, config: TrainerConfig, stage: TrainingStage) -> TrainingLoop:
     """Creates the loop of a training and restores its state.
 
     With `trainer.semi_supervised.starts` above 1, each start trains for `starts_share` of the steps
@@ -57,10 +49,7 @@ def begin(
     Args:
         create: creates a loop.
         config: options of the training.
-        splits: images by split name.
-        strategy: the distribution strategy.
-        workdir: working directory of the training.
-        stop: asked between calls whether to stop.
+        stage: the stage whose loop is wanted.
 
     Returns:
         The loop, restored from its newest checkpoint, if there is one.
@@ -70,34 +59,29 @@ def begin(
         preemption.PreemptedError: a stop was requested; the state is saved.
     """
     number = 0
-    if config.count_starts(len(splits.get(features.UNLABELLED, ()))) > 1:
-        if strategies.is_clustered(strategy):
+    if config.count_starts(len(stage.splits.get(features.UNLABELLED, ()))) > 1:
+        if strategies.is_clustered(stage.strategy):
             raise ValueError(
                 "trainer.semi_supervised.starts: several workers can't choose a start together; "
                 "set it to 1, or train on one"
             )
-        number = _choose(create, config, splits[features.UNLABELLED], workdir, stop)
-    run = create(_start_options(config, number), workdir)
+        number = _choose(create, config, stage)
+    run = create(_start_options(config, number), stage)
     run.restore()
     return run
 
 
-def _choose(
-    create: LoopFn,
-    config: TrainerConfig,
-    unlabelled: ImageSet,
-    workdir: str,
-    stop: preemption.StopRequest,
-) -> int:
-    """Trains the starts, copies the best one's state to `workdir` and returns its number."""
-    path = os.path.join(workdir, STARTS)
+def _choose(create: LoopFn, config: TrainerConfig, stage: TrainingStage) -> int:
+    """Trains the starts, copies the best one's state to the stage's folder, returns its number."""
+    unlabelled = stage.splits[features.UNLABELLED]
+    path = os.path.join(stage.workdir, STARTS)
     record: dict[str, Any] = json.loads(files.read_bytes(path)) if files.exists(path) else {}
     scores: list[float] = record.get("scores", [])
     semi = config.semi_supervised
     for number in range(len(scores), semi.starts):
-        run = create(_start_options(config, number, trial=True), _folder(workdir, number))
+        run = create(_start_options(config, number, trial=True), _trial(stage, number))
         run.restore()
-        run.loop(stop, semi.starts_share)
+        run.loop(semi.starts_share)
         scores.append(_score(run.finish(), unlabelled, config.evaluation_batch_size))
         files.write_bytes(path, json.dumps({"scores": scores}).encode())
         _PROGRESS.info(
@@ -110,7 +94,7 @@ def _choose(
     best = int(np.argmin(scores))
     if "chosen" not in record:
         _PROGRESS.info("start %d goes on", best + 1)
-        files.copy_tree(_folder(workdir, best), workdir)
+        files.copy_tree(_trial(stage, best).workdir, stage.workdir)
         files.write_bytes(path, json.dumps({"scores": scores, "chosen": best}).encode())
     return best
 
@@ -154,9 +138,8 @@ def _score(model: VaeClassifier, unlabelled: ImageSet, batch_size: int) -> float
     return neighbour_disagreement(images, classes)
 
 
-def _folder(workdir: str, number: int) -> str:
-    """Returns the folder of a start: beside the checkpoints, so that none is published."""
-    return os.path.join(workdir, CHECKPOINTS, f"start-{number + 1}")
+def _trial(stage: TrainingStage, number: int) -> TrainingStage:
+    return stage.earlier(f"start-{number + 1}")
 
 
 def _start_options(config: TrainerConfig, number: int, *, trial: bool = False) -> TrainerConfig:

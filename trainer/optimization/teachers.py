@@ -10,8 +10,7 @@ import dataclasses
 import functools
 import gc
 import logging
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,12 +21,11 @@ from trainer.data import features
 from trainer.data.input_pipeline import ImageSet
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.model.weights import digest_arrays
-from trainer.optimization import callbacks, preemption
 from trainer.optimization import strategy as strategies
-from trainer.optimization.checkpoints import CHECKPOINTS
 from trainer.optimization.loop import TrainingLoop
 from trainer.optimization.noise import Noise
 from trainer.optimization.objective import Batch
+from trainer.optimization.stages import TrainingStage
 from trainer.optimization.starts import SEED_STEP
 from trainer.optimization.step import TrainingStep, to_float
 from trainer.progress import PROGRESS_LOGGER
@@ -78,11 +76,8 @@ class Taught:
 def teach(
     build: BuildFn,
     config: TrainerConfig,
-    splits: Mapping[str, ImageSet],
-    strategy: Any,
-    workdir: str,
-    stop: preemption.StopRequest,
-    progress: callbacks.ProgressFn,
+    stage: TrainingStage,
+    *,
     base: str,
     num_classes: int,
 ) -> Taught:
@@ -95,11 +90,7 @@ def teach(
         build: creates a model.
         config: options of the training; a teacher's are the same, but for its seed and without
             unlabelled images.
-        splits: images by split name.
-        strategy: the distribution strategy.
-        workdir: working directory of the training.
-        stop: asked between calls whether to stop.
-        progress: called as in a training.
+        stage: the stage that follows.
         base: digests of the weights that every model starts from; empty for a cold start.
         num_classes: number of classes K.
 
@@ -110,28 +101,27 @@ def teach(
         ValueError: several workers would have to share the answers, or these are too many.
         preemption.PreemptedError: a stop was requested; the state is saved.
     """
-    unlabelled = splits[features.UNLABELLED]
+    unlabelled = stage.splits[features.UNLABELLED]
     count = config.count_teachers(len(unlabelled))
-    if strategies.is_clustered(strategy):
+    if strategies.is_clustered(stage.strategy):
         raise ValueError(
             "trainer.semi_supervised.teachers: several workers can't share their answers; set it "
             "to 0, or train on one"
         )
     _check_size(len(unlabelled), num_classes)
-    labelled = {name: data for name, data in splits.items() if name != features.UNLABELLED}
+    labelled = {name: data for name, data in stage.splits.items() if name != features.UNLABELLED}
     digests, sums = [], np.zeros([len(unlabelled), num_classes], np.float32)
     first, agreed = None, np.ones(len(unlabelled), bool)
     for number in range(1, count + 1):
-        stage = f"teacher {number} of {count}"
-
-        def report(event: callbacks.TrainingProgress, stage: str = stage) -> None:
-            progress(dataclasses.replace(event, stage=stage))
-
-        folder = os.path.join(workdir, CHECKPOINTS, f"teacher-{number}")
-        options = _teacher_options(config, number)
-        run = TrainingLoop(build, options, labelled, strategy, folder, report, base)
+        own = stage.earlier(f"teacher-{number}", f"teacher {number} of {count}")
+        run = TrainingLoop(
+            build,
+            _teacher_options(config, number),
+            dataclasses.replace(own, splits=labelled),
+            base,
+        )
         run.restore()
-        run.loop(stop)
+        run.loop()
         model = run.finish()
         digests.append(digest_arrays(weight.value.numpy() for weight in model.learned_weights))
         found = _answers(model, unlabelled, config.evaluation_batch_size)
@@ -158,7 +148,10 @@ class TaughtLoop(TrainingLoop):
     """Trains a model that learns the labels, and from the other images what its teachers say.
 
     Args:
-        arguments: those of `TrainingLoop`.
+        build: see `TrainingLoop`.
+        config: see `TrainingLoop`.
+        stage: see `TrainingLoop`.
+        base: see `TrainingLoop`.
         taught: the teachers' answers.
     """
 
@@ -166,26 +159,20 @@ class TaughtLoop(TrainingLoop):
         self,
         build: BuildFn,
         config: TrainerConfig,
-        splits: Mapping[str, ImageSet],
-        strategy: Any,
-        workdir: str,
-        progress: callbacks.ProgressFn | None,
-        base: str,
+        stage: TrainingStage,
+        base: str = "",
         *,
         taught: Taught,
     ) -> None:
         self.step_type = functools.partial(_TaughtStep, answers=taught.answers)
-        images = splits[features.UNLABELLED].images
+        images = stage.splits[features.UNLABELLED].images
         # The step finds an image's answer by its number.
         numbered = ImageSet(images, np.arange(len(images), dtype=np.int32))
         semi = config.semi_supervised.model_copy(update={"include_train": False})
         super().__init__(
             build,
             config.model_copy(update={"semi_supervised": semi}),
-            {**splits, features.UNLABELLED: numbered},
-            strategy,
-            workdir,
-            progress,
+            dataclasses.replace(stage, splits={**stage.splits, features.UNLABELLED: numbered}),
             base,
         )
 
