@@ -6,7 +6,8 @@ from pathlib import Path
 
 from pipeline.config import load_config, parse_bulk
 from pipeline.console import Terminal, quiet_teardown
-from pipeline.jobs import classify_archives, train_and_push
+from pipeline.jobs import train_and_push
+from pipeline.labelling import classify_archives
 
 
 def main(archive: str, root: str, image_shape: str, report: str) -> None:

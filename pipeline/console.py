@@ -240,6 +240,16 @@ def logged(terminal: Terminal, log_path: Path) -> Iterator[None]:
             raise
 
 
+@contextlib.contextmanager
+def optional_report(terminal: Terminal) -> Iterator[None]:
+    """Shows an error of a report as a note, because the job that it describes has succeeded."""
+    try:
+        yield
+    except Exception as error:
+        logging.getLogger("vaeline").exception("no report")
+        terminal.say(f"no report: {cause(error)}", style="yellow")
+
+
 def report_stop(terminal: Terminal, stop: StopSignal) -> int:
     """Says in a line that a signal ended the command.
 

@@ -12,7 +12,8 @@ from pipeline.config import load_config, parse_bulk
 from pipeline.console import Terminal, duration
 from pipeline.contact_sheet import draw_labelled
 from pipeline.digits import DigitsArchives, write_digits
-from pipeline.jobs import classify_archives, show_result, train_and_push
+from pipeline.jobs import show_result, train_and_push
+from pipeline.labelling import classify_archives
 
 _SHOWN = 48
 

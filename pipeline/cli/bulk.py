@@ -141,7 +141,7 @@ def embed(terminal: Any, **options: Any) -> int:
 
 
 def _run_bulk(terminal: Any, options: BulkOptions, *, embed_only: bool) -> int:
-    from pipeline.jobs import classify_archives
+    from pipeline.labelling import classify_archives
 
     config = options.to_config(embed_only=embed_only)
     result = classify_archives(terminal, config, logs=options.logs)

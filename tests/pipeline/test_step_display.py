@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pipeline.jobs import _StepDisplay
+from pipeline.step_display import StepDisplay
 
 
 class FakeTerminal:
@@ -31,7 +31,7 @@ def in_new_thread(call: Callable[..., None], *arguments: Any) -> None:
 
 def test_progress_belongs_to_the_step_of_its_thread() -> None:
     terminal, live = FakeTerminal(), list[str]()
-    display = _StepDisplay(terminal, live.append)  # type: ignore[arg-type]
+    display = StepDisplay(terminal, live.append)  # type: ignore[arg-type]
     with ThreadPoolExecutor(1) as aside:
         aside.submit(display.step, "ServingCheck", None).result()
         display.step("Evaluator", None)

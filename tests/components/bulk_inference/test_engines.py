@@ -133,7 +133,7 @@ def test_workers_import_neither_tfx_nor_metadata_nor_validation() -> None:
         "    import components.bulk_inference.planning.estimate\n"
         "    import components.bulk_inference.running.engines\n"
         "    import trainer.data.pixels, pipeline.cli, pipeline.config, pipeline.console\n"
-        "    import pipeline.jobs\n"
+        "    import pipeline.labelling\n"
         "heavy = {'tfx', 'ml_metadata', 'tensorflow_data_validation', 'tensorflow_transform'}\n"
         "print(sorted(early), sorted(heavy & set(sys.modules)))"
     )

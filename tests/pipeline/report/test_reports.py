@@ -18,7 +18,7 @@ import yaml
 from components.bulk_inference.config import BulkConfig
 from components.image_sources.corrections import read_corrections
 from pipeline.console import Terminal
-from pipeline.jobs import classify_archives
+from pipeline.labelling import classify_archives
 from pipeline.report.archive_report import write_archive_report
 from pipeline.report.page import MOST_BYTES, ReportError
 from pipeline.report.reported_run import read_reported
