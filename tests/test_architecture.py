@@ -158,6 +158,14 @@ def test_a_file_has_a_name_of_its_own_within_its_package(layer: str) -> None:
     assert twice - SHARED_MODULES - {"__init__"} == set()
 
 
+@pytest.mark.parametrize("folder", ["components", "pipeline", "pipeline/cli", "trainer"])
+def test_the_guide_names_every_module_of_a_folder(folder: str) -> None:
+    guide = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"[`/]([a-z_]+\.py)`", guide))
+    missing = {path.name for path in (ROOT / folder).glob("[a-z]*.py")} - named
+    assert missing == set()
+
+
 def test_tfx_stays_at_the_edges() -> None:
     allowed = {"component.py", "executor.py", "strategy.py", "driver.py", "tfx_api.py"}
     wrong = [
