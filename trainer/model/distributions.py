@@ -41,12 +41,6 @@ def bernoulli_log_probability(value: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return value * logits - tf.nn.softplus(logits)
 
 
-def bernoulli_entropy(probability: tf.Tensor) -> tf.Tensor:
-    """Computes the entropy of a binary pixel, elementwise; 0 at probabilities 0 and 1."""
-    inverse = 1.0 - probability
-    return -(tf.math.xlogy(probability, probability) + tf.math.xlogy(inverse, inverse))
-
-
 def discretized_logistic_log_probability(
     value: tf.Tensor, mean: tf.Tensor, log_scale: tf.Tensor
 ) -> tf.Tensor:
