@@ -7,8 +7,8 @@ process's threads turns a batch of bytes into rows, so that decoding and the mod
 import posixpath
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,7 +40,7 @@ from components.bulk_inference.running.progress import TALLY
 from components.image_sources.batch import Reject
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.sources import ImageSource
-from components.sinks import REJECT_SCHEMA, SINKS, ParquetSink, parquet_table
+from components.sinks import REJECT_SCHEMA, SINKS, ParquetSink, Sink, parquet_table
 from components.unit_engine import work_through
 from trainer.errors import InputError
 from trainer.model_card import ModelCard
@@ -96,23 +96,12 @@ def annotate_unit(
     )
     record = UnitRecord(planned.name, planned.unit.source)
     ledger = Ledger(config.output)
-    shard = shard_path(planned.name, config)
     rejects: list[Reject] = []
     copies: list[tuple[str, str]] = []
     compared: list[tuple[str, str, bytes, bytes]] = []
     drift = DriftSums(card)
-    schema = table_schema(config.columns, card)
     try:
-        with ExitStack() as stack:
-            file = stack.enter_context(files.writing(ledger.path(shard)))
-            sinks = [SINKS[config.format](file, schema)]
-            opened = {shard: file}
-            if config.format == "npy":
-                # An array has no columns; the index holds the keys and all other columns.
-                index = f"{shard.removesuffix('.npy')}.index.parquet"
-                opened[index] = stack.enter_context(files.writing(ledger.path(index)))
-                columns = [field for field in schema if field.name != "embedding"]
-                sinks.append(ParquetSink(opened[index], pa.schema(columns)))
+        with _open_sinks(record, ledger, config, table_schema(config.columns, card)) as sinks:
             annotated = work_through(
                 source or ImageSource(config.input),
                 planned.unit,
@@ -135,11 +124,9 @@ def annotate_unit(
                 copies.extend(result.duplicates)
                 compared.extend(result.compared)
                 drift.merge(result.drift)
-                for sink in sinks if result.rows is not None else ():
-                    sink.write(result.rows)
-            for sink in sinks:
-                sink.close()
-            record.files.update({name: each.tell() for name, each in opened.items()})
+                if result.rows is not None:
+                    for sink in sinks:
+                        sink.write(result.rows)
     except OutputError:
         raise
     except InputError as error:
@@ -152,6 +139,30 @@ def annotate_unit(
     record.seconds = time.perf_counter() - begin
     ledger.write_record(record)
     return record
+
+
+@contextmanager
+def _open_sinks(
+    record: UnitRecord, ledger: Ledger, config: BulkJob, schema: pa.Schema
+) -> Iterator[list[Sink]]:
+    """Opens what the rows are written to: the shard, and the index of an array.
+
+    The files appear when the block ends well, and the record then has their sizes.
+    """
+    shard = shard_path(record.name, config)
+    with ExitStack() as stack:
+        opened = {shard: stack.enter_context(files.writing(ledger.path(shard)))}
+        sinks = [SINKS[config.format](opened[shard], schema)]
+        if config.format == "npy":
+            # An array has no columns; the index holds the keys and all other columns.
+            index = f"{shard.removesuffix('.npy')}.index.parquet"
+            opened[index] = stack.enter_context(files.writing(ledger.path(index)))
+            columns = [field for field in schema if field.name != "embedding"]
+            sinks.append(ParquetSink(opened[index], pa.schema(columns)))
+        yield sinks
+        for sink in sinks:
+            sink.close()
+        record.files.update({name: file.tell() for name, file in opened.items()})
 
 
 def _add(record: UnitRecord, result: BatchResult) -> None:
