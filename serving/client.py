@@ -7,6 +7,7 @@ gRPC imports TensorFlow, because TF Serving's messages contain those of TensorFl
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 
@@ -102,7 +103,7 @@ class PredictClient:
         arrays = {name: predictions.as_array(value) for name, value in inputs.items()}
         if names.COUNT in arrays:
             # `sample` takes scalars.
-            return self._retried(lambda: self._transport.predict(signature, arrays))
+            return self._retried(partial(self._transport.predict, signature, arrays))
         counts = {len(array) if array.ndim else -1 for array in arrays.values()}
         if len(counts) != 1 or -1 in counts:
             raise ServingError(
@@ -115,7 +116,7 @@ class PredictClient:
         parts = []
         for begin in range(0, max(count, 1), self._max_batch):
             part = {name: a[begin : begin + self._max_batch] for name, a in arrays.items()}
-            parts.append(self._retried(lambda part=part: self._transport.predict(signature, part)))  # type: ignore[misc]
+            parts.append(self._retried(partial(self._transport.predict, signature, part)))
         if len(parts) == 1:
             return parts[0]
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

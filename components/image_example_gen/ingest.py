@@ -187,10 +187,9 @@ def _run_beam(
         if found:
             raise InputError(found.group().strip()) from error
         raise
-    try:
-        raise InputError(files.read_bytes(f"{output}/{transforms.FAILED}").decode())
-    except FileNotFoundError:
-        return
+    failed = f"{output}/{transforms.FAILED}"
+    if files.exists(failed):
+        raise InputError(files.read_bytes(failed).decode())
 
 
 @contextmanager
