@@ -85,6 +85,25 @@ class Batch:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Generated:
+    """The images of one stream of the ELBO, with what the model made of them.
+
+    Attributes:
+        name: `labelled` or `unlabelled`; names the noise, too.
+        images: float32 [batch, h, w, c] in [0, 1].
+        encoded: posterior and features of the images.
+        labels: int32 [batch]; not read of unlabelled images.
+        logits: float32 [batch, K].
+    """
+
+    name: str
+    images: tf.Tensor
+    encoded: Encoded
+    labels: tf.Tensor
+    logits: tf.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
 class ScheduledWeights:
     """Loss weights that change during training, float32 scalars."""
 
@@ -118,10 +137,7 @@ class Objective:
     """
 
     def __init__(
-        self,
-        model: JointModel,
-        config: ObjectiveConfig,
-        semi: SemiSupervisedConfig,
+        self, model: JointModel, config: ObjectiveConfig, semi: SemiSupervisedConfig
     ) -> None:
         self._model = model
         self._config = config
@@ -156,16 +172,14 @@ class Objective:
         total = tf.constant(0.0)
         dimensions = self._model.dimensions
         if self._config.generative_weight:
-            objective, bound = self._generative(
+            labelled = _Generated(
+                "labelled",
                 batch.clean[::every],
                 encoded["clean"].part(slice(None, None, every)),
                 batch.labels[::every],
                 logits["clean"][::every],
-                noise,
-                schedule,
-                "labelled",
-                parts,
             )
+            objective, bound = self._generative(labelled, noise, schedule, parts)
             total += self._config.generative_weight * self._mean(-objective, noise) / dimensions
             parts["elbo"] = self._mean(bound, noise)
         if self._config.alpha:
@@ -227,23 +241,17 @@ class Objective:
 
     def _generative(
         self,
-        images: tf.Tensor,
-        encoded: Encoded,
-        labels: tf.Tensor,
-        logits: tf.Tensor,
+        stream: _Generated,
         noise: Noise,
         schedule: ScheduledWeights,
-        stream: str,
         parts: dict[str, tf.Tensor],
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Computes J and the ELBO of each image, nats, float32 [batch]; adds to `parts`."""
-        config = self._config
-        log_likelihood, latent = self._log_likelihood(
-            images, encoded, labels, logits, noise, stream
-        )
+        config, encoded = self._config, stream.encoded
+        log_likelihood, latent = self._log_likelihood(stream, noise)
         kl = losses.kl_divergence(encoded.mean, encoded.log_variance)
         expected = tf.reduce_mean(log_likelihood, axis=0)
-        if stream == "labelled":
+        if stream.name == "labelled":
             parts["reconstruction"] = self._mean(-expected, noise)
             parts["kl"] = self._mean(kl, noise)
         if config.bound == "importance":
@@ -262,23 +270,17 @@ class Objective:
             objective += config.entropy_weight * losses.posterior_entropy(encoded.log_variance)
         return objective, expected - kl
 
-    def _log_likelihood(
-        self,
-        images: tf.Tensor,
-        encoded: Encoded,
-        labels: tf.Tensor,
-        logits: tf.Tensor,
-        noise: Noise,
-        stream: str,
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _log_likelihood(self, stream: _Generated, noise: Noise) -> tuple[tf.Tensor, tf.Tensor]:
         """Computes log p(x|z, ...) - label cost, [samples, batch], and z, [samples, batch, d].
 
         If the decoder is given the class and an image has no label, y is summed out under p(y|x)
         and the entropy of p(y|x) is added (Kingma et al. 2014, eq. 7).
         """
         model, samples = self._model, self._config.samples
+        images, labels = stream.images, stream.labels
         size, batch = model.config.latent_size, shape_of(images)[0]
-        latent = encoded.latent(noise.normal(f"latent/{stream}", [samples, batch, size], axis=1))
+        drawn = noise.normal(f"latent/{stream.name}", [samples, batch, size], axis=1)
+        latent = stream.encoded.latent(drawn)
         flat = tf.reshape(latent, [samples * batch, size])
         repeated = images if samples == 1 else tf.tile(images, [samples, 1, 1, 1])
 
@@ -289,17 +291,17 @@ class Objective:
             return tf.reshape(model.observation.log_likelihood(repeated, raw), [samples, batch])
 
         if model.config.conditioning != "label":
-            return given(model.beside_latent(encoded, labels)), latent
-        if stream == "labelled":
+            return given(model.beside_latent(stream.encoded, labels)), latent
+        if stream.name == "labelled":
             return given(tf.one_hot(labels, model.num_classes)) - model.label_cost, latent
-        probabilities = tf.nn.softmax(logits)
+        probabilities = tf.nn.softmax(stream.logits)
         summed = tf.add_n(
             [
                 probabilities[:, k] * given(tf.one_hot(tf.fill([batch], k), model.num_classes))
                 for k in range(model.num_classes)
             ]
         )
-        entropy = losses.categorical_entropy(logits)
+        entropy = losses.categorical_entropy(stream.logits)
         return summed + entropy - model.label_cost, latent
 
     def _unlabelled(
@@ -317,10 +319,10 @@ class Objective:
         weight = semi.elbo_weight * self._config.generative_weight
         if weight:
             none = tf.fill([shape_of(images)[0]], -1)
-            objective, bound = self._generative(
-                images, encoded["unlabelled"], none, logits["unlabelled"], noise, schedule,
-                "unlabelled", parts,
-            )  # fmt: skip
+            stream = _Generated(
+                "unlabelled", images, encoded["unlabelled"], none, logits["unlabelled"]
+            )
+            objective, bound = self._generative(stream, noise, schedule, parts)
             total += weight * self._mean(-objective, noise) / self._model.dimensions
             parts["unlabelled_elbo"] = self._mean(bound, noise)
         if semi.consistency:
