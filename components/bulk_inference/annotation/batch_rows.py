@@ -122,23 +122,14 @@ def annotate_batch(
     parts: list[pa.RecordBatch] = []
     order: list[int] = []
     thumbs: dict[int, np.ndarray] = {}
-    bounds = bounds_in_use(annotator.card.findings, config.input.findings)
     calls = model_calls(
         checked.headers, annotator.decodes_here, annotator.card.image_config, config.batch
     )
     for call in calls:
         kept, outputs, pixels = _outputs(call, checked, annotator, drift)
         if kept:
-            findings = np.zeros((len(kept), len(FINDINGS)), bool)
-            is_found = FINDINGS_COLUMN in config.columns
-            if config.near_duplicates or is_found:
-                shown, pixels = _shown(checked, kept, pixels, annotator)
-                if config.near_duplicates:
-                    places = [checked.places[kept[at]] for at in shown]
-                    thumbs |= dict(zip(places, thumbnails(pixels), strict=True))
-                if is_found:
-                    headers = [checked.headers[kept[at]] for at in shown]
-                    findings[shown] = judge_images(measure_images(pixels, headers), bounds)
+            findings, compared = _look_at(checked, kept, pixels, config, annotator)
+            thumbs |= compared
             columns = _columns(checked, kept, keys, digests, outputs, findings)
             drift.add_answers(columns.outputs)
             drift.add_files(columns.formats, columns.widths, columns.heights)
@@ -194,6 +185,34 @@ def _add_kept(
 def _upright_sizes(headers: Sequence[ImageHeader]) -> np.ndarray:
     """Returns heights and widths, int32 [2, n]."""
     return np.array([header.upright_size for header in headers], np.int32).T
+
+
+def _look_at(
+    checked: CheckedBatch,
+    kept: list[int],
+    pixels: np.ndarray | None,
+    config: BulkJob,
+    annotator: Annotator,
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Judges images by their pixels, and makes what is compared with others, as configured.
+
+    Returns:
+        Findings, bool [len(kept), len(FINDINGS)], and by position in the batch the thumbnails.
+    """
+    findings = np.zeros((len(kept), len(FINDINGS)), bool)
+    thumbs: dict[int, np.ndarray] = {}
+    is_judged = FINDINGS_COLUMN in config.columns
+    if not (is_judged or config.near_duplicates):
+        return findings, thumbs
+    shown, pixels = _shown(checked, kept, pixels, annotator)
+    if config.near_duplicates:
+        places = [checked.places[kept[at]] for at in shown]
+        thumbs = dict(zip(places, thumbnails(pixels), strict=True))
+    if is_judged:
+        bounds = bounds_in_use(annotator.card.findings, config.input.findings)
+        headers = [checked.headers[kept[at]] for at in shown]
+        findings[shown] = judge_images(measure_images(pixels, headers), bounds)
+    return findings, thumbs
 
 
 def _shown(
