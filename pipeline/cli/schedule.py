@@ -143,8 +143,10 @@ def local(
 def _uses_stores(config: Any, root: str) -> bool:
     """Returns whether runs read or write anything in an object store."""
     from pipeline.config import to_yaml
+    from trainer.storage.addresses import SCHEMES
 
-    return any(scheme in f"{root}\n{to_yaml(config)}" for scheme in ("gs://", "s3://", "minio://"))
+    text = f"{root}\n{to_yaml(config)}"
+    return any(scheme in text for scheme in SCHEMES)
 
 
 def _input_fault(config: Any) -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO, Final, TypeVar
 
 from trainer.storage import listing
+from trainer.storage.addresses import SCHEMES
 from trainer.storage.config import DEFAULT, StorageConfig
 from trainer.storage.failures import StorageError, unreadable, writing_explained
 from trainer.storage.interface import FileFacts, RangedFile
@@ -53,7 +54,7 @@ def is_remote(path: str) -> bool:
         StorageError: for stores that are not supported, which would be taken for local paths.
     """
     scheme = _SCHEME.match(path)
-    if scheme and scheme.group() not in ("gs://", "s3://", "minio://"):
+    if scheme and scheme.group() not in SCHEMES:
         stores = "gs://, s3:// or minio://"
         raise StorageError(path, f"{scheme.group()} is not supported; give a local path, {stores}")
     return bool(scheme)
