@@ -15,6 +15,7 @@ from serving.image_headers.check import read_headers, require_sound
 from serving.image_headers.usual import are_usual
 from trainer.config import ImageConfig
 from trainer.data import pixels
+from trainer.data.graph_functions import traced_once
 
 MAX_PIXELS: Final = 50_000_000
 """Default for the height times width of the largest image that is decoded."""
@@ -62,16 +63,13 @@ def _validation(image: ImageConfig, max_pixels: int) -> Callable[[tf.Tensor], tf
             lambda: encoded,
         )
 
+    @traced_once(tf.TensorSpec([None], tf.string))
     def validation(given: tf.Tensor) -> tf.Tensor:
         encoded = _require_list(given)
         is_usual = are_usual(encoded, max_pixels)
         return tf.cond(is_usual, lambda: encoded, lambda: examined(encoded))
 
-    signature = [tf.TensorSpec([None], tf.string)]
-    function = tf.function(validation, input_signature=signature, autograph=False)
-    # Otherwise it would be traced once for calls in graphs and once for calls outside of them.
-    with tf.init_scope():
-        return function.get_concrete_function()
+    return validation
 
 
 def hide_rank(given: tf.Tensor) -> tf.Tensor:

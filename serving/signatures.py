@@ -7,7 +7,6 @@ need a part of the model and call that part.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import tensorflow as tf
 
@@ -16,6 +15,7 @@ from serving.input_validation import MAX_PIXELS, has_rank, hide_rank, validate_f
 from serving.predictions import MAX_CHANNELS, PIXELS_EXPECTED
 from trainer.config import ImageConfig
 from trainer.data import pixels
+from trainer.data.graph_functions import traced_once
 from trainer.data.preprocessing import RecordTransform, parse_records
 from trainer.model.vae_classifier import VaeClassifier
 from trainer.quality import outliers
@@ -79,7 +79,7 @@ def create_signatures(
     scaled = tf.TensorSpec([None, *image_shape])
 
     # All signatures call one graph function, and each prunes the outputs that it does not return.
-    @_traced_once(scaled)
+    @traced_once(scaled)
     def annotate_scaled(unit: tf.Tensor) -> dict[str, tf.Tensor]:
         analysis = model.analyse(unit)
         probabilities = analysis["probabilities"]
@@ -101,21 +101,21 @@ def create_signatures(
 
     # Pruned from all outputs, these two would leave long chains of ops: TensorFlow drops the last
     # of a chain in each of its passes over a graph, which takes seconds over all signatures.
-    @_traced_once(scaled)
+    @traced_once(scaled)
     def embed_scaled(unit: tf.Tensor) -> dict[str, tf.Tensor]:
         return {names.EMBEDDING: model.encode(unit).mean}
 
-    @_traced_once(scaled)
+    @traced_once(scaled)
     def reconstruct_scaled(unit: tf.Tensor) -> dict[str, tf.Tensor]:
         return {names.IMAGE: pixels.to_levels(model.reconstruct(unit))}
 
-    @_traced_once(tf.TensorSpec([None] * 4, tf.uint8))
+    @traced_once(tf.TensorSpec([None] * 4, tf.uint8))
     def fitted(levels: tf.Tensor) -> tf.Tensor:
         return _fit_unit(levels, transform.image)
 
     if sampled_bound is not None:
 
-        @_traced_once(scaled)
+        @traced_once(scaled)
         def bounds_of(unit: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             return sampled_bound(model, unit, image_keys(unit))
 
@@ -180,21 +180,6 @@ def create_signatures(
         Signature(names.RECONSTRUCT, reconstruct, (encoded,)),
         *_generating(model, transform.classes),
     )
-
-
-def _traced_once(spec: tf.TensorSpec) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Returns a decorator that turns a function of one tensor into a graph function.
-
-    TensorFlow traces each signature twice, before and while it saves them, and would do so with
-    every `tf.function` that they call.
-    """
-
-    def trace(function: Callable[..., Any]) -> Callable[..., Any]:
-        with tf.init_scope():
-            graph = tf.function(function, input_signature=[spec], autograph=False)
-            return graph.get_concrete_function()
-
-    return trace
 
 
 def _generating(model: VaeClassifier, classes: tuple[str, ...]) -> tuple[Signature, ...]:

@@ -16,6 +16,7 @@ import tensorflow_transform as tft
 
 from trainer.config import ImageConfig
 from trainer.data import features, pixels
+from trainer.data.graph_functions import traced_once
 
 IMAGE: Final = "image"
 """float32 [height, width, channels]: level / 255; `to_levels` restores the level."""
@@ -69,14 +70,12 @@ def preprocessing_fn(
 @functools.cache
 def _decoder(config: ImageConfig) -> Callable[[tf.Tensor], tf.Tensor]:
     """Traces `decode_batch` once, because TFT traces `preprocessing_fn` several times."""
-    function = tf.function(
-        lambda encoded: pixels.decode_batch(encoded, config),
-        input_signature=[tf.TensorSpec([None], tf.string)],
-        autograph=False,
-    )
-    # Otherwise it would be traced once for calls in graphs and once for calls outside of them.
-    with tf.init_scope():
-        return function.get_concrete_function()
+
+    @traced_once(tf.TensorSpec([None], tf.string))
+    def decode(encoded: tf.Tensor) -> tf.Tensor:
+        return pixels.decode_batch(encoded, config)
+
+    return decode
 
 
 def _moments(encoded: tf.Tensor, config: ImageConfig) -> tuple[tf.Tensor, tf.Tensor]:
