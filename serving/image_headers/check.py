@@ -71,7 +71,6 @@ _MOST_NAMED: Final = 8
 
 # What phones and scanners write, so that the error names the format.
 _OTHER_FORMATS: Final = (
-    (8, b"WEBP", _WEBP),
     (4, b"ftyphei", _HEIC),
     (4, b"ftypmif1", _HEIC),
     (4, b"ftypavi", _AVIF),
@@ -102,6 +101,7 @@ def read_headers(encoded: tf.Tensor, max_pixels: int) -> Headers:
     is_png, is_jpeg = starts(head, _PNG), starts(head, _JPEG)
     is_gif = starts(head, b"GIF87a") | starts(head, b"GIF89a")
     is_bmp = starts(head, b"BM")
+    is_webp = starts(head, b"RIFF") & starts(head[:, 8:], b"WEBP")
 
     jpeg = read_jpeg_frames(encoded, is_jpeg)
     none = tf.zeros(tf.shape(size), tf.int64)
@@ -129,6 +129,7 @@ def read_headers(encoded: tf.Tensor, max_pixels: int) -> Headers:
     is_other = ~(is_png | is_jpeg | is_gif | is_bmp)
     for code, applies in (
         (_EMPTY, tf.equal(size, 0)),
+        (_WEBP, is_webp),
         *((code, is_other & starts(head[:, at:], mark)) for at, mark, code in _OTHER_FORMATS),
         (_NO_IMAGE, is_other),
         (_TRUNCATED, is_jpeg & jpeg.is_cut | is_png & (size < FIRST_CHUNK) | is_bmp & (size < 34)),

@@ -81,6 +81,7 @@ def faulty() -> dict[str, tuple[bytes, str]]:
             "a GIF with transparency",
         ),
         "webp": (save(image, "WEBP"), "WebP"),
+        "no webp": (b"RIFX" + bytes(4) + b"WEBP" + bytes(40), "not an image"),
         "tiff": (save(image, "TIFF"), "TIFF, which cannot be read"),
         "heic": (b"\0\0\0\x18ftypheic" + bytes(40), "HEIC, which cannot be read"),
         "heif": (b"\0\0\0\x18ftypmif1" + bytes(40), "HEIC, which cannot be read"),
