@@ -6,6 +6,8 @@ from typing import Final
 
 LOGS: Final = "logs"
 """Name of the folder of all logs, in the root of the runs."""
+CRON_LOG: Final = "cron.log"
+"""Name of the file in that folder to which a crontab line writes, on each machine its own."""
 _PATTERN: Final = "%Y-%m-%dT%H-%M-%S.log"
 
 

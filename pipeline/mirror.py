@@ -19,11 +19,11 @@ from typing import Final
 
 from ml_metadata import proto
 
-from pipeline.log_files import LOGS
+from pipeline.log_files import CRON_LOG, LOGS
 from pipeline.runs.location import present_uri
 from pipeline.runs.metadata_file import connected, is_empty
 from pipeline.runs.repair import adapt_location
-from pipeline.runs.run import ARTIFACTS, CONFIG_FILE, CRON_LOG
+from pipeline.runs.run import ARTIFACTS, CONFIG_FILE
 from pipeline.runs.store import METADATA_FILE
 from trainer.errors import UserError
 from trainer.storage import files

@@ -11,9 +11,9 @@ from typing import Final
 
 from croniter import croniter
 
+from pipeline.log_files import CRON_LOG
 from pipeline.orchestration.config import ScheduleConfig
 from pipeline.orchestration.lock import EXIT_LOCKED
-from pipeline.runs.run import CRON_LOG
 from trainer.errors import InputError
 
 _DAYS = ("Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat")

@@ -148,12 +148,12 @@ def _logs(root: Path, begin: float) -> list[Path]:
 
     That one is the log of the run that began then: a command opens its log first.
     """
-    begun = {
-        path: seconds
+    begun = [
+        path
         for path in sorted((root / LOGS).glob("*.log"))
-        if (seconds := log_time(path)) is not None
-    }
-    return sorted(path for path, seconds in begun.items() if seconds < begin)[:-1]
+        if (seconds := log_time(path)) is not None and seconds < begin
+    ]
+    return begun[:-1]
 
 
 def _last_change(folder: Path) -> float:

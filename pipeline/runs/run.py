@@ -17,8 +17,6 @@ ARTIFACTS: Final = "artifacts"
 """Name of the folder of all artifacts, in the root of the runs."""
 CONFIG_FILE: Final = "config.yaml"
 """Name of the file with the configuration of the latest run, in the root of the runs."""
-CRON_LOG: Final = "cron.log"
-"""Name of the file in a root's logs to which a crontab line writes, on each machine its own."""
 
 FINISHED, STOPPED = "finished", "stopped"
 """States of a run in addition to a step's `FAILED` and `RUNNING`; a stopped run was killed."""

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from components import locks
+from pipeline.log_files import CRON_LOG
 from pipeline.mirror import Mirror, MirrorError
 from pipeline.orchestration.lock import LockedError, current_run_owner, run_lock
 from pipeline.runs.repair import survey_root
 from pipeline.runs.retention import plan, remove_artifacts
-from pipeline.runs.run import CRON_LOG
 from pipeline.runs.store import latest_run, note_latest_run, read_runs
 from pipeline.working_root import fetched_root, root_folder, working_root
 from tests import emulators
