@@ -195,12 +195,10 @@ def _images(name: str, data: Path) -> Iterator[tuple[str, np.ndarray]]:
             yield member.rpartition("/")[0] or "photo", pixels
         return
     if name == "signs":
-        with zipfile.ZipFile(data / "sign_digits.zip") as archive:
-            members = [member for member in archive.namelist() if member.endswith(".JPG")]
-            for at in np.random.default_rng(0).permutation(len(members)).tolist():
-                file = np.frombuffer(archive.read(members[at]), np.uint8)
-                pixels = cv2.imdecode(file, cv2.IMREAD_COLOR)
-                yield members[at].partition("/")[0], pixels
+        signs = image_sets.sign_photos(data)
+        for at in np.random.default_rng(0).permutation(len(signs)).tolist():
+            label, content = signs[at]
+            yield label, cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
         return
     parts = {"mnist": image_sets.mnist, "cifar": image_sets.cifar}[name](data)
     for part in parts:

@@ -104,6 +104,13 @@ def cifar(data: pathlib.Path) -> tuple[ImageSet, ImageSet]:
     return ImageSet(images[:cut], labels[:cut]), ImageSet(images[cut:], labels[cut:])
 
 
+def sign_photos(data: pathlib.Path) -> list[tuple[str, bytes]]:
+    """The 2,062 photographs of hands that show digits: class and JPEG, in the archive's order."""
+    with zipfile.ZipFile(data / "sign_digits.zip") as archive:
+        names = [name for name in archive.namelist() if name.endswith(".JPG")]
+        return [(name.partition("/")[0], archive.read(name)) for name in names]
+
+
 def split_off(data: ImageSet, sizes: Mapping[str, int], *, seed: int) -> dict[str, ImageSet]:
     """Takes parts of a split at random; what is left is `train`."""
     order = np.random.default_rng(seed).permutation(len(data))

@@ -8,7 +8,6 @@ embeddings. No test image is used, so that the figures may decide a recipe. `--o
 
 import argparse
 import logging
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
@@ -17,7 +16,7 @@ import cv2
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
-from benchmarks.image_sets import cifar, mnist, record, split_off
+from benchmarks.image_sets import cifar, mnist, record, sign_photos, split_off
 from benchmarks.trainings import measure, recipe, run_training, started, training_parser
 from trainer.data.input_pipeline import ImageSet
 from trainer.model.vae_classifier import VaeClassifier
@@ -34,14 +33,11 @@ _MEASURES: Final = ("accuracy", "cross_entropy", "elbo", "bits_per_dimension")
 def _signs(data: Path) -> ImageSet:
     """The photographs of `sign_digits.zip`, area-averaged to 64 x 64 pixels."""
     images, labels = [], []
-    with zipfile.ZipFile(data / "sign_digits.zip") as archive:
-        for name in sorted(archive.namelist()):
-            if name.endswith(".JPG"):
-                file = np.frombuffer(archive.read(name), np.uint8)
-                photo = cv2.imdecode(file, cv2.IMREAD_COLOR)
-                side = (_PHOTO_SIDE, _PHOTO_SIDE)
-                images.append(cv2.resize(photo, side, interpolation=cv2.INTER_AREA)[..., ::-1])
-                labels.append(int(name.split("/")[-2]))
+    for label, content in sign_photos(data):
+        photo = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        side = (_PHOTO_SIDE, _PHOTO_SIDE)
+        images.append(cv2.resize(photo, side, interpolation=cv2.INTER_AREA)[..., ::-1])
+        labels.append(int(label))
     return ImageSet(np.stack(images), np.array(labels, np.int32))
 
 
