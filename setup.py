@@ -49,6 +49,8 @@ TFX_COMMON = [
     "keras-tuner>=1.4.7",
     "setuptools<81",
     "tensorflow-serving-api>=2.16",
+    # For systems without time zones.
+    "tzdata",
 ]
 
 EXTRAS = {

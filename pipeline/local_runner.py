@@ -22,6 +22,7 @@ from pipeline.runs.store import (
     read_runs,
 )
 from pipeline.step_digests import step_digests
+from pipeline.time_zones import provide_time_zones
 from trainer.backbone_weights import digest_of
 from trainer.errors import UserError
 from trainer.quick_imports import quick_imports
@@ -151,6 +152,7 @@ def run_pipeline(
     weights = digest_of(config.model.backbone_options)
     schema = schema_digest(config.data_schema.path)
     require_name(root, config.name)
+    provide_time_zones()
     with quick_imports():
         from absl import logging as absl_logging
 

@@ -1,0 +1,49 @@
+"""Systems without time zones."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.time_zones import provide_time_zones
+
+_QUERY = """
+from ml_metadata import proto
+from ml_metadata.metadata_store import metadata_store
+
+{prepare}
+connection = proto.ConnectionConfig(fake_database=proto.FakeDatabaseConfig())
+store = metadata_store.MetadataStore(connection)
+options = metadata_store.ListOptions(filter_query='name = "no such run"')
+print(store.get_executions(list_options=options))
+"""
+_PREPARE = "from pipeline.time_zones import provide_time_zones; provide_time_zones()"
+
+
+def _query(zones: Path, prepare: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", _QUERY.format(prepare=prepare)],
+        env={**os.environ, "TZDIR": str(zones)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_metadata_can_be_queried_without_time_zones_of_the_system(tmp_path: Path) -> None:
+    assert _query(tmp_path, "").returncode != 0, "ML Metadata no longer needs them"
+    done = _query(tmp_path, _PREPARE)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["[]"]
+
+
+def test_time_zones_of_the_system_are_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "America").mkdir()
+    (tmp_path / "America" / "Los_Angeles").touch()
+    monkeypatch.setenv("TZDIR", str(tmp_path))
+    provide_time_zones()
+    assert os.environ["TZDIR"] == str(tmp_path)
