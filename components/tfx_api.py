@@ -7,6 +7,8 @@ import importlib.util
 import sys
 from typing import Any
 
+from components.time_zones import provide_time_zones
+
 _VERTEX_CLIENTS = tuple(
     f"tfx.extensions.google_cloud_ai_platform.{name}"
     for name in ("prediction_clients", "training_clients")
@@ -41,6 +43,7 @@ def load_when_called(name: str) -> None:
     setattr(sys.modules[package], attribute, module)
 
 
+provide_time_zones()
 for _name in _VERTEX_CLIENTS:
     load_when_called(_name)
 

@@ -1,6 +1,7 @@
 """Runs the pipeline on this machine, with metadata in SQLite below the root folder."""
 
 import glob
+import multiprocessing
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -22,7 +23,6 @@ from pipeline.runs.store import (
     read_runs,
 )
 from pipeline.step_digests import step_digests
-from pipeline.time_zones import provide_time_zones
 from trainer.backbone_weights import digest_of
 from trainer.errors import UserError
 from trainer.quick_imports import quick_imports
@@ -47,7 +47,7 @@ def prepare_root(root: Path, group: str = "") -> None:
     Raises:
         InputError: Files cannot be given to the group.
         RootError: The folder, or what earlier runs wrote there, is not writable, too little
-            space is free, or steps cannot use its path.
+            space is free, or steps cannot use its path; or the machine gives no semaphores.
     """
     if group:
         group_id(group)
@@ -77,6 +77,14 @@ def prepare_root(root: Path, group: str = "") -> None:
             f"{foreign[0]}: cannot be written, as when another user ran the pipeline here; run it"
             " as that user, or give another folder with --root"
         )
+    try:
+        multiprocessing.Lock()
+    except OSError as error:
+        # Beam's writers make some; their error would not name the folder.
+        raise RootError(
+            f"/dev/shm: {error.strerror}; Beam needs semaphores, which Linux keeps there: mount a"
+            " tmpfs that this user may write"
+        ) from error
 
 
 def require_name(root: Path, name: str) -> None:
@@ -152,7 +160,6 @@ def run_pipeline(
     weights = digest_of(config.model.backbone_options)
     schema = schema_digest(config.data_schema.path)
     require_name(root, config.name)
-    provide_time_zones()
     with quick_imports():
         from absl import logging as absl_logging
 

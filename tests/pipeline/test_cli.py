@@ -160,6 +160,19 @@ def test_a_root_that_reads_as_a_pattern_is_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_machine_without_semaphores_is_refused_before_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.local_runner import RootError, prepare_root
+
+    def refuse() -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("multiprocessing.Lock", refuse)
+    with pytest.raises(RootError, match=r"^/dev/shm: Permission denied; .* mount a tmpfs"):
+        prepare_root(tmp_path)
+
+
 def test_a_full_root_is_named(tmp_path: Path, digits_zip: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

@@ -1,4 +1,4 @@
-"""Finds time zones for ML Metadata on a system that has none; `local_runner.py` calls it."""
+"""Finds time zones for ML Metadata on a system that has none; `tfx_api.py` calls it."""
 
 import importlib.resources
 import os

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.time_zones import provide_time_zones
+from components.time_zones import provide_time_zones
 
 _QUERY = """
 from ml_metadata import proto
@@ -19,7 +19,7 @@ store = metadata_store.MetadataStore(connection)
 options = metadata_store.ListOptions(filter_query='name = "no such run"')
 print(store.get_executions(list_options=options))
 """
-_PREPARE = "from pipeline.time_zones import provide_time_zones; provide_time_zones()"
+_PREPARE = "from components.tfx_api import tfx"
 
 
 def _query(zones: Path, prepare: str) -> subprocess.CompletedProcess[str]:
