@@ -16,6 +16,7 @@ CORE = [
     "grpcio>=1.60",
     # tensorflow-datasets imports it without declaring it.
     "importlib_resources>=5",
+    "joblib>=1.3",
     "jinja2>=3.1",
     "keras>=3.11,<4",
     "markupsafe>=2",

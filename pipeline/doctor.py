@@ -11,6 +11,7 @@ from typing import Any
 
 from components.bulk_inference.config import EngineConfig
 from components.bulk_inference.running.engine_checks import BUILD_PRISM, find_prism
+from trainer.cores import usable_cores
 from trainer.errors import InputError
 
 _COMMAND_LIMIT_SECS = 20
@@ -99,7 +100,7 @@ def _machine() -> list[Finding]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     gpus = _gpus()
     return [
-        Finding("cores", str(len(os.sched_getaffinity(0))), "decoding, Beam workers", True),
+        Finding("cores", str(usable_cores()), "decoding, Beam workers", True),
         Finding("memory", f"{memory:.1f} GiB", "decoded images while training", True),
         Finding("CPU instructions", " ".join(_cpu_flags()), "bfloat16 needs avx512_bf16 or amx"),
         Finding(

@@ -5,7 +5,6 @@ model on random images, as many of them without labels as in a step of the train
 """
 
 import logging
-import os
 import resource
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from components.image_example_gen.survey import RECORD_BYTES, InputSurvey
 from pipeline.config import PipelineConfig
 from trainer.backbone_config import NONE
 from trainer.config import TrainerConfig
+from trainer.cores import usable_cores
 from trainer.data import features
 
 _PROBE_BATCHES: Final = 4
@@ -66,7 +66,7 @@ def estimate_run(config: PipelineConfig, survey: InputSurvey) -> RunEstimate:
         config: The configuration.
         survey: What was found in `config.input`.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     trainer = config.trainer
     splits = survey.account.by_split()
     images = _extrapolate(splits[features.TRAIN], survey)

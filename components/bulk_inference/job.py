@@ -36,6 +36,7 @@ from components.bulk_inference.running.engine_checks import require_engine
 from components.bulk_inference.running.interruption import workers_end_with_us
 from components.bulk_inference.running.progress import BulkProgress, Watch
 from components.image_findings.finding_rules import FEWEST_IMAGES, bounds_in_use
+from trainer.cores import usable_cores
 from trainer.errors import InputError, UserError
 from trainer.json_text import json_text
 from trainer.model_card import ModelCard
@@ -195,7 +196,6 @@ class _BulkRun:
     def estimate(self) -> None:
         """Estimates the cost of the remaining units without changing the output."""
         from components.bulk_inference.planning.estimate import estimate
-        from components.bulk_inference.running.engines import usable_cores
 
         job, ledger = self._job, self._ledger
         planned = self._units

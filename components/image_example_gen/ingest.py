@@ -5,7 +5,6 @@ The executor and the benchmarks call it; it depends on Beam, but not on TFX.
 
 import json
 import logging
-import os
 import re
 import threading
 import time
@@ -30,6 +29,7 @@ from components.image_sources.sources import ImageSource
 from components.image_sources.tar_index import TarIndex
 from components.sinks import REJECT_SCHEMA
 from trainer.config import ImageConfig
+from trainer.cores import usable_cores
 from trainer.data import features
 from trainer.errors import InputError
 from trainer.progress import PROGRESS_LOGGER
@@ -148,7 +148,7 @@ def _run(
     processes: int | None,
 ) -> None:
     """Processes all units, with processes of this machine or with Beam."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     first = list(islice(units, local_run.UNITS_TO_JUDGE_BY))
     units = chain(first, units)
     if processes is None:

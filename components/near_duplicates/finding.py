@@ -4,7 +4,6 @@ Ingest (`image_example_gen/near_copies.py`) and the bulk job call it. Thumbnails
 mapped from files; what is held in memory is about 100 bytes an image.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final
@@ -14,6 +13,7 @@ import numpy as np
 from components.near_duplicates.alignment import distances
 from components.near_duplicates.candidates import MOST_IMAGES, Candidates, similar_pairs
 from components.near_duplicates.perceptual_hash import is_blank
+from trainer.cores import usable_cores
 from trainer.errors import InputError
 
 _AT_A_TIME: Final = 512
@@ -64,7 +64,7 @@ def find_near_groups(thumbs: np.ndarray, words: np.ndarray, usable: np.ndarray) 
         some = slice(begin, begin + _BLANKS_AT_A_TIME)
         usable[some] &= ~is_blank(thumbs[some])
     pairs = similar_pairs(words, np.flatnonzero(usable))
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         confirmed = _confirm(thumbs, pairs, pool)
         families = _families(confirmed, len(thumbs))
         to_hubs = _pairs_with_hubs(confirmed, families)

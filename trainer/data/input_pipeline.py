@@ -19,6 +19,7 @@ from typing import IO
 import numpy as np
 import tensorflow as tf
 
+from trainer.cores import usable_cores
 from trainer.storage import files
 
 _LOG = logging.getLogger(__name__)
@@ -179,7 +180,7 @@ def _decoded(
 
     # A data set that maps the function would optimise its graph anew for each split, which takes
     # half a second each time.
-    threads = len(os.sched_getaffinity(0))
+    threads = usable_cores()
     with ThreadPoolExecutor(threads) as pool:
         under_way: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
         for batch in records.batch(size):

@@ -11,6 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from trainer.cores import fit_tensorflow
+
 
 def cluster_size(environment: str | None) -> int:
     """Counts the training workers that a TF_CONFIG names: chief or master, and workers.
@@ -39,6 +41,7 @@ def create_strategy(devices: str) -> Any:
     Raises:
         ValueError: several workers are requested and TF_CONFIG names none.
     """
+    fit_tensorflow()
     environment = os.environ.get("TF_CONFIG")
     workers = cluster_size(environment)
     if devices == "multi_worker" and workers == 1:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from trainer.cores import usable_cores
 from trainer.errors import InputError
 
 _ANSWER_SECS: Final = 30
@@ -59,15 +60,16 @@ def look_at_workers(scheduler: str, paths: Iterable[str] = ()) -> list[DaskWorke
             f" `dask worker {scheduler} --nworkers 1 --nthreads 2`"
         )
     machines = defaultdict(list)
-    for machine, cores, _ in answers.values():
+    for machine, cores, _, _ in answers.values():
         machines[machine].append(cores)
     return [
         DaskWorker(
             address,
-            max(1, len(frozenset.union(*machines[machine])) // len(machines[machine])),
+            # A quota holds for the container of one worker.
+            max(1, min(quota, len(frozenset.union(*machines[machine])) // len(machines[machine]))),
             missing,
         )
-        for address, (machine, _, missing) in answers.items()
+        for address, (machine, _, quota, missing) in answers.items()
     ]
 
 
@@ -82,7 +84,7 @@ async def _ask(scheduler: str, paths: tuple[str, ...]) -> dict[str, Any]:
         return await client.run(_look, paths)
 
 
-def _look(paths: tuple[str, ...]) -> tuple[str, frozenset[int], tuple[str, ...]]:
-    """Runs on a worker: returns its machine, its cores and the paths that it cannot find."""
+def _look(paths: tuple[str, ...]) -> tuple[str, frozenset[int], int, tuple[str, ...]]:
+    """Runs on a worker: returns its machine, its cores and their number, and missing paths."""
     missing = tuple(path for path in paths if not os.path.exists(path))
-    return platform.node(), frozenset(os.sched_getaffinity(0)), missing
+    return platform.node(), frozenset(os.sched_getaffinity(0)), usable_cores(), missing

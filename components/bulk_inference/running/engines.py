@@ -3,7 +3,6 @@
 `job.py` calls `choose_engine`. Beam's default, DirectRunner, would look for Prism and download it.
 """
 
-import os
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +11,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from components.bulk_inference.config import EngineConfig
 from components.bulk_inference.running.dask_cluster import look_at_workers
 from components.bulk_inference.running.engine_checks import find_prism, worker_environment
+from trainer.cores import usable_cores
 
 _WORKERS_PER_PROCESS: Final = 16
 """Threads that one interpreter can keep busy: each image holds the interpreter lock for about
@@ -38,11 +38,6 @@ class Engine:
     in_process: bool = False
     has_children: bool = False
     repeats_units: bool = True
-
-
-def usable_cores() -> int:
-    """Returns the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def choose_engine(config: EngineConfig, units: int) -> Engine:

@@ -1,0 +1,31 @@
+"""Counts the cores that this process may use; whatever starts threads or workers asks here."""
+
+import functools
+import os
+from typing import Final
+
+_POOLS: Final = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+
+
+@functools.cache
+def usable_cores() -> int:
+    """Returns how many cores this process may use: at least 1.
+
+    Both its affinity and the CPU quota of its container count, the latter rounded up. The variable
+    `LOKY_MAX_CPU_COUNT` lowers the number further.
+    """
+    # Takes 0.1 s, so not for commands that start nothing.
+    import joblib
+
+    return int(joblib.cpu_count())
+
+
+def fit_tensorflow() -> None:
+    """Gives TensorFlow as many threads as there are usable cores; call it before its first op.
+
+    It knows nothing of quotas. A container that may use 2 of 64 cores would otherwise be stopped
+    again and again while 64 threads wait for each other. Child processes inherit the variables.
+    """
+    if usable_cores() < len(os.sched_getaffinity(0)):
+        for name in _POOLS:
+            os.environ.setdefault(name, str(usable_cores()))
