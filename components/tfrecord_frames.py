@@ -23,6 +23,8 @@ _LENGTH: Final = struct.Struct("<Q")
 _HEAD: Final = struct.Struct("<QI")
 _CRC: Final = struct.Struct("<I")
 _GZIP_START: Final = b"\x1f\x8b\x08"
+_EITHER: Final = zlib.MAX_WBITS | 32
+"""Makes zlib take gzip's header and its own."""
 _SKIPPED_BYTES: Final = 1024 * 1024
 _PACKED_BYTES: Final = 64 * 1024
 _TRUNCATED: Final = "the file ends inside a record"
@@ -87,10 +89,26 @@ def open_frames(stream: Any) -> BinaryIO:
         return stream
     if head.startswith(_GZIP_START):
         return gzip.GzipFile(fileobj=stream)  # type: ignore[return-value]
-    # The first two bytes of zlib name method and window, and are a multiple of 31.
-    if head and head[0] & 0x8F == zlib.DEFLATED and not int.from_bytes(head[:2]) % 31:
+    if _begins_zlib(head):
         return io.BufferedReader(_ZlibFile(stream))
     return stream
+
+
+def holds_frames(head: bytes) -> bool:
+    """Returns whether a file with these first bytes is a TFRecord file, packed or not.
+
+    Args:
+        head: The first bytes; of a packed file as many as unpack to the head of a frame, for which
+            some hundred are always enough.
+    """
+    if begins_frame(head):
+        return True
+    if not head.startswith(_GZIP_START) and not _begins_zlib(head):
+        return False
+    try:
+        return begins_frame(zlib.decompressobj(_EITHER).decompress(head, HEAD_BYTES))
+    except zlib.error:
+        return False
 
 
 def begins_frame(head: bytes) -> bool:
@@ -98,6 +116,13 @@ def begins_frame(head: bytes) -> bool:
     if len(head) < HEAD_BYTES:
         return False
     return bool(_masked_crc(head[: _LENGTH.size]) == _HEAD.unpack_from(head)[1])
+
+
+def _begins_zlib(head: bytes) -> bool:
+    """Returns whether the first two bytes name zlib's method and window, a multiple of 31."""
+    return bool(
+        head and head[0] & 0x8F == zlib.DEFLATED and not int.from_bytes(head[:2], "big") % 31
+    )
 
 
 def record_spans(file: BinaryIO) -> Iterator[tuple[int, int]]:

@@ -5,6 +5,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Final
@@ -40,6 +41,8 @@ _PARQUET_SUFFIX: Final = ".parquet"
 _SHARD_SUFFIXES: Final = (*_ARCHIVE_SUFFIXES, _PARQUET_SUFFIX)
 _TFRECORD_MARK: Final = ".tfrec"
 """In names such as `a.tfrec` and `a.tfrecord-00000-of-00010`."""
+_NUMBERED_SHARD: Final = re.compile(r"-\d{2,}-of-\d{2,}(\.gz)?$")
+"""Ends names that tools of TensorFlow give to shards without a suffix: `train-00000-of-00128`."""
 _LOOKED_AT: Final = 1000
 _REMOTE_STARTS: Final = 16
 """How many objects are recognised by their first bytes too, because each costs a request."""
@@ -170,15 +173,15 @@ class Locator:
 
     def _sniff(self, path: str) -> str:
         """Detects the format from the first bytes."""
+        from components.tfrecord_frames import holds_frames
+
         head = self._head(path)
+        if holds_frames(head):
+            return "tfrecord"
         if found := _format_of_archive(head):
             return found
         if fault := fault_of_start(head):
             raise InputError(f"{path}: {fault}")
-        from components.tfrecord_frames import begins_frame
-
-        if begins_frame(head):
-            return "tfrecord"
         if head.startswith(_IMAGE_STARTS):
             raise InputError(f"{path}: an image by itself; name the folder that holds it")
         what = "an empty file" if not head else "no archive, folder, manifest or data set"
@@ -240,6 +243,8 @@ def _refuse_archives(folder: str, storage: StorageConfig) -> None:
             suffixes.add(name[-len(archive) :])
         elif _TFRECORD_MARK in lower:
             suffixes.add(f"{_TFRECORD_MARK}*")
+        elif _NUMBERED_SHARD.search(lower):
+            suffixes.add("-of-*")
         elif is_folder or lower.endswith(_IMAGE_SUFFIXES):
             return
     if suffixes:

@@ -105,6 +105,11 @@ class TFRecordReader(Reader):
             fault = f"no bytes under {keys.encoded!r}; it has {known}"
             if isinstance(encoded, list):
                 fault = f"{len(encoded)} values under {keys.encoded!r}; an image has one"
+                if not isinstance(encoded[0], bytes):
+                    fault = (
+                        f"{len(encoded)} numbers under {keys.encoded!r}, no image file; if they are"
+                        " pixels, encode them as PNG"
+                    )
             batch.refuse(name, "bad_record", fault)
             return 0
         found = _value_of(features, keys.filename)
