@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import escaped, renamed_notes
+from components.image_sources.origins import LABEL, SIDE_FILE_LABEL
 from trainer.data import features
 from trainer.name_lists import named
 
@@ -217,8 +218,12 @@ class Account:
         if rest := faults[_FAULTS_NAMED:]:
             kinds = named((f"{number:,} {kind}" for kind, number in rest), most=_FAULTS_NAMED)
             notes.append(f"{sum(number for _, number in rest):,} more rejected: {kinds}")
-        if self.ignored.total():
-            notes.append(f"{self.ignored.total():,} ignored by name: {self.ignored.summary()}")
+        ignored = NamedCounts(self.ignored.counts.copy(), self.ignored.examples)
+        if SIDE_FILE_LABEL in self.origins.examples.get(LABEL, ()):
+            # Most of them were read for the labels.
+            del ignored.counts["side_file"]
+        if ignored.total():
+            notes.append(f"{ignored.total():,} ignored by name: {ignored.summary()}")
         return notes + renamed_notes(self.renamed)
 
 

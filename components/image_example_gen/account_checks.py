@@ -15,7 +15,7 @@ from components.image_example_gen.layout_hints import (
 )
 from components.image_sources.config import InputConfig
 from components.image_sources.corrections import TAKEN_OUT
-from components.image_sources.origins import LABEL
+from components.image_sources.origins import LABEL, UNREAD
 from trainer.data import features
 from trainer.errors import InputError
 from trainer.name_lists import named
@@ -94,12 +94,15 @@ def _check_classes(account: Account, config: InputConfig, where: str) -> None:
                 f"{none} nothing to learn: they lie in {above.folders()}, taken for splits;"
                 f" {above.advice()}"
             )
+        if unread := account.origins.examples.get(UNREAD):
+            raise InputError(f"{none} nothing to learn: {unread[0]}; classify needs no labels")
         archives = len(config.paths) > 1 or any(map(glob.has_magic, config.paths))
         each = "; or, if each archive holds one class, unpack it into a folder of that name"
         raise InputError(
             f"{none} nothing to learn: put them into folders named after their classes, below this"
             f" path{each * archives}; or {manifest_advice(config)}; or set labels.level, or the key"
-            " or column of the label; classify needs no labels"
+            " or column of the label (manifest.label, parquet.label, tfrecord.label,"
+            " webdataset.label); classify needs no labels"
         )
     if len(totals) == 1:
         (only,) = totals

@@ -14,8 +14,11 @@ from typing import Any, Final
 from components.image_example_gen.account import Account
 from components.image_example_gen.layout_hints import (
     find_classes_above,
+    mixed_notes,
     paired_notes,
+    several_notes,
     side_file_notes,
+    unread_notes,
 )
 from components.image_sources.config import InputConfig
 from components.image_sources.naming import escaped
@@ -149,6 +152,9 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
     """Yields the warnings, the gravest first."""
     table, totals, origins = account.by_split(), account.class_totals(), account.origins
     yield from paired_notes(origins)
+    yield from several_notes(origins)
+    yield from mixed_notes(account, config)
+    yield from unread_notes(origins)
     if len(totals) == 1:
         (only,) = totals
         yield (

@@ -9,11 +9,20 @@ from typing import Final, NamedTuple
 from components.image_example_gen.account import Account
 from components.image_sources.config import InputConfig
 from components.image_sources.named_counts import NamedCounts
-from components.image_sources.naming import escaped
-from components.image_sources.origins import BARE, CLASSED, LABEL, SIDE_FILE_LABEL
+from components.image_sources.naming import escaped, sample_key
+from components.image_sources.origins import (
+    BARE,
+    CLASSED,
+    LABEL,
+    SEVERAL,
+    SIDE_FILE_LABEL,
+    UNREAD,
+)
 from components.image_sources.paired_folders import IMAGES_IN, MASKS_IN
+from trainer.name_lists import named
 
 _NAMED: Final = 3
+_DIGITS: Final = 7
 _PAIRED_SHARE: Final = 0.5
 """Least share of the larger of two folders that the smaller one has if they are paired."""
 _SIDE_SHARE: Final = 0.5
@@ -41,9 +50,9 @@ class ClassesAbove(NamedTuple):
 
     def advice(self) -> str:
         """Returns what to set, for the end of a sentence."""
-        named = ", ".join(f"'{escaped(name)}'" for name in self.classes[:_NAMED])
+        shown = ", ".join(f"'{escaped(name)}'" for name in self.classes[:_NAMED])
         return (
-            f"if the folders above them ({named}) are the classes, set labels.level: {self.level}"
+            f"if the folders above them ({shown}) are the classes, set labels.level: {self.level}"
         )
 
 
@@ -112,17 +121,76 @@ def side_file_notes(account: Account, config: InputConfig) -> Iterator[str]:
     count = account.ignored.counts["side_file"]
     labelled = account.class_totals()
     found = account.examples.total()
+    if account.origins.counts[UNREAD]:
+        return
     reads_them = SIDE_FILE_LABEL in account.origins.examples.get(LABEL, ())
     if not found or count < _SIDE_SHARE * found or reads_them or config.labels.source != "auto":
         return
     if len(labelled) > 1 and 2 * labelled.total() > found:
         return
-    named = ", ".join(map(escaped, account.ignored.examples["side_file"]))
+    shown = ", ".join(map(escaped, account.ignored.examples["side_file"]))
     yield (
-        f"{count:,} files beside {found:,} images ({named}) were not read: if they hold the labels,"
+        f"{count:,} files beside {found:,} images ({shown}) were not read: if they hold the labels,"
         f" {manifest_advice(config)}, or, if each .cls, .txt or .json file holds the class of the"
         " image of its name, pack images and files as a tar (WebDataset)"
     )
+
+
+def several_notes(origins: NamedCounts) -> Iterator[str]:
+    """Yields a line if samples of WebDataset shards have several images under one label.
+
+    Args:
+        origins: What the readers counted in the whole input.
+    """
+    if count := origins.counts[SEVERAL]:
+        _, suffix = sample_key(origins.examples[SEVERAL][0].split("'")[1])
+        yield (
+            f"{count:,} sample{'s hold' if count != 1 else ' holds'} several images, such as"
+            f" {escaped(origins.examples[SEVERAL][0])}, which all count as images of the class: if"
+            " some are masks or the like, name the suffix of the images, such as"
+            f" webdataset.image: {escaped(suffix)}"
+        )
+
+
+def unread_notes(origins: NamedCounts) -> Iterator[str]:
+    """Yields a line if images have no label but columns, features or keys that may hold it.
+
+    Args:
+        origins: What the readers counted in the whole input.
+    """
+    if count := origins.counts[UNREAD]:
+        images = "1 image has" if count == 1 else f"{count:,} images have"
+        yield f"{images} no label: {escaped(origins.examples[UNREAD][0])}"
+
+
+def mixed_notes(account: Account, config: InputConfig) -> Iterator[str]:
+    """Yields a line if some classes are called by numbers and others by names.
+
+    Such are files of records of which some have the class's number only. Folders are left out: they
+    have no number that stands for a name.
+
+    Args:
+        account: The account, complete or of a sample.
+        config: The input section.
+    """
+    totals, sources = account.class_totals(), account.origins.examples.get(LABEL, ())
+    if config.labels.names or any(source.startswith("the folder") for source in sources):
+        return
+    numbers = sorted(filter(_is_number, totals), key=int)
+    names = sorted(label for label in totals if len(label) > 1 and not _is_number(label))
+    # Positions in a list of classes, and no numbers that are names, such as speed limits.
+    if not numbers or not names or int(numbers[-1]) > len(totals):
+        return
+    yield (
+        f"{len(numbers):,} of {len(totals):,} classes are called by a number"
+        f" ({named((repr(each) for each in numbers), most=_NAMED)}), others by a name"
+        f" ({named((repr(escaped(each)) for each in names), most=_NAMED)}): if a number stands for"
+        " a name, list the names in the order of their numbers, from 0, as labels.names"
+    )
+
+
+def _is_number(label: str) -> bool:
+    return label.isascii() and label.isdigit() and len(label) < _DIGITS
 
 
 def manifest_advice(config: InputConfig) -> str:

@@ -15,6 +15,7 @@ from components.image_sources.record_config import (
     ParquetConfig,
     TFDSConfig,
     TFRecordConfig,
+    WebDatasetConfig,
 )
 from trainer.options import Section
 from trainer.storage.config import StorageConfig
@@ -279,6 +280,7 @@ class InputConfig(Section):
     parquet: ParquetConfig = ParquetConfig()
     tfrecord: TFRecordConfig = TFRecordConfig()
     tfds: TFDSConfig = TFDSConfig()
+    webdataset: WebDatasetConfig = WebDatasetConfig()
     spans: SpansConfig = SpansConfig()
     storage: StorageConfig = StorageConfig()
     units: UnitsConfig = UnitsConfig()

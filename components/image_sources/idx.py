@@ -46,7 +46,7 @@ class IdxReader(Reader):
             raise InputError(f"{path}: images of {header.shape} pixels pass limits.max_pixels")
         if not is_packed:
             self._check_size(path, header)
-        if self.config.labels.source == "auto":
+        if self._is_labelled(path):
             self._check_labels(path, header.rows)
         units = self.config.units
         step = max(1, min(units.members, units.max_bytes // size))
@@ -84,7 +84,7 @@ class IdxReader(Reader):
 
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
         """Reads rows as PNG images."""
-        labels = self._labels(unit) if self.config.labels.source == "auto" else None
+        labels = self._labels(unit) if self._is_labelled(unit.source) else None
         if unit.start == 0:
             beside = MemberBatch(unit.source)
             for name, reason in idx_side_files(unit.source, self.config):
@@ -119,26 +119,33 @@ class IdxReader(Reader):
             if unit.stop == header.rows:
                 _require_end(unit.source, stream)
 
+    def _is_labelled(self, path: str) -> bool:
+        """Returns whether labels are read; a bulk job needs none."""
+        if self.config.labels.source == "none":
+            return False
+        return self.refuses_labels or self._found_label_file(path) is not None
+
     def label_file(self, path: str) -> str:
         """Returns the path of the label file that belongs to an image file.
 
         Raises:
             InputError: if there is none.
         """
-        folder, slash, name = path.rpartition("/")
-        wanted = name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
-        plain = wanted.removesuffix(".gz")
-        for candidate in (wanted, plain, plain + ".gz"):
-            found = folder + slash + candidate
-            if candidate == name:
-                continue
-            if files.exists(found, self.config.storage):
-                return found
-        if self.config.labels.source == "none":
+        if found := self._found_label_file(path):
+            return found
+        if self.config.labels.source == "none" or not self.refuses_labels:
             return path
         raise InputError(
-            f"{path}: no label file {folder + slash + wanted}; add it, or set labels.source: none"
+            f"{path}: no label file {_label_name(path)}; add it, or set labels.source: none"
         )
+
+    def _found_label_file(self, path: str) -> str | None:
+        wanted = _label_name(path)
+        plain = wanted.removesuffix(".gz")
+        for candidate in (wanted, plain, plain + ".gz"):
+            if candidate != path and files.exists(candidate, self.config.storage):
+                return candidate
+        return None
 
     def _labels(self, unit: WorkUnit) -> bytes:
         """Reads the labels of a unit's rows, one byte each."""
@@ -157,6 +164,16 @@ class IdxReader(Reader):
                 return
             with gzip.GzipFile(fileobj=stream) as unpacked:
                 yield unpacked  # type: ignore[misc]
+
+
+def _label_name(path: str) -> str:
+    """Returns the usual path of the labels of an image file."""
+    folder, slash, name = path.rpartition("/")
+    return (
+        folder
+        + slash
+        + name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
+    )
 
 
 def _header(path: str, stream: BinaryIO) -> _Header:

@@ -26,6 +26,7 @@ from components.image_sources.label_values import (
 )
 from components.image_sources.magic_numbers import GZIP_START
 from components.image_sources.naming import escaped, find_column, split_of_value
+from components.image_sources.origins import UNREAD
 from components.image_sources.record_config import ManifestConfig
 from components.image_sources.text_rows import csv_rows, holds_rows, json_rows
 from components.parquet_files import open_untrusted, row_batches
@@ -50,6 +51,9 @@ _COLUMNS_NAMED: Final = 20
 class ManifestReader(Reader):
     """Reads the images that a manifest names."""
 
+    _unread = ""
+    """Columns of the manifest that is being planned, if none is that of labels and one may be."""
+
     def plan(self, path: str) -> Iterator[WorkUnit]:
         """Plans units of rows; the manifest is read once, and each unit carries its rows.
 
@@ -73,7 +77,8 @@ class ManifestReader(Reader):
                 ]
             first = first or flat[0]
             all_elsewhere = all_elsewhere and all(map(_ADDRESS.match, flat[::_FIELDS]))
-            yield WorkUnit(0, path, "manifest", members=len(chunk), extra=pack_names(flat))
+            extra = pack_names([self._unread, *flat])
+            yield WorkUnit(0, path, "manifest", members=len(chunk), extra=extra)
         if first and all_elsewhere:
             raise InputError(
                 f"{path}: {first!r} and the other paths are addresses or have a drive; copy the"
@@ -82,7 +87,7 @@ class ManifestReader(Reader):
 
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
         """Reads the files that a unit's rows name."""
-        flat = unpack_names(unit.extra)
+        unread, *flat = unpack_names(unit.extra)
         folder = unit.source.rpartition("/")[0] or "."
         labelled = self.config.labels.source == "auto"
         refused = MemberBatch(unit.source, names_are_paths=True)
@@ -105,7 +110,10 @@ class ManifestReader(Reader):
                 rows.append((_full(folder, name), (label or None) if labelled else None, named))
         if refused.rejects:
             yield refused
-        yield from FolderReader(self.config).read_files(unit.source, rows, names_are_paths=True)
+        for batch in FolderReader(self.config).read_files(unit.source, rows, names_are_paths=True):
+            if unread and labelled and len(batch):
+                batch.origins.add(UNREAD, unread, len(batch))
+            yield batch
 
     def named_files(self, path: str) -> Iterator[str]:
         """Yields the files and objects that a manifest names, for the fingerprint."""
@@ -141,6 +149,13 @@ class ManifestReader(Reader):
         if first is None:
             return
         name, label, split = (self._column(path, option, first) for option in _COLUMNS)
+        others = {each for each in first if isinstance(each, str)} - {name, split}
+        if label is None and others:
+            known = named(map(repr, filter(None, first)), most=_COLUMNS_NAMED)
+            self._unread = (
+                f"no column {self.config.manifest.label!r} among {known}; name it with"
+                " manifest.label"
+            )
         is_text = _base_suffix(path) in ("csv", "tsv")
         for number, row in enumerate(chain([first], rows), 1):
             values = row.get(name), row.get(label), row.get(split)

@@ -29,6 +29,10 @@ CLASSED: Final = "classed "
 """The same for images with a label."""
 REPEATED: Final = "repeated"
 """Images with the name of an earlier one of their archive, see `repeated_names.py`."""
+SEVERAL: Final = "several"
+"""Samples of WebDataset shards in which several images have the one label."""
+UNREAD: Final = "unread"
+"""Images without a label beside columns, features or keys of which one may hold it."""
 SIDE_FILE_LABEL: Final = "the file beside the image"
 """The example of `LABEL` where labels are those of side files."""
 
@@ -54,7 +58,8 @@ class Origins:
 
         Returns:
             Counts by kind: `SPLIT` and a split, `LABEL`, `UNUSED`, `BARE` or `CLASSED` and a
-            folder. The examples are what a user would recognise: the folder, archive or column.
+            folder; readers add `SEVERAL` and `UNREAD`. The examples are what a user would
+            recognise: the folder, archive or column.
         """
         found = NamedCounts()
         archive = unit.source.rstrip("/").rpartition("/")[2]

@@ -15,15 +15,19 @@ from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.label_values import LabelValueError, read_record_label
 from components.image_sources.naming import find_column, split_of_value
+from components.image_sources.origins import UNREAD
 from components.image_sources.tar import BATCH_BYTES
 from components.parquet_files import open_untrusted, row_batches
 from trainer.errors import InputError
+from trainer.name_lists import named
 from trainer.storage import files
 
 _BYTES: Final = "bytes"
 _PATH: Final = "path"
 """Fields of Hugging Face's Image feature, a struct."""
 _LABEL: Final = "label"
+_NAMED: Final = 20
+"""Most columns in a message."""
 _METADATA: Final = b"huggingface"
 """Key of the file's metadata that describes the columns, as JSON."""
 
@@ -35,6 +39,8 @@ class _Columns(NamedTuple):
     split: str | None
     names: tuple[str, ...]
     """Class names by number."""
+    unread: str = ""
+    """Says which columns there are, if none is that of labels and one may be."""
 
     @property
     def read(self) -> list[str]:
@@ -142,6 +148,8 @@ class ParquetReader(Reader):
                         batch.refuse(name, "bad_label", str(error))
                         continue
             batch.add(name, data, label, split)
+        if columns.unread and len(batch):
+            batch.origins.add(UNREAD, columns.unread, len(batch))
         return batch
 
     def _columns(self, path: str, schema: pa.Schema) -> _Columns:
@@ -158,13 +166,18 @@ class ParquetReader(Reader):
             label = label or self._only_classes(path, list(described))
         by_names = self.config.splits.source == "auto"
         names = self.config.labels.names
-        return _Columns(
+        columns = _Columns(
             image=image,
             label=label,
             filename=self._find(path, schema, "filename"),
             split=self._find(path, schema, "split") if by_names else None,
             names=names or (described.get(label, ()) if label else ()),
         )
+        known = named(map(repr, schema.names), most=_NAMED)
+        unread = f"no column {_LABEL!r} among {known}; name it with parquet.label"
+        is_meant = self.config.labels.source == "auto" and not label
+        has_others = len(schema.names) > len(columns.read)
+        return columns._replace(unread=unread if is_meant and has_others else "")
 
     def _image_column(self, path: str, schema: pa.Schema) -> str:
         if found := self._find(path, schema, "image"):

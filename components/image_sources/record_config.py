@@ -52,6 +52,25 @@ class TFRecordConfig(Section):
     filename: str = Field(default="image/filename", description="bytes: the image's name.")
 
 
+class WebDatasetConfig(Section):
+    """Files of a sample in WebDataset shards: adjacent files that share a basename."""
+
+    image: str = Field(
+        default="",
+        description=(
+            "Suffix of the images, such as `jpg` or `left.png`; others beside them, such as masks,"
+            " are then ignored. Empty: every image of a sample, under the sample's label."
+        ),
+    )
+    label: str = Field(
+        default="",
+        description=(
+            "Key of the label in the `.json` files. Empty: the `.cls` or `.txt` file, or the first"
+            " of the keys `label`, `class`, `cls`, `class_name`."
+        ),
+    )
+
+
 class TFDSConfig(Section):
     """Datasets of TensorFlow Datasets, named in `paths` as `tfds:name` or `tfds:name:version`."""
 

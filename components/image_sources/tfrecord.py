@@ -16,10 +16,12 @@ from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB
 from components.image_sources.example_proto import example_class
 from components.image_sources.label_values import LabelValueError, read_record_label
+from components.image_sources.origins import UNREAD
 from components.image_sources.record_config import TFRecordConfig
 from components.image_sources.tar import BATCH_BYTES
 from components.tfrecord_frames import FrameError, open_frames, read_frames
 from trainer.errors import InputError
+from trainer.name_lists import named
 from trainer.storage import files
 
 # Bytes that a record may hold in addition to its image.
@@ -78,9 +80,9 @@ class TFRecordReader(Reader):
                     len(batch) + len(batch.rejects) >= self.config.units.batch
                     or size >= BATCH_BYTES
                 ):
-                    yield batch
+                    yield _with_unread(batch, keys, seen)
                     batch, size = MemberBatch(path), 0
-        yield batch
+        yield _with_unread(batch, keys, seen)
 
     def _add(
         self,
@@ -144,6 +146,21 @@ def _label(features: Any, keys: TFRecordConfig, names: tuple[str, ...]) -> str |
     text = _value_of(features, keys.label_text)
     number = _value_of(features, keys.label) if text is None or text == b"" else text
     return read_record_label(number, names)
+
+
+def _with_unread(batch: MemberBatch, keys: TFRecordConfig, seen: set[str]) -> MemberBatch:
+    """Notes in a batch which features its records have, if none is that of the label."""
+    wanted = [key for key in (keys.label_text, keys.label) if key]
+    others = seen - {keys.encoded, keys.filename}
+    if len(batch) and wanted and others and seen.isdisjoint(wanted):
+        known = named(map(repr, sorted(seen)), most=_KEYS_NAMED)
+        batch.origins.add(
+            UNREAD,
+            f"no feature {' or '.join(map(repr, wanted))} among {known}; name it with"
+            " tfrecord.label or tfrecord.label_text",
+            len(batch),
+        )
+    return batch
 
 
 def _value_of(features: Any, key: str) -> bytes | int | float | list[Any] | None:

@@ -5,20 +5,22 @@ image; the split is in the shard's name. Content decides about a file that is no
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
 from components.image_sources import tar_stream
 from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import MIB, LabelsConfig
+from components.image_sources.config import MIB, InputConfig, LabelsConfig
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.naming import escaped, sample_key
+from components.image_sources.origins import SEVERAL, UNREAD
 from components.image_sources.tar import BATCH_BYTES
 from components.image_sources.tar_stream import TarMember
 from trainer.errors import InputError
+from trainer.name_lists import named
 
 IMAGE_SUFFIXES: Final = frozenset(
     (
@@ -31,6 +33,8 @@ _LABEL_SUFFIXES: Final = ("cls", "txt", "json")
 _JSON_KEYS: Final = ("label", "class", "cls", "class_name")
 _CAPTION_KEYS: Final = frozenset(("caption", "url", "original_width"))
 """Keys of the JSON files that img2dataset writes beside an image and its caption."""
+_NAMED: Final = 12
+"""Most keys or suffixes in a message."""
 _PEEKED: Final = 200
 _PEEKED_BYTES: Final = 64 * MIB
 """Members of a tar, and bytes of it, by which a shard is recognised."""
@@ -49,7 +53,9 @@ class WebDatasetReader(Reader):
 
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
         """Reads one shard."""
-        labels = _Labels(unit.source, self.config.labels)
+        labels = _Labels(unit.source, self.config)
+        wanted, others = self.config.webdataset.image.lower().lstrip("."), set[str]()
+        found = False
         batch, size = MemberBatch(unit.source), 0
         for key, sample in self._samples(unit.source):
             try:
@@ -58,22 +64,39 @@ class WebDatasetReader(Reader):
                 label, fault = None, str(error) if self.refuses_labels else ""
             # The label of an image is lost if its file is a link or too large.
             beside = _LABEL_SUFFIXES if len(sample) > 1 else ()
+            images = []
             for suffix, member in sample:
+                is_beside = is_side_file(suffix) or wanted not in ("", suffix)
                 reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
                 if reason:
                     batch.ignore(member.name, reason)
-                elif member.kind and (suffix in beside or not is_side_file(suffix)):
+                elif member.kind and (suffix in beside or not is_beside):
                     batch.refuse(member.name, member.kind, member.detail)
-                elif is_side_file(suffix):
+                elif is_beside:
+                    if not is_side_file(suffix):
+                        others.add(suffix)
                     batch.ignore(member.name, "side_file")
                 elif fault:
                     batch.refuse(member.name, "bad_label", fault)
                 else:
                     batch.add(member.name, member.data, label, unit.split)
                     size += len(member.data)
+                    images.append(member.name)
+                found = found or not is_beside
+            if len(images) > 1 and label is not None:
+                batch.origins.add(SEVERAL, " and ".join(f"'{name}'" for name in images[:2]))
+            if images and label is None and not fault and (keys := labels.unread(sample)):
+                batch.origins.add(UNREAD, keys, len(images))
             if batch.members >= self.config.units.batch or size >= BATCH_BYTES:
                 yield batch
                 batch, size = MemberBatch(unit.source), 0
+        if wanted and others and not found:
+            known = named((repr(suffix) for suffix in sorted(others)), most=_NAMED)
+            raise InputError(
+                f"{unit.source}: no file has the suffix {wanted!r} of webdataset.image; they have"
+                f" {known}"
+            )
+        labels.require_key()
         yield batch
 
     def _samples(self, path: str) -> Iterator[tuple[str, Sample]]:
@@ -106,7 +129,13 @@ class WebDatasetReader(Reader):
             key, suffix = sample_key(member.name)
             suffix = suffix.rpartition(".")[2]
             in_folder = "/" in key.removeprefix("./")
-            if suffix == "json" and in_folder and not _may_hold_label(member.data):
+            key_of_label = self.config.webdataset.label
+            if (
+                suffix == "json"
+                and in_folder
+                and not key_of_label
+                and not _may_hold_label(member.data)
+            ):
                 continue
             suffixes = found.setdefault(key, set())
             suffixes.add(suffix)
@@ -131,12 +160,15 @@ class _Labels:
 
     Args:
         path: The shard, for error messages.
-        config: Where labels come from, and their names.
+        config: The input section.
     """
 
-    def __init__(self, path: str, config: LabelsConfig) -> None:
+    def __init__(self, path: str, config: InputConfig) -> None:
         self._path = path
-        self._config = config
+        self._config: LabelsConfig = config.labels
+        self._key = config.webdataset.label if config.labels.source == "auto" else ""
+        self._keys_seen: set[str] = set()
+        self._suffixes = ("json",) if self._key else _LABEL_SUFFIXES
         self._early: dict[str, str | None] = {}
         self._unlabelled: set[int] = set()
 
@@ -150,7 +182,7 @@ class _Labels:
         if self._config.source == "none":
             return None
         side = {suffix.rpartition(".")[2]: member.data for suffix, member in sample}
-        chosen = next((suffix for suffix in _LABEL_SUFFIXES if side.get(suffix)), None)
+        chosen = next((suffix for suffix in self._suffixes if side.get(suffix)), None)
         has_image = any(not member.kind and not is_side_file(suffix) for suffix, member in sample)
         if chosen == "txt" and _has_caption(side):
             raise InputError(
@@ -159,7 +191,7 @@ class _Labels:
             )
         label = None
         if chosen:
-            label = _side_label(chosen, self._only(chosen, sample), self._config.names)
+            label = self._read(chosen, self._only(chosen, sample))
         if not has_image:
             self._keep(key, label)
         elif label is None:
@@ -167,6 +199,49 @@ class _Labels:
             if label is None and len(self._unlabelled) < _REMEMBERED:
                 self._unlabelled.add(hash(key))
         return label
+
+    def _read(self, suffix: str, data: bytes) -> str | None:
+        """Reads the label from a side file.
+
+        Raises:
+            LabelValueError: if its value is no label.
+        """
+        text = data.decode("utf-8", "surrogateescape").strip()
+        if suffix != "json":
+            return read_label(text, self._config.names, is_text=True)
+        values = _from_json(text)
+        if isinstance(values, dict):
+            if len(self._keys_seen) < _REMEMBERED:
+                self._keys_seen.update(values)
+            keys = (self._key,) if self._key else _JSON_KEYS
+            values = next((values[key] for key in keys if values.get(key) is not None), None)
+        return read_label(values, self._config.names)
+
+    def unread(self, sample: Sample) -> str:
+        """Says which keys a sample's JSON object has, none of which was taken for the label."""
+        data = next((member.data for suffix, member in sample if suffix == "json"), b"")
+        if self._config.source == "none" or self._key or not data:
+            return ""
+        try:
+            values = json.loads(data)
+        except (ValueError, RecursionError):
+            return ""
+        if not isinstance(values, dict) or not values or not values.keys().isdisjoint(_JSON_KEYS):
+            return ""
+        known = named(map(repr, sorted(values)), most=_NAMED)
+        return (
+            f"no key {', '.join(map(repr, _JSON_KEYS))} among {known} of the .json files; name it"
+            " with webdataset.label"
+        )
+
+    def require_key(self) -> None:
+        """Raises `InputError` if no JSON object of the shard has the configured key."""
+        if self._key and self._keys_seen and self._key not in self._keys_seen:
+            known = named(map(repr, sorted(self._keys_seen)), most=_NAMED)
+            raise InputError(
+                f"{self._path}: no .json file has the key {self._key!r} of webdataset.label; they"
+                f" have {known}"
+            )
 
     def _only(self, chosen: str, sample: Sample) -> bytes:
         """Returns the content of the file with the label.
@@ -211,28 +286,13 @@ def _has_caption(side: Mapping[str, bytes]) -> bool:
     return isinstance(values, dict) and bool(_CAPTION_KEYS & values.keys())
 
 
-def _side_label(suffix: str, data: bytes, names: Sequence[str]) -> str | None:
-    """Reads the label from a side file.
-
-    Raises:
-        LabelValueError: if its value is no label.
-    """
-    text = data.decode("utf-8", "surrogateescape").strip()
-    if suffix != "json":
-        return read_label(text, names, is_text=True)
-    return read_label(_from_json(text), names)
-
-
 def _from_json(text: str) -> Any:
-    """Returns the value of the label in a JSON object, or the value if it is no object.
+    """Parses a JSON file.
 
     Raises:
         LabelValueError: if the text is no JSON.
     """
     try:
-        values = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise LabelValueError("the .json file beside the image is no JSON") from error
-    if not isinstance(values, dict):
-        return values
-    return next((values[key] for key in _JSON_KEYS if values.get(key) is not None), None)

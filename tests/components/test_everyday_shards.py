@@ -1,15 +1,23 @@
 """Shards as other tools write them: without a suffix, packed, with masks and labels of any key."""
 
+import contextlib
 import gzip
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import apache_beam as beam
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from components.image_example_gen.ingest import ingest
+from components.image_example_gen.input_overview import OVERVIEW
 from components.image_sources.config import InputConfig
 from components.image_sources.example_proto import example_class
 from components.image_sources.locate import Locator
+from components.image_sources.origins import UNREAD
 from tests import archives
 from tests.components.test_image_sources import members, read_all
 from trainer.errors import InputError
@@ -51,3 +59,151 @@ def test_raw_pixels_in_records_say_what_to_write_instead(tmp_path: Path) -> None
     assert details == [
         "9 numbers under 'image/encoded', no image file; if they are pixels, encode them as PNG"
     ]
+
+
+def shard(tmp_path: Path, files: dict[str, bytes]) -> str:
+    (tmp_path / "s.tar").write_bytes(archives.tar_bytes(files))
+    return str(tmp_path / "s.tar")
+
+
+def masked(tmp_path: Path) -> str:
+    """A shard with a mask beside each image."""
+    files: dict[str, bytes] = {}
+    for at in range(4):
+        files |= {f"{at}.png": archives.png(at), f"{at}.seg.png": archives.png(9 - at)}
+        files[f"{at}.cls"] = b"cat" if at % 2 else b"dog"
+    return shard(tmp_path, files)
+
+
+def test_the_suffix_of_the_images_leaves_masks_out(tmp_path: Path) -> None:
+    batches = read_all(paths=masked(tmp_path), webdataset={"image": ".PNG"})
+    assert [(name, row[1]) for name, row in members(batches).items()] == [
+        ("0.png", "dog"),
+        ("1.png", "cat"),
+        ("2.png", "dog"),
+        ("3.png", "cat"),
+    ]
+    assert sum(batch.ignored.counts["side_file"] for batch in batches) == 8
+    assert sum(batch.members for batch in batches) == 12
+
+
+def test_a_suffix_that_no_image_has(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"suffix 'jpg' of webdataset\.image; .* 'png', 'seg.png'"):
+        read_all(paths=masked(tmp_path), webdataset={"image": "jpg"})
+
+
+@pytest.mark.parametrize("folder", ["", "part.1/"])
+def test_the_key_of_the_label_in_json_files(tmp_path: Path, folder: str) -> None:
+    beside = b'{"category": 1, "label": 5}'
+    path = shard(tmp_path, {f"{folder}1.png": archives.png(), f"{folder}1.json": beside,
+                            f"{folder}1.cls": b"7"})  # fmt: skip
+    rows = members(read_all(paths=path, webdataset={"label": "category"}))
+    assert [row[1] for row in rows.values()] == ["1"]
+    with pytest.raises(InputError, match=r"key 'kind' of webdataset\.label; they have 'category'"):
+        read_all(paths=path, webdataset={"label": "kind"})
+
+
+def records(tmp_path: Path, **features: bytes | int) -> str:
+    record = archives.example(image__encoded=archives.png(), **features)
+    (tmp_path / "a.tfrecord").write_bytes(archives.tfrecord_bytes([record]))
+    return str(tmp_path / "a.tfrecord")
+
+
+def manifest(tmp_path: Path) -> str:
+    (tmp_path / "1.png").write_bytes(archives.png())
+    (tmp_path / "m.csv").write_text("path,klasse\n1.png,cat\n", encoding="utf-8")
+    return str(tmp_path / "m.csv")
+
+
+def table(tmp_path: Path, columns: dict[str, list[object]]) -> str:
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    return str(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (
+            lambda folder: shard(folder, {"1.png": archives.png(), "1.json": b'{"category": "a"}'}),
+            "no key 'label', 'class', 'cls', 'class_name' among 'category' of the .json files; name"
+            " it with webdataset.label",
+        ),
+        (
+            lambda folder: records(folder, label=3),
+            "no feature 'image/class/text' or 'image/class/label' among 'image/encoded', 'label';"
+            " name it with tfrecord.label or tfrecord.label_text",
+        ),
+        (manifest, "no column 'label' among 'path', 'klasse'; name it with manifest.label"),
+        (
+            lambda folder: table(folder, {"img": [archives.png()], "labels": [3]}),
+            "no column 'label' among 'img', 'labels'; name it with parquet.label",
+        ),
+    ],
+)
+def test_what_may_hold_the_labels_is_named(
+    tmp_path: Path, write: Callable[[Path], str], message: str
+) -> None:
+    path = write(tmp_path)
+    (batch,) = read_all(paths=path)
+    assert batch.origins.counts[UNREAD] == 1
+    assert batch.origins.examples[UNREAD] == [message]
+    (batch,) = read_all(paths=path, labels={"source": "none"})
+    assert not batch.origins.counts[UNREAD]
+
+
+def test_images_alone_name_nothing_that_may_hold_labels(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(f"path\n{tmp_path}/1.png\n", encoding="utf-8")
+    (tmp_path / "1.png").write_bytes(archives.png())
+    for path in (
+        table(tmp_path, {"img": [archives.png()]}),
+        records(tmp_path),
+        f"{tmp_path}/m.csv",
+    ):
+        (batch,) = read_all(paths=path)
+        assert len(batch) == 1
+        assert not batch.origins.counts[UNREAD]
+
+
+def test_a_bulk_job_needs_no_file_of_labels(tmp_path: Path) -> None:
+    (tmp_path / "new-images-idx3-ubyte").write_bytes(
+        bytes([0, 0, 8, 3]) + struct.pack(">3I", 2, 3, 3) + bytes(range(18))
+    )
+    path = str(tmp_path / "new-images-idx3-ubyte")
+    with pytest.raises(InputError, match=r"no label file .*; add it, or set labels\.source: none"):
+        read_all(paths=path)
+    rows = members(read_all(paths=path, labels={"unreadable": "ignore"}))
+    assert [row[1] for row in rows.values()] == [None, None]
+
+
+def noted(caplog: pytest.LogCaptureFixture, tmp_path: Path, path: str) -> list[str]:
+    """The warnings of an ingest."""
+    caplog.set_level("INFO")
+    settings = {"paths": path, "labels": {"min_images": 1}, "splits": {"test": 0.5}}
+    with contextlib.suppress(InputError):
+        ingest(
+            InputConfig.model_validate(settings), str(tmp_path / "out"), beam.Pipeline, processes=0
+        )
+    (found,) = [vars(record)[OVERVIEW] for record in caplog.records if hasattr(record, OVERVIEW)]
+    return list(found.warnings)
+
+
+def test_several_images_of_a_sample_are_named(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    first = noted(caplog, tmp_path, masked(tmp_path))
+    assert first[0].startswith(
+        "4 samples hold several images, such as '0.png' and '0.seg.png', which all count"
+    )
+    assert first[0].endswith("such as webdataset.image: png")
+    assert not any("ignored by name" in line for line in first)
+
+
+def test_numbers_beside_names_are_named(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    files: dict[str, bytes] = {}
+    for at, name in enumerate([b"cat", b"0", b"dog", b"1"] * 2):
+        files |= {f"{at}.png": archives.png(at), f"{at}.cls": name}
+    assert noted(caplog, tmp_path, shard(tmp_path, files))[0] == (
+        "2 of 4 classes are called by a number ('0', '1'), others by a name ('cat', 'dog'): if a"
+        " number stands for a name, list the names in the order of their numbers, from 0, as"
+        " labels.names"
+    )
