@@ -28,6 +28,7 @@ from components.review.queue_file import (
     write_queue,
 )
 from trainer.errors import InputError
+from trainer.name_lists import named
 from trainer.storage import files
 
 RANKING_FILE: Final = f"{REVIEW}/label_errors.parquet"
@@ -163,8 +164,13 @@ def predict_out_of_fold(
     judged = label >= 0
     judged &= np.bincount(label[judged], minlength=classes)[label] > 1
     if not judged.any():
+        given = pc.unique(facts["given_label"].cast(pa.string())).drop_null().to_pylist()
+        found = (
+            f", or name the classes of its labels ({named(map(repr, given))}): input.labels.names"
+        )
+        found = found * bool(given)
         raise InputError(
-            "no two images have a label that the model knows; give an archive with labels"
+            f"no two images have a label that the model knows; give an archive with labels{found}"
         )
     features = StandardScaler(copy=False).fit_transform(features[judged])
     label = label[judged]

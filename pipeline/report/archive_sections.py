@@ -87,6 +87,7 @@ class Archive:
             groups={v: self.manifest["verdicts"].get(v, 0) for v in _VERDICTS}
             | self.manifest.get("findings", {}),
             listed=_LISTED,
+            classes=self.manifest["model"]["classes"],
         )
 
     @cached_property
@@ -249,7 +250,7 @@ def given(archive: Archive, album: Album) -> Facts:
     scan = archive.scan
     if not scan.given:
         raise MissingPartError("The archive gives no labels to compare with.")
-    return {"given": scan.given, "agreeing": scan.agreeing,
+    return {"given": scan.given - scan.unknown, "unknown": scan.unknown, "agreeing": scan.agreeing,
             "cards": _cards(archive, album, scan.lists["disagreeing"])}  # fmt: skip
 
 

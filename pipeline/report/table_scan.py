@@ -49,6 +49,7 @@ class Scan:
         values: evenly spaced sample of each column, float32 [n].
         every: step between sampled rows.
         given: number of rows with a label given by the archive.
+        unknown: number of these rows whose given label is no class of the model.
         agreeing: number of these rows whose predicted label is the same.
         lists: rows by list: `doubtful`, `outlying`, `disagreeing`, and by verdict and finding.
     """
@@ -57,6 +58,7 @@ class Scan:
     values: dict[str, np.ndarray] = field(default_factory=dict)
     every: int = 1
     given: int = 0
+    unknown: int = 0
     agreeing: int = 0
     lists: dict[str, list[Row]] = field(default_factory=dict)
 
@@ -89,7 +91,7 @@ class _Best:
 
 def scan_table(
     output: str, files: Sequence[str], table_format: str, *, rows: int, groups: dict[str, int],
-    listed: dict[str, int],
+    listed: dict[str, int], classes: Sequence[str],
 ) -> Scan:  # fmt: skip
     """Reads the table once.
 
@@ -101,6 +103,7 @@ def scan_table(
         groups: Number of rows by verdict and by finding, of each of which evenly spaced rows are
             listed.
         listed: Maximum number of rows per list: `doubtful`, `outlying`, `disagreeing`, `group`.
+        classes: The model's classes.
 
     Raises:
         MissingPartError: the format cannot be read here.
@@ -124,7 +127,7 @@ def scan_table(
                 values = columns[name].to_numpy(zero_copy_only=False)
                 offset = -(scan.rows + first) % scan.every
                 samples.setdefault(name, []).append(values[offset :: scan.every].astype(np.float32))
-            _rank(columns, best, scan, shard, first)
+            _rank(columns, best, scan, shard, first, classes)
             _choose(columns, chosen, picked, seen, shard, first)
             first += batch.num_rows
         scan.rows += first
@@ -140,7 +143,12 @@ def _even(count: int, most: int) -> np.ndarray:
 
 
 def _rank(
-    columns: dict[str, pa.Array], best: dict[str, _Best], scan: Scan, shard: int, first: int
+    columns: dict[str, pa.Array],
+    best: dict[str, _Best],
+    scan: Scan,
+    shard: int,
+    first: int,
+    classes: Sequence[str],
 ) -> None:
     if "probability" not in columns:
         return
@@ -156,6 +164,8 @@ def _rank(
         # A label that the model does not know is neither an agreement nor a disagreement.
         place = np.array([numbers.get(name, -2) for name in known] + [-1])[given]
         scan.given += int((given >= 0).sum())
+        is_unknown = np.array([name not in classes for name in known] + [False])
+        scan.unknown += int(is_unknown[given].sum())
         scan.agreeing += int((place == labels)[given >= 0].sum())
         other = np.flatnonzero((place >= 0) & (place != labels))
         best["disagreeing"].add(probability[other], shard, first, other)

@@ -7,7 +7,7 @@ process's threads turns a batch of bytes into rows, so that decoding and the mod
 import posixpath
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +27,7 @@ from components.bulk_inference.output.ledger import (
     DUPLICATES,
     NEAR,
     REJECTS,
+    UNKNOWN_LABEL,
     Ledger,
     UnitRecord,
     shard_path,
@@ -116,7 +117,7 @@ def annotate_unit(
                 most=config.batch.max_images,
             )
             for result in annotated:
-                _add(record, result)
+                _add(record, result, card.classes)
                 TALLY.add(result.counts)
                 if counts is not None:
                     counts.add(result.counts)
@@ -165,7 +166,7 @@ def _open_sinks(
         record.files.update({name: file.tell() for name, file in opened.items()})
 
 
-def _add(record: UnitRecord, result: BatchResult) -> None:
+def _add(record: UnitRecord, result: BatchResult, classes: Container[str]) -> None:
     record.add_counts(result.counts)
     ignored = NamedCounts.from_json(record.ignored_by_reason)
     ignored.update(result.ignored)
@@ -175,6 +176,11 @@ def _add(record: UnitRecord, result: BatchResult) -> None:
         repeated = NamedCounts.from_json(record.repeated)
         repeated.update(result.repeated)
         record.repeated = repeated.to_json()
+    unknown = NamedCounts.from_json(record.unknown)
+    for label, count in result.values_of("given_label").items():
+        if label is not None and label not in classes:
+            unknown.add(UNKNOWN_LABEL, label, count)
+    record.unknown = unknown.to_json()
     record.reused += result.reused
     reasons = Counter(f"{reject.stage}/{reject.reason}" for reject in result.rejects)
     record.reasons = dict(Counter(record.reasons) + reasons)

@@ -13,10 +13,10 @@ from typing import Any, Final
 from components.bulk_inference.annotation.schema import COLUMNS, table_schema
 from components.bulk_inference.config import BulkJob
 from components.bulk_inference.output.counts import Counts
-from components.bulk_inference.output.ledger import MANIFEST, Ledger, UnitRecord
+from components.bulk_inference.output.ledger import MANIFEST, UNKNOWN_LABEL, Ledger, UnitRecord
 from components.bulk_inference.planning.identity import finding_bounds
 from components.image_sources.named_counts import NamedCounts
-from components.image_sources.naming import renamed_notes
+from components.image_sources.naming import escaped, renamed_notes
 from components.image_sources.repeated_names import repeated_notes
 from trainer.installed import library_versions
 from trainer.json_text import json_text
@@ -35,6 +35,7 @@ class Totals(Counts):
     ignored_by_reason: NamedCounts = field(default_factory=NamedCounts)
     renamed: dict[str, str] = field(default_factory=dict)
     repeated: NamedCounts = field(default_factory=NamedCounts)
+    unknown: NamedCounts = field(default_factory=NamedCounts)
     bytes: int = 0
     files: int = 0
     batch_limit: int = 0
@@ -52,6 +53,7 @@ class Totals(Counts):
         self.ignored_by_reason.update(NamedCounts.from_json(record.ignored_by_reason))
         self.renamed |= record.renamed
         self.repeated.update(NamedCounts.from_json(record.repeated))
+        self.unknown.update(NamedCounts.from_json(record.unknown))
         self.bytes += sum(record.files.values())
         self.files += len(record.files)
         self.unit_seconds += record.seconds
@@ -66,7 +68,25 @@ class Totals(Counts):
 
     def notes(self) -> list[str]:
         """Returns one line for each kind of name that was not taken as it is."""
-        return renamed_notes(self.renamed) + repeated_notes(self.repeated)
+        return [
+            *renamed_notes(self.renamed),
+            *repeated_notes(self.repeated),
+            *_unknown_notes(self.unknown),
+        ]
+
+
+def _unknown_notes(unknown: NamedCounts) -> list[str]:
+    """Describes numbers that are given labels and no class of the model, in at most one line.
+
+    Other labels are often folders that were never meant as classes.
+    """
+    labels = unknown.examples.get(UNKNOWN_LABEL, [])
+    if not labels or not all(label.isdigit() for label in labels):
+        return []
+    return [
+        f"given labels that are numbers and no class of the model: {unknown.total():,}"
+        f" ({', '.join(map(repr, map(escaped, labels)))}); input.labels.names gives the names"
+    ]
 
 
 def write_manifest(

@@ -39,16 +39,11 @@ ADJUSTED: Final = "adjusted"
 """Folder of the labels that are adjusted to the archive's class mix."""
 REVIEWED: Final = "reviewed"
 """Folder of the table with people's answers."""
-SUFFIXES: Final = {
-    "parquet": ".parquet",
-    "jsonl": ".jsonl",
-    "csv": ".csv",
-    "tfrecord": ".tfrecord",
-    "npy": ".npy",
-}
+SUFFIXES: Final = {name: f".{name}" for name in ("parquet", "jsonl", "csv", "tfrecord", "npy")}
 """Suffixes of shards by format."""
 DRIFT_FILES: Final = ("drift.json", "drift.md", "drift.png")
 _OF_A_UNIT: Final = re.compile(r"\d{6,}-[0-9a-f]{16}\.[^/]*$")
+UNKNOWN_LABEL: Final = "given label"
 REPORT: Final = "report.html"
 """Report that the command line writes next to the table; removed when the table is rebuilt."""
 
@@ -66,6 +61,7 @@ class UnitRecord(Counts):
         reused: Rows reused from an earlier version of the archive.
         files: Files written, relative to the output, with their sizes in bytes.
         reasons: Rejects by `stage/reason`.
+        unknown: Given labels that are no class of the model, as `NamedCounts.to_json`.
         labels: Rows by predicted label, if the table has that column.
         verdicts: Rows by verdict.
         findings: Rows by finding.
@@ -83,6 +79,7 @@ class UnitRecord(Counts):
     reused: int = 0
     files: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
+    unknown: dict[str, Any] = field(default_factory=dict)
     labels: dict[str, int] = field(default_factory=dict)
     verdicts: dict[str, int] = field(default_factory=dict)
     findings: dict[str, int] = field(default_factory=dict)

@@ -87,6 +87,21 @@ def test_an_unlabelled_archive_becomes_a_table(
     assert (manifest["findings"], manifest["finding_bounds"]) == (counts, BOUNDS)
 
 
+def test_numbers_that_are_no_class_of_the_model_are_named(tmp_path: Path, run_job: RunJob) -> None:
+    images = list(digits(4).values())
+    folders = ["3", "77", "78", "77"]
+    archive = write_zip(
+        tmp_path / "a.zip", {f"{name}/{at}.png": images[at] for at, name in enumerate(folders)}
+    )
+    result = run_job(archive, input=InputConfig(paths=(str(archive),)))
+    assert (
+        "given labels that are numbers and no class of the model: 3 ('77', '78');"
+        " input.labels.names gives the names"
+    ) in result.notes
+    again = run_job(archive, input=InputConfig(paths=(str(archive),)))
+    assert again.notes == result.notes
+
+
 @pytest.mark.parametrize("accurate_jpeg", [True, False])
 def test_numbers_equal_those_of_the_served_signature(
     accurate_jpeg: bool, tmp_path: Path, run_job: RunJob, read_table: ReadTable

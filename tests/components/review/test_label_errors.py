@@ -121,6 +121,10 @@ def test_an_archive_without_labels_is_refused(output: Path, tmp_path: Path) -> N
     plain = classify(tmp_path, model, members)
     with pytest.raises(InputError, match="no two images have a label that the model knows"):
         create_label_queue(str(plain))
+    other = {f"zebra/{name}": image for name, image in members.items()}
+    foreign = classify(tmp_path, model, other, overwrite=True)
+    with pytest.raises(InputError, match=r"its labels \('zebra'\): input\.labels\.names"):
+        create_label_queue(str(foreign))
     few = classify(
         tmp_path, model, members, columns=("key", "label", "probability"), overwrite=True
     )

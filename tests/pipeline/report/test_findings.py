@@ -125,7 +125,7 @@ def test_a_table_is_scanned_shard_by_shard(tmp_path: Path, table_format: str) ->
     groups = verdicts | ({"dark": len(dark)} if table_format != "csv" else {})
     listed = {"doubtful": 9, "outlying": 4, "disagreeing": 3, "group": 5}
     scan = scan_table(str(tmp_path), files, table_format, rows=5_000, groups=groups,
-                      listed=listed)  # fmt: skip
+                      listed=listed, classes=sorted(set(frame["given_label"])))  # fmt: skip
     assert scan.rows == 5_000
     assert scan.every == 1
     np.testing.assert_allclose(scan.values["probability"], frame["probability"], rtol=1e-6)
@@ -134,7 +134,11 @@ def test_a_table_is_scanned_shard_by_shard(tmp_path: Path, table_format: str) ->
     highest = np.argsort(-np.array(frame["outlier_score"]))[:4]
     assert [row.member for row in scan.lists["outlying"]] == [frame["member"][i] for i in highest]
     same = [a == b for a, b in zip(frame["label"], frame["given_label"], strict=True)]
-    assert (scan.given, scan.agreeing) == (5_000, sum(same))
+    assert (scan.given, scan.unknown, scan.agreeing) == (5_000, 0, sum(same))
+    scan = scan_table(str(tmp_path), files, table_format, rows=5_000, groups=groups,
+                      listed=listed, classes=frame["given_label"][:1])  # fmt: skip
+    others = [label != frame["given_label"][0] for label in frame["given_label"]]
+    assert scan.unknown == sum(others)
     surest = max((p for p, s in zip(frame["probability"], same, strict=True) if not s))
     assert scan.lists["disagreeing"][0].probability == pytest.approx(surest)
     reviewed = [m for m, v in zip(frame["member"], frame["verdict"], strict=True) if v == "review"]
