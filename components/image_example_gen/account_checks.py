@@ -39,6 +39,8 @@ def check_account(account: Account, config: InputConfig, rejects_path: str = "")
     if not account.images_in:
         ignored = account.ignored.summary()
         rest = f", except for ignored entries: {ignored}" if ignored else ""
+        if any(name.endswith(".parquet") for name in account.ignored.examples.get("side_file", ())):
+            rest += f"; if the Parquet files hold images, name them: {where}/**/*.parquet"
         raise InputError(f"{where}: no images; the archive or folder is empty{rest}")
     reasons = ", ".join(f"{reason} {number}" for reason, number in account.rejected.most_common(5))
     see = f"; see {rejects_path}" if rejects_path else ""

@@ -134,7 +134,11 @@ class ParquetReader(Reader):
                     batch.refuse(name, "bad_split", f"{_as_text(splits[at])!r} is no split")
                     continue
             if data is None:
-                batch.refuse(name, "bad_record", f"no bytes under {columns.image!r}")
+                fault = f"no bytes under {columns.image!r}"
+                if paths and paths[at]:
+                    fault += ", only a path: save the data set with its images, or list them in a"
+                    fault += " manifest"
+                batch.refuse(name, "bad_record", fault)
                 continue
             if len(data) > limit:
                 batch.refuse(name, "too_large", f"{len(data)} bytes; limits.max_bytes is {limit}")

@@ -6,12 +6,15 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import apache_beam as beam
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from components.image_example_gen.account import Account
+from components.image_example_gen.account_checks import check_account
 from components.image_example_gen.ingest import ingest
 from components.image_example_gen.input_overview import OVERVIEW
 from components.image_sources.config import InputConfig
@@ -115,7 +118,7 @@ def manifest(tmp_path: Path) -> str:
     return str(tmp_path / "m.csv")
 
 
-def table(tmp_path: Path, columns: dict[str, list[object]]) -> str:
+def table(tmp_path: Path, columns: dict[str, Any]) -> str:
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     return str(tmp_path / "a.parquet")
 
@@ -207,3 +210,20 @@ def test_numbers_beside_names_are_named(caplog: pytest.LogCaptureFixture, tmp_pa
         " number stands for a name, list the names in the order of their numbers, from 0, as"
         " labels.names"
     )
+
+
+def test_a_table_of_paths_says_that_the_images_are_not_in_it(tmp_path: Path) -> None:
+    fields = [("bytes", pa.binary()), ("path", pa.string())]
+    rows = [{"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": None}]
+    path = table(tmp_path, {"image": pa.array(rows, pa.struct(fields))})
+    details = [each.detail for batch in read_all(paths=path) for each in batch.rejects]
+    assert details[0].startswith("no bytes under 'image', only a path: save the data set with its")
+    assert details[1] == "no bytes under 'image'"
+
+
+def test_a_folder_above_parquet_files_says_how_to_name_them() -> None:
+    account = Account()
+    account.ignored.add("side_file", "data/train-00000-of-00001.parquet")
+    config = InputConfig(paths=("hf",))
+    with pytest.raises(InputError, match=r"no images; .* name them: hf/\*\*/\*\.parquet$"):
+        check_account(account, config)
