@@ -22,7 +22,6 @@ from components.image_sources.tar_index import TarIndex
 from components.image_sources.tar_stream import BLOCK
 from tests import archives
 from tests.components.bulk_inference.archives import digits
-from tests.components.bulk_inference.model_fixture import export_model
 from trainer.errors import InputError
 
 Row = tuple[str, bytes, str | None]
@@ -134,9 +133,8 @@ def test_a_damaged_tar_is_refused_before_any_unit_is_read(tmp_path: Path, place:
 
 
 def test_a_stopped_job_reads_only_what_is_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = export_model(tmp_path / "1")
     path = archives.write(tmp_path / "a.tar", digits(60))
     config = BulkConfig.model_validate(
         {

@@ -20,7 +20,6 @@ from components.image_sources.config import InputConfig
 from components.image_sources.sources import ImageSource
 from components.unit_engine import work_through
 from tests import archives
-from tests.components.bulk_inference.model_fixture import export_model
 from tests.components.test_image_example_gen import read_records, run
 from trainer.data import features
 from trainer.errors import InputError
@@ -128,9 +127,10 @@ def annotated(source: str, output: Path, model: Path) -> Found:
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "tree", "list.csv", "train-images"])
-def test_an_image_has_one_key_and_one_digest_everywhere(name: str, tmp_path: Path) -> None:
+def test_an_image_has_one_key_and_one_digest_everywhere(
+    name: str, tmp_path: Path, model: Path
+) -> None:
     source = write_source(tmp_path, name)
-    model = export_model(tmp_path / "model" / "1")
     keys, rejects = ingested(source, tmp_path / "examples")
     assert len(keys) == 40
     assert (keys, rejects) == annotated(source, tmp_path / "table", model)

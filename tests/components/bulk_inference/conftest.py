@@ -1,4 +1,4 @@
-"""Fixtures of the bulk job's tests: a small model, and a way to run jobs on it."""
+"""Fixtures of the bulk job's tests: a way to run jobs on the small model, and to read tables."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,17 +14,10 @@ from components.bulk_inference.running.progress import BulkProgress
 from components.image_sources.config import InputConfig, UnitsConfig
 from tests import engine_servers
 from tests.components.bulk_inference.archives import broken, digits, mixed, write_zip
-from tests.components.bulk_inference.model_fixture import export_model
 from tests.numeric import assert_same_table
 
 RunJob = Callable[..., BulkResult]
 ReadTable = Callable[..., pa.Table]
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A grey 8 x 8 model of ten classes."""
-    return export_model(tmp_path_factory.mktemp("model") / "1")
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ of a call in their last bits, as those of real kernels do on some processors.
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,6 @@ def export_model(
     top_k: int = 3,
     seed: int = 7,
     accurate_jpeg: bool = True,
-    summaries: dict[str, Any] | None = None,
-    has_bounds: bool = True,
 ) -> Path:
     """Writes a model directory (`saved_model.pb`, `assets.extra/model.json`).
 
@@ -45,8 +44,6 @@ def export_model(
         seed: Of the weights.
         accurate_jpeg: Decode JPEG with the accurate integer transform, as OpenCV does; False
             gives TensorFlow's default, the fast one.
-        summaries: Training summaries for model.json.
-        has_bounds: Whether model.json has bounds of findings.
 
     Returns:
         `directory`.
@@ -150,12 +147,30 @@ def export_model(
         "digests": {
             name: f"{name}-{seed}" for name in ("model", "transform", "calibration", "code")
         },
-        "summaries": summaries or {},
-        **({"findings": BOUNDS} if has_bounds else {}),
+        "summaries": {},
+        "findings": BOUNDS,
     }
     extra = directory / "assets.extra"
     extra.mkdir()
     (extra / "model.json").write_text(json.dumps(card), encoding="utf-8")
+    return directory
+
+
+def copy_model(model: Path, directory: Path, **facts: Any) -> Path:
+    """Copies a model directory, which takes milliseconds where an export takes a second.
+
+    Args:
+        model: Where it is.
+        directory: Where to.
+        facts: What its model.json has of another kind; None removes a fact.
+
+    Returns:
+        `directory`.
+    """
+    shutil.copytree(model, directory)
+    path = directory / "assets.extra" / "model.json"
+    card = {**json.loads(path.read_text()), **facts}
+    path.write_text(json.dumps({k: v for k, v in card.items() if v is not None}))
     return directory
 
 

@@ -11,18 +11,17 @@ import tensorflow as tf
 from components.bulk_inference.config import BulkConfig
 from components.image_sources.config import InputConfig
 from tests.components.bulk_inference.archives import digits
-from tests.components.bulk_inference.model_fixture import export_model
+from tests.components.bulk_inference.model_fixture import copy_model
 from trainer.data import features
 
 tfx_types = pytest.importorskip("tfx.types")
 standard_artifacts = pytest.importorskip("tfx.types.standard_artifacts")
 
 
-def artifacts(folder: Path, *, blessed: bool) -> dict[str, list[object]]:
+def artifacts(folder: Path, exported: Path, *, blessed: bool) -> dict[str, list[object]]:
     model = standard_artifacts.Model()
     model.uri = str(folder / "model")
-    (folder / "model").mkdir(parents=True)
-    export_model(folder / "model" / "Format-Serving")
+    copy_model(exported, folder / "model" / "Format-Serving")
     blessing = standard_artifacts.ModelBlessing()
     blessing.uri = str(folder / "blessing")
     (folder / "blessing").mkdir()
@@ -56,14 +55,14 @@ def do(folder: Path, inputs: dict[str, list[object]]) -> object:
     return output
 
 
-def test_an_unblessed_model_is_refused_loudly(tmp_path: Path) -> None:
+def test_an_unblessed_model_is_refused_loudly(tmp_path: Path, model: Path) -> None:
     from components.bulk_inference.executor import UnblessedModelError
 
     with pytest.raises(
         UnblessedModelError, match="this model was not blessed, so no image is labelled"
     ):
-        do(tmp_path, artifacts(tmp_path, blessed=False))
-    inputs = artifacts(tmp_path / "again", blessed=True)
+        do(tmp_path, artifacts(tmp_path, model, blessed=False))
+    inputs = artifacts(tmp_path / "again", model, blessed=True)
     check = standard_artifacts.InfraBlessing()
     check.uri = str(tmp_path / "check")
     check.set_int_custom_property("blessed", 0)
@@ -72,19 +71,21 @@ def test_an_unblessed_model_is_refused_loudly(tmp_path: Path) -> None:
     assert not (tmp_path / "annotations" / "table").exists()
 
 
-def test_the_examples_of_a_pipeline_are_labelled(tmp_path: Path) -> None:
-    output = do(tmp_path, artifacts(tmp_path, blessed=True))
+def test_the_examples_of_a_pipeline_are_labelled(tmp_path: Path, model: Path) -> None:
+    output = do(tmp_path, artifacts(tmp_path, model, blessed=True))
     assert output.get_int_custom_property("rows") == 20  # type: ignore[attr-defined]
     files = sorted((tmp_path / "annotations" / "table").rglob("*.parquet"))
     assert sum(pq.read_metadata(file).num_rows for file in files) == 20
 
 
-def test_an_archive_is_labelled_once_and_again_when_it_has_changed(tmp_path: Path) -> None:
+def test_an_archive_is_labelled_once_and_again_when_it_has_changed(
+    tmp_path: Path, model: Path
+) -> None:
     from components.bulk_inference.component import BulkInference
     from components.tfx_api import tfx
     from pipeline.runs.store import latest_run
 
-    export_model(tmp_path / "model" / "Format-Serving")
+    copy_model(model, tmp_path / "model" / "Format-Serving")
     connection = tfx.orchestration.metadata.sqlite_metadata_connection_config(
         str(tmp_path / "metadata.sqlite")
     )
@@ -94,18 +95,18 @@ def test_an_archive_is_labelled_once_and_again_when_it_has_changed(tmp_path: Pat
         with zipfile.ZipFile(tmp_path / "scans.zip", "w") as archive:
             for name, data in digits(count).items():
                 archive.writestr(zipfile.ZipInfo(f"{name}.png"), data)
-        model = tfx.dsl.Importer(
+        imported = tfx.dsl.Importer(
             source_uri=str(tmp_path / "model"), artifact_type=standard_artifacts.Model
         ).with_id("model")
         labelling = BulkInference(
-            model.outputs["result"],
+            imported.outputs["result"],
             BulkConfig(input=InputConfig(paths=(str(tmp_path / "scans.zip"),))),
         )
         tfx.orchestration.LocalDagRunner().run(
             tfx.dsl.Pipeline(
                 pipeline_name="labelling",
                 pipeline_root=str(tmp_path / "artifacts"),
-                components=[model, labelling],
+                components=[imported, labelling],
                 enable_cache=True,
                 metadata_connection_config=connection,
             )

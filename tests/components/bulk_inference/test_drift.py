@@ -23,7 +23,7 @@ from components.bulk_inference.model_card import read_card
 from serving import names
 from tests.components.bulk_inference.archives import png, write_zip
 from tests.components.bulk_inference.conftest import RunJob
-from tests.components.bulk_inference.model_fixture import export_model, summarise
+from tests.components.bulk_inference.model_fixture import copy_model, summarise
 from trainer.model_card import ModelCard, TrainingSummaries
 
 RATE = 0.05
@@ -48,10 +48,10 @@ def card(annotator: Annotator, images: np.ndarray) -> ModelCard:
 
 
 @pytest.fixture(scope="module")
-def summarised(card: ModelCard, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def summarised(model: Path, card: ModelCard, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model with these summaries."""
     summaries = card.summaries.model_dump(exclude_unset=True)
-    return export_model(tmp_path_factory.mktemp("summarised") / "1", summaries=summaries)
+    return copy_model(model, tmp_path_factory.mktemp("summarised") / "1", summaries=summaries)
 
 
 def with_summaries(card: ModelCard, summaries: dict[str, Any]) -> ModelCard:

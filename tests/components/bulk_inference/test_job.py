@@ -22,7 +22,7 @@ from tests.components.bulk_inference.archives import (
     write_zip,
 )
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
-from tests.components.bulk_inference.model_fixture import BOUNDS, export_model
+from tests.components.bulk_inference.model_fixture import BOUNDS, copy_model, export_model
 from tests.numeric import assert_close
 from trainer.errors import InputError
 from trainer.model_card import (
@@ -270,22 +270,22 @@ def test_an_archive_that_does_not_exist_gets_one_line(tmp_path: Path, model: Pat
 
 
 def test_open_limits_are_those_that_the_model_was_trained_with(
-    tmp_path: Path, run_job: RunJob
+    tmp_path: Path, model: Path, run_job: RunJob
 ) -> None:
-    model = export_model(tmp_path / "m")
-    config = model / "assets.extra/config.yaml"
+    limited = copy_model(model, tmp_path / "m")
+    config = limited / "assets.extra/config.yaml"
     config.write_text('{"input": {"limits": {"max_pixels": 63}}}')
     archive = write_zip(tmp_path / "a.zip", digits(3))
     with pytest.raises(InputError, match="check/too_many_pixels"):
-        run_job(archive, model=str(model))
+        run_job(archive, model=str(limited))
     paths, own = (str(archive),), LimitsConfig(max_pixels=64)
     inputs = InputConfig(paths=paths, limits=own)
-    assert run_job(archive, model=str(model), input=inputs).rows == 3
+    assert run_job(archive, model=str(limited), input=inputs).rows == 3
     config.write_text('{"input": {"limits": {"max_pixels": 64}}}')
     inputs = InputConfig.model_validate_json(
         InputConfig(paths=paths).model_dump_json(exclude_unset=True)
     )
-    assert run_job(archive, model=str(model), input=inputs).rows == 3
+    assert run_job(archive, model=str(limited), input=inputs).rows == 3
 
 
 def test_members_of_one_name_have_rows_and_keys_of_their_own(

@@ -9,7 +9,7 @@ from components.bulk_inference.config import EngineConfig
 from tests.components.bulk_inference.archives import digits, write_folder, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
 from tests.components.bulk_inference.killed_jobs import killed_at_many_moments
-from tests.components.bulk_inference.model_fixture import export_model
+from tests.components.bulk_inference.model_fixture import copy_model
 from tests.numeric import assert_close, assert_same_table
 from trainer.errors import InputError
 
@@ -135,10 +135,13 @@ def test_files_that_no_record_names_leave_the_table(
     assert not list((output / "rejects").rglob("*.parquet"))
 
 
-def test_a_changed_model_starts_afresh_and_says_so(tmp_path: Path, run_job: RunJob) -> None:
+def test_a_changed_model_starts_afresh_and_says_so(
+    tmp_path: Path, model: Path, run_job: RunJob
+) -> None:
     archive = write_zip(tmp_path / "a.zip", digits(20))
     run_job(archive)
-    other = export_model(tmp_path / "other", seed=8, has_bounds=False)
+    digests = {name: f"{name}-8" for name in ("model", "transform", "calibration", "code")}
+    other = copy_model(model, tmp_path / "other", digests=digests, findings=None)
     result = run_job(archive, model=str(other))
     assert result.units_done_now == 2
     assert result.reused == 0

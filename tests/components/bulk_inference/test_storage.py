@@ -18,7 +18,7 @@ from components.bulk_inference.output import ledger
 from tests import emulators
 from tests.components.bulk_inference.archives import broken, digits, write_zip
 from tests.components.bulk_inference.conftest import ReadTable, RunJob
-from tests.components.bulk_inference.model_fixture import export_model
+from tests.components.bulk_inference.model_fixture import copy_model
 from trainer.errors import InputError
 from trainer.storage import files
 from trainer.storage.failures import OutputError, StorageError
@@ -70,7 +70,7 @@ def test_archive_model_and_output_in_cloud_storage(
     assert json.loads(bytes_before)["counts"]["rows"] == 40
     assert not files.exists(f"{bucket}/out/{ledger.LOCK}")
 
-    other = export_model(tmp_path / "other", seed=8)
+    other = copy_model(model, tmp_path / "other", digests={"model": "model-8"})
     result = run_job(f"{bucket}/in/a.zip", **{**remote, "model": str(other)})
     assert result.units_done_now == 3
     assert "model" in result.notes[0]
@@ -194,12 +194,12 @@ def test_a_full_disk_gets_one_line_and_leaves_no_half_file(
     ],
 )
 def test_a_damaged_model_gets_one_line(
-    file: str, content: bytes | None, message: str, tmp_path: Path, run_job: RunJob
+    file: str, content: bytes | None, message: str, tmp_path: Path, run_job: RunJob, model: Path
 ) -> None:
-    model = export_model(tmp_path / "m")
-    (model / file).unlink()
+    damaged = copy_model(model, tmp_path / "m")
+    (damaged / file).unlink()
     if content is not None:
-        (model / file).write_bytes(content)
+        (damaged / file).write_bytes(content)
     with pytest.raises(Exception, match=message) as caught:
-        run_job(write_zip(tmp_path / "a.zip", digits(2)), model=str(model))
-    assert str(model) in str(caught.value)
+        run_job(write_zip(tmp_path / "a.zip", digits(2)), model=str(damaged))
+    assert str(damaged) in str(caught.value)

@@ -15,7 +15,7 @@ from components.bulk_inference.job import run_bulk
 from components.image_sources.config import InputConfig
 from components.review.class_mix import adjust, adjust_labels, estimate_mix, is_shifted
 from tests.components.bulk_inference.archives import digits, write_zip
-from tests.components.bulk_inference.model_fixture import export_model
+from tests.components.bulk_inference.model_fixture import copy_model
 from trainer.errors import InputError
 from trainer.quality.held_out import HELD_OUT_FILE, HeldOutAnswers, write_held_out
 
@@ -150,13 +150,10 @@ def test_a_class_that_is_not_there_gets_no_share() -> None:
 
 
 @pytest.fixture
-def model(tmp_path: Path) -> Path:
+def weighted(model: Path, tmp_path: Path) -> Path:
     """A model whose training data held class k (k + 1) / 55 of the images; none of 0 held out."""
-    folder = export_model(tmp_path / "1")
-    path = folder / "assets.extra" / "model.json"
-    facts = json.loads(path.read_text())
-    facts["summaries"] = {"priors": [(k + 1) / 55 for k in range(10)]}
-    path.write_text(json.dumps(facts))
+    summaries = {"priors": [(k + 1) / 55 for k in range(10)]}
+    folder = copy_model(model, tmp_path / "1", summaries=summaries)
     label = np.repeat(np.arange(10, dtype=np.int32), np.arange(10) * 10)
     sure = np.ones(len(label), np.float32)
     write_held_out(HeldOutAnswers(label, label, sure, sure), str(folder / HELD_OUT_FILE))
@@ -171,9 +168,9 @@ def classify(tmp_path: Path, model: Path, **options: object) -> str:
     return str(tmp_path / "out")
 
 
-def test_the_table_gets_adjusted_labels(tmp_path: Path, model: Path) -> None:
+def test_the_table_gets_adjusted_labels(tmp_path: Path, weighted: Path) -> None:
     columns = ("key", "label", "probability", "probabilities")
-    output = classify(tmp_path, model, columns=columns)
+    output = classify(tmp_path, weighted, columns=columns)
     mix = adjust_labels(output)
     rows = ds.dataset(f"{output}/table").to_table().to_pylist()
     adjusted = ds.dataset(f"{output}/adjusted/table").to_table().to_pylist()
@@ -202,14 +199,13 @@ def test_the_table_gets_adjusted_labels(tmp_path: Path, model: Path) -> None:
         assert low <= share <= high
 
 
-def test_what_cannot_be_adjusted_is_said(tmp_path: Path, model: Path) -> None:
-    output = classify(tmp_path, model, columns=("key", "label", "probability"))
+def test_what_cannot_be_adjusted_is_said(tmp_path: Path, model: Path, weighted: Path) -> None:
+    output = classify(tmp_path, weighted, columns=("key", "label", "probability"))
     with pytest.raises(InputError, match="the table has no column top_k_labels; classify with it"):
         adjust_labels(output)
-    output = classify(tmp_path, model, format="csv", overwrite=True)
+    output = classify(tmp_path, weighted, format="csv", overwrite=True)
     with pytest.raises(InputError, match=r"the table is csv; classify with bulk\.format parquet"):
         adjust_labels(output)
-    plain = export_model(tmp_path / "2")
-    output = classify(tmp_path, plain, overwrite=True)
+    output = classify(tmp_path, model, overwrite=True)
     with pytest.raises(InputError, match="does not know the class shares of its training data"):
         adjust_labels(output)

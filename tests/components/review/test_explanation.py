@@ -13,16 +13,16 @@ from components.review.explanation import explain_row
 from components.review.labelled_archive import LabelledArchive
 from pipeline.report.explanation_page import write_explanation
 from tests.components.bulk_inference.archives import digits, jpeg, noise, write_folder, write_zip
-from tests.components.bulk_inference.model_fixture import export_model
+from tests.components.bulk_inference.model_fixture import copy_model
 from tests.pipeline.report.test_reports import assert_harmless
 from trainer.errors import InputError
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def table(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a model, `images.zip` and the table of it."""
     folder = tmp_path_factory.mktemp("explained")
-    export_model(folder / "1")
+    copy_model(model, folder / "1")
     members = {f"a/{name}": data for name, data in digits(30).items()}
     members["a/copy.png"] = members["a/digit_0003.png"]
     members["b/photo.jpg"] = jpeg(noise(1, (40, 30, 3))[0])

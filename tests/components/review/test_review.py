@@ -33,7 +33,7 @@ from components.review.promise import percent
 from components.review.queue import create_queue
 from components.review.queue_file import AUDIT, UNCERTAIN, VERDICT
 from tests.components.bulk_inference.archives import png, write_zip
-from tests.components.bulk_inference.model_fixture import export_model, summarise
+from tests.components.bulk_inference.model_fixture import copy_model, summarise
 from trainer.errors import InputError
 from trainer.quality.held_out import (
     HELD_OUT_FILE,
@@ -53,16 +53,14 @@ def images() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> Path:
-    """A model with summaries, and answers on 1,397 images of which the least certain are wrong."""
-    folder = export_model(tmp_path_factory.mktemp("model") / "1")
-    card = read_card(str(folder))
+def model(model: Path, tmp_path_factory: pytest.TempPathFactory, images: np.ndarray) -> Path:
+    """It has summaries, and answers on 1,397 images of which the least certain are wrong."""
+    card = read_card(str(model))
     outputs, _ = Annotator(card, workers=2, max_images=512, columns=tuple(COLUMNS)).annotate_pixels(
         images
     )
-    path = folder / "assets.extra" / "model.json"
-    facts = {**json.loads(path.read_text()), "summaries": summarise(images, outputs)}
-    path.write_text(json.dumps(facts))
+    summaries = summarise(images, outputs)
+    folder = copy_model(model, tmp_path_factory.mktemp("summarised") / "1", summaries=summaries)
     label = outputs["label_index"][COUNT:].astype(np.int32)
     probability = outputs["probability"][COUNT:]
     given = np.where(probability < np.quantile(probability, 0.1), (label + 1) % 10, label)
