@@ -15,6 +15,8 @@ import argparse
 import hashlib
 import json
 import operator
+import os
+import signal
 import tempfile
 import threading
 import time
@@ -184,7 +186,7 @@ def _processor_secs(cluster: DaskCluster) -> list[float]:
 def _kill(cluster: DaskCluster, records: Path) -> None:
     while not any(records.rglob("*.json")):
         time.sleep(0.05)
-    cluster.workers[0].kill()
+    os.kill(cluster.workers[0].pid, signal.SIGKILL)
 
 
 def _digest(table: Path) -> str:

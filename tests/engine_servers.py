@@ -18,6 +18,7 @@ from components.bulk_inference.config import EngineConfig
 from components.bulk_inference.running.dask_cluster import look_at_workers
 from components.bulk_inference.running.engine_checks import find_prism
 from components.serving_check.server import free_port
+from tests.forked import Forked
 from tests.limits import HANG_SECS
 from trainer.errors import InputError
 
@@ -76,32 +77,41 @@ class DaskCluster:
     """
 
     address: str
-    workers: list[subprocess.Popen] = field(default_factory=list)
+    workers: list[subprocess.Popen | Forked] = field(default_factory=list)
 
 
 @contextmanager
-def dask_cluster(folder: Path, workers: int = 2, threads: int = 2) -> Iterator[DaskCluster]:
+def dask_cluster(
+    folder: Path, workers: int = 2, threads: int = 2, *, forked: bool = False
+) -> Iterator[DaskCluster]:
     """Starts a scheduler and worker processes in a folder.
 
     Args:
         folder: Their current folder, and where they log.
         workers: Number of worker processes; 0 for a cluster that cannot do anything.
         threads: Units that a worker has in progress.
+        forked: Whether the workers start with the imports that tests share.
     """
     port = free_port()
     cluster = DaskCluster(f"tcp://127.0.0.1:{port}")
-    start = [sys.executable, "-m"]
     local = ["--host", "127.0.0.1", "--no-dashboard"]
     with ExitStack() as stack:
-        command = [*start, "distributed.cli.dask_scheduler", *local, "--port", str(port)]
-        scheduler = stack.enter_context(_process(command, folder))
+        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", *local]
+        scheduler = stack.enter_context(_process([*command, "--port", str(port)], folder))
         _wait_for(port, scheduler)
-        command = [*start, "distributed.cli.dask_worker", cluster.address, *local, "--no-nanny"]
+        program = "distributed.cli.dask_worker"
+        options = [cluster.address, *local, "--no-nanny", "--nthreads", str(threads)]
         cores = sorted(os.sched_getaffinity(0))
         for worker in range(workers):
-            pinned = ["taskset", "--cpu-list", str(cores[worker % len(cores)])]
-            one = [*pinned, *command, "--nthreads", str(threads)]
-            cluster.workers.append(stack.enter_context(_process(one, folder)))
+            core = cores[worker % len(cores)]
+            started: subprocess.Popen | Forked
+            if forked:
+                started = stack.enter_context(_fork(program, *options, folder=folder))
+            else:
+                command = [sys.executable, "-m", program, *options]
+                started = stack.enter_context(_process(command, folder))
+            os.sched_setaffinity(started.pid, [core])
+            cluster.workers.append(started)
         deadline = time.monotonic() + HANG_SECS
         while workers and _alive(cluster) < workers:
             assert time.monotonic() < deadline
@@ -135,6 +145,19 @@ def _process(command: Sequence[str], folder: Path | None = None) -> Iterator[sub
         yield server
     finally:
         # The test may have killed it.
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+@contextmanager
+def _fork(module: str, *arguments: str, folder: Path) -> Iterator[Forked]:
+    """Runs a server in a fork and in a session of its own."""
+    output = folder / "printed.txt"
+    server = Forked(module, *arguments, output=output, cwd=folder, new_session=True)
+    try:
+        yield server
+    finally:
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()

@@ -1,8 +1,8 @@
 /* Calls one signature of a SavedModel through TensorFlow's C API, as a program without Python does.
  *
- * Called as `session_loader MODEL INPUT OUTPUT... < REQUEST > ANSWER`. INPUT and OUTPUT are names of
- * tensors, such as `serving_default_image_bytes:0`, which the signature lists. The request is one
- * tensor, the answer one for each OUTPUT, in the machine's byte order: int32 type as in TF_DataType,
+ * Called as `session_loader MODEL INPUT OUTPUT... < REQUESTS > ANSWERS`. INPUT and OUTPUT are names
+ * of tensors, such as `serving_default_image_bytes:0`, which the signature lists. Each request is
+ * one tensor, its answer one for each OUTPUT, in the machine's byte order: int32 type as in TF_DataType,
  * int32 number of axes, int64 length of each, then the elements; each string is its int64 length and
  * its bytes. Errors are one line on stderr, with the code of TF_Status, and exit status 1.
  */
@@ -85,6 +85,11 @@ static void write_tensor(const TF_Tensor* tensor) {
   }
 }
 
+static int has_request(void) {
+  int next = getc(stdin);
+  return next != EOF && ungetc(next, stdin) == next;
+}
+
 /* Finds a tensor by its name in the graph, `operation:output`. */
 static TF_Output find(TF_Graph* graph, const char* name) {
   const char* colon = strrchr(name, ':');
@@ -111,15 +116,17 @@ int main(int argc, char** argv) {
   TF_Output inputs[] = {find(graph, argv[2])}, outputs[MOST_OUTPUTS];
   int count = argc - 3;
   for (int at = 0; at < count; ++at) outputs[at] = find(graph, argv[3 + at]);
-  TF_Tensor *request[] = {read_tensor()}, *answers[MOST_OUTPUTS] = {NULL};
-  TF_SessionRun(session, NULL, inputs, request, 1, outputs, answers, count, NULL, 0, NULL, status);
-  require_ok(status);
-
-  for (int at = 0; at < count; ++at) {
-    write_tensor(answers[at]);
-    TF_DeleteTensor(answers[at]);
+  while (has_request()) {
+    TF_Tensor *request[] = {read_tensor()}, *answers[MOST_OUTPUTS] = {NULL};
+    TF_SessionRun(session, NULL, inputs, request, 1, outputs, answers, count, NULL, 0, NULL,
+                  status);
+    require_ok(status);
+    for (int at = 0; at < count; ++at) {
+      write_tensor(answers[at]);
+      TF_DeleteTensor(answers[at]);
+    }
+    TF_DeleteTensor(request[0]);
   }
-  TF_DeleteTensor(request[0]);
   TF_DeleteSession(session, status);
   TF_DeleteSessionOptions(options);
   TF_DeleteGraph(graph);

@@ -1,16 +1,16 @@
-"""Runs signatures of a SavedModel in a TF1-style session, as TF Serving does; a fresh process.
+"""Runs signatures of a SavedModel in a TF1-style session, as TF Serving does.
 
-Called as `python session_loader.py MODEL REQUESTS.npz ANSWERS.npz`: every array in the requests
-is named `signature` and fed to that signature's only input.
+`python -m tests.serving.session_loader MODEL REQUESTS.npz ANSWERS.npz`, in a process that has not
+made the model: every array in the requests is named `signature` and fed to that signature's only
+input.
 """
 
 import sys
 
 import numpy as np
 
-from trainer.quick_imports import leave_out_keras, quick_imports
+from trainer.quick_imports import quick_imports
 
-leave_out_keras()
 with quick_imports():
     from tensorflow.core.protobuf import saved_model_pb2
 

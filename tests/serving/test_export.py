@@ -1,9 +1,6 @@
 """The pushed model, loaded as TF Serving loads it, computes what the model in memory computes."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +13,7 @@ from serving import export, golden, names
 from serving.golden import answer_in_memory, read_golden
 from serving.signatures import create_signatures
 from tests import emulators
-from tests.limits import HANG_SECS
+from tests.forked import Forked
 from tests.numeric import assert_close, assert_same_answers
 from tests.serving.conftest import CONFIG_YAML, Exported, Reloaded, png
 from tests.trainer import tiny
@@ -25,7 +22,6 @@ from trainer.model_card import EXPORTED_CARD, Digests, ModelCard
 from trainer.quality.importance import SampledBound
 from trainer.storage import files
 
-LOADER = Path(__file__).parent / "session_loader.py"
 EVERY_OUTPUT = {
     names.LABEL, names.LABEL_INDEX, names.PROBABILITY, names.PROBABILITIES, names.TOP_K_LABELS,
     names.TOP_K_PROBABILITIES, names.EMBEDDING, names.ELBO, names.RECONSTRUCTION_ERROR,
@@ -61,13 +57,11 @@ def answers(exported: Exported, tmp_path_factory: pytest.TempPathFactory) -> dic
         names.GENERATE: np.zeros([3, 16], np.float32),
     }
     np.savez(folder / "requests.npz", **requests)
-    subprocess.run(
-        [sys.executable, str(LOADER), str(exported.folder), str(folder / "requests.npz"),
-         str(folder / "answers.npz")],
-        check=True,
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
-        timeout=HANG_SECS,
+    process = Forked(
+        "tests.serving.session_loader", str(exported.folder), str(folder / "requests.npz"),
+        str(folder / "answers.npz"), output=folder / "printed.txt",
     )  # fmt: skip
+    assert process.wait() == 0, process.text
     with np.load(folder / "answers.npz", allow_pickle=True) as found:
         return {name: found[name] for name in found.files}
 

@@ -5,13 +5,11 @@ tfx_bsl's RunInference.
 """
 
 import functools
-import json
 import math
 import os
 import shutil
 import struct
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -27,6 +25,7 @@ from tfx_bsl.public.beam import RunInference
 from tfx_bsl.public.proto import model_spec_pb2
 
 from serving import names
+from tests.forked import Forked
 from tests.limits import HANG_SECS
 from tests.numeric import assert_same_answers
 from tests.serving.conftest import Exported, Reloaded, strings
@@ -39,22 +38,8 @@ LIBRARIES = ("libtensorflow_cc.so.2", "libtensorflow_framework.so.2")
 INVALID_ARGUMENT = 3
 """TF_INVALID_ARGUMENT of `tensorflow/c/tf_status.h`."""
 
-SAVED_MODEL_CLI = """
-import json, sys
-from tensorflow.python.tools import saved_model_cli
-
-program, commands = sys.argv
-for command in json.loads(commands):
-    sys.argv = [program, *command]
-    try:
-        saved_model_cli.main()
-    except SystemExit as end:
-        if end.code:
-            raise
-"""
-"""Runs several commands of `saved_model_cli` in one process: importing TensorFlow takes seconds."""
-
 Answers = dict[str, np.ndarray]
+FromC = Callable[..., list[Answers]]
 
 
 class RefusedError(Exception):
@@ -86,7 +71,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def from_c(program: Path, exported: Exported) -> Callable[[str, np.ndarray], Answers]:
+def from_c(program: Path, exported: Exported) -> FromC:
     return functools.partial(call, program, exported.folder)
 
 
@@ -99,20 +84,26 @@ def from_python(reloaded: Reloaded) -> Callable[[str, np.ndarray], Answers]:
     return ask
 
 
-def call(program: Path, model: Path, signature: str, array: np.ndarray) -> Answers:
-    """Feeds an array to a signature's only input, in the C program."""
+def call(program: Path, model: Path, signature: str, *arrays: np.ndarray) -> list[Answers]:
+    """Feeds arrays to a signature's only input, one after the other in one C program."""
     saved = saved_model_pb2.SavedModel.FromString((model / "saved_model.pb").read_bytes())
     definition = saved.meta_graphs[0].signature_def[signature]
     (argument,) = definition.inputs.values()
     done = subprocess.run(
         [str(program), str(model), argument.name, *(o.name for o in definition.outputs.values())],
-        input=encoded(array), capture_output=True, timeout=HANG_SECS,
+        input=b"".join(map(encoded, arrays)), capture_output=True, timeout=HANG_SECS,
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )  # fmt: skip
     if done.returncode:
         code, _, message = done.stderr.decode().splitlines()[-1].partition(": ")
         raise RefusedError(int(code), message)
-    return dict(zip(definition.outputs, decoded(done.stdout), strict=True))
+    found = list(decoded(done.stdout))
+    size = len(definition.outputs)
+    assert len(found) == size * len(arrays)
+    return [
+        dict(zip(definition.outputs, found[at : at + size], strict=True))
+        for at in range(0, len(found), size)
+    ]
 
 
 def encoded(array: np.ndarray) -> bytes:
@@ -146,36 +137,23 @@ def decoded(content: bytes) -> Iterator[np.ndarray]:
         yield array.reshape(shape)
 
 
-def test_a_c_program_gives_the_answers_of_python(
-    from_c: Callable[[str, np.ndarray], Answers],
+def test_a_c_program_gives_the_answers_of_python_also_to_one_image_and_none(
+    from_c: FromC,
     from_python: Callable[[str, np.ndarray], Answers],
     exported: Exported,
 ) -> None:
-    contents = strings(exported.contents)
+    pixels = exported.pixels
     # `serving_default` is asked below.
-    for signature, array in (
-        (names.ANNOTATE, contents),
-        (names.ANNOTATE_PIXELS, exported.pixels),
+    for signature, arrays in (
+        (names.ANNOTATE, [strings(exported.contents)]),
+        (names.ANNOTATE_PIXELS, [pixels, pixels[:1], pixels[:0]]),
     ):
-        found = from_c(signature, array)
-        assert found[names.LABEL].shape == (len(contents),)
-        assert_same_answers(found, from_python(signature, array))
+        for array, found in zip(arrays, from_c(signature, *arrays), strict=True):
+            assert found[names.LABEL].shape == (len(array),)
+            assert_same_answers(found, from_python(signature, array))
 
 
-def test_one_image_and_none_are_answered_in_c(
-    from_c: Callable[[str, np.ndarray], Answers],
-    from_python: Callable[[str, np.ndarray], Answers],
-    exported: Exported,
-) -> None:
-    for count in (1, 0):
-        pixels = exported.pixels[:count]
-        found = from_c(names.ANNOTATE_PIXELS, pixels)
-        assert_same_answers(found, from_python(names.ANNOTATE_PIXELS, pixels))
-
-
-def test_what_the_graph_refuses_is_an_error_in_c(
-    from_c: Callable[[str, np.ndarray], Answers], exported: Exported
-) -> None:
+def test_what_the_graph_refuses_is_an_error_in_c(from_c: FromC, exported: Exported) -> None:
     files = strings([exported.contents[0], b"no image", exported.contents[1][:40]])
     with pytest.raises(RefusedError, match="2 of 3 images refused; image 1: not an") as caught:
         from_c(names.SERVING_DEFAULT, files)
@@ -192,20 +170,15 @@ def test_saved_model_cli_gives_the_answers_of_python(
         names.SERVING_DEFAULT: (names.IMAGE_BYTES, strings(exported.contents[:20])),
         names.ANNOTATE_PIXELS: (names.PIXELS, exported.pixels[:20]),
     }
-    commands = []
     for signature, (argument, array) in inputs.items():
         file = tmp_path / f"{signature}.npy"
         np.save(file, array, allow_pickle=True)
-        commands.append(
-            ["run", "--dir", str(exported.folder), "--tag_set", "serve",
-             "--signature_def", signature, "--inputs", f"{argument}={file}",
-             "--outdir", str(tmp_path / signature)]
+        process = Forked(
+            "tensorflow.python.tools.saved_model_cli", "run", "--dir", str(exported.folder),
+            "--tag_set", "serve", "--signature_def", signature, "--inputs", f"{argument}={file}",
+            "--outdir", str(tmp_path / signature), output=tmp_path / "printed.txt",
         )  # fmt: skip
-    subprocess.run(
-        [sys.executable, "-c", SAVED_MODEL_CLI, json.dumps(commands)],
-        check=True, capture_output=True, timeout=HANG_SECS,
-    )  # fmt: skip
-    for signature, (_, array) in inputs.items():
+        assert process.wait() == 0, process.text
         found = {
             file.stem: np.load(file, allow_pickle=True)
             for file in (tmp_path / signature).glob("*.npy")

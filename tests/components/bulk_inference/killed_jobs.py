@@ -1,7 +1,5 @@
 """Jobs that are killed again and again: their table is that of a job that nobody disturbed."""
 
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,48 +10,8 @@ from components.bulk_inference.config import EngineConfig
 from components.bulk_inference.output.ledger import Ledger
 from tests.components.bulk_inference.archives import broken, digits, write_zip
 from tests.components.bulk_inference.conftest import ReadTable
+from tests.forked import Forked
 from tests.limits import HANG_SECS
-
-DRIVER = """
-import os, signal, sys, time
-from trainer.quick_imports import quick_imports
-with quick_imports():
-    import apache_beam, tensorflow, keras, cv2, pyarrow.dataset, matplotlib.figure
-    from components.bulk_inference.annotation import transforms, unit
-    from components.bulk_inference.config import BulkConfig, EngineConfig
-    from components.bulk_inference.job import run_bulk
-    from components.bulk_inference.running import engines
-    from components.image_sources.config import InputConfig, UnitsConfig
-
-archive, model, folder, moments, engine = sys.argv[1:]
-inputs = InputConfig(paths=archive, units=UnitsConfig(members=64, batch=32))
-
-
-def start(output):
-    # Forked before TensorFlow has done anything but be imported, so each start takes no imports.
-    child = os.fork()
-    if child == 0:
-        where = {"model": model, "output": os.path.join(folder, output)}
-        run_bulk(BulkConfig(input=inputs, engine=EngineConfig.model_validate_json(engine), **where))
-        os._exit(0)
-    return child
-
-
-begin = time.monotonic()
-assert os.waitpid(start("whole"), 0)[1] == 0
-seconds = time.monotonic() - begin
-moments = int(moments)
-for moment in range(moments):
-    child = start("killed")
-    # 5 has no divisor in common with their number, so the moments come in no order.
-    time.sleep(seconds * (5 * moment % moments + 0.5) / moments)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    if os.path.exists(os.path.join(folder, "killed", "_manifest.json")):
-        # Done before the kill: the next moments start on an empty output.
-        os.rename(os.path.join(folder, "killed"), os.path.join(folder, f"killed_{moment}"))
-assert os.waitpid(start("killed"), 0)[1] == 0
-"""
 
 
 def killed_at_many_moments(
@@ -61,11 +19,10 @@ def killed_at_many_moments(
 ) -> None:
     """Kills a job at moments all over its time, and compares its output file by file."""
     archive = write_zip(tmp_path / "a.zip", digits(1000) | broken())
-    command = [sys.executable, "-c", DRIVER, str(archive), str(model), str(tmp_path), str(kills)]
-    done = subprocess.run(
-        [*command, engine.model_dump_json()], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    arguments = [str(archive), str(model), str(tmp_path), str(kills), engine.model_dump_json()]
+    printed = tmp_path / "printed.txt"
+    driver = Forked("tests.components.bulk_inference.killed_driver", *arguments, output=printed)
+    assert driver.wait() == 0, driver.text[-2000:]
     jobs = sorted(tmp_path.glob("killed*"))
     assert jobs
     for job in jobs:

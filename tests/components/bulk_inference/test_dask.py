@@ -1,5 +1,7 @@
 """The job on Dask: a scheduler and two worker processes, one of which may be killed."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -34,7 +36,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskCluster]:
 
     The last test kills one of its workers.
     """
-    with engine_servers.dask_cluster(tmp_path_factory.mktemp("elsewhere")) as started:
+    folder = tmp_path_factory.mktemp("elsewhere")
+    with engine_servers.dask_cluster(folder, forked=True) as started:
         yield started
 
 
@@ -154,7 +157,7 @@ def test_a_killed_worker_leaves_no_trace(
     ledger = Ledger(str(tmp_path / "other"))
 
     def kill() -> None:
-        cluster.workers[0].kill()
+        os.kill(cluster.workers[0].pid, signal.SIGKILL)
         cluster.workers[0].wait()
 
     shown: list[BulkProgress] = []
