@@ -36,11 +36,7 @@ def _options(**changes: Any) -> TrainerConfig:
 
 
 def _run(workdir: pathlib.Path, config: TrainerConfig, **changes: Any) -> TrainResult:
-    model = tiny.model_config(conditioning="label")
-    arguments: dict[str, Any] = {
-        "model_config": model, "data": _data(), **changes,
-    }  # fmt: skip
-    return tiny.run(workdir, trainer_config=config, **arguments)
+    return tiny.run(workdir, trainer_config=config, **{"data": _data(), **changes})
 
 
 def test_classes_that_share_a_cluster_disagree_more() -> None:

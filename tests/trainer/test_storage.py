@@ -42,6 +42,10 @@ def store(request: pytest.FixtureRequest) -> str:
     return str(request.getfixturevalue(request.param))
 
 
+# Of the two names of one server, where a request takes long.
+one_of_each = pytest.mark.parametrize("store", ["bucket", "minio_bucket"], indirect=True)
+
+
 @pytest.fixture(params=["folder", "bucket", "s3_bucket", "minio_bucket"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "folder":
@@ -282,6 +286,7 @@ def test_a_store_that_does_not_answer_is_no_damage(
         ledger.read_identity()
 
 
+@one_of_each
 @pytest.mark.parametrize("name", ["tree", "day-*/a.zip", "a.tar"])
 def test_images_are_read_alike_from_every_place(store: str, tmp_path: Path, name: str) -> None:
     from components.image_sources.config import InputConfig, UnitsConfig
@@ -331,6 +336,7 @@ def on_disk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, b
     return archive, ingested(archive, str(folder / "out"))
 
 
+@one_of_each
 def test_ingest_into_a_bucket_writes_what_it_writes_on_disk(
     store: str, tmp_path: Path, on_disk: tuple[Path, dict[str, bytes]]
 ) -> None:
