@@ -5,6 +5,7 @@ No pipeline runs: the folders are laid out as the components leave them.
 
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,20 +220,30 @@ def _write_training(folder: Path) -> None:
         (folder / FOLDER / f"step-{step:08d}.png").write_bytes(encode(rows))
 
 
-@pytest.fixture
-def labelled(tmp_path: Path, model: Path, images: Images) -> Path:
+def label_archive(folder: Path, model: Path, images: Images) -> Path:
     """The output of a bulk job over an archive with hostile names and a broken member."""
-    archive = tmp_path / "scans & co.zip"
+    archive = folder / "scans & co.zip"
     members = {
         f"{label.replace('/', '')[:200]}/{place}.png": content
         for place, (content, label) in enumerate(zip(images.files, images.labels, strict=True))
     }
     members["broken/<b>1</b>.png"] = b"\x89PNG\r\n\x1a\nnothing"
     write_zip(archive, members)
-    output = tmp_path / "out"
+    output = folder / "out"
     inputs = InputConfig(paths=(str(archive),), labels=LabelsConfig(source="auto"))
     run_bulk(BulkConfig(model=str(model), output=str(output), input=inputs))
     return output
+
+
+@pytest.fixture(scope="session")
+def labelled_once(tmp_path_factory: pytest.TempPathFactory, model: Path, images: Images) -> Path:
+    return label_archive(tmp_path_factory.mktemp("labelled"), model, images)
+
+
+@pytest.fixture
+def labelled(tmp_path: Path, labelled_once: Path) -> Path:
+    """A copy of that output, to change; its archive stays as it is."""
+    return Path(shutil.copytree(labelled_once, tmp_path / "out"))
 
 
 def synthetic_rows(count: int, seed: int = 0) -> pa.Table:

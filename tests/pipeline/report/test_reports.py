@@ -27,7 +27,7 @@ from pipeline.runs.artifacts import read_origins
 from pipeline.runs.run import Run
 from pipeline.runs.step import CACHED, Step
 from tests.pipeline.report.browser import CHROMIUM, chromium
-from tests.pipeline.report.conftest import CLASSES, SCRIPT, SPLITS
+from tests.pipeline.report.conftest import CLASSES, SCRIPT, SPLITS, Images, label_archive
 from trainer.storage.config import StorageConfig
 from trainer.storage.files import read_bytes
 
@@ -274,7 +274,10 @@ def test_the_archive_report_shows_the_count_invariant(labelled: Path) -> None:
     assert "Counts differ" in read_bytes(write_archive_report(str(labelled))).decode()
 
 
-def test_the_archive_report_does_without_archive_model_and_table(labelled: Path) -> None:
+def test_the_archive_report_does_without_archive_model_and_table(
+    tmp_path: Path, model: Path, images: Images
+) -> None:
+    labelled = label_archive(tmp_path, model, images)
     manifest = json.loads((labelled / "_manifest.json").read_text())
     Path(manifest["config"]["input"]["paths"][0]).unlink()
     manifest["model"]["path"] = str(labelled / "gone")
@@ -299,7 +302,7 @@ def test_a_report_that_fails_never_fails_the_job(
 
     monkeypatch.setattr("pipeline.report.archive_report.write_archive_report", broken)
     manifest = json.loads((labelled / "_manifest.json").read_text())
-    config = BulkConfig.model_validate(manifest["config"])
+    config = BulkConfig.model_validate({**manifest["config"], "output": str(labelled)})
     result = classify_archives(Terminal(), config, logs=tmp_path)
     assert result["rows"] == 192
     assert result["report"] == ""
