@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import yaml
-from google.cloud import aiplatform_v1 as vertex_api
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
@@ -63,6 +62,9 @@ def test_every_step_runs_the_image_that_is_named_by_digest(jobs: dict[str, Any])
 
 
 def test_workers_train_in_a_job_of_their_own(jobs: dict[str, Any]) -> None:
+    # Its import takes two seconds, which every process of the suite would spend.
+    from google.cloud import aiplatform_v1 as vertex_api
+
     job = jobs["multi_worker"]
     trainer = containers(job)["Trainer"]
     assert "google_cloud_ai_platform" in trainer["args"][1]

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from google.cloud import aiplatform_v1 as vertex_api
 
 from pipeline.causes import cause
 from pipeline.config import ConfigError, PipelineConfig, parse_config
@@ -116,6 +115,9 @@ def test_kubeflow_runs_in_its_servers_zone(server: Loopback) -> None:
 
 
 def test_a_vertex_run_says_everything(server: Loopback) -> None:
+    # Its import takes two seconds, which every process of the suite would spend.
+    from google.cloud import aiplatform_v1 as vertex_api
+
     name = connect(config("vertex", server.address)).submit(JOB, force=False)
     (request,) = server.requests
     assert (request.method, request.path) == ("POST", f"/v1/{PARENT}/pipelineJobs")
