@@ -4,7 +4,9 @@ import glob
 import multiprocessing
 import os
 import re
-from collections.abc import Callable, Mapping
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,6 +89,16 @@ def prepare_root(root: Path, group: str = "") -> None:
         ) from error
 
 
+def _require_plain_interpreter(args: Iterable[str]) -> None:
+    """Raises `RootError` if Beam's worker processes would never start."""
+    if "multi_processing" in " ".join(args) and shlex.quote(sys.executable) != sys.executable:
+        raise RootError(
+            f"beam.args: with multi_processing Beam gives {sys.executable} to a shell, which splits"
+            " the path; use --runner=components.process_runner.ProcessRunner and"
+            " --direct_num_workers=N instead"
+        )
+
+
 def require_name(root: Path, name: str) -> None:
     """Checks that the blessed models of a root are those of the pipeline that is about to run.
 
@@ -152,7 +164,7 @@ def run_pipeline(
         The run as recorded in the metadata store.
 
     Raises:
-        RootError: The root holds the models of another pipeline.
+        RootError: The root holds the models of another pipeline, or worker processes cannot start.
         InputError: Beam does not know an option of `beam.args`.
         Exception: Any error of a step; `pipeline.causes.cause` extracts the message for the user.
     """
@@ -172,6 +184,7 @@ def run_pipeline(
 
     others_read_them = bool(_OTHER_RUNNERS.search(" ".join(config.beam.args)))
     require_known_options("beam.args", config.beam.args, others_read_them=others_read_them)
+    _require_plain_interpreter(config.beam.args)
     # Artifacts are recorded by their paths, which must not depend on the current folder.
     root = root.resolve()
     prepare_root(root)

@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import os
+import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -432,11 +433,16 @@ def test_zip_with_duplicate_names_keeps_both(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_worker_processes_give_the_same(tmp_path: Path) -> None:
+def test_worker_processes_give_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Beam starts its workers by a shell.
+    environment = tmp_path / "named & spaced"
+    environment.symlink_to(sys.prefix)
+    python = environment / "bin" / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
     files = {**archives.classes(20), "cat/copy.png": archives.png(1), "cat/bad.png": b"x"}
     path = archives.write(tmp_path / "a.zip", files)
     here = run(tmp_path / "here", paths=str(path))
-    args = ["--runner=DirectRunner", "--direct_running_mode=multi_processing"]
+    args = ["--runner=components.process_runner.ProcessRunner"]
     there = ingest(
         InputConfig.model_validate({"paths": str(path), "units": SMALL_UNITS}),
         str(tmp_path / "there"),

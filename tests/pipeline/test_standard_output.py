@@ -148,6 +148,8 @@ def test_a_narrow_list_has_a_line_for_each_cell(pushed: Path) -> None:
 def test_names_of_any_characters_are_shown_in_any_encoding(
     variables: dict[str, str], tmp_path: Path
 ) -> None:
+    if variables.get("PYTHONUTF8") == "0" and not sys.prefix.isascii():
+        pytest.skip(f"in that encoding PyYAML cannot be imported from {sys.prefix}")
     folder = tmp_path / "Größe 大"
     folder.mkdir()
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(b"text")

@@ -17,8 +17,9 @@ _WORKERS_PER_PROCESS: Final = 16
 """Threads that one interpreter can keep busy: each image holds the interpreter lock for about
 10 us and costs a core at least 50 us."""
 
+_PROCESS_MODULE: Final = "components.process_runner"
 _DASK_MODULE: Final = "components.bulk_inference.running.dask_runner"
-"""Beam imports it by name. It is in a string of its own, so that it counts as the step's code."""
+"""Beam imports both by name. Each has a string of its own, so that it counts as the step's code."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def _local(config: EngineConfig, units: int) -> Engine:
     # FnApiRunner is named directly, because DirectRunner tries Prism first in every running mode.
     arguments = ["--runner=FnApiRunner"]
     if processes > 1:
-        arguments += [
-            "--direct_running_mode=multi_processing",
+        arguments = [
+            f"--runner={_PROCESS_MODULE}.ProcessRunner",
             f"--direct_num_workers={processes}",
         ]
     return Engine(

@@ -53,8 +53,8 @@ def test_the_local_runner_is_named() -> None:
 
 def test_more_processes_divide_the_workers() -> None:
     engine = choose_engine(EngineConfig(workers=64), units=1000)
-    direct = engine.options.view_as(DirectOptions)
-    assert (direct.direct_running_mode, direct.direct_num_workers) == ("multi_processing", 4)
+    assert engine.options.view_as(StandardOptions).runner.endswith(".ProcessRunner")
+    assert engine.options.view_as(DirectOptions).direct_num_workers == 4
     assert (engine.workers, engine.in_process) == (16, False)
     assert choose_engine(EngineConfig(workers=64), units=1).in_process
 
