@@ -31,6 +31,8 @@ class WorkUnit:
         extra: Any other data that the reader needs, such as a compressed list of names.
         earlier: How often its names occurred in earlier units, see `repeated_names.py`; empty for
             formats and archives where none did.
+        unread: What to tell of labels that may have been missed, see `origins.UNREAD`. It is no
+            part of `place`: whatever a version says there, finished units stay finished.
     """
 
     index: int
@@ -42,6 +44,7 @@ class WorkUnit:
     split: str | None = None
     extra: bytes = b""
     earlier: bytes = b""
+    unread: str = ""
 
     @property
     def place(self) -> bytes:

@@ -77,8 +77,10 @@ class ManifestReader(Reader):
                 ]
             first = first or flat[0]
             all_elsewhere = all_elsewhere and all(map(_ADDRESS.match, flat[::_FIELDS]))
-            extra = pack_names([self._unread, *flat])
-            yield WorkUnit(0, path, "manifest", members=len(chunk), extra=extra)
+            extra = pack_names(flat)
+            yield WorkUnit(
+                0, path, "manifest", members=len(chunk), extra=extra, unread=self._unread
+            )
         if first and all_elsewhere:
             raise InputError(
                 f"{path}: {first!r} and the other paths are addresses or have a drive; copy the"
@@ -87,7 +89,7 @@ class ManifestReader(Reader):
 
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
         """Reads the files that a unit's rows name."""
-        unread, *flat = unpack_names(unit.extra)
+        flat = unpack_names(unit.extra)
         folder = unit.source.rpartition("/")[0] or "."
         labelled = self.config.labels.source == "auto"
         refused = MemberBatch(unit.source, names_are_paths=True)
@@ -111,8 +113,8 @@ class ManifestReader(Reader):
         if refused.rejects:
             yield refused
         for batch in FolderReader(self.config).read_files(unit.source, rows, names_are_paths=True):
-            if unread and labelled and len(batch):
-                batch.origins.add(UNREAD, unread, len(batch))
+            if unit.unread and labelled and len(batch):
+                batch.origins.add(UNREAD, unit.unread, len(batch))
             yield batch
 
     def named_files(self, path: str) -> Iterator[str]:

@@ -5,6 +5,7 @@ import gzip
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from components.image_example_gen.ingest import ingest
 from components.image_example_gen.input_overview import OVERVIEW
 from components.image_sources.config import InputConfig
 from components.image_sources.example_proto import example_class
+from components.image_sources.folder import unpack_names
 from components.image_sources.locate import Locator
+from components.image_sources.manifest import ManifestReader
 from components.image_sources.origins import UNREAD
 from tests import archives
 from tests.components.test_image_sources import members, read_all
@@ -165,6 +168,15 @@ def test_images_alone_name_nothing_that_may_hold_labels(tmp_path: Path) -> None:
         (batch,) = read_all(paths=path)
         assert len(batch) == 1
         assert not batch.origins.counts[UNREAD]
+
+
+def test_what_is_said_of_columns_is_no_part_of_a_unit(tmp_path: Path) -> None:
+    """Finished units of a bulk job would otherwise be done again by a version with other texts."""
+    reader = ManifestReader(InputConfig(paths=(manifest(tmp_path),)))
+    (unit,) = reader.plan(f"{tmp_path}/m.csv")
+    assert unit.unread
+    assert unpack_names(unit.extra) == ["1.png", "", "", ""]
+    assert unit.place == replace(unit, unread="").place
 
 
 def test_a_bulk_job_needs_no_file_of_labels(tmp_path: Path) -> None:
