@@ -2,6 +2,7 @@
 
 import functools
 import os
+import warnings
 from typing import Final
 
 _POOLS: Final = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
@@ -14,10 +15,13 @@ def usable_cores() -> int:
     Both its affinity and the CPU quota of its container count, the latter rounded up. The variable
     `LOKY_MAX_CPU_COUNT` lowers the number further.
     """
-    # Takes 0.1 s, so not for commands that start nothing.
-    import joblib
+    with warnings.catch_warnings():
+        # It warns where there are no semaphores, and `joblib.cpu_count` is 1 there.
+        warnings.simplefilter("ignore")
+        # Takes 0.1 s, so not for commands that start nothing.
+        from joblib.externals import loky
 
-    return int(joblib.cpu_count())
+    return int(loky.cpu_count())
 
 
 def fit_tensorflow() -> None:

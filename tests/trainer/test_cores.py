@@ -48,6 +48,11 @@ def test_tensorflow_is_told_of_a_limit_that_it_does_not_see() -> None:
         assert _report(cores, {**limit, "TF_NUM_INTRAOP_THREADS": "2"}) == [1, "2", "1"]
 
 
+def test_cores_count_without_semaphores() -> None:
+    cores = os.sched_getaffinity(0)
+    assert _report(cores, {"JOBLIB_MULTIPROCESSING": "0"}) == _report(cores, {})
+
+
 def test_the_affinity_counts() -> None:
     one = {min(os.sched_getaffinity(0))}
     assert _report(one, {}) == [1, None, None]
