@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from pathlib import Path
 
+from trainer.cores import usable_cores
 from trainer.installed import library_versions
 
 
@@ -19,7 +20,7 @@ def hardware() -> dict[str, object]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
         "cpu": model,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory_gib": round(memory, 1),
         "python": platform.python_version(),
         **library_versions(),

@@ -5,7 +5,8 @@ import os
 import warnings
 from typing import Final
 
-_POOLS: Final = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+_POOLS: Final = ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS", "OMP_NUM_THREADS")
+"""Variables of the pools of TensorFlow, and of Arrow and OpenMP, which read the last one."""
 
 
 @functools.cache
@@ -24,11 +25,12 @@ def usable_cores() -> int:
     return int(loky.cpu_count())
 
 
-def fit_tensorflow() -> None:
-    """Gives TensorFlow as many threads as there are usable cores; call it before its first op.
+def limit_threads() -> None:
+    """Gives libraries as many threads as there are usable cores; call it before they are imported.
 
-    It knows nothing of quotas. A container that may use 2 of 64 cores would otherwise be stopped
-    again and again while 64 threads wait for each other. Child processes inherit the variables.
+    They know nothing of quotas. A container that may use 2 of 64 cores would otherwise be stopped
+    again and again while 64 threads wait for each other. Child processes inherit the variables;
+    what a user has set stays. NumPy's BLAS is loaded with joblib, so it keeps its own number here.
     """
     if usable_cores() < len(os.sched_getaffinity(0)):
         for name in _POOLS:

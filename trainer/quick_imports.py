@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from typing import Final
 
-from trainer.cores import fit_tensorflow
+from trainer.cores import limit_threads
 from trainer.process_end import finalize_s3_at_exit
 
 _FULL_COLLECTION: Final = 50
@@ -22,7 +22,7 @@ def quick_imports() -> Iterator[None]:
     the imports, and again and again later on. Afterwards full collections are rarer: each of them
     searches every graph that TensorFlow has traced, 0.2 s at a time.
 
-    TensorFlow gets the threads that the process may use.
+    TensorFlow, Arrow and OpenMP get the threads that the process may use.
     """
     # Among the libraries is pyarrow.
     finalize_s3_at_exit()
@@ -30,7 +30,7 @@ def quick_imports() -> Iterator[None]:
     collects = gc.isenabled()
     gc.disable()
     try:
-        fit_tensorflow()
+        limit_threads()
         yield
     finally:
         # Garbage would be exempt, too, so only where the block has imported something.

@@ -11,7 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.cores import fit_tensorflow
+from trainer.cores import limit_threads
 
 
 def cluster_size(environment: str | None) -> int:
@@ -41,7 +41,7 @@ def create_strategy(devices: str) -> Any:
     Raises:
         ValueError: several workers are requested and TF_CONFIG names none.
     """
-    fit_tensorflow()
+    limit_threads()
     environment = os.environ.get("TF_CONFIG")
     workers = cluster_size(environment)
     if devices == "multi_worker" and workers == 1:
