@@ -243,7 +243,7 @@ def _refuse_archives(folder: str, storage: StorageConfig) -> None:
             suffixes.add(name[-len(archive) :])
         elif _TFRECORD_MARK in lower:
             suffixes.add(f"{_TFRECORD_MARK}*")
-        elif _NUMBERED_SHARD.search(lower):
+        elif not is_folder and _NUMBERED_SHARD.search(lower):
             suffixes.add("-of-*")
         elif is_folder or lower.endswith(_IMAGE_SUFFIXES):
             return

@@ -55,6 +55,12 @@ def test_a_folder_of_shards_without_a_suffix_says_how_to_name_them(
         read_all(paths=str(tmp_path))
 
 
+def test_a_folder_may_be_called_as_a_shard(tmp_path: Path) -> None:
+    (tmp_path / "part-00-of-02" / "cat").mkdir(parents=True)
+    (tmp_path / "part-00-of-02" / "cat" / "1.png").write_bytes(archives.png())
+    assert list(members(read_all(paths=str(tmp_path)))) == ["part-00-of-02/cat/1.png"]
+
+
 def test_raw_pixels_in_records_say_what_to_write_instead(tmp_path: Path) -> None:
     message = example_class()()
     message.features.feature["image/encoded"].float_list.value.extend([0.5] * 9)
