@@ -14,6 +14,7 @@ from typing import Any, Final
 from components.image_example_gen.account import Account
 from components.image_example_gen.layout_hints import (
     find_classes_above,
+    missed_notes,
     mixed_notes,
     paired_notes,
     several_notes,
@@ -152,6 +153,7 @@ def _warnings(account: Account, config: InputConfig) -> Iterable[str]:
     """Yields the warnings, the gravest first."""
     table, totals, origins = account.by_split(), account.class_totals(), account.origins
     yield from paired_notes(origins)
+    yield from missed_notes(origins, config)
     yield from several_notes(origins)
     yield from mixed_notes(account, config)
     yield from unread_notes(origins)

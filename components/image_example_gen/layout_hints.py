@@ -14,6 +14,7 @@ from components.image_sources.origins import (
     BARE,
     CLASSED,
     LABEL,
+    MISSED,
     SEVERAL,
     SIDE_FILE_LABEL,
     UNREAD,
@@ -143,12 +144,29 @@ def several_notes(origins: NamedCounts) -> Iterator[str]:
         origins: What the readers counted in the whole input.
     """
     if count := origins.counts[SEVERAL]:
-        _, suffix = sample_key(origins.examples[SEVERAL][0].split("'")[1])
+        pair = origins.examples[SEVERAL][0]
+        # The suffix of a mask is usually that of its image with a word before it.
+        suffix = min((sample_key(name)[1] for name in pair[1:-1].split("' and '")), key=len)
         yield (
             f"{count:,} sample{'s hold' if count != 1 else ' holds'} several images, such as"
-            f" {escaped(origins.examples[SEVERAL][0])}, which all count as images of the class: if"
+            f" {escaped(pair)}, which all count as images of the class: if"
             " some are masks or the like, name the suffix of the images, such as"
             f" webdataset.image: {escaped(suffix)}"
+        )
+
+
+def missed_notes(origins: NamedCounts, config: InputConfig) -> Iterator[str]:
+    """Yields a line if samples of WebDataset shards have no image of the configured suffix.
+
+    Args:
+        origins: What the readers counted in the whole input.
+        config: The input section.
+    """
+    if count := origins.counts[MISSED]:
+        yield (
+            f"{count:,} sample{'s were' if count != 1 else ' was'} left out, such as"
+            f" {escaped(origins.examples[MISSED][0])}: none of its files has the suffix of"
+            f" webdataset.image, {config.webdataset.image}"
         )
 
 

@@ -26,7 +26,7 @@ from components.image_sources.label_values import (
 )
 from components.image_sources.magic_numbers import GZIP_START
 from components.image_sources.naming import escaped, find_column, split_of_value
-from components.image_sources.origins import UNREAD
+from components.image_sources.origins import note_unread
 from components.image_sources.record_config import ManifestConfig
 from components.image_sources.text_rows import csv_rows, holds_rows, json_rows
 from components.parquet_files import open_untrusted, row_batches
@@ -113,8 +113,7 @@ class ManifestReader(Reader):
         if refused.rejects:
             yield refused
         for batch in FolderReader(self.config).read_files(unit.source, rows, names_are_paths=True):
-            if unit.unread and labelled and len(batch):
-                batch.origins.add(UNREAD, unit.unread, len(batch))
+            note_unread(batch, unit.unread if labelled else "")
             yield batch
 
     def named_files(self, path: str) -> Iterator[str]:

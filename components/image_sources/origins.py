@@ -33,10 +33,26 @@ SEVERAL: Final = "several"
 """Samples of WebDataset shards in which several images have the one label."""
 UNREAD: Final = "unread"
 """Images without a label beside columns, features or keys of which one may hold it."""
+MISSED: Final = "missed"
+"""Samples of WebDataset shards with images, none of which has the suffix of `webdataset.image`."""
 SIDE_FILE_LABEL: Final = "the file beside the image"
 """The example of `LABEL` where labels are those of side files."""
 
 _PATH_FORMATS: Final = frozenset(("folder", "zip", "tar"))
+
+
+def note_unread(batch: MemberBatch, columns: str) -> None:
+    """Counts a batch's images without a label as `UNREAD`, except those that are to have none.
+
+    Args:
+        batch: The batch; its origins get the count.
+        columns: What may hold the labels, and how to name it; empty if there is nothing.
+    """
+    if columns:
+        labels = zip(batch.labels, batch.splits, strict=True)
+        count = sum(label is None and split != features.UNLABELLED for label, split in labels)
+        if count:
+            batch.origins.add(UNREAD, columns, count)
 
 
 class Origins:
@@ -58,7 +74,7 @@ class Origins:
 
         Returns:
             Counts by kind: `SPLIT` and a split, `LABEL`, `UNUSED`, `BARE` or `CLASSED` and a
-            folder; readers add `SEVERAL` and `UNREAD`. The examples are what a user would
+            folder; readers add `SEVERAL`, `UNREAD` and `MISSED`. The examples are what a user would
             recognise: the folder, archive or column.
         """
         found = NamedCounts()

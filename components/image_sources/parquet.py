@@ -15,7 +15,7 @@ from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.label_values import LabelValueError, read_record_label
 from components.image_sources.naming import find_column, split_of_value
-from components.image_sources.origins import UNREAD
+from components.image_sources.origins import note_unread
 from components.image_sources.tar import BATCH_BYTES
 from components.parquet_files import open_untrusted, row_batches
 from trainer.errors import InputError
@@ -152,8 +152,7 @@ class ParquetReader(Reader):
                         batch.refuse(name, "bad_label", str(error))
                         continue
             batch.add(name, data, label, split)
-        if columns.unread and len(batch):
-            batch.origins.add(UNREAD, columns.unread, len(batch))
+        note_unread(batch, columns.unread)
         return batch
 
     def _columns(self, path: str, schema: pa.Schema) -> _Columns:

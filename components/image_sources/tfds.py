@@ -13,7 +13,7 @@ from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.naming import split_of_value
 from components.image_sources.record_config import TFDSConfig, TFRecordConfig
-from components.image_sources.tfrecord import TFRecordReader
+from components.image_sources.tfrecord import TFRecordReader, note_unread_features
 from trainer.errors import InputError
 
 
@@ -42,7 +42,11 @@ class TFDSReader(Reader):
         )
         split = split_of_value(extra["split"]) if self.config.splits.source == "auto" else None
         reader = TFRecordReader(self.config)
-        yield from reader.read_records(unit.source, split, keys, tuple(extra["names"]), set())
+        seen: set[str] = set()
+        names = tuple(extra["names"])
+        for batch in reader.read_records(unit.source, split, keys, names, seen):
+            note_unread_features(batch, keys, seen, "tfds.label")
+            yield batch
 
     def version(self, unit: WorkUnit) -> bytes:
         """Returns the shard's place: a prepared version of a data set does not change."""

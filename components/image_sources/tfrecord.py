@@ -16,7 +16,7 @@ from components.image_sources.batch import MemberBatch
 from components.image_sources.config import MIB
 from components.image_sources.example_proto import example_class
 from components.image_sources.label_values import LabelValueError, read_record_label
-from components.image_sources.origins import UNREAD
+from components.image_sources.origins import note_unread
 from components.image_sources.record_config import TFRecordConfig
 from components.image_sources.tar import BATCH_BYTES
 from components.tfrecord_frames import FrameError, open_frames, read_frames
@@ -42,7 +42,10 @@ class TFRecordReader(Reader):
         if self.config.labels.source == "none":
             keys = keys.model_copy(update={"label": "", "label_text": ""})
         seen: set[str] = set()
-        yield from self.read_records(unit.source, unit.split, keys, self.config.labels.names, seen)
+        names = self.config.labels.names
+        for batch in self.read_records(unit.source, unit.split, keys, names, seen):
+            note_unread_features(batch, keys, seen, "tfrecord.label or tfrecord.label_text")
+            yield batch
         _require_keys(unit.source, keys, seen)
 
     def read_records(
@@ -80,9 +83,9 @@ class TFRecordReader(Reader):
                     len(batch) + len(batch.rejects) >= self.config.units.batch
                     or size >= BATCH_BYTES
                 ):
-                    yield _with_unread(batch, keys, seen)
+                    yield batch
                     batch, size = MemberBatch(path), 0
-        yield _with_unread(batch, keys, seen)
+        yield batch
 
     def _add(
         self,
@@ -148,19 +151,23 @@ def _label(features: Any, keys: TFRecordConfig, names: tuple[str, ...]) -> str |
     return read_record_label(number, names)
 
 
-def _with_unread(batch: MemberBatch, keys: TFRecordConfig, seen: set[str]) -> MemberBatch:
-    """Notes in a batch which features its records have, if none is that of the label."""
+def note_unread_features(
+    batch: MemberBatch, keys: TFRecordConfig, seen: set[str], options: str
+) -> None:
+    """Notes in a batch which features its records have, if none is that of the label.
+
+    Args:
+        batch: The batch.
+        keys: Feature keys; an empty key disables its feature.
+        seen: Names of the features of the records so far.
+        options: The options that name the feature of the label.
+    """
     wanted = [key for key in (keys.label_text, keys.label) if key]
     others = seen - {keys.encoded, keys.filename}
-    if len(batch) and wanted and others and seen.isdisjoint(wanted):
+    if wanted and others and seen.isdisjoint(wanted):
         known = named(map(repr, sorted(seen)), most=_KEYS_NAMED)
-        batch.origins.add(
-            UNREAD,
-            f"no feature {' or '.join(map(repr, wanted))} among {known}; name it with"
-            " tfrecord.label or tfrecord.label_text",
-            len(batch),
-        )
-    return batch
+        either = " or ".join(map(repr, wanted))
+        note_unread(batch, f"no feature {either} among {known}; name it with {options}")
 
 
 def _value_of(features: Any, key: str) -> bytes | int | float | list[Any] | None:

@@ -16,9 +16,10 @@ from components.image_sources.config import MIB, InputConfig, LabelsConfig
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.naming import escaped, sample_key
-from components.image_sources.origins import SEVERAL, UNREAD
+from components.image_sources.origins import MISSED, SEVERAL, UNREAD
 from components.image_sources.tar import BATCH_BYTES
 from components.image_sources.tar_stream import TarMember
+from trainer.data import features
 from trainer.errors import InputError
 from trainer.name_lists import named
 
@@ -55,7 +56,7 @@ class WebDatasetReader(Reader):
         """Reads one shard."""
         labels = _Labels(unit.source, self.config)
         wanted, others = self.config.webdataset.image.lower().lstrip("."), set[str]()
-        found = False
+        found, is_unlabelled = False, unit.split == features.UNLABELLED
         batch, size = MemberBatch(unit.source), 0
         for key, sample in self._samples(unit.source):
             try:
@@ -64,7 +65,7 @@ class WebDatasetReader(Reader):
                 label, fault = None, str(error) if self.refuses_labels else ""
             # The label of an image is lost if its file is a link or too large.
             beside = _LABEL_SUFFIXES if len(sample) > 1 else ()
-            images = []
+            images, left_out, has_image = [], "", False
             for suffix, member in sample:
                 is_beside = is_side_file(suffix) or wanted not in ("", suffix)
                 reason = "folder" if member.kind == "folder" else ignored_reason(member.name)
@@ -74,7 +75,9 @@ class WebDatasetReader(Reader):
                     batch.refuse(member.name, member.kind, member.detail)
                 elif is_beside:
                     if not is_side_file(suffix):
-                        others.add(suffix)
+                        left_out = left_out or member.name
+                        if len(others) < _NAMED:
+                            others.add(suffix)
                     batch.ignore(member.name, "side_file")
                 elif fault:
                     batch.refuse(member.name, "bad_label", fault)
@@ -82,21 +85,27 @@ class WebDatasetReader(Reader):
                     batch.add(member.name, member.data, label, unit.split)
                     size += len(member.data)
                     images.append(member.name)
-                found = found or not is_beside
+                has_image = has_image or not is_beside
+            found = found or has_image
+            if left_out and not has_image:
+                batch.origins.add(MISSED, left_out)
             if len(images) > 1 and label is not None:
-                batch.origins.add(SEVERAL, " and ".join(f"'{name}'" for name in images[:2]))
-            if images and label is None and not fault and (keys := labels.unread(sample)):
+                pair = sorted(images, key=len)[:2]
+                batch.origins.add(SEVERAL, " and ".join(f"'{name}'" for name in pair))
+            may_lack = images and label is None and not fault and not is_unlabelled
+            if may_lack and (keys := labels.unread(sample)):
                 batch.origins.add(UNREAD, keys, len(images))
             if batch.members >= self.config.units.batch or size >= BATCH_BYTES:
                 yield batch
                 batch, size = MemberBatch(unit.source), 0
         if wanted and others and not found:
-            known = named((repr(suffix) for suffix in sorted(others)), most=_NAMED)
+            known = ", ".join(map(repr, sorted(others)))
             raise InputError(
                 f"{unit.source}: no file has the suffix {wanted!r} of webdataset.image; they have"
                 f" {known}"
             )
-        labels.require_key()
+        if not is_unlabelled:
+            labels.require_key()
         yield batch
 
     def _samples(self, path: str) -> Iterator[tuple[str, Sample]]:
@@ -129,13 +138,8 @@ class WebDatasetReader(Reader):
             key, suffix = sample_key(member.name)
             suffix = suffix.rpartition(".")[2]
             in_folder = "/" in key.removeprefix("./")
-            key_of_label = self.config.webdataset.label
-            if (
-                suffix == "json"
-                and in_folder
-                and not key_of_label
-                and not _may_hold_label(member.data)
-            ):
+            may_annotate = suffix == "json" and in_folder and not self.config.webdataset.label
+            if may_annotate and not _may_hold_label(member.data):
                 continue
             suffixes = found.setdefault(key, set())
             suffixes.add(suffix)
@@ -167,6 +171,7 @@ class _Labels:
         self._path = path
         self._config: LabelsConfig = config.labels
         self._key = config.webdataset.label if config.labels.source == "auto" else ""
+        self._has_key = False
         self._keys_seen: set[str] = set()
         self._suffixes = ("json",) if self._key else _LABEL_SUFFIXES
         self._early: dict[str, str | None] = {}
@@ -211,8 +216,9 @@ class _Labels:
             return read_label(text, self._config.names, is_text=True)
         values = _from_json(text)
         if isinstance(values, dict):
-            if len(self._keys_seen) < _REMEMBERED:
-                self._keys_seen.update(values)
+            self._has_key = self._has_key or self._key in values
+            if len(self._keys_seen) < _NAMED:
+                self._keys_seen.update(islice(values, _NAMED))
             keys = (self._key,) if self._key else _JSON_KEYS
             values = next((values[key] for key in keys if values.get(key) is not None), None)
         return read_label(values, self._config.names)
@@ -236,11 +242,11 @@ class _Labels:
 
     def require_key(self) -> None:
         """Raises `InputError` if no JSON object of the shard has the configured key."""
-        if self._key and self._keys_seen and self._key not in self._keys_seen:
-            known = named(map(repr, sorted(self._keys_seen)), most=_NAMED)
+        if self._key and not self._has_key:
+            known = ", ".join(map(repr, sorted(self._keys_seen)[:_NAMED]))
+            have = f"they have {known}" if known else "there are none"
             raise InputError(
-                f"{self._path}: no .json file has the key {self._key!r} of webdataset.label; they"
-                f" have {known}"
+                f"{self._path}: no .json file has the key {self._key!r} of webdataset.label; {have}"
             )
 
     def _only(self, chosen: str, sample: Sample) -> bytes:

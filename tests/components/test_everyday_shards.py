@@ -18,12 +18,14 @@ from components.image_example_gen.account import Account
 from components.image_example_gen.account_checks import check_account
 from components.image_example_gen.ingest import ingest
 from components.image_example_gen.input_overview import OVERVIEW
+from components.image_example_gen.layout_hints import several_notes
 from components.image_sources.config import InputConfig
 from components.image_sources.example_proto import example_class
 from components.image_sources.folder import unpack_names
 from components.image_sources.locate import Locator
 from components.image_sources.manifest import ManifestReader
-from components.image_sources.origins import UNREAD
+from components.image_sources.named_counts import NamedCounts
+from components.image_sources.origins import SEVERAL, UNREAD
 from tests import archives
 from tests.components.test_image_sources import members, read_all
 from trainer.errors import InputError
@@ -115,6 +117,12 @@ def test_the_key_of_the_label_in_json_files(tmp_path: Path, folder: str) -> None
         read_all(paths=path, webdataset={"label": "kind"})
 
 
+def test_a_key_of_json_files_where_there_is_none(tmp_path: Path) -> None:
+    path = shard(tmp_path, {"1.png": archives.png(), "1.cls": b"7"})
+    with pytest.raises(InputError, match=r"key 'kind' of webdataset\.label; there are none$"):
+        read_all(paths=path, webdataset={"label": "kind"})
+
+
 def records(tmp_path: Path, **features: bytes | int) -> str:
     record = archives.example(image__encoded=archives.png(), **features)
     (tmp_path / "a.tfrecord").write_bytes(archives.tfrecord_bytes([record]))
@@ -163,6 +171,19 @@ def test_what_may_hold_the_labels_is_named(
     assert not batch.origins.counts[UNREAD]
 
 
+def test_images_that_are_to_have_no_label_need_no_column(tmp_path: Path) -> None:
+    images = {"1.png": archives.png(), "1.json": b'{"width": 1}'}
+    (tmp_path / "unlabelled-0.tar").write_bytes(archives.tar_bytes(images))
+    record = archives.example(image__encoded=archives.png(), width=3)
+    (tmp_path / "unlabelled-1.tfrecord").write_bytes(archives.tfrecord_bytes([record]))
+    (tmp_path / "1.png").write_bytes(archives.png())
+    (tmp_path / "m.csv").write_text("path,split,w\n1.png,unlabelled,3\n", encoding="utf-8")
+    for name in ("unlabelled-0.tar", "unlabelled-1.tfrecord", "m.csv"):
+        (batch,) = read_all(paths=f"{tmp_path}/{name}")
+        assert batch.splits == ["unlabelled"]
+        assert not batch.origins.counts[UNREAD]
+
+
 def test_images_alone_name_nothing_that_may_hold_labels(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(f"path\n{tmp_path}/1.png\n", encoding="utf-8")
     (tmp_path / "1.png").write_bytes(archives.png())
@@ -196,10 +217,10 @@ def test_a_bulk_job_needs_no_file_of_labels(tmp_path: Path) -> None:
     assert [row[1] for row in rows.values()] == [None, None]
 
 
-def noted(caplog: pytest.LogCaptureFixture, tmp_path: Path, path: str) -> list[str]:
+def noted(caplog: pytest.LogCaptureFixture, tmp_path: Path, path: str, **options: Any) -> list[str]:
     """The warnings of an ingest."""
     caplog.set_level("INFO")
-    settings = {"paths": path, "labels": {"min_images": 1}, "splits": {"test": 0.5}}
+    settings = {"paths": path, "labels": {"min_images": 1}, "splits": {"test": 0.5}, **options}
     with contextlib.suppress(InputError):
         ingest(
             InputConfig.model_validate(settings), str(tmp_path / "out"), beam.Pipeline, processes=0
@@ -217,6 +238,48 @@ def test_several_images_of_a_sample_are_named(
     )
     assert first[0].endswith("such as webdataset.image: png")
     assert not any("ignored by name" in line for line in first)
+
+
+@pytest.mark.parametrize("mask", ["seg", "mask"])
+def test_the_suffix_that_is_proposed_is_not_that_of_the_masks(mask: str) -> None:
+    origins = NamedCounts()
+    names = sorted(("it's 1.png", f"it's 1.{mask}.png"))
+    origins.add(SEVERAL, " and ".join(map(repr, names)).replace('"', "'"))
+    assert next(several_notes(origins)).endswith("such as webdataset.image: png")
+
+
+def test_a_sample_without_an_image_of_the_suffix_is_named(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    files: dict[str, bytes] = {}
+    for at in range(4):
+        suffix = "jpeg" if at == 3 else "jpg"
+        files |= {f"{at}.{suffix}": archives.png(at), f"{at}.seg.png": archives.png(9 - at)}
+        files[f"{at}.cls"] = b"cat" if at % 2 else b"dog"
+    lines = noted(caplog, tmp_path, shard(tmp_path, files), webdataset={"image": "jpg"})
+    assert lines[0] == (
+        "1 sample was left out, such as 3.jpeg: none of its files has the suffix of"
+        " webdataset.image, jpg"
+    )
+
+
+def test_suffixes_and_keys_in_messages_are_few(tmp_path: Path) -> None:
+    files = {f"1.{at:03d}.png": archives.png() for at in range(40)} | {"1.cls": b"a"}
+    with pytest.raises(InputError) as caught:
+        read_all(paths=shard(tmp_path, files), webdataset={"image": "jpg"})
+    assert str(caught.value).count(".png'") == 12
+    assert str(caught.value).endswith(".png'")
+
+
+def test_numbers_beside_a_class_of_the_rest_are_no_mistake(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    files: dict[str, bytes] = {}
+    for at in range(22):
+        name = b"background" if at % 11 == 10 else b"%d" % (at % 11)
+        files |= {f"{at}.png": archives.png(at), f"{at}.cls": name}
+    lines = noted(caplog, tmp_path, shard(tmp_path, files))
+    assert not any("by a number" in line for line in lines)
 
 
 def test_numbers_beside_names_are_named(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
