@@ -196,8 +196,9 @@ def mixed_notes(account: Account, config: InputConfig) -> Iterator[str]:
         return
     numbers = sorted(filter(_is_number, totals), key=int)
     names = sorted(label for label in totals if len(label) > 1 and not _is_number(label))
-    # Positions in a list of classes, and no numbers that are names, such as speed limits.
-    if not numbers or not names or int(numbers[-1]) > len(totals):
+    # Positions in a list of the names, and no numbers that are names, such as speed limits, or as
+    # digits beside a class of the rest.
+    if not numbers or not names or int(numbers[-1]) > len(names):
         return
     yield (
         f"{len(numbers):,} of {len(totals):,} classes are called by a number"
