@@ -38,7 +38,8 @@ MISSED: Final = "missed"
 SIDE_FILE_LABEL: Final = "the file beside the image"
 """The example of `LABEL` where labels are those of side files."""
 
-_PATH_FORMATS: Final = frozenset(("folder", "zip", "tar"))
+PATH_FORMATS: Final = frozenset(("folder", "zip", "tar"))
+"""Formats in which folders name the classes."""
 
 
 def note_unread(batch: MemberBatch, columns: str) -> None:
@@ -79,7 +80,7 @@ class Origins:
         """
         found = NamedCounts()
         archive = unit.source.rstrip("/").rpartition("/")[2]
-        if unit.format in _PATH_FORMATS:
+        if unit.format in PATH_FORMATS:
             self._add_folders(found, batch, unit)
         else:
             labelled = sum(label is not None for label in batch.labels)

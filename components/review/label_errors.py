@@ -165,12 +165,12 @@ def predict_out_of_fold(
     judged &= np.bincount(label[judged], minlength=classes)[label] > 1
     if not judged.any():
         given = pc.unique(facts["given_label"].cast(pa.string())).drop_null().to_pylist()
-        found = (
-            f", or name the classes of its labels ({named(map(repr, given))}): input.labels.names"
-        )
-        found = found * bool(given)
+        but = f", but {named(map(repr, given))}" * bool(given)
+        names = ", or name the classes of these numbers: input.labels.names"
+        advice = names * any(label.isdigit() for label in given)
         raise InputError(
-            f"no two images have a label that the model knows; give an archive with labels{found}"
+            f"no two images have a label that the model knows{but}; give an archive with"
+            f" labels{advice}"
         )
     features = StandardScaler(copy=False).fit_transform(features[judged])
     label = label[judged]

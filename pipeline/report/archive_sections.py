@@ -87,7 +87,7 @@ class Archive:
             groups={v: self.manifest["verdicts"].get(v, 0) for v in _VERDICTS}
             | self.manifest.get("findings", {}),
             listed=_LISTED,
-            classes=self.manifest["model"]["classes"],
+            classes=frozenset(self.manifest["model"]["classes"]),
         )
 
     @cached_property

@@ -6,7 +6,7 @@ spaced sample of the values and the positions of the best rows.
 
 import posixpath
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -91,7 +91,7 @@ class _Best:
 
 def scan_table(
     output: str, files: Sequence[str], table_format: str, *, rows: int, groups: dict[str, int],
-    listed: dict[str, int], classes: Sequence[str],
+    listed: dict[str, int], classes: Collection[str],
 ) -> Scan:  # fmt: skip
     """Reads the table once.
 
@@ -148,7 +148,7 @@ def _rank(
     scan: Scan,
     shard: int,
     first: int,
-    classes: Sequence[str],
+    classes: Collection[str],
 ) -> None:
     if "probability" not in columns:
         return

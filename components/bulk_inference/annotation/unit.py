@@ -40,6 +40,7 @@ from components.bulk_inference.running.counters import UnitCounts
 from components.bulk_inference.running.progress import TALLY
 from components.image_sources.batch import Reject
 from components.image_sources.named_counts import NamedCounts
+from components.image_sources.origins import PATH_FORMATS
 from components.image_sources.sources import ImageSource
 from components.sinks import REJECT_SCHEMA, SINKS, ParquetSink, Sink, parquet_table
 from components.unit_engine import work_through
@@ -117,7 +118,9 @@ def annotate_unit(
                 most=config.batch.max_images,
             )
             for result in annotated:
-                _add(record, result, card.classes)
+                _add(record, result)
+                if planned.unit.format not in PATH_FORMATS:
+                    _add_unknown(record, result, card.classes)
                 TALLY.add(result.counts)
                 if counts is not None:
                     counts.add(result.counts)
@@ -166,7 +169,7 @@ def _open_sinks(
         record.files.update({name: file.tell() for name, file in opened.items()})
 
 
-def _add(record: UnitRecord, result: BatchResult, classes: Container[str]) -> None:
+def _add(record: UnitRecord, result: BatchResult) -> None:
     record.add_counts(result.counts)
     ignored = NamedCounts.from_json(record.ignored_by_reason)
     ignored.update(result.ignored)
@@ -176,11 +179,6 @@ def _add(record: UnitRecord, result: BatchResult, classes: Container[str]) -> No
         repeated = NamedCounts.from_json(record.repeated)
         repeated.update(result.repeated)
         record.repeated = repeated.to_json()
-    unknown = NamedCounts.from_json(record.unknown)
-    for label, count in result.values_of("given_label").items():
-        if label is not None and label not in classes:
-            unknown.add(UNKNOWN_LABEL, label, count)
-    record.unknown = unknown.to_json()
     record.reused += result.reused
     reasons = Counter(f"{reject.stage}/{reject.reason}" for reject in result.rejects)
     record.reasons = dict(Counter(record.reasons) + reasons)
@@ -188,6 +186,15 @@ def _add(record: UnitRecord, result: BatchResult, classes: Container[str]) -> No
     record.findings = dict(Counter(record.findings) + result.values_of(FINDINGS_COLUMN))
     record.with_findings += result.with_findings
     record.verdicts = dict(Counter(record.verdicts) + result.values_of("verdict"))
+
+
+def _add_unknown(record: UnitRecord, result: BatchResult, classes: Container[str]) -> None:
+    """Counts given labels that are numbers and no class; other labels may be of another task."""
+    unknown = NamedCounts.from_json(record.unknown)
+    for label, count in result.values_of("given_label").items():
+        if label is not None and label.isdigit() and label not in classes:
+            unknown.add(UNKNOWN_LABEL, label, count)
+    record.unknown = unknown.to_json()
 
 
 def _write_rest(

@@ -76,12 +76,9 @@ class Totals(Counts):
 
 
 def _unknown_notes(unknown: NamedCounts) -> list[str]:
-    """Describes numbers that are given labels and no class of the model, in at most one line.
-
-    Other labels are often folders that were never meant as classes.
-    """
+    """Describes numbers that are given labels and no class of the model, in at most one line."""
     labels = unknown.examples.get(UNKNOWN_LABEL, [])
-    if not labels or not all(label.isdigit() for label in labels):
+    if not labels:
         return []
     return [
         f"given labels that are numbers and no class of the model: {unknown.total():,}"

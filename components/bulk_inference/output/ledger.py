@@ -61,7 +61,8 @@ class UnitRecord(Counts):
         reused: Rows reused from an earlier version of the archive.
         files: Files written, relative to the output, with their sizes in bytes.
         reasons: Rejects by `stage/reason`.
-        unknown: Given labels that are no class of the model, as `NamedCounts.to_json`.
+        unknown: Given labels that are numbers and no class of the model, as
+            `NamedCounts.to_json`; empty where folders name the classes, which may be years.
         labels: Rows by predicted label, if the table has that column.
         verdicts: Rows by verdict.
         findings: Rows by finding.

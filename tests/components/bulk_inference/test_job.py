@@ -13,6 +13,7 @@ from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
 from components.bulk_inference.model_card import verdict_notes
 from components.image_sources.config import InputConfig, LabelsConfig, LimitsConfig
+from tests.archives import tar_bytes
 from tests.components.bulk_inference.archives import (
     broken,
     digits,
@@ -88,11 +89,12 @@ def test_an_unlabelled_archive_becomes_a_table(
 
 
 def test_numbers_that_are_no_class_of_the_model_are_named(tmp_path: Path, run_job: RunJob) -> None:
-    images = list(digits(4).values())
-    folders = ["3", "77", "78", "77"]
-    archive = write_zip(
-        tmp_path / "a.zip", {f"{name}/{at}.png": images[at] for at, name in enumerate(folders)}
-    )
+    images = list(digits(6).values())
+    labels = [b"3", b"77", b"78", b"77", b"zebra", b"-"]
+    members = {f"{at}.png": images[at] for at in range(6)}
+    members |= {f"{at}.cls": label for at, label in enumerate(labels)}
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(tar_bytes(dict(sorted(members.items()))))
     result = run_job(archive, input=InputConfig(paths=(str(archive),)))
     assert (
         "given labels that are numbers and no class of the model: 3 ('77', '78');"
@@ -100,6 +102,12 @@ def test_numbers_that_are_no_class_of_the_model_are_named(tmp_path: Path, run_jo
     ) in result.notes
     again = run_job(archive, input=InputConfig(paths=(str(archive),)))
     assert again.notes == result.notes
+
+
+def test_folders_of_years_are_no_numbers_of_classes(tmp_path: Path, run_job: RunJob) -> None:
+    members = {f"{2020 + at}/{at}.png": image for at, image in enumerate(digits(3).values())}
+    archive = write_zip(tmp_path / "a.zip", members)
+    assert not run_job(archive, input=InputConfig(paths=(str(archive),))).notes
 
 
 @pytest.mark.parametrize("accurate_jpeg", [True, False])
