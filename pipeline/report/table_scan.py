@@ -164,10 +164,10 @@ def _rank(
         # A label that the model does not know is neither an agreement nor a disagreement.
         place = np.array([numbers.get(name, -2) for name in known] + [-1])[given]
         scan.given += int((given >= 0).sum())
-        is_unknown = np.array([name not in classes for name in known] + [False])
-        scan.unknown += int(is_unknown[given].sum())
+        is_class = np.array([name in classes for name in known] + [False])[given]
+        scan.unknown += int(((given >= 0) & ~is_class).sum())
         scan.agreeing += int((place == labels)[given >= 0].sum())
-        other = np.flatnonzero((place >= 0) & (place != labels))
+        other = np.flatnonzero(is_class & (place != labels))
         best["disagreeing"].add(probability[other], shard, first, other)
 
 

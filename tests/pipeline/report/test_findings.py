@@ -101,6 +101,17 @@ def test_records_are_sampled_evenly_over_files(tmp_path: Path) -> None:
     assert sum(map(len, sample_split(tmp_path, "test", most=100, most_bytes=900).records)) <= 900
 
 
+def test_a_class_that_is_never_predicted_is_disagreed_with(tmp_path: Path) -> None:
+    lines = ["key,source,member,label,given_label,probability"]
+    lines += [f"{name},s,{name},cat,{name},0.9" for name in ("cat", "dog", "zebra")]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    scan = scan_table(str(tmp_path), ["table.csv"], "csv", rows=3, groups={},
+                      listed={"doubtful": 9, "outlying": 9, "disagreeing": 9, "group": 9},
+                      classes=("cat", "dog"))  # fmt: skip
+    assert [row.member for row in scan.lists["disagreeing"]] == ["dog"]
+    assert (scan.given, scan.unknown, scan.agreeing) == (3, 1, 1)
+
+
 @pytest.mark.parametrize("table_format", ["parquet", "csv", "npy"])
 def test_a_table_is_scanned_shard_by_shard(tmp_path: Path, table_format: str) -> None:
     table = synthetic_rows(5_000)
