@@ -82,6 +82,11 @@ class IdxReader(Reader):
             _exactly(labels, stream, rows)
             _require_end(labels, stream)
 
+    def version(self, unit: WorkUnit) -> bytes:
+        """Returns the version of the image file; it changes when a missing label file comes."""
+        lacks = self.config.labels.source == "auto" and not self._is_labelled(unit.source)
+        return super().version(unit) + b"\0no labels" * lacks
+
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
         """Reads rows as PNG images."""
         labels = self._labels(unit) if self._is_labelled(unit.source) else None

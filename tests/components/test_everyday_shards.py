@@ -22,6 +22,7 @@ from components.image_example_gen.layout_hints import several_notes
 from components.image_sources.config import InputConfig
 from components.image_sources.example_proto import example_class
 from components.image_sources.folder import unpack_names
+from components.image_sources.idx import IdxReader
 from components.image_sources.locate import Locator
 from components.image_sources.manifest import ManifestReader
 from components.image_sources.named_counts import NamedCounts
@@ -215,6 +216,16 @@ def test_a_bulk_job_needs_no_file_of_labels(tmp_path: Path) -> None:
         read_all(paths=path)
     rows = members(read_all(paths=path, labels={"unreadable": "ignore"}))
     assert [row[1] for row in rows.values()] == [None, None]
+
+    # Its units are done again once there is one.
+    reader = IdxReader(
+        InputConfig.model_validate({"paths": path, "labels": {"unreadable": "ignore"}})
+    )
+    (unit,) = reader.plan(path)
+    before = reader.version(unit)
+    assert before == reader.version(unit)
+    (tmp_path / "new-labels-idx1-ubyte").write_bytes(b"\0\0\x08\1" + struct.pack(">I", 2) + b"\1\2")
+    assert before != reader.version(unit)
 
 
 def noted(caplog: pytest.LogCaptureFixture, tmp_path: Path, path: str, **options: Any) -> list[str]:
