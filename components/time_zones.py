@@ -13,8 +13,9 @@ _ASKED: Final = "America/Los_Angeles"
 def provide_time_zones() -> None:
     """Points `TZDIR` to the package `tzdata` where the system lacks its files.
 
-    Minimal installations do, such as Ubuntu 22.04's; ML Metadata then aborts the process at the
-    first query with a filter, without a message. Child processes inherit the variable.
+    Minimal installations do, such as Ubuntu 22.04's; the ML Metadata of TFX 1.16 then aborts the
+    process at the first query with a filter, without a message; that of TFX 1.21 has no such
+    queries. Child processes inherit the variable.
     """
     if not Path(os.environ.get("TZDIR") or _SYSTEM, _ASKED).is_file():
         os.environ["TZDIR"] = str(importlib.resources.files("tzdata") / "zoneinfo")

@@ -34,6 +34,8 @@ def _query(zones: Path) -> subprocess.CompletedProcess[str]:
 
 def test_metadata_can_be_queried_without_time_zones_of_the_system(tmp_path: Path) -> None:
     done = _query(tmp_path)
+    if "filter_query is not supported" in done.stderr:
+        pytest.skip("this ML Metadata has no queries, and asks for no time zones")
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["[]"]
 
