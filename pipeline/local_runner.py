@@ -168,7 +168,8 @@ def run_pipeline(
         InputError: Beam does not know an option of `beam.args`.
         Exception: Any error of a step; `pipeline.causes.cause` extracts the message for the user.
     """
-    # Before TFX is imported: a file that is missing is reported at once.
+    # Before TFX is imported: what is missing is reported at once.
+    _require_plain_interpreter(config.beam.args)
     weights = digest_of(config.model.backbone_options)
     schema = schema_digest(config.data_schema.path)
     require_name(root, config.name)
@@ -184,7 +185,6 @@ def run_pipeline(
 
     others_read_them = bool(_OTHER_RUNNERS.search(" ".join(config.beam.args)))
     require_known_options("beam.args", config.beam.args, others_read_them=others_read_them)
-    _require_plain_interpreter(config.beam.args)
     # Artifacts are recorded by their paths, which must not depend on the current folder.
     root = root.resolve()
     prepare_root(root)

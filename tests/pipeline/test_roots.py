@@ -19,7 +19,7 @@ from components.image_sources.config import InputConfig
 from components.image_sources.fingerprint import fingerprint
 from pipeline.config import BeamConfig, PipelineConfig
 from pipeline.digits import write_digits
-from pipeline.local_runner import run_pipeline
+from pipeline.local_runner import RootError, run_pipeline
 from pipeline.orchestration.lock import current_run_owner, run_lock
 from pipeline.root_doctor import NOTE, OK, WRONG, examine_root
 from pipeline.runs import metadata_file
@@ -54,6 +54,17 @@ def test_a_misspelt_option_of_beam_stops_a_run_before_its_first_step(tmp_path: P
         input=InputConfig(paths=("a",)), beam=BeamConfig(args=("--direct_num_worker=2",))
     )
     with pytest.raises(InputError, match=r"beam\.args: .* did you mean --direct_num_workers\?"):
+        run_pipeline(config, root=tmp_path / "root", on_step=lambda name, seconds: None)
+    assert not (tmp_path / "root").exists()
+
+
+def test_worker_processes_that_would_never_start_stop_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ("--runner=FnApiRunner", "--direct_running_mode=multi_processing")
+    config = PipelineConfig(input=InputConfig(paths=("a",)), beam=BeamConfig(args=args))
+    monkeypatch.setattr(sys, "executable", "/srv/My models/bin/python")
+    with pytest.raises(RootError, match=r"beam\.args: .*/srv/My models/bin/python .*ProcessRunner"):
         run_pipeline(config, root=tmp_path / "root", on_step=lambda name, seconds: None)
     assert not (tmp_path / "root").exists()
 
