@@ -91,13 +91,14 @@ def test_a_dry_run_leaves_the_size_of_model_calls(
 def test_an_unreadable_archive_is_named(tmp_path: Path, run_job: RunJob) -> None:
     path = tmp_path / "train-images-idx3-ubyte.gz"
     whole = gzip.compress(struct.pack(">4I", 0x803, 2_000, 8, 8) + bytes(range(64)) * 2_000)
-    path.write_bytes(whole[:-100])
+    # A sample need not reach the end.
+    path.write_bytes(whole[:64])
     with pytest.raises(InputError) as real:
         run_job(path)
     with pytest.raises(InputError) as dry:
         run_job(path, dry_run=True)
     assert str(dry.value) == str(real.value)
-    assert str(path) in str(dry.value)
+    assert str(dry.value).startswith(f"{path}: damaged or cut short")
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 24, 25, 1_000])
