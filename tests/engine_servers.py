@@ -141,13 +141,8 @@ def _process(command: Sequence[str], folder: Path | None = None) -> Iterator[sub
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    try:
+    with _ended(server):
         yield server
-    finally:
-        # The test may have killed it.
-        with suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 @contextmanager
@@ -155,9 +150,17 @@ def _fork(module: str, *arguments: str, folder: Path) -> Iterator[Forked]:
     """Runs a server in a fork and in a session of its own."""
     output = folder / "printed.txt"
     server = Forked(module, *arguments, output=output, cwd=folder, new_session=True)
-    try:
+    with _ended(server):
         yield server
+
+
+@contextmanager
+def _ended(server: subprocess.Popen | Forked) -> Iterator[None]:
+    """Kills a server and all that it has started."""
+    try:
+        yield
     finally:
+        # The test may have killed it.
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)
         server.wait()
