@@ -190,11 +190,16 @@ def _add(record: UnitRecord, result: BatchResult) -> None:
 
 def _add_unknown(record: UnitRecord, result: BatchResult, classes: Container[str]) -> None:
     """Counts given labels that are numbers and no class; other labels may be of another task."""
-    unknown = NamedCounts.from_json(record.unknown)
-    for label, count in result.values_of("given_label").items():
-        if label is not None and label.isdigit() and label not in classes:
+    found = {
+        label: count
+        for label, count in result.values_of("given_label").items()
+        if label is not None and label.isdigit() and label not in classes
+    }
+    if found:
+        unknown = NamedCounts.from_json(record.unknown)
+        for label, count in found.items():
             unknown.add(UNKNOWN_LABEL, label, count)
-    record.unknown = unknown.to_json()
+        record.unknown = unknown.to_json()
 
 
 def _write_rest(
