@@ -15,6 +15,7 @@ from components.image_sources.config import InputConfig, absolute_path
 from components.image_sources.ignored import ignored_reason
 from components.image_sources.magic_numbers import (
     COMPRESSED_STARTS,
+    IMAGE_STARTS,
     ZIP_STARTS,
     fault_of_start,
 )
@@ -46,7 +47,6 @@ _NUMBERED_SHARD: Final = re.compile(r"-\d{2,}-of-\d{2,}(\.gz)?$")
 _LOOKED_AT: Final = 1000
 _REMOTE_STARTS: Final = 16
 """How many objects are recognised by their first bytes too, because each costs a request."""
-_IMAGE_STARTS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
 
 
 class Locator:
@@ -182,7 +182,7 @@ class Locator:
             return found
         if fault := fault_of_start(head):
             raise InputError(f"{path}: {fault}")
-        if head.startswith(_IMAGE_STARTS):
+        if head.startswith(IMAGE_STARTS):
             raise InputError(f"{path}: an image by itself; name the folder that holds it")
         what = "an empty file" if not head else "no archive, folder, manifest or data set"
         raise InputError(f"{path}: {what}; name its format with `format:` if it is one")

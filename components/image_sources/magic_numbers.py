@@ -1,4 +1,4 @@
-"""The first bytes of compressed streams and of archives, by which their format is recognised.
+"""The first bytes of compressed streams, archives and images, by which their format is known.
 
 The readers of archives use them, the check of images, which names what is no image, and
 `locate.py`, which names files that no reader takes.
@@ -14,6 +14,9 @@ ZSTD_STARTS: Final = (ZSTD_START, *(bytes((0x50 + at,)) + b"\x2a\x4d\x18" for at
 """Of zstd, and of the skippable frames that `pzstd` begins with."""
 COMPRESSED_STARTS: Final = (GZIP_START, *ZSTD_STARTS, BZIP2_START, XZ_START)
 """Of the compressed streams in which tar files are read."""
+
+IMAGE_STARTS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
+"""Of the usual image files."""
 
 ZIP_STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06")
 """Of a zip file with members, and of one without."""

@@ -126,7 +126,7 @@ class Origins:
         record = self.config.tfrecord
         return {
             "manifest": f"the column '{self.config.manifest.label}'",
-            "parquet": f"the column '{column}'",
+            "parquet": f"the column '{column}'" if column else "the folder of the image",
             "webdataset": SIDE_FILE_LABEL,
             "idx": "the label file",
             "tfrecord": f"the feature '{record.label_text}' or '{record.label}'",
@@ -134,8 +134,9 @@ class Origins:
         }[unit.format]
 
     def _split_source(self, image_format: str) -> str:
+        column = self.config.parquet.split
         return {
             "manifest": f"the column '{self.config.manifest.split}'",
-            "parquet": f"the column '{self.config.parquet.split}'",
+            "parquet": f"the column '{column}'" if column else "the folder of the image",
             "tfds": "the data set",
         }.get(image_format, "the source")

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
 from components.image_sources.label_values import LabelValueError, read_record_label
-from components.image_sources.naming import find_column, split_of_value
+from components.image_sources.magic_numbers import IMAGE_STARTS
+from components.image_sources.naming import PathNaming, find_column, split_of_value
 from components.image_sources.origins import note_unread
 from components.image_sources.tar import BATCH_BYTES
 from components.parquet_files import open_untrusted, row_batches
@@ -39,6 +40,8 @@ class _Columns(NamedTuple):
     split: str | None
     names: tuple[str, ...]
     """Class names by number."""
+    has_paths: bool = False
+    """Whether folders name classes and splits, as in archives."""
     unread: str = ""
     """Says which columns there are, if none is that of labels and one may be."""
 
@@ -54,7 +57,8 @@ class ParquetReader(Reader):
         """Returns whether a file holds images, and not paths of images.
 
         A struct with the field `bytes` is a column of images. A plain column of bytes is one if
-        there is no column of paths.
+        there is no column of paths, or if it holds image files, as in tables of Spark's source
+        `binaryFile`.
 
         Raises:
             StorageError: if the file cannot be read.
@@ -62,12 +66,14 @@ class ParquetReader(Reader):
         try:
             with self._open(path) as file:
                 schema = file.schema_arrow
+                if self.config.parquet.image or any(_has_bytes(field.type) for field in schema):
+                    return True
+                plain = [field.name for field in schema if _is_binary(field.type)]
+                if find_column(schema.names, self.config.manifest.path) is None:
+                    return bool(plain)
+                return any(_starts_like_image(file, column) for column in plain)
         except InputError:
             return False
-        if self.config.parquet.image or any(_has_bytes(field.type) for field in schema):
-            return True
-        is_manifest = find_column(schema.names, self.config.manifest.path) is not None
-        return not is_manifest and any(_is_binary(field.type) for field in schema)
 
     def plan(self, path: str) -> Iterator[WorkUnit]:
         """Plans units of whole row groups, with the name of the column of labels as `extra`.
@@ -123,11 +129,16 @@ class ParquetReader(Reader):
         labels = _values(rows, columns.label)
         splits = _values(rows, columns.split)
         limit = self.config.limits.max_bytes
+        naming = PathNaming(self.config, unit.split) if columns.has_paths else None
         for at, data in enumerate(images):
             name = f"{first + at:08d}"
             if names and names[at]:
                 name += f"/{_as_text(names[at])}"
             split = unit.split
+            place = None
+            if naming and names[at]:
+                place = naming.place(_as_text(names[at]))
+                split = split if splits else place.split
             if splits and splits[at] not in (None, ""):
                 split = split_of_value(_as_text(splits[at]))
                 if split is None:
@@ -143,7 +154,7 @@ class ParquetReader(Reader):
             if len(data) > limit:
                 batch.refuse(name, "too_large", f"{len(data)} bytes; limits.max_bytes is {limit}")
                 continue
-            label = None
+            label = place.label if place else None
             if labels:
                 try:
                     label = read_record_label(labels[at], columns.names)
@@ -169,12 +180,16 @@ class ParquetReader(Reader):
             label = label or self._only_classes(path, list(described))
         by_names = self.config.splits.source == "auto"
         names = self.config.labels.names
+        filename = self._find(path, schema, "filename")
+        if not filename and _is_binary(schema.field(image).type):
+            filename = find_column(schema.names, self.config.manifest.path)
         columns = _Columns(
             image=image,
             label=label,
-            filename=self._find(path, schema, "filename"),
+            filename=filename,
             split=self._find(path, schema, "split") if by_names else None,
             names=names or (described.get(label, ()) if label else ()),
+            has_paths=bool(filename and not label),
         )
         known = named(map(repr, schema.names), most=_NAMED)
         unread = f"no column {_LABEL!r} among {known}; name it with parquet.label"
@@ -255,6 +270,13 @@ def _has_bytes(kind: pa.DataType) -> bool:
         return False
     at = kind.get_field_index(_BYTES)
     return at >= 0 and _is_binary(kind[at].type)
+
+
+def _starts_like_image(file: pq.ParquetFile, column: str) -> bool:
+    """Returns whether the first value of a column of bytes is an image file."""
+    rows = row_batches(file, batch_size=1, columns=[column])
+    values = (row.column(0)[0].as_py() for row in rows if row.num_rows)
+    return (next((value for value in values if value), None) or b"").startswith(IMAGE_STARTS)
 
 
 def _images(column: pa.Array) -> tuple[list[bytes | None], list[Any]]:

@@ -33,12 +33,15 @@ class ParquetConfig(Section):
         default="",
         description=(
             "Column of labels. Empty: `label`, or the only column of classes that Hugging Face's"
-            " metadata names; without either the images are unlabelled."
+            " metadata names; without either, the folder in the column of names."
         ),
     )
     filename: str = Field(
         default="",
-        description="Column of names. Empty: the path beside the bytes; without one, the row.",
+        description=(
+            "Column of names. Empty: the path beside the bytes, or the column `manifest.path`;"
+            " without one, the row."
+        ),
     )
     split: str = Field(default="", description="Column of splits. Empty: the file's name.")
 

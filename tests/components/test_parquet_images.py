@@ -194,3 +194,26 @@ def test_damaged_files(tmp_path: Path, damage: str) -> None:
         with pytest.raises(InputError, match=r"a\.parquet: not a readable") as caught:
             read_all(paths=str(path), format=chosen)
         assert "\n" not in str(caught.value)
+
+
+def test_files_that_spark_read(tmp_path: Path) -> None:
+    """The columns are those of Spark's source `binaryFile`."""
+    rows = len(CONTENTS)
+    folders = ["train/cat", "train/dog", "test/cat", "test/images"]
+    places = [f"dbfs:/pets/{folders[row % 4]}/{row}.png" for row in range(rows)]
+    path = write(
+        tmp_path / "part-00000.snappy.parquet",
+        path=places,
+        modificationTime=pa.array([0] * rows, pa.timestamp("us")),
+        length=[*map(len, CONTENTS)],
+        content=pa.array([None, *CONTENTS[1:]], pa.binary()),
+    )
+    batches = read_all(paths=str(path))
+    assert rejects(batches) == {f"00000000/{places[0]}": "bad_record"}
+    found = members(batches)
+    assert found[f"00000001/{places[1]}"] == (CONTENTS[1], "dog", "train")
+    assert found[f"00000002/{places[2]}"] == (CONTENTS[2], "cat", "test")
+    assert found[f"00000003/{places[3]}"] == (CONTENTS[3], None, "test")
+    above = read_all(paths=str(path), labels={"level": 2}, splits={"source": "hash"})
+    assert members(above)[f"00000001/{places[1]}"] == (CONTENTS[1], "train", None)
+    assert "the folder of the image" in batches[0].origins.examples["label"]
