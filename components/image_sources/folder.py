@@ -66,7 +66,9 @@ class FolderReader(Reader):
         if files.is_remote(unit.source):
             return unit.place
         names = unpack_names(unit.extra)
-        facts = "\0".join(f"{name}\0{_version(unit.source, name)}" for name in names)
+        facts = "\0".join(
+            f"{name}\0{file_version(os.path.join(unit.source, name))}" for name in names
+        )
         return facts.encode("utf-8", "surrogateescape") + unit.earlier
 
     def read_files(
@@ -133,9 +135,10 @@ class FolderReader(Reader):
         return data
 
 
-def _version(root: str, name: str) -> str:
+def file_version(path: str) -> str:
+    """Returns size and modification time of a file of this machine, or why it cannot be read."""
     try:
-        status = os.stat(os.path.join(root, name))
+        status = os.stat(path)
     except OSError as error:
         return f"unreadable {error.errno}"
     return f"{status.st_size} {status.st_mtime_ns}"

@@ -83,9 +83,14 @@ class IdxReader(Reader):
             _require_end(labels, stream)
 
     def version(self, unit: WorkUnit) -> bytes:
-        """Returns the version of the image file; it changes when a missing label file comes."""
-        lacks = self.config.labels.source == "auto" and not self._is_labelled(unit.source)
-        return super().version(unit) + b"\0no labels" * lacks
+        """Returns the versions of the image file and of its label file."""
+        version = super().version(unit)
+        if self.config.labels.source == "none":
+            return version
+        if not self._is_labelled(unit.source):
+            return version + b"\0no labels"
+        facts = files.stat(self.label_file(unit.source), self.config.storage)
+        return version + f"\0{facts.size}\0{facts.version}".encode()
 
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
         """Reads rows as PNG images."""

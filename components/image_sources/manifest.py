@@ -18,7 +18,12 @@ from typing import Any, Final
 
 from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.folder import FolderReader, pack_names, unpack_names
+from components.image_sources.folder import (
+    FolderReader,
+    file_version,
+    pack_names,
+    unpack_names,
+)
 from components.image_sources.label_values import (
     LabelValueError,
     UnnamedNumberError,
@@ -115,6 +120,17 @@ class ManifestReader(Reader):
         for batch in FolderReader(self.config).read_files(unit.source, rows, names_are_paths=True):
             note_unread(batch, unit.unread if labelled else "")
             yield batch
+
+    def version(self, unit: WorkUnit) -> bytes:
+        """Returns the manifest's version, and that of each file of this machine that it names.
+
+        As with folders, objects count with their names only.
+        """
+        folder = unit.source.rpartition("/")[0] or "."
+        names = filter(None, unpack_names(unit.extra)[::_FIELDS])
+        paths = [_full(folder, name) for name in names if not _ADDRESS.match(name)]
+        facts = [file_version(path) for path in paths if not files.is_remote(path)]
+        return super().version(unit) + "\0".join(("", *facts)).encode()
 
     def named_files(self, path: str) -> Iterator[str]:
         """Yields the files and objects that a manifest names, for the fingerprint."""

@@ -11,6 +11,7 @@ import pytest
 
 from components.image_sources.config import InputConfig
 from components.image_sources.fingerprint import fingerprint
+from components.image_sources.sources import ImageSource
 from tests import archives
 from tests.components.test_image_sources import members, read_all, rejects
 from trainer.errors import InputError
@@ -275,3 +276,17 @@ def test_names_of_files_may_have_another_unicode_form(images: Path) -> None:
         "cafe\u0301.png": ("cat", None),
         "th\u00e9.png": ("dog", None),
     }
+
+
+def test_a_unit_changes_with_the_files_that_it_names(images: Path) -> None:
+    """Otherwise a bulk job would keep the rows of images that are no longer there."""
+    path = images / "a.csv"
+    path.write_text("path,label\nimages/0.png,cat\n,\nimages/1.png,dog\n")
+    source = ImageSource(InputConfig(paths=(str(path),)))
+    (unit,) = source.units()
+    before = source.version(unit)
+    assert source.version(unit) == before
+    (images / "images/1.png").write_bytes(archives.png(9) + b"more")
+    assert source.version(unit) != before
+    (images / "images/1.png").unlink()
+    assert source.version(unit) != before

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -224,8 +225,12 @@ def test_a_bulk_job_needs_no_file_of_labels(tmp_path: Path) -> None:
     (unit,) = reader.plan(path)
     before = reader.version(unit)
     assert before == reader.version(unit)
-    (tmp_path / "new-labels-idx1-ubyte").write_bytes(b"\0\0\x08\1" + struct.pack(">I", 2) + b"\1\2")
-    assert before != reader.version(unit)
+    labels = tmp_path / "new-labels-idx1-ubyte"
+    labels.write_bytes(b"\0\0\x08\1" + struct.pack(">I", 2) + b"\1\2")
+    assert before != (with_labels := reader.version(unit))
+    labels.write_bytes(b"\0\0\x08\1" + struct.pack(">I", 2) + b"\1\3")
+    os.utime(labels, ns=(1, 1))
+    assert with_labels != reader.version(unit)
 
 
 def noted(caplog: pytest.LogCaptureFixture, tmp_path: Path, path: str, **options: Any) -> list[str]:
