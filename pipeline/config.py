@@ -3,6 +3,7 @@
 The command line loads it and passes on its parts; the packages that use a section define it.
 """
 
+import copy
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -256,6 +257,7 @@ def parse_bulk(
     Raises:
         ConfigError: A key is invalid; the message has a line for each such key.
     """
+    tree = copy.deepcopy(tree)
     if embed_only or fast:
         columns = EMBED_COLUMNS if embed_only else CLASSIFY_COLUMNS
         tree["columns"] = [name for name in columns if not fast or name not in DECODER_COLUMNS]

@@ -1,9 +1,5 @@
 """Defines `vaeline schedule`: runs at scheduled times, on the cluster or with cron."""
 
-import datetime
-import os
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,10 +22,11 @@ def schedule() -> None:
 def create(terminal: Any, config_path: str, overrides: tuple[str, ...]) -> int:
     """Make the schedule on the cluster: one run at a time, none made up for."""
     from pipeline.config import ConfigError, load_config
+    from pipeline.orchestration.local_schedule import coming_starts
     from pipeline.orchestration.platforms import connect
 
     config = load_config(config_path, overrides=overrides)
-    starts = _next_starts(config)
+    starts = coming_starts(config.schedule)
     platform = connect(config)
     for found in platform.list_schedules(config.name):
         if found.state != "ended":
@@ -102,69 +99,26 @@ def local(
     terminal: Any, config_path: str, overrides: tuple[str, ...], root: str, systemd: bool
 ) -> int:
     """Print what starts `vaeline retrain` on this machine; nothing is installed."""
-    from pipeline.config import find_config, load_config
-    from pipeline.orchestration.timers import crontab, missing_variables, systemd_units
-    from pipeline.working_root import missing_parent, root_fault, root_folder
-    from trainer.storage.addresses import names_bucket
+    from pipeline.config import load_config
+    from pipeline.orchestration.local_schedule import plan_local_schedule
 
     config = load_config(config_path, overrides=overrides, root=root)
-    starts = _next_starts(config)
-    executable = shutil.which("vaeline")
-    command = [executable] if executable else [sys.executable, "-P", "-m", "pipeline.cli"]
-    command += ["retrain", "--config", str(find_config(config_path).resolve())]
-    command += ["--root", root]
-    for override in overrides:
-        command += ["--set", override]
-    if systemd:
-        units = systemd_units(config.schedule, command, config.name, Path.cwd())
-    else:
-        units = {"crontab": crontab(config.schedule, command, root_folder(root), Path.cwd())}
-    for name, text in units.items():
+    plan = plan_local_schedule(config, config_path, root=root, overrides=overrides, systemd=systemd)
+    for name, text in plan.units.items():
         terminal.say(f"# {name}", style="bold")
         terminal.say(text)
-    folder = root_folder(root)
-    faults = {"input_fault": _input_fault(config), "root_fault": root_fault(folder)}
-    for fault in filter(None, faults.values()):
-        # A comment, because the output may go to crontab.
-        terminal.say(f"# until this changes, runs fail in {Path.cwd()}: {fault}", style="yellow")
-    variables = missing_variables(os.environ) if _uses_stores(config, root) else []
-    if variables:
+    # Comments, because the output may go to crontab.
+    notes = [
+        f"until this changes, runs fail in {Path.cwd()}: {fault}"
+        for fault in (plan.input_fault, plan.root_fault)
+        if fault
+    ]
+    if plan.variables:
         place = "with Environment= in the service" if systemd else "above the line"
-        names = ", ".join(variables)
-        terminal.say(f"# set {place}, as they are in this shell: {names}", style="yellow")
-    note = "" if names_bucket(root) or faults["root_fault"] else missing_parent(folder)
-    if note:
+        notes.append(f"set {place}, as they are in this shell: {', '.join(plan.variables)}")
+    for note in filter(None, (*notes, plan.root_note)):
         terminal.say(f"# {note}", style="yellow")
-    terminal.result({"units": units, "next": starts, **faults, "root_note": note,
-                     "variables": variables})  # fmt: skip
+    terminal.result({"units": plan.units, "next": plan.starts, "input_fault": plan.input_fault,
+                     "root_fault": plan.root_fault, "root_note": plan.root_note,
+                     "variables": plan.variables})  # fmt: skip
     return 0
-
-
-def _uses_stores(config: Any, root: str) -> bool:
-    """Returns whether runs read or write anything in an object store."""
-    from pipeline.config import to_yaml
-    from trainer.storage.addresses import SCHEMES
-
-    text = f"{root}\n{to_yaml(config)}"
-    return any(scheme in text for scheme in SCHEMES)
-
-
-def _input_fault(config: Any) -> str:
-    """Returns why the input on this machine cannot be read now; empty if it can."""
-    from pipeline.jobs import check_input
-    from trainer.errors import InputError
-
-    if any("://" in path or path.startswith("tfds:") for path in config.input.paths):
-        return ""
-    try:
-        check_input(config.input)
-    except InputError as error:
-        return str(error)
-    return ""
-
-
-def _next_starts(config: Any) -> list[str]:
-    from pipeline.orchestration.timers import next_starts
-
-    now = datetime.datetime.now(datetime.UTC)
-    return [time.isoformat() for time in next_starts(config.schedule, 3, now=now)]

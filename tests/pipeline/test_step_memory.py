@@ -44,5 +44,9 @@ def test_garbage_is_collected_after_long_steps(seconds: float, is_free: bool) ->
 
 
 def test_other_c_libraries_keep_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """musl's, for instance, has no `malloc_trim`; garbage is collected all the same."""
+    collected: list[int] = []
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    release_memory(0.1)
+    monkeypatch.setattr(gc, "collect", lambda: collected.append(1))
+    release_memory(60.0)
+    assert collected
