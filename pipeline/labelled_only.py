@@ -1,6 +1,6 @@
 """Builds the steps that train and measure a second model without the unlabelled images.
 
-`graph.py` adds them if `evaluation.labelled_only` is on; ModelGate reads what they measure.
+`model_steps.py` adds them if `evaluation.labelled_only` is on; ModelGate reads what they measure.
 """
 
 from collections.abc import Mapping

@@ -180,7 +180,8 @@ def run_pipeline(
         from components.serving_check.check import STOP_CHECKS, end_ahead, start_ahead
         from pipeline.cache_keys import location_independent_cache
         from pipeline.dag_runner import DagRunner
-        from pipeline.graph import Places, create_pipeline
+        from pipeline.graph import create_pipeline
+        from pipeline.places import Places
         from pipeline.quick_beam import quick_beam
 
     others_read_them = bool(_OTHER_RUNNERS.search(" ".join(config.beam.args)))

@@ -24,7 +24,8 @@ from components.retraining.component import InputState
 from components.retraining.history import history_path
 from components.tfx_api import tfx
 from pipeline.config import BeamConfig, ConfigError, PipelineConfig
-from pipeline.graph import CLUSTER_BASELINE, Places, create_pipeline
+from pipeline.graph import create_pipeline
+from pipeline.model_steps import CLUSTER_BASELINE
 from pipeline.orchestration.config import ClusterConfig
 from pipeline.orchestration.reach import require_reach
 from pipeline.orchestration.resources import (
@@ -37,6 +38,7 @@ from pipeline.orchestration.resources import (
     train_on_workers,
 )
 from pipeline.orchestration.step_settings import ACCELERATED_STEPS
+from pipeline.places import Places
 from pipeline.runs.step import LABELLED_ONLY_EVALUATOR
 
 INPUT_STATE = "InputState"

@@ -9,14 +9,9 @@ from tfx.dsl.components.common.resolver import RESOLVER_CONFIG
 from components.image_example_gen.executor import FINGERPRINT, INPUT_CONFIG, SPAN
 from pipeline.config import ConfigError, PipelineConfig, parse_config
 from pipeline.evaluation import SLICES_MODULE, create_eval_config
-from pipeline.graph import (
-    BASE,
-    BASELINE,
-    CLUSTER_BASE,
-    CLUSTER_BASELINE,
-    Places,
-    create_pipeline,
-)
+from pipeline.graph import create_pipeline
+from pipeline.model_steps import BASE, BASELINE, CLUSTER_BASE, CLUSTER_BASELINE
+from pipeline.places import Places
 from pipeline.step_digests import STEP_MODULES
 
 STEPS = [

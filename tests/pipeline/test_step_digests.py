@@ -15,6 +15,7 @@ CLOSURES = {step: GRAPH.closure(modules) for step, modules in STEP_MODULES.items
 BEFORE = step_digests()
 SEEN = (
     "pipeline.graph",
+    "pipeline.model_steps",
     "pipeline.jobs",
     "pipeline.labelling",
     "pipeline.step_display",
