@@ -24,7 +24,8 @@ CORE = [
     "more-itertools>=10",
     "numpy>=1.26",
     "opencv-python-headless>=4.9",
-    "pillow>=10.3",
+    # With AVIF.
+    "pillow>=11.3",
     "psutil>=5.9",
     "pyarrow>=10",
     "pydantic>=2.7,<3",

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, PngImagePlugin
 
-FORMATS: Final = ("jpeg", "png", "gif", "bmp", "webp")
+FORMATS: Final = ("jpeg", "png", "gif", "bmp", "webp", "tiff", "avif", "jp2")
 
 _PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 _BYTES: Final = (0x00, 0x01, 0x02, 0x03, 0x04, 0x08, 0x10, 0x7F, 0x80, 0xFE, 0xFF)
@@ -106,11 +106,32 @@ def valid_files() -> dict[str, bytes]:
         "webp/alpha": (clear, {}),
         "webp/turned": (noise, {"exif": exif}),
         "webp/animated": (noise, frames),
+        "tiff/colour": (noise, {}),
+        "tiff/lzw": (picture, {"compression": "tiff_lzw"}),
+        "tiff/deflate": (noise, {"compression": "tiff_adobe_deflate"}),
+        "tiff/bits": (picture.convert("1"), {"compression": "tiff_lzw"}),
+        "tiff/palette": (noise.quantize(16), {"compression": "packbits"}),
+        "tiff/deep": (Image.fromarray(rng.integers(0, 65536, (9, 12), np.uint16)), {}),
+        "tiff/alpha": (clear, {}),
+        "tiff/cmyk": (noise.convert("CMYK"), {}),
+        "tiff/turned": (noise, {"tiffinfo": {0x0112: 6}}),
+        "tiff/pages": (noise, frames),
+        "tiff/big": (noise, {"big_tiff": True}),
+        "avif/colour": (picture, {}),
+        "avif/grey": (picture.convert("L"), {}),
+        "avif/alpha": (clear, {}),
+        "avif/turned": (picture, {"exif": exif}),
+        "avif/animated": (noise, frames),
+        "jp2/colour": (noise, {}),
+        "jp2/stream": (noise, {"no_jp2": True}),
+        "jp2/alpha": (clear, {}),
+        "jp2/tiles": (picture, {"tile_size": (16, 16)}),
     }
     files = {}
     for name, (image, options) in saved.items():
         sink = io.BytesIO()
-        image.save(sink, name.partition("/")[0], **options)
+        kind = name.partition("/")[0]
+        image.save(sink, "JPEG2000" if kind == "jp2" else kind, **options)
         files[name] = sink.getvalue()
     deep = rng.integers(0, 65536, (9, 12, 3), np.uint16)
     files["png/deep"] = cv2.imencode(".png", deep)[1].tobytes()

@@ -85,6 +85,21 @@ def bmp(seed: int = 0) -> bytes:
     return _saved(pixels(seed, 9, 12, 3), "BMP")
 
 
+def tiff(seed: int = 0, **options: object) -> bytes:
+    """A TIFF in colours; `options` as of Pillow's writer."""
+    return _saved(pixels(seed, 9, 12, 3), "TIFF", **options)
+
+
+def avif(seed: int = 0, **options: object) -> bytes:
+    """A lossy AVIF, 24 rows and 40 columns."""
+    return _saved(cv2.GaussianBlur(pixels(seed, 24, 40, 3), (9, 9), 4), "AVIF", **options)
+
+
+def jpeg_2000(seed: int = 0, **options: object) -> bytes:
+    """A lossless JPEG 2000."""
+    return _saved(pixels(seed, 9, 12, 3), "JPEG2000", **options)
+
+
 def blank_png(side: int, depth: int = 8, rows: int | None = None) -> bytes:
     """A grey PNG of one value; its header says `side` rows, its data has `rows` of them."""
 
@@ -112,7 +127,11 @@ def defects() -> dict[str, tuple[bytes, str]]:
         "bad/cut.gif": (gif()[:100], "truncated"),
         "bad/cut.webp": (webp()[:100], "truncated"),
         "bad/cut.bmp": (bmp()[:100], "truncated"),
-        "bad/scan.tif": (_saved(pixels(4, 9, 12, 3), "TIFF"), "unsupported_format"),
+        "bad/depth.tif": (
+            _saved(pixels(4, 9, 12).astype("float32"), "TIFF"),
+            "unsupported_format",
+        ),
+        "bad/cut.tif": (tiff()[:400], "truncated"),
         "bad/inner.zip": (zip_bytes({"a/1.png": sound}), "nested_archive"),
         "bad/inner.tar": (tar_bytes({"a/1.png": sound}), "nested_archive"),
         "bad/bomb.png": (blank_png(30_000, depth=1, rows=10), "too_many_pixels"),

@@ -11,6 +11,7 @@ from typing import Final
 from components.image_checks.exif import webp_orientation
 from components.image_checks.header import ImageHeader
 from components.image_checks.jpeg import parse_jpeg
+from components.image_checks.pillow_formats import parse_boxes, parse_tiff
 from components.image_checks.png import parse_png
 from components.image_checks.reject_reasons import ImageFaultError
 from components.image_sources.config import RATIO_FLOOR, LimitsConfig
@@ -26,20 +27,15 @@ from components.image_sources.magic_numbers import (
 
 # Unsupported formats that the rejects table names instead of "not an image".
 _OTHER_IMAGES: Final = (
-    (0, b"II*\x00", "TIFF"),
-    (0, b"MM\x00*", "TIFF"),
-    (0, b"II+\x00", "TIFF"),
-    (0, b"MM\x00+", "TIFF"),
     (4, b"ftypcrx ", "camera raw"),
     (0, b"FUJIFILMCCD-RAW", "camera raw"),
     (0, b"IIRO", "camera raw"),
     (0, b"IIRS", "camera raw"),
     (0, b"IIU\x00", "camera raw"),
-    (4, b"ftypavi", "AVIF"),
     (4, b"ftyphei", "HEIC"),
-    (4, b"ftypmif1", "HEIF"),
-    (0, b"\x00\x00\x00\x0cjP  ", "JPEG 2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG 2000"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (4, b"ftypmsf1", "HEIC"),
     (0, b"\x00\x00\x00\x0cJXL ", "JPEG XL"),
     (0, b"\xff\x0a", "JPEG XL"),
     (0, b"8BPS", "Photoshop"),
@@ -203,4 +199,8 @@ _PARSERS: Final[dict[bytes, Callable[[bytes], ImageHeader | None]]] = {
     b"GI": _gif,
     b"BM": _bmp,
     b"RI": _webp,
+    b"II": parse_tiff,
+    b"MM": parse_tiff,
+    b"\0\0": parse_boxes,
+    b"\xff\x4f": parse_boxes,
 }

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from components.image_checks.header import ImageHeader
+from components.image_checks.pillow_formats import PILLOW_FORMATS, decode_by_pillow
 from components.image_checks.png import without_animation
 from components.image_checks.reject_reasons import ImageFaultError
 
@@ -72,11 +73,13 @@ def decode(data: bytes, header: ImageHeader, *, ratio: int = 1) -> np.ndarray:
     Returns:
         uint8 [height, width, channels], channels 1, 3 (RGB) or 4 (RGBA) as `header.channels`;
         the orientation may swap height and width. 16-bit samples are divided by 257 and rounded.
-        Of an animated GIF or WebP it is the first frame, of a PNG the default image.
+        Of a file of several images it is the first, of an animated PNG the default image.
 
     Raises:
         ImageFaultError: if it cannot be decoded.
     """
+    if header.format in PILLOW_FORMATS:
+        return decode_by_pillow(data, header)
     by_pillow = header.format in ("gif", "bmp") or header.convert in _BY_PILLOW
     by = _decode_pillow if by_pillow else _decode_opencv
     pixels = by(data, header, ratio)

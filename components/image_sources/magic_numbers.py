@@ -15,7 +15,10 @@ ZSTD_STARTS: Final = (ZSTD_START, *(bytes((0x50 + at,)) + b"\x2a\x4d\x18" for at
 COMPRESSED_STARTS: Final = (GZIP_START, *ZSTD_STARTS, BZIP2_START, XZ_START)
 """Of the compressed streams in which tar files are read."""
 
-IMAGE_STARTS: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF")
+IMAGE_STARTS: Final = (
+    *(b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"RIFF"),
+    *(b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP  "),
+)
 """Of the usual image files."""
 
 ZIP_STARTS: Final = (b"PK\x03\x04", b"PK\x05\x06")

@@ -97,6 +97,9 @@ def test_checksums_of_critical_png_chunks_count(kind: bytes, reason: str) -> Non
         (archives.gif(3), ImageHeader("gif", 9, 12, 3, frames=2, convert="GIF")),
         (archives.webp(), ImageHeader("webp", 9, 12, 3, convert="WebP")),
         (archives.bmp(), ImageHeader("bmp", 9, 12, 3, convert="BMP")),
+        (archives.tiff(), ImageHeader("tiff", 9, 12, 3, convert="TIFF")),
+        (archives.avif(), ImageHeader("avif", 24, 40, 3, convert="AVIF")),
+        (archives.jpeg_2000(), ImageHeader("jp2", 9, 12, 3, convert="JPEG 2000")),
     ],
     ids=lambda value: value.format if isinstance(value, ImageHeader) else "",
 )
@@ -160,7 +163,11 @@ def test_limits() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [archives.png, archives.jpeg, archives.webp, archives.bmp, archives.gif]
+    "make",
+    [
+        *(archives.png, archives.jpeg, archives.webp, archives.bmp, archives.gif),
+        *(archives.tiff, archives.avif, archives.jpeg_2000),
+    ],
 )
 def test_every_cut_is_found(make: type) -> None:
     data = make()
@@ -177,6 +184,10 @@ SEEDS = [
     archives.webp(),
     archives.bmp(),
     archives.turned_jpeg(3),
+    archives.tiff(),
+    archives.tiff(compression="tiff_lzw"),
+    archives.avif(),
+    archives.jpeg_2000(),
 ]
 
 
@@ -362,7 +373,7 @@ def test_the_end_of_a_scan_is_found_across_windows(data: bytes, window: int) -> 
     [
         (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "unsupported_format: camera raw"),
         (b"FUJIFILMCCD-RAW 0201", "unsupported_format: camera raw"),
-        (b"\0\0\0\x18ftypavis\0\0\0\0", "unsupported_format: AVIF"),
+        (b"\0\0\0\x18ftyphevc\0\0\0\0", "unsupported_format: HEIC"),
         (b"P5 12 9 255 ", "unsupported_format: PNM"),
         (bytes(128) + b"DICM", "unsupported_format: DICOM"),
         (b"version https://git-lfs.github.com/spec/v1\n", "not_an_image: a pointer of Git LFS"),

@@ -10,7 +10,7 @@ ENCODED: Final = "image/encoded"
 """bytes [1]: the image as a JPEG or PNG file: the original; or a PNG, where the original has
 another format, or is larger than the model's image (`input.store`)."""
 FORMAT: Final = "image/format"
-"""bytes [1]: format of the original: `jpeg`, `png`, `gif`, `bmp` or `webp`, by its content."""
+"""bytes [1]: format of the original by its content, such as `jpeg`, see `ImageHeader.format`."""
 HEIGHT: Final = "image/height"
 """int64 [1]: rows of the original, upright, pixels."""
 WIDTH: Final = "image/width"

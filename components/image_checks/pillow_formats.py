@@ -1,0 +1,223 @@
+"""Reads TIFF, AVIF and JPEG 2000 by Pillow, because the served graph cannot decode them.
+
+`checking.py` reads their headers by it, and `pixel_decoding.py` their pixels.
+"""
+
+import io
+import logging
+import warnings
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+from PIL import AvifImagePlugin, ImageFile, ImageOps, Jpeg2KImagePlugin, TiffImagePlugin
+
+from components.image_checks.header import ImageHeader
+from components.image_checks.reject_reasons import ImageFaultError
+
+TIFF, AVIF, JPEG_2000 = "tiff", "avif", "jp2"
+PILLOW_FORMATS: Final = frozenset((TIFF, AVIF, JPEG_2000))
+"""Values of `ImageHeader.format` that this module decodes."""
+
+_NAMES: Final = {TIFF: "TIFF", AVIF: "AVIF", JPEG_2000: "JPEG 2000"}
+_TIFF_STARTS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+"""Of TIFF and BigTIFF, in both orders of bytes."""
+_JPEG_2000_STARTS: Final = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
+"""Of the file format and of the bare codestream."""
+_AVIF_BRANDS: Final = (b"avif", b"avis")
+_MOST_BRANDS: Final = 1024
+"""Bytes of the box that are looked at."""
+_COMMON_BRAND: Final = b"mif1"
+"""Of HEIC as well; the other brands then say which it is."""
+
+_GREY: Final = frozenset(("1", "L"))
+_DEEP: Final = frozenset(("I;16", "I;16B", "I;16L", "I;16N"))
+_COLOUR: Final = frozenset(("P", "RGB", "RGBX", "CMYK", "YCbCr"))
+_CLEAR: Final = frozenset(("LA", "La", "PA", "RGBA", "RGBa"))
+"""Modes of Pillow, by what becomes of them: grey, 16-bit grey, colour, colour with alpha."""
+
+# Tags of TIFF 6.0, and of DNG.
+_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _DNG_VERSION = 254, 258, 262, 50706
+_IS_THUMBNAIL: Final = 1
+_CANON: Final = b"CR"
+"""After the header of Canon's raw files, instead of a directory."""
+_RAW: Final = "camera raw"
+_COMPRESSIONS: Final = frozenset(
+    ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "zstd", "lzma")
+)
+"""By Pillow's names. In JPEG and those of fax, libtiff fills damaged rows with any memory."""
+_WHITE_IS_ZERO: Final = 0
+
+_FOREIGN: Final = (
+    *(OSError, SyntaxError, ValueError, RuntimeError, EOFError),
+    *(TypeError, LookupError, ArithmeticError, AttributeError, MemoryError),
+)
+"""What Pillow's plugins raise on damaged files."""
+
+# One thread an image, because several images are decoded at once.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+# What they say would go to standard error, from any thread; the reject has the reason.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger(TiffImagePlugin.__name__).setLevel(logging.CRITICAL)
+
+
+def parse_tiff(data: bytes) -> ImageHeader | None:
+    """Reads the header of a TIFF; None if it is none.
+
+    Raises:
+        ImageFaultError: if it is damaged, a camera's raw file, or of a kind that cannot be read.
+    """
+    if not data.startswith(_TIFF_STARTS):
+        return None
+    if data[8:10] == _CANON:
+        raise _unsupported(_RAW)
+    return _header(data, TIFF)
+
+
+def parse_boxes(data: bytes) -> ImageHeader | None:
+    """Reads the header of an AVIF or a JPEG 2000, as boxes or a codestream; None if it is none.
+
+    Raises:
+        ImageFaultError: if it is damaged, or of a kind that cannot be read.
+    """
+    if data.startswith(_JPEG_2000_STARTS):
+        _require_end(data)
+        return _header(data, JPEG_2000)
+    if data[4:8] != b"ftyp":
+        return None
+    # ISO/IEC 14496-12: the size of the box, `ftyp`, the major brand, its version, other brands.
+    size = min(int.from_bytes(data[:4], "big"), len(data), _MOST_BRANDS)
+    brands = [data[8:12], *(data[at : at + 4] for at in range(16, size, 4))]
+    is_avif = brands[0] in _AVIF_BRANDS
+    if brands[0] == _COMMON_BRAND:
+        is_avif = any(brand in _AVIF_BRANDS for brand in brands)
+    return _header(data, AVIF) if is_avif else None
+
+
+def decode_by_pillow(data: bytes, header: ImageHeader) -> np.ndarray:
+    """Decodes the first image of a file.
+
+    Args:
+        data: The file's bytes.
+        header: Its header, from `parse_tiff` or `parse_boxes`.
+
+    Returns:
+        uint8 [height, width, channels], upright, channels 1, 3 (RGB) or 4 (RGBA) as
+        `header.channels`. Grey samples of more than 8 bits are scaled and rounded; of those of
+        colours Pillow takes the upper 8 bits.
+
+    Raises:
+        ImageFaultError: if it cannot be decoded.
+    """
+    try:
+        with _open(data, header.format) as image:
+            most, is_inverted = _range(image)
+            # Pillow turns a TIFF as it loads it, and the others here.
+            upright = ImageOps.exif_transpose(image)
+            if (upright.height, upright.width) != (header.height, header.width):
+                raise ValueError(f"{upright.width} x {upright.height} pixels")
+            if header.bit_depth > 8:
+                return _of_8_bits(np.asarray(upright), most, is_inverted)
+            if upright.mode == "La":
+                upright = upright.convert("LA")
+            mode = {1: "L", 3: "RGB", 4: "RGBA"}[header.channels]
+            pixels = np.asarray(upright.convert(mode))
+            return pixels.reshape(header.height, header.width, header.channels)
+    except _FOREIGN as error:
+        raise _fault("decode", header.format, error) from error
+
+
+def _require_end(data: bytes) -> None:
+    """Raises unless the codestream of a JPEG 2000 ends in its marker: OpenJPEG leaves tiles out.
+
+    ISO/IEC 15444-1, annexes A and I: boxes of size, type and content; 0 is a box up to the end of
+    the file, 1 one whose size follows in 8 bytes.
+    """
+    at, end = 0, len(data)
+    while data.startswith(_JPEG_2000_STARTS[0]) and at + 16 <= len(data):
+        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        if size == 1:
+            size = int.from_bytes(data[at + 8 : at + 16], "big")
+        if kind == b"jp2c":
+            end = at + size if size else end
+            break
+        if size < 8:
+            break
+        at += size
+    if data[end - 2 : end] != b"\xff\xd9":
+        raise ImageFaultError("check", "truncated", "JPEG 2000 without its end")
+
+
+def _header(data: bytes, kind: str) -> ImageHeader:
+    name = _NAMES[kind]
+    try:
+        with _open(data, kind) as image:
+            if isinstance(image, TiffImagePlugin.TiffImageFile):
+                _refuse_raw(image)
+                compression = image.info.get("compression")
+                if compression not in _COMPRESSIONS:
+                    raise _unsupported(f"{name} in the compression {compression}; use LZW")
+            mode, is_animated = image.mode, getattr(image, "is_animated", False)
+            width, height = image.size
+            if image.getexif().get(0x0112, 1) >= 5 and kind != TIFF:
+                width, height = height, width
+    except ImageFaultError:
+        raise
+    except _FOREIGN as error:
+        raise _fault("check", kind, error) from error
+    known = {_GREY: (1, 8), _DEEP: (1, 16), _COLOUR: (3, 8), _CLEAR: (4, 8)}
+    channels, depth = next((known[modes] for modes in known if mode in modes), (0, 0))
+    if not channels:
+        raise _unsupported(f"{name} with pixels of mode {mode}; 8 bits, or 16 of grey, can be read")
+    frames = 2 if is_animated else 1
+    return ImageHeader(kind, height, width, channels, depth, 1, frames, name)
+
+
+def _refuse_raw(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Raises for a camera's raw file: its first image as a TIFF is a small preview."""
+    tags = image.tag_v2
+    is_preview = tags.get(_SUBFILE_TYPE, 0) & _IS_THUMBNAIL
+    if _DNG_VERSION in tags or is_preview:
+        raise _unsupported(_RAW)
+
+
+def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
+    """Opens a file without decoding it; unlike `Image.open`, faults keep their messages."""
+    openers: dict[str, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+        TIFF: TiffImagePlugin.TiffImageFile,
+        AVIF: AvifImagePlugin.AvifImageFile,
+        JPEG_2000: Jpeg2KImagePlugin.Jpeg2KImageFile,
+    }
+    return openers[kind](io.BytesIO(data))
+
+
+def _range(image: ImageFile.ImageFile) -> tuple[int, bool]:
+    """Returns the largest sample of a grey image of more than 8 bits, and whether it is black."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 65535, False
+    bits = image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0]
+    return (1 << bits) - 1, image.tag_v2.get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
+def _of_8_bits(samples: np.ndarray, most: int, is_inverted: bool) -> np.ndarray:
+    """Scales grey samples of 0 to `most` to 8 bits, rounded."""
+    grey = np.minimum(samples.astype(np.uint32), most)
+    if is_inverted:
+        grey = most - grey
+    return ((grey * 255 + most // 2) // most).astype(np.uint8)[..., None]
+
+
+def _unsupported(detail: str) -> ImageFaultError:
+    return ImageFaultError("check", "unsupported_format", detail)
+
+
+def _fault(stage: str, kind: str, error: BaseException) -> ImageFaultError:
+    """Returns the fault of a file that Pillow refuses."""
+    text = " ".join(str(error).split())
+    if "unknown pixel mode" in text or isinstance(error.__cause__, KeyError):
+        return _unsupported(f"{_NAMES[kind]} of a kind that cannot be read; 8-bit images can")
+    lower = text.lower()
+    is_cut = any(word in lower for word in ("truncat", "not enough", "end of", "eof", "too short"))
+    return ImageFaultError(
+        stage, "truncated" if is_cut else "corrupt", f"{_NAMES[kind]} does not decode: {text}"
+    )

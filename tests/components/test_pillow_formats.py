@@ -1,0 +1,180 @@
+"""TIFF, AVIF and JPEG 2000: all kinds that people have, as viewers show them."""
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from components.image_checks import (
+    ImageFaultError,
+    ImageHeader,
+    check,
+    decode,
+    model_pixels,
+    to_servable,
+    verify,
+)
+from components.image_sources.config import LimitsConfig
+from tests import archives
+from trainer.config import ImageConfig
+
+COLOUR = Image.fromarray(archives.pixels(1, 10, 14, 3))
+GREY = COLOUR.convert("L")
+DEEP = Image.fromarray(np.random.default_rng(2).integers(0, 65536, (10, 14), np.uint16))
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+TIFF_TAGS = {"type": 254, "photometric": 262, "orientation": 274, "dng": 50706}
+
+
+def saved(image: Image.Image, image_format: str = "TIFF", **options: Any) -> bytes:
+    sink = io.BytesIO()
+    image.save(sink, image_format, **options)
+    return sink.getvalue()
+
+
+def tagged(image: Image.Image, **tags: Any) -> bytes:
+    return saved(image, tiffinfo={TIFF_TAGS[name]: value for name, value in tags.items()})
+
+
+def read(data: bytes) -> tuple[ImageHeader, np.ndarray]:
+    header = check(data, LimitsConfig())
+    assert isinstance(header, ImageHeader), header
+    verify(data, header)
+    return header, decode(data, header)
+
+
+def fault_of(data: bytes) -> ImageFaultError:
+    fault = check(data, LimitsConfig())
+    assert isinstance(fault, ImageFaultError)
+    return fault
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", None])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "LA"])
+def test_kinds_of_tiff(mode: str, compression: str | None) -> None:
+    image = COLOUR.convert("RGBA").convert("LA") if mode == "LA" else COLOUR.convert(mode)
+    header, pixels = read(saved(image, compression=compression))
+    shown = {"1": "L", "L": "L", "LA": "RGBA", "RGBA": "RGBA"}.get(mode, "RGB")
+    expected = np.asarray(image.convert(shown)).reshape(10, 14, -1)
+    assert header == ImageHeader("tiff", 10, 14, expected.shape[2], convert="TIFF")
+    np.testing.assert_array_equal(pixels, expected)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        saved(COLOUR, big_tiff=True),
+        saved(COLOUR, "JPEG2000"),
+        saved(COLOUR, "JPEG2000", no_jp2=True),
+        saved(COLOUR, "AVIF", quality=100, subsampling="4:4:4"),
+    ],
+    ids=["big tiff", "jp2", "j2k", "avif"],
+)
+def test_colours(data: bytes) -> None:
+    _, pixels = read(data)
+    difference = np.abs(pixels.astype(int) - np.asarray(COLOUR)).max()
+    assert difference <= 4, "the best AVIF is not quite lossless"
+
+
+def test_inks_and_transparency() -> None:
+    assert read(saved(COLOUR.convert("CMYK")))[1].shape == (10, 14, 3)
+    clear = COLOUR.convert("RGBA")
+    clear.putalpha(128)
+    assert read(saved(clear, "AVIF"))[0].channels == 4
+
+
+def test_16_bits_are_rounded_to_8() -> None:
+    expected = np.round(np.asarray(DEEP) / 257).astype(np.uint8)[..., None]
+    for data in (saved(DEEP), saved(DEEP, compression="tiff_lzw"), saved(DEEP, "JPEG2000")):
+        header, pixels = read(data)
+        assert (header.channels, header.bit_depth) == (1, 16)
+        np.testing.assert_array_equal(pixels, expected)
+    _, inverted = read(tagged(DEEP, photometric=0))
+    assert np.abs(inverted.astype(int) + expected - 255).max() <= 1
+
+
+def test_turned_images_are_upright() -> None:
+    upright = np.asarray(ImageOps.exif_transpose(_with(COLOUR, TURNED)))
+    header, pixels = read(tagged(COLOUR, orientation=6))
+    assert (header.height, header.width, header.orientation) == (14, 10, 1)
+    np.testing.assert_array_equal(pixels, upright)
+    header, pixels = read(saved(COLOUR, "AVIF", exif=TURNED, quality=100, subsampling="4:4:4"))
+    assert header.upright_size == (14, 10)
+    assert np.abs(pixels.astype(int) - upright).max() <= 4
+
+
+def _with(image: Image.Image, exif: Image.Exif) -> Image.Image:
+    copy = image.copy()
+    copy.getexif().update(exif)
+    return copy
+
+
+def test_the_first_of_several_images_counts() -> None:
+    data = saved(COLOUR, save_all=True, append_images=[COLOUR.rotate(180)])
+    header, pixels = read(data)
+    assert header.frames == 2
+    np.testing.assert_array_equal(pixels, np.asarray(COLOUR))
+
+
+def test_what_is_served_has_the_same_pixels() -> None:
+    image = ImageConfig(height=6, width=6, channels=3)
+    for data in (archives.tiff(), archives.avif(), archives.jpeg_2000(), tagged(GREY)):
+        header, pixels = read(data)
+        stored = to_servable(data, header, image)
+        stored_header, stored_pixels = read(stored)
+        assert stored_header.format == "png"
+        np.testing.assert_array_equal(stored_pixels, pixels)
+        np.testing.assert_array_equal(
+            model_pixels(data, header, image), model_pixels(stored, stored_header, image)
+        )
+
+
+@pytest.mark.parametrize(
+    ("data", "detail"),
+    [
+        (saved(Image.fromarray(np.ones((4, 4), np.float32))), "TIFF with pixels of mode F"),
+        (saved(Image.fromarray(np.ones((4, 4), np.int32))), "TIFF with pixels of mode I"),
+        (saved(GREY.convert("1"), compression="group4"), "TIFF in the compression group4"),
+        (saved(COLOUR, compression="jpeg"), "TIFF in the compression jpeg; use LZW"),
+        (tagged(GREY, type=1), "camera raw"),
+        (tagged(GREY, dng=b"\1\4\0\0"), "camera raw"),
+        (b"II*\0\x10\0\0\0CR\2\0" + bytes(40), "camera raw"),
+    ],
+    ids=["floats", "32 bits", "fax", "jpeg", "preview", "dng", "cr2"],
+)
+def test_what_cannot_be_read_is_named(data: bytes, detail: str) -> None:
+    fault = fault_of(data)
+    assert fault.reason == "unsupported_format"
+    assert fault.detail.startswith(detail)
+
+
+def test_other_containers_are_not_taken_for_these() -> None:
+    brands = b"\0\0\0\x18ftyp%s\0\0\0\0%s" + bytes(40)
+    assert fault_of(brands % (b"heic", b"mif1heic")).detail == "HEIC"
+    assert fault_of(brands % (b"mif1", b"heicmiaf")).detail == "HEIC"
+    assert fault_of(brands % (b"mif1", b"avifmiaf")).detail.startswith("AVIF does not decode")
+    assert fault_of(brands % (b"mp42", b"isommp42")).reason == "not_an_image"
+    assert fault_of(b"IIU\0" + bytes(40)).detail == "camera raw"
+
+
+def test_limits_hold_before_decoding() -> None:
+    data = saved(Image.new("L", (6000, 6000)), compression="tiff_lzw")
+    for limits, reason in (
+        (LimitsConfig(max_pixels=8_000_000), "too_many_pixels"),
+        (LimitsConfig(max_ratio=100), "too_compressed"),
+    ):
+        fault = check(data, limits)
+        assert isinstance(fault, ImageFaultError)
+        assert fault.reason == reason
+
+
+def test_a_codestream_without_its_last_tiles_is_cut() -> None:
+    """OpenJPEG shows grey for tiles that are missing."""
+    for options in ({}, {"no_jp2": True}):
+        data = saved(COLOUR, "JPEG2000", tile_size=(5, 5), **options)
+        tiles = [at for at in range(len(data)) if data[at : at + 2] == b"\xff\x90"]
+        assert len(tiles) > 4
+        for cut in (tiles[2], tiles[-1], len(data) - 2):
+            assert fault_of(data[:cut]).reason == "truncated"
