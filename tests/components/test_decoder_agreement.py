@@ -10,7 +10,7 @@ import pytest
 from benchmarks.fuzz_decoders import Comparison, mutants
 from benchmarks.image_mutations import FORMATS
 
-FILES = 800
+FILES = 500
 """Per format."""
 
 
