@@ -89,6 +89,17 @@ def test_chance_error_of_probabilities_is_that_of_their_grid() -> None:
     assert all(math.isnan(value) for value in ConfidenceGrid().chance_error())
 
 
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_chance_error_of_fewer_images_than_bins(count: int) -> None:
+    """Each image is then a bin, whose expected error is 2 c (1 - c)."""
+    grid = ConfidenceGrid()
+    for _ in range(count):
+        grid.add(0.7, right=True)
+    stated = grid.chance_error()
+    assert stated.mean == pytest.approx(2 * 0.7 * 0.3, abs=0.1)
+    assert stated.mean < stated.high < 1.0
+
+
 @pytest.mark.parametrize("images", [2, 40, 137])
 def test_a_few_right_answers_do_not_make_the_model_certain(images: int) -> None:
     logits = np.zeros((images, 4))

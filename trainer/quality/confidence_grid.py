@@ -100,7 +100,7 @@ class ConfidenceGrid:
 
         The hits of a bin then have the variance v = sum of c (1 - c). Their mean absolute
         deviation is sqrt(2 v / pi) where v is not small, otherwise 2 v exp(-v), that of a count
-        (Poisson) of few misses; bins are independent.
+        (Poisson) of few misses; bins are independent. Of fewer images than bins each has its own.
 
         Args:
             bins: Number of bins.
@@ -112,15 +112,16 @@ class ConfidenceGrid:
             return ChanceLevel(math.nan, math.nan)
         images, confidence, _ = self._sums()
         share = np.clip(confidence / images, 0.0, 1.0)
-        variance = np.diff(_at_borders(images, confidence * (1.0 - share), bins))
+        total = float(images.sum())
+        filled = max(1, min(bins, int(total)))
+        variance = np.diff(_at_borders(images, confidence * (1.0 - share), filled))
         few = variance < _FEW
         deviation = np.where(
             few, 2.0 * variance * np.exp(-variance), np.sqrt(2.0 * variance / math.pi)
         )
         spread = math.sqrt(float(np.maximum(variance - deviation**2, 0.0).sum()))
-        total = float(images.sum())
         mean = float(deviation.sum())
-        return ChanceLevel(mean / total, (mean + _NORMAL_95 * spread) / total)
+        return ChanceLevel(mean / total, min(1.0, (mean + _NORMAL_95 * spread) / total))
 
     def _sums(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns images, sums of confidences and hits of the filled cells, by confidence."""
