@@ -80,6 +80,8 @@ EXTRAS = {
     "kubeflow": ["kfp-pipeline-spec>=0.6,<1"],
     # Images and tables at s3://.
     "s3": ["boto3>=1.36"],
+    # Photos of telephones. From 1.8 on, files with damaged metadata do not end the process.
+    "heif": ["pillow-heif>=1.8"],
     # Divides a .tar.gz among workers; the other archives need nothing more.
     "gzip": ["indexed-gzip>=1.8"],
     # Bulk jobs on a Dask cluster; its workers need vaeline with this extra, too.
@@ -97,6 +99,7 @@ EXTRAS = {
         "indexed-gzip>=1.8",
         "moto[s3]>=5.1",
         "mypy>=1.11",
+        "pillow-heif>=1.8",
         "pre-commit>=3.7",
         "pytest>=8,<9",
         "pytest-timeout>=2.3",

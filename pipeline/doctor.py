@@ -72,6 +72,7 @@ def _libraries() -> list[Finding]:
         "tensorflow-datasets": "input from tfds:",
         "google-cloud-storage": "input and output at gs://",
         "boto3": "input and output at s3://",
+        "pillow-heif": "photos of telephones (HEIC)",
         "tensorflow-serving-api": "asking model servers over gRPC",
         "google-cloud-aiplatform": "pushing to a Vertex endpoint",
     }
@@ -80,6 +81,7 @@ def _libraries() -> list[Finding]:
         "tensorflow-datasets",
         "google-cloud-storage",
         "boto3",
+        "pillow-heif",
         "tensorflow-serving-api",
         "google-cloud-aiplatform",
     }
@@ -89,7 +91,7 @@ def _libraries() -> list[Finding]:
     ]
     for name, purpose in purposes.items():
         version = _version(name)
-        remedy = "pip install boto3" if name == "boto3" else install
+        remedy = f"pip install {name}" if name in ("boto3", "pillow-heif") else install
         findings.append(
             Finding(name, version, purpose, name not in optional, "" if version else remedy)
         )

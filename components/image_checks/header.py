@@ -7,7 +7,8 @@ class ImageHeader(NamedTuple):
     """Holds the properties of an image that its header states.
 
     Attributes:
-        format: `jpeg`, `png`, `gif`, `bmp`, `webp`, `tiff`, `avif` or `jp2`, by content.
+        format: `jpeg`, `png`, `gif`, `bmp`, `webp`, `tiff`, `avif`, `jp2` or
+            `heic`, by content.
         height: Rows as stored, pixels; `orientation` is not applied.
         width: Columns as stored, pixels; `orientation` is not applied.
         channels: 1 (grey), 3 (colour) or 4 (colour and alpha) after decoding to RGB.

@@ -1,12 +1,14 @@
-"""Reads TIFF, AVIF and JPEG 2000 by Pillow, because the served graph cannot decode them.
+"""Reads TIFF, AVIF, JPEG 2000 and HEIC by Pillow, because the served graph cannot decode them.
 
 `checking.py` reads their headers by it, and `pixel_decoding.py` their pixels.
 """
 
+import importlib
 import io
 import logging
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -15,11 +17,11 @@ from PIL import AvifImagePlugin, ImageFile, ImageOps, Jpeg2KImagePlugin, TiffIma
 from components.image_checks.header import ImageHeader
 from components.image_checks.reject_reasons import ImageFaultError
 
-TIFF, AVIF, JPEG_2000 = "tiff", "avif", "jp2"
-PILLOW_FORMATS: Final = frozenset((TIFF, AVIF, JPEG_2000))
+TIFF, AVIF, JPEG_2000, HEIC = "tiff", "avif", "jp2", "heic"
+PILLOW_FORMATS: Final = frozenset((TIFF, AVIF, JPEG_2000, HEIC))
 """Values of `ImageHeader.format` that this module decodes."""
 
-_NAMES: Final = {TIFF: "TIFF", AVIF: "AVIF", JPEG_2000: "JPEG 2000"}
+_NAMES: Final = {TIFF: "TIFF", AVIF: "AVIF", JPEG_2000: "JPEG 2000", HEIC: "HEIC"}
 _TIFF_STARTS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """Of TIFF and BigTIFF, in both orders of bytes."""
 _JPEG_2000_STARTS: Final = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
@@ -27,8 +29,9 @@ _JPEG_2000_STARTS: Final = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 _AVIF_BRANDS: Final = (b"avif", b"avis")
 _MOST_BRANDS: Final = 1024
 """Bytes of the box that are looked at."""
-_COMMON_BRAND: Final = b"mif1"
-"""Of HEIC as well; the other brands then say which it is."""
+_HEIC_BRANDS: Final = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx")
+_COMMON_BRANDS: Final = (b"mif1", b"msf1")
+"""Of both; the other brands then say which it is."""
 
 _GREY: Final = frozenset(("1", "L"))
 _DEEP: Final = frozenset(("I;16", "I;16B", "I;16L", "I;16N"))
@@ -75,7 +78,7 @@ def parse_tiff(data: bytes) -> ImageHeader | None:
 
 
 def parse_boxes(data: bytes) -> ImageHeader | None:
-    """Reads the header of an AVIF or a JPEG 2000, as boxes or a codestream; None if it is none.
+    """Reads the header of an AVIF, a HEIC or a JPEG 2000; None if it is none.
 
     Raises:
         ImageFaultError: if it is damaged, or of a kind that cannot be read.
@@ -88,10 +91,10 @@ def parse_boxes(data: bytes) -> ImageHeader | None:
     # ISO/IEC 14496-12: the size of the box, `ftyp`, the major brand, its version, other brands.
     size = min(int.from_bytes(data[:4], "big"), len(data), _MOST_BRANDS)
     brands = [data[8:12], *(data[at : at + 4] for at in range(16, size, 4))]
-    is_avif = brands[0] in _AVIF_BRANDS
-    if brands[0] == _COMMON_BRAND:
-        is_avif = any(brand in _AVIF_BRANDS for brand in brands)
-    return _header(data, AVIF) if is_avif else None
+    if brands[0] not in (*_AVIF_BRANDS, *_HEIC_BRANDS, *_COMMON_BRANDS):
+        return None
+    named = brands if brands[0] in _COMMON_BRANDS else brands[:1]
+    return _header(data, AVIF if any(brand in _AVIF_BRANDS for brand in named) else HEIC)
 
 
 def decode_by_pillow(data: bytes, header: ImageHeader) -> np.ndarray:
@@ -188,7 +191,25 @@ def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
         AVIF: AvifImagePlugin.AvifImageFile,
         JPEG_2000: Jpeg2KImagePlugin.Jpeg2KImageFile,
     }
-    return openers[kind](io.BytesIO(data))
+    opener = openers.get(kind) or _heic_opener()
+    if opener is None:
+        raise _unsupported("HEIC; pip install 'vaeline[heif]' makes it readable")
+    return opener(io.BytesIO(data))
+
+
+@cache
+def _heic_opener() -> Callable[[io.BytesIO], ImageFile.ImageFile] | None:
+    """Returns Pillow's plugin for HEIC; None without the package of the extra `heif`."""
+    try:
+        plugin = importlib.import_module("pillow_heif")
+    except ImportError:
+        return None
+    plugin.options.DECODE_THREADS = 1
+    # What a file holds besides its image is not needed, and may be damaged.
+    plugin.options.THUMBNAILS = False
+    plugin.options.DEPTH_IMAGES = plugin.options.AUX_IMAGES = False
+    opener: Callable[[io.BytesIO], ImageFile.ImageFile] = plugin.HeifImageFile
+    return opener
 
 
 def _range(image: ImageFile.ImageFile) -> tuple[int, bool]:

@@ -373,7 +373,7 @@ def test_the_end_of_a_scan_is_found_across_windows(data: bytes, window: int) -> 
     [
         (b"\0\0\0\x18ftypcrx \0\0\0\1crx isom", "unsupported_format: camera raw"),
         (b"FUJIFILMCCD-RAW 0201", "unsupported_format: camera raw"),
-        (b"\0\0\0\x18ftyphevc\0\0\0\0", "unsupported_format: HEIC"),
+        (b"\xff\x0a" + bytes(9), "unsupported_format: JPEG XL"),
         (b"P5 12 9 255 ", "unsupported_format: PNM"),
         (bytes(128) + b"DICM", "unsupported_format: DICOM"),
         (b"version https://git-lfs.github.com/spec/v1\n", "not_an_image: a pointer of Git LFS"),

@@ -13,7 +13,7 @@ from tests.pipeline.test_cli import assert_refused
 
 def test_classes_and_warnings_of_an_archive(tmp_path: Path) -> None:
     files = {**archives.classes(4), "cat/Thumbs.db": b"x", "bad/text.png": b"no image",
-             "bad/a.heic": b"\0\0\0\x18ftypheic", "bad/b.jpg": b"\0\0\0\x18ftypheic"}  # fmt: skip
+             "bad/a.jxl": b"\xff\x0a123456", "bad/b.jpg": b"\xff\x0a123456"}  # fmt: skip
     path = archives.write(tmp_path / "a.zip", files)
     done = vaeline("inspect", str(path), "--json", "--logs", str(tmp_path))
     assert done.returncode == 0, done.stderr
@@ -26,7 +26,7 @@ def test_classes_and_warnings_of_an_archive(tmp_path: Path) -> None:
     assert result["fault"].endswith("not_an_image 1")
     for part in ("3 classes", "labels: from the folder of the image",
                  "rejected: 3: unsupported_format (2), not_an_image (1)",
-                 "2 rejected: unsupported_format, HEIC (bad/a.heic; bad/b.jpg)",
+                 "2 rejected: unsupported_format, JPEG XL (bad/a.jxl; bad/b.jpg)",
                  "1 rejected: not_an_image (bad/text.png: content starts with",
                  "fewer than 5 images", "Thumbs.db", "a run would stop: "):  # fmt: skip
         assert part in " ".join(done.stderr.split()), part
