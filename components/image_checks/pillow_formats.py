@@ -116,14 +116,13 @@ def decode_by_pillow(data: bytes, header: ImageHeader) -> np.ndarray:
         with _open(data, header.format) as image:
             most, is_inverted = _range(image)
             # Pillow turns a TIFF as it loads it, and the others here.
-            upright = ImageOps.exif_transpose(image)
-            if (upright.height, upright.width) != (header.height, header.width):
-                raise ValueError(f"{upright.width} x {upright.height} pixels")
+            ImageOps.exif_transpose(image, in_place=True)
+            if (image.height, image.width) != (header.height, header.width):
+                raise ValueError(f"{image.width} x {image.height} pixels")
             if header.bit_depth > 8:
-                return _of_8_bits(np.asarray(upright), most, is_inverted)
-            if upright.mode == "La":
-                upright = upright.convert("LA")
+                return _of_8_bits(np.asarray(image), most, is_inverted)
             mode = {1: "L", 3: "RGB", 4: "RGBA"}[header.channels]
+            upright = image.convert("LA") if image.mode == "La" else image
             pixels = np.asarray(upright.convert(mode))
             return pixels.reshape(header.height, header.width, header.channels)
     except _FOREIGN as error:
