@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +28,8 @@ _BYTES: Final = "bytes"
 _PATH: Final = "path"
 """Fields of Hugging Face's Image feature, a struct."""
 _LABEL: Final = "label"
+_NO_VALUE: Final = "__HIVE_DEFAULT_PARTITION__"
+"""Stands for null in the name of a folder of Spark or Hive."""
 _NAMED: Final = 20
 """Most columns in a message."""
 _METADATA: Final = b"huggingface"
@@ -40,6 +43,8 @@ class _Columns(NamedTuple):
     split: str | None
     names: tuple[str, ...]
     """Class names by number."""
+    folder_label: str | None = None
+    """The label of all rows, where the folder of the file names it, as `label=cat`; may be empty."""
     has_paths: bool = False
     """Whether folders name classes and splits, as in archives."""
     unread: str = ""
@@ -84,7 +89,8 @@ class ParquetReader(Reader):
             InputError: if the file is damaged, or lacks a column that it must have.
         """
         with self._open(path) as file:
-            label = self._columns(path, file.schema_arrow).label or ""
+            columns = self._columns(path, file.schema_arrow)
+            label = columns.label or (_LABEL if columns.folder_label is not None else "")
             units = self.config.units
             start = stop = size = 0
             for group in map(file.metadata.row_group, range(file.num_row_groups)):
@@ -127,6 +133,8 @@ class ParquetReader(Reader):
         images, paths = _images(rows.column(columns.image))
         names = _values(rows, columns.filename) or paths
         labels = _values(rows, columns.label)
+        if columns.folder_label is not None:
+            labels = [columns.folder_label or None] * rows.num_rows
         splits = _values(rows, columns.split)
         limit = self.config.limits.max_bytes
         naming = PathNaming(self.config, unit.split) if columns.has_paths else None
@@ -174,10 +182,14 @@ class ParquetReader(Reader):
         """
         image = self._image_column(path, schema)
         described = _described(schema)
-        label = None
+        label, folder_label = None, None
         if self.config.labels.source == "auto":
-            label = self._find(path, schema, "label") or find_column(schema.names, _LABEL)
-            label = label or self._only_classes(path, list(described))
+            wanted = self.config.parquet.label or _LABEL
+            label = find_column(schema.names, wanted)
+            folder_label = None if label else _value_of_folder(path, wanted)
+            if not label and folder_label is None:
+                label = self._find(path, schema, "label")
+                label = label or self._only_classes(path, list(described))
         by_names = self.config.splits.source == "auto"
         names = self.config.labels.names
         filename = self._find(path, schema, "filename")
@@ -189,11 +201,12 @@ class ParquetReader(Reader):
             filename=filename,
             split=self._find(path, schema, "split") if by_names else None,
             names=names or (described.get(label, ()) if label else ()),
-            has_paths=bool(filename and not label),
+            folder_label=folder_label,
+            has_paths=bool(filename and not label and folder_label is None),
         )
         known = named(map(repr, schema.names), most=_NAMED)
         unread = f"no column {_LABEL!r} among {known}; name it with parquet.label"
-        is_meant = self.config.labels.source == "auto" and not label
+        is_meant = self.config.labels.source == "auto" and not label and folder_label is None
         has_others = len(schema.names) > len(columns.read)
         return columns._replace(unread=unread if is_meant and has_others else "")
 
@@ -270,6 +283,18 @@ def _has_bytes(kind: pa.DataType) -> bool:
         return False
     at = kind.get_field_index(_BYTES)
     return at >= 0 and _is_binary(kind[at].type)
+
+
+def _value_of_folder(path: str, column: str) -> str | None:
+    """Returns the value of a column by which a table is divided into folders: `label=a%20b/...`.
+
+    It is empty for null, and None if no folder names the column.
+    """
+    for part in reversed(path.split("/")[:-1]):
+        name, _, value = part.partition("=")
+        if value and find_column([name], column):
+            return "" if value == _NO_VALUE else unquote(value)
+    return None
 
 
 def _starts_like_image(file: pq.ParquetFile, column: str) -> bool:

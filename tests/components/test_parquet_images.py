@@ -11,6 +11,7 @@ import pytest
 
 from components.image_sources.config import InputConfig, UnitsConfig
 from components.image_sources.locate import Locator
+from components.image_sources.parquet import _NO_VALUE
 from components.image_sources.pick import pick_one
 from components.image_sources.sources import ImageSource
 from tests import archives
@@ -217,3 +218,19 @@ def test_files_that_spark_read(tmp_path: Path) -> None:
     above = read_all(paths=str(path), labels={"level": 2}, splits={"source": "hash"})
     assert members(above)[f"00000001/{places[1]}"] == (CONTENTS[1], "train", None)
     assert "the folder of the image" in batches[0].origins.examples["label"]
+
+
+def test_tables_that_are_divided_by_labels(tmp_path: Path) -> None:
+    """Spark's `partitionBy("label")` keeps the column in the names of the folders."""
+    for folder, rows in (("label=a%20cat", 2), ("label=1", 1), (f"label={_NO_VALUE}", 1)):
+        (tmp_path / folder).mkdir()
+        write(
+            tmp_path / folder / "part-0.parquet",
+            path=[f"dbfs:/pets/{row}.png" for row in range(rows)],
+            content=pa.array(CONTENTS[:rows], pa.binary()),
+        )
+    paths = f"{tmp_path}/**/*.parquet"
+    assert sorted(map(str, labels(Path(paths)))) == ["1", "None", "a cat", "a cat"]
+    named = labels(Path(paths), labels={"names": ["bird", "dog"]})
+    assert sorted(map(str, named)) == ["None", "a cat", "a cat", "dog"]
+    assert set(labels(Path(paths), labels={"source": "none"})) == {None}
