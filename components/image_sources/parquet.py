@@ -44,7 +44,7 @@ class _Columns(NamedTuple):
     names: tuple[str, ...]
     """Class names by number."""
     folder_label: str | None = None
-    """The label of all rows, where the folder of the file names it, as `label=cat`; may be empty."""
+    """The label of all rows, by the folder of the file, as `label=cat`; empty for null."""
     has_paths: bool = False
     """Whether folders name classes and splits, as in archives."""
     unread: str = ""
