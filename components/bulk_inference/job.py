@@ -16,7 +16,7 @@ from components.bulk_inference.config import BulkConfig, BulkJob
 from components.bulk_inference.drift import comparison as drift
 from components.bulk_inference.drift.drift_sums import DriftSums
 from components.bulk_inference.drift.picture import draw_drift
-from components.bulk_inference.model_card import read_card, verdict_notes, with_model_limits
+from components.bulk_inference.model_card import read_card, verdict_notes, with_model_input
 from components.bulk_inference.output.counts import COUNT_NAMES
 from components.bulk_inference.output.job_manifest import Totals, write_manifest
 from components.bulk_inference.output.ledger import (
@@ -74,7 +74,7 @@ def run_bulk(
     job = BulkJob.of(config)
     ledger = Ledger(job.output)
     card = _require_usable(job)
-    job, notes = _without_unknown_findings(with_model_limits(job, card.path), card)
+    job, notes = _without_unknown_findings(with_model_input(job, card.path), card)
     run = _BulkRun(job, card, ledger, progress)
     run.result.notes.extend([*notes, *verdict_notes(card, job.columns)])
     if job.dry_run:

@@ -1,4 +1,4 @@
-"""Finds a pushed model, and reads its card and its limits, without TensorFlow.
+"""Finds a pushed model, and reads its card and its input options, without TensorFlow.
 
 The job reads the card before any slow import; workers read it when they load the model.
 """
@@ -110,27 +110,44 @@ def model_limits(folder: str) -> LimitsConfig:
     Returns:
         Limits of which `max_bytes` and `max_pixels` are the model's.
     """
-    path = posixpath.join(folder, names.EXTRA_ASSETS, names.CONFIG)
-    given: Any = {}
-    with contextlib.suppress(FileNotFoundError, yaml.YAMLError):
-        given = yaml.safe_load(files.read_bytes(path))
-    for key in ("input", "limits"):
-        given = given.get(key) if isinstance(given, dict) else None
-    known = given if isinstance(given, dict) else {}
-    return LimitsConfig(**{key: known[key] for key in ("max_bytes", "max_pixels") if key in known})
+    return _limits(_input_options(folder))
 
 
-def with_model_limits(job: BulkJob, folder: str) -> BulkJob:
-    """Returns the job with the model's limits on images, where it names none of its own.
+def with_model_input(job: BulkJob, folder: str) -> BulkJob:
+    """Returns the job with the model's input options, where it names none of its own.
+
+    These are its limits, see `model_limits`, and the class names by number.
 
     Args:
         job: The job.
         folder: The folder of its model.
     """
-    limits = job.input.limits
-    found = model_limits(folder)
+    given = _input_options(folder)
+    limits, labels = job.input.limits, job.input.labels
+    found = _limits(given)
     open_ones = {
         name: getattr(found, name) for name in found.model_fields_set - limits.model_fields_set
     }
-    limits = limits.model_copy(update=open_ones)
-    return job.model_copy(update={"input": job.input.model_copy(update={"limits": limits})})
+    classes = _section(given, "labels").get("names")
+    if classes and "names" not in labels.model_fields_set:
+        labels = labels.model_copy(update={"names": tuple(map(str, classes))})
+    chosen = {"limits": limits.model_copy(update=open_ones), "labels": labels}
+    return job.model_copy(update={"input": job.input.model_copy(update=chosen)})
+
+
+def _limits(given: dict[str, Any]) -> LimitsConfig:
+    known = _section(given, "limits")
+    return LimitsConfig(**{key: known[key] for key in ("max_bytes", "max_pixels") if key in known})
+
+
+def _input_options(folder: str) -> dict[str, Any]:
+    """Returns the `input` section of a model's training; empty if it is not there."""
+    path = posixpath.join(folder, names.EXTRA_ASSETS, names.CONFIG)
+    with contextlib.suppress(FileNotFoundError, yaml.YAMLError):
+        return _section(yaml.safe_load(files.read_bytes(path)), "input")
+    return {}
+
+
+def _section(tree: Any, key: str) -> dict[str, Any]:
+    found = tree.get(key) if isinstance(tree, dict) else None
+    return found if isinstance(found, dict) else {}

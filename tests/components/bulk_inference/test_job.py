@@ -296,6 +296,23 @@ def test_open_limits_are_those_that_the_model_was_trained_with(
     assert run_job(archive, model=str(limited), input=inputs).rows == 3
 
 
+def test_numbers_have_the_names_that_they_had_in_training(
+    tmp_path: Path, model: Path, run_job: RunJob, read_table: ReadTable
+) -> None:
+    trained = copy_model(model, tmp_path / "m")
+    config = trained / "assets.extra/config.yaml"
+    config.write_text("input: {labels: {names: [zero, one]}}")
+    images = list(digits(2).values())
+    members = {"0.png": images[0], "0.cls": b"1", "1.png": images[1], "1.cls": b"7"}
+    archive = tmp_path / "a.tar"
+    archive.write_bytes(tar_bytes(members))
+    run_job(archive, model=str(trained), input=InputConfig(paths=(str(archive),)))
+    assert read_table(tmp_path / "out")["given_label"].to_pylist() == ["one", None]
+    own = InputConfig.model_validate({"paths": str(archive), "labels": {"names": []}})
+    run_job(archive, model=str(trained), input=own)
+    assert read_table(tmp_path / "out")["given_label"].to_pylist() == ["1", "7"]
+
+
 def test_members_of_one_name_have_rows_and_keys_of_their_own(
     tmp_path: Path, run_job: RunJob, read_table: ReadTable
 ) -> None:
