@@ -75,10 +75,12 @@ class ZipReader(Reader):
                     )
                 extra = f"{part.shift}{mode}".encode()
                 unit = WorkUnit(0, path, "zip", part.start, part.stop, part.entries, extra=extra)
-                if earlier := repeated.add(part.names):
-                    entries = zip(self._entries(unit, file), part.names, strict=True)
-                    named = ((printable(entry.name), raw) for entry, raw in entries)
-                    counts = {name: earlier[raw] for name, raw in named if raw in earlier}
+                names = part.names
+                if not part.are_plain:
+                    entries = self._entries(unit, file)
+                    names = [printable(entry.name).encode() for entry in entries]
+                if earlier := repeated.add(names):
+                    counts = {name.decode(): count for name, count in earlier.items()}
                     unit = replace(unit, earlier=pack_counts(counts))
                 yield unit
         finally:

@@ -26,8 +26,8 @@ _ENTRY_SIGNATURE: Final = b"PK\x01\x02"
 _ENTRY: Final = struct.Struct("<4sH2xHH4xLLLHHH6xHL")
 _LENGTHS: Final = struct.Struct("<4s16xLLHHH8xL")
 ENTRY_BYTES: Final = 46
-_LONGEST_START: Final = ENTRY_BYTES + 65_535
-"""Most bytes of an entry up to the end of its name."""
+_LONGEST_START: Final = ENTRY_BYTES + 2 * 65_535
+"""Most bytes of an entry up to the end of its extra fields."""
 _WINDOW: Final = 4 * 1024 * 1024
 _FULL32: Final = 0xFFFFFFFF
 _FULL16: Final = 0xFFFF
@@ -65,6 +65,8 @@ class DirectoryPart(NamedTuple):
         entries: Number of its entries.
         shift: Number to add to the stored offset of its first entry.
         names: The names of its entries as they are stored.
+        are_plain: Whether names are shown as they are stored; otherwise different ones may look
+            alike, such as those of several encodings.
     """
 
     start: int
@@ -72,6 +74,7 @@ class DirectoryPart(NamedTuple):
     entries: int
     shift: int
     names: list[bytes]
+    are_plain: bool
 
 
 class Entry(NamedTuple):
@@ -120,12 +123,16 @@ def find_directory(path: str, file: RangedFile) -> Directory:
     end = tail_start + at
     behind = at + _END.size + comment
     if at >= _LOCATOR.size and tail.startswith(_LOCATOR_SIGNATURE, at - _LOCATOR.size):
-        _, _, end64, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
-        record = file.read(end64, _END64.size)
-        if len(record) < _END64.size or not record.startswith(_END64_SIGNATURE):
+        _, _, stated, _ = _LOCATOR.unpack_from(tail, at - _LOCATOR.size)
+        # Right before its locator, unless it has fields of other tools; what is stated does not
+        # count what was put in front of the archive.
+        for end in (tail_start + at - _LOCATOR.size - _END64.size, stated):
+            record = file.read(end, _END64.size) if end >= 0 else b""
+            if len(record) == _END64.size and record.startswith(_END64_SIGNATURE):
+                break
+        else:
             raise InputError(f"{path}: its zip64 end record is damaged; copy it again")
         *_, disk, first_disk, _, entries, length, start = _END64.unpack(record)
-        end = end64
     if disk not in (0, _FULL16) or first_disk not in (0, _FULL16):
         raise InputError(f"{path}: one volume of a divided zip; join the volumes first")
     shift = end - length - start
@@ -167,6 +174,7 @@ def plan_parts(
     count = weight = previous = 0
     shift = part_shift = directory.shift
     names: list[bytes] = []
+    has_paths = False
     while at < directory.stop:
         local = at - base
         if local + _LONGEST_START > len(window) and base + len(window) < directory.stop:
@@ -184,18 +192,25 @@ def plan_parts(
         weight += packed if packed > unpacked else unpacked
         local += ENTRY_BYTES
         names.append(window[local : local + name])
+        local += name
+        has_paths = has_paths or window.find(_UNICODE_PATH, local, local + extra) >= 0
         at += ENTRY_BYTES + name + extra + comment
         count += 1
         if count == members or weight >= max_bytes:
-            yield DirectoryPart(part, at, count, part_shift, names)
-            part, count, weight, names = at, 0, 0, []
+            yield DirectoryPart(part, at, count, part_shift, names, _are_plain(names, has_paths))
+            part, count, weight, names, has_paths = at, 0, 0, [], False
     if directory.wraps and directory.start - previous - shift >= _WRAP:
         raise InputError(
             f"{path}: holds a file of 4 GiB or more without zip64 records, as macOS writes them, so"
             " that the places of what follows are unknown; zip the images without it"
         )
     if count:
-        yield DirectoryPart(part, at, count, part_shift, names)
+        yield DirectoryPart(part, at, count, part_shift, names, _are_plain(names, has_paths))
+
+
+def _are_plain(names: list[bytes], has_paths: bool) -> bool:
+    joined = b"".join(names)
+    return not has_paths and joined.isascii() and b"\\" not in joined
 
 
 def parse_entries(

@@ -1,0 +1,74 @@
+"""Tests of archives that fuzzing found: unusual, but valid, or damaged in an unusual place."""
+
+import struct
+import warnings
+import zipfile
+import zlib
+from pathlib import Path
+
+import pytest
+
+from components.image_sources.batch import MemberBatch
+from components.image_sources.config import InputConfig
+from components.image_sources.sources import ImageSource
+from tests import archives
+from trainer.errors import InputError
+
+
+def read(path: Path, **config: object) -> list[MemberBatch]:
+    source = ImageSource(InputConfig.model_validate({"paths": str(path), **config}))
+    return [batch for unit in list(source.units()) for batch in source.read(unit)]
+
+
+def names(batches: list[MemberBatch]) -> list[str]:
+    return [name for batch in batches for name in batch.names]
+
+
+def zip64(count: int, fields: bytes = b"") -> bytes:
+    """A zip with a zip64 end record, which may have fields of other tools."""
+    plain = archives.zip_bytes({f"a/{i}.png": archives.png(i) for i in range(count)})
+    entries, length, start = struct.unpack("<10xHLL2x", plain[-22:])
+    end = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, entries, entries, length, start)
+    locator = struct.pack("<4sLQL", b"PK\6\7", 0, start + length, 1)
+    return plain[:-22] + end + fields + locator + plain[-22:]
+
+
+def test_a_zip64_end_record_is_found_behind_what_precedes_the_archive(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    for content in (zip64(3), b"#!/bin/sh\n" + zip64(3), zip64(3, b"fields of a tool")):
+        path.write_bytes(content)
+        assert names(read(path)) == ["a/0.png", "a/1.png", "a/2.png"]
+    # The second locator states where the record of the first zip lies.
+    path.write_bytes(zip64(3) + zip64(3))
+    with pytest.raises(InputError, match="several zips in one file"):
+        read(path)
+
+
+def test_a_name_repeats_in_another_encoding_or_with_another_slash(tmp_path: Path) -> None:
+    shown = ["a/é.png", "b/1.png", "a/é.png#2", "b/1.png#2", "a/é.png#3", "b/1.png#3"]
+    stored = ["a/_.png", "b/1.png", "a/é.png", "b\\1.png", "a/é.png", "b/1.png"]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed, name in enumerate(stored):
+            archive.writestr(name, archives.png(seed))
+    # DOS wrote é as 0x82.
+    content = (tmp_path / "a.zip").read_bytes().replace(b"a/_.png", b"a/\x82.png")
+    (tmp_path / "a.zip").write_bytes(content)
+    for members in (1, 2, 8):
+        batches = read(tmp_path / "a.zip", units={"members": members})
+        assert names(batches) == shown
+        assert [data for batch in batches for data in batch.data] == [
+            archives.png(seed) for seed in range(len(stored))
+        ]
+
+
+def test_names_that_only_info_zip_tells_apart_are_no_repeated_names(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed, name in enumerate(("a/é.png", "a/ö.png")):
+            info = zipfile.ZipInfo("a/_.png")
+            real = struct.pack("<BL", 1, zlib.crc32(b"a/_.png")) + name.encode()
+            info.extra = b"up" + struct.pack("<H", len(real)) + real
+            archive.writestr(info, archives.png(seed))
+    assert names(read(path, units={"members": 1})) == ["a/é.png", "a/ö.png"]
