@@ -39,6 +39,9 @@ _NAMED: Final = 12
 _PEEKED: Final = 200
 _PEEKED_BYTES: Final = 64 * MIB
 """Members of a tar, and bytes of it, by which a shard is recognised."""
+_SAMPLE_BYTES: Final = 64 * MIB
+_SAMPLE_MEMBERS: Final = 1024
+"""Size of a sample above which only labels are added to it, up to twice as much."""
 _REMEMBERED: Final = 1_000_000
 """Most samples without a label whose names are kept, to notice that a label comes late."""
 
@@ -109,17 +112,23 @@ class WebDatasetReader(Reader):
         yield batch
 
     def _samples(self, path: str) -> Iterator[tuple[str, Sample]]:
-        """Groups adjacent members of one key; a group never exceeds the size of a batch."""
+        """Groups adjacent members of one key, of bounded number and size.
+
+        A sample that is larger than that is divided, but never between an image and a label
+        right behind it. Of side files only labels have data.
+        """
         sample: Sample = []
         current, size = "", 0
         for member in tar_stream.members(path, self.config):
             key, suffix = sample_key(member.name)
-            if sample and (
-                key != current or size > BATCH_BYTES or len(sample) >= self.config.units.batch
-            ):
+            is_label = suffix.rpartition(".")[2] in _LABEL_SUFFIXES
+            filled = max(size / _SAMPLE_BYTES, len(sample) / _SAMPLE_MEMBERS)
+            if sample and (key != current or filled > (2 if is_label else 1)):
                 yield current, sample
                 sample, size = [], 0
             current = key
+            if is_side_file(suffix) and not is_label:
+                member = member._replace(data=b"")
             sample.append((suffix, member))
             size += len(member.data)
         if sample:

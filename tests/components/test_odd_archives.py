@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import InputConfig
+from components.image_sources.config import MIB, InputConfig
 from components.image_sources.sources import ImageSource
+from components.image_sources.webdataset import WebDatasetReader
 from tests import archives
 from trainer.errors import InputError
 
@@ -72,3 +73,22 @@ def test_names_that_only_info_zip_tells_apart_are_no_repeated_names(tmp_path: Pa
             info.extra = b"up" + struct.pack("<H", len(real)) + real
             archive.writestr(info, archives.png(seed))
     assert names(read(path, units={"members": 1})) == ["a/é.png", "a/ö.png"]
+
+
+@pytest.mark.parametrize("more", [0, 17 * MIB])
+def test_a_label_behind_a_large_image_is_beside_it(tmp_path: Path, more: int) -> None:
+    path, image = tmp_path / "a.tar", archives.png(0) + bytes(more)
+    beside = {"0.jpg": image, "0.mp4": bytes(MIB), "0.json": b'{"label": "cat"}', "1.cls": b"dog"}
+    path.write_bytes(archives.tar_bytes({**beside, "1.png": image}))
+    batches = read(path, units={"batch": 1})
+    assert [label for batch in batches for label in batch.labels] == ["cat", "dog"]
+
+
+def test_samples_of_any_number_of_files_are_read_in_parts(tmp_path: Path) -> None:
+    labels = {f"0.{i}.cls": b"cat" for i in range(2500)}
+    path = tmp_path / "a.tar"
+    path.write_bytes(archives.tar_bytes({"0.png": archives.png(0), **labels}))
+    reader = WebDatasetReader(InputConfig.model_validate({"paths": str(path)}))
+    sizes = [len(sample) for _, sample in reader._samples(str(path))]
+    assert sum(sizes) == 2501
+    assert max(sizes) < 2100
