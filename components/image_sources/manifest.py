@@ -250,8 +250,10 @@ class ManifestReader(Reader):
                     raise InputError(
                         f"{path}: not a readable manifest: {error}; save it as UTF-8"
                     ) from error
-                advice = "; copy it again" if isinstance(error, EOFError | zlib.error) else ""
-                raise InputError(f"{path}: not a readable manifest: {error}{advice}") from error
+                is_damaged = suffix == "parquet" or isinstance(error, EOFError | zlib.error)
+                advice = "; copy it again" if is_damaged else ""
+                fault = str(error).partition("\n")[0]
+                raise InputError(f"{path}: not a readable manifest: {fault}{advice}") from error
 
     def _parquet(self, stream: Any) -> Iterator[Row]:
         table = open_untrusted(stream)

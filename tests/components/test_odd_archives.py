@@ -6,6 +6,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from components.image_sources.batch import MemberBatch
@@ -92,3 +94,18 @@ def test_samples_of_any_number_of_files_are_read_in_parts(tmp_path: Path) -> Non
     sizes = [len(sample) for _, sample in reader._samples(str(path))]
     assert sum(sizes) == 2501
     assert max(sizes) < 2100
+
+
+def test_a_damaged_parquet_manifest_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"path": ["1.png", "2.png"], "label": ["cat", "dog"]}), path)
+    content, messages = path.read_bytes(), []
+    for at in range(0, len(content), 16):
+        path.write_bytes(content[:at] + bytes(16) + content[at + 16 :])
+        try:
+            read(path)
+        except InputError as error:
+            messages.append(str(error))
+    assert len(messages) > 10
+    assert not any("\n" in message for message in messages)
+    assert all(message.endswith("; copy it again") for message in messages)
