@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from components.image_sources.named_counts import NamedCounts
 from components.image_sources.naming import clean_label, escaped
 
-_OF_WHOLE_BATCH: Final = ("rejects", "ignored", "renamed", "origins")
+_OF_WHOLE_BATCH: Final = ("rejects", "refused_at", "ignored", "renamed", "origins")
 """What a batch holds beside its columns."""
 
 
@@ -48,6 +48,7 @@ class MemberBatch:
         identity: The bytes to hash instead of `data`, for sources that hold pixels rather than
             files: the encoded PNG may differ between zlib versions, but the split must not.
         rejects: Members that could not be read; they appear in no column.
+        refused_at: Number of members in the columns when each of `rejects` was refused.
         ignored: Entries that are no images by their names: folders, hidden files, side files.
         renamed: Original class names, with escapes, by what `clean_label` made of them, where the
             original could not be kept.
@@ -63,6 +64,7 @@ class MemberBatch:
     splits: list[str | None] = field(default_factory=list)
     identity: list[bytes] | None = None
     rejects: list[Reject] = field(default_factory=list)
+    refused_at: list[int] = field(default_factory=list)
     ignored: NamedCounts = field(default_factory=NamedCounts)
     renamed: dict[str, str] = field(default_factory=dict)
     origins: NamedCounts = field(default_factory=NamedCounts)
@@ -103,6 +105,7 @@ class MemberBatch:
     def refuse(self, member: str, reason: str, detail: str) -> None:
         """Appends a member that cannot be read to the rejects."""
         self.rejects.append(self.reject(member, "read", reason, detail))
+        self.refused_at.append(len(self))
 
     def reject(self, member: str, stage: str, reason: str, detail: str) -> Reject:
         """Returns the row of the rejects table for one member."""

@@ -81,30 +81,41 @@ class UniqueNames:
         """
         if batch.names_are_paths:
             return
-        named = [reject.member for reject in batch.rejects if reject.member]
-        names = list(map(printable, batch.names + named))
-        before = self._names.add(names)
-        if not before and not self._earlier and len(set(names)) == len(names):
+        # Negative: rejects, at their places among the images.
+        order, at = list[int](), 0
+        for number, place in enumerate(batch.refused_at):
+            order += [*range(at, place), ~number]
+            at = place
+        order += range(at, len(batch))
+        given = [batch.names[i] if i >= 0 else batch.rejects[~i].member for i in order]
+        names = self.numbered(given)
+        if names == given:
             return
-        count: Counter[str] = Counter(before)
-        for name in set(names):
-            count[name] += self._earlier.get(name, 0)
-
-        def numbered(name: str) -> str:
-            shown = printable(name)
-            count[shown] += 1
-            return numbered_name(name, count[shown])
-
-        batch.names, given = [numbered(name) for name in batch.names], batch.names
-        for name, old in zip(batch.names, given, strict=True):
-            if name != old:
+        for i, name, old in zip(order, names, given, strict=True):
+            if name != old and i >= 0:
+                batch.names[i] = name
                 batch.origins.add(REPEATED, old)
-        batch.rejects = [
-            reject._replace(member=name, key=batch.key_of(name))
-            if reject.member and (name := numbered(reject.member)) != reject.member
-            else reject
-            for reject in batch.rejects
-        ]
+            elif name != old:
+                batch.rejects[~i] = batch.rejects[~i]._replace(member=name, key=batch.key_of(name))
+
+    def numbered(self, names: list[str]) -> list[str]:
+        """Returns the names of further members of the unit, with numbers where they repeat.
+
+        Args:
+            names: Names of members, in source order; an empty one stands for the whole source.
+        """
+        shown = list(map(printable, names))
+        before = self._names.add(shown)
+        if not before and not self._earlier and len(set(shown)) == len(shown):
+            return names
+        count: Counter[str] = Counter(before)
+        for name in set(shown):
+            count[name] += self._earlier.get(name, 0)
+        numbered = []
+        for given, name in zip(names, shown, strict=True):
+            count[name] += 1
+            numbered.append(numbered_name(given, count[name]) if name else given)
+        return numbered
 
 
 def numbered_name(name: str, occurrence: int) -> str:

@@ -32,8 +32,9 @@ _READERS: Final = {
 """Module and class of each format, imported on first use. The names are written out, so that the
 digest of a step's code covers the readers (`pipeline/imports.py`)."""
 
-_ROW_FORMATS: Final = frozenset(("idx", "tfrecord", "tfds", "parquet"))
-"""Formats in which names begin with the number of the row, so that none can repeat."""
+_NAMED_ALREADY: Final = frozenset(("zip", "idx", "tfrecord", "tfds", "parquet"))
+"""Formats whose readers give no name twice: names begin with the number of the row, or the reader
+knows all names of a unit before it reads any member."""
 
 _MOST_INDEXED: Final = 16
 """Most sources that get an index. More of them are enough work for all workers, and to read each
@@ -103,7 +104,7 @@ class ImageSource:
         origins, names = Origins(self._config), UniqueNames(unit.earlier)
         start = 0
         for batch in open_reader(unit.format, self._config).read(unit):
-            if unit.format not in _ROW_FORMATS:
+            if unit.format not in _NAMED_ALREADY:
                 names.apply(batch)
             batch.origins.update(origins.of(batch, unit))
             batch.start = start

@@ -18,8 +18,10 @@ from components.image_sources.batch import MemberBatch
 from components.image_sources.config import RATIO_FLOOR, LimitsConfig
 from components.image_sources.ignored import ignored_reason, is_side_file
 from components.image_sources.naming import PathNaming, printable
+from components.image_sources.origins import REPEATED
 from components.image_sources.repeated_names import (
     RepeatedNames,
+    UniqueNames,
     numbered_name,
     pack_counts,
     unnumbered,
@@ -88,13 +90,14 @@ class ZipReader(Reader):
 
     def read(self, unit: WorkUnit) -> Iterator[MemberBatch]:
         """Reads the members in one part of the central directory."""
-        naming = PathNaming(self.config, unit.split)
+        naming, unique = PathNaming(self.config, unit.split), UniqueNames(unit.earlier)
         file = files.open_ranged(unit.source, self.config.storage)
         try:
             entries = self._entries(unit, file)
             previous_stop = 0
             while chunk := list(islice(entries, self.config.units.batch)):
                 batch = MemberBatch(unit.source)
+                repeated = _number(chunk, unique)
                 wanted = [entry for entry in chunk if _is_wanted(entry, batch, self.config.limits)]
                 fetched, previous_stop = _fetch(file, wanted, batch, previous_stop)
                 for entry, packed in fetched:
@@ -102,6 +105,8 @@ class ZipReader(Reader):
                     if data is not None:
                         place = naming.place(entry.name)
                         batch.add(entry.name, data, place.label, place.split)
+                        if entry.name in repeated:
+                            batch.origins.add(REPEATED, repeated[entry.name])
                 yield batch
         finally:
             file.close()
@@ -159,6 +164,21 @@ class ZipReader(Reader):
             wraps=shift.endswith(_WRAPS),
             encoding=self.config.names_encoding,
         )
+
+
+def _number(entries: list[Entry], unique: UniqueNames) -> dict[str, str]:
+    """Numbers members that repeat a name, before rejects and images come apart.
+
+    Returns:
+        The names that were repeated, by the new ones.
+    """
+    given = [entry.name for entry in entries]
+    repeated = {}
+    for place, (name, old) in enumerate(zip(unique.numbered(given), given, strict=True)):
+        if name != old and not ignored_reason(old) and not is_side_file(old):
+            entries[place] = entries[place]._replace(name=name)
+            repeated[name] = old
+    return repeated
 
 
 def _is_wanted(entry: Entry, batch: MemberBatch, limits: LimitsConfig) -> bool:

@@ -1,8 +1,10 @@
 """Tests of members that share a name, as `tar -r` and `tar -u` leave them in an archive."""
 
 import gzip
+import io
 import itertools
 import os
+import stat
 import tarfile
 import warnings
 import zipfile
@@ -115,3 +117,43 @@ def test_names_of_many_parts_are_counted() -> None:
         earlier = list(itertools.chain(*parts[:at]))
         expected = {name: earlier.count(name) for name in part if name in earlier}
         assert names.add(part) == expected
+
+
+@pytest.mark.parametrize("form", ["a.zip", "a.tar", "webdataset"])
+def test_rejects_among_repeated_names_are_counted_in_their_place(tmp_path: Path, form: str) -> None:
+    path = tmp_path / ("a.zip" if form == "a.zip" else "a.tar")
+    images = [archives.png(seed) for seed in range(3)]
+    # The first member is a link.
+    if form == "a.zip":
+        with zipfile.ZipFile(path, "w") as packed, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            link = zipfile.ZipInfo("a/1.png")
+            link.external_attr = (stat.S_IFLNK | 0o777) << 16
+            packed.writestr(link, "elsewhere")
+            for data in images:
+                packed.writestr("a/1.png", data)
+                packed.writestr("a/1.txt", "a caption")
+    else:
+        with tarfile.open(path, "w") as packed:
+            for kind, data in [(tarfile.SYMTYPE, b""), *((tarfile.REGTYPE, i) for i in images)]:
+                info = tarfile.TarInfo("a/1.png")
+                info.type, info.size = kind, len(data)
+                packed.addfile(info, io.BytesIO(data))
+    expected = {f"a/1.png#{i + 2}": data for i, data in enumerate(images)}
+    for members, batch in ((8, 8), (1, 1), (3, 2)):
+        config = InputConfig.model_validate(
+            {
+                "paths": str(path),
+                "format": form if form == "webdataset" else "auto",
+                "units": {"members": members, "batch": batch},
+            }
+        )
+        source = ImageSource(config)
+        batches = [batch for unit in list(source.units()) for batch in source.read(unit)]
+        found = [pair for each in batches for pair in zip(each.names, each.data, strict=True)]
+        assert dict(found) == expected
+        assert [each.member for batch in batches for each in batch.rejects] == ["a/1.png"]
+        assert sum(batch.origins.counts[REPEATED] for batch in batches) == 3
+        assert sum(batch.ignored.counts["side_file"] for batch in batches) == 3 * (form == "a.zip")
+    picked = pick_members(config, {str(path): set(expected)})
+    assert {name: data for (_, name), data in picked.items()} == expected
