@@ -42,7 +42,7 @@ FAULTS: Final = (
     "too many pixels",
     "a kind of JPEG that cannot be read: 8 bits, baseline or progressive can; make it a PNG",
     "a kind of BMP that cannot be read: 24 and 32 bits without compression can; make it a PNG",
-    "a GIF with transparency, which cannot be read; make it a PNG",
+    "a GIF with transparency or frames of several sizes, which cannot be read; make it a PNG",
     "WebP, which cannot be read; make it a PNG or a JPEG",
     "HEIC, which cannot be read; make it a JPEG",
     "AVIF, which cannot be read; make it a PNG or a JPEG",

@@ -21,7 +21,7 @@ class Screen(NamedTuple):
         pixels: int64, number of pixels of all frames together.
         is_whole: bool, whether it has a frame and ends after one.
         is_clear: bool, whether a frame has a transparent colour, or the first one leaves a part of
-            the screen uncovered.
+            the image uncovered; TensorFlow's image is as large as the largest frame.
     """
 
     pixels: tf.Tensor
@@ -53,6 +53,10 @@ def read_gif(content: tf.Tensor) -> Screen:
         wide, high = data[at + 5] + 256 * data[at + 6], data[at + 7] + 256 * data[at + 8]
         return skip_blocks(at + 11 + _table(data[at + 9])), wide * high
 
+    def exceeds_screen(at: tf.Tensor) -> tf.Tensor:
+        low, high = data[at + 5 : at + 9 : 2], data[at + 6 : at + 9 : 2]
+        return tf.reduce_any(low + 256 * high > data[6:10:2] + 256 * data[7:10:2])
+
     def covers_screen(at: tf.Tensor) -> tf.Tensor:
         at_origin = tf.reduce_all(tf.equal(data[at + 1 : at + 5], 0))
         return at_origin & tf.reduce_all(tf.equal(data[at + 5 : at + 9], data[6:10]))
@@ -64,6 +68,7 @@ def read_gif(content: tf.Tensor) -> Screen:
         is_control = tf.equal(data[at], _EXTENSION) & tf.equal(data[at + 1], _GRAPHIC_CONTROL)
         is_clear |= is_control & tf.equal(data[at + 3] % 2, 1)
         is_clear |= is_image & tf.equal(pixels, 0) & ~covers_screen(at)
+        is_clear |= is_image & exceeds_screen(at)
         after, area = tf.cond(
             is_image,
             lambda: image(at),

@@ -80,6 +80,11 @@ def faulty() -> dict[str, tuple[bytes, str]]:
             gif[:6] + struct.pack("<H", 41) + gif[8:],
             "a GIF with transparency",
         ),
+        "gif with a larger frame": (
+            # A second frame of 1 x 300 pixels behind the first one.
+            gif[:-1] + b",\0\0\0\0\1\0\x2c\1\0\2\1\x2c\0;",
+            "a GIF with transparency or frames of several sizes",
+        ),
         "webp": (save(image, "WEBP"), "WebP"),
         "no webp": (b"RIFX" + bytes(4) + b"WEBP" + bytes(40), "not an image"),
         "tiff": (save(image, "TIFF"), "TIFF, which cannot be read"),
