@@ -1,5 +1,7 @@
 """Tests of archives that fuzzing found: unusual, but valid, or damaged in an unusual place."""
 
+import errno
+import os
 import struct
 import warnings
 import zipfile
@@ -16,6 +18,8 @@ from components.image_sources.sources import ImageSource
 from components.image_sources.webdataset import WebDatasetReader
 from tests import archives
 from trainer.errors import InputError
+from trainer.storage import listing
+from trainer.storage.failures import StorageError
 
 
 def read(path: Path, **config: object) -> list[MemberBatch]:
@@ -109,3 +113,19 @@ def test_a_damaged_parquet_manifest_is_refused_in_one_line(tmp_path: Path) -> No
     assert len(messages) > 10
     assert not any("\n" in message for message in messages)
     assert all(message.endswith("; copy it again") for message in messages)
+
+
+def test_a_folder_that_cannot_be_entered_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archives.write_folder(tmp_path, {"cat/1.png": archives.png(0)})
+    known = os.stat
+
+    def refused(path: str, **options: bool) -> os.stat_result:
+        if path.endswith("/cat"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return known(path, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    with pytest.raises(StorageError, match="cat: no permission to read it"):
+        list(listing.walk(str(tmp_path)))

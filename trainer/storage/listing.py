@@ -34,7 +34,11 @@ def walk(root: str) -> Iterator[str]:
 
 
 def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        # Below a folder that may be listed, but not entered.
+        raise unreadable(path, error) from error
     return status.st_dev, status.st_ino
 
 
