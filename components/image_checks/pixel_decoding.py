@@ -8,7 +8,7 @@ from typing import Final
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from components.image_checks.header import ImageHeader
 from components.image_checks.pillow_formats import PILLOW_FORMATS, decode_by_pillow
@@ -145,8 +145,14 @@ def _decode_pillow(data: bytes, header: ImageHeader, ratio: int) -> np.ndarray:
             mode = {1: "L", 3: "RGB", 4: "RGBA"}[header.channels]
             return np.asarray(image.convert(mode)).reshape(*image.size[::-1], header.channels)
     except (OSError, ValueError, SyntaxError, IndexError, Image.DecompressionBombError) as error:
-        truncated = "truncated" in str(error) or "not enough image data" in str(error)
-        reason = "truncated" if truncated else "corrupt"
+        if isinstance(error, UnidentifiedImageError):
+            # Its text is the address of the file in memory.
+            raise _fault(header) from error
+        said, reason = str(error).lower(), "corrupt"
+        if "truncated" in said or "not enough image data" in said:
+            reason = "truncated"
+        elif said.startswith("unsupported"):
+            reason = "unsupported_format"
         raise ImageFaultError(
             "decode", reason, f"{header.width} x {header.height} {header.format}: {error}"
         ) from error

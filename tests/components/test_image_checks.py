@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+import struct
 import zlib
 
 import cv2
@@ -175,6 +176,28 @@ def test_every_cut_is_found(make: type) -> None:
     slack = {archives.gif: 2}.get(make, 0)
     for length in range(len(data) - slack):
         assert reason_of(data[:length]) in ("empty", "truncated", "corrupt", "not_an_image")
+
+
+BITFIELDS = struct.pack(
+    "<2sIHHI IiiHHIIiiII III 4x", b"BM", 70, 0, 0, 66, 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0, 1, 2, 4
+)
+CUT_TABLE = b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0) + b"," + bytes(8) + b"\x81\0\0"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "detail"),
+    [
+        (BITFIELDS, "unsupported_format", "1 x 1 bmp: Unsupported BMP bitfields layout"),
+        (archives.bmp()[:40], "truncated", "12 x 9 bmp: Truncated File Read"),
+        (CUT_TABLE, "corrupt", "1 x 1 gif does not decode"),
+    ],
+)
+def test_what_pillow_refuses_is_told_in_the_same_words_each_time(
+    data: bytes, reason: str, detail: str
+) -> None:
+    with pytest.raises(ImageFaultError) as caught:
+        decode(data, header_of(data))
+    assert (caught.value.reason, caught.value.detail) == (reason, detail)
 
 
 SEEDS = [
