@@ -17,7 +17,7 @@ from itertools import chain, islice
 from typing import Any, Final
 
 from components.image_sources.base import Reader, WorkUnit
-from components.image_sources.batch import MemberBatch
+from components.image_sources.batch import MemberBatch, Reject
 from components.image_sources.folder import (
     FolderReader,
     file_version,
@@ -32,7 +32,7 @@ from components.image_sources.label_values import (
 from components.image_sources.magic_numbers import GZIP_START
 from components.image_sources.naming import escaped, find_column, split_of_value
 from components.image_sources.origins import note_unread
-from components.image_sources.record_config import ManifestConfig
+from components.image_sources.record_config import VALUE, ManifestConfig
 from components.image_sources.text_rows import csv_rows, holds_rows, json_rows
 from components.parquet_files import open_untrusted, row_batches
 from trainer.errors import InputError
@@ -74,7 +74,7 @@ class ManifestReader(Reader):
             for number, (name, label, split) in chunk:
                 where = f"{path}: row {number}"
                 flat += [
-                    _text(name, f"{where}, {self.config.manifest.path!r}"),
+                    self._path(name, where),
                     *self._label(
                         label, f"{where}, {self.config.manifest.label!r}", is_text=is_text
                     ),
@@ -119,6 +119,8 @@ class ManifestReader(Reader):
             yield refused
         for batch in FolderReader(self.config).read_files(unit.source, rows, names_are_paths=True):
             note_unread(batch, unit.unread if labelled else "")
+            if self.config.manifest.pattern == VALUE:
+                batch.rejects = list(map(_with_hint, batch.rejects))
             yield batch
 
     def version(self, unit: WorkUnit) -> bytes:
@@ -136,9 +138,18 @@ class ManifestReader(Reader):
         """Yields the files and objects that a manifest names, for the fingerprint."""
         folder = path.rpartition("/")[0] or "."
         for number, (value, _, _) in enumerate(self._named_rows(path), 1):
-            name = _text(value, f"{path}: row {number}, {self.config.manifest.path!r}")
+            name = self._path(value, f"{path}: row {number}")
             if name and not _ADDRESS.match(name):
                 yield _full(folder, name)
+
+    def _path(self, value: Any, where: str) -> str:
+        """Returns the path that a cell stands for; empty if the cell is.
+
+        Raises:
+            InputError: if it is a list or an object.
+        """
+        text = _text(value, f"{where}, {self.config.manifest.path!r}")
+        return text and self.config.manifest.pattern.replace(VALUE, text)
 
     def _label(self, value: Any, where: str, *, is_text: bool) -> tuple[str, str]:
         """Returns the label, or why a number is none.
@@ -272,6 +283,15 @@ class ManifestReader(Reader):
             for row in batch.to_pylist():
                 yield {**others, **row}
                 others = {}
+
+
+def _with_hint(reject: Reject) -> Reject:
+    """Says of a missing file without suffix what completes its name."""
+    if reject.reason != "missing" or "." in reject.member.rpartition("/")[2]:
+        return reject
+    return reject._replace(
+        detail=f"{reject.detail}; if it has a suffix, set manifest.pattern, as train/{VALUE}.jpg"
+    )
 
 
 def _full(folder: str, name: str) -> str:

@@ -3,9 +3,14 @@
 `config.py` puts them into the `input:` section; the readers of these formats read them.
 """
 
-from pydantic import Field
+from typing import Final
+
+from pydantic import Field, field_validator
 
 from trainer.options import Section
+
+VALUE: Final = "{}"
+"""Stands for the column's value in `manifest.pattern`."""
 
 
 class ManifestConfig(Section):
@@ -14,12 +19,26 @@ class ManifestConfig(Section):
     path: str = Field(
         default="path", description="Column of paths: absolute, or from the manifest."
     )
+    pattern: str = Field(
+        default=VALUE,
+        description=(
+            "Path of an image, in which `{}` stands for the column's value: `train/{}.jpg`, where"
+            " the column holds names without folder and suffix."
+        ),
+    )
     label: str = Field(
         default="label", description="Column of labels; it may be absent or have gaps."
     )
     split: str = Field(
         default="split", description="Column of splits; it may be absent or have gaps."
     )
+
+    @field_validator("pattern")
+    @classmethod
+    def _require_place(cls, pattern: str) -> str:
+        if VALUE not in pattern:
+            raise ValueError(f"has no {VALUE}, the place of the column's value: train/{VALUE}.jpg")
+        return pattern
 
 
 class ParquetConfig(Section):

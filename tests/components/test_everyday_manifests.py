@@ -290,3 +290,19 @@ def test_a_unit_changes_with_the_files_that_it_names(images: Path) -> None:
     assert source.version(unit) != before
     (images / "images/1.png").unlink()
     assert source.version(unit) != before
+
+
+def test_names_without_folder_and_suffix(images: Path) -> None:
+    """Many competitions give such tables: `id,breed`, with the images in `train/`."""
+    options = {"path": "id", "label": "breed", "pattern": "images/{}.png"}
+    expected = {"0.png": ("pug", None), "1.png": ("beagle", None)}
+    assert found(images, "a.csv", "id,breed\n0,pug\n1,beagle\n", manifest=options) == expected
+    rows = '{"id": 0, "breed": "pug"}\n{"id": 1, "breed": "beagle"}\n'
+    assert found(images, "a.jsonl", rows, manifest=options) == expected
+    batches = read_all(paths=str(images / "a.csv"), manifest={**options, "pattern": "{}"})
+    (reject, _) = (reject for batch in batches for reject in batch.rejects)
+    assert reject.detail.endswith(
+        "no such file; if it has a suffix, set manifest.pattern, as train/{}.jpg"
+    )
+    with pytest.raises(ValueError, match=r"has no \{\}, the place of the column's value"):
+        InputConfig.model_validate({"paths": "a.csv", "manifest": {"pattern": "train/*.jpg"}})
