@@ -102,9 +102,10 @@ def _check_classes(account: Account, config: InputConfig, where: str) -> None:
         each = "; or, if each archive holds one class, unpack it into a folder of that name"
         raise InputError(
             f"{none} nothing to learn: put them into folders named after their classes, below this"
-            f" path{each * archives}; or {manifest_advice(config)}; or set labels.level, or the key"
-            " or column of the label (manifest.label, parquet.label, tfrecord.label,"
-            " webdataset.label); classify needs no labels"
+            f" path{each * archives}; or {manifest_advice(config)}; or set labels.level, or"
+            " labels.pattern if the files' names hold the classes, or the key or column of the"
+            " label (manifest.label, parquet.label, tfrecord.label, webdataset.label); classify"
+            " needs no labels"
         )
     if len(totals) == 1:
         (only,) = totals
@@ -116,7 +117,7 @@ def _check_classes(account: Account, config: InputConfig, where: str) -> None:
         raise InputError(
             f"{where}: one class only, '{only}' ({totals[only]:,} images), and a classifier needs"
             " two: name folders of other classes as well, or set labels.level if the classes are"
-            " other folders of the path"
+            " other folders of the path, or labels.pattern if the files' names hold them"
         )
     if not table[features.TEST]:
         share = config.splits.test

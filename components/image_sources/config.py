@@ -5,10 +5,11 @@ The pipeline's configuration includes it; every source, ingest and the bulk job 
 
 import glob
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from components.image_sources.record_config import (
     ManifestConfig,
@@ -99,6 +100,14 @@ class LabelsConfig(Section):
             " named `images` or the like."
         ),
     )
+    pattern: str = Field(
+        default="",
+        description=(
+            "Regular expression for names that hold the label, searched in the path of an image in"
+            " its folder, zip or tar; the first group is the label: `([a-z]+)\\.\\d+\\.jpg$` for"
+            " `train/cat.0.jpg`. Empty: folders name the classes."
+        ),
+    )
     corrections: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
         default=(),
         description=(
@@ -109,6 +118,17 @@ class LabelsConfig(Section):
     min_images: int = Field(
         default=2, ge=1, description="A class with fewer images fails the run, before any training."
     )
+
+    @field_validator("pattern")
+    @classmethod
+    def _require_group(cls, pattern: str) -> str:
+        try:
+            groups = re.compile(pattern).groups
+        except re.error as error:
+            raise ValueError(f"is no regular expression of Python: {error}") from error
+        if pattern and not groups:
+            raise ValueError("has no group, which would be the label: ([a-z]+) in parentheses")
+        return pattern
 
 
 class SplitsConfig(Section):

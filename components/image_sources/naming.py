@@ -96,7 +96,8 @@ class Place(NamedTuple):
 class PathNaming:
     """Derives labels and splits from member paths.
 
-    The label is the image's parent folder, or the one that `labels.level` chooses. The split is
+    The label is the image's parent folder, or the one that `labels.level` chooses, or what
+    `labels.pattern` finds in the whole path. The split is
     the first folder that is named like one: `mnist/train/7/1.png` is in train with label 7,
     `test_set/1.png` is in test without a label, `train/unlabelled/1.png` is unlabelled. A folder
     like `imagenet-test`, in which a split is one word of several, counts as a split only above
@@ -112,13 +113,20 @@ class PathNaming:
     def __init__(self, config: InputConfig, split: str | None = None) -> None:
         self._labels = config.labels.source == "auto"
         self._level = config.labels.level
+        self._pattern = re.compile(config.labels.pattern) if config.labels.pattern else None
         self._splits = config.splits.source == "auto"
         self._split = split
         self._place = lru_cache(maxsize=65536)(self._place_of)
 
     def place(self, name: str) -> Place:
         """Returns the label and split of one member path."""
-        return self._place(name.rpartition("/")[0])
+        place = self._place(name.rpartition("/")[0])
+        if self._pattern is None:
+            return place
+        found = self._pattern.search(name) if self._labels else None
+        if place.split == features.UNLABELLED:
+            found = None
+        return place._replace(label=(found[1] or None) if found else None, container=None)
 
     def _place_of(self, folder: str) -> Place:
         """Parses a folder's path, ignoring `.`, `..` and empty parts."""

@@ -102,11 +102,15 @@ class Origins:
 
     def _add_folders(self, found: NamedCounts, batch: MemberBatch, unit: WorkUnit) -> None:
         naming = PathNaming(self.config, unit.split)
+        by_pattern = bool(self.config.labels.pattern)
+        labelled = self._add_matches(found, batch) if by_pattern else set()
         folders = Counter([name.rpartition("/")[0] for name in batch.names])
         count_paired(found, folders, batch.names)
         for folder, count in folders.items():
             place = naming.place(f"{folder}/")
-            if place.label:
+            if by_pattern:
+                place = place._replace(label=folder if folder in labelled else None)
+            elif place.label:
                 above = f"the folder above '{place.container}'" if place.container else ""
                 found.add(LABEL, above or "the folder of the image", count)
             elif place.container:
@@ -120,6 +124,16 @@ class Origins:
                 if place.split != features.UNLABELLED:
                     kind = CLASSED if place.label else BARE
                     found.add(kind + place.split_folder, folder, count)
+
+    def _add_matches(self, found: NamedCounts, batch: MemberBatch) -> set[str]:
+        """Counts the labels that `labels.pattern` found; returns the folders with such."""
+        names = zip(batch.names, batch.labels, strict=True)
+        folders = [name.rpartition("/")[0] for name, label in names if label is not None]
+        if folders:
+            found.add(LABEL, "the part of the name that labels.pattern finds", len(folders))
+        if self.config.labels.source == "auto":
+            note_unread(batch, "labels.pattern finds none in their names")
+        return set(folders)
 
     def _label_source(self, unit: WorkUnit) -> str:
         column = unit.extra.decode() if unit.format == "parquet" else ""

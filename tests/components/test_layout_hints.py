@@ -96,3 +96,49 @@ def test_errors_say_what_to_set(tmp_path: Path) -> None:
     config = InputConfig.model_validate({"paths": str(tmp_path / "*.zip")})
     with pytest.raises(InputError, match="if each archive holds one class, unpack it into"):
         check_account(survey(config, full=True).account, config)
+
+
+@pytest.mark.parametrize(
+    ("names", "pattern", "expected"),
+    [
+        (["cat.0.png", "dog.0.png", "dog.1.png"], r"(\w+)\.\d+\.png$", {"cat": 1, "dog": 2}),
+        (
+            ["images/Maine_Coon_12.png", "images/pug_1.png", "images/pug_7.png"],
+            r"([^/]+)_\d+\.png$",
+            {"Maine_Coon": 1, "pug": 2},
+        ),
+        (
+            ["train/cat.0.png", "test/cat.1.png", "train/x/dog.2.png"],
+            r"(cat|dog)",
+            {"cat": 2, "dog": 1},
+        ),
+        (["1/a-cat.png", "2/b.png", "unlabelled/c-dog.png"], r"-(\w+)", {"cat": 1}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar", "folder"])
+def test_labels_in_names(
+    tmp_path: Path, kind: str, names: list[str], pattern: str, expected: dict[str, int]
+) -> None:
+    files = {name: archives.png(number) for number, name in enumerate(names)}
+    labels = {"pattern": pattern, "min_images": 1}
+    path = str(archives.write(tmp_path / kind, files))
+    config = InputConfig.model_validate({"paths": path, "labels": labels})
+    account = survey(config, full=True).account
+    assert account.class_totals() == expected
+    splits = {name.partition("/")[0] for name in names} & {"train", "test"}
+    assert splits <= {split for split, table in account.by_split().items() if table}
+    warnings = describe_input(account, config).warnings
+    unread = "1 image has no label: labels.pattern finds none in their names"
+    assert (unread in warnings) is ("2/b.png" in names)
+
+
+def test_no_labels_in_names(tmp_path: Path) -> None:
+    files = {f"{number}.png": archives.png(number) for number in range(3)}
+    labels = {"pattern": "([a-z]+)_"}
+    path = str(archives.write(tmp_path / "a.zip", files))
+    config = InputConfig.model_validate({"paths": path, "labels": labels})
+    with pytest.raises(InputError, match=r"nothing to learn: labels\.pattern finds none"):
+        check_account(survey(config, full=True).account, config)
+    for wrong, fault in ((r"cat|dog", "has no group"), (r"(cat", "no regular expression")):
+        with pytest.raises(ValueError, match=fault):
+            InputConfig.model_validate({"paths": "a", "labels": {"pattern": wrong}})
