@@ -6,6 +6,7 @@
 import importlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -40,16 +41,18 @@ _CLEAR: Final = frozenset(("LA", "La", "PA", "RGBA", "RGBa"))
 """Modes of Pillow, by what becomes of them: grey, 16-bit grey, colour, colour with alpha."""
 
 # Tags of TIFF 6.0, and of DNG.
-_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _DNG_VERSION = 254, 258, 262, 50706
+_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANES, _DNG_VERSION = 254, 258, 262, 284, 50706
 _IS_THUMBNAIL: Final = 1
 _CANON: Final = b"CR"
 """After the header of Canon's raw files, instead of a directory."""
 _RAW: Final = "camera raw"
+_UNKNOWN_MODE: Final = re.compile("unknown (pixel|raw) mode")
 _COMPRESSIONS: Final = frozenset(
     ("raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "zstd", "lzma")
 )
 """By Pillow's names. In JPEG and those of fax, libtiff fills damaged rows with any memory."""
 _WHITE_IS_ZERO: Final = 0
+_SEPARATE: Final = 2
 
 _FOREIGN: Final = (
     *(OSError, SyntaxError, ValueError, RuntimeError, EOFError),
@@ -155,10 +158,7 @@ def _header(data: bytes, kind: str) -> ImageHeader:
     try:
         with _open(data, kind) as image:
             if isinstance(image, TiffImagePlugin.TiffImageFile):
-                _refuse_raw(image)
-                compression = image.info.get("compression")
-                if compression not in _COMPRESSIONS:
-                    raise _unsupported(f"{name} in the compression {compression}; use LZW")
+                _refuse_kinds(image)
             mode, is_animated = image.mode, getattr(image, "is_animated", False)
             width, height = image.size
             if image.getexif().get(0x0112, 1) >= 5 and kind != TIFF:
@@ -175,12 +175,22 @@ def _header(data: bytes, kind: str) -> ImageHeader:
     return ImageHeader(kind, height, width, channels, depth, 1, frames, name)
 
 
-def _refuse_raw(image: TiffImagePlugin.TiffImageFile) -> None:
-    """Raises for a camera's raw file: its first image as a TIFF is a small preview."""
+def _refuse_kinds(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Raises for kinds of TIFF of which Pillow would show something else than the image.
+
+    They are a camera's raw file, of which the first image is a small preview, compressions that
+    hide damage, and planes of more than 8 bits, which Pillow mixes up.
+    """
     tags = image.tag_v2
     is_preview = tags.get(_SUBFILE_TYPE, 0) & _IS_THUMBNAIL
     if _DNG_VERSION in tags or is_preview:
         raise _unsupported(_RAW)
+    compression = image.info.get("compression")
+    if compression not in _COMPRESSIONS:
+        raise _unsupported(f"TIFF in the compression {compression}; use LZW")
+    bits = tags.get(_BITS_PER_SAMPLE, (1,))
+    if tags.get(_PLANES) == _SEPARATE and len(bits) > 1 and max(bits) > 8:
+        raise _unsupported("TIFF of 16 bits in separate planes; 8 bits can be read")
 
 
 def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
@@ -234,7 +244,7 @@ def _unsupported(detail: str) -> ImageFaultError:
 def _fault(stage: str, kind: str, error: BaseException) -> ImageFaultError:
     """Returns the fault of a file that Pillow refuses."""
     text = " ".join(str(error).split())
-    if "unknown pixel mode" in text or isinstance(error.__cause__, KeyError):
+    if _UNKNOWN_MODE.search(text) or isinstance(error.__cause__, KeyError):
         return _unsupported(f"{_NAMES[kind]} of a kind that cannot be read; 8-bit images can")
     lower = text.lower()
     is_cut = any(word in lower for word in ("truncat", "not enough", "end of", "eof", "too short"))

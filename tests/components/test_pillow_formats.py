@@ -2,6 +2,7 @@
 
 import base64
 import io
+import struct
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,21 @@ def saved(image: Image.Image, image_format: str = "TIFF", **options: Any) -> byt
 
 def tagged(image: Image.Image, **tags: Any) -> bytes:
     return saved(image, tiffinfo={TIFF_TAGS[name]: value for name, value in tags.items()})
+
+
+def planes() -> bytes:
+    """A TIFF of 2 x 2 pixels with 16 bits a colour, of which each has a plane of its own."""
+    tags = {256: [2], 257: [2], 258: [16] * 3, 259: [1], 262: [2], 273: [200, 208, 216],
+            277: [3], 278: [2], 279: [8] * 3, 284: [2]}  # fmt: skip
+    entries, more = b"", b""
+    behind = 8 + 2 + 12 * len(tags) + 4
+    for tag, values in tags.items():
+        packed = struct.pack(f"<{len(values)}H", *values)
+        if len(packed) > 4:
+            more, packed = more + packed, struct.pack("<I", behind + len(more))
+        entries += struct.pack("<HHI", tag, 3, len(values)) + packed.ljust(4, b"\0")
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4) + more
+    return head.ljust(200, b"\0") + bytes(24)
 
 
 def read(data: bytes) -> tuple[ImageHeader, np.ndarray]:
@@ -171,11 +187,12 @@ def test_what_is_served_has_the_same_pixels() -> None:
         (saved(Image.fromarray(np.ones((4, 4), np.int32))), "TIFF with pixels of mode I"),
         (saved(GREY.convert("1"), compression="group4"), "TIFF in the compression group4"),
         (saved(COLOUR, compression="jpeg"), "TIFF in the compression jpeg; use LZW"),
+        (planes(), "TIFF of 16 bits in separate planes"),
         (tagged(GREY, type=1), "camera raw"),
         (tagged(GREY, dng=b"\1\4\0\0"), "camera raw"),
         (b"II*\0\x10\0\0\0CR\2\0" + bytes(40), "camera raw"),
     ],
-    ids=["floats", "32 bits", "fax", "jpeg", "preview", "dng", "cr2"],
+    ids=["floats", "32 bits", "fax", "jpeg", "planes", "preview", "dng", "cr2"],
 )
 def test_what_cannot_be_read_is_named(data: bytes, detail: str) -> None:
     fault = fault_of(data)
