@@ -27,6 +27,8 @@ _TIFF_STARTS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 """Of TIFF and BigTIFF, in both orders of bytes."""
 _JPEG_2000_STARTS: Final = (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")
 """Of the file format and of the bare codestream."""
+_MOST_COMPONENTS: Final = 16
+"""Components of a JPEG 2000 that are looked at."""
 _AVIF_BRANDS: Final = (b"avif", b"avis")
 _MOST_BRANDS: Final = 1024
 """Bytes of the box that are looked at."""
@@ -87,7 +89,7 @@ def parse_boxes(data: bytes) -> ImageHeader | None:
         ImageFaultError: if it is damaged, or of a kind that cannot be read.
     """
     if data.startswith(_JPEG_2000_STARTS):
-        _require_end(data)
+        _check_codestream(data)
         return _header(data, JPEG_2000)
     if data[4:8] != b"ftyp":
         return None
@@ -132,25 +134,36 @@ def decode_by_pillow(data: bytes, header: ImageHeader) -> np.ndarray:
         raise _fault("decode", header.format, error) from error
 
 
-def _require_end(data: bytes) -> None:
-    """Raises unless the codestream of a JPEG 2000 ends in its marker: OpenJPEG leaves tiles out.
+def _check_codestream(data: bytes) -> None:
+    """Raises for a JPEG 2000 of which Pillow would show something else than the image.
 
-    ISO/IEC 15444-1, annexes A and I: boxes of size, type and content; 0 is a box up to the end of
-    the file, 1 one whose size follows in 8 bytes.
+    OpenJPEG leaves out tiles that are missing, so that the end marker must be there, and Pillow
+    makes white of more than 8 bits black, except in grey. ISO/IEC 15444-1, annexes A and I: boxes
+    of size, type and content; 0 is a box up to the end of the file, 1 one whose size follows in 8
+    bytes. The codestream begins with the markers SOC and SIZ, which has the number of components
+    at 40 and three bytes for each, the first of them the number of bits less 1, and a sign.
     """
-    at, end = 0, len(data)
+    at, start, end = 0, 0, len(data)
     while data.startswith(_JPEG_2000_STARTS[0]) and at + 16 <= len(data):
-        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        size, kind, content = (
+            int.from_bytes(data[at : at + 4], "big"),
+            data[at + 4 : at + 8],
+            at + 8,
+        )
         if size == 1:
-            size = int.from_bytes(data[at + 8 : at + 16], "big")
+            size, content = int.from_bytes(data[at + 8 : at + 16], "big"), at + 16
         if kind == b"jp2c":
-            end = at + size if size else end
+            start, end = content, at + size if size else end
             break
         if size < 8:
             break
         at += size
     if data[end - 2 : end] != b"\xff\xd9":
         raise ImageFaultError("check", "truncated", "JPEG 2000 without its end")
+    count = min(int.from_bytes(data[start + 40 : start + 42], "big"), _MOST_COMPONENTS)
+    depths = [(byte & 0x7F) + 1 for byte in data[start + 42 : start + 42 + 3 * count : 3]]
+    if len(depths) > 1 and max(depths) > 8:
+        raise _unsupported(f"JPEG 2000 of {max(depths)} bits in colour; 8 bits can be read")
 
 
 def _header(data: bytes, kind: str) -> ImageHeader:

@@ -228,3 +228,13 @@ def test_a_codestream_without_its_last_tiles_is_cut() -> None:
         assert len(tiles) > 4
         for cut in (tiles[2], tiles[-1], len(data) - 2):
             assert fault_of(data[:cut]).reason == "truncated"
+
+
+def test_deep_colours_of_jpeg_2000() -> None:
+    """Pillow makes 65535 in colours 0; in grey it does not, see above."""
+    for options in ({}, {"no_jp2": True}):
+        data = bytearray(saved(COLOUR, "JPEG2000", **options))
+        bits = data.index(b"\xff\x4f\xff\x51") + 42
+        assert bytes(data[bits : bits + 9]) == b"\7\1\1" * 3
+        data[bits] = 11
+        assert fault_of(bytes(data)).detail.startswith("JPEG 2000 of 12 bits in colour")
