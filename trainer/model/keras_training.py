@@ -184,7 +184,7 @@ class KerasTraining(keras.Model):
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Evaluates one batch without noise, as `evaluation.Evaluator` does."""
         pixels, labels = _unpack(data)
-        results = self.analyse(pixels)
+        results = self.measure(pixels)
         kl, bound = self._reported[2:]
         cross_entropy = losses.cross_entropy(labels, results["logits"])
         is_labelled = tf.cast(labels >= 0, tf.float32)

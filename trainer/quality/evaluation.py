@@ -101,7 +101,7 @@ class Evaluator:
         self._model = model
 
         def measured(pixels: tf.Tensor) -> dict[str, tf.Tensor]:
-            results = model.analyse(pixels)
+            results = model.measure(pixels)
             return {
                 name: results[name] for name in (*_MEASURED, "conditional_bound") if name in results
             }
