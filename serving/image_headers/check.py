@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import tensorflow as tf
 
-from serving.image_headers.fields import as_signed, big_endian, little_endian, starts, take
+from serving.image_headers.fields import as_signed, big, little, marked, numbers, take
 from serving.image_headers.gif import Screen, read_gif
 from serving.image_headers.jpeg import read_jpeg_frames
 from serving.image_headers.png import FIRST_CHUNK, png_orientations
@@ -98,58 +98,78 @@ def read_headers(encoded: tf.Tensor, max_pixels: int) -> Headers:
     """
     size = tf.strings.length(encoded, name="sizes")
     head = take(encoded, tf.zeros_like(size), _HEAD_BYTES)
-    is_png, is_jpeg = starts(head, _PNG), starts(head, _JPEG)
-    is_gif = starts(head, b"GIF87a") | starts(head, b"GIF89a")
-    is_bmp = starts(head, b"BM")
-    is_webp = starts(head, b"RIFF") & starts(head[:, 8:], b"WEBP")
+    is_png, is_jpeg, is_old_gif, is_new_gif, is_bmp, is_webp, has_size, has_pixels, *are_others = (
+        marked(
+            head,
+            {0: _PNG},
+            {0: _JPEG},
+            {0: b"GIF87a"},
+            {0: b"GIF89a"},
+            {0: b"BM"},
+            {0: b"RIFF", 8: b"WEBP"},
+            {12: b"IHDR"},
+            {FIRST_CHUNK + 4: b"IDAT"},
+            *({at: mark} for at, mark, _ in _OTHER_FORMATS),
+        )
+    )
+    is_gif = is_old_gif | is_new_gif
+    png_height, png_width, png_depth, gif_height, gif_width = numbers(
+        head, big(20, 4), big(16, 4), big(24, 1), little(8, 2), little(6, 2)
+    )
+    bmp_height, bmp_width, bmp_header, bmp_depth, bmp_packing = numbers(
+        head, little(22, 4), little(18, 4), little(14, 4), little(28, 2), little(30, 4)
+    )
 
     jpeg = read_jpeg_frames(encoded, is_jpeg)
     none = tf.zeros(tf.shape(size), tf.int64)
     height, width = tf.where(is_jpeg, jpeg.height, none), tf.where(is_jpeg, jpeg.width, none)
-    height = tf.where(is_png, big_endian(head, 20, 4), height)
-    width = tf.where(is_png, big_endian(head, 16, 4), width)
-    height = tf.where(is_gif, little_endian(head, 8, 2), height)
-    width = tf.where(is_gif, little_endian(head, 6, 2), width)
+    height = tf.where(is_png, png_height, height)
+    width = tf.where(is_png, png_width, width)
+    height = tf.where(is_gif, gif_height, height)
+    width = tf.where(is_gif, gif_width, width)
     # A negative height means that rows are stored from top to bottom.
-    height = tf.where(is_bmp, tf.abs(as_signed(little_endian(head, 22, 4))), height)
-    width = tf.where(is_bmp, as_signed(little_endian(head, 18, 4)), width)
+    height = tf.where(is_bmp, tf.abs(as_signed(bmp_height)), height)
+    width = tf.where(is_bmp, as_signed(bmp_width), width)
     screens = tf.cond(
         tf.reduce_any(is_gif),
         lambda: _screens(encoded, is_gif),
         lambda: Screen(none, tf.ones_like(is_gif), tf.zeros_like(is_gif)),
     )
 
-    is_odd_bmp = (little_endian(head, 14, 4) < 40) | (little_endian(head, 30, 4) != 0)
-    depth = little_endian(head, 28, 2)
-    is_odd_bmp |= (depth != 24) & (depth != 32)
+    is_odd_bmp = (bmp_header < 40) | (bmp_packing != 0) | (bmp_depth != 24) & (bmp_depth != 32)
     # Sides are below 2**32, so their product may exceed 2**63, but a quotient cannot.
     is_too_large = height > max_pixels // tf.maximum(width, 1)
-    fault = tf.zeros(tf.shape(size), tf.int32)
-    # The first fault that applies is reported.
     is_other = ~(is_png | is_jpeg | is_gif | is_bmp)
-    for code, applies in (
+    faults = (
         (_EMPTY, tf.equal(size, 0)),
         (_WEBP, is_webp),
-        *((code, is_other & starts(head[:, at:], mark)) for at, mark, code in _OTHER_FORMATS),
+        *(
+            (code, is_other & found)
+            for (_, _, code), found in zip(_OTHER_FORMATS, are_others, strict=True)
+        ),
         (_NO_IMAGE, is_other),
         (_TRUNCATED, is_jpeg & jpeg.is_cut | is_png & (size < FIRST_CHUNK) | is_bmp & (size < 34)),
-        (_CORRUPT, is_jpeg & jpeg.is_damaged | is_png & ~starts(head[:, 12:], b"IHDR")),
+        (_CORRUPT, is_jpeg & jpeg.is_damaged | is_png & ~has_size),
         (_JPEG_KIND, is_jpeg & jpeg.is_other_kind),
         (_BMP_KIND, is_bmp & is_odd_bmp),
         (_CORRUPT, (height <= 0) | (width <= 0)),
         (_TOO_LARGE, is_too_large | (screens.pixels > max_pixels)),
         (_CLEAR, screens.is_clear),
         (_TRUNCATED, ~screens.is_whole | ~_has_end(encoded, is_png, is_jpeg)),
-    ):
-        fault = tf.where(tf.equal(fault, _SOUND) & applies, code, fault)
+        (_SOUND, tf.ones_like(is_png)),
+    )
+    codes, applies = zip(*faults, strict=True)
+    # The first fault that applies is reported.
+    places = tf.where(tf.stack(applies, axis=1), tf.range(len(codes)), len(codes))
+    fault = tf.gather(tf.constant(codes, tf.int32), tf.reduce_min(places, axis=1))
 
-    has_extras = is_png & ~starts(head[:, FIRST_CHUNK + 4 :], b"IDAT")
+    has_extras = is_png & ~has_pixels
     orientation = tf.cond(
         tf.reduce_any(has_extras),
         lambda: tf.where(is_jpeg, jpeg.orientation, png_orientations(encoded, has_extras)),
         lambda: jpeg.orientation,
     )
-    return Headers(height, width, orientation, is_png & tf.equal(head[:, 24], 16), fault)
+    return Headers(height, width, orientation, is_png & tf.equal(png_depth, 16), fault)
 
 
 def require_sound(headers: Headers, max_pixels: int) -> tf.Operation:
@@ -192,8 +212,10 @@ def _has_end(encoded: tf.Tensor, is_png: tf.Tensor, is_jpeg: tf.Tensor) -> tf.Te
     """Tells which files have their end marker; true for formats without one."""
     size = tf.strings.length(encoded)
     tail = take(encoded, size - _TAIL_BYTES, _TAIL_BYTES)
-    ends = tf.where(is_png, starts(tail, _END_OF_PNG), True)
-    ends = tf.where(is_jpeg, starts(tail[:, -2:], _END_OF_JPEG), ends)
+    ends_png, ends_jpeg = marked(
+        tail, {0: _END_OF_PNG}, {_TAIL_BYTES - len(_END_OF_JPEG): _END_OF_JPEG}
+    )
+    ends = tf.where(is_jpeg, ends_jpeg, ends_png | ~is_png)
 
     def search() -> tf.Tensor:
         # Either data follow the image, which viewers tolerate, or the end is missing.

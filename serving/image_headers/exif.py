@@ -4,7 +4,7 @@ from typing import Final
 
 import tensorflow as tf
 
-from serving.image_headers.fields import big_endian, little_endian, take
+from serving.image_headers.fields import big, little, marked, numbers, take
 
 _ORIENTATION: Final = 0x0112
 _SHORT: Final = 3
@@ -31,23 +31,30 @@ def orientations(encoded: tf.Tensor, begin: tf.Tensor, end: tf.Tensor) -> tf.Ten
 
 def _read(encoded: tf.Tensor, begin: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
     head = take(encoded, begin, 8)
-    is_little = tf.reduce_all(tf.equal(head[:, :2], 0x49), axis=1)
-    is_big = tf.reduce_all(tf.equal(head[:, :2], 0x4D), axis=1)
+    is_little, is_big = marked(head, {0: b"II"}, {0: b"MM"})
 
-    def number(rows: tf.Tensor, at: int, count: int) -> tf.Tensor:
-        order = tf.reshape(is_little, [-1] + [1] * (len(rows.shape) - 2))
-        return tf.where(order, little_endian(rows, at, count), big_endian(rows, at, count))
+    def fields(rows: tf.Tensor, *places: tuple[int, int]) -> list[tf.Tensor]:
+        found = numbers(
+            rows,
+            *(little(at, count) for at, count in places),
+            *(big(at, count) for at, count in places),
+        )
+        order = is_little if len(rows.shape) == 2 else tf.expand_dims(is_little, -1)
+        pairs = zip(found[: len(places)], found[len(places) :], strict=True)
+        return [tf.where(order, one, other) for one, other in pairs]
 
-    directory = begin + number(head, 4, 4)
-    entries = number(take(encoded, directory, 2), 0, 2)
+    (offset,) = fields(head, (4, 4))
+    directory = begin + offset
+    (entries,) = fields(take(encoded, directory, 2), (0, 2))
     table = take(encoded, directory + 2, _MOST_ENTRIES * _ENTRY_BYTES)
     table = tf.reshape(table, [-1, _MOST_ENTRIES, _ENTRY_BYTES])
     place = tf.range(_MOST_ENTRIES, dtype=tf.int64)
     stops = directory[:, tf.newaxis] + 2 + _ENTRY_BYTES * (place + 1)
     is_there = (place < entries[:, tf.newaxis]) & (stops <= end[:, tf.newaxis])
-    is_tag = is_there & tf.equal(number(table, 0, 2), _ORIENTATION)
+    (tag,) = fields(table, (0, 2))
+    is_tag = is_there & tf.equal(tag, _ORIENTATION)
     entry = tf.gather(table, tf.argmax(is_tag, axis=1), axis=1, batch_dims=1)
-    value = number(entry, 8, 2)
-    is_value = tf.equal(number(entry, 2, 2), _SHORT) & (value >= 1) & (value <= 8)
+    kind, value = fields(entry, (2, 2), (8, 2))
+    is_value = tf.equal(kind, _SHORT) & (value >= 1) & (value <= 8)
     is_value &= tf.reduce_any(is_tag, axis=1) & (is_little | is_big)
     return tf.cast(tf.where(is_value, value, 1), tf.int32)

@@ -49,31 +49,24 @@ def read_gif(content: tf.Tensor) -> Screen:
         (at,) = tf.while_loop(lambda at: (at < end) & (data[at] > 0), ahead, (at,))
         return at + 1
 
-    def image(at: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        wide, high = data[at + 5] + 256 * data[at + 6], data[at + 7] + 256 * data[at + 8]
-        return skip_blocks(at + 11 + _table(data[at + 9])), wide * high
-
-    def exceeds_screen(at: tf.Tensor) -> tf.Tensor:
-        low, high = data[at + 5 : at + 9 : 2], data[at + 6 : at + 9 : 2]
-        return tf.reduce_any(low + 256 * high > data[6:10:2] + 256 * data[7:10:2])
-
-    def covers_screen(at: tf.Tensor) -> tf.Tensor:
-        at_origin = tf.reduce_all(tf.equal(data[at + 1 : at + 5], 0))
-        return at_origin & tf.reduce_all(tf.equal(data[at + 5 : at + 9], data[6:10]))
+    # The place of a frame that covers the screen: at its origin, and of its size.
+    covering = tf.concat([tf.zeros([4], tf.int64), data[6:10]], axis=0)
+    screen = data[6:10:2] + 256 * data[7:10:2]
 
     def step(
         at: tf.Tensor, pixels: tf.Tensor, is_whole: tf.Tensor, is_clear: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        is_image = tf.equal(data[at], _IMAGE)
-        is_control = tf.equal(data[at], _EXTENSION) & tf.equal(data[at + 1], _GRAPHIC_CONTROL)
-        is_clear |= is_control & tf.equal(data[at + 3] % 2, 1)
-        is_clear |= is_image & tf.equal(pixels, 0) & ~covers_screen(at)
-        is_clear |= is_image & exceeds_screen(at)
-        after, area = tf.cond(
-            is_image,
-            lambda: image(at),
-            lambda: (skip_blocks(at + 2), tf.constant(0, tf.int64)),
-        )
+        window = tf.slice(data, [at], [10])
+        kind, control, _, packed, *_, flags = tf.unstack(window)
+        is_image = tf.equal(kind, _IMAGE)
+        is_control = tf.equal(kind, _EXTENSION) & tf.equal(control, _GRAPHIC_CONTROL)
+        is_clear |= is_control & tf.equal(packed % 2, 1)
+        covers_screen = tf.reduce_all(tf.equal(window[1:9], covering))
+        is_clear |= is_image & tf.equal(pixels, 0) & ~covers_screen
+        size = window[5:9:2] + 256 * window[6:9:2]
+        is_clear |= is_image & tf.reduce_any(size > screen)
+        area = tf.where(is_image, tf.reduce_prod(size), 0)
+        after = skip_blocks(at + tf.where(is_image, 11 + _table(flags), 2))
         is_whole |= is_image & (after <= end)
         return tf.minimum(after, end), pixels + area, is_whole, is_clear
 

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import tensorflow as tf
 
 from serving.image_headers.exif import orientations
-from serving.image_headers.fields import big_endian, starts, take
+from serving.image_headers.fields import big, marked, numbers, take
 
 _SEGMENT, _FRAME, _OTHER_FRAME, _ALONE, _FILL, _STOP = range(6)
 _STEP_BYTES: Final = 10
@@ -57,15 +57,16 @@ def read_jpeg_frames(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> Frames:
         at: tf.Tensor, state: tf.Tensor, frame: tf.Tensor, exif: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
         head = take(encoded, at, _STEP_BYTES)
-        marker = head[:, 1]
+        first, marker, segment = numbers(head, big(0, 1), big(1, 1), big(2, 2))
+        (is_application,) = marked(head, {1: bytes([_APP1]), 4: _EXIF})
         kind = tf.gather(kinds, marker)
         here = tf.equal(state, _RUNNING)
-        length = tf.where(tf.equal(kind, _SEGMENT), big_endian(head, 2, 2), 0)
+        length = tf.where(tf.equal(kind, _SEGMENT), segment, 0)
         length += tf.where(tf.equal(kind, _FILL), tf.ones_like(kind), 2)
-        is_exif = here & tf.equal(marker, _APP1) & starts(head[:, 4:], _EXIF)
+        is_exif = here & is_application
         after = tf.gather(tf.constant([_RUNNING, _DONE, _OTHER_KIND, _RUNNING, _RUNNING, _DAMAGED],
                                       tf.int64), kind)  # fmt: skip
-        after = tf.where(tf.equal(head[:, 0], 0xFF), after, _DAMAGED)
+        after = tf.where(tf.equal(first, 0xFF), after, _DAMAGED)
         # The remaining bytes could not hold a frame header.
         after = tf.where(at + _STEP_BYTES <= size, after, _CUT)
         ends = here & tf.equal(after, _DONE)
@@ -90,10 +91,11 @@ def read_jpeg_frames(encoded: tf.Tensor, is_jpeg: tf.Tensor) -> Frames:
         lambda: orientations(encoded, exif[:, 0], exif[:, 1]),
         lambda: tf.ones(tf.shape(size), tf.int32),
     )
-    is_deep = is_jpeg & tf.equal(state, _DONE) & tf.not_equal(frame[:, 4], 8)
+    bits, height, width = numbers(frame, big(4, 1), big(5, 2), big(7, 2))
+    is_deep = is_jpeg & tf.equal(state, _DONE) & tf.not_equal(bits, 8)
     return Frames(
-        big_endian(frame, 5, 2),
-        big_endian(frame, 7, 2),
+        height,
+        width,
         orientation,
         tf.equal(state, _CUT),
         tf.equal(state, _DAMAGED),

@@ -8,7 +8,7 @@ from typing import Final
 import tensorflow as tf
 
 from serving.image_headers.exif import orientations
-from serving.image_headers.fields import big_endian, starts, take
+from serving.image_headers.fields import big, marked, numbers, take
 
 FIRST_CHUNK: Final = 33
 """Offset of the chunk after the header."""
@@ -30,12 +30,12 @@ def png_orientations(encoded: tf.Tensor, is_png: tf.Tensor) -> tf.Tensor:
         at: tf.Tensor, running: tf.Tensor, exif: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         head = take(encoded, at, 8)
-        length = big_endian(head, 0, 4)
-        kind = head[:, 4:]
-        is_exif = running & starts(kind, b"eXIf")
+        (length,) = numbers(head, big(0, 4))
+        has_exif, has_pixels, is_end = marked(head, {4: b"eXIf"}, {4: b"IDAT"}, {4: b"IEND"})
+        is_exif = running & has_exif
         places = tf.stack([at + 8, at + 8 + length], axis=1)
         ahead = at + 12 + length
-        running &= ~(starts(kind, b"IDAT") | starts(kind, b"IEND")) & (ahead + 12 <= size)
+        running &= ~(has_pixels | is_end) & (ahead + 12 <= size)
         return ahead, running, tf.where(is_exif[:, tf.newaxis], places, exif)
 
     start = (tf.fill(tf.shape(size), tf.constant(FIRST_CHUNK, tf.int64)), is_png,

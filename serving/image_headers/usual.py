@@ -7,9 +7,11 @@ they need no parsing.
 
 from typing import Final
 
+import numpy as np
 import tensorflow as tf
 
 _HEAD_BYTES: Final = 168
+_TAIL_BYTES: Final = 12
 _END_OF_PNG: Final = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _END_OF_JPEG: Final = b"\xff\xd9"
 
@@ -24,6 +26,32 @@ _LAYOUTS: Final = (
     (_JFIF | {89: b"\xff\xdb\x00\x43", 158: b"\xff\xc0\x00\x11\x08"}, 163, 165, 2, _END_OF_JPEG),
 )  # fmt: skip
 
+_BYTES: Final = _HEAD_BYTES + _TAIL_BYTES
+
+
+def _wanted() -> tuple[np.ndarray, np.ndarray]:
+    """Returns the bytes of each layout, uint8 [layouts, bytes], and which of them may be any."""
+    wanted = np.zeros([len(_LAYOUTS), _BYTES], np.uint8)
+    free = np.ones([len(_LAYOUTS), _BYTES], bool)
+    for row, (fixed, _, _, _, end) in enumerate(_LAYOUTS):
+        for at, content in (*fixed.items(), (_BYTES - len(end), end)):
+            wanted[row, at : at + len(content)] = list(content)
+            free[row, at : at + len(content)] = False
+    return wanted, free
+
+
+def _weights(side: int) -> np.ndarray:
+    """Returns the weights of the bytes of a side of each layout, int64 [bytes, layouts]."""
+    weights = np.zeros([_BYTES, len(_LAYOUTS)], np.int64)
+    for row, (_, *sides_at, length, _) in enumerate(_LAYOUTS):
+        for place in range(length):
+            weights[sides_at[side] + place, row] = 256 ** (length - 1 - place)
+    return weights
+
+
+_WANTED, _FREE = _wanted()
+_HEIGHTS, _WIDTHS = _weights(0), _weights(1)
+
 
 def are_usual(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """Tells whether every file of a batch has one of the layouts and at most `max_pixels` pixels.
@@ -37,33 +65,17 @@ def are_usual(encoded: tf.Tensor, max_pixels: int) -> tf.Tensor:
     """
     size = tf.strings.length(encoded)
     head = _rows(tf.strings.substr(encoded, 0, _HEAD_BYTES), _HEAD_BYTES)
-    longest = len(_END_OF_PNG)
-    begin = tf.maximum(size - longest, 0)
-    tail = _rows(tf.strings.substr(encoded, begin, tf.fill(tf.shape(begin), longest)), longest)
-    matches = [_matches(head, tail, layout, max_pixels) for layout in _LAYOUTS]
-    return tf.reduce_all(tf.reduce_any(tf.stack(matches), axis=0))
+    begin = tf.maximum(size - _TAIL_BYTES, 0)
+    tail = tf.strings.substr(encoded, begin, tf.fill(tf.shape(begin), _TAIL_BYTES))
+    rows = tf.concat([head, _rows(tail, _TAIL_BYTES)], axis=1)
+    are_wanted = tf.equal(tf.expand_dims(rows, 1), _WANTED) | _FREE
+    digits = tf.cast(rows, tf.int64)
+    height, width = tf.matmul(digits, _HEIGHTS), tf.matmul(digits, _WIDTHS)
+    # Sides are below 2**32, so their product may exceed 2**63, but a quotient cannot.
+    is_small = (height > 0) & (width > 0) & (height <= max_pixels // tf.maximum(width, 1))
+    is_layout = tf.reduce_all(are_wanted, axis=2) & is_small
+    return tf.reduce_all(tf.reduce_any(is_layout, axis=1))
 
 
 def _rows(parts: tf.Tensor, count: int) -> tf.Tensor:
     return tf.io.decode_raw(parts, tf.uint8, fixed_length=count)
-
-
-def _matches(
-    head: tf.Tensor,
-    tail: tf.Tensor,
-    layout: tuple[dict[int, bytes], int, int, int, bytes],
-    max_pixels: int,
-) -> tf.Tensor:
-    fixed, height_at, width_at, length, end = layout
-    places = [at + offset for at, mark in fixed.items() for offset in range(len(mark))]
-    wanted = b"".join(fixed.values()) + end
-    sides_at = [at + offset for at in (height_at, width_at) for offset in range(length)]
-    found = tf.concat([tf.gather(head, places, axis=1), tail[:, -len(end) :]], axis=1)
-    is_layout = tf.reduce_all(tf.equal(found, tf.constant(list(wanted), tf.uint8)), axis=1)
-    digits = tf.cast(tf.gather(head, sides_at, axis=1), tf.int64)
-    weights = tf.constant([256**place for place in reversed(range(length))], tf.int64)
-    sides = tf.reduce_sum(tf.reshape(digits, [-1, 2, length]) * weights, axis=2)
-    height, width = sides[:, 0], sides[:, 1]
-    # Sides are below 2**32, so their product may exceed 2**63, but a quotient cannot.
-    is_small = (height > 0) & (width > 0) & (height <= max_pixels // tf.maximum(width, 1))
-    return is_layout & is_small
