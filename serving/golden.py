@@ -15,6 +15,7 @@ import tensorflow as tf
 from serving import names
 from serving.input_validation import MAX_PIXELS, validate_files
 from trainer.data import features
+from trainer.data.graph_functions import unoptimised
 from trainer.storage.arrays import ArraysError, read_arrays, write_arrays
 
 if TYPE_CHECKING:
@@ -86,8 +87,9 @@ def answer_in_memory(
         kept.append(file)
     kept.extend(unusual_files(transform.image, max_pixels))
     # The trainer's input pipeline reads only upright 8-bit files, as the ingest stores them.
-    plain = validate_files(tf.constant(kept), transform.image, max_pixels).numpy()
-    levels, _ = transform.decode_examples(tf.constant([_record(file) for file in plain]))
+    with unoptimised():
+        plain = validate_files(tf.constant(kept), transform.image, max_pixels).numpy()
+        levels, _ = transform.decode_examples(tf.constant([_record(file) for file in plain]))
     answers = model.analyse(tf.cast(levels, tf.float32) / 255.0)
     return GoldenSet(kept, levels.numpy(), {name: answers[name].numpy() for name in ANSWERS})
 

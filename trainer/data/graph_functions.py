@@ -1,6 +1,10 @@
-"""Makes graph functions that many others call; Transform's graph and the signatures use it."""
+"""Makes graph functions that many others call, and runs graph functions that are called once.
 
-from collections.abc import Callable
+Transform's graph and the signatures use it.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import tensorflow as tf
@@ -22,3 +26,19 @@ def traced_once(spec: tf.TensorSpec) -> Callable[[Callable[..., Any]], Callable[
             return graph.get_concrete_function()
 
     return trace
+
+
+@contextlib.contextmanager
+def unoptimised() -> Iterator[None]:
+    """Lets graph functions run as they were traced, in the block.
+
+    TensorFlow optimises a function at its first call, which takes it a second for those that read
+    image files: a hundred times as long as a single call.
+    """
+    optimizer, name = tf.config.optimizer, "disable_meta_optimizer"
+    before = optimizer.get_experimental_options().get(name, False)
+    optimizer.set_experimental_options({name: True})
+    try:
+        yield
+    finally:
+        optimizer.set_experimental_options({name: before})

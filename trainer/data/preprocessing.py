@@ -16,7 +16,7 @@ import tensorflow_transform as tft
 
 from trainer.config import ImageConfig
 from trainer.data import features, pixels
-from trainer.data.graph_functions import traced_once
+from trainer.data.graph_functions import traced_once, unoptimised
 
 IMAGE: Final = "image"
 """float32 [height, width, channels]: level / 255; `to_levels` restores the level."""
@@ -175,7 +175,8 @@ class RecordTransform:
         Returns:
             Two float32 arrays `[channels]`, for pixels in [0, 1].
         """
-        rows = self._apply({features.ENCODED: _blank_image()[tf.newaxis, tf.newaxis]})
+        with unoptimised():
+            rows = self._apply({features.ENCODED: _blank_image()[tf.newaxis, tf.newaxis]})
         return rows[MEAN][0].numpy(), rows[STD][0].numpy()
 
     @_AS_WRITTEN
