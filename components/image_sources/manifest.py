@@ -261,7 +261,8 @@ class ManifestReader(Reader):
                     raise InputError(
                         f"{path}: not a readable manifest: {error}; save it as UTF-8"
                     ) from error
-                is_damaged = suffix == "parquet" or isinstance(error, EOFError | zlib.error)
+                damage = EOFError | zlib.error | gzip.BadGzipFile
+                is_damaged = suffix == "parquet" or isinstance(error, damage)
                 advice = "; copy it again" if is_damaged else ""
                 fault = str(error).partition("\n")[0]
                 raise InputError(f"{path}: not a readable manifest: {fault}{advice}") from error

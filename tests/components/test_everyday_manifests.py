@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -112,11 +113,17 @@ def test_a_unit_of_addresses_does_not_stop_a_manifest_that_has_more(images: Path
     assert sum(len(batch.rejects) for batch in batches) == 2
 
 
-@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
-def test_a_packed_manifest_that_is_cut_short(images: Path, name: str) -> None:
-    (images / name).write_bytes(gzip.compress(b"path,label\nimages/0.png,cat\n" * 9)[:-12])
-    with pytest.raises(InputError, match="copy it again"):
-        read_all(paths=str(images / name))
+@pytest.mark.parametrize(
+    "damage", [lambda packed: packed[:-12], lambda packed: packed[:-8] + bytes(4) + packed[-4:]]
+)
+def test_a_packed_manifest_that_is_cut_short_or_damaged(
+    images: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    for name, content in (("a.csv.gz", "path,label\n"), ("a.jsonl.gz", "")):
+        content += '{"path": "images/0.png"}\n' if not content else "images/0.png,cat\n" * 9
+        (images / name).write_bytes(damage(gzip.compress(content.encode())))
+        with pytest.raises(InputError, match="copy it again"):
+            read_all(paths=str(images / name))
 
 
 @pytest.mark.parametrize(
