@@ -38,6 +38,8 @@ MISSED: Final = "missed"
 SIDE_FILE_LABEL: Final = "the file beside the image"
 """The example of `LABEL` where labels are those of side files."""
 
+_BY_PATTERN: Final = "the part of the name that labels.pattern finds"
+
 PATH_FORMATS: Final = frozenset(("folder", "zip", "tar"))
 """Formats in which folders name the classes."""
 
@@ -130,7 +132,7 @@ class Origins:
         names = zip(batch.names, batch.labels, strict=True)
         folders = [name.rpartition("/")[0] for name, label in names if label is not None]
         if folders:
-            found.add(LABEL, "the part of the name that labels.pattern finds", len(folders))
+            found.add(LABEL, _BY_PATTERN, len(folders))
         if self.config.labels.source == "auto":
             note_unread(batch, "labels.pattern finds none in their names")
         return set(folders)
@@ -138,9 +140,10 @@ class Origins:
     def _label_source(self, unit: WorkUnit) -> str:
         column = unit.extra.decode() if unit.format == "parquet" else ""
         record = self.config.tfrecord
+        by_name = _BY_PATTERN if self.config.labels.pattern else "the folder of the image"
         return {
             "manifest": f"the column '{self.config.manifest.label}'",
-            "parquet": f"the column '{column}'" if column else "the folder of the image",
+            "parquet": f"the column '{column}'" if column else by_name,
             "webdataset": SIDE_FILE_LABEL,
             "idx": "the label file",
             "tfrecord": f"the feature '{record.label_text}' or '{record.label}'",

@@ -218,6 +218,9 @@ def test_files_that_spark_read(tmp_path: Path) -> None:
     above = read_all(paths=str(path), labels={"level": 2}, splits={"source": "hash"})
     assert members(above)[f"00000001/{places[1]}"] == (CONTENTS[1], "train", None)
     assert "the folder of the image" in batches[0].origins.examples["label"]
+    by_name = read_all(paths=str(path), labels={"pattern": r"(\d+)\.png"})
+    assert members(by_name)[f"00000002/{places[2]}"] == (CONTENTS[2], "2", "test")
+    assert "labels.pattern finds" in by_name[0].origins.examples["label"][0]
 
 
 def test_tables_that_are_divided_by_labels(tmp_path: Path) -> None:
