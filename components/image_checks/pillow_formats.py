@@ -7,6 +7,7 @@ import importlib
 import io
 import logging
 import re
+import struct
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -17,6 +18,7 @@ from PIL import AvifImagePlugin, ImageFile, ImageOps, Jpeg2KImagePlugin, TiffIma
 
 from components.image_checks.header import ImageHeader
 from components.image_checks.reject_reasons import ImageFaultError
+from components.image_checks.tiff_directories import check_directories
 
 TIFF, AVIF, JPEG_2000, HEIC = "tiff", "avif", "jp2", "heic"
 PILLOW_FORMATS: Final = frozenset((TIFF, AVIF, JPEG_2000, HEIC))
@@ -59,6 +61,7 @@ _SEPARATE: Final = 2
 _FOREIGN: Final = (
     *(OSError, SyntaxError, ValueError, RuntimeError, EOFError),
     *(TypeError, LookupError, ArithmeticError, AttributeError, MemoryError),
+    struct.error,
 )
 """What Pillow's plugins raise on damaged files."""
 
@@ -168,6 +171,7 @@ def _check_codestream(data: bytes) -> None:
 
 def _header(data: bytes, kind: str) -> ImageHeader:
     name = _NAMES[kind]
+    check_directories(data)
     try:
         with _open(data, kind) as image:
             if isinstance(image, TiffImagePlugin.TiffImageFile):

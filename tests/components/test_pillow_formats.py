@@ -238,3 +238,18 @@ def test_deep_colours_of_jpeg_2000() -> None:
         assert bytes(data[bits : bits + 9]) == b"\7\1\1" * 3
         data[bits] = 11
         assert fault_of(bytes(data)).detail.startswith("JPEG 2000 of 12 bits in colour")
+
+
+def overlaid() -> bytes:
+    """A TIFF of 300 tags, each of which has the same 60,000 bytes as its value."""
+    tags = b"".join(struct.pack("<HHII", 1000 + tag, 7, 60_000, 3700) for tag in range(300))
+    return (b"II*\0" + struct.pack("<IH", 8, 300) + tags).ljust(3700, b"\0") + bytes(60_000)
+
+
+@pytest.mark.parametrize(
+    "data", [overlaid(), saved(COLOUR, "AVIF") + overlaid()], ids=["tiff", "exif"]
+)
+def test_values_of_tags_do_not_multiply(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would copy all of them: 100 GB for a file of 3 MB."""
+    monkeypatch.setattr(pillow_formats, "_open", lambda *_: pytest.fail("opened"))
+    assert "more than the whole file" in fault_of(data).detail
