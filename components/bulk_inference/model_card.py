@@ -128,10 +128,11 @@ def with_model_input(job: BulkJob, folder: str) -> BulkJob:
     open_ones = {
         name: getattr(found, name) for name in found.model_fields_set - limits.model_fields_set
     }
-    classes = _section(given, "labels").get("names")
-    if classes and "names" not in labels.model_fields_set:
-        labels = labels.model_copy(update={"names": tuple(map(str, classes))})
-    chosen = {"limits": limits.model_copy(update=open_ones), "labels": labels}
+    classes = tuple(map(str, _section(given, "labels").get("names") or ()))
+    chosen = {
+        "limits": limits.model_copy(update=open_ones),
+        "labels": labels.with_names_of_model(classes),
+    }
     return job.model_copy(update={"input": job.input.model_copy(update=chosen)})
 
 

@@ -4,6 +4,7 @@ Ingest calls it for every image, as does the bulk job; OpenCV and zlib release t
 """
 
 import io
+import re
 from typing import Final
 
 import cv2
@@ -28,6 +29,9 @@ _JPEG_MODES: Final = {
     8: (cv2.IMREAD_REDUCED_GRAYSCALE_8, cv2.IMREAD_REDUCED_COLOR_8),
 }
 
+_TAGS: Final = re.compile(rb"(\xff[\xe1\xe2]..)(?=Exif\0\0|MPF\0)[EM]", re.DOTALL)
+"""EXIF and multi-picture data of a JPEG. Pillow copies the value of every tag in them, and tags may
+share one, so that a small file would fill the memory; nothing here needs them."""
 _BY_PILLOW: Final = frozenset(("CMYK JPEG", "inverted CMYK JPEG", "RGB JPEG"))
 
 # EXIF orientation -> quarter turns counter-clockwise, then a mirror (EXIF 2.32, table 6).
@@ -130,6 +134,8 @@ def _decode_opencv(data: bytes, header: ImageHeader, ratio: int) -> np.ndarray:
 
 def _decode_pillow(data: bytes, header: ImageHeader, ratio: int) -> np.ndarray:
     """Decodes GIF, BMP and CMYK JPEG, which OpenCV lacks or decodes unlike viewers do."""
+    if header.format == "jpeg":
+        data = _TAGS.sub(rb"\1_", data)
     try:
         with Image.open(io.BytesIO(data), formats=[header.format]) as image:
             if image.size != (header.width, header.height):

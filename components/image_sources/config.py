@@ -5,12 +5,17 @@ The pipeline's configuration includes it; every source, ingest and the bulk job 
 
 import glob
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    model_validator,
+)
 
+from components.image_sources.label_config import LabelsConfig, as_tuple
 from components.image_sources.record_config import (
     ManifestConfig,
     ParquetConfig,
@@ -63,72 +68,6 @@ class LimitsConfig(Section):
     max_members: int = Field(
         default=100_000_000, ge=1, description="Most members of one archive; more fail the run."
     )
-
-
-def _as_tuple(paths: object) -> object:
-    """Accepts one path where several may be given."""
-    return (paths,) if isinstance(paths, str) else paths
-
-
-class LabelsConfig(Section):
-    """Where labels come from."""
-
-    source: Literal["auto", "none"] = Field(
-        default="auto",
-        description=(
-            "auto: parent folder, sidecar file, label file, column or feature, whichever the"
-            " format has. none: every image is unlabelled."
-        ),
-    )
-    unreadable: Literal["reject", "ignore"] = Field(
-        default="reject",
-        description=(
-            "What becomes of an image whose label can't be read: a damaged .json file, a list, a"
-            " number without a name. reject: a reject. ignore: an image without a label. Bulk jobs"
-            " ignore such labels unless `bulk.input.labels.unreadable` is set."
-        ),
-    )
-    names: tuple[str, ...] = Field(
-        default=(),
-        description="Class names by number, for formats that hold numbers (IDX, TFRecord).",
-    )
-    level: Annotated[int, Field(ge=1)] | None = Field(
-        default=None,
-        description=(
-            "How many folders above an image its label is: 1 is the folder that holds it, 2 the"
-            " one above. null: the folder that holds it, or the one above where that folder is"
-            " named `images` or the like."
-        ),
-    )
-    pattern: str = Field(
-        default="",
-        description=(
-            "Regular expression for names that hold the label, searched in the path of an image in"
-            " its folder, zip or tar; the first group is the label: `([a-z]+)\\.\\d+\\.jpg$` for"
-            " `train/cat.0.jpg`. Empty: folders name the classes."
-        ),
-    )
-    corrections: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
-        default=(),
-        description=(
-            "Files that `vaeline review apply` wrote, `corrections.csv`: labels that people changed"
-            " and images that they took out, by content. A later file takes precedence."
-        ),
-    )
-    min_images: int = Field(
-        default=2, ge=1, description="A class with fewer images fails the run, before any training."
-    )
-
-    @field_validator("pattern")
-    @classmethod
-    def _require_group(cls, pattern: str) -> str:
-        try:
-            groups = re.compile(pattern).groups
-        except re.error as error:
-            raise ValueError(f"is no regular expression of Python: {error}") from error
-        if pattern and not groups:
-            raise ValueError("has no group, which would be the label: ([a-z]+) in parentheses")
-        return pattern
 
 
 class SplitsConfig(Section):
@@ -277,7 +216,7 @@ def absolute_path(path: str) -> str:
 class InputConfig(Section):
     """Images in any archive, their labels and splits, and what is accepted."""
 
-    paths: Annotated[tuple[str, ...], BeforeValidator(_as_tuple), AfterValidator(_require_utf8)] = (
+    paths: Annotated[tuple[str, ...], BeforeValidator(as_tuple), AfterValidator(_require_utf8)] = (
         Field(
             min_length=1,
             description="Files, folders, globs, `gs://` and `s3://` addresses, or `tfds:name`.",

@@ -191,7 +191,6 @@ class ParquetReader(Reader):
                 label = self._find(path, schema, "label")
                 label = label or self._only_classes(path, list(described))
         by_names = self.config.splits.source == "auto"
-        names = self.config.labels.names
         filename = self._find(path, schema, "filename")
         if not filename and _is_binary(schema.field(image).type):
             filename = find_column(schema.names, self.config.manifest.path)
@@ -200,7 +199,7 @@ class ParquetReader(Reader):
             label=label,
             filename=filename,
             split=self._find(path, schema, "split") if by_names else None,
-            names=names or (described.get(label, ()) if label else ()),
+            names=self.config.labels.names_beside(described.get(label, ()) if label else ()),
             folder_label=folder_label,
             has_paths=bool(filename and not label and folder_label is None),
         )

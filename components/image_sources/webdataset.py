@@ -12,8 +12,9 @@ from typing import Any, Final
 from components.image_sources import tar_stream
 from components.image_sources.base import Reader, WorkUnit
 from components.image_sources.batch import MemberBatch
-from components.image_sources.config import MIB, InputConfig, LabelsConfig
+from components.image_sources.config import MIB, InputConfig
 from components.image_sources.ignored import ignored_reason, is_side_file
+from components.image_sources.label_config import LabelsConfig
 from components.image_sources.label_values import LabelValueError, read_label
 from components.image_sources.naming import escaped, sample_key
 from components.image_sources.origins import MISSED, SEVERAL, UNREAD

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin, TiffImagePlugin
 
 from components.image_checks import (
     REASONS,
@@ -412,3 +412,17 @@ def test_a_pickle_is_named() -> None:
     for protocol in (2, pickle.HIGHEST_PROTOCOL):
         content = pickle.dumps({"data": [0] * 99}, protocol)
         assert str(check(content, LIMITS)).startswith("not_an_image: a Python pickle, as of CIFAR")
+
+
+def test_tags_of_a_jpeg_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tags that share one large value would fill the memory, see `tiff_directories.py`."""
+    plain = archives.cmyk_jpeg()
+    tags = b"\xff\xe1\0\x22Exif\0\0MM\0*\0\0\0\x08" + bytes(18)
+    pictures = b"\xff\xe2\0\x1eMPF\0MM\0*\0\0\0\x08" + bytes(16)
+    data = plain[:2] + tags + pictures + plain[2:]
+
+    def load(*_: object) -> None:
+        raise AssertionError("Pillow reads tags")
+
+    monkeypatch.setattr(TiffImagePlugin.ImageFileDirectory_v2, "load", load)
+    np.testing.assert_array_equal(decode(data, header_of(data)), decode(plain, header_of(plain)))

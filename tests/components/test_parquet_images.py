@@ -1,6 +1,7 @@
 """Parquet files that hold the images themselves, as Hugging Face's data sets do."""
 
 import json
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -237,3 +238,18 @@ def test_tables_that_are_divided_by_labels(tmp_path: Path) -> None:
     named = labels(Path(paths), labels={"names": ["bird", "dog"]})
     assert sorted(map(str, named)) == ["None", "a cat", "a cat", "dog"]
     assert set(labels(Path(paths), labels={"source": "none"})) == {None}
+
+
+def test_names_of_a_file_precede_those_of_a_model(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "a.parquet", classes={"label": ["cat", "dog"]}, image=structs(), label=numbers()
+    )
+    config = InputConfig(paths=(str(path),))
+    of_model = config.labels.with_names_of_model(("dog", "cat"))
+    source = ImageSource(config.model_copy(update={"labels": of_model}))
+    source = pickle.loads(pickle.dumps(source))
+    found = [
+        label for unit in source.units() for batch in source.read(unit) for label in batch.labels
+    ]
+    assert found[:2] == ["cat", "dog"]
+    assert labels(path, labels={"names": ["dog", "cat"]})[:2] == ["dog", "cat"]

@@ -12,7 +12,8 @@ import pytest
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
 from components.bulk_inference.model_card import verdict_notes
-from components.image_sources.config import InputConfig, LabelsConfig, LimitsConfig
+from components.image_sources.config import InputConfig, LimitsConfig
+from components.image_sources.label_config import LabelsConfig
 from tests.archives import tar_bytes
 from tests.components.bulk_inference.archives import (
     broken,

@@ -12,8 +12,9 @@ from sklearn.metrics import average_precision_score
 
 from components.bulk_inference.config import BulkConfig
 from components.bulk_inference.job import run_bulk
-from components.image_sources.config import InputConfig, LabelsConfig
+from components.image_sources.config import InputConfig
 from components.image_sources.corrections import read_corrections
+from components.image_sources.label_config import LabelsConfig
 from components.review.answers import apply_answers
 from components.review.label_errors import create_label_queue, find_label_errors
 from components.review.labelled_archive import LabelledArchive

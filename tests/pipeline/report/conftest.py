@@ -25,7 +25,8 @@ from components.image_checks import ImageHeader
 from components.image_example_gen import records
 from components.image_example_gen.account import Account, name_of
 from components.image_example_gen.tables import FOUND
-from components.image_sources.config import InputConfig, LabelsConfig
+from components.image_sources.config import InputConfig
+from components.image_sources.label_config import LabelsConfig
 from components.model_gate.intervals import Interval
 from components.model_gate.unlabelled_gain import GAIN, UnlabelledGain
 from components.model_gate.verdict import VERDICT_JSON, Check, Result, Verdict
