@@ -20,7 +20,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from benchmarks.image_mutations import FORMATS, Mutant, mutate, valid_files
+from benchmarks.image_files import FORMATS, valid_files
+from benchmarks.image_mutations import Mutant, mutate
 from benchmarks.record import print_record
 from components.image_checks import ImageFaultError, ImageHeader, check, decode
 from components.image_example_gen.ingest_job import IngestJob

@@ -1,22 +1,16 @@
-"""Damaged image files, from a random generator: small valid files of every kind, and mutations.
+"""Damages image files by a random generator, in ways of any format and of each its own.
 
 `benchmarks/fuzz_decoders.py` and `tests/components/test_decoder_agreement.py` draw from it.
 """
 
-import io
 import random
 import struct
 import zlib
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-import cv2
-import numpy as np
-from PIL import Image, PngImagePlugin
+from benchmarks.image_files import PNG_MAGIC, png_of
 
-FORMATS: Final = ("jpeg", "png", "gif", "bmp", "webp", "tiff", "avif", "jp2")
-
-_PNG_MAGIC: Final = b"\x89PNG\r\n\x1a\n"
 _BYTES: Final = (0x00, 0x01, 0x02, 0x03, 0x04, 0x08, 0x10, 0x7F, 0x80, 0xFE, 0xFF)
 _ANCILLARY: Final = (
     (b"tRNS", 2),
@@ -58,85 +52,6 @@ class Mutant(NamedTuple):
     def format(self) -> str:
         """Returns the format of the valid file, one of `FORMATS`."""
         return self.seed.partition("/")[0]
-
-
-def valid_files() -> dict[str, bytes]:
-    """Returns small valid files, by `format/kind`; each kind takes another path in the decoders."""
-    rng = np.random.default_rng(0)
-    colour = rng.integers(0, 256, (24, 36, 4), np.uint8)
-    smooth = cv2.GaussianBlur(colour, (5, 5), 2)
-    picture = Image.fromarray(smooth[..., :3])
-    noise = Image.fromarray(colour[:9, :12, :3])
-    clear = Image.fromarray(colour[:9, :12], "RGBA")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    text = PngImagePlugin.PngInfo()
-    text.add_text("Title", "a picture")
-    text.add(b"gAMA", struct.pack(">I", 45455))
-    frames = {"save_all": True, "append_images": [noise.rotate(180)], "duration": 40}
-    saved: dict[str, tuple[Image.Image, dict[str, object]]] = {
-        "jpeg/420": (picture, {}),
-        "jpeg/444": (picture, {"subsampling": 0, "quality": 90}),
-        "jpeg/422": (picture, {"subsampling": 1, "optimize": True}),
-        "jpeg/grey": (picture.convert("L"), {}),
-        "jpeg/progressive": (picture, {"progressive": True}),
-        "jpeg/restarts": (picture, {"restart_marker_blocks": 2}),
-        "jpeg/turned": (picture, {"exif": exif}),
-        "jpeg/rgb": (picture, {"keep_rgb": True}),
-        "jpeg/cmyk": (picture.convert("CMYK"), {}),
-        "png/grey": (noise.convert("L"), {}),
-        "png/colour": (noise, {"pnginfo": text}),
-        "png/alpha": (clear, {}),
-        "png/grey_alpha": (clear.convert("LA"), {}),
-        "png/palette": (noise.quantize(16), {}),
-        "png/clear_palette": (noise.quantize(200), {"transparency": 3}),
-        "png/bits": (noise.convert("1"), {}),
-        "png/clear_colour": (noise, {"transparency": (1, 2, 3)}),
-        "png/turned": (noise, {"exif": exif}),
-        "png/animated": (noise, frames),
-        "gif/still": (noise, {}),
-        "gif/clear": (noise.quantize(16), {"transparency": 3}),
-        "gif/animated": (noise, frames),
-        "bmp/colour": (noise, {}),
-        "bmp/alpha": (clear, {}),
-        "bmp/palette": (noise.quantize(16), {}),
-        "bmp/bits": (noise.convert("1"), {}),
-        "webp/lossy": (noise, {}),
-        "webp/lossless": (noise, {"lossless": True}),
-        "webp/alpha": (clear, {}),
-        "webp/turned": (noise, {"exif": exif}),
-        "webp/animated": (noise, frames),
-        "tiff/colour": (noise, {}),
-        "tiff/lzw": (picture, {"compression": "tiff_lzw"}),
-        "tiff/deflate": (noise, {"compression": "tiff_adobe_deflate"}),
-        "tiff/bits": (picture.convert("1"), {"compression": "tiff_lzw"}),
-        "tiff/palette": (noise.quantize(16), {"compression": "packbits"}),
-        "tiff/deep": (Image.fromarray(rng.integers(0, 65536, (9, 12), np.uint16)), {}),
-        "tiff/alpha": (clear, {}),
-        "tiff/cmyk": (noise.convert("CMYK"), {}),
-        "tiff/turned": (noise, {"tiffinfo": {0x0112: 6}}),
-        "tiff/pages": (noise, frames),
-        "tiff/big": (noise, {"big_tiff": True}),
-        "avif/colour": (picture, {}),
-        "avif/grey": (picture.convert("L"), {}),
-        "avif/alpha": (clear, {}),
-        "avif/turned": (picture, {"exif": exif}),
-        "avif/animated": (noise, frames),
-        "jp2/colour": (noise, {}),
-        "jp2/stream": (noise, {"no_jp2": True}),
-        "jp2/alpha": (clear, {}),
-        "jp2/tiles": (picture, {"tile_size": (16, 16)}),
-    }
-    files = {}
-    for name, (image, options) in saved.items():
-        sink = io.BytesIO()
-        kind = name.partition("/")[0]
-        image.save(sink, "JPEG2000" if kind == "jp2" else kind, **options)
-        files[name] = sink.getvalue()
-    deep = rng.integers(0, 65536, (9, 12, 3), np.uint16)
-    files["png/deep"] = cv2.imencode(".png", deep)[1].tobytes()
-    files["png/interlaced"] = _interlaced(colour[:9, :12, 0])
-    return files
 
 
 def mutate(name: str, data: bytes, rng: random.Random) -> Mutant:
@@ -206,22 +121,13 @@ def _content(rng: random.Random, length: int) -> bytes:
     return rng.randbytes(length)
 
 
-def _png_chunk(kind: bytes, data: bytes) -> bytes:
-    checksum = struct.pack(">I", zlib.crc32(kind + data))
-    return struct.pack(">I", len(data)) + kind + data + checksum
-
-
 def _png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
-    chunks, at = [], len(_PNG_MAGIC)
+    chunks, at = [], len(PNG_MAGIC)
     while at + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, at)
         chunks.append((kind, data[at + 8 : at + 8 + length]))
         at += 12 + length
     return chunks
-
-
-def _png_of(chunks: list[tuple[bytes, bytes]]) -> bytes:
-    return _PNG_MAGIC + b"".join(_png_chunk(kind, data) for kind, data in chunks)
 
 
 def _chunk_bytes(data: bytes, rng: random.Random) -> bytes:
@@ -234,7 +140,7 @@ def _chunk_bytes(data: bytes, rng: random.Random) -> bytes:
     kind, content = chunks[place]
     step = rng.choice((_bit_flips, _header_bytes, _truncated, _cut_out, _inserted))
     chunks[place] = (kind, step(content, rng))
-    return _png_of(chunks)
+    return png_of(chunks)
 
 
 def _chunk_order(data: bytes, rng: random.Random) -> bytes:
@@ -245,14 +151,14 @@ def _chunk_order(data: bytes, rng: random.Random) -> bytes:
     chunk = chunks.pop(rng.randrange(len(chunks)))
     for _ in range(rng.choice((0, 1, 2))):
         chunks.insert(rng.randrange(len(chunks) + 1), chunk)
-    return _png_of(chunks)
+    return png_of(chunks)
 
 
 def _chunk_added(data: bytes, rng: random.Random) -> bytes:
     chunks = _png_chunks(data)
     kind, length = rng.choice(_ANCILLARY)
     chunks.insert(rng.randrange(len(chunks) + 1), (kind, _content(rng, length)))
-    return _png_of(chunks)
+    return png_of(chunks)
 
 
 def _png_rows(data: bytes, rng: random.Random) -> bytes:
@@ -269,7 +175,7 @@ def _png_rows(data: bytes, rng: random.Random) -> bytes:
     at = rng.randrange(len(packed) + 1)
     parts = [(b"IDAT", packed[:at]), (b"IDAT", packed[at:])]
     before = [chunk for chunk in chunks if chunk[0] not in (b"IDAT", b"IEND")]
-    return _png_of([*before, *parts, (b"IEND", b"")])
+    return png_of([*before, *parts, (b"IEND", b"")])
 
 
 def _jpeg_segments(data: bytes) -> list[bytes]:
@@ -327,25 +233,6 @@ def _marker_changed(data: bytes, rng: random.Random) -> bytes:
     if len(parts[place]) > 1:
         parts[place] = parts[place][:1] + bytes([rng.choice(_MARKERS)]) + parts[place][2:]
     return b"".join(parts)
-
-
-def _interlaced(samples: np.ndarray) -> bytes:
-    """A grey PNG in the seven passes of https://www.w3.org/TR/png-3/#8InterlaceMethods."""
-    rows = bytearray()
-    for top, left, down, across in (
-        (0, 0, 8, 8),
-        (0, 4, 8, 8),
-        (4, 0, 8, 4),
-        (0, 2, 4, 4),
-        (2, 0, 4, 2),
-        (0, 1, 2, 2),
-        (1, 0, 2, 1),
-    ):
-        for row in samples[top::down, left::across]:
-            rows += b"\0" + row.tobytes()
-    height, width = samples.shape
-    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 1)
-    return _png_of([(b"IHDR", head), (b"IDAT", zlib.compress(bytes(rows))), (b"IEND", b"")])
 
 
 _OF_ANY: Final[tuple[Callable[[bytes, random.Random], bytes], ...]] = (

@@ -8,12 +8,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from components.image_sources.label_config import LabelsConfig, as_tuple
 from components.image_sources.record_config import (

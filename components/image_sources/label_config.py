@@ -50,7 +50,7 @@ class LabelsConfig(Section):
         default="",
         description=(
             "Regular expression for names that hold the label, searched in the path of an image in"
-            " its folder, zip or tar; the first group is the label: `([a-z]+)\\.\\d+\\.jpg$` for"
+            " its folder, archive or table; the first group is the label: `([a-z]+)\\.\\d+\\.jpg$` for"
             " `train/cat.0.jpg`. Empty: folders name the classes."
         ),
     )

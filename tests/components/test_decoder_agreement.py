@@ -8,7 +8,7 @@ from itertools import islice
 import pytest
 
 from benchmarks.fuzz_decoders import Comparison, mutants
-from benchmarks.image_mutations import FORMATS
+from benchmarks.image_files import FORMATS
 
 FILES = 500
 """Per format."""
