@@ -50,8 +50,8 @@ class LabelsConfig(Section):
         default="",
         description=(
             "Regular expression for names that hold the label, searched in the path of an image in"
-            " its folder, archive or table; the first group is the label: `([a-z]+)\\.\\d+\\.jpg$` for"
-            " `train/cat.0.jpg`. Empty: folders name the classes."
+            " its folder, archive or table; the first group is the label: `([a-z]+)\\.\\d+\\.jpg$`"
+            " for `train/cat.0.jpg`. Empty: folders name the classes."
         ),
     )
     corrections: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
